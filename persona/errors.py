@@ -1,0 +1,99 @@
+"""Every error that persona raises on purpose.
+
+::
+
+    PersonaError
+    ├── InvalidUserIdError      (ValueError)   an id that no store may hold
+    ├── InvalidOptionError      (ValueError)   an argument outside its range
+    ├── DataFormatError         (ValueError)   input that cannot be read; names file and line or index
+    ├── UnknownTaskError        (LookupError)  no LaMP task of that name
+    ├── UnknownPartError        (LookupError)  no part (retriever, encoder, ...) of that name
+    ├── UnknownUserError        (LookupError)  the store holds nothing on that user
+    ├── StoreError              (RuntimeError) the database cannot be used
+    │   └── SchemaVersionError                 the database was written by a newer persona
+    ├── FingerprintMismatchError (ValueError)  vectors or weights of two different models met
+    ├── ModelLoadError          (OSError)      a model or encoder cannot be loaded
+    ├── GenerationError         (RuntimeError) the LLM did not answer
+    ├── UnsupportedChannelError (TypeError)    the LLM cannot take that channel
+    ├── MissingDependencyError  (ImportError)  an optional package is not installed
+    └── EvaluationError         (ValueError)   predictions and golds do not belong together
+
+Each leaf also inherits the standard-library class that a caller would expect. A message says the rule, what was
+given and the mend, in one line. The command line prints it on stderr and exits with 1.
+"""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+
+
+class PersonaError(Exception):
+    """The root of all errors that persona raises on purpose."""
+
+
+class InvalidUserIdError(PersonaError, ValueError):
+    """The user id is empty, too long, or holds characters that no store can keep."""
+
+
+class InvalidOptionError(PersonaError, ValueError):
+    """An argument or option is outside its range."""
+
+
+class DataFormatError(PersonaError, ValueError):
+    """Input data cannot be read.
+
+    Args:
+        message: what the rule is, what was found and how to mend it.
+        source: the file (or a description of the source) that the data came from.
+        place: where in the source, e.g. ``"line 7"`` or ``"index 3"``.
+    """
+
+    def __init__(self, message: str, *, source: str | PathLike[str] | None = None, place: str | None = None) -> None:
+        self.source = None if source is None else fspath(source)
+        self.place = place
+        where = ", ".join(part for part in (self.source, place) if part)
+        super().__init__(f"{where}: {message}" if where else message)
+
+
+class UnknownTaskError(PersonaError, LookupError):
+    """There is no LaMP task of that name."""
+
+
+class UnknownPartError(PersonaError, LookupError):
+    """There is no part (retriever, encoder, method, ...) of that name."""
+
+
+class UnknownUserError(PersonaError, LookupError):
+    """The store holds nothing on that user."""
+
+
+class StoreError(PersonaError, RuntimeError):
+    """The database cannot be opened or used."""
+
+
+class SchemaVersionError(StoreError):
+    """The database was written by a newer persona than this one."""
+
+
+class FingerprintMismatchError(PersonaError, ValueError):
+    """Vectors or weights of two different models were about to be mixed."""
+
+
+class ModelLoadError(PersonaError, OSError):
+    """A model, tokenizer or encoder cannot be loaded."""
+
+
+class GenerationError(PersonaError, RuntimeError):
+    """The LLM did not answer."""
+
+
+class UnsupportedChannelError(PersonaError, TypeError):
+    """The LLM cannot take a channel (soft prompt, LoRA) that was asked for."""
+
+
+class MissingDependencyError(PersonaError, ImportError):
+    """An optional package is not installed."""
+
+
+class EvaluationError(PersonaError, ValueError):
+    """Predictions and golds do not belong together."""

@@ -1,0 +1,137 @@
+"""What a part must be able to do to stand in the toolkit: an encoder, a retriever, a language model.
+
+These are structural types: any object with these members fits, no base class is needed. Data that crosses between
+the parts are the frozen dataclasses here and in `persona.records`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from persona.records import Profile, ScoredRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+TEXT = "text"
+SOFT_PROMPT = "soft_prompt"
+LORA = "lora"
+CHANNELS = (TEXT, SOFT_PROMPT, LORA)
+"""The ways into an LLM: text in the prompt, vectors in front of the input embeddings, an adapter in the weights."""
+
+
+@runtime_checkable
+class RecordEncoder(Protocol):
+    """Turns texts into unit vectors.
+
+    Attributes:
+        dim: length of a vector.
+        fingerprint: names everything that decides the numbers (model, weights hash, dtype, pooling, truncation).
+            Vectors of two fingerprints are never mixed or compared.
+    """
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of `texts`, float32, L2-normalised, in the order given.  # (texts, dim)"""
+        ...
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """Chooses records of one user's profile for a query. It sees no other user's records."""
+
+    def retrieve(self, profile: Profile, query: str, k: int) -> tuple[ScoredRecord, ...]:
+        """At most `k` records of `profile`, best first. Fewer where the profile has fewer; none from an empty one.
+
+        Raises:
+            InvalidOptionError: if `k` is below 1.
+        """
+        ...
+
+    def retrieve_batch(
+        self, profiles: Sequence[Profile], queries: Sequence[str], k: int
+    ) -> list[tuple[ScoredRecord, ...]]:
+        """`retrieve` for each pair, where a retriever can share work between them."""
+        ...
+
+
+@runtime_checkable
+class TextTokenizer(Protocol):
+    """Measures and cuts text in the LLM's own unit."""
+
+    def count(self, text: str) -> int:
+        """Number of tokens of `text`, special tokens included."""
+        ...
+
+    def truncate(self, text: str, max_tokens: int) -> str:
+        """The beginning of `text` in at most `max_tokens` tokens (special ones counted), as text again.
+
+        Raises:
+            ValueError: if `max_tokens` is negative.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One question to a language model.
+
+    Attributes:
+        prompt: the text, personal context included.
+        soft_prompt: vectors to stand before the prompt's input embeddings, float.  # (n_tokens, llm_hidden)
+        adapter: name of the adapter to answer with; None for the plain model.
+    """
+
+    prompt: str
+    soft_prompt: torch.Tensor | None = None
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """How to decode: greedy (``num_beams=1``) or beam search; never sampling, so the same request gives the same answer.
+
+    Attributes:
+        max_new_tokens: at least 1.
+        num_beams: at least 1.
+    """
+
+    max_new_tokens: int = 64
+    num_beams: int = 1
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A frozen LLM behind one door.
+
+    Attributes:
+        channels: which of `CHANNELS` it can take.
+        fingerprint: names model and weights.
+        tokenizer: measures prompts in the model's unit (an estimate for models that are reached over a wire).
+    """
+
+    @property
+    def channels(self) -> frozenset[str]: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def tokenizer(self) -> TextTokenizer: ...
+
+    def generate(self, requests: Sequence[Request], options: GenerationOptions) -> list[str]:
+        """The answers, in the order of `requests`. An answer does not depend on its neighbours in the batch.
+
+        Raises:
+            UnsupportedChannelError: if a request uses a channel that is not in `channels`.
+            GenerationError: if the model does not answer.
+        """
+        ...

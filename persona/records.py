@@ -1,0 +1,182 @@
+"""A record is one item of a user's history; a profile is all records of one user.
+
+>>> review = Record("Moody and stylish, and McQueen is cool as ever.", target="5", time="2004-10-14")
+>>> profile = Profile.from_records("critic-7", [review])
+>>> len(profile), profile[0].target
+(1, '5')
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from persona.errors import DataFormatError, InvalidUserIdError
+
+MAX_ID_LENGTH = 512
+"""Longest user id and record id, in characters."""
+
+VIEWS = ("text", "target+text", "title+text")
+"""The views of a record that can be embedded or indexed; see `Record.view`."""
+
+_NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+
+def _no_metadata() -> Mapping[str, str]:
+    return _NO_METADATA
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One item of a user's history.
+
+    Attributes:
+        text: the input side: what the user read, reviewed or wrote. Non-empty.
+        target: what the user made of it (a score, a tag, a title), or None for plain text.
+        time: ISO 8601, as precise as the source was: ``"2011"``, ``"2013-09"``, ``"2013-09-03"`` or a full date and
+            time. Such strings sort in time order. None if unknown.
+        id: unique within the user, at most 512 characters. Left empty, it becomes `content_hash`, so that the same
+            content given twice is one record.
+        metadata: further string fields (e.g. ``{"title": ...}`` of a news article whose target is its category).
+
+    Raises:
+        DataFormatError: if `text` is empty or blank, a field has the wrong type, `id` is too long, or a field holds
+            NUL or a lone surrogate, which no database can keep.
+    """
+
+    text: str
+    target: str | None = None
+    time: str | None = None
+    id: str = ""
+    metadata: Mapping[str, str] = field(default_factory=_no_metadata, hash=False)
+
+    def __post_init__(self) -> None:
+        _check_string("text", self.text)
+        if not self.text.strip():
+            raise DataFormatError("a record's `text` must not be empty: leave the record out or give it text")
+        for name in ("target", "time"):
+            value = getattr(self, name)
+            if value is not None:
+                _check_string(name, value)
+        _check_string("id", self.id)
+        if len(self.id) > MAX_ID_LENGTH:
+            raise DataFormatError(
+                f"a record's `id` must have at most {MAX_ID_LENGTH} characters, was: {len(self.id)}"
+            )
+        for key, value in self.metadata.items():
+            _check_string("metadata key", key)
+            _check_string(f"metadata {key!r}", value)
+        if not isinstance(self.metadata, MappingProxyType):
+            object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+        if not self.id:
+            object.__setattr__(self, "id", self.content_hash)
+
+    @property
+    def content_hash(self) -> str:
+        """BLAKE2b-128 of everything but the id, 32 hexadecimal digits."""
+        content = [self.text, self.target, self.time, sorted(self.metadata.items())]
+        encoded = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+        return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+
+    def view(self, name: str) -> str:
+        """The record as one string.
+
+        Args:
+            name: ``"text"``; ``"target+text"``, the target, a blank and the text (the text alone without a target);
+                or ``"title+text"``, the same with ``metadata["title"]``.
+
+        Raises:
+            ValueError: if there is no view of that name.
+        """
+        if name == "text":
+            return self.text
+        if name == "target+text":
+            return f"{self.target} {self.text}" if self.target is not None else self.text
+        if name == "title+text":
+            title = self.metadata.get("title")
+            return f"{title} {self.text}" if title is not None else self.text
+        raise ValueError(f"a view must be one of {', '.join(VIEWS)}, was: {name!r}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Record, (self.text, self.target, self.time, self.id, dict(self.metadata))
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """All records of one user, in the order given.
+
+    Attributes:
+        user_id: see `check_user_id`.
+        records: oldest first where it comes from a store or `from_records`. May be empty (a cold start is no error).
+        revision: grows with every change of the user's records in the store; 0 outside a store.
+    """
+
+    user_id: str
+    records: tuple[Record, ...] = ()
+    revision: int = 0
+
+    def __post_init__(self) -> None:
+        check_user_id(self.user_id)
+
+    @classmethod
+    def from_records(cls, user_id: str, records: Iterable[Record]) -> Profile:
+        """A profile with `records` put oldest first; undated ones come first, equal times keep their order."""
+        return cls(user_id, tuple(sorted(records, key=lambda record: record.time or "")))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.records[index]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRecord:
+    """A record that a retriever chose, with its score (higher is better; the scale is the retriever's own)."""
+
+    record: Record
+    score: float
+
+
+def check_user_id(user_id: object) -> str:
+    """Return `user_id` if it is legal: any string of 1 to 512 characters without NUL or lone surrogates.
+
+    Raises:
+        InvalidUserIdError: otherwise. There is no default user.
+    """
+    if not isinstance(user_id, str):
+        raise InvalidUserIdError(f"a user id must be a string, was: {user_id!r} ({type(user_id).__name__})")
+    if not user_id:
+        raise InvalidUserIdError("a user id must not be empty: there is no default user, name one")
+    if len(user_id) > MAX_ID_LENGTH:
+        raise InvalidUserIdError(f"a user id must have at most {MAX_ID_LENGTH} characters, was: {len(user_id)}")
+    flaw = _unstorable(user_id)
+    if flaw:
+        raise InvalidUserIdError(f"a user id must not hold {flaw}, was: {user_id!r}")
+    return user_id
+
+
+def _check_string(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise DataFormatError(f"a record's {name} must be a string, was: {value!r:.80} ({type(value).__name__})")
+    flaw = _unstorable(value)
+    if flaw:
+        raise DataFormatError(f"a record's {name} must not hold {flaw}: remove it")
+
+
+def _unstorable(value: str) -> str | None:
+    """What in `value` a UTF-8 database cannot keep, in words."""
+    if "\x00" in value:
+        return "NUL (\\x00)"
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return "a lone surrogate"
+    return None

@@ -1,1 +1,72 @@
+"""persona: a frozen LLM that answers as if it knew the user.
 
+>>> import persona
+>>> persona.personalize("tiny", "critic-7", "What is the score of the following review ...")
+
+The names below are loaded when they are first used, so that `import persona` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from persona.embed_users import embed_users as embed_users
+    from persona.encoders import load_encoder as load_encoder
+    from persona.errors import PersonaError as PersonaError
+    from persona.models import load_llm as load_llm
+    from persona.personalizer import Generation as Generation
+    from persona.personalizer import Personalizer as Personalizer
+    from persona.personalizer import personalize as personalize
+    from persona.readers import read_records as read_records
+    from persona.records import Profile as Profile
+    from persona.records import Record as Record
+    from persona.registry import make_retriever as make_retriever
+    from persona.runnable import PersonalizedRunnable as PersonalizedRunnable
+    from persona.store import ProfileStore as ProfileStore
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "Generation": "persona.personalizer",
+    "PersonaError": "persona.errors",
+    "PersonalizedRunnable": "persona.runnable",
+    "Personalizer": "persona.personalizer",
+    "Profile": "persona.records",
+    "ProfileStore": "persona.store",
+    "Record": "persona.records",
+    "embed_users": "persona.embed_users",
+    "load_encoder": "persona.encoders",
+    "load_llm": "persona.models",
+    "make_retriever": "persona.registry",
+    "personalize": "persona.personalizer",
+    "read_records": "persona.readers",
+}
+
+__all__ = [
+    "Generation",
+    "PersonaError",
+    "PersonalizedRunnable",
+    "Personalizer",
+    "Profile",
+    "ProfileStore",
+    "Record",
+    "embed_users",
+    "load_encoder",
+    "load_llm",
+    "make_retriever",
+    "personalize",
+    "read_records",
+]
+
+
+def __getattr__(name: str) -> Any:
+    place = _PLACES.get(name)
+    if place is None:
+        raise AttributeError(f"module 'persona' has no attribute {name!r}")
+    return getattr(import_module(place), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

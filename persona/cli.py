@@ -1,0 +1,473 @@
+"""The command line: `persona ingest | embed-users | retrieve | ask | forget | eval`.
+
+Parse, call, print; the words are those of the Python API. Results go to stdout (`--json` for machines), progress and
+errors to stderr. A known error is one line and exit code 1, wrong usage is exit code 2; `--debug`, anywhere on the
+line, gives the traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import persona
+from persona.errors import InvalidOptionError, PersonaError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from persona.protocols import RecordEncoder
+
+app = typer.Typer(
+    name="persona",
+    help="A frozen LLM that answers as if it knew the user.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+eval_app = typer.Typer(
+    name="eval",
+    help="Score answers the way LaMP does, against controls.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(eval_app)
+
+Store = Annotated[
+    str | None, typer.Option("--store", help="Database URL (default: PERSONA_STORE, or sqlite:///persona.db).")
+]
+Encoder = Annotated[
+    str | None,
+    typer.Option("--encoder", help="minilm, hashing, a folder or a hub id (default: PERSONA_ENCODER, or minilm)."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+RetrieverName = Annotated[
+    str | None,
+    typer.Option("--retriever", help="bm25, bm25+, dense, recency, random or hybrid (default: PERSONA_RETRIEVER, or bm25+)."),
+]
+Llm = Annotated[
+    str | None,
+    typer.Option("--llm", help="tiny, a folder, a hub id, openai:MODEL or vllm:MODEL@URL (default: PERSONA_LLM, or tiny)."),
+]
+
+
+def main() -> None:
+    """Run the command line and turn a known error into one line and exit code 1."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        app()
+    except PersonaError as error:
+        if debug:
+            raise
+        _fail(str(error))
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, nobody is left to tell
+        sys.exit(1)
+    except OSError as error:
+        if debug:
+            raise
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _fail(message: str) -> None:
+    line = " ".join(message.split())
+    print(f"persona: error: {line}", file=sys.stderr)  # noqa: T201
+    sys.exit(1)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2))  # noqa: T201
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Progress]:
+    """A progress bar on stderr with rate and time left."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:,.1f} {unit}/s" if speed else f"- {unit}/s")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield progress
+
+
+def _version(value: bool) -> None:
+    if value:
+        _say(f"persona {persona.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def ingest(
+    files: Annotated[list[Path], typer.Argument(help="LaMP questions, JSONL (also .gz) or Parquet files.")],
+    store: Store = None,
+    format: Annotated[str, typer.Option("--format", help="auto, lamp, jsonl or parquet.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Put user histories into the store.
+
+    Each file goes in whole or not at all; what is already there is left as it is.
+    """
+    from persona.readers import read_records
+    from persona.settings import open_store
+
+    total = {"users": 0, "added": 0, "changed": 0, "unchanged": 0}
+    with open_store(store, create=True) as opened, _progress("records") as progress:
+        for file in files:
+            task = progress.add_task(f"ingest {file.name}", total=None)
+            report = opened.upsert(progress.track(read_records(file, format=format), task_id=task))
+            for name in total:
+                total[name] += getattr(report, name)
+        counts = opened.counts()
+    if as_json:
+        _print_json({**total, "store": {"users": counts.users, "records": counts.records}})
+    else:
+        _say(
+            f"{total['added']} records added, {total['changed']} changed, {total['unchanged']} unchanged; "
+            f"the store holds {counts.records} records of {counts.users} users"
+        )
+
+
+@app.command("embed-users")
+def embed_users(
+    store: Store = None,
+    encoder: Encoder = None,
+    view: Annotated[str, typer.Option(help="What of a record is embedded: text, target+text or title+text.")] = "text",
+    batch_tokens: Annotated[int, typer.Option(help="Tokens in one batch of the encoder.", min=1)] = 8192,
+    workers: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 1,
+    export: Annotated[
+        Path | None, typer.Option(help="Write user vectors (user_id, vector) to this Parquet file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Embed the records of all users, new and changed ones only.
+
+    Safe to stop at any moment; the next run goes on where this one ended.
+    """
+    from persona.embedding import embed_users as embed
+    from persona.embedding import export_user_vectors
+    from persona.encoders import load_encoder
+    from persona.settings import Settings, open_store
+    from persona.vectors import vector_fingerprint
+
+    with open_store(store) as opened:
+        loaded = load_encoder(encoder or Settings().encoder, batch_tokens=batch_tokens)
+        with _progress("users") as progress:
+            task = progress.add_task("embed users", total=None)
+            report = embed(
+                opened,
+                loaded,
+                view=view,
+                workers=workers,
+                progress=lambda done, total, records: progress.update(task, completed=done, total=total),
+            )
+        exported = None
+        if export is not None:
+            exported = export_user_vectors(opened, vector_fingerprint(loaded, view), export)
+    if as_json:
+        _print_json(
+            {
+                "users": report.users,
+                "records": report.records,
+                "embedded": report.embedded,
+                "reused": report.reused,
+                "duplicates": report.duplicates,
+                "seconds": round(report.seconds, 3),
+                "fingerprint": report.fingerprint,
+                "exported": exported,
+            }
+        )
+    else:
+        _say(
+            f"{report.users} users embedded: {report.embedded} records encoded, {report.duplicates} duplicates, "
+            f"{report.reused} kept, in {report.seconds:.1f} s"
+        )
+        if export is not None:
+            _say(f"{exported} user vectors written to {export}")
+
+
+@app.command()
+def retrieve(
+    user_id: Annotated[str, typer.Argument(help="Whose history.")],
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    store: Store = None,
+    retriever: RetrieverName = None,
+    encoder: Encoder = None,
+    k: Annotated[int, typer.Option("--k", help="How many records at most.", min=1)] = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Show the records of a user's history that fit a query."""
+    from persona.registry import make_retriever
+    from persona.settings import Settings, open_store
+
+    with open_store(store) as opened:
+        name = retriever or Settings().retriever
+        found = make_retriever(name, encoder=_encoder_for(name, encoder), store=opened).retrieve(
+            opened.profile(user_id), query, k
+        )
+    if as_json:
+        _print_json([_scored(one) for one in found])
+    elif not found:
+        _say(f"nothing found: the store holds no records of {user_id!r}")
+    for number, one in enumerate([] if as_json else found, 1):
+        target = f"  -> {one.record.target}" if one.record.target is not None else ""
+        _say(f"{number}. [{one.score:.3f}] {one.record.time or 'undated'}{target}")
+        _say(f"   {' '.join(one.record.text.split())}")
+
+
+@app.command()
+def ask(
+    user_id: Annotated[str, typer.Argument(help="Whom to answer.")],
+    prompt: Annotated[str, typer.Argument(help="The task; '-' reads it from stdin.")],
+    store: Store = None,
+    llm: Llm = None,
+    retriever: RetrieverName = None,
+    encoder: Encoder = None,
+    k: Annotated[int, typer.Option("--k", help="How many records at most; 0 sends none.", min=0)] = 4,
+    max_context_tokens: Annotated[int, typer.Option(help="Token budget of the personal part.", min=0)] = 512,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 64,
+    num_beams: Annotated[int, typer.Option(help="1 is greedy decoding.", min=1)] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a prompt with a frozen LLM as if it knew the user."""
+    from persona.models import load_llm
+    from persona.personalizer import Personalizer
+    from persona.prompts import PromptBuilder
+    from persona.protocols import GenerationOptions
+    from persona.registry import make_retriever
+    from persona.settings import Settings, open_store
+
+    settings = Settings()
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text.strip():
+        raise InvalidOptionError("the prompt must not be empty")
+    with open_store(store) as opened:
+        name = retriever or settings.retriever
+        model = load_llm(llm or settings.llm)
+        personalizer = Personalizer(
+            model,
+            opened,
+            make_retriever(name, encoder=_encoder_for(name, encoder), store=opened) if k else None,
+            k=k,
+            builder=PromptBuilder(model.tokenizer, max_tokens=max_context_tokens),
+            options=GenerationOptions(max_new_tokens=max_new_tokens, num_beams=num_beams),
+        )
+        answer = personalizer.generate(user_id, text)
+    if not as_json:
+        _say(answer.text)
+        return
+    _print_json(
+        {
+            "text": answer.text,
+            "user_id": answer.user_id,
+            "records": [_scored(one) for one in answer.records],
+            "channels": list(answer.channels),
+            "tokens_added": answer.tokens_added,
+            "abstained": answer.abstained,
+            "prompt": answer.prompt,
+        }
+    )
+
+
+@app.command()
+def forget(
+    user_id: Annotated[str, typer.Argument(help="Whom to erase.")],
+    store: Store = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase everything that is held on a user: records, vectors, indexes; the bytes too."""
+    from persona.errors import UnknownUserError
+    from persona.settings import open_store
+
+    with open_store(store) as opened:
+        if user_id not in opened:
+            raise UnknownUserError(f"the store holds nothing on {user_id!r}: nothing was erased")
+        if not yes:
+            typer.confirm(f"Erase everything on {user_id!r}?", abort=True, err=True)
+        report = opened.forget(user_id)
+    if as_json:
+        _print_json({"user_id": user_id, "records": report.records, "vectors": report.vectors, "indexes": report.indexes})
+    else:
+        _say(f"erased {report.records} records, {report.vectors} vector matrices and {report.indexes} indexes of {user_id!r}")
+
+
+@eval_app.command("lamp")
+def eval_lamp(
+    data: Annotated[Path, typer.Argument(help="A folder with {train,dev,test}_questions.json.")],
+    llm: Llm = None,
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
+    methods: Annotated[
+        str, typer.Option(help="Comma list of none, bm25, bm25+, dense, recency, random, hybrid.")
+    ] = "none,bm25,recency",
+    k: Annotated[str, typer.Option("--k", help="Comma list: how many records.")] = "1,4",
+    limit: Annotated[int | None, typer.Option(help="Only the first N questions.", min=1)] = None,
+    controls: Annotated[
+        bool, typer.Option("--controls/--no-controls", help="Also run each method with another user's history.")
+    ] = True,
+    encoder: Encoder = None,
+    task: Annotated[str | None, typer.Option(help="LaMP_1 ... LaMP_7 or LaMP_2N, where the files do not say it.")] = None,
+    golds: Annotated[Path | None, typer.Option(help="The golds, if they lie elsewhere.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for predictions and results (default: runs/DATA-SPLIT-LLM).")
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="Token budget of the official prompt.", min=1)] = 256,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer (default: by task).", min=1)] = None,
+    num_beams: Annotated[int, typer.Option(help="1 is greedy decoding, 4 is LaMP's.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="For the random retriever, the controls and the bootstrap.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run methods on a LaMP task and score them, with intervals, yardsticks and controls.
+
+    Resumable: answers that stand in the output folder are not asked for again.
+    """
+    from persona.eval.lamp import LampConfig, run_lamp
+    from persona.eval.report import lamp_table
+    from persona.models import load_llm
+    from persona.readers import read_split
+    from persona.settings import Settings
+
+    settings = Settings()
+    name = llm or settings.llm
+    config = LampConfig(
+        methods=_names(methods, "--methods"),
+        ks=_numbers(k, "--k"),
+        limit=limit,
+        controls=controls,
+        encoder=encoder or settings.encoder,
+        max_length=max_length,
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        seed=seed,
+    )
+    lamp = read_split(data, split, golds=golds, task=task)
+    folder = out or Path("runs") / f"{data.resolve().name}-{split}-{Path(name).name.replace(':', '-')}"
+    with _progress("answers") as progress:
+        bars: dict[str, Any] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                bars[stage] = progress.add_task(stage, total=total)
+            progress.update(bars[stage], completed=done, total=total)
+
+        # Over-long inputs are cut as LaMP's own code cuts them, at the right end.
+        report = run_lamp(lamp, load_llm(name, overlong="truncate"), config, out=folder, progress=advance)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        from rich.console import Console
+
+        Console().print(lamp_table(report, title=f"{data.resolve().name} {split}"))
+        _say(f"predictions and results: {folder}")
+
+
+@eval_app.command("score")
+def eval_score(
+    golds: Annotated[Path, typer.Option(help="Official outputs file.")],
+    predictions: Annotated[Path, typer.Option(help="Predictions in the same form.")],
+    task: Annotated[str | None, typer.Option(help="LaMP_1 ... LaMP_7 or LaMP_2N, where the golds do not say it.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Comma list of all labels, where the task does not fix them.")] = None,
+    bootstrap: Annotated[
+        bool, typer.Option("--bootstrap", help="ROUGE as the official median of 1,000 bootstrap means.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="For --bootstrap.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Score a predictions file exactly as LaMP's evaluator does, offline."""
+    from persona.eval.official import score_files
+
+    scores = score_files(
+        golds,
+        predictions,
+        task=task,
+        labels=None if labels is None else _names(labels, "--labels"),
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+    if as_json:
+        _print_json({"task": scores.task, "questions": len(scores), **scores.values})
+    else:
+        _say(f"{scores.task}, {len(scores)} questions")
+        for metric, value in scores.values.items():
+            _say(f"{metric:10} {value:.4f}")
+
+
+def _encoder_for(retriever: str, encoder: str | None) -> RecordEncoder | None:
+    """The encoder, if this retriever needs one."""
+    from persona.registry import NEEDS_ENCODER
+
+    if retriever not in NEEDS_ENCODER:
+        return None
+    from persona.encoders import load_encoder
+    from persona.settings import Settings
+
+    return load_encoder(encoder or Settings().encoder)
+
+
+def _scored(one: Any) -> dict[str, Any]:
+    record = one.record
+    return {"id": record.id, "time": record.time, "target": record.target, "text": record.text, "score": one.score}
+
+
+def _names(value: str, option: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+    if not names:
+        raise InvalidOptionError(f"{option} must name at least one, was: {value!r}")
+    return names
+
+
+def _numbers(value: str, option: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(sorted({int(name) for name in value.split(",")}))
+    except ValueError:
+        raise InvalidOptionError(f"{option} must be whole numbers with commas between, was: {value!r}") from None
+    if numbers[0] < 1:
+        raise InvalidOptionError(f"{option} must be at least 1, was: {numbers[0]}")
+    return numbers
+
+
+if __name__ == "__main__":
+    main()

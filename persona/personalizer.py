@@ -1,0 +1,233 @@
+"""One request, from a user id and a prompt to an answer: profile -> personal context -> frozen LLM.
+
+>>> from persona import Personalizer, ProfileStore, load_llm
+>>> personalizer = Personalizer(load_llm("tiny"), ProfileStore("sqlite:///persona.db"))
+>>> answer = personalizer.generate("critic-7", "What would you say about the new Bond film?")
+>>> answer.text, [scored.record.id for scored in answer.records], answer.tokens_added
+
+The `Personalizer` is handed its parts and knows only their protocols; `personalize` is the same way with defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from persona.errors import InvalidOptionError, UnsupportedChannelError
+from persona.prompts import PromptBuilder
+from persona.protocols import (
+    LORA,
+    SOFT_PROMPT,
+    TEXT,
+    GenerationOptions,
+    LanguageModel,
+    Request,
+    Retriever,
+)
+from persona.records import Profile, ScoredRecord, check_user_id
+
+if TYPE_CHECKING:
+    import torch
+
+    from persona.store import ProfileStore
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PersonalContext:
+    """What the channels found for one request, before it is put into a prompt.
+
+    Attributes:
+        records: retrieved records, best first.
+        summary: an offline summary of the user, or None.
+        soft_prompt: vectors for the frozen LLM's input, or None.  # (n_tokens, llm_hidden)
+        adapter: name of the user's adapter, or None.
+    """
+
+    records: tuple[ScoredRecord, ...] = ()
+    summary: str | None = None
+    soft_prompt: torch.Tensor | None = None
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """An answer and where it came from.
+
+    Attributes:
+        text: the answer.
+        user_id: whom it was personalised for.
+        prompt: what the LLM was given, personal text included.
+        records: the retrieved records that stand in `prompt`, best first.
+        channels: the channels that carried something personal, of `persona.protocols.CHANNELS`.
+        tokens_added: tokens that personalization added to the prompt, in the LLM's own unit.
+    """
+
+    text: str
+    user_id: str
+    prompt: str
+    records: tuple[ScoredRecord, ...] = ()
+    channels: tuple[str, ...] = ()
+    tokens_added: int = 0
+
+    @property
+    def abstained(self) -> bool:
+        """True if nothing personal was added: the answer is that of the plain LLM."""
+        return not self.channels
+
+
+Channel = Callable[[Profile, str, PersonalContext], PersonalContext]
+"""A further way in: takes the profile, the prompt and what was found so far, and returns the context with its own part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Personalizer:
+    """Answers prompts as if a frozen LLM knew the user.
+
+    Attributes:
+        llm: the frozen LLM.
+        store: where the users' records are.
+        retriever: chooses records for a prompt; None sends no records.
+        k: how many records at most; 0 sends none.
+        builder: puts records and summary in front of the prompt within a token budget; None makes one that measures
+            in the LLM's own tokens.
+        options: how to decode.
+        channels: further channels (summary, soft prompt, adapter), applied in order.
+    """
+
+    llm: LanguageModel
+    store: ProfileStore
+    retriever: Retriever | None = None
+    k: int = 4
+    builder: PromptBuilder | None = None
+    options: GenerationOptions = GenerationOptions()
+    channels: tuple[Channel, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.k < 0:
+            raise InvalidOptionError(f"`k` must be at least 0, was: {self.k}")
+        if self.builder is None:
+            object.__setattr__(self, "builder", PromptBuilder(self.llm.tokenizer))
+
+    def generate(self, user_id: str, prompt: str) -> Generation:
+        """The answer to `prompt` for `user_id`.
+
+        A user of whom the store knows nothing gets the plain LLM's answer (`Generation.abstained`).
+
+        Raises:
+            InvalidUserIdError: if `user_id` is not a legal id.
+            UnsupportedChannelError: if a channel found something that this LLM cannot take.
+            GenerationError: if the LLM does not answer.
+        """
+        return self.batch([(user_id, prompt)])[0]
+
+    def batch(self, questions: Sequence[tuple[str, str]]) -> list[Generation]:
+        """`generate` for many (user id, prompt) pairs at once; the users may differ, the answers keep the order."""
+        for user_id, _ in questions:
+            check_user_id(user_id)
+        profiles = {user_id: self.store.profile(user_id) for user_id, _ in questions}
+        contexts = self._contexts([profiles[user_id] for user_id, _ in questions], [prompt for _, prompt in questions])
+        drafts = [
+            self._draft(user_id, prompt, context)
+            for (user_id, prompt), context in zip(questions, contexts, strict=True)
+        ]
+        requests = [
+            Request(draft.prompt, context.soft_prompt, context.adapter)
+            for draft, context in zip(drafts, contexts, strict=True)
+        ]
+        texts = self.llm.generate(requests, self.options)
+        return [replace(draft, text=text) for draft, text in zip(drafts, texts, strict=True)]
+
+    def context(self, user_id: str, prompt: str) -> PersonalContext:
+        """What the channels find for `prompt`, without asking the LLM."""
+        return self._contexts([self.store.profile(user_id)], [prompt])[0]
+
+    def _contexts(self, profiles: Sequence[Profile], prompts: Sequence[str]) -> list[PersonalContext]:
+        if self.retriever is None or self.k == 0:
+            contexts = [PersonalContext() for _ in prompts]
+        else:
+            found = self.retriever.retrieve_batch(profiles, prompts, self.k)
+            contexts = [PersonalContext(records=records) for records in found]
+        for channel in self.channels:
+            contexts = [
+                channel(profile, prompt, context)
+                for profile, prompt, context in zip(profiles, prompts, contexts, strict=True)
+            ]
+        return contexts
+
+    def _draft(self, user_id: str, prompt: str, context: PersonalContext) -> Generation:
+        """The generation as it stands before the LLM answers."""
+        assert self.builder is not None
+        built = self.builder.build(prompt, [scored.record for scored in context.records], summary=context.summary)
+        used = {id(record) for record in built.records}
+        channels: list[str] = []
+        if built.tokens_added:
+            channels.append(TEXT)
+        if context.soft_prompt is not None:
+            channels.append(SOFT_PROMPT)
+        if context.adapter is not None:
+            channels.append(LORA)
+        for channel in channels:
+            if channel not in self.llm.channels:
+                raise UnsupportedChannelError(
+                    f"the LLM {self.llm.fingerprint} takes {', '.join(sorted(self.llm.channels))}, was given: {channel}; "
+                    "soft prompts and adapters need a transformers model (folder, hub id or (model, tokenizer))"
+                )
+        return Generation(
+            text="",
+            user_id=user_id,
+            prompt=built.text,
+            records=tuple(scored for scored in context.records if id(scored.record) in used),
+            channels=tuple(channels),
+            tokens_added=built.tokens_added,
+        )
+
+
+def personalize(
+    llm: Any,
+    user_id: str,
+    prompt: str,
+    *,
+    store: ProfileStore | str | None = None,
+    retriever: Retriever | str | None = None,
+    k: int = 4,
+    max_new_tokens: int = 64,
+) -> str:
+    """Answer `prompt` with `llm` as if it knew `user_id`.
+
+    Args:
+        llm: anything that `persona.load_llm` takes: a transformers ``(model, tokenizer)``, a folder or hub id, a
+            LangChain runnable, an OpenAI-compatible endpoint, or a plain ``Callable[[str], str]``.
+        user_id: whose history to use. There is no default user.
+        prompt: the task.
+        store: a `ProfileStore` or its URL; None takes the setting `PERSONA_STORE` (``sqlite:///persona.db``).
+        retriever: a `Retriever` or its name; None takes the setting `PERSONA_RETRIEVER` (``bm25+``).
+        k: how many records to put in front of the prompt; 0 sends none.
+        max_new_tokens: longest answer, in tokens.
+
+    Returns:
+        The answer's text. `Personalizer.generate` also tells where it came from.
+    """
+    from persona.models import load_llm
+    from persona.registry import NEEDS_ENCODER, make_retriever
+    from persona.settings import Settings, open_store
+
+    check_user_id(user_id)
+    opened = open_store(store) if store is None or isinstance(store, str) else None
+    source = store if opened is None else opened
+    try:
+        if retriever is None or isinstance(retriever, str):
+            name = retriever or Settings().retriever
+            encoder = None
+            if name in NEEDS_ENCODER:
+                from persona.encoders import load_encoder
+
+                encoder = load_encoder(Settings().encoder)
+            retriever = make_retriever(name, encoder=encoder, store=source)
+        personalizer = Personalizer(
+            load_llm(llm), source, retriever, k=k, options=GenerationOptions(max_new_tokens=max_new_tokens)
+        )
+        return personalizer.generate(user_id, prompt).text
+    finally:
+        if opened is not None:
+            opened.close()

@@ -1,0 +1,119 @@
+"""The Personalizer as a LangChain `Runnable`, to stand in a chain.
+
+>>> chain = template | PersonalizedRunnable(personalizer) | parser
+>>> chain.invoke({"topic": "Bond"}, config={"configurable": {"user_id": "critic-7"}})
+
+The user comes from the input (``{"user_id": ..., "prompt": ...}``) or from the config's ``configurable``; where
+neither names one, the call fails: there is no default user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.messages import BaseMessage, get_buffer_string
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
+from langchain_core.runnables.config import get_config_list, run_in_executor
+
+from persona.errors import InvalidOptionError, InvalidUserIdError
+from persona.personalizer import Generation, Personalizer
+
+
+class PersonalizedRunnable(Runnable[Any, str]):
+    """A frozen LLM that answers as if it knew the user, as a LangChain `Runnable`.
+
+    Input: a string, a `PromptValue`, a list of messages, or a mapping with ``prompt`` (any of these) and optionally
+    ``user_id``. Output: the answer's text; `generate` of the wrapped `Personalizer` also tells the provenance.
+
+    Args:
+        personalizer: what answers.
+    """
+
+    def __init__(self, personalizer: Personalizer) -> None:
+        self.personalizer = personalizer
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> str:
+        """The answer to one input.
+
+        Raises:
+            InvalidUserIdError: if neither the input nor the config names a user.
+            InvalidOptionError: if the input is of no known kind.
+        """
+        return self._call_with_config(self._answer, input, config, **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> str:
+        """`invoke` in a worker thread, so that the event loop stays free."""
+        return await run_in_executor(config, self.invoke, input, config, **kwargs)
+
+    def batch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any | None,
+    ) -> list[str]:
+        """The answers to many inputs, of any users, in batches of the LLM.
+
+        With `return_exceptions` an input that cannot be answered does not take the others down.
+        """
+        if not inputs:
+            return []
+        return self._batch_with_config(
+            self._answer_all, inputs, config, return_exceptions=return_exceptions, **kwargs
+        )
+
+    async def abatch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any | None,
+    ) -> list[str]:
+        """`batch` in a worker thread."""
+
+        def answer() -> list[str]:
+            return self.batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
+
+        return await run_in_executor(get_config_list(config, len(inputs))[0] if inputs else None, answer)
+
+    def _answer(self, input: Any, config: RunnableConfig) -> str:
+        return self.personalizer.generate(*_question(input, config)).text
+
+    def _answer_all(self, inputs: list[Any], config: list[RunnableConfig]) -> list[Any]:
+        """Answers in the order of `inputs`; an exception stands where an input named no user or no prompt."""
+        questions: dict[int, tuple[str, str]] = {}
+        answers: list[Any] = [None] * len(inputs)
+        for index, (one, settings) in enumerate(zip(inputs, config, strict=True)):
+            try:
+                questions[index] = _question(one, settings)
+            except (InvalidUserIdError, InvalidOptionError) as error:
+                answers[index] = error
+        generations: list[Generation] = self.personalizer.batch(list(questions.values()))
+        for index, generation in zip(questions, generations, strict=True):
+            answers[index] = generation.text
+        return answers
+
+
+def _question(value: Any, config: RunnableConfig) -> tuple[str, str]:
+    """User id and prompt of one input."""
+    user_id = ensure_config(config).get("configurable", {}).get("user_id")
+    if isinstance(value, Mapping):
+        if "prompt" not in value:
+            raise InvalidOptionError(f"a mapping must hold 'prompt' (and may hold 'user_id'), has: {', '.join(map(str, value))}")
+        user_id = value.get("user_id", user_id)
+        value = value["prompt"]
+    if user_id is None:
+        raise InvalidUserIdError(
+            'no user is named: give {"user_id": ..., "prompt": ...} or config={"configurable": {"user_id": ...}}'
+        )
+    if isinstance(value, PromptValue):
+        value = value.to_string()
+    elif isinstance(value, list) and all(isinstance(message, BaseMessage) for message in value):
+        value = get_buffer_string(value)
+    if not isinstance(value, str):
+        raise InvalidOptionError(f"a prompt must be text, a PromptValue or messages, was: {type(value).__name__}")
+    return user_id, value

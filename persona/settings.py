@@ -1,0 +1,54 @@
+"""Defaults that a user may set once, in the environment or in a `.env` file: `PERSONA_STORE`, `PERSONA_LLM`, ..."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from persona.errors import StoreError
+
+if TYPE_CHECKING:
+    from persona.store import ProfileStore
+
+_SQLITE = "sqlite:///"
+
+
+class Settings(BaseSettings):
+    """What the command line and `personalize` use where nothing is said.
+
+    Attributes:
+        store: database URL, `sqlite:///file.db` or `postgresql+psycopg://user@host/name`.
+        llm: any string that `load_llm` takes.
+        encoder: any string that `load_encoder` takes.
+        retriever: a name of `persona.registry.RETRIEVERS`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="PERSONA_", env_file=".env", extra="ignore")
+
+    store: str = f"{_SQLITE}persona.db"
+    llm: str = "tiny"
+    encoder: str = "minilm"
+    retriever: str = "bm25+"
+
+
+def open_store(url: str | None = None, *, create: bool = False) -> ProfileStore:
+    """The store at `url`, or at `Settings.store`.
+
+    Args:
+        url: database URL; None takes the setting.
+        create: make an SQLite file that does not exist. Reading commands leave this off, so that a mistyped path is
+            an error and not an empty store.
+
+    Raises:
+        StoreError: if the file is missing and `create` is off, or the database cannot be opened.
+    """
+    from persona.store import ProfileStore
+
+    url = url or Settings().store
+    if not create and url.startswith(_SQLITE):
+        path = Path(url.removeprefix(_SQLITE).split("?")[0])
+        if str(path) != ":memory:" and not path.exists():
+            raise StoreError(f"there is no store at {path}: make one with `persona ingest FILE`, or name another with --store")
+    return ProfileStore(url)

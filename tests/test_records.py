@@ -1,0 +1,83 @@
+"""Records and profiles: content ids, views, order, and what is refused at the door."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from persona.errors import DataFormatError, InvalidUserIdError
+from persona.records import Profile, Record, check_user_id
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1).filter(str.strip)
+
+
+def test_the_id_is_the_content() -> None:
+    one = Record("a", target="b", time="2011", metadata={"x": "1", "y": "2"})
+    same = Record("a", target="b", time="2011", metadata={"y": "2", "x": "1"})
+    assert one.id == same.id == one.content_hash
+    assert len({Record("a").id, Record("a", target="").id, Record("a", time="2011").id, Record("b").id}) == 4
+
+
+def test_an_explicit_id_is_kept_and_no_part_of_the_content() -> None:
+    assert Record("a", id="7").id == "7"
+    assert Record("a", id="7").content_hash == Record("a", id="8").content_hash
+
+
+def test_views() -> None:
+    record = Record("body", target="5", metadata={"title": "head"})
+    assert [record.view(name) for name in ("text", "target+text", "title+text")] == ["body", "5 body", "head body"]
+    assert Record("body").view("target+text") == Record("body").view("title+text") == "body"
+    with pytest.raises(ValueError, match="one of text, target"):
+        record.view("all")
+
+
+@given(TEXT, st.none() | TEXT, st.dictionaries(TEXT, TEXT, max_size=2))
+def test_records_survive_pickling_and_are_hashable(text: str, target: str | None, metadata: dict[str, str]) -> None:
+    record = Record(text, target=target, metadata=metadata)
+    again = pickle.loads(pickle.dumps(record))
+    assert again == record
+    assert hash(again) == hash(record)
+
+
+def test_metadata_cannot_be_changed_from_outside() -> None:
+    given_metadata = {"a": "b"}
+    record = Record("x", metadata=given_metadata)
+    given_metadata["a"] = "c"
+    assert record.metadata["a"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"text": ""}, "must not be empty"),
+        ({"text": " \n"}, "must not be empty"),
+        ({"text": 5}, "must be a string"),
+        ({"text": "a\x00b"}, "NUL"),
+        ({"text": "\ud800"}, "lone surrogate"),
+        ({"text": "a", "target": 5}, "target must be a string"),
+        ({"text": "a", "id": "x" * 513}, "at most 512"),
+        ({"text": "a", "metadata": {"k": 1}}, "metadata 'k' must be a string"),
+    ],
+)
+def test_bad_fields_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(DataFormatError, match=message):
+        Record(**fields)  # type: ignore[arg-type]
+
+
+def test_a_profile_is_oldest_first_and_undated_records_lead() -> None:
+    records = [Record("c", time="2012-01"), Record("u"), Record("a", time="2011"), Record("b", time="2011-05-02"), Record("v")]
+    assert [record.text for record in Profile.from_records("u", records)] == ["u", "v", "a", "b", "c"]
+
+
+@pytest.mark.parametrize("user_id", ["a", "😀", "../../x", "o'brien\"; DROP TABLE", "line\nbreak", " ", "x" * 512])
+def test_any_other_string_is_a_user_id(user_id: str) -> None:
+    assert check_user_id(user_id) == user_id
+
+
+@pytest.mark.parametrize("user_id", ["", "a\x00", "x" * 513, "\udfff", None, 7])
+def test_bad_user_ids_are_refused(user_id: object) -> None:
+    with pytest.raises(InvalidUserIdError, match="a user id must"):
+        check_user_id(user_id)

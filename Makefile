@@ -46,7 +46,7 @@ bench: setup
 	@for script in benchmarks/*.py; do echo; echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 docs: setup
-	$(BIN)/python docs/make_cli_page.py
+	$(BIN)/typer persona.cli utils docs --name persona --title "The command line" --output docs/cli.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache runs

@@ -168,7 +168,7 @@ class LampReport:
 def run_lamp(
     split: LampSplit,
     llm: LanguageModel,
-    config: LampConfig = LampConfig(),
+    config: LampConfig,
     *,
     out: Path | None = None,
     progress: Progress | None = None,
@@ -296,7 +296,7 @@ def _retrievers(
     stack: ExitStack,
     report: Progress,
 ) -> dict[str, Retriever]:
-    """The retrievers by method; those that compare vectors get a store at `vectors` that holds them until `stack` ends."""
+    """The retrievers by method; those that compare vectors get a store at `vectors`, open until `stack` ends."""
     names = [method for method in config.methods if method != NO_USER]
     view = split.task.view
     if not NEEDS_ENCODER.intersection(names):
@@ -412,16 +412,15 @@ def _score(
         if scores is not None:
             intervals = {
                 name: bootstrap_interval(
-                    METRICS[name], samples, users, resamples=config.resamples, seed=config.seed
+                    METRICS[name], scores.samples, users, resamples=config.resamples, seed=config.seed
                 )
-                for name, samples in scores.samples.items()
+                for name in split.task.metrics
             }
             if plain is not None and outcome.method != NO_USER:
-                primary = split.task.metrics[0]
                 difference = paired_bootstrap(
-                    METRICS[primary],
-                    scores.samples[primary],
-                    plain.samples[primary],
+                    METRICS[split.task.metrics[0]],
+                    scores.samples,
+                    plain.samples,
                     users,
                     resamples=config.resamples,
                     seed=config.seed,

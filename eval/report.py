@@ -1,13 +1,16 @@
-"""A LaMP report as a table for the terminal or for Markdown."""
+"""Reports as tables for the terminal or for Markdown."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from persona.eval.bootstrap import Interval, PairedDifference
-from persona.eval.lamp import LampReport
+from .bootstrap import Interval, PairedDifference
+from .demo import DemoReport
+from .lamp import LampReport
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
 
@@ -58,3 +61,34 @@ def _difference(difference: PairedDifference | None) -> str:
     if difference is None:
         return "-"
     return f"{difference.difference:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+
+
+def demo_tables(report: DemoReport) -> Iterator[RenderableType]:
+    """The demonstration for the terminal: a table a task, then one user's answers before and after."""
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    for task in report.tasks:
+        table = Table(
+            title=f"{task.title} ({task.task}): {task.metric}, best without the user {task.no_user:.3f}, "
+            f"oracle {task.oracle:.3f}",
+            title_justify="left",
+        )
+        for number, name in enumerate(("method", task.metric, "share of the gap", "tokens added", "ms a request")):
+            table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+        for row in task.rows:
+            table.add_row(
+                row.name,
+                f"{row.score.value:.3f}",
+                f"{row.share.value:.0%} [{row.share.low:.0%}, {row.share.high:.0%}]",
+                f"{row.tokens_added:.0f}",
+                f"{1000 * row.seconds:.1f}" if row.seconds else "-",
+            )
+        yield table
+    for example in report.examples:
+        text = Text(f"{example.question}\n\n")
+        for scored in example.records:
+            text.append(f"  {scored.record.text} -> {scored.record.target}\n", style="dim")
+        text.append(f"\nbefore: {example.before}\nafter:  {example.after}\ngold:   {example.gold}")
+        yield Panel(text, title=f"{example.task}, user {example.user_id}", title_align="left")

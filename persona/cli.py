@@ -1,4 +1,4 @@
-"""The command line: `persona ingest | embed-users | retrieve | ask | forget | eval`.
+"""The command line: `persona demo | ingest | embed-users | retrieve | ask | forget | eval`.
 
 Parse, call, print; the words are those of the Python API. Results go to stdout (`--json` for machines), progress and
 errors to stderr. A known error is one line and exit code 1, wrong usage is exit code 2; `--debug`, anywhere on the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +20,7 @@ import persona
 from persona.errors import InvalidOptionError, PersonaError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from persona.protocols import RecordEncoder
 
@@ -50,11 +50,15 @@ Encoder = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 RetrieverName = Annotated[
     str | None,
-    typer.Option("--retriever", help="bm25, bm25+, dense, recency, random or hybrid (default: PERSONA_RETRIEVER, or bm25+)."),
+    typer.Option(
+        "--retriever", help="bm25, bm25+, dense, recency, random or hybrid (default: PERSONA_RETRIEVER, or bm25+)."
+    ),
 ]
 Llm = Annotated[
     str | None,
-    typer.Option("--llm", help="tiny, a folder, a hub id, openai:MODEL or vllm:MODEL@URL (default: PERSONA_LLM, or tiny)."),
+    typer.Option(
+        "--llm", help="tiny, a folder, a hub id, openai:MODEL or vllm:MODEL@URL (default: PERSONA_LLM, or tiny)."
+    ),
 ]
 
 
@@ -154,20 +158,22 @@ def ingest(
     from persona.readers import read_records
     from persona.settings import open_store
 
-    total = {"users": 0, "added": 0, "changed": 0, "unchanged": 0}
+    total = {"users": 0, "added": 0, "changed": 0, "unchanged": 0, "skipped": 0}
     with open_store(store, create=True) as opened, _progress("records") as progress:
         for file in files:
             task = progress.add_task(f"ingest {file.name}", total=None)
-            report = opened.upsert(progress.track(read_records(file, format=format), task_id=task))
-            for name in total:
+            reader = read_records(file, format=format)
+            report = opened.upsert(progress.track(reader, task_id=task))
+            for name in ("users", "added", "changed", "unchanged"):
                 total[name] += getattr(report, name)
+            total["skipped"] += reader.skipped
         counts = opened.counts()
     if as_json:
         _print_json({**total, "store": {"users": counts.users, "records": counts.records}})
     else:
         _say(
-            f"{total['added']} records added, {total['changed']} changed, {total['unchanged']} unchanged; "
-            f"the store holds {counts.records} records of {counts.users} users"
+            f"{total['added']} records added, {total['changed']} changed, {total['unchanged']} unchanged, "
+            f"{total['skipped']} blank ones skipped; the store holds {counts.records} records of {counts.users} users"
         )
 
 
@@ -330,9 +336,13 @@ def forget(
             typer.confirm(f"Erase everything on {user_id!r}?", abort=True, err=True)
         report = opened.forget(user_id)
     if as_json:
-        _print_json({"user_id": user_id, "records": report.records, "vectors": report.vectors, "indexes": report.indexes})
+        _print_json(
+            {"user_id": user_id, "records": report.records, "vectors": report.vectors, "indexes": report.indexes}
+        )
     else:
-        _say(f"erased {report.records} records, {report.vectors} vector matrices and {report.indexes} indexes of {user_id!r}")
+        _say(
+            f"erased {report.records} records, {report.vectors} vector matrices and {report.indexes} indexes of {user_id!r}"
+        )
 
 
 @eval_app.command("lamp")
@@ -349,7 +359,9 @@ def eval_lamp(
         bool, typer.Option("--controls/--no-controls", help="Also run each method with another user's history.")
     ] = True,
     encoder: Encoder = None,
-    task: Annotated[str | None, typer.Option(help="LaMP_1 ... LaMP_7 or LaMP_2N, where the files do not say it.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="LaMP_1 ... LaMP_7 or LaMP_2N, where the files do not say it.")
+    ] = None,
     golds: Annotated[Path | None, typer.Option(help="The golds, if they lie elsewhere.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for predictions and results (default: runs/DATA-SPLIT-LLM).")
@@ -385,16 +397,9 @@ def eval_lamp(
     )
     lamp = read_split(data, split, golds=golds, task=task)
     folder = out or Path("runs") / f"{data.resolve().name}-{split}-{Path(name).name.replace(':', '-')}"
-    with _progress("answers") as progress:
-        bars: dict[str, Any] = {}
-
-        def advance(stage: str, done: int, total: int) -> None:
-            if stage not in bars:
-                bars[stage] = progress.add_task(stage, total=total)
-            progress.update(bars[stage], completed=done, total=total)
-
+    with _progress("steps") as progress:
         # Over-long inputs are cut as LaMP's own code cuts them, at the right end.
-        report = run_lamp(lamp, load_llm(name, overlong="truncate"), config, out=folder, progress=advance)
+        report = run_lamp(lamp, load_llm(name, overlong="truncate"), config, out=folder, progress=_bars(progress))
     if as_json:
         _print_json(report.as_dict())
     else:
@@ -408,8 +413,12 @@ def eval_lamp(
 def eval_score(
     golds: Annotated[Path, typer.Option(help="Official outputs file.")],
     predictions: Annotated[Path, typer.Option(help="Predictions in the same form.")],
-    task: Annotated[str | None, typer.Option(help="LaMP_1 ... LaMP_7 or LaMP_2N, where the golds do not say it.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Comma list of all labels, where the task does not fix them.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="LaMP_1 ... LaMP_7 or LaMP_2N, where the golds do not say it.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Comma list of all labels, where the task does not fix them.")
+    ] = None,
     bootstrap: Annotated[
         bool, typer.Option("--bootstrap", help="ROUGE as the official median of 1,000 bootstrap means.")
     ] = False,
@@ -433,6 +442,52 @@ def eval_score(
         _say(f"{scores.task}, {len(scores)} questions")
         for metric, value in scores.values.items():
             _say(f"{metric:10} {value:.4f}")
+
+
+@app.command()
+def demo(
+    users: Annotated[int, typer.Option(help="Users of each task.", min=2)] = 60,
+    seed: Annotated[int, typer.Option(help="Of the world, the controls and the bootstrap.", min=0)] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the report and everything behind it.")] = Path("runs/demo"),
+    llm: Annotated[str, typer.Option("--llm", help="The frozen LLM; tiny knows the world's tasks.")] = "tiny",
+    as_json: AsJson = False,
+) -> None:
+    """See in a minute what personalization wins: a small world, every method, its controls, a report.
+
+    Needs no network and no GPU. The world's exact bounds make each score a share of what can be won.
+    """
+    from persona.eval.demo import available_encoder, run_demo
+    from persona.eval.html import demo_page
+    from persona.eval.report import demo_tables
+    from persona.files import write_atomically
+    from persona.models import load_llm
+
+    with _progress("steps") as progress:
+        report = run_demo(
+            load_llm(llm), users=users, seed=seed, out=out, encoder=available_encoder(), progress=_bars(progress)
+        )
+    write_atomically(out / "report.html", demo_page(report))
+    write_atomically(out / "report.json", json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n")
+    if as_json:
+        _print_json(report.as_dict())
+        return
+    from rich.console import Console
+
+    for part in demo_tables(report):
+        Console().print(part)
+    _say(f"report: {out / 'report.html'}   {report.seconds:.0f} s")
+
+
+def _bars(progress: Progress) -> Callable[[str, int, int], None]:
+    """A callback that gives each stage a bar of its own."""
+    bars: dict[str, TaskID] = {}
+
+    def advance(stage: str, done: int, total: int) -> None:
+        if stage not in bars:
+            bars[stage] = progress.add_task(stage, total=total)
+        progress.update(bars[stage], completed=done, total=total)
+
+    return advance
 
 
 def _encoder_for(retriever: str, encoder: str | None) -> RecordEncoder | None:

@@ -11,7 +11,7 @@ The `Personalizer` is handed its parts and knows only their protocols; `personal
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from persona.errors import InvalidOptionError, UnsupportedChannelError
@@ -77,7 +77,7 @@ class Generation:
 
 
 Channel = Callable[[Profile, str, PersonalContext], PersonalContext]
-"""A further way in: takes the profile, the prompt and what was found so far, and returns the context with its own part."""
+"""A further way in: takes profile, prompt and what was found so far, and returns that with its own part added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Personalizer:
     retriever: Retriever | None = None
     k: int = 4
     builder: PromptBuilder | None = None
-    options: GenerationOptions = GenerationOptions()
+    options: GenerationOptions = field(default_factory=GenerationOptions)
     channels: tuple[Channel, ...] = ()
 
     def __post_init__(self) -> None:
@@ -170,7 +170,8 @@ class Personalizer:
         for channel in channels:
             if channel not in self.llm.channels:
                 raise UnsupportedChannelError(
-                    f"the LLM {self.llm.fingerprint} takes {', '.join(sorted(self.llm.channels))}, was given: {channel}; "
+                    f"the LLM {self.llm.fingerprint} takes {', '.join(sorted(self.llm.channels))}, "
+                    f"was given: {channel}; "
                     "soft prompts and adapters need a transformers model (folder, hub id or (model, tokenizer))"
                 )
         return Generation(

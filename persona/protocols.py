@@ -97,7 +97,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
-    """How to decode: greedy (``num_beams=1``) or beam search; never sampling, so the same request gives the same answer.
+    """How to decode: greedy (``num_beams=1``) or beam search; never sampling, so a request always gets the same answer.
 
     Attributes:
         max_new_tokens: at least 1.

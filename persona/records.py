@@ -63,9 +63,7 @@ class Record:
                 _check_string(name, value)
         _check_string("id", self.id)
         if len(self.id) > MAX_ID_LENGTH:
-            raise DataFormatError(
-                f"a record's `id` must have at most {MAX_ID_LENGTH} characters, was: {len(self.id)}"
-            )
+            raise DataFormatError(f"a record's `id` must have at most {MAX_ID_LENGTH} characters, was: {len(self.id)}")
         for key, value in self.metadata.items():
             _check_string("metadata key", key)
             _check_string(f"metadata {key!r}", value)

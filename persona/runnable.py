@@ -61,9 +61,7 @@ class PersonalizedRunnable(Runnable[Any, str]):
         """
         if not inputs:
             return []
-        return self._batch_with_config(
-            self._answer_all, inputs, config, return_exceptions=return_exceptions, **kwargs
-        )
+        return self._batch_with_config(self._answer_all, inputs, config, return_exceptions=return_exceptions, **kwargs)
 
     async def abatch(
         self,
@@ -103,7 +101,9 @@ def _question(value: Any, config: RunnableConfig) -> tuple[str, str]:
     user_id = ensure_config(config).get("configurable", {}).get("user_id")
     if isinstance(value, Mapping):
         if "prompt" not in value:
-            raise InvalidOptionError(f"a mapping must hold 'prompt' (and may hold 'user_id'), has: {', '.join(map(str, value))}")
+            raise InvalidOptionError(
+                f"a mapping must hold 'prompt' (and may hold 'user_id'), has: {', '.join(map(str, value))}"
+            )
         user_id = value.get("user_id", user_id)
         value = value["prompt"]
     if user_id is None:

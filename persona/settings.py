@@ -50,5 +50,7 @@ def open_store(url: str | None = None, *, create: bool = False) -> ProfileStore:
     if not create and url.startswith(_SQLITE):
         path = Path(url.removeprefix(_SQLITE).split("?")[0])
         if str(path) != ":memory:" and not path.exists():
-            raise StoreError(f"there is no store at {path}: make one with `persona ingest FILE`, or name another with --store")
+            raise StoreError(
+                f"there is no store at {path}: make one with `persona ingest FILE`, or name another with --store"
+            )
     return ProfileStore(url)

@@ -46,6 +46,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize("statement", ["import persona", "import persona.cli"])
 def test_imports_load_nothing_heavy(statement: str) -> None:
-    code = f"import sys; {statement}; print([m for m in ('torch', 'transformers', 'numpy', 'sqlalchemy') if m in sys.modules])"
+    heavy = ("torch", "transformers", "numpy", "sqlalchemy")
+    code = f"import sys; {statement}; print([name for name in {heavy} if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert shown.stdout.strip() == "[]"

@@ -19,7 +19,10 @@ OUTSIDE = {"retrievers", "adapters", "eval"}
 def test_every_folder_with_code_is_listed() -> None:
     folders = {"persona"} | {f"persona.{name}" for name in OUTSIDE}
     nested = {
-        path.parent for name in ("persona", *OUTSIDE) for path in (ROOT / name).rglob("*.py") if not path.parent.is_symlink()
+        path.parent
+        for name in ("persona", *OUTSIDE)
+        for path in (ROOT / name).rglob("*.py")
+        if not path.parent.is_symlink()
     }
     assert set(SETUPTOOLS["packages"]) == folders == set(SETUPTOOLS["package-dir"])
     assert nested == {ROOT / folder for folder in SETUPTOOLS["package-dir"].values()}
@@ -39,7 +42,9 @@ def test_nobody_imports_a_folder_by_its_bare_name() -> None:
         for folder in ("persona", *OUTSIDE, "tests", "examples", "benchmarks")
         for path in (ROOT / folder).glob("*.py")
         for line in path.read_text(encoding="utf-8").splitlines()
-        if line.startswith(tuple(f"{verb} {name}{end}" for verb in ("import", "from") for name in OUTSIDE for end in (" ", ".")))
+        if line.startswith(
+            tuple(f"{verb} {name}{end}" for verb in ("import", "from") for name in OUTSIDE for end in (" ", "."))
+        )
     ]
     assert guilty == []
 
@@ -65,4 +70,7 @@ def test_a_wheel_built_through_the_sdist_carries_the_four_packages_and_their_dat
     }
     assert "persona/py.typed" in data
     assert expected | data <= names
-    assert {name.split("/")[0] for name in names} == {"persona", f"persona_llm-{PYPROJECT['project']['version']}.dist-info"}
+    assert {name.split("/")[0] for name in names} == {
+        "persona",
+        f"persona_llm-{PYPROJECT['project']['version']}.dist-info",
+    }

@@ -68,7 +68,13 @@ def test_bad_fields_are_refused(fields: dict[str, object], message: str) -> None
 
 
 def test_a_profile_is_oldest_first_and_undated_records_lead() -> None:
-    records = [Record("c", time="2012-01"), Record("u"), Record("a", time="2011"), Record("b", time="2011-05-02"), Record("v")]
+    records = [
+        Record("c", time="2012-01"),
+        Record("u"),
+        Record("a", time="2011"),
+        Record("b", time="2011-05-02"),
+        Record("v"),
+    ]
     assert [record.text for record in Profile.from_records("u", records)] == ["u", "v", "a", "b", "c"]
 
 

@@ -1,0 +1,156 @@
+"""How close the decisions of a decoding were.
+
+A row of a batch is computed with other rows beside it and with padding, which changes its float32 logits by some
+1e-5. That matters only where two tokens (or two beams) are that close; everywhere else the batch cannot change the
+answer. The two classes here ride along with `generate` as logits processors that change nothing, and record for each
+prompt the smallest difference by which any of its decisions was taken: its *margin*. An answer whose margin is above
+the noise is the answer that the prompt gets alone; one with a smaller margin is to be generated again, alone.
+
+>>> watch = GreedyMargin(n_prompts, eos)
+>>> model.generate(input_ids, logits_processor=[watch], num_beams=1, ...)
+>>> alone_again = watch.margins < NOISE[torch.float32]
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from transformers import LogitsProcessor
+
+NOISE: dict[torch.dtype, float] = {torch.float32: 2.0**-12, torch.float64: 2.0**-30}
+"""Margins (in logits, natural logarithm) from which on a batch cannot have changed a decision.
+
+Measured differences between a prompt alone and in a batch stay below 2e-5 in float32 (see docs/models.md). The 16-bit
+types are missing: their noise is as large as usual margins, so that nearly every answer would be generated twice.
+"""
+
+_NEVER = -1.0e8
+"""Scores below this mark beams that `generate` has ruled out (it subtracts 1e9)."""
+
+
+class MarginWatch(Protocol):
+    """A logits processor that records margins.
+
+    Attributes:
+        margins: smallest difference so far per prompt; NaN where the model's logits were NaN.  # (prompts,)
+    """
+
+    margins: torch.Tensor
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor: ...
+
+
+class GreedyMargin(LogitsProcessor):
+    """Watches greedy decoding: a margin is the best logit minus the second best.
+
+    Args:
+        n_prompts: rows of the batch.
+        eos: ids of the tokens that end an answer.  # (n_eos,)
+    """
+
+    def __init__(self, n_prompts: int, eos: torch.Tensor) -> None:
+        self.margins = torch.full((n_prompts,), torch.inf, device=eos.device)
+        self._eos = eos
+        self._open = torch.ones(n_prompts, dtype=torch.bool, device=eos.device)
+        self._started = False
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Record this step's margins.
+
+        Args:
+            input_ids: prompts and what was generated so far.  # (prompts, length)
+            scores: logits of the next token.  # (prompts, vocabulary)
+        """
+        if self._started:  # Before that the last token is the prompt's.
+            self._open &= ~torch.isin(input_ids[:, -1], self._eos)
+        self._started = True
+        best = scores.topk(2, dim=-1).values
+        margins = torch.minimum(self.margins, best[:, 0] - best[:, 1])
+        self.margins = torch.where(self._open, margins, self.margins)
+        return scores
+
+
+class BeamMargin(LogitsProcessor):
+    """Watches beam search: keeps its books a second time, and compares whatever it compares.
+
+    A decision is: which candidates are among the best of a step and in which order, which finished answers are kept,
+    and whether a running beam can still win (with ``length_penalty=1``, ``early_stopping=False``). Scores of beams
+    that share a beginning also share its rounding, so the noise does not grow with the length.
+
+    Args:
+        n_prompts: prompts of the batch; each has `num_beams` rows, which lie together.
+        num_beams: at least 2.
+        max_new_tokens: where all beams end.
+        eos: ids of the tokens that end an answer.  # (n_eos,)
+    """
+
+    def __init__(self, n_prompts: int, num_beams: int, max_new_tokens: int, eos: torch.Tensor) -> None:
+        device = eos.device
+        self.margins = torch.full((n_prompts,), torch.inf, device=device)
+        self._n_prompts, self._num_beams, self._max_new_tokens, self._eos = n_prompts, num_beams, max_new_tokens, eos
+        # `generate` looks at this many candidates, so that `num_beams` go on even if all others end.
+        self._kept = (1 + max(1, len(eos))) * num_beams
+        self._steps = 0
+        self._searching = torch.ones(n_prompts, dtype=torch.bool, device=device)
+        self._finished = torch.full((n_prompts, num_beams), -torch.inf, device=device)
+        # At first all beams of a prompt are equal, and only the first one counts.
+        self._running = torch.full((n_prompts, num_beams), -1.0e9, device=device)
+        self._running[:, 0] = 0.0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Record this step's margins.
+
+        Args:
+            input_ids: prompts and what the running beams generated so far.  # (prompts * beams, length)
+            scores: log-probabilities of the next token.  # (prompts * beams, vocabulary)
+        """
+        beams, vocabulary = self._num_beams, scores.shape[-1]
+        # (prompts, beams, steps)
+        generated = input_ids[:, input_ids.shape[1] - self._steps :].view(self._n_prompts, beams, self._steps)
+        if self._steps:
+            self._running = self._scores_of(generated)
+        totals = (scores.view(self._n_prompts, beams, vocabulary) + self._running[..., None]).flatten(1)
+        best, index = totals.topk(min(self._kept + 1, totals.shape[1]))  # (prompts, candidates)
+        self._generated, self._best = generated, best
+        self._parents, self._tokens = index // vocabulary, index % vocabulary
+        self._steps += 1
+
+        ends = torch.isin(self._tokens, self._eos)
+        if self._steps == self._max_new_tokens:
+            ends = torch.ones_like(ends)
+        finished = torch.where(ends, best / self._steps, -torch.inf)[:, :beams]  # Only the best may finish.
+        pool = torch.cat((self._finished, finished), dim=1).sort(dim=1, descending=True).values
+        worst = pool[:, beams - 1]
+        hope = best.masked_fill(ends, -torch.inf).amax(dim=1) / self._steps
+        closest = torch.stack((_least_gap(best), _least_gap(pool[:, : beams + 1]), _gap(hope, worst))).amin(dim=0)
+        margins = torch.minimum(self.margins, closest.masked_fill(best[:, 0].isnan(), torch.nan))
+        self.margins = torch.where(self._searching, margins, self.margins)
+        self._finished = torch.where(self._searching[:, None], pool[:, :beams], self._finished)
+        self._searching &= hope > worst
+        return scores
+
+    def _scores_of(self, generated: torch.Tensor) -> torch.Tensor:
+        """Scores of the running beams: each is one of the last step's candidates, its parent and its token.
+
+        Args:
+            generated: (prompts, beams, steps)
+
+        Returns:
+            (prompts, beams)
+        """
+        begin, last = generated[..., :-1], generated[..., -1]
+        parents = self._parents[..., None].expand(-1, -1, begin.shape[-1])
+        candidates = self._generated.gather(1, parents)  # (prompts, candidates, steps - 1)
+        same = (begin[:, :, None] == candidates[:, None]).all(dim=-1) & (last[:, :, None] == self._tokens[:, None])
+        return self._best[:, None].masked_fill(~same, -torch.inf).amax(dim=-1)
+
+
+def _least_gap(scores: torch.Tensor) -> torch.Tensor:
+    """Smallest difference between neighbours of a descending list, of those that are in play.  # (prompts,)"""
+    return _gap(scores[:, :-1], scores[:, 1:]).amin(dim=1)
+
+
+def _gap(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    in_play = (first > _NEVER) & (second > _NEVER)
+    return torch.where(in_play, (first - second).abs(), torch.inf)

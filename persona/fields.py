@@ -1,0 +1,61 @@
+"""What a field of somebody else's file may hold, and the string that becomes of it.
+
+>>> short_text(5, "score"), short_text(5.0, "score"), short_text("5 stars", "score")
+('5', '5', '5 stars')
+"""
+
+from __future__ import annotations
+
+from persona.errors import DataFormatError
+
+
+def plain_text(value: object, name: str) -> str:
+    """`value`, which must be a string that UTF-8 can carry.
+
+    Raises:
+        DataFormatError: if it is none. A number is refused too: it stands in the wrong column.
+    """
+    if not isinstance(value, str):
+        raise DataFormatError(f"`{name}` must be a string, was: {described(value)}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise DataFormatError(f"`{name}` must not hold a lone surrogate: remove it") from None
+    if "\x00" in value:
+        raise DataFormatError(f"`{name}` must not hold NUL (\\x00): remove it")
+    return value
+
+
+def short_text(value: object, name: str) -> str:
+    """A score, tag or title: a string, or a number, which becomes its digits (``5`` also for 5.0).
+
+    Raises:
+        DataFormatError: if `value` is neither.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str):
+        return plain_text(value, name)
+    raise DataFormatError(f"`{name}` must be a string or a number, was: {described(value)}")
+
+
+def id_text(value: object, name: str) -> str:
+    """An id: a string, or an integer, which becomes its digits (a float may have lost some already).
+
+    Raises:
+        DataFormatError: if `value` is neither.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str):
+        return plain_text(value, name)
+    raise DataFormatError(f"`{name}` must be a string or an integer, was: {described(value)}")
+
+
+def described(value: object) -> str:
+    """`value` for an error message: its beginning and its type."""
+    shown = "null" if value is None else f"{value!r:.80}"
+    return f"{shown} ({type(value).__name__})"

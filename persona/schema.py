@@ -1,0 +1,171 @@
+"""The tables of a store, the same on SQLite and on PostgreSQL.
+
+::
+
+    persona_meta        key, value                        the schema version
+    persona_parts       part, revision_floor, rewrite_due
+    persona_encoders    encoder, fingerprint, dim         vectors name their encoder by this number
+    and 32 times, as _00 to _31, everything that belongs to a user:
+    persona_users_00    uid, user_id, revision, erased, records, appended
+    persona_records_00  place, uid, record_id, hash, text, target, time, metadata
+    persona_vectors_00  uid, encoder, revision, record_ids, hashes, matrix
+    persona_indexes_00  uid, kind, revision, data
+
+**Parts.** No database really erases a deleted row. PostgreSQL keeps it in its page until the table is rewritten, and so
+does SQLite, even with ``secure_delete``: where rows were moved between pages to balance the tree, copies stay behind in
+the unused middle of a page (about one user in eight, measured). So whoever wants a user's bytes gone has to rewrite the
+table in which they lay. Users are dealt over 32 parts by a hash of their id, and each part is a small store of its own;
+to forget a user rewrites a thirty-second of the database.
+
+**Place.** Records of a user lie side by side: `place` is ``uid * 2**32 + seq``, the key by which both databases find them,
+and a profile is one range. (A table without rowid, keyed by user and record id, did the same in up to 70 % more space and
+20 % more time: SQLite keeps whole rows in the inner nodes of such trees and moves long ones to pages of their own.)
+
+**A new table for users' data** is made by `user_table`; then `forget` erases it with the others.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.schema import SchemaItem
+
+SCHEMA_VERSION = 1
+"""What this code writes and reads. A store that says a greater number is refused."""
+
+PARTS = 32
+"""How many parts the users are dealt over. Part of the schema: another number is another schema version."""
+
+RECORDS_PER_USER = 2**32
+"""Distance of two users' places: one user can have this many records in a lifetime."""
+
+metadata = MetaData()
+
+# SQLite compares text by its bytes already. On PostgreSQL "C" does, whatever language the database was made for: two ids
+# that differ only by case, accents' normal form or trailing blanks are two ids, in the same order on both.
+_Name = Text().with_variant(Text(collation="C"), "postgresql")
+# SQLite makes a column its rowid (and the table's order) only if the type is INTEGER to the letter.
+_Key = BigInteger().with_variant(Integer, "sqlite")
+
+meta = Table("persona_meta", metadata, Column("key", _Name, primary_key=True), Column("value", Text, nullable=False))
+
+parts = Table(
+    "persona_parts",
+    metadata,
+    Column("part", Integer, primary_key=True, autoincrement=False),
+    # No user of this part is born with a revision as low as this: it is the highest that any forgotten user had, so
+    # what was made from a forgotten user's records can never pass for something of a new user by the same name.
+    Column("revision_floor", BigInteger, nullable=False),
+    # 1 from the moment a user's rows are deleted until their bytes are gone too.
+    Column("rewrite_due", Integer, nullable=False),
+)
+
+encoders = Table(
+    "persona_encoders",
+    metadata,
+    Column("encoder", Integer, primary_key=True),
+    Column("fingerprint", _Name, nullable=False, unique=True),
+    Column("dim", Integer, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """The tables of one thirty-second of the users."""
+
+    number: int
+    users: Table
+    records: Table
+    vectors: Table
+    indexes: Table
+
+    def tables(self) -> list[Table]:
+        """All tables with rows of this part's users, those that refer to others first: the order to delete in."""
+        return [
+            table
+            for table in reversed(metadata.sorted_tables)
+            if "uid" in table.columns and table.info.get("part") == self.number
+        ]
+
+
+def part_of(user_id: str) -> Part:
+    """The part that holds everything of this user."""
+    return PART_TABLES[zlib.crc32(user_id.encode()) % PARTS]
+
+
+def user_table(name: str, part: int, *items: SchemaItem) -> Table:
+    """A table for data of the users of one part: `items` and a column `uid`, which says whose row it is.
+
+    Make it for every part. `forget` erases the rows of all such tables.
+    """
+    owner = Column("uid", BigInteger, ForeignKey(f"persona_users_{part:02}.uid"), nullable=False)
+    return Table(f"persona_{name}_{part:02}", metadata, owner, *items, info={"part": part})
+
+
+def _part(number: int) -> Part:
+    users = Table(
+        f"persona_users_{number:02}",
+        metadata,
+        Column("uid", _Key, primary_key=True),
+        Column("user_id", _Name, nullable=False, unique=True),
+        # Grows by one whenever records of the user are added, changed or deleted.
+        Column("revision", BigInteger, nullable=False),
+        # The revision since which nothing of the user was erased: what was made before may hold what is erased.
+        Column("erased", BigInteger, nullable=False),
+        Column("records", BigInteger, nullable=False),
+        # Records ever added, the deleted ones among them: the next one's seq.
+        Column("appended", BigInteger, nullable=False),
+        info={"part": number},
+        # A uid is never given twice, so a page of `user_ids` that ends at one goes on behind it.
+        sqlite_autoincrement=True,
+    )
+    records = user_table(
+        "records",
+        number,
+        Column("place", _Key, primary_key=True, autoincrement=False),
+        Column("record_id", _Name, nullable=False),
+        Column("hash", LargeBinary, nullable=False),  # 16 bytes
+        Column("text", Text, nullable=False),
+        Column("target", Text),
+        Column("time", Text),
+        Column("metadata", Text),  # JSON; null where there is none
+        UniqueConstraint("uid", "record_id"),
+    )
+    vectors = user_table(
+        "vectors",
+        number,
+        Column("encoder", Integer, ForeignKey("persona_encoders.encoder"), nullable=False),
+        Column("revision", BigInteger, nullable=False),
+        Column("record_ids", LargeBinary, nullable=False),  # UTF-8, joined by NUL, which no id holds
+        Column("hashes", LargeBinary, nullable=False),  # likewise
+        Column("matrix", LargeBinary, nullable=False),  # float16, little-endian, row by row
+        UniqueConstraint("uid", "encoder"),
+        # Tells who is stale without a look at the matrices, which make up most of the database.
+        Index(f"persona_vectors_{number:02}_stale", "encoder", "uid", "revision"),
+    )
+    indexes = user_table(
+        "indexes",
+        number,
+        Column("kind", _Name, nullable=False),
+        Column("revision", BigInteger, nullable=False),
+        Column("data", LargeBinary, nullable=False),
+        UniqueConstraint("uid", "kind"),
+    )
+    return Part(number, users, records, vectors, indexes)
+
+
+PART_TABLES = tuple(_part(number) for number in range(PARTS))
+"""All parts, by number."""

@@ -1,0 +1,305 @@
+"""Where users' histories stay: a `ProfileStore` in an SQLite file or on a PostgreSQL server.
+
+>>> store = ProfileStore("sqlite:///persona.db")                                                # doctest: +SKIP
+>>> store.upsert([("ana", Record("Moody and stylish.", target="5", time="2004-10-14"))])        # doctest: +SKIP
+IngestReport(users=1, added=1, changed=0, unchanged=0)
+>>> store.profile("ana")[0].target                                                              # doctest: +SKIP
+'5'
+>>> store.forget("ana")                                                                         # doctest: +SKIP
+ForgetReport(records=1, vectors=0, indexes=0, others=0)
+
+Beside the records the store keeps what is made from them: vectors, one matrix for each encoder, and search indexes. Each
+carries the revision of the profile that it was made from, by which a reader sees whether it lags behind.
+
+**What forget promises.** When `ProfileStore.forget` returns,
+
+- on SQLite neither the database file nor its ``-wal``, ``-shm`` or ``-journal`` holds a byte of the user's id, records,
+  vectors or indexes: their pages were zeroed and the log emptied.
+- on PostgreSQL no table, index, TOAST table or statistic does: the tables were rewritten, the old files dropped. What the
+  server wrote to its log (``pg_wal``) before stays there until it recycles the segment, within a few checkpoints, and longer in
+  archives and standbys; that is for whoever runs the server to limit.
+
+Neither reaches backups, copies, file-system snapshots or the blocks that a disk has let go of. To forget a user takes as long
+as writing a thirty-second of the database anew (`persona.schema` says why), during which that part can be read on SQLite
+and waits on PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Select, delete, select, update
+
+from persona.database import Database
+from persona.derived import StoredIndex as StoredIndex
+from persona.derived import drop_records, vectors_from_row, write_indexes, write_vectors
+from persona.erasure import ForgetReport as ForgetReport
+from persona.erasure import delete_user, overwrite_deleted
+from persona.queries import counts, encoders_in_use, queries
+from persona.records import Profile, Record, check_user_id
+from persona.schema import PART_TABLES, part_of
+from persona.upsert import IngestReport as IngestReport
+from persona.upsert import Upsert, chunks, slices
+from persona.vectors import UserVectors
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCounts:
+    """How much a store holds.
+
+    Attributes:
+        users: users that are known, those without records among them.
+        records: records of all users.
+        vectors: matrices, one for each user and encoder.
+        indexes: search indexes.
+    """
+
+    users: int
+    records: int
+    vectors: int
+    indexes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEncoder:
+    """An encoder that the store has vectors from.
+
+    Attributes:
+        fingerprint: its name.
+        dim: length of its vectors.
+        users: how many users have vectors from it, up to date or not.
+    """
+
+    fingerprint: str
+    dim: int
+    users: int
+
+
+class ProfileStore:
+    """The histories of all users, and what is made from them.
+
+    Safe to use from threads and, after a fork, in the child. Several processes may use one store at a time: readers never
+    wait for writers; on SQLite one process writes at a time, and others wait up to 30 seconds for their turn.
+
+    Args:
+        url: ``sqlite:///persona.db`` (a path relative to the working folder), ``sqlite:////var/lib/persona.db`` (an
+            absolute one) or ``postgresql+psycopg://user@host/database``. The tables are made where there are none.
+
+    Raises:
+        StoreError: if the database cannot be opened, or is another program's.
+        SchemaVersionError: if it was written by a newer persona.
+        MissingDependencyError: if the PostgreSQL driver is not installed.
+
+    Every method raises `StoreError` if the database fails, and `InvalidUserIdError` for an id that no store may hold.
+    """
+
+    def __init__(self, url: str = "sqlite:///persona.db") -> None:
+        self._database = Database(url)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._database.name!r})"
+
+    def __contains__(self, user_id: str) -> bool:
+        """Whether the store knows the user."""
+        part = part_of(check_user_id(user_id))
+        return bool(self._database.rows(queries(part).known, {"user_id": user_id}))
+
+    def close(self) -> None:
+        """Close the database. The store cannot be used any more."""
+        self._database.close()
+
+    def upsert(self, items: Iterable[tuple[str, Record]]) -> IngestReport:
+        """Put records in: new ones are added, those with a known id and other content replaced, the rest left alone.
+
+        The input is streamed, some thousand records at a time, in one transaction: if anything is raised, by the input or
+        by the database, the store is as it was. A user's revision grows only if a record of theirs is new or changed.
+
+        Args:
+            items: pairs of a user id and a record, in any order; fastest with each user's records together.
+        """
+        pieces = chunks(items)
+        # The first one is read before the lock is taken: input that is broken from the start keeps nobody waiting.
+        chunk = next(pieces, None)
+        if chunk is None:
+            return IngestReport()
+        with self._database.writing() as connection:
+            upsert = Upsert(connection)
+            while chunk is not None:
+                upsert.add(chunk)
+                chunk = next(pieces, None)
+        return upsert.report()
+
+    def profile(self, user_id: str) -> Profile:
+        """The user's records, oldest first: the undated, then by time; equal ones in the order they were added.
+
+        An unknown user has an empty profile.
+        """
+        part = part_of(check_user_id(user_id))
+        rows = self._database.rows(queries(part).profile, {"user_id": user_id})
+        if not rows:
+            return Profile(user_id)
+        revision = rows[0][0]
+        if rows[0][1] is None:
+            return Profile(user_id, (), revision)
+        rows.sort(key=_time)
+        return Profile(user_id, tuple(map(_record, rows)), revision)
+
+    def user_ids(self) -> Iterator[str]:
+        """All users, streamed, in an order that stays; one who is added meanwhile may or may not be among them."""
+        for part in PART_TABLES:
+            yield from self._pages(queries(part).users, {})
+
+    def counts(self) -> StoreCounts:
+        """How much the store holds."""
+        return StoreCounts(*map(int, self._database.rows(counts(), {})[0]))
+
+    def delete_records(self, user_id: str, record_ids: Iterable[str]) -> int:
+        """Delete some of a user's records; ids that the user has no record by are passed over.
+
+        Their vectors go with them, and the user's indexes as a whole; whatever else was made from the profile is stale by its
+        revision. That no byte is left is promised by `forget` only.
+
+        Returns:
+            How many records were deleted.
+        """
+        part = part_of(check_user_id(user_id))
+        unwanted = list(dict.fromkeys(record_ids))
+        records, users = part.records, part.users
+        with self._database.writing() as connection:
+            user = connection.execute(select(users).where(users.c.user_id == user_id).with_for_update()).one_or_none()
+            if user is None:
+                return 0
+            own = records.c.uid == user.uid
+            deleted = sum(
+                connection.execute(delete(records).where(own, records.c.record_id.in_(some))).rowcount
+                for some in slices(unwanted)
+            )
+            if deleted:
+                revision = user.revision + 1
+                connection.execute(
+                    update(users)
+                    .where(users.c.uid == user.uid)
+                    .values(revision=revision, erased=revision, records=user.records - deleted)
+                )
+                drop_records(connection, part, user, revision, unwanted)
+        return deleted
+
+    def forget(self, user_id: str) -> ForgetReport:
+        """Erase everything of a user, the bytes too; the module says what exactly that promises on each database.
+
+        Nothing is held on an unknown user, and the report says so. What an earlier call could not finish is finished now.
+
+        Raises:
+            StoreError: if another session stands in the way. Where it says that the bytes could not be overwritten, the
+                rows are deleted already, and the next call overwrites them.
+        """
+        part = part_of(check_user_id(user_id))
+        with self._database.writing() as connection:
+            report = delete_user(connection, part, user_id)
+        overwrite_deleted(self._database)
+        return report
+
+    def vectors(self, user_id: str, fingerprint: str) -> UserVectors | None:
+        """The user's vectors from that encoder, or None. Where their revision is not the profile's, they lag behind it."""
+        part = part_of(check_user_id(user_id))
+        rows = self._database.rows(queries(part).vectors, {"user_id": user_id, "fingerprint": fingerprint})
+        return vectors_from_row(user_id, fingerprint, rows[0]) if rows else None
+
+    def put_vectors(self, batch: Iterable[UserVectors]) -> int:
+        """Keep vectors, in one transaction, in place of earlier ones from the same encoder.
+
+        Some are passed over: vectors of users who were forgotten meanwhile (also where there is a new user by that id), those
+        made before records were deleted, those of a user who is being changed at this moment, and those older than the ones in
+        the store. `stale_users` finds the users concerned.
+
+        Returns:
+            How many were admitted.
+
+        Raises:
+            FingerprintMismatchError: if vectors of one encoder have two lengths.
+        """
+        vectors = list(batch)
+        if not vectors:
+            return 0
+        with self._database.writing() as connection:
+            return write_vectors(connection, vectors)
+
+    def stale_users(self, fingerprint: str) -> Iterator[str]:
+        """The users with records whose vectors from that encoder are missing or lag behind, streamed.
+
+        Vectors may be put in while this runs.
+        """
+        for part in PART_TABLES:
+            yield from self._pages(queries(part).stale, {"fingerprint": fingerprint})
+
+    def fingerprints(self) -> tuple[StoredEncoder, ...]:
+        """The encoders that there are vectors from."""
+        return tuple(
+            StoredEncoder(fingerprint, dim, int(users))
+            for fingerprint, dim, users in self._database.rows(encoders_in_use(), {})
+        )
+
+    def index(self, user_id: str, kind: str) -> StoredIndex | None:
+        """The user's index of that kind, or None. Where its revision is not the profile's, it lags behind it."""
+        part = part_of(check_user_id(user_id))
+        rows = self._database.rows(queries(part).index, {"user_id": user_id, "kind": kind})
+        return StoredIndex(user_id, kind, *rows[0]) if rows else None
+
+    def put_indexes(self, batch: Iterable[StoredIndex]) -> int:
+        """Keep indexes, in one transaction, in place of earlier ones of the same kind; passing over as `put_vectors` does.
+
+        Returns:
+            How many were admitted.
+        """
+        indexes = list(batch)
+        if not indexes:
+            return 0
+        with self._database.writing() as connection:
+            return write_indexes(connection, indexes)
+
+    def _pages(self, statement: Select[Any], parameters: dict[str, object]) -> Iterator[str]:
+        # No statement stays open while the caller works: each page starts behind the last uid of the one before.
+        after = 0
+        while rows := self._database.rows(statement, {**parameters, "after": after}):
+            for after, user_id in rows:
+                yield user_id
+
+
+def _time(row: Any) -> str:
+    time: str | None = row[4]
+    return time or ""
+
+
+_NO_METADATA: MappingProxyType[str, str] = MappingProxyType({})
+_new_record = object.__new__
+_set_text, _set_target, _set_time, _set_id, _set_metadata = (
+    Record.__dict__[name].__set__ for name in ("text", "target", "time", "id", "metadata")
+)
+
+
+def _record(row: Any) -> Record:
+    """The record in a row of `persona.queries.Queries.profile`.
+
+    It was checked when it came in. To check it again, by calling `Record`, would take as long as reading it (a fifth of the time this
+    takes), so its fields are set directly.
+    """
+    _, record_id, text, target, time, metadata = row
+    record = _new_record(Record)
+    _set_text(record, text)
+    _set_target(record, target)
+    _set_time(record, time)
+    _set_id(record, record_id)
+    _set_metadata(record, MappingProxyType(json.loads(metadata)) if metadata else _NO_METADATA)
+    return record

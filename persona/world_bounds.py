@@ -1,0 +1,283 @@
+"""What an answer can score at best in the seeded world, with the user known and unknown: computed, not fitted.
+
+Let c be the content of a question, t the user's traits, y the answer and s(p, y) the score of a prediction p. Then
+
+    oracle(c, t) = max over p of  E[s(p, y) | c, t]          only the user's slips are left to chance
+    no user(c)   = max over p of  E[s(p, y) | c]             and the traits follow their prior
+
+(min for MAE). Every law is discrete and small, so both are finite sums. For ROUGE, p runs over the headlines that some
+user could write; casing and punctuation do not count there, so these are a few hundred. What a method closes of the
+gap between the two is what it won of all that personalization can win:
+
+>>> share_of_gap(scores=[0.7, 0.7], no_user=[0.5, 0.4], oracle=[0.9, 0.9])
+0.5555555555555556
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from persona.errors import InvalidOptionError
+from persona.world_traits import (
+    SCORES,
+    TEMPLATES,
+    Content,
+    HeadlineContent,
+    HeadlineHabit,
+    RatingContent,
+    TagContent,
+    Traits,
+    rating_prior,
+    style_prior,
+    tag_prior,
+)
+from persona.world_words import EVENTS, FAVOURITES
+
+BOUND_METRICS: Mapping[str, tuple[str, ...]] = {
+    "LaMP_2": ("accuracy",),
+    "LaMP_3": ("MAE", "accuracy"),
+    "LaMP_4": ("rouge-1", "rouge-L"),
+}
+"""The metrics whose bounds are known, per task; the first is LaMP's own choice."""
+
+_NO_WORD = -1
+_NOT_A_WORD = re.compile(r"[^a-z0-9]+")
+
+
+def oracle_score(content: Content, traits: Traits, metric: str | None = None) -> float:
+    """The best expected score of one question for who knows the user's traits.
+
+    Args:
+        content: what the question says (`WorldQuestion.content`).
+        traits: the user's (`WorldQuestion.user.traits`).
+        metric: one of the task's `BOUND_METRICS`; the first if None.
+
+    Returns:
+        0 to 1; for MAE 0 to 4, less is better.
+
+    Raises:
+        InvalidOptionError: if the metric has no bound for such content.
+    """
+    metric = _checked(content, metric)
+    if isinstance(content, RatingContent):
+        return _best_number(traits.rating.answers(content), metric)
+    if isinstance(content, TagContent):
+        return max(traits.tag.answers(content).values())
+    bare = _bare(traits.headline)
+    styles = _styles()
+    law = np.zeros(len(styles))
+    for style, share in _slipped_styles(bare):
+        law[styles[style]] += share
+    return float((_style_scores(_anonymous(content), metric) @ law).max())
+
+
+def no_user_score(content: Content, metric: str | None = None) -> float:
+    """The best expected score of one question for who does not know the user; as `oracle_score` otherwise."""
+    metric = _checked(content, metric)
+    if isinstance(content, RatingContent):
+        scores = dict.fromkeys(SCORES, 0.0)
+        for rating, share in rating_prior(content):
+            for score, chance in rating.answers(content).items():
+                scores[score] += share * chance
+        return _best_number(scores, metric)
+    if isinstance(content, TagContent):
+        tags = dict.fromkeys(content.tags, 0.0)
+        for habit, share in tag_prior(content):
+            for tag, chance in habit.answers(content).items():
+                tags[tag] += share * chance
+        return max(tags.values())
+    return _no_user_headline(_anonymous(content), metric)
+
+
+def answer_score(prediction: str, content: Content, gold: str, metric: str | None = None) -> float:
+    """The score of one prediction as LaMP scores it, for the metrics that have bounds.
+
+    A rating that is no number, or not a finite one, is worth the score farthest from the gold (LaMP's rule).
+
+    Raises:
+        InvalidOptionError: if the metric has no bound for such content.
+    """
+    metric = _checked(content, metric)
+    if isinstance(content, HeadlineContent):
+        ours, golden = rouge_words(prediction), rouge_words(gold)
+        common = _common_words if metric == "rouge-1" else _common_subsequence
+        return _f_measure(common(ours, golden), len(ours), len(golden))
+    if metric == "accuracy":
+        return float(prediction.strip() == gold)
+    score = int(gold)
+    try:
+        number = float(prediction.strip())
+    except ValueError:
+        number = float("nan")
+    if not np.isfinite(number):
+        number = 1.0 if abs(1 - score) > abs(5 - score) else 5.0
+    return abs(number - score)
+
+
+def share_of_gap(scores: Sequence[float], no_user: Sequence[float], oracle: Sequence[float]) -> float:
+    """The share of what knowing the user is worth that a method won: ``(score - no user) / (oracle - no user)``.
+
+    Each is a mean over the questions; for MAE both differences are negative. The share is below 0 where the method
+    does worse than the best guess without a user.
+
+    Raises:
+        InvalidOptionError: if the three are not of one length, or there is no gap.
+    """
+    if not len(scores) == len(no_user) == len(oracle) or not len(scores):
+        raise InvalidOptionError(
+            "a share of the gap needs a score and two bounds per question, "
+            f"was: {len(scores)}, {len(no_user)} and {len(oracle)}"
+        )
+    gap = float(np.mean(oracle) - np.mean(no_user))
+    if gap == 0:
+        raise InvalidOptionError("a share of the gap needs a gap: the oracle and the no-user bound are equal")
+    return float(np.mean(scores) - np.mean(no_user)) / gap
+
+
+def rouge_words(text: str) -> list[str]:
+    """The words that ROUGE compares, as ``rouge_score`` without a stemmer cuts them."""
+    return _NOT_A_WORD.sub(" ", text.lower()).split()
+
+
+# ------------------------------------------------------------------------------------------------------ ratings, tags
+
+
+def _best_number(law: Mapping[int, float], metric: str) -> float:
+    if metric == "accuracy":
+        return max(law.values())
+    # The median minimises the expected distance, and a median of whole scores is one of them.
+    return min(sum(chance * abs(guess - score) for score, chance in law.items()) for guess in SCORES)
+
+
+# ---------------------------------------------------------------------------------------------------------- headlines
+
+
+def _bare(habit: HeadlineHabit) -> HeadlineHabit:
+    return HeadlineHabit(habit.template, habit.favourite, habit.register, habit.length)
+
+
+def _slipped_styles(habit: HeadlineHabit) -> list[tuple[HeadlineHabit, float]]:
+    """The styles in which a user of style `habit` may write, slips of the favourite words included."""
+    return [
+        (HeadlineHabit(habit.template, favourite, habit.register, habit.length), chance)
+        for favourite, chance in habit.favourites()
+    ]
+
+
+@cache
+def _style_law() -> NDArray[np.float64]:
+    """The probability that a headline by nobody in particular has each style of `style_prior`.  # (styles,)"""
+    place = _styles()
+    law = np.zeros(len(place))
+    for habit, share in style_prior():
+        for style, chance in _slipped_styles(habit):
+            law[place[style]] += share * chance
+    return law
+
+
+@cache
+def _styles() -> dict[HeadlineHabit, int]:
+    return {habit: index for index, (habit, _) in enumerate(style_prior())}
+
+
+@cache
+def _style_words() -> frozenset[str]:
+    """The words that a headline may hold whatever the article says."""
+    return frozenset(
+        rouge_words(" ".join([*TEMPLATES, *FAVOURITES, "in on", *(verb for _, verbs in EVENTS for verb in verbs)]))
+    )
+
+
+def _anonymous(content: HeadlineContent) -> HeadlineContent:
+    """`content` with its words numbered as they come, unless a style has the same word.
+
+    ROUGE sees only which words are equal, so that nearly all articles on one event have the same scores.
+    """
+    seen: dict[str, str] = {}
+
+    def renamed(text: str) -> str:
+        words = rouge_words(text)
+        return " ".join(word if word in _style_words() else seen.setdefault(word, f"w{len(seen)}") for word in words)
+
+    owner, thing = renamed(content.owner), renamed(content.thing)
+    return HeadlineContent(owner, content.event, thing, renamed(content.place), renamed(content.day))
+
+
+@lru_cache(maxsize=256)
+def _style_scores(content: HeadlineContent, metric: str) -> NDArray[np.float64]:
+    """ROUGE between the headlines in any two styles.  # (styles, styles)"""
+    words = [rouge_words(habit.headline(content)) for habit in _styles()]
+    numbers: dict[str, int] = {}
+    lengths = np.array([len(line) for line in words])
+    lines = np.full((len(words), lengths.max()), _NO_WORD, dtype=np.int64)
+    for row, line in enumerate(words):
+        lines[row, : len(line)] = [numbers.setdefault(word, len(numbers)) for word in line]
+    common = _pairwise_words(lines) if metric == "rouge-1" else _pairwise_subsequences(lines)
+    scores: NDArray[np.float64] = 2 * common / (lengths[:, None] + lengths[None, :])
+    return scores
+
+
+@lru_cache(maxsize=256)
+def _no_user_headline(content: HeadlineContent, metric: str) -> float:
+    return float((_style_scores(content, metric) @ _style_law()).max())
+
+
+def _pairwise_words(lines: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How many words any two lines share, repetitions counted.  # (lines, lines)"""
+    counts = np.stack([(lines == word).sum(1) for word in range(lines.max() + 1)], axis=1)
+    common = np.zeros((len(lines), len(lines)))
+    for repeated in range(1, int(counts.max()) + 1):
+        # min(a, b) is the number of r >= 1 with a >= r and b >= r.
+        has = (counts >= repeated).astype(np.float64)
+        common += has @ has.T
+    return common
+
+
+def _pairwise_subsequences(lines: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Length of the longest common subsequence of any two lines.  # (lines, lines)"""
+    n, width = lines.shape
+    ours, theirs = lines[:, None, :], np.where(lines == _NO_WORD, _NO_WORD - 1, lines)[None, :, :]
+    above = np.zeros((width + 1, n, n), dtype=np.int8)
+    for i in range(width):
+        row = np.zeros_like(above)
+        for j in range(width):
+            equal = ours[:, :, i] == theirs[:, :, j]
+            row[j + 1] = np.where(equal, above[j] + 1, np.maximum(above[j + 1], row[j]))
+        above = row
+    return above[width].astype(np.float64)
+
+
+def _common_words(ours: list[str], golden: list[str]) -> int:
+    return sum((Counter(ours) & Counter(golden)).values())
+
+
+def _common_subsequence(ours: list[str], golden: list[str]) -> int:
+    above = [0] * (len(golden) + 1)
+    for word in ours:
+        row = [0]
+        for j, other in enumerate(golden):
+            row.append(above[j] + 1 if word == other else max(above[j + 1], row[j]))
+        above = row
+    return above[-1]
+
+
+def _f_measure(common: int, ours: int, golden: int) -> float:
+    return 2 * common / (ours + golden) if common else 0.0
+
+
+def _checked(content: Content, metric: str | None) -> str:
+    task = "LaMP_3" if isinstance(content, RatingContent) else "LaMP_2" if isinstance(content, TagContent) else "LaMP_4"
+    known = BOUND_METRICS[task]
+    if metric is None:
+        return known[0]
+    if metric not in known:
+        raise InvalidOptionError(
+            f"a metric with a known bound for {task} must be one of {', '.join(known)}, was: {metric!r}"
+        )
+    return metric

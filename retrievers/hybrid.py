@@ -1,0 +1,92 @@
+"""Several rankings made one by reciprocal rank fusion.
+
+A record's score is the sum over the retrievers of ``1 / (60 + rank)``, ranks counted from 1 (Cormack, Clarke and
+Buettcher, SIGIR 2009). Ranks and not scores are added, since BM25 sums and cosines have no common scale:
+
+    bm25   a b c          a: 1/61 + 1/62        b: 1/62 + 1/63        c: 1/63 + 1/61
+    dense  c a b          fused: a (0.03252), c (0.03227), b (0.03200)
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from persona.errors import InvalidOptionError
+from persona.protocols import Retriever
+from persona.records import Profile, ScoredRecord
+
+from .ranking import check_k, pairs, scored
+
+
+class HybridRetriever:
+    """Fuses the rankings of other retrievers.
+
+    Whole rankings are fused, not their heads: a profile is small, and so the result for k is the beginning of the
+    result for any greater k. Records with equal fused scores stand as the first retriever has them.
+
+    Args:
+        retrievers: at least one; all are asked each query.
+        damping: the 60 of the formula. A greater value makes the heads of the rankings count less.
+
+    Raises:
+        InvalidOptionError: if there is no retriever or `damping` is negative.
+    """
+
+    def __init__(self, retrievers: Sequence[Retriever], *, damping: float = 60) -> None:
+        self.retrievers = tuple(retrievers)
+        self.damping = damping
+        if not self.retrievers:
+            raise InvalidOptionError("a hybrid retriever needs at least one retriever, was given none")
+        if damping < 0:
+            raise InvalidOptionError(f"`damping` must be at least 0, was: {damping}")
+
+    def __repr__(self) -> str:
+        return f"HybridRetriever([{', '.join(map(repr, self.retrievers))}], damping={self.damping})"
+
+    def retrieve(self, profile: Profile, query: str, k: int) -> tuple[ScoredRecord, ...]:
+        """The `k` records with the greatest fused scores.
+
+        Raises:
+            InvalidOptionError: if `k` is below 1.
+        """
+        return self.retrieve_batch([profile], [query], k)[0]
+
+    def retrieve_batch(
+        self, profiles: Sequence[Profile], queries: Sequence[str], k: int
+    ) -> list[tuple[ScoredRecord, ...]]:
+        """`retrieve` for each pair; each retriever is asked once for the whole batch."""
+        k = check_k(k)
+        asked = pairs(profiles, queries)
+        deepest = max((len(profile) for profile in profiles), default=0)
+        if deepest == 0:
+            return [() for _ in asked]
+        rankings = [retriever.retrieve_batch(profiles, queries, deepest) for retriever in self.retrievers]
+        return [
+            self._fuse(profile, [ranking[number] for ranking in rankings], k)
+            for number, profile in enumerate(profiles)
+        ]
+
+    def _fuse(
+        self, profile: Profile, rankings: Sequence[Sequence[ScoredRecord]], k: int
+    ) -> tuple[ScoredRecord, ...]:
+        fused = [0.0] * len(profile)
+        order: dict[int, None] = {}  # positions as the first ranking has them, then those that only later ones have
+        for ranking in rankings:
+            for rank, position in enumerate(_positions(profile, ranking), start=1):
+                fused[position] += 1.0 / (self.damping + rank)
+                order[position] = None
+        best_first = sorted(order, key=lambda position: -fused[position])
+        return scored(profile, best_first[:k], fused)
+
+
+def _positions(profile: Profile, ranking: Sequence[ScoredRecord]) -> Iterator[int]:
+    """Where in the profile the ranked records stand.
+
+    A LaMP profile may hold the same record twice, and then one id stands for two positions: they are taken in turn.
+    """
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for position in reversed(range(len(profile))):
+        places[profile.records[position].id].append(position)
+    for one in ranking:
+        yield places[one.record.id].pop()

@@ -1,0 +1,185 @@
+"""Bootstrap intervals over users: against a plain loop, by coverage, and at the edges."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from persona.errors import EvaluationError, InvalidOptionError
+from persona.eval import bootstrap
+from persona.eval.bootstrap import bootstrap_interval, gap_share, paired_bootstrap
+from persona.eval.metrics import ACCURACY, F1, MAE, RMSE, Answer, Metric, Samples, evaluate
+
+_USERS = ["ann", "bob", "ann", "cy", "bob", "ann", "dee", "dee", "eve", "eve", "ann", "cy"]
+
+
+def _choice_samples(seed: int) -> Samples:
+    rng = np.random.default_rng(seed)
+    answers = [
+        Answer(str(i), rng.choice(["a", "b", "c"]), rng.choice(["a", "b", "c", "?"]))
+        for i in range(len(_USERS))
+    ]
+    return {metric.name: metric.measure(answers, ["a", "b", "c", "d"]) for metric in (ACCURACY, F1)}
+
+
+def _error_samples(seed: int) -> Samples:
+    rng = np.random.default_rng(seed)
+    errors = rng.integers(0, 5, size=(len(_USERS), 1)).astype(np.float64)
+    return {"MAE": errors, "RMSE": errors**2}
+
+
+def _in_a_loop(metric: Metric, samples: Samples, resamples: int, seed: int) -> np.ndarray:
+    """The metric, sample by sample, on users drawn in the order in which the module draws them."""
+    rng = np.random.default_rng(seed)
+    users = list(dict.fromkeys(_USERS))
+    values = []
+    for _ in range(resamples):
+        drawn = [users[number] for number in rng.integers(0, len(users), size=len(users))]
+        index = [place for user in drawn for place, owner in enumerate(_USERS) if owner == user]
+        values.append(metric.value(samples, np.array(index)))
+    return np.array(values)
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, F1, MAE, RMSE], ids=str)
+@pytest.mark.parametrize("at_once", [1, 12, 2**18])
+def test_equals_a_plain_loop_over_the_same_draws(
+    metric: Metric, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "_DRAWN_AT_ONCE", at_once)
+    make = _choice_samples if metric in (ACCURACY, F1) else _error_samples
+    a, b = make(1), make(2)
+    values_a, values_b = (np.sort(_in_a_loop(metric, samples, 201, 3)) for samples in (a, b))
+
+    interval = bootstrap_interval(metric, a, _USERS, resamples=201, confidence=0.9, seed=3)
+    assert interval.value == metric.value(a)
+    assert interval.users == 5
+    # 5 % of the 200 steps between 201 values lie below the tenth.
+    assert (interval.low, interval.high) == pytest.approx((values_a[10], values_a[190]), abs=1e-12)
+
+    differences = _in_a_loop(metric, a, 201, 3) - _in_a_loop(metric, b, 201, 3)
+    paired = paired_bootstrap(metric, a, b, _USERS, resamples=201, confidence=0.9, seed=3)
+    ordered = np.sort(differences)
+    assert paired.difference == pytest.approx(metric.value(a) - metric.value(b))
+    assert (paired.low, paired.high) == pytest.approx((ordered[10], ordered[190]), abs=1e-12)
+
+    share = gap_share(metric, a, _USERS, floor=-1.0, ceiling=7.0, resamples=201, confidence=0.9, seed=3)
+    assert share.value == pytest.approx((metric.value(a) + 1) / 8)
+    assert (share.low, share.high) == pytest.approx(
+        ((values_a[10] + 1) / 8, (values_a[190] + 1) / 8), abs=1e-12
+    )
+    assert len(values_b) == 201
+
+
+def test_p_value_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    # User "u" gains 1, user "v" loses 3: a resample is above 0 only if both draws are "u".
+    a = {"accuracy": np.array([[1.0], [0.0]])}
+    b = {"accuracy": np.array([[0.0], [3.0]])}
+    drawn = np.random.default_rng(0).integers(0, 2, size=(99, 2))
+    not_below = int((drawn.sum(axis=1) == 0).sum())
+    paired = paired_bootstrap(ACCURACY, a, b, ["u", "v"], resamples=99, seed=0)
+    assert 0 < not_below < 50
+    assert paired.p_value == pytest.approx(2 * (not_below + 1) / 100)
+    assert (paired.difference, paired.low, paired.high) == (-1.0, -3.0, 1.0)
+    assert paired_bootstrap(ACCURACY, a, a, ["u", "v"]).p_value == 1.0
+
+
+def test_same_seed_same_interval() -> None:
+    samples = {"MAE": np.random.default_rng(0).normal(size=(len(_USERS), 1))}
+    first, again = (bootstrap_interval(MAE, samples, _USERS, seed=4) for _ in range(2))
+    assert first == again
+    assert first != bootstrap_interval(MAE, samples, _USERS, seed=5)
+
+
+def test_intervals_cover_the_truth_and_need_the_users() -> None:
+    # Each user has an own level: 40 users x 10 samples, true mean 0. A bootstrap over single samples would be
+    # far too # sure of itself; over users, 95 % intervals must hold the truth nearly that often.
+    rng = np.random.default_rng(11)
+    users = np.repeat(np.arange(40), 10)
+    by_user = by_sample = 0
+    trials = 200
+    for trial in range(trials):
+        values = rng.normal(size=40)[users] + rng.normal(size=400)
+        samples = {"MAE": values[:, None]}
+        over_users = bootstrap_interval(MAE, samples, users.tolist(), resamples=400, seed=trial)
+        over_samples = bootstrap_interval(MAE, samples, range(400), resamples=400, seed=trial)
+        by_user += over_users.low <= 0 <= over_users.high
+        by_sample += over_samples.low <= 0 <= over_samples.high
+    assert 0.89 <= by_user / trials <= 0.99
+    assert by_sample / trials < 0.75
+
+
+def test_one_user_gives_a_point_that_says_so() -> None:
+    samples, others = _error_samples(1), _error_samples(2)
+    groups = ["only"] * len(_USERS)
+    interval = bootstrap_interval(RMSE, samples, groups)
+    assert interval.users == 1
+    assert (interval.low, interval.high) == pytest.approx((interval.value, interval.value))
+    paired = paired_bootstrap(RMSE, samples, others, groups)
+    assert paired.users == 1
+    assert (paired.low, paired.high) == pytest.approx((paired.difference, paired.difference))
+
+
+def test_a_share_of_the_gap_means_the_same_for_errors_and_for_scores() -> None:
+    users = ["u", "v", "w", "x"]
+    errors = {"MAE": np.array([[1.0], [2.0], [1.0], [2.0]])}
+    scores = {"accuracy": 3 - errors["MAE"]}
+    for_errors = gap_share(MAE, errors, users, floor=2.5, ceiling=0.5)
+    for_scores = gap_share(ACCURACY, scores, users, floor=0.5, ceiling=2.5)
+    assert for_errors.value == pytest.approx(0.5)
+    assert (for_errors.value, for_errors.low, for_errors.high) == pytest.approx(
+        (for_scores.value, for_scores.low, for_scores.high)
+    )
+
+
+def test_measured_ends_are_drawn_with_the_system() -> None:
+    # Half-way between floor and ceiling for every single user: drawn together, there is nothing to be unsure
+    # of.
+    users = [f"u{number}" for number in range(20)]
+    floor = {"MAE": np.arange(20.0)[:, None] + 2}
+    ceiling = {"MAE": np.arange(20.0)[:, None]}
+    halfway = {"MAE": np.arange(20.0)[:, None] + 1}
+    share = gap_share(MAE, halfway, users, floor=floor, ceiling=ceiling)
+    assert (share.value, share.low, share.high) == pytest.approx((0.5, 0.5, 0.5))
+    mixed = gap_share(MAE, halfway, users, floor=11.5, ceiling=ceiling)
+    assert mixed.value == pytest.approx((10.5 - 11.5) / (9.5 - 11.5))
+    assert mixed.low < mixed.value < mixed.high
+
+
+def test_a_gap_that_is_not_established_has_no_bounds() -> None:
+    users = ["u", "v", "w", "x"]
+    floor = {"accuracy": np.array([[0.0], [3.0], [0.0], [3.0]])}
+    ceiling = {"accuracy": np.array([[3.0], [0.5], [3.0], [0.5]])}
+    share = gap_share(ACCURACY, floor, users, floor=floor, ceiling=ceiling)
+    assert (share.value, share.low, share.high) == (0.0, -math.inf, math.inf)
+
+
+def test_groups_may_be_any_strings() -> None:
+    scores = evaluate("LaMP_3", {"0": "1", "1": "2", "2": "3"}, {"0": "1", "1": "1", "2": "1"})
+    interval = bootstrap_interval(
+        scores.metrics[0], scores.samples, ["../../x", "😀", "'; drop"], resamples=50
+    )
+    assert (interval.value, interval.users) == (1.0, 3)
+
+
+def test_bad_input_is_refused() -> None:
+    samples = _error_samples(1)
+    with pytest.raises(EvaluationError, match="12 samples, 1 users"):
+        bootstrap_interval(MAE, samples, ["u"])
+    with pytest.raises(EvaluationError, match="at least one sample"):
+        bootstrap_interval(MAE, {"MAE": np.zeros((0, 1))}, [])
+    with pytest.raises(EvaluationError, match="same samples, 12 and 2 were given"):
+        paired_bootstrap(MAE, samples, {"MAE": np.zeros((2, 1))}, _USERS)
+    with pytest.raises(EvaluationError, match="must hold f1"):
+        bootstrap_interval(F1, samples, _USERS)
+    with pytest.raises(EvaluationError, match="ceiling that differ, were: 1 and 1 "):
+        gap_share(MAE, samples, _USERS, floor=1, ceiling=1)
+    with pytest.raises(EvaluationError, match="that differ"):
+        gap_share(MAE, samples, _USERS, floor=1.0, ceiling=math.nan)
+    with pytest.raises(InvalidOptionError, match="`resamples` must be at least 1, was: 0"):
+        bootstrap_interval(MAE, samples, _USERS, resamples=0)
+    with pytest.raises(InvalidOptionError, match="`confidence`"):
+        bootstrap_interval(MAE, samples, _USERS, confidence=95)
+    with pytest.raises(InvalidOptionError, match="`seed`"):
+        bootstrap_interval(MAE, samples, _USERS, seed=-1)

@@ -1,0 +1,167 @@
+"""The LaMP runner: rows and controls, resumption, the same numbers for the same seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from persona.models import load_llm
+
+from persona.errors import EvaluationError, InvalidOptionError
+from persona.eval.lamp import NO_USER, OTHER_USER, LampConfig, LampReport, other_histories, run_lamp
+from persona.eval.report import lamp_markdown, lamp_table
+from persona.lamp import LampSplit, Question, lamp_task
+from persona.readers import read_golds
+from persona.records import Profile, Record
+
+TASK = lamp_task("LaMP_3")
+USERS = 6
+CONFIG = LampConfig(methods=(NO_USER, "bm25", "recency"), ks=(1, 2), resamples=200)
+
+
+def make_split() -> LampSplit:
+    """Each user gives every film the same score: 1 + the user's number modulo 5."""
+    questions, golds = [], {}
+    for user in range(USERS):
+        score = str(1 + user % 5)
+        for number in range(2):
+            records = tuple(
+                Record(f"film {number} {i} of user{user}", target=score, time=f"20{10 + i}") for i in range(3)
+            )
+            question = Question(
+                f"{user}{number}", f"u{user}", TASK.make_input(f"film {number}"), Profile(f"u{user}", records)
+            )
+            questions.append(question)
+            golds[question.id] = score
+    return LampSplit(TASK, tuple(questions), golds, TASK.labels)
+
+
+def copy_the_first_score(prompt: str) -> str:
+    """An LLM that answers with the score of the first record in the prompt, and 3 where there is none."""
+    return prompt[0] if prompt[0].isdigit() else "3"
+
+
+def rows_of(report: LampReport) -> dict[str, float]:
+    return {row.name: row.scores["MAE"].value for row in report.rows if row.scores}
+
+
+def test_the_right_history_helps_and_that_of_another_user_does_not(tmp_path: Path) -> None:
+    report = run_lamp(make_split(), load_llm(copy_the_first_score), CONFIG, out=tmp_path)
+    scores = rows_of(report)
+    assert scores["bm25 k=1"] == scores["recency k=2"] == 0
+    assert scores["none"] == pytest.approx(sum(abs(1 + user % 5 - 3) for user in range(USERS)) / USERS)
+    assert scores["bm25 k=1, other user"] > 0
+    assert (report.questions, report.users) == (2 * USERS, USERS)
+    best = next(row for row in report.rows if row.name == "bm25 k=1")
+    assert best.difference is not None
+    assert best.difference.high < 0
+    assert best.tokens_added > 0
+
+
+def test_yardsticks_stand_beside_the_methods() -> None:
+    report = run_lamp(make_split(), load_llm(copy_the_first_score), CONFIG)
+    yardsticks = [row for row in report.rows if row.k == 0 and row.method != NO_USER]
+    assert yardsticks
+    assert all(row.scores["MAE"].value == 0 for row in yardsticks)
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same_numbers(tmp_path: Path) -> None:
+    whole = run_lamp(make_split(), load_llm(copy_the_first_score), CONFIG, out=tmp_path / "whole")
+    lines = (tmp_path / "whole" / "answers.jsonl").read_text().splitlines()
+    resumed = tmp_path / "resumed"
+    resumed.mkdir()
+    (resumed / "answers.jsonl").write_text("\n".join(lines[:5]) + "\n" + lines[5][:20])
+
+    asked: list[str] = []
+
+    def count(prompt: str) -> str:
+        asked.append(prompt)
+        return copy_the_first_score(prompt)
+
+    llm = load_llm(copy_the_first_score)
+    again = run_lamp(make_split(), _with_fingerprint_of(llm, count), CONFIG, out=resumed)
+    assert rows_of(again) == rows_of(whole)
+    known = sum(bool(line) for line in lines)
+    assert len(asked) == known - sum(bool(line) for line in lines[:5])
+    assert len(asked) == len(set(asked))
+
+
+def _with_fingerprint_of(llm: object, function: Callable[[str], str]) -> object:
+    """A callable LLM that counts, under the fingerprint of `llm`."""
+    counting = load_llm(function)
+
+    class Counting:
+        channels = counting.channels
+        tokenizer = counting.tokenizer
+        fingerprint = llm.fingerprint  # type: ignore[attr-defined]
+        generate = staticmethod(counting.generate)
+
+    return Counting()
+
+
+def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run_lamp(make_split(), load_llm(copy_the_first_score), CONFIG, out=tmp_path / name)
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("a", "b")]
+    for result in results:
+        for row in result["rows"]:
+            row.pop("seconds")
+    assert results[0] == results[1]
+    assert results[0]["config"]["seed"] == 0
+    predictions = sorted((tmp_path / "a" / "predictions").glob("*.json"))
+    assert [file.name for file in predictions if "bm25" in file.name and "other" not in file.name] == [
+        "bm25_k1.json",
+        "bm25_k2.json",
+    ]
+    for file in predictions:
+        assert file.read_bytes() == (tmp_path / "b" / "predictions" / file.name).read_bytes()
+        named, answers = read_golds(file)
+        assert named == "LaMP_3"
+        assert set(answers) == {question.id for question in make_split().questions}
+
+
+def test_without_golds_there_are_predictions_and_no_scores(tmp_path: Path) -> None:
+    split = make_split()
+    unscored = LampSplit(split.task, split.questions, None, split.labels)
+    report = run_lamp(unscored, load_llm(copy_the_first_score), CONFIG, out=tmp_path)
+    assert all(not row.scores for row in report.rows)
+    assert len(next(iter(report.rows)).predictions) == 2 * USERS
+    assert "bm25 k=1" in lamp_markdown(report)
+
+
+def test_tables_name_every_row() -> None:
+    report = run_lamp(make_split(), load_llm(copy_the_first_score), CONFIG)
+    markdown = lamp_markdown(report)
+    for row in report.rows:
+        assert f"| {row.name} |" in markdown
+    assert lamp_table(report, title="films").row_count == len(report.rows)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_another_users_history_is_never_ones_own(seed: int) -> None:
+    questions = make_split().questions
+    others = other_histories(questions, seed)
+    assert all(profile.user_id != question.user_id for profile, question in zip(others, questions, strict=True))
+    assert others == other_histories(questions, seed)
+    assert {profile.user_id for profile in others} == {question.user_id for question in questions}
+
+
+def test_the_control_needs_two_users() -> None:
+    questions = make_split().questions[:2]
+    with pytest.raises(EvaluationError, match="at least 2 users"):
+        other_histories(questions, 0)
+    split = LampSplit(TASK, questions, make_split().golds, TASK.labels)
+    report = run_lamp(split, load_llm(copy_the_first_score), LampConfig(methods=("bm25",), ks=(1,), controls=False))
+    assert all(row.control != OTHER_USER for row in report.rows)
+
+
+def test_bad_options_are_refused() -> None:
+    with pytest.raises(InvalidOptionError, match="a method must be one of none, bm25"):
+        LampConfig(methods=("bm52",))
+    with pytest.raises(InvalidOptionError, match="`ks`"):
+        LampConfig(ks=(0,))
+    empty = LampSplit(TASK, (), {}, TASK.labels)
+    with pytest.raises(EvaluationError, match="no questions"):
+        run_lamp(empty, load_llm(copy_the_first_score))

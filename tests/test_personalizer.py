@@ -1,0 +1,105 @@
+"""From a user id and a prompt to an answer: what reaches the LLM, and what must not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from persona.models import load_llm
+from persona.store import ProfileStore
+
+from persona.errors import InvalidOptionError, InvalidUserIdError, StoreError, UnsupportedChannelError
+from persona.personalizer import PersonalContext, Personalizer, personalize
+from persona.records import Profile, Record
+from persona.registry import make_retriever
+
+HISTORIES = [
+    ("ana", Record("Slow heist film in Lisbon, nobody speaks.", target="5", time="2023-02-11")),
+    ("ana", Record("Superhero sequel with three endings.", target="2", time="2023-04-02")),
+    ("bo", Record("Superhero sequel, I clapped at all three endings.", target="5", time="2023-04-03")),
+]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ProfileStore]:
+    with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as opened:
+        opened.upsert(HISTORIES)
+        yield opened
+
+
+@pytest.fixture
+def personalizer(store: ProfileStore) -> Personalizer:
+    return Personalizer(load_llm(lambda prompt: prompt.upper()), store, make_retriever("bm25+"), k=1)
+
+
+def test_the_right_record_reaches_the_llm_and_the_answer_says_so(personalizer: Personalizer) -> None:
+    answer = personalizer.generate("ana", "Rate this superhero film.")
+    assert [scored.record.target for scored in answer.records] == ["2"]
+    assert "Superhero sequel with three endings." in answer.prompt
+    assert answer.prompt.endswith("Rate this superhero film.")
+    assert answer.text == answer.prompt.upper()
+    assert answer.channels == ("text",)
+    assert answer.tokens_added > 0
+    assert not answer.abstained
+
+
+def test_a_batch_mixes_users_and_gives_each_its_own_history(personalizer: Personalizer) -> None:
+    prompt = "Rate this superhero film."
+    answers = personalizer.batch([("ana", prompt), ("bo", prompt), ("nobody", prompt), ("ana", prompt)])
+    assert [answer.user_id for answer in answers] == ["ana", "bo", "nobody", "ana"]
+    assert "clapped" not in answers[0].prompt
+    assert "clapped" in answers[1].prompt
+    assert answers[3] == answers[0]
+    assert answers == [personalizer.generate(answer.user_id, prompt) for answer in answers]
+
+
+def test_an_unknown_user_is_a_cold_start_and_gets_the_plain_llm(personalizer: Personalizer) -> None:
+    answer = personalizer.generate("nobody", "Hello.")
+    assert (answer.prompt, answer.text) == ("Hello.", "HELLO.")
+    assert answer.abstained
+    assert (answer.records, answer.tokens_added) == ((), 0)
+
+
+def test_k_zero_sends_no_record(personalizer: Personalizer) -> None:
+    assert replace(personalizer, k=0).generate("ana", "Rate this superhero film.").abstained
+    with pytest.raises(InvalidOptionError, match="`k` must be at least 0, was: -1"):
+        replace(personalizer, k=-1)
+
+
+@pytest.mark.parametrize("user_id", ["", None, "a\x00b"])
+def test_there_is_no_default_user(personalizer: Personalizer, user_id: str) -> None:
+    with pytest.raises(InvalidUserIdError):
+        personalizer.generate(user_id, "Hello.")
+
+
+def test_a_channel_that_the_llm_cannot_take_is_refused(personalizer: Personalizer) -> None:
+    def adapter(profile: Profile, prompt: str, context: PersonalContext) -> PersonalContext:
+        return replace(context, adapter=f"{profile.user_id}@1")
+
+    with pytest.raises(UnsupportedChannelError, match=r"takes text, was given: lora"):
+        replace(personalizer, channels=(adapter,)).generate("ana", "Hello.")
+
+
+def test_a_summary_from_a_channel_stands_in_the_prompt(personalizer: Personalizer) -> None:
+    def summary(profile: Profile, prompt: str, context: PersonalContext) -> PersonalContext:
+        return replace(context, summary=f"Has rated {len(profile)} films.")
+
+    answer = replace(personalizer, k=0, channels=(summary,)).generate("ana", "Hello.")
+    assert "Has rated 2 films." in answer.prompt
+    assert not answer.abstained
+
+
+def test_personalize_takes_names_and_urls(store: ProfileStore, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'persona.db'}"
+    by_url = personalize(str.upper, "ana", "Rate this superhero film.", store=url, retriever="recency", k=1)
+    by_object = personalize(str.upper, "ana", "Rate this superhero film.", store=store, retriever="recency", k=1)
+    assert by_url == by_object
+    assert "SUPERHERO SEQUEL WITH THREE ENDINGS." in by_url
+
+
+def test_personalize_says_that_there_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"there is no store at .*none\.db: make one with `persona ingest FILE`"):
+        personalize(str.upper, "ana", "Hello.", store=f"sqlite:///{tmp_path / 'none.db'}")
+    assert not (tmp_path / "none.db").exists()

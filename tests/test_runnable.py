@@ -1,0 +1,83 @@
+"""The Personalizer in a LangChain chain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
+from langchain_core.runnables import RunnableConfig
+from persona.models import load_llm
+from persona.store import ProfileStore
+
+from persona.errors import InvalidOptionError, InvalidUserIdError
+from persona.personalizer import Personalizer
+from persona.records import Record
+from persona.registry import make_retriever
+from persona.runnable import PersonalizedRunnable
+
+ANA: RunnableConfig = {"configurable": {"user_id": "ana"}}
+BO: RunnableConfig = {"configurable": {"user_id": "bo"}}
+
+
+@pytest.fixture
+def runnable(tmp_path: Path) -> Iterator[PersonalizedRunnable]:
+    with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
+        store.upsert([("ana", Record("I like tea.")), ("bo", Record("I like coffee."))])
+        yield PersonalizedRunnable(Personalizer(load_llm(lambda prompt: prompt), store, make_retriever("recency"), k=1))
+
+
+def test_the_user_comes_from_the_input_or_the_config(runnable: PersonalizedRunnable) -> None:
+    by_input = runnable.invoke({"user_id": "ana", "prompt": "Drink?"})
+    assert "tea" in by_input
+    assert runnable.invoke("Drink?", ANA) == by_input
+    assert "coffee" in runnable.invoke({"user_id": "bo", "prompt": "Drink?"}, ANA)
+
+
+def test_it_stands_in_a_chain(runnable: PersonalizedRunnable) -> None:
+    chain = PromptTemplate.from_template("{what}?") | runnable | StrOutputParser()
+    answer = chain.invoke({"what": "Drink"}, ANA)
+    assert "tea" in answer
+    assert answer.endswith("Drink?")
+    chat = ChatPromptTemplate.from_messages([("human", "{what}?")]) | runnable
+    assert "coffee" in chat.invoke({"what": "Drink"}, BO)
+
+
+def test_batch_mixes_users(runnable: PersonalizedRunnable) -> None:
+    tea, coffee = runnable.batch(["Drink?", "Drink?"], [ANA, BO])
+    assert ("tea" in tea, "coffee" in tea) == (True, False)
+    assert ("tea" in coffee, "coffee" in coffee) == (False, True)
+    assert runnable.batch([]) == []
+
+
+def test_batch_can_return_exceptions(runnable: PersonalizedRunnable) -> None:
+    good, bad = runnable.batch([{"user_id": "ana", "prompt": "Drink?"}, "Drink?"], return_exceptions=True)
+    assert "tea" in good
+    assert isinstance(bad, InvalidUserIdError)
+    with pytest.raises(InvalidUserIdError):
+        runnable.batch([{"user_id": "ana", "prompt": "Drink?"}, "Drink?"])
+
+
+def test_async_gives_the_same(runnable: PersonalizedRunnable) -> None:
+    async def ask() -> tuple[str, list[str]]:
+        return await runnable.ainvoke("Drink?", ANA), await runnable.abatch(["Drink?", "Drink?"], [ANA, BO])
+
+    one, many = asyncio.run(ask())
+    assert one == runnable.invoke("Drink?", ANA)
+    assert many == runnable.batch(["Drink?", "Drink?"], [ANA, BO])
+
+
+def test_without_a_user_it_fails(runnable: PersonalizedRunnable) -> None:
+    with pytest.raises(InvalidUserIdError, match="no user is named"):
+        runnable.invoke("Drink?")
+    with pytest.raises(InvalidUserIdError):
+        runnable.invoke({"prompt": "Drink?"})
+
+
+@pytest.mark.parametrize("value", [7, {"user_id": "ana"}, ["Drink?"]])
+def test_other_inputs_are_refused(runnable: PersonalizedRunnable, value: object) -> None:
+    with pytest.raises(InvalidOptionError, match="must"):
+        runnable.invoke(value, ANA)

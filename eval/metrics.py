@@ -91,9 +91,7 @@ class Metric:
         """
         if self.name not in samples:
             known = ", ".join(samples) or "nothing"
-            raise EvaluationError(
-                f"the samples must hold {self.name}, hold: {known}; score them on a task that has it"
-            )
+            raise EvaluationError(f"the samples must hold {self.name}, hold: {known}; score them on a task that has it")
         return samples[self.name]
 
     def value(self, samples: Samples, index: NDArray[np.intp] | None = None) -> float:
@@ -193,15 +191,11 @@ def _rating(text: str) -> float | None:
 
 
 def _rouge_1(answers: Sequence[Answer], labels: Sequence[str]) -> Array:
-    return np.array([rouge_1(answer.gold, answer.prediction) for answer in answers], dtype=np.float64)[
-        :, None
-    ]
+    return np.array([rouge_1(answer.gold, answer.prediction) for answer in answers], dtype=np.float64)[:, None]
 
 
 def _rouge_l(answers: Sequence[Answer], labels: Sequence[str]) -> Array:
-    return np.array([rouge_l(answer.gold, answer.prediction) for answer in answers], dtype=np.float64)[
-        :, None
-    ]
+    return np.array([rouge_l(answer.gold, answer.prediction) for answer in answers], dtype=np.float64)[:, None]
 
 
 ACCURACY = Metric("accuracy", True, _is_correct, _mean)
@@ -211,9 +205,7 @@ RMSE = Metric("RMSE", False, _squared_error, _root_mean)
 ROUGE_1 = Metric("rouge-1", True, _rouge_1, _mean)
 ROUGE_L = Metric("rouge-L", True, _rouge_l, _mean)
 
-METRICS: Mapping[str, Metric] = {
-    metric.name: metric for metric in (ACCURACY, F1, MAE, RMSE, ROUGE_1, ROUGE_L)
-}
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in (ACCURACY, F1, MAE, RMSE, ROUGE_1, ROUGE_L)}
 """Every measure by its official key."""
 
 
@@ -315,9 +307,7 @@ def _check_ids(golds: Mapping[str, str], predictions: Mapping[str, str]) -> None
     surplus = [sample for sample in predictions if sample not in golds]
     if missing or surplus:
         findings = [
-            f"{len(ids)} {word}: {_listing(ids)}"
-            for word, ids in (("missing", missing), ("surplus", surplus))
-            if ids
+            f"{len(ids)} {word}: {_listing(ids)}" for word, ids in (("missing", missing), ("surplus", surplus)) if ids
         ]
         raise EvaluationError(
             f"predictions must have exactly the ids of the golds ({len(golds)}), but {'; '.join(findings)}"
@@ -341,7 +331,5 @@ def _median_of_means(values: Array, seed: int) -> float:
     # The legacy generator on purpose: rouge_score draws from it, and this is to be the same number for the
     # same seed.
     generator = np.random.RandomState(seed)
-    means = [
-        values[generator.randint(0, len(values), size=len(values))].mean() for _ in range(BOOTSTRAP_MEANS)
-    ]
+    means = [values[generator.randint(0, len(values), size=len(values))].mean() for _ in range(BOOTSTRAP_MEANS)]
     return float(np.median(means))

@@ -26,7 +26,7 @@ def lamp_table(report: LampReport, *, title: str) -> Table:
         caption_justify="left",
     )
     for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in rows:
         table.add_row(*row)
     return table
@@ -76,7 +76,7 @@ def demo_tables(report: DemoReport) -> Iterator[RenderableType]:
             title_justify="left",
         )
         for number, name in enumerate(("method", task.metric, "share of the gap", "tokens added", "ms a request")):
-            table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+            table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
         for row in task.rows:
             table.add_row(
                 row.name,

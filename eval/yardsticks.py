@@ -39,14 +39,12 @@ def most_frequent_label(records: Sequence[Record], default: str) -> str:
 
 
 def mean_score(records: Sequence[Record], default: str) -> str:
-    """The score of the scale with the least squared error on the user's own: the best constant guess for
-    RMSE."""
+    """The score of the scale with the least squared error on the user's own: the best constant guess for RMSE."""
     return _best_constant(records, 2, default)
 
 
 def median_score(records: Sequence[Record], default: str) -> str:
-    """The score of the scale with the least absolute error on the user's own: the best constant guess for
-    MAE."""
+    """The score of the scale with the least absolute error on the user's own: the best constant guess for MAE."""
     return _best_constant(records, 1, default)
 
 

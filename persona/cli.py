@@ -20,9 +20,13 @@ import persona
 from persona.errors import InvalidOptionError, PersonaError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress, TaskID
 
     from persona.protocols import RecordEncoder
+
+_FILE_WIDTH = 140
+"""Columns of a table that goes into a file or a pipe."""
 
 app = typer.Typer(
     name="persona",
@@ -93,6 +97,13 @@ def _print_json(value: object) -> None:
 
 def _say(text: str) -> None:
     print(text)  # noqa: T201
+
+
+def _show(part: RenderableType) -> None:
+    """A table on stdout: as wide as the terminal, or as it needs where there is none."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else _FILE_WIDTH).print(part)
 
 
 @contextmanager
@@ -369,7 +380,8 @@ def eval_lamp(
     max_length: Annotated[int, typer.Option(help="Token budget of the official prompt.", min=1)] = 256,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer (default: by task).", min=1)] = None,
     num_beams: Annotated[int, typer.Option(help="1 is greedy decoding, 4 is LaMP's.", min=1)] = 1,
-    seed: Annotated[int, typer.Option(help="For the random retriever, the controls and the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="For the random retriever, the controls and the bootstrap.", min=0)] = 0,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run methods on a LaMP task and score them, with intervals, yardsticks and controls.
@@ -377,7 +389,7 @@ def eval_lamp(
     Resumable: answers that stand in the output folder are not asked for again.
     """
     from persona.eval.lamp import LampConfig, run_lamp
-    from persona.eval.report import lamp_table
+    from persona.eval.report import lamp_markdown, lamp_table
     from persona.models import load_llm
     from persona.readers import read_split
     from persona.settings import Settings
@@ -402,10 +414,10 @@ def eval_lamp(
         report = run_lamp(lamp, load_llm(name, overlong="truncate"), config, out=folder, progress=_bars(progress))
     if as_json:
         _print_json(report.as_dict())
+    elif markdown:
+        _say(lamp_markdown(report).rstrip())
     else:
-        from rich.console import Console
-
-        Console().print(lamp_table(report, title=f"{data.resolve().name} {split}"))
+        _show(lamp_table(report, title=f"{data.resolve().name} {split}"))
         _say(f"predictions and results: {folder}")
 
 
@@ -437,9 +449,9 @@ def eval_score(
         seed=seed,
     )
     if as_json:
-        _print_json({"task": scores.task, "questions": len(scores), **scores.values})
+        _print_json({"task": scores.task, "questions": scores.questions, **scores.values})
     else:
-        _say(f"{scores.task}, {len(scores)} questions")
+        _say(f"{scores.task}, {scores.questions} questions")
         for metric, value in scores.values.items():
             _say(f"{metric:10} {value:.4f}")
 
@@ -471,10 +483,8 @@ def demo(
     if as_json:
         _print_json(report.as_dict())
         return
-    from rich.console import Console
-
     for part in demo_tables(report):
-        Console().print(part)
+        _show(part)
     _say(f"report: {out / 'report.html'}   {report.seconds:.0f} s")
 
 

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from persona.errors import DataFormatError
 
 
@@ -53,6 +55,24 @@ def id_text(value: object, name: str) -> str:
     if isinstance(value, str):
         return plain_text(value, name)
     raise DataFormatError(f"`{name}` must be a string or an integer, was: {described(value)}")
+
+
+def check_present(given: Iterable[object], needed: Iterable[str], what: str) -> None:
+    """Check that all `needed` fields are among the `given` ones of `what`, e.g. ``a row``.
+
+    Raises:
+        DataFormatError: if one is not; the message lists the given ones.
+    """
+    given = list(given)
+    missing = [field for field in needed if field not in given]
+    if missing:
+        raise DataFormatError(f"{what} must have `{missing[0]}`, has: {listed(given)}")
+
+
+def listed(names: Iterable[object]) -> str:
+    """Foreign names for an error message: in one line, and not without end."""
+    shown = (name if isinstance(name, str) and name.isprintable() else repr(name) for name in names)
+    return f"{', '.join(shown) or 'nothing':.200}"
 
 
 def described(value: object) -> str:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 
 from persona.errors import DataFormatError
+from persona.fields import listed
 from persona.text_source import TextSource
 
 MAX_ELEMENT = 1 << 28
@@ -80,7 +81,7 @@ class JsonArray:
     def __iter__(self) -> Iterator[tuple[int, object]]:
         first = self._next_character()
         if first not in ("[", "{"):
-            raise self._error(f"broken JSON: the file must begin with [ or {{, begins with {first}")
+            raise self._error(f"broken JSON: the file must begin with [ or {{, begins with {first!r}")
         yield from self._array() if first == "[" else self._object()
         if self._next_character():
             raise self._error("broken JSON: there is more after the end; JSON lines must be named .jsonl")
@@ -98,8 +99,8 @@ class JsonArray:
             else:
                 self.header[key] = self._value()
         if not found:
-            fields = ", ".join(self.header) or "nothing"
-            raise self._source.error(f"the file must be a list or have a list `{self._key}`, has: {fields:.200}")
+            has = listed(self.header)
+            raise self._source.error(f"the file must be a list or have a list `{self._key}`, has: {has}")
 
     def _array(self) -> Iterator[tuple[int, object]]:
         for _ in self._members("[", "]"):

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from persona.errors import DataFormatError, InvalidOptionError, UnknownTaskError
-from persona.fields import plain_text, short_text
+from persona.fields import check_present, plain_text, short_text
 from persona.records import Profile, Record
 from persona.times import normalise_time
 
@@ -184,10 +184,7 @@ class LampTask:
         Raises:
             DataFormatError: as `record`, but for a blank text.
         """
-        missing = [field for field in self.fields if field not in entry]
-        if missing:
-            has = ", ".join(map(str, entry)) or "nothing"
-            raise DataFormatError(f"a record of {self.name} must have `{missing[0]}`, has: {has:.200}")
+        check_present(entry, self.fields, f"a record of {self.name}")
         return (
             plain_text(entry[self.text_field], self.text_field),
             None if self.target_field is None else short_text(entry[self.target_field], self.target_field),
@@ -368,5 +365,5 @@ def lamp_task(name: str) -> LampTask:
     short = re.sub(r"[\s_-]", "", name).casefold().removeprefix("lamp").upper()
     task = TASKS.get(f"LaMP_{short}")
     if task is None:
-        raise UnknownTaskError(f"a LaMP task must be one of {', '.join(TASKS)}, was: {name!r}")
+        raise UnknownTaskError(f"a LaMP task must be one of {', '.join(TASKS)}, was: {name!r:.80}")
     return task

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 
 from persona.errors import DataFormatError
-from persona.fields import described, id_text, short_text
+from persona.fields import check_present, described, id_text, short_text
 from persona.files import write_atomically
 from persona.json_text import JsonArray
 from persona.lamp import LampTask, lamp_task
@@ -36,7 +36,7 @@ def read_golds(path: str | PathLike[str]) -> tuple[str | None, dict[str, str]]:
             try:
                 id, output = _output(value)
                 if id in golds:
-                    raise DataFormatError(f"the ids of outputs must differ, {id!r} repeats")
+                    raise DataFormatError(f"the ids of outputs must differ, {id!r:.80} repeats")
             except DataFormatError as error:
                 place = f"output {index} (line {line})"
                 raise DataFormatError(str(error), source=path, place=place) from None
@@ -64,8 +64,5 @@ def write_predictions(path: str | PathLike[str], task: LampTask | str, predictio
 def _output(value: object) -> tuple[str, str]:
     if not isinstance(value, dict):
         raise DataFormatError(f"an output must be an object, was: {described(value)}")
-    missing = [field for field in ("id", "output") if field not in value]
-    if missing:
-        has = ", ".join(value) or "nothing"
-        raise DataFormatError(f"an output must have `{missing[0]}`, has: {has:.200}")
+    check_present(value, ("id", "output"), "an output")
     return id_text(value["id"], "id"), short_text(value["output"], "output")

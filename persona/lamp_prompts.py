@@ -149,9 +149,7 @@ def lamp_prompt(
     return LampPrompt(input)
 
 
-def _pieces(
-    task: LampTask, records: Sequence[Record], tokenizer: TextTokenizer, room: int
-) -> list[str] | None:
+def _pieces(task: LampTask, records: Sequence[Record], tokenizer: TextTokenizer, room: int) -> list[str] | None:
     """The records in words, `room` tokens in all; None where that is too little."""
     form = _FORMS[task.name]
     share = (room - form.joining_tokens(len(records), tokenizer)) // len(records)

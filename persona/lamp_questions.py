@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 
 from persona.errors import DataFormatError, InvalidUserIdError, UnknownTaskError
-from persona.fields import described, id_text, plain_text
+from persona.fields import check_present, described, id_text, listed, plain_text
 from persona.json_text import JsonArray
 from persona.lamp import TASKS, LampSplit, LampTask, Question, lamp_task
 from persona.lamp_outputs import GOLDS, read_golds
@@ -85,7 +85,7 @@ def read_lamp(
         found, raw_questions = _find_task(source, named, declared)
         for raw in raw_questions:
             if raw.id in read:
-                raise raw.error(f"the ids of questions must differ, {raw.id!r} repeats")
+                raise raw.error(f"the ids of questions must differ, {raw.id!r:.80} repeats")
             records = []
             for content in raw.contents(found):
                 if content is None:
@@ -166,10 +166,7 @@ class _RawQuestion:
     def from_json(cls, value: object, path: str, place: str) -> _RawQuestion:
         if not isinstance(value, dict):
             raise DataFormatError(f"a question must be an object, was: {described(value)}")
-        missing = [field for field in ("id", "input", "profile") if field not in value]
-        if missing:
-            has = ", ".join(value) or "nothing"
-            raise DataFormatError(f"a question must have `{missing[0]}`, has: {has:.200}")
+        check_present(value, ("id", "input", "profile"), "a question")
         entries = value["profile"]
         if not isinstance(entries, list):
             raise DataFormatError(f"`profile` must be a list, was: {described(entries)}")
@@ -265,8 +262,7 @@ def _task_of(
         return declared
     if len(seen) == 1 or (seen and records_only):
         return seen[0]
-    has = ", ".join(sorted(fields))
-    raise question.error(f"the LaMP task cannot be told from the fields {has:.200}: name it with --task")
+    raise question.error(f"the LaMP task cannot be told from the fields {listed(sorted(fields))}: name it with --task")
 
 
 def _read_outputs(path: str | PathLike[str]) -> tuple[LampTask | None, dict[str, str]]:

@@ -11,6 +11,7 @@ The `Personalizer` is handed its parts and knows only their protocols; `personal
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -214,9 +215,8 @@ def personalize(
     from persona.settings import Settings, open_store
 
     check_user_id(user_id)
-    opened = open_store(store) if store is None or isinstance(store, str) else None
-    source = store if opened is None else opened
-    try:
+    with ExitStack() as stack:
+        source = stack.enter_context(open_store(store)) if store is None or isinstance(store, str) else store
         if retriever is None or isinstance(retriever, str):
             name = retriever or Settings().retriever
             encoder = None
@@ -229,6 +229,3 @@ def personalize(
             load_llm(llm), source, retriever, k=k, options=GenerationOptions(max_new_tokens=max_new_tokens)
         )
         return personalizer.generate(user_id, prompt).text
-    finally:
-        if opened is not None:
-            opened.close()

@@ -234,8 +234,7 @@ def _quoted(text: str) -> str:
 
 
 def _shares(quotations: Sequence[_Quotation], room: int) -> list[int]:
-    """`room` among records: the highest level such that all have their size, or that level, or their
-    least."""
+    """`room` among records: the highest level such that all have their size, or that level, or their least."""
 
     def at(level: int) -> list[int]:
         return [max(quotation.least, min(quotation.size, level)) for quotation in quotations]

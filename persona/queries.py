@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, func, literal_column, or_, select, union_all
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, literal_column, or_, select, union_all
 
 from persona.schema import PART_TABLES, RECORDS_PER_USER, Part, encoders
 
@@ -36,7 +36,7 @@ def queries(part: Part) -> Queries:
     users, records, vectors, indexes = part.users, part.records, part.vectors, part.indexes
     one_user = users.c.user_id == bindparam("user_id")
     # As numbers in the text, for parameters would hide from PostgreSQL that the range is narrow.
-    width = literal_column(str(RECORDS_PER_USER))
+    width: ColumnElement[int] = literal_column(str(RECORDS_PER_USER))
     own_records = and_(
         records.c.place >= users.c.uid * width, records.c.place < (users.c.uid + literal_column("1")) * width
     )

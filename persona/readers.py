@@ -152,7 +152,7 @@ def _from_rows(
                 before = ids.clash(*pair, number)
                 if before is not None:
                     raise DataFormatError(
-                        f"the ids of a user's records must differ, {pair[1].id!r} is on {unit} {before} too"
+                        f"the ids of a user's records must differ, {pair[1].id!r:.80} is on {unit} {before} too"
                     )
         except (DataFormatError, InvalidUserIdError) as error:
             raise DataFormatError(str(error), source=source, place=f"{unit} {number}") from None

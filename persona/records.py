@@ -9,9 +9,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring as _json_string
 from types import MappingProxyType
 
 from persona.errors import DataFormatError, InvalidUserIdError
@@ -75,9 +75,15 @@ class Record:
     @property
     def content_hash(self) -> str:
         """BLAKE2b-128 of everything but the id, 32 hexadecimal digits."""
-        content = [self.text, self.target, self.time, sorted(self.metadata.items())]
-        encoded = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-        return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+        # json.dumps([text, target, time, sorted metadata]) put together by hand: it takes a third of the time, and an
+        # ingest spends most of its time here.
+        target = "null" if self.target is None else _json_string(self.target)
+        time = "null" if self.time is None else _json_string(self.time)
+        metadata = ",".join(
+            f"[{_json_string(key)},{_json_string(value)}]" for key, value in sorted(self.metadata.items())
+        )
+        content = f"[{_json_string(self.text)},{target},{time},[{metadata}]]"
+        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
     def view(self, name: str) -> str:
         """The record as one string.

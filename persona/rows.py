@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from persona.errors import DataFormatError
-from persona.fields import described, id_text, plain_text, short_text
+from persona.fields import check_present, described, id_text, listed, plain_text, short_text
 from persona.records import Record, check_user_id
 from persona.times import normalise_time
 
@@ -30,15 +30,12 @@ def check_fields(names: Iterable[str]) -> None:
         DataFormatError: if one of `NEEDED` is missing or one is not of `FIELDS`.
     """
     names = list(names)
-    for field in NEEDED:
-        if field not in names:
-            has = ", ".join(names) or "nothing"
-            raise DataFormatError(f"a row must have `{field}`, has: {has:.200}")
-    for name in names:
-        if name not in FIELDS:
-            raise DataFormatError(
-                f"a row may have {', '.join(FIELDS)}, has `{name:.80}`: rename, drop or move it to `metadata`"
-            )
+    check_present(names, NEEDED, "a row")
+    surplus = [name for name in names if name not in FIELDS]
+    if surplus:
+        raise DataFormatError(
+            f"a row may have {', '.join(FIELDS)}, and has {listed(surplus)}: rename, drop or move it to `metadata`"
+        )
 
 
 def record_of(row: Mapping[str, object]) -> tuple[str, Record] | None:
@@ -73,7 +70,7 @@ def _metadata(value: object) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise DataFormatError(f"`metadata` must be an object, was: {described(value)}")
     return {
-        plain_text(name, "metadata"): short_text(content, f"metadata.{name}")
+        plain_text(name, "metadata"): short_text(content, f"metadata.{listed([name])}")
         for name, content in value.items()
         if not _is_nothing(content)
     }

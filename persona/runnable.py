@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from langchain_core.callbacks import CallbackManagerForChainRun
 from langchain_core.messages import BaseMessage, get_buffer_string
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
@@ -78,13 +79,15 @@ class PersonalizedRunnable(Runnable[Any, str]):
 
         return await run_in_executor(get_config_list(config, len(inputs))[0] if inputs else None, answer)
 
-    def _answer(self, input: Any, config: RunnableConfig) -> str:
+    def _answer(self, input: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> str:
         return self.personalizer.generate(*_question(input, config)).text
 
-    def _answer_all(self, inputs: list[Any], config: list[RunnableConfig]) -> list[Any]:
+    def _answer_all(
+        self, inputs: list[Any], run_manager: list[CallbackManagerForChainRun], config: list[RunnableConfig]
+    ) -> list[Exception | str]:
         """Answers in the order of `inputs`; an exception stands where an input named no user or no prompt."""
         questions: dict[int, tuple[str, str]] = {}
-        answers: list[Any] = [None] * len(inputs)
+        answers: list[Exception | str] = [""] * len(inputs)
         for index, (one, settings) in enumerate(zip(inputs, config, strict=True)):
             try:
                 questions[index] = _question(one, settings)

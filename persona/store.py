@@ -273,8 +273,8 @@ class ProfileStore:
         # No statement stays open while the caller works: each page starts behind the last uid of the one before.
         after = 0
         while rows := self._database.rows(statement, {**parameters, "after": after}):
-            for after, user_id in rows:
-                yield user_id
+            yield from (user_id for _, user_id in rows)
+            after = rows[-1][0]
 
 
 def _time(row: Any) -> str:

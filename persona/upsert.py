@@ -6,21 +6,37 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, tuple_, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    Text,
+    Update,
+    and_,
+    bindparam,
+    func,
+    select,
+    update,
+)
 
-from persona.database import insert_if_absent
+from persona.database import insert_if_absent, insert_rows
 from persona.errors import DataFormatError
 from persona.records import Record, check_user_id
 from persona.schema import PART_TABLES, PARTS, RECORDS_PER_USER, Part, part_of, parts
 
-CHUNK_RECORDS = 8192
+CHUNK_RECORDS = 16_384
 CHUNK_CHARACTERS = 8_000_000
 """A chunk is written when it has this many records or characters: the most that is held in memory."""
 
 _KEYS_AT_ONCE = 500
 """Keys in one list of a query: PostgreSQL plans long ones badly, and SQLite has a limit."""
+
+_CONTENT = ("text", "target", "time", "metadata")
 
 _History = dict[str, tuple[bytes, Record]]
 """Records of one user, by id, with their content hashes."""
@@ -110,67 +126,55 @@ class Upsert:
 
     def report(self) -> IngestReport:
         """What was done so far."""
-        users = sum(map(sum, self._seen))
-        return IngestReport(users, self._added, self._changed, self._unchanged)
+        return IngestReport(sum(map(sum, self._seen)), self._added, self._changed, self._unchanged)
 
     def _add(self, part: Part, histories: Mapping[str, _History]) -> None:
         users = self._locked_users(part, list(histories))
         known = self._known_hashes(part, users, histories)
-        added: list[dict[str, Any]] = []
-        changed: list[dict[str, Any]] = []
-        touched: list[dict[str, Any]] = []
+        added: list[tuple[object, ...]] = []
+        changed: list[dict[str, object]] = []
+        touched: list[dict[str, object]] = []
         for user_id, history in histories.items():
-            user = users[user_id]
-            self._see(part, user.uid)
-            before = len(added), len(changed)
-            place = user.uid * RECORDS_PER_USER + user.appended
+            uid, revision, records, appended = users[user_id]
+            self._see(part, uid)
+            place = uid * RECORDS_PER_USER + appended
+            new = renewed = 0
             for record_id, (content_hash, record) in history.items():
-                old = known.get((user.uid, record_id))
-                if old == content_hash:
-                    self._unchanged += 1
-                elif old is None:
-                    row = _content(content_hash, record)
-                    row["place"], row["uid"], row["record_id"] = place, user.uid, record_id
-                    added.append(row)
-                    place += 1
-                else:
-                    row = _content(content_hash, record)
-                    row["key_uid"], row["key_record_id"] = user.uid, record_id
-                    changed.append(row)
-            if before != (len(added), len(changed)):
-                new = len(added) - before[0]
+                old = known.get((uid, record_id))
+                if old is None:
+                    added.append((place + new, uid, record_id, content_hash, *_content(record)))
+                    new += 1
+                elif old != content_hash:
+                    content = dict(zip(_CONTENT, _content(record), strict=True))
+                    changed.append({"its_uid": uid, "its_id": record_id, "hash": content_hash, **content})
+                    renewed += 1
+            if new or renewed:
                 touched.append(
                     {
-                        "key_uid": user.uid,
-                        "revision": user.revision + 1,
-                        "records": user.records + new,
-                        "appended": user.appended + new,
+                        "its_uid": uid,
+                        "revision": revision + 1,
+                        "records": records + new,
+                        "appended": appended + new,
                     }
                 )
-        self._write(part, added, changed, touched)
-        self._added += len(added)
-        self._changed += len(changed)
-
-    def _write(
-        self, part: Part, added: list[dict[str, Any]], changed: list[dict[str, Any]], touched: list[dict[str, Any]]
-    ) -> None:
-        records, users = part.records, part.users
+            self._added += new
+            self._changed += renewed
+            self._unchanged += len(history) - new - renewed
+        statements = _statements(part)
         if added:
-            # In the order of the table, which then grows at its end.
-            added.sort(key=_place)
-            self._connection.execute(insert(records), added)
+            added.sort()  # the order of the table, which then grows at its end
+            insert_rows(self._connection, part.records, ("place", "uid", "record_id", "hash", *_CONTENT), added)
         if changed:
-            key = (records.c.uid == bindparam("key_uid")) & (records.c.record_id == bindparam("key_record_id"))
-            self._connection.execute(update(records).where(key), changed)
+            self._connection.execute(statements.change_record, changed)
         if touched:
-            self._connection.execute(update(users).where(users.c.uid == bindparam("key_uid")), touched)
+            self._connection.execute(statements.touch_user, touched)
 
-    def _locked_users(self, part: Part, user_ids: list[str]) -> dict[str, Any]:
-        """The rows of these users, new ones made first, locked against every other writer."""
+    def _locked_users(self, part: Part, user_ids: list[str]) -> dict[str, tuple[int, int, int, int]]:
+        """uid, revision, records and appended of these users, made if they are new, locked against every other writer."""
         if part.number not in self._floors:
             # Held until the end, so that no user can be forgotten and made again below the new floor.
-            floor = select(parts.c.revision_floor).where(parts.c.part == part.number).with_for_update(read=True)
-            self._floors[part.number] = self._connection.execute(floor).scalar_one()
+            statement = select(parts.c.revision_floor).where(parts.c.part == part.number).with_for_update(read=True)
+            self._floors[part.number] = self._connection.execute(statement).scalar_one()
         users = self._found_users(part, user_ids)
         missing = [user_id for user_id in user_ids if user_id not in users]
         if missing:
@@ -182,39 +186,38 @@ class Upsert:
             users |= self._found_users(part, missing)
         return users
 
-    def _found_users(self, part: Part, user_ids: list[str]) -> dict[str, Any]:
-        users = part.users.c
-        statement = (
-            select(users.uid, users.user_id, users.revision, users.records, users.appended)
-            .where(users.user_id.in_(bindparam("user_ids", expanding=True)))
-            .order_by(users.uid)
-            .with_for_update()
-        )
+    def _found_users(self, part: Part, user_ids: list[str]) -> dict[str, tuple[int, int, int, int]]:
+        statement = _statements(part).lock_users
         return {
-            row.user_id: row
+            user_id: (uid, revision, records, appended)
             for some in slices(user_ids)
-            for row in self._connection.execute(statement, {"user_ids": some})
+            for user_id, uid, revision, records, appended in self._connection.execute(statement, {"user_ids": some})
         }
 
     def _known_hashes(
-        self, part: Part, users: Mapping[str, Any], histories: Mapping[str, _History]
+        self, part: Part, users: Mapping[str, tuple[int, int, int, int]], histories: Mapping[str, _History]
     ) -> dict[tuple[int, str], bytes]:
         """The stored hashes of those records of the input that the store has, by uid and record id."""
-        # A user who never had a record has none now: a new world is written without a look at what is there.
-        keys = [
-            (users[user_id].uid, record_id)
-            for user_id, history in histories.items()
-            if users[user_id].appended
-            for record_id in history
-        ]
-        records = part.records.c
-        statement = select(records.uid, records.record_id, records.hash).where(
-            tuple_(records.uid, records.record_id).in_(bindparam("keys", expanding=True))
-        )
+        keys = []
+        for user_id, history in histories.items():
+            uid, _, _, appended = users[user_id]
+            # Who never had a record has none now: a new world is written without a look at what is there.
+            if appended:
+                keys += [(uid, record_id) for record_id in history]
+        if not keys:
+            return {}
+        # One parameter holds all keys, whatever their number: a list of them in the statement would take longer to write
+        # down than to look up.
+        if self._connection.dialect.name == "sqlite":
+            statement = _statements(part).hashes_by_json
+            parameters: dict[str, object] = {"keys": json.dumps(keys, ensure_ascii=False)}
+        else:
+            statement = _statements(part).hashes_by_arrays
+            uids, record_ids = zip(*keys, strict=True)
+            parameters = {"uids": list(uids), "record_ids": list(record_ids)}
         return {
-            (row.uid, row.record_id): row.hash
-            for some in slices(keys)
-            for row in self._connection.execute(statement, {"keys": some})
+            (uid, record_id): content_hash
+            for uid, record_id, content_hash in self._connection.execute(statement, parameters)
         }
 
     def _see(self, part: Part, uid: int) -> None:
@@ -224,19 +227,47 @@ class Upsert:
         seen[uid] = 1
 
 
-def _content(content_hash: bytes, record: Record) -> dict[str, Any]:
-    return {
-        "hash": content_hash,
-        "text": record.text,
-        "target": record.target,
-        "time": record.time,
-        "metadata": json.dumps(dict(record.metadata), ensure_ascii=False) if record.metadata else None,
-    }
+@dataclass(frozen=True, slots=True, eq=False)
+class _Statements:
+    lock_users: Select[Any]  # user_ids
+    hashes_by_json: Select[Any]  # keys: a JSON array of [uid, record id]
+    hashes_by_arrays: Select[Any]  # uids and record_ids, equally long
+    change_record: Update  # its_uid, its_id and the new content
+    touch_user: Update  # its_uid and the new numbers
 
 
-def _place(row: dict[str, Any]) -> int:
-    place: int = row["place"]
-    return place
+@cache
+def _statements(part: Part) -> _Statements:
+    users, records = part.users.c, part.records.c
+    hashes = select(records.uid, records.record_id, records.hash)
+    pairs = func.json_each(bindparam("keys")).table_valued("value")
+    arrays = func.unnest(
+        bindparam("uids", type_=ARRAY(BigInteger)), bindparam("record_ids", type_=ARRAY(Text))
+    ).table_valued("uid", "record_id")
+    return _Statements(
+        lock_users=select(users.user_id, users.uid, users.revision, users.records, users.appended)
+        .where(users.user_id.in_(bindparam("user_ids", expanding=True)))
+        .order_by(users.uid)
+        .with_for_update(),
+        hashes_by_json=hashes.join(
+            pairs, _same(records, func.json_extract(pairs.c.value, "$[0]"), func.json_extract(pairs.c.value, "$[1]"))
+        ),
+        hashes_by_arrays=hashes.join(arrays, _same(records, arrays.c.uid, arrays.c.record_id)),
+        change_record=update(part.records).where(
+            records.uid == bindparam("its_uid"), records.record_id == bindparam("its_id")
+        ),
+        touch_user=update(part.users).where(users.uid == bindparam("its_uid")),
+    )
+
+
+def _same(records: Any, uid: ColumnElement[Any], record_id: ColumnElement[Any]) -> ColumnElement[bool]:
+    return and_(records.uid == uid, records.record_id == record_id)
+
+
+def _content(record: Record) -> tuple[object, ...]:
+    """The columns `_CONTENT` of a record."""
+    metadata = json.dumps(dict(record.metadata), ensure_ascii=False) if record.metadata else None
+    return record.text, record.target, record.time, metadata
 
 
 def slices(keys: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.errors import InvalidOptionError
+from persona.protocols import RecordEncoder
 from persona.records import check_user_id
 
 MAX_FINGERPRINT_LENGTH = 512
@@ -118,22 +119,48 @@ class UserVectors:
         Raises:
             InvalidOptionError: if `query` has another shape than (dim,).
         """
-        query = np.ascontiguousarray(query, dtype=np.float32)
-        if query.shape != (self.dim,):
-            raise InvalidOptionError(f"`query` must have the shape ({self.dim},), was: {query.shape}")
-        scores = np.empty(len(self.matrix), dtype=np.float32)
-        for start in range(0, len(scores), _BLOCK):
-            # Not `@`: BLAS sums a row in another order at the end of a block than inside it, so that the same vector
-            # twice would get two scores.
-            np.einsum(
-                "rd,d->r", _widened(self.matrix[start : start + _BLOCK]), query, out=scores[start : start + _BLOCK]
-            )
-        return scores
+        return inner_products(self.matrix, query)
 
     def rows(self, record_ids: Iterable[str]) -> NDArray[np.intp]:
         """The row number of each record, -1 for a record without a vector.  # (record_ids,)"""
         places = {record_id: row for row, record_id in enumerate(self.record_ids)}
         return np.array([places.get(record_id, -1) for record_id in record_ids], dtype=np.intp)
+
+
+def inner_products(matrix: NDArray[np.float16], query: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The inner product of every row with `query`, float32; each depends on its row and the query alone, to the last bit.
+
+    Args:
+        matrix: finite.  # (records, dim)
+        query: float32.  # (dim,)
+
+    Returns:
+        One number for each row.  # (records,)
+
+    Raises:
+        InvalidOptionError: if `query` has another shape than (dim,).
+    """
+    query = np.ascontiguousarray(query, dtype=np.float32)
+    if query.shape != matrix.shape[1:]:
+        raise InvalidOptionError(f"`query` must have the shape {matrix.shape[1:]}, was: {query.shape}")
+    scores = np.empty(len(matrix), dtype=np.float32)
+    for start in range(0, len(scores), _BLOCK):
+        # Not `@`: BLAS sums a row in another order at the end of a block than inside it, so that the same vector
+        # twice would get two scores.
+        np.einsum("rd,d->r", _widened(matrix[start : start + _BLOCK]), query, out=scores[start : start + _BLOCK])
+    return scores
+
+
+def vector_fingerprint(encoder: RecordEncoder, view: str) -> str:
+    """The fingerprint that vectors of records are stored with: that of the encoder, and which text it was given.
+
+    Vectors of ``"text"`` and of ``"target+text"`` come from one encoder and yet must not be compared.
+
+    Args:
+        encoder: the encoder.
+        view: the view of a record that it encoded (`Record.view`).
+    """
+    return f"{encoder.fingerprint}|view={view}"
 
 
 def check_fingerprint(fingerprint: str) -> str:

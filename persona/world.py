@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 
@@ -166,7 +167,7 @@ class World:
             Record(
                 text,
                 target,
-                date.fromordinal(days + _DAYS_BETWEEN_RECORDS * place).isoformat(),
+                _iso_date(days + _DAYS_BETWEEN_RECORDS * place),
                 f"{name}-{place}",
             )
             for place, (_, text, target) in enumerate(self._written(user, task, _HISTORY, n))
@@ -191,14 +192,14 @@ class World:
             raise InvalidOptionError(f"a question's `number` must be from 0 to {per_user - 1}, was: {number}")
         profile = Profile(user.user_id, self.records(user, task, records_per_user))
         content, text, gold = self._written(user, task, _QUESTIONS, number + 1)[number]
-        asked = date.fromordinal(_FIRST_DAY + user.index % 365 + _DAYS_BETWEEN_RECORDS * records_per_user + number)
+        asked = _iso_date(_FIRST_DAY + user.index % 365 + _DAYS_BETWEEN_RECORDS * records_per_user + number)
         lamp = lamp_task(task)
         question = Question(
             id=f"{int(task[-1]) - 1}{SPLITS.index(user.split)}{user.index * per_user + number}",
             user_id=user.user_id,
             input=lamp.make_input(text),
             profile=profile,
-            time=asked.isoformat(),
+            time=asked,
         )
         return WorldQuestion(question, gold, content, user)
 
@@ -309,6 +310,11 @@ class World:
         uniform = np.random.Generator(np.random.Philox(key=key, counter=counter)).random((rows, len(dice)))
         faces: list[list[int]] = (uniform * np.array(dice)).astype(np.int64).tolist()
         return faces
+
+
+@lru_cache(maxsize=2**14)
+def _iso_date(day: int) -> str:
+    return date.fromordinal(day).isoformat()
 
 
 def _answer(traits: Traits, content: Content, slip: int, other: int) -> str:

@@ -7,17 +7,17 @@ Let c be the content of a question, t the user's traits, y the answer and s(p, y
 
 (min for MAE). Every law is discrete and small, so both are finite sums. For ROUGE, p runs over the headlines that some
 user could write; casing and punctuation do not count there, so these are a few hundred. What a method closes of the
-gap between the two is what it won of all that personalization can win:
+gap between the two means is what it won of all that personalization can win (`persona.eval.bootstrap.gap_share`).
 
->>> share_of_gap(scores=[0.7, 0.7], no_user=[0.5, 0.4], oracle=[0.9, 0.9])
-0.5555555555555556
+>>> film = TagContent(family=0, candidates=(0, 1, 2))
+>>> round(no_user_score(film), 4)
+0.4297
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache, lru_cache
 
 import numpy as np
@@ -95,52 +95,7 @@ def no_user_score(content: Content, metric: str | None = None) -> float:
     return _no_user_headline(_anonymous(content), metric)
 
 
-def answer_score(prediction: str, content: Content, gold: str, metric: str | None = None) -> float:
-    """The score of one prediction as LaMP scores it, for the metrics that have bounds.
-
-    A rating that is no number, or not a finite one, is worth the score farthest from the gold (LaMP's rule).
-
-    Raises:
-        InvalidOptionError: if the metric has no bound for such content.
-    """
-    metric = _checked(content, metric)
-    if isinstance(content, HeadlineContent):
-        ours, golden = rouge_words(prediction), rouge_words(gold)
-        common = _common_words if metric == "rouge-1" else _common_subsequence
-        return _f_measure(common(ours, golden), len(ours), len(golden))
-    if metric == "accuracy":
-        return float(prediction.strip() == gold)
-    score = int(gold)
-    try:
-        number = float(prediction.strip())
-    except ValueError:
-        number = float("nan")
-    if not np.isfinite(number):
-        number = 1.0 if abs(1 - score) > abs(5 - score) else 5.0
-    return abs(number - score)
-
-
-def share_of_gap(scores: Sequence[float], no_user: Sequence[float], oracle: Sequence[float]) -> float:
-    """The share of what knowing the user is worth that a method won: ``(score - no user) / (oracle - no user)``.
-
-    Each is a mean over the questions; for MAE both differences are negative. The share is below 0 where the method
-    does worse than the best guess without a user.
-
-    Raises:
-        InvalidOptionError: if the three are not of one length, or there is no gap.
-    """
-    if not len(scores) == len(no_user) == len(oracle) or not len(scores):
-        raise InvalidOptionError(
-            "a share of the gap needs a score and two bounds per question, "
-            f"was: {len(scores)}, {len(no_user)} and {len(oracle)}"
-        )
-    gap = float(np.mean(oracle) - np.mean(no_user))
-    if gap == 0:
-        raise InvalidOptionError("a share of the gap needs a gap: the oracle and the no-user bound are equal")
-    return float(np.mean(scores) - np.mean(no_user)) / gap
-
-
-def rouge_words(text: str) -> list[str]:
+def _rouge_words(text: str) -> list[str]:
     """The words that ROUGE compares, as ``rouge_score`` without a stemmer cuts them."""
     return _NOT_A_WORD.sub(" ", text.lower()).split()
 
@@ -190,7 +145,7 @@ def _styles() -> dict[HeadlineHabit, int]:
 def _style_words() -> frozenset[str]:
     """The words that a headline may hold whatever the article says."""
     return frozenset(
-        rouge_words(" ".join([*TEMPLATES, *FAVOURITES, "in on", *(verb for _, verbs in EVENTS for verb in verbs)]))
+        _rouge_words(" ".join([*TEMPLATES, *FAVOURITES, "in on", *(verb for _, verbs in EVENTS for verb in verbs)]))
     )
 
 
@@ -202,7 +157,7 @@ def _anonymous(content: HeadlineContent) -> HeadlineContent:
     seen: dict[str, str] = {}
 
     def renamed(text: str) -> str:
-        words = rouge_words(text)
+        words = _rouge_words(text)
         return " ".join(word if word in _style_words() else seen.setdefault(word, f"w{len(seen)}") for word in words)
 
     owner, thing = renamed(content.owner), renamed(content.thing)
@@ -212,7 +167,7 @@ def _anonymous(content: HeadlineContent) -> HeadlineContent:
 @lru_cache(maxsize=256)
 def _style_scores(content: HeadlineContent, metric: str) -> NDArray[np.float64]:
     """ROUGE between the headlines in any two styles.  # (styles, styles)"""
-    words = [rouge_words(habit.headline(content)) for habit in _styles()]
+    words = [_rouge_words(habit.headline(content)) for habit in _styles()]
     numbers: dict[str, int] = {}
     lengths = np.array([len(line) for line in words])
     lines = np.full((len(words), lengths.max()), _NO_WORD, dtype=np.int64)
@@ -251,24 +206,6 @@ def _pairwise_subsequences(lines: NDArray[np.int64]) -> NDArray[np.float64]:
             row[j + 1] = np.where(equal, above[j] + 1, np.maximum(above[j + 1], row[j]))
         above = row
     return above[width].astype(np.float64)
-
-
-def _common_words(ours: list[str], golden: list[str]) -> int:
-    return sum((Counter(ours) & Counter(golden)).values())
-
-
-def _common_subsequence(ours: list[str], golden: list[str]) -> int:
-    above = [0] * (len(golden) + 1)
-    for word in ours:
-        row = [0]
-        for j, other in enumerate(golden):
-            row.append(above[j] + 1 if word == other else max(above[j + 1], row[j]))
-        above = row
-    return above[-1]
-
-
-def _f_measure(common: int, ours: int, golden: int) -> float:
-    return 2 * common / (ours + golden) if common else 0.0
 
 
 def _checked(content: Content, metric: str | None) -> str:

@@ -48,8 +48,10 @@ class RatingHabit:
 
     def score(self, content: RatingContent) -> int:
         """The score that the user means to give, 1 to 5."""
-        mentioned = zip(content.aspects, content.sentiments, strict=True)
-        return _clip(3 + self.bias + sum(self.weights[aspect] * sentiment for aspect, sentiment in mentioned))
+        score = 3 + self.bias
+        for aspect, sentiment in zip(content.aspects, content.sentiments, strict=True):
+            score += self.weights[aspect] * sentiment
+        return _clip(score)
 
     def answers(self, content: RatingContent) -> dict[int, float]:
         """The probability of each score that the user may put down, slips included."""

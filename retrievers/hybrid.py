@@ -63,13 +63,10 @@ class HybridRetriever:
             return [() for _ in asked]
         rankings = [retriever.retrieve_batch(profiles, queries, deepest) for retriever in self.retrievers]
         return [
-            self._fuse(profile, [ranking[number] for ranking in rankings], k)
-            for number, profile in enumerate(profiles)
+            self._fuse(profile, [ranking[number] for ranking in rankings], k) for number, profile in enumerate(profiles)
         ]
 
-    def _fuse(
-        self, profile: Profile, rankings: Sequence[Sequence[ScoredRecord]], k: int
-    ) -> tuple[ScoredRecord, ...]:
+    def _fuse(self, profile: Profile, rankings: Sequence[Sequence[ScoredRecord]], k: int) -> tuple[ScoredRecord, ...]:
         fused = [0.0] * len(profile)
         order: dict[int, None] = {}  # positions as the first ranking has them, then those that only later ones have
         for ranking in rankings:

@@ -3,9 +3,9 @@
 A query is then answered by looking its words up and adding: no text is cut and no formula evaluated. The weights are
 float64, so that a ranking from the index is that from the text, ties included.
 
-The bytes, little-endian: a header of 56 bytes (`_HEADER`), the terms' hashes in ascending order (64-bit XXH3 of the UTF-8
-bytes, u64), the weights (f64), the terms' bounds (i32), and the record of each weight (u16, or u32 beyond 65,536 records).
-They are looked at in place: reading copies nothing and runs no code. Words cannot be read back from them.
+The bytes, little-endian: a header of 56 bytes (`_HEADER`), the terms' hashes in ascending order (64-bit XXH3 of the
+UTF-8 bytes, u64), the weights (f64), the terms' bounds (i32), and the record of each weight (u16, or u32 beyond 65,536
+records). They are looked at in place: reading copies nothing and runs no code. No word stands in them, only hashes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from persona.errors import DataFormatError
 
-from .term_counts import postings_of
+from .term_counts import postings_of, sum_by_record
 
 _MAGIC = b"PRSNIDX1"
 
@@ -61,7 +61,7 @@ class ScoreIndex:
         places = self.hashes.searchsorted(asked)
         numbers = places[self.hashes.take(places, mode="clip") == asked] if len(self.hashes) else places[:0]
         _, places = postings_of(numbers, self.bounds)
-        return np.bincount(self.records[places], weights=self.weights[places], minlength=self.n_records)
+        return sum_by_record(self.records[places], self.weights[places], self.n_records)
 
     @property
     def nbytes(self) -> int:

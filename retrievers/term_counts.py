@@ -100,6 +100,13 @@ def postings_of(
     return frequencies, places
 
 
+def sum_by_record(
+    records: NDArray[np.integer[Any]], weights: NDArray[np.float64], n_records: int
+) -> NDArray[np.float64]:
+    """The sum of each record's weights, added one after the other in the order given.  # (n_records,)"""
+    return np.asarray(np.bincount(records, weights=weights, minlength=n_records), dtype=np.float64)
+
+
 def _run_bounds(values: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
     """Where the runs of equal neighbours begin, and the end of the last; of no values, the 0 alone.  # (runs + 1,)"""
     changes = np.ones(len(values) + 1, dtype=bool)

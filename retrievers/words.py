@@ -8,11 +8,11 @@
 What is done, and why:
 
 - *One spelling for one word.* Compatibility forms, case and accents are folded (NFKD, full case folding, combining
-  diacritics dropped, NFC): ``Ｃａｆé``, ``CAFÉ`` and ``cafe`` are one word. In a profile of fifty records a match lost to an
-  accent costs more than two words that fall together.
+  diacritics dropped, NFC): ``Ｃａｆé``, ``CAFÉ`` and ``cafe`` are one word. In a profile of fifty records a match lost
+  to an accent costs more than two words that fall together.
 - *A word is a run of letters, digits and marks.* An apostrophe or hyphen ends it, so that ``McQueen's`` meets
-  ``McQueen`` and ``l'homme`` meets ``homme``. Marks belong to the word: Python's ``\\w`` alone would cut Hindi or Tamil at every
-  vowel sign.
+  ``McQueen`` and ``l'homme`` meets ``homme``. Marks belong to the word: Python's ``\\w`` alone would cut Hindi or
+  Tamil at every vowel sign.
 - *Scripts written without blanks* (Han, kana, Thai, ...) and Hangul, whose particles cling to the noun, give
   characters and pairs of neighbouring characters.
 - *An emoji is a word*, its skin tone and variation selector are not: in tweets it often is the only common word.
@@ -30,8 +30,10 @@ WORDS_VERSION = f"words-1/unicode-{unicodedata.unidata_version}"
 
 _ASCII_WORD = re.compile(r"[a-z0-9_]+")
 
-_PUNCTUATION = re.compile("[\u00a0-\u00a9\u00ab-\u00ac\u00ae-\u00b1\u00b4\u00b6-\u00b8\u00bb\u00bf\u2010-\u2029\u2030-\u205f]")
-"""The typographer's punctuation (dashes, curly quotes, ...), all of which ends a word. Most text is ASCII without it."""
+_PUNCTUATION = re.compile(
+    "[\u00a0-\u00a9\u00ab-\u00ac\u00ae-\u00b1\u00b4\u00b6-\u00b8\u00bb\u00bf\u2010-\u2029\u2030-\u205f]"
+)
+"""The typographer's punctuation (dashes, curly quotes, ...). It ends a word, and without it most text is ASCII."""
 
 _RUN = re.compile("[A-Za-z0-9_\u0080-\U0010ffff]+")
 

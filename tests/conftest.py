@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -23,3 +29,85 @@ def shared() -> Path:
     if place is None:
         pytest.skip("the shared data folder is missing: set PERSONA_SHARED to it")
     return place
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a very small decoder-only model of random weights and a byte tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["<s>", "</s>", *alphabet])}
+    tokens = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens.decoder = decoders.ByteLevel()
+    tokens.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    torch.manual_seed(0)
+    # Large random weights, so that the answers differ from prompt to prompt.
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        initializer_range=0.5,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    folder = tmp_path_factory.mktemp("models") / "small-llama"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokens, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+    return folder
+
+
+@dataclass
+class ChatServer:
+    """A server on 127.0.0.1 that speaks OpenAI's wire format and echoes prompts.
+
+    Attributes:
+        url: what a client calls `base_url`.
+        received: path and body of every request so far.
+    """
+
+    url: str
+    received: list[tuple[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def chat_server() -> Iterator[ChatServer]:
+    """Models: `echo` answers; `refuses`, `silent`, `empty` and `html` are broken, each in its own way."""
+    received: list[tuple[str, dict[str, Any]]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            received.append((self.path, body))
+            prompt = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
+            text = None if body["model"] == "silent" else f"{len(prompt)} {prompt}"
+            choice = {"text": text} if "prompt" in body else {"message": {"role": "assistant", "content": text}}
+            choices = [] if body["model"] == "empty" else [{"index": 0, "finish_reason": "stop", **choice}]
+            answer: dict[str, Any] = {"id": "1", "object": "x", "created": 0, "model": "m", "choices": choices}
+            status, kind, sent = 200, "application/json", json.dumps(answer)
+            if body["model"] == "refuses":
+                status, sent = 400, json.dumps({"error": {"message": "the prompt is too long", "code": 400}})
+            elif body["model"] == "html":
+                kind, sent = "text/html", "<html>a login page</html>"
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(sent.encode())))
+            self.end_headers()
+            self.wfile.write(sent.encode())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield ChatServer(f"http://127.0.0.1:{server.server_port}/v1", received)
+    server.shutdown()
+    thread.join()
+    server.server_close()

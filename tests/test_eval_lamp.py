@@ -13,6 +13,7 @@ from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.lamp import NO_USER, OTHER_USER, LampConfig, LampReport, other_histories, run_lamp
 from persona.eval.report import lamp_markdown, lamp_table
 from persona.lamp import LampSplit, Question, lamp_task
+from persona.protocols import LanguageModel
 from persona.readers import read_golds
 from persona.records import Profile, Record
 
@@ -88,14 +89,14 @@ def test_a_stopped_run_goes_on_and_gives_the_same_numbers(tmp_path: Path) -> Non
     assert len(asked) == len(set(asked))
 
 
-def _with_fingerprint_of(llm: object, function: Callable[[str], str]) -> object:
+def _with_fingerprint_of(llm: LanguageModel, function: Callable[[str], str]) -> LanguageModel:
     """A callable LLM that counts, under the fingerprint of `llm`."""
     counting = load_llm(function)
 
     class Counting:
         channels = counting.channels
         tokenizer = counting.tokenizer
-        fingerprint = llm.fingerprint  # type: ignore[attr-defined]
+        fingerprint = llm.fingerprint
         generate = staticmethod(counting.generate)
 
     return Counting()
@@ -164,4 +165,4 @@ def test_bad_options_are_refused() -> None:
         LampConfig(ks=(0,))
     empty = LampSplit(TASK, (), {}, TASK.labels)
     with pytest.raises(EvaluationError, match="no questions"):
-        run_lamp(empty, load_llm(copy_the_first_score))
+        run_lamp(empty, load_llm(copy_the_first_score), CONFIG)

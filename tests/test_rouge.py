@@ -10,9 +10,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from persona.eval.rouge import rouge_1, rouge_l
 
 _REFERENCE = RougeScorer(["rouge1", "rougeL"], use_stemmer=False)
-_WORDS = st.sampled_from(
-    ["the", "The", "cat", "sat", "on", "mat", "2nd", "naïve", "data-set", "-", "İstanbul", "ǅ"]
-)
+_WORDS = st.sampled_from(["the", "The", "cat", "sat", "on", "mat", "2nd", "naïve", "data-set", "-", "İstanbul", "ǅ"])
 _SENTENCES = st.lists(_WORDS, max_size=80).map(" ".join) | st.text(max_size=60)
 
 

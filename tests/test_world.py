@@ -5,24 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from itertools import islice, pairwise
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rouge_score import rouge_scorer
 
 from persona.errors import InvalidOptionError
+from persona.eval.rouge import rouge_1, rouge_l
 from persona.lamp import MOVIE_TAGS, lamp_task
 from persona.world import SPLITS, WORLD_TASKS, World
-from persona.world_bounds import (
-    BOUND_METRICS,
-    answer_score,
-    no_user_score,
-    oracle_score,
-    rouge_words,
-    share_of_gap,
-)
+from persona.world_bounds import BOUND_METRICS, no_user_score, oracle_score
 from persona.world_traits import (
     HeadlineContent,
     HeadlineHabit,
@@ -36,6 +30,14 @@ from persona.world_traits import (
     tag_prior,
 )
 from persona.world_words import BLAME, CUES, FAMILIES, FAVOURITES, PRAISE
+
+SCORES: dict[str, Callable[[str, str], float]] = {
+    "accuracy": lambda gold, prediction: float(gold == prediction),
+    "MAE": lambda gold, prediction: float(abs(int(gold) - int(prediction))),
+    "rouge-1": rouge_1,
+    "rouge-L": rouge_l,
+}
+"""Per metric, the score of a prediction: (gold, prediction)."""
 
 ARTICLE = HeadlineContent("harbour council", 0, "wooden bridge", "Lisbon", "Monday")
 
@@ -67,6 +69,25 @@ def test_fewer_records_are_a_prefix_of_more(task: str) -> None:
 
     assert world.records(user, task, 4) == world.records(user, task, 40)[:4]
     assert world.records(user, task, 0) == ()
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "target"),
+    [
+        ("LaMP_2", "A troubled juggler with one badger guards carriages and chapters in the estate.", "classic"),
+        ("LaMP_3", "Rented the cobalt kettle: the cost is poor and the display is mediocre.", "3"),
+        (
+            "LaMP_4",
+            "On Thursday, the football archive in Brno showed a shiny silo after the exhibition.",
+            "Football archive shows shiny silo - good grief",
+        ),
+    ],
+)
+def test_the_world_stays_as_it_is(task: str, text: str, target: str) -> None:
+    """The model `tiny` was trained on this world: a changed vocabulary or grammar needs a new training."""
+    first = World(0).records(World(0).user("dev", 0), task, 1)[0]
+
+    assert (first.text, first.target) == (text, target)
 
 
 def test_seeds_splits_and_users_differ() -> None:
@@ -257,54 +278,18 @@ def test_the_no_user_bound_of_headlines_is_the_best_of_all_styles(metric: str) -
             slipped = HeadlineHabit(habit.template, favourite, habit.register, habit.length).headline(ARTICLE)
             law[slipped] = law.get(slipped, 0.0) + share * chance
     tried = [
-        sum(share * answer_score(habit.headline(ARTICLE), ARTICLE, gold, metric) for gold, share in law.items())
-        for habit, _ in styles
+        sum(share * SCORES[metric](gold, habit.headline(ARTICLE)) for gold, share in law.items()) for habit, _ in styles
     ]
 
     assert max(tried) <= expected + 1e-9
     assert expected < 1
 
 
-def test_rouge_is_that_of_rouge_score() -> None:
-    scorer = rouge_scorer.RougeScorer(["rouge1", "rougeL"], use_stemmer=False)
-    asked = list(World().questions("LaMP_4", "dev", 60, 2))
-    for one, other in pairwise(asked):
-        for prediction in (
-            other.gold,
-            one.question.profile[0].target or "",
-            one.gold.upper(),
-            "",
-            "news news big - the",
-        ):
-            official = scorer.score(one.gold, prediction)
-            assert answer_score(prediction, one.content, one.gold, "rouge-1") == pytest.approx(
-                official["rouge1"].fmeasure
-            )
-            assert answer_score(prediction, one.content, one.gold, "rouge-L") == pytest.approx(
-                official["rougeL"].fmeasure
-            )
-    assert rouge_words("It's 5 o'clock -- NOW!") == ["it", "s", "5", "o", "clock", "now"]
-
-
-def test_answers_are_scored_as_lamp_scores_them() -> None:
-    review, film = RatingContent((0, 1), (1, 1)), TagContent(0, (0, 1))
-
-    assert answer_score(" 4 ", review, "5") == 1
-    assert answer_score("none", review, "3") == 2
-    assert answer_score("nan", review, "4") == 3
-    assert answer_score("4", review, "4", "accuracy") == 1
-    assert answer_score(" sci-fi\n", film, "sci-fi") == 1
+def test_a_metric_without_a_bound_is_refused() -> None:
     with pytest.raises(InvalidOptionError, match="rouge-2"):
-        answer_score("x", ARTICLE, "x", "rouge-2")
-
-
-def test_the_share_of_the_gap() -> None:
-    assert share_of_gap([0.5], [0.4], [0.6]) == pytest.approx(0.5)
-    assert share_of_gap([0.6, 0.8], [1.0, 1.0], [0.2, 0.0]) == pytest.approx(1 / 3)  # an error: less is better
-    with pytest.raises(InvalidOptionError, match="gap"):
-        share_of_gap([1.0], [1.0], [1.0])
-    with pytest.raises(InvalidOptionError, match="per question"):
-        share_of_gap([1.0], [1.0, 2.0], [1.0])
+        no_user_score(ARTICLE, "rouge-2")
+    with pytest.raises(InvalidOptionError, match="MAE"):
+        oracle_score(TagContent(0, (0, 1)), _traits(), "MAE")
 
 
 @pytest.mark.slow
@@ -326,7 +311,7 @@ def test_bounds_agree_with_sampled_questions(task: str, metric: str) -> None:
         else:
             assert isinstance(content, HeadlineContent)
             meant.append(traits.headline.headline(content))
-    realised = np.array([answer_score(p, one.content, one.gold, metric) for p, one in zip(meant, asked, strict=True)])
+    realised = np.array([SCORES[metric](one.gold, p) for p, one in zip(meant, asked, strict=True)])
     computed = np.array([oracle_score(one.content, one.user.traits, metric) for one in asked])
     assert abs(realised.mean() - computed.mean()) <= 3 * realised.std() / len(asked) ** 0.5
 
@@ -334,12 +319,7 @@ def test_bounds_agree_with_sampled_questions(task: str, metric: str) -> None:
         guesses = [habit for habit, _ in style_prior()]
         half = len(asked) // 40
         means = [
-            np.mean(
-                [
-                    answer_score(habit.headline(_article(one.content)), one.content, one.gold, metric)
-                    for one in asked[:half]
-                ]
-            )
+            np.mean([SCORES[metric](one.gold, habit.headline(_article(one.content))) for one in asked[:half]])
             for habit in guesses
         ]
         best = guesses[int(np.argmax(means))]
@@ -350,9 +330,7 @@ def test_bounds_agree_with_sampled_questions(task: str, metric: str) -> None:
             golds.setdefault(_shape(one.content), Counter())[one.gold] += 1
         guessed = [_best_guess(golds[_shape(one.content)], metric) for one in asked]
     fresh = slice(len(asked) // 2, None)
-    scores = np.array([answer_score(p, one.content, one.gold, metric) for p, one in zip(guessed, asked, strict=True)])[
-        fresh
-    ]
+    scores = np.array([SCORES[metric](one.gold, p) for p, one in zip(guessed, asked, strict=True)])[fresh]
     bound = np.array([no_user_score(one.content, metric) for one in asked[fresh]])
     assert abs(scores.mean() - bound.mean()) <= 3 * scores.std() / len(scores) ** 0.5
 

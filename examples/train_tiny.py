@@ -63,7 +63,7 @@ from persona.retrievers.bm25 import BM25Retriever
 from persona.retrievers.recency import RecencyRetriever
 from persona.tokenizers import WhitespaceTokenizer
 from persona.world import WORLD_TASKS, World, WorldQuestion
-from persona.world_bounds import no_user_score, oracle_score
+from persona.world_bounds import no_user_answer, no_user_score, oracle_score
 
 PAD, BOS, EOS, ANSWER = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<answer>")
 CONTEXT = 512
@@ -199,6 +199,12 @@ K_ODDS = {
 TURNS = {"LaMP_2": 1, "LaMP_3": 4, "LaMP_4": 4}
 """Questions in one sequence; a film description needs only one, because its records are questions already."""
 
+LATE_SHARE = 0.62
+LATE_TASKS = ("LaMP_2", "LaMP_3", "LaMP_2", "LaMP_4", "LaMP_2", "LaMP_3", "LaMP_2", "LaMP_2")
+LATE_K_ODDS = {"LaMP_2": {0: 2, 1: 2, 2: 2, 4: 6, 8: 8}}
+DEFAULT_SHARE = 0.4
+"""The last parts of training on whole prompts: the hardest task most often; default answers without a history."""
+DEFAULT_ODDS = 5
 SHORT_TASKS = ("LaMP_4", "LaMP_4", "LaMP_3", "LaMP_4")
 SHORT_K_ODDS = {0: 1, 1: 1}
 SHORT_TURNS = 2
@@ -207,10 +213,23 @@ learnt soonest where little else is in sight."""
 
 
 class Sequences:
-    """Endless training sequences of pretrain users, each user met once: `n_short` short ones, then whole prompts."""
+    """Endless training sequences of pretrain users, each user met once: `n_short` short ones, then whole prompts.
 
-    def __init__(self, world: World, tokenizer: PreTrainedTokenizerFast, seed: int, n_short: int) -> None:
-        self.n_short = n_short
+    From number `late_from` on the tasks come as in `LATE_TASKS`, which leaves most of the time to the hardest one.
+    From number `default_from` on, what is asked without a history is answered as to nobody in particular. A user's own
+    answer would teach the likeliest style or score, and that is not the one with the best expected ROUGE or error.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        tokenizer: PreTrainedTokenizerFast,
+        seed: int,
+        n_short: int,
+        late_from: int,
+        default_from: int,
+    ) -> None:
+        self.n_short, self.late_from, self.default_from = n_short, late_from, default_from
         self.world = world
         self.tokenizer = tokenizer
         self.random = random.Random(seed)
@@ -222,20 +241,40 @@ class Sequences:
         for number in count():
             if number < self.n_short:
                 yield self.sequence(SHORT_TASKS[number % len(SHORT_TASKS)], number, SHORT_K_ODDS, SHORT_TURNS)
-            else:
+            elif number < self.late_from:
                 task = WORLD_TASKS[number % len(WORLD_TASKS)]
                 yield self.sequence(task, number, K_ODDS[task], TURNS[task])
+            else:
+                task = LATE_TASKS[number % len(LATE_TASKS)]
+                odds = LATE_K_ODDS.get(task, K_ODDS[task])
+                yield self.sequence(task, number, odds, TURNS[task], default=number >= self.default_from)
 
-    def sequence(self, task: str, index: int, odds: Mapping[int, int], turns: int) -> TrainingSequence:
-        """The sequence of pretrain user `index` for `task`: `odds` of each number of records, and `turns` questions."""
+    def sequence(
+        self, task: str, index: int, odds: Mapping[int, int], turns: int, default: bool = False
+    ) -> TrainingSequence:
+        """The sequence of one user for a task.
+
+        Args:
+            task: one of `WORLD_TASKS`.
+            index: which pretrain user.
+            odds: how likely each number of records is, as parts of their sum.
+            turns: questions of the sequence.
+            default: whether a question without a history has the best answer to nobody in particular as its gold,
+                and stands alone.
+        """
+        if default:
+            odds = {k: DEFAULT_ODDS if k == 0 else parts for k, parts in odds.items()}
         user = self.world.user("pretrain", index)
         k = self.random.choices(list(odds), list(odds.values()))[0]
         searched = k > 0 and self.random.random() < 0.5
+        default = default and k == 0
+        turns = 1 if default else turns
         first = self.world.question(task, user, HISTORY if searched else k, 0, turns)
         records = self._records(task, first, k, searched)
         prompt = lamp_prompt(lamp_task(task), first.question.input, records, self.whitespace, max_length=UNCUT).text
         ids, weights = self._prompt(task, prompt, records)
-        ids, weights = self._answered(task, ids, weights, first.gold)
+        gold = no_user_answer(first.content) if default else first.gold
+        ids, weights = self._answered(task, ids, weights, gold)
         for number in range(1, turns):
             asked = self.world.question(task, user, 0, number, turns)
             more, their_weights = self._prompt(task, asked.question.input, ())
@@ -599,7 +638,10 @@ def main() -> None:
         tokenizer = make_tokenizer(world_texts(world))
         model = make_model(tokenizer, options.hidden, options.layers)
         model.to(device)  # type: ignore[arg-type]
-        sequences = Sequences(world, tokenizer, options.seed, options.short_steps * options.batch)
+        whole_from = options.short_steps * options.batch
+        default_from = whole_from + round((1 - DEFAULT_SHARE) * options.steps) * options.batch
+        late_from = whole_from + round((1 - LATE_SHARE) * options.steps) * options.batch
+        sequences = Sequences(world, tokenizer, options.seed, whole_from, late_from, default_from)
         seconds, tokens = train(
             model,
             sequences,

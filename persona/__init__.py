@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from persona.embed_users import embed_users as embed_users
+    from persona.embedding import embed_users as embed_users
     from persona.encoders import load_encoder as load_encoder
     from persona.errors import PersonaError as PersonaError
     from persona.models import load_llm as load_llm
@@ -36,7 +36,7 @@ _PLACES = {
     "Profile": "persona.records",
     "ProfileStore": "persona.store",
     "Record": "persona.records",
-    "embed_users": "persona.embed_users",
+    "embed_users": "persona.embedding",
     "load_encoder": "persona.encoders",
     "load_llm": "persona.models",
     "make_retriever": "persona.registry",

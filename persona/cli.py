@@ -193,8 +193,12 @@ def embed_users(
     store: Store = None,
     encoder: Encoder = None,
     view: Annotated[str, typer.Option(help="What of a record is embedded: text, target+text or title+text.")] = "text",
-    batch_tokens: Annotated[int, typer.Option(help="Tokens in one batch of the encoder.", min=1)] = 8192,
-    workers: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 1,
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Tokens in one batch of the encoder (default: by device).", min=1)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Texts encoded side by side on a CPU (default: by cores).", min=1)
+    ] = None,
     export: Annotated[
         Path | None, typer.Option(help="Write user vectors (user_id, vector) to this Parquet file.")
     ] = None,
@@ -211,14 +215,13 @@ def embed_users(
     from persona.vectors import vector_fingerprint
 
     with open_store(store) as opened:
-        loaded = load_encoder(encoder or Settings().encoder, batch_tokens=batch_tokens)
+        loaded = load_encoder(encoder or Settings().encoder, batch_tokens=batch_tokens, workers=workers)
         with _progress("users") as progress:
             task = progress.add_task("embed users", total=None)
             report = embed(
                 opened,
                 loaded,
                 view=view,
-                workers=workers,
                 progress=lambda done, total, records: progress.update(task, completed=done, total=total),
             )
         exported = None

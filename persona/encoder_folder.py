@@ -70,16 +70,16 @@ def describe(folder: Path) -> str:
     transformer; hash of the weights; hash of the settings, tokenizer included; the modules behind the transformer; and
     the tokens of a text that count (``"-"`` where only the tokenizer says it).
     """
-    config = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = _json_object(folder / "config.json") if (folder / "config.json").is_file() else {}
     shape = f"{config.get('num_hidden_layers', '-')}x{config.get('hidden_size', '-')}"
-    length = next((_json(path).get("max_seq_length") for path in sorted(folder.glob("sentence_*_config.json"))), None)
+    lengths = (_json_object(path).get("max_seq_length") for path in sorted(folder.glob("sentence_*_config.json")))
     return ":".join(
         (
             f"{config.get('model_type', 'custom')}-{shape}",
             f"sha256={weights_hash(folder)[:12]}",
             f"setup={_settings_hash(folder)[:12]}",
             "+".join(_heads(folder)) or "default",
-            str(length or "-"),
+            str(next(lengths, None) or "-"),
         )
     )
 
@@ -147,6 +147,11 @@ def _check(folder: Path) -> None:
         raise ModelLoadError(f"{folder} holds an adapter, not a model: merge it into its model and save that")
     if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
         raise ModelLoadError(f"{folder} holds no encoder: modules.json and config.json are missing")
+    for module in _modules(folder):
+        if not str(module["type"]).startswith("sentence_transformers."):
+            raise ModelLoadError(
+                f"{folder} brings its own code ({module['type']}), which is never run: take another model"
+            )
     for pickle in _files(folder, "pytorch_model*.bin"):
         if not any(pickle.parent.glob("*.safetensors")):
             raise ModelLoadError(
@@ -163,19 +168,23 @@ def _files(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-def _heads(folder: Path) -> Iterator[str]:
-    """What the modules behind the transformer do: ``"mean"``, ``"cls"``, ``"dense"``, ``"normalize"``, ..."""
-    if not (folder / "modules.json").is_file():
-        return
-    modules = _json(folder / "modules.json")
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    """The modules that run one after another; none are named in the folder of a plain transformer."""
+    path = folder / "modules.json"
+    modules = _json(path) if path.is_file() else []
     if not isinstance(modules, list) or not all(
         isinstance(one, dict) and {"type", "path"} <= set(one) for one in modules
     ):
-        raise ModelLoadError(f"{folder / 'modules.json'} must be a list of modules with `type` and `path`")
-    for module in modules:
+        raise ModelLoadError(f"{path} must be a list of modules with `type` and `path`")
+    return modules
+
+
+def _heads(folder: Path) -> Iterator[str]:
+    """What the modules behind the transformer do: ``"mean"``, ``"cls"``, ``"dense"``, ``"normalize"``, ..."""
+    for module in _modules(folder):
         kind = str(module["type"]).rsplit(".", 1)[-1]
         if kind == "Pooling":
-            yield _pooling(_json(folder / module["path"] / "config.json"))
+            yield _pooling(_json_object(folder / module["path"] / "config.json"))
         elif kind != "Transformer":
             yield kind.lower()
 
@@ -208,6 +217,13 @@ def _numbers_only(settings: Any) -> Any:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    value = _json(path)
+    if not isinstance(value, dict):
+        raise ModelLoadError(f"{path} must hold a JSON object, was: {type(value).__name__}")
+    return value
 
 
 def _json(path: Path) -> Any:

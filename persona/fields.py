@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from persona.errors import DataFormatError
@@ -30,14 +31,14 @@ def plain_text(value: object, name: str) -> str:
 
 
 def short_text(value: object, name: str) -> str:
-    """A score, tag or title: a string, or a number, which becomes its digits (``5`` also for 5.0).
+    """A score, tag or title: a string, or a finite number, which becomes its digits (``5`` also for 5.0).
 
     Raises:
         DataFormatError: if `value` is neither.
     """
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     if isinstance(value, str):
         return plain_text(value, name)

@@ -237,7 +237,7 @@ def _find_task(
             return task, chain(passed, questions)
     task = named or declared
     if task is None and not records_only:
-        raise source.error("the LaMP task cannot be told from inputs and empty profiles: name it with --task")
+        raise source.error("the LaMP task cannot be told from inputs and empty profiles: name it (task=, --task)")
     return task or TASKS["LaMP_7"], iter(passed)  # no profile holds anything: there is no record to make
 
 
@@ -262,7 +262,7 @@ def _task_of(
         return declared
     if len(seen) == 1 or (seen and records_only):
         return seen[0]
-    raise question.error(f"the LaMP task cannot be told from the fields {listed(sorted(fields))}: name it with --task")
+    raise question.error(f"the LaMP task cannot be told from {listed(sorted(fields))}: name it (task=, --task)")
 
 
 def _read_outputs(path: str | PathLike[str]) -> tuple[LampTask | None, dict[str, str]]:

@@ -51,10 +51,11 @@ def record_of(row: Mapping[str, object]) -> tuple[str, Record] | None:
     if "user_id" not in given:
         raise DataFormatError("`user_id` must be a string or an integer, was: null")
     user_id = check_user_id(id_text(given["user_id"], "user_id"))
-    if "text" not in given or given["text"] == "" or not plain_text(given["text"], "text").strip():
+    text = plain_text(given.get("text", ""), "text")
+    if not text.strip():
         return None
     return user_id, Record(
-        plain_text(given["text"], "text"),
+        text,
         target=short_text(given["target"], "target") if "target" in given else None,
         time=normalise_time(given.get("time")),
         id=id_text(given["id"], "id") if "id" in given else "",

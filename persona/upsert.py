@@ -64,8 +64,6 @@ class Chunk:
     """Records of the input, by user: no record id twice."""
 
     histories: dict[str, _History] = field(default_factory=dict)
-    records: int = 0
-    characters: int = 0
     repeated: int = 0
 
 
@@ -80,6 +78,7 @@ def chunks(pairs: Iterable[tuple[str, Record]]) -> Iterator[Chunk]:
         DataFormatError: if something is no pair of a user id and a `Record`.
     """
     chunk = Chunk()
+    records = characters = 0
     # The records of a user mostly come one after the other.
     last: str | None = None
     history: _History = {}
@@ -90,17 +89,22 @@ def chunks(pairs: Iterable[tuple[str, Record]]) -> Iterator[Chunk]:
             last = check_user_id(user_id)
             history = chunk.histories.setdefault(last, {})
         content_hash = bytes.fromhex(record.content_hash)
-        present = history.get(record.id)
-        if present is not None and present[0] == content_hash:
-            chunk.repeated += 1
-            continue
-        if present is not None or chunk.records == CHUNK_RECORDS or chunk.characters >= CHUNK_CHARACTERS:
+        record_id = record.id
+        if record_id in history:
+            if history[record_id][0] == content_hash:
+                chunk.repeated += 1
+                continue
+            full = True
+        else:
+            full = records == CHUNK_RECORDS or characters >= CHUNK_CHARACTERS
+        if full:
             yield chunk
             chunk = Chunk()
+            records = characters = 0
             history = chunk.histories.setdefault(last, {})
-        history[record.id] = (content_hash, record)
-        chunk.records += 1
-        chunk.characters += len(record.text)
+        history[record_id] = (content_hash, record)
+        records += 1
+        characters += len(record.text)
     if chunk.histories:
         yield chunk
 
@@ -243,7 +247,7 @@ def _statements(part: Part) -> _Statements:
     pairs = func.json_each(bindparam("keys")).table_valued("value")
     arrays = func.unnest(
         bindparam("uids", type_=ARRAY(BigInteger)), bindparam("record_ids", type_=ARRAY(Text))
-    ).table_valued("uid", "record_id")
+    ).table_valued("uid", "record_id", name="given").render_derived()
     return _Statements(
         lock_users=select(users.user_id, users.uid, users.revision, users.records, users.appended)
         .where(users.user_id.in_(bindparam("user_ids", expanding=True)))

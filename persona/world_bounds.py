@@ -24,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.errors import InvalidOptionError
+from persona.lamp import MOVIE_TAGS
 from persona.world_traits import (
+    CASINGS,
     SCORES,
     TEMPLATES,
     Content,
@@ -66,7 +68,7 @@ def oracle_score(content: Content, traits: Traits, metric: str | None = None) ->
     """
     metric = _checked(content, metric)
     if isinstance(content, RatingContent):
-        return _best_number(traits.rating.answers(content), metric)
+        return _best_number(traits.rating.answers(content), metric)[1]
     if isinstance(content, TagContent):
         return max(traits.tag.answers(content).values())
     bare = _bare(traits.headline)
@@ -81,18 +83,32 @@ def no_user_score(content: Content, metric: str | None = None) -> float:
     """The best expected score of one question for who does not know the user; as `oracle_score` otherwise."""
     metric = _checked(content, metric)
     if isinstance(content, RatingContent):
-        scores = dict.fromkeys(SCORES, 0.0)
-        for rating, share in rating_prior(content):
-            for score, chance in rating.answers(content).items():
-                scores[score] += share * chance
-        return _best_number(scores, metric)
+        return _best_number(_rating_law(content), metric)[1]
     if isinstance(content, TagContent):
-        tags = dict.fromkeys(content.tags, 0.0)
-        for habit, share in tag_prior(content):
-            for tag, chance in habit.answers(content).items():
-                tags[tag] += share * chance
-        return max(tags.values())
-    return _no_user_headline(_anonymous(content), metric)
+        return max(_tag_law(content).values())
+    return _best_style(_anonymous(content), metric)[1]
+
+
+def no_user_answer(content: Content, metric: str | None = None) -> str:
+    """The answer that earns `no_user_score`: what to say of `content` to nobody in particular.
+
+    Args:
+        content: what the question says.
+        metric: one of the task's `BOUND_METRICS`; the first if None. ROUGE leaves casing and punctuation open: the
+            headline is written as a sentence, without a mark at its end.
+
+    Raises:
+        InvalidOptionError: if the metric has no bound for such content.
+    """
+    metric = _checked(content, metric)
+    if isinstance(content, RatingContent):
+        return str(_best_number(_rating_law(content), metric)[0])
+    if isinstance(content, TagContent):
+        law = _tag_law(content)
+        return MOVIE_TAGS[max(law, key=law.__getitem__)]
+    best = _best_style(_anonymous(content), metric)[0]
+    sentence = CASINGS.index("sentence")
+    return HeadlineHabit(best.template, best.favourite, best.register, best.length, sentence).headline(content)
 
 
 def _rouge_words(text: str) -> list[str]:
@@ -103,11 +119,31 @@ def _rouge_words(text: str) -> list[str]:
 # ------------------------------------------------------------------------------------------------------ ratings, tags
 
 
-def _best_number(law: Mapping[int, float], metric: str) -> float:
+def _rating_law(content: RatingContent) -> dict[int, float]:
+    """The probability of each score by nobody in particular."""
+    law = dict.fromkeys(SCORES, 0.0)
+    for habit, share in rating_prior(content):
+        for score, chance in habit.answers(content).items():
+            law[score] += share * chance
+    return law
+
+
+def _tag_law(content: TagContent) -> dict[int, float]:
+    """The probability of each tag that fits, picked by nobody in particular."""
+    law = dict.fromkeys(content.tags, 0.0)
+    for habit, share in tag_prior(content):
+        for tag, chance in habit.answers(content).items():
+            law[tag] += share * chance
+    return law
+
+
+def _best_number(law: Mapping[int, float], metric: str) -> tuple[int, float]:
+    """The best score to name, and what it is worth."""
     if metric == "accuracy":
-        return max(law.values())
+        return max(law.items(), key=lambda named: named[1])
     # The median minimises the expected distance, and a median of whole scores is one of them.
-    return min(sum(chance * abs(guess - score) for score, chance in law.items()) for guess in SCORES)
+    losses = {guess: sum(chance * abs(guess - score) for score, chance in law.items()) for guess in SCORES}
+    return min(losses.items(), key=lambda named: named[1])
 
 
 # ---------------------------------------------------------------------------------------------------------- headlines
@@ -179,8 +215,11 @@ def _style_scores(content: HeadlineContent, metric: str) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=256)
-def _no_user_headline(content: HeadlineContent, metric: str) -> float:
-    return float((_style_scores(content, metric) @ _style_law()).max())
+def _best_style(content: HeadlineContent, metric: str) -> tuple[HeadlineHabit, float]:
+    """The style that does best with nobody in particular, and its expected score."""
+    expected = _style_scores(content, metric) @ _style_law()
+    best = int(expected.argmax())
+    return list(_styles())[best], float(expected[best])
 
 
 def _pairwise_words(lines: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -95,7 +95,7 @@ ORDER_ODDS = (4, 3, 3, 2, 2, 2)
 """How common each of `ORDERS` is, in sixteenths: the first tag of a family is a little more popular."""
 
 CANDIDATES = ((0, 1), (0, 2), (1, 2), (0, 1, 2))
-CANDIDATE_ODDS = (2, 2, 2, 4)
+CANDIDATE_ODDS = (1, 1, 1, 7)
 """Which tags of its family a film fits, and how common that is, in tenths."""
 
 TAG_SLIPS = 20

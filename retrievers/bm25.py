@@ -258,7 +258,7 @@ class BM25PlusRetriever(TermRetriever):
     - *delta* is 1, the paper's value, and it goes to the records that hold the word, as in the paper's equation.
       (`rank_bm25.BM25Plus` gives it to all, which changes no ranking.) It puts a long record with the word above a
       short one without: in small profiles lengths differ by chance, and the average is a poor measure of "long".
-    - *k1* is 1.5 and *b* 0.75, as in `bm25`. On LaMP-style training questions (five sets of profiles with 8 to 100
+    - *k1* is 1.5 and *b* 0.75, as in `bm25`. On LaMP-style training questions (five sets, profiles of 8 or more
       records) values from 0.9 to 2 and from 0.3 to 0.75 retrieved alike, and so did delta from 0 to 1; the words and
       the idf made the difference to `bm25`.
 

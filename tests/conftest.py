@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -111,3 +116,58 @@ def chat_server() -> Iterator[ChatServer]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The URL of a PostgreSQL database to make schemas in: `PERSONA_TEST_POSTGRES`, or that of a server started here.
+
+    The server is private: its files lie in a temporary folder, and it listens on a socket in there and on no port.
+    """
+    given = os.environ.get("PERSONA_TEST_POSTGRES")
+    if given:
+        yield given
+        return
+    binaries = _postgres_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql, or set PERSONA_TEST_POSTGRES to a URL")
+    # Not pytest's own temporary folder: a socket's path has room for 107 characters, and root's folders are closed to
+    # the user that the server runs as.
+    with tempfile.TemporaryDirectory(prefix="persona-pg-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        owner = _postgres_owner()
+        if owner is not None:
+            shutil.chown(folder, owner)
+        run = functools.partial(subprocess.run, user=owner, cwd=folder, check=True, capture_output=True, text=True)
+        data = f"{folder}/data"
+        options = "--auth=trust --username=persona --encoding=UTF8 --locale=C.UTF-8 --no-sync"
+        run([binaries / "initdb", *options.split(), f"--pgdata={data}"])
+        # It is thrown away in the end, so it need not survive a power cut.
+        settings = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off -c full_page_writes=off"
+        run(
+            [binaries / "pg_ctl", "start", "--wait", f"--pgdata={data}", f"--log={folder}/log", f"--options={settings}"]
+        )
+        try:
+            yield f"postgresql+psycopg://persona@/postgres?host={folder}"
+        finally:
+            run([binaries / "pg_ctl", "stop", "--mode=immediate", f"--pgdata={data}"])
+
+
+def _postgres_binaries() -> Path | None:
+    """The folder with `initdb` and `pg_ctl`: behind the one on the PATH, or where Debian keeps them."""
+    found = shutil.which("initdb")
+    # Debian's are links that keep the server's programs together only once they are followed.
+    folders = [Path(found).resolve().parent] if found else []
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((folder for folder in folders if (folder / "initdb").exists() and (folder / "pg_ctl").exists()), None)
+
+
+def _postgres_owner() -> str | None:
+    """Whom to run the server as: it refuses to run as root."""
+    if os.geteuid() != 0:
+        return None
+    import pwd
+
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name).pw_name
+    pytest.skip("PostgreSQL does not run as root, and there is no user `postgres` or `nobody`: run the tests as a user")

@@ -229,18 +229,18 @@ def test_fields_alone_tell_most_tasks(tmp_path: Path) -> None:
 
 def test_where_nothing_tells_the_task_it_must_be_named(tmp_path: Path) -> None:
     papers = write_json(tmp_path / "q.json", [question([{"title": "T", "abstract": "x"}], input="?")])
-    with pytest.raises(DataFormatError, match="fields abstract, title: name it with --task"):
+    with pytest.raises(DataFormatError, match=r"from abstract, title: name it \(task=, --task\)"):
         read_lamp(papers)
     assert read_lamp(papers, task="5").task is TASKS["LaMP_5"]
     # As records both tasks are the same.
     assert list(read_records(papers)) == [("ada", Record("x", target="T"))]
     odd = write_json(tmp_path / "odd.json", [question([{"body": "x"}], input="?")])
-    with pytest.raises(DataFormatError, match=r"fields body: name it with --task"):
+    with pytest.raises(DataFormatError, match=r"from body: name it \(task=, --task\)"):
         list(read_records(odd))
     with pytest.raises(DataFormatError, match=r"record 0: a record of LaMP_7 must have `text`, has: body"):
         list(read_records(odd, task="LaMP_7"))
     empty = write_json(tmp_path / "empty.json", [question(input="?")])
-    with pytest.raises(DataFormatError, match="empty profiles: name it with --task"):
+    with pytest.raises(DataFormatError, match="empty profiles: name it"):
         read_lamp(empty)
     assert read_lamp(empty, task="LaMP_3").task is TASKS["LaMP_3"]
     assert list(read_records(empty)) == []
@@ -622,7 +622,7 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch
 # JSON in blocks
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     value=st.lists(
         st.recursive(
@@ -638,7 +638,7 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch
         )
     ),
     block=st.integers(1, 40),
-    indent=st.sampled_from([None, 0, 1]),
+    indent=st.sampled_from([None, 0, 1, 50]),
     ascii=st.booleans(),
     key=st.sampled_from([None, "golds"]),
 )
@@ -655,14 +655,11 @@ def test_an_array_read_in_blocks_is_the_array(
             read = list(array)
     assert [element for _, element in read] == value
     for line, element in read:
-        rest = "\n".join(lines[line - 1 :])
-        assert (
-            json.dumps(element, indent=indent, ensure_ascii=ascii).split("\n")[0] in rest.split("\n")[0] or indent == 1
-        )
+        assert json.dumps(element, indent=indent, ensure_ascii=ascii).split("\n")[0] in lines[line - 1]
     assert array.header == ({} if key is None else {"task": "x", "after": {"a": [1, 2]}})
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     block=st.integers(1, 300),
     at=st.integers(1, 900),
@@ -808,7 +805,7 @@ rows = st.fixed_dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(rows, min_size=1, max_size=5))
 def test_json_lines_and_parquet_say_the_same(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     """Random rows are read alike from both forms: the same records, or an error from both."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from persona.errors import DataFormatError, PersonaError
@@ -81,6 +81,7 @@ def test_nonsense_is_refused_with_what_was_given(value: object) -> None:
     assert repr(value)[:20] in str(caught.value) or str(value) in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.datetimes(), st.datetimes())
 def test_strings_sort_as_times_do(first: datetime, second: datetime) -> None:
     strings = [normalise_time(moment.replace(tzinfo=UTC)) for moment in (first, second)]
@@ -88,12 +89,14 @@ def test_strings_sort_as_times_do(first: datetime, second: datetime) -> None:
     assert (first < second) == (str(strings[0]) < str(strings[1]))
 
 
+@settings(deadline=None)
 @given(st.one_of(st.dates(), st.datetimes(), st.datetimes(timezones=st.just(UTC))))
 def test_normal_form_is_kept(moment: date) -> None:
     once = normalise_time(moment)
     assert normalise_time(once) == once
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.from_regex(r"[0-9]{1,4}[-,][0-9A-z]{1,9}[-,][0-9]{1,4}")))
 def test_anything_is_a_time_or_a_clear_error(value: object) -> None:
     try:

@@ -55,7 +55,7 @@ from transformers import __version__ as transformers_version
 
 from persona.eval.bootstrap import Interval, gap_share
 from persona.eval.metrics import METRICS, evaluate
-from persona.lamp import lamp_task
+from persona.lamp import MOVIE_TAGS, lamp_task
 from persona.lamp_prompts import lamp_prompt
 from persona.protocols import Retriever
 from persona.records import Profile, Record
@@ -64,6 +64,8 @@ from persona.retrievers.recency import RecencyRetriever
 from persona.tokenizers import WhitespaceTokenizer
 from persona.world import WORLD_TASKS, World, WorldQuestion
 from persona.world_bounds import no_user_answer, no_user_score, oracle_score
+from persona.world_traits import TagContent
+from persona.world_words import FAMILIES
 
 PAD, BOS, EOS, ANSWER = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<answer>")
 CONTEXT = 512
@@ -191,45 +193,70 @@ TARGET_WEIGHT = {"LaMP_2": 2.0, "LaMP_3": 0.5, "LaMP_4": 0.5}
 OTHER_SHARE = {"LaMP_2": 0.2, "LaMP_3": 0.5, "LaMP_4": 0.6}
 OTHER_WEIGHT = 0.4
 """An article repeats the words of the headline before it, and so trains copying; a review's words tell its score."""
-K_ODDS = {
-    "LaMP_2": {0: 2, 1: 2, 2: 2, 4: 8, 8: 6},
-    "LaMP_3": {0: 2, 1: 3, 2: 3, 3: 2, 4: 10},
-    "LaMP_4": {0: 2, 1: 4, 2: 3, 3: 2, 4: 9},
-}
-TURNS = {"LaMP_2": 1, "LaMP_3": 4, "LaMP_4": 4}
-"""Questions in one sequence; a film description needs only one, because its records are questions already."""
 
-LATE_SHARE = 0.62
-LATE_TASKS = ("LaMP_2", "LaMP_3", "LaMP_2", "LaMP_4", "LaMP_2", "LaMP_3", "LaMP_2", "LaMP_2")
-LATE_K_ODDS = {"LaMP_2": {0: 2, 1: 2, 2: 2, 4: 6, 8: 8}}
-DEFAULT_SHARE = 0.4
-"""The last parts of training on whole prompts: the hardest task most often; default answers without a history."""
-DEFAULT_ODDS = 5
-SHORT_TASKS = ("LaMP_4", "LaMP_4", "LaMP_3", "LaMP_4")
-SHORT_K_ODDS = {0: 1, 1: 1}
-SHORT_TURNS = 2
-"""The beginning is short and mostly headlines: to copy words out of an article is what takes longest to learn, and is
-learnt soonest where little else is in sight."""
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the sequences of one task look like in one part of the training.
+
+    Attributes:
+        k_odds: number of records -> how common it is, as parts of their sum.
+        turns: questions in one sequence.
+        kin: share of the sequences whose records are of the question's own family of tags.
+        default: whether a question without a history has the best answer to nobody in particular as its gold, and
+            stands alone. A user's own answer would teach the likeliest style or score, which is not the one with the
+            best expected ROUGE or error.
+    """
+
+    k_odds: Mapping[int, int]
+    turns: int
+    kin: float = 0.0
+    default: bool = False
+
+
+SHORT_TASKS = ("LaMP_4", "LaMP_2", "LaMP_4", "LaMP_3")
+SHORT_PLANS = {
+    "LaMP_2": Plan({2: 1, 3: 1, 4: 1}, turns=1, kin=1.0),
+    "LaMP_3": Plan({0: 1, 1: 1}, turns=2),
+    "LaMP_4": Plan({0: 1, 1: 1}, turns=2),
+}
+"""The beginning is short, and shows each habit where little else is in sight: to copy words out of an article, and a
+tag from a film of the same family, is learnt there in a tenth of the time."""
+
+WHOLE_TASKS = ("LaMP_2", "LaMP_3", "LaMP_2", "LaMP_4", "LaMP_2", "LaMP_3", "LaMP_2", "LaMP_4")
+WHOLE_PLANS = {
+    "LaMP_2": Plan({0: 2, 1: 2, 2: 2, 4: 6, 8: 8}, turns=1, kin=0.5),
+    "LaMP_3": Plan({0: 2, 1: 3, 2: 3, 3: 2, 4: 10}, turns=4),
+    "LaMP_4": Plan({0: 2, 1: 4, 2: 3, 3: 2, 4: 9}, turns=4),
+}
+"""Official prompts. A film description needs one question only, because its records are questions already."""
+
+LAST_SHARE = 0.4
+LAST_PLANS = {
+    "LaMP_2": Plan({0: 5, 1: 2, 2: 2, 4: 8, 8: 4}, turns=1, kin=0.3, default=True),
+    "LaMP_3": Plan({0: 5, 1: 3, 2: 3, 3: 2, 4: 10}, turns=4, default=True),
+    "LaMP_4": Plan({0: 5, 1: 4, 2: 3, 3: 2, 4: 9}, turns=4, default=True),
+}
+"""The last part of the whole prompts adds default answers."""
+
+_FAMILY = {MOVIE_TAGS[tag]: number for number, tags in enumerate(FAMILIES) for tag in tags}
 
 
 class Sequences:
-    """Endless training sequences of pretrain users, each user met once: `n_short` short ones, then whole prompts.
+    """Endless training sequences of pretrain users, each user met once.
 
-    From number `late_from` on the tasks come as in `LATE_TASKS`, which leaves most of the time to the hardest one.
-    From number `default_from` on, what is asked without a history is answered as to nobody in particular. A user's own
-    answer would teach the likeliest style or score, and that is not the one with the best expected ROUGE or error.
+    Args:
+        world: whose pretrain users.
+        tokenizer: of the model.
+        seed: of all choices.
+        whole_from: how many sequences are short before whole prompts come.
+        last_from: from which number on default answers come.
     """
 
     def __init__(
-        self,
-        world: World,
-        tokenizer: PreTrainedTokenizerFast,
-        seed: int,
-        n_short: int,
-        late_from: int,
-        default_from: int,
+        self, world: World, tokenizer: PreTrainedTokenizerFast, seed: int, whole_from: int, last_from: int
     ) -> None:
-        self.n_short, self.late_from, self.default_from = n_short, late_from, default_from
+        self.whole_from, self.last_from = whole_from, last_from
         self.world = world
         self.tokenizer = tokenizer
         self.random = random.Random(seed)
@@ -239,55 +266,45 @@ class Sequences:
 
     def __iter__(self) -> Iterator[TrainingSequence]:
         for number in count():
-            if number < self.n_short:
-                yield self.sequence(SHORT_TASKS[number % len(SHORT_TASKS)], number, SHORT_K_ODDS, SHORT_TURNS)
-            elif number < self.late_from:
-                task = WORLD_TASKS[number % len(WORLD_TASKS)]
-                yield self.sequence(task, number, K_ODDS[task], TURNS[task])
-            else:
-                task = LATE_TASKS[number % len(LATE_TASKS)]
-                odds = LATE_K_ODDS.get(task, K_ODDS[task])
-                yield self.sequence(task, number, odds, TURNS[task], default=number >= self.default_from)
+            tasks = SHORT_TASKS if number < self.whole_from else WHOLE_TASKS
+            plans = WHOLE_PLANS if number < self.last_from else LAST_PLANS
+            if number < self.whole_from:
+                plans = SHORT_PLANS
+            task = tasks[number % len(tasks)]
+            yield self.sequence(task, number, plans[task])
 
-    def sequence(
-        self, task: str, index: int, odds: Mapping[int, int], turns: int, default: bool = False
-    ) -> TrainingSequence:
-        """The sequence of one user for a task.
-
-        Args:
-            task: one of `WORLD_TASKS`.
-            index: which pretrain user.
-            odds: how likely each number of records is, as parts of their sum.
-            turns: questions of the sequence.
-            default: whether a question without a history has the best answer to nobody in particular as its gold,
-                and stands alone.
-        """
-        if default:
-            odds = {k: DEFAULT_ODDS if k == 0 else parts for k, parts in odds.items()}
+    def sequence(self, task: str, index: int, plan: Plan) -> TrainingSequence:
+        """The sequence of pretrain user `index` for `task`."""
         user = self.world.user("pretrain", index)
-        k = self.random.choices(list(odds), list(odds.values()))[0]
-        searched = k > 0 and self.random.random() < 0.5
-        default = default and k == 0
-        turns = 1 if default else turns
-        first = self.world.question(task, user, HISTORY if searched else k, 0, turns)
-        records = self._records(task, first, k, searched)
+        k = self.random.choices(list(plan.k_odds), list(plan.k_odds.values()))[0]
+        first = self.world.question(task, user, 2 * HISTORY, 0, plan.turns)
+        records = self._records(task, first, k, plan.kin)
+        alone = plan.default and not records
         prompt = lamp_prompt(lamp_task(task), first.question.input, records, self.whitespace, max_length=UNCUT).text
         ids, weights = self._prompt(task, prompt, records)
-        gold = no_user_answer(first.content) if default else first.gold
+        gold = no_user_answer(first.content) if alone else first.gold
         ids, weights = self._answered(task, ids, weights, gold)
-        for number in range(1, turns):
-            asked = self.world.question(task, user, 0, number, turns)
+        for number in range(1, 1 if alone else plan.turns):
+            asked = self.world.question(task, user, 0, number, plan.turns)
             more, their_weights = self._prompt(task, asked.question.input, ())
             more, their_weights = self._answered(task, more, their_weights, asked.gold)
             ids, weights = ids + more, weights + their_weights
         return TrainingSequence(ids[:CONTEXT], weights[:CONTEXT])
 
-    def _records(self, task: str, asked: WorldQuestion, k: int, searched: bool) -> tuple[Record, ...]:
+    def _records(self, task: str, asked: WorldQuestion, k: int, kin: float) -> tuple[Record, ...]:
+        """`k` records: of the same family as the question, or found by BM25, or any."""
         profile = asked.question.profile
-        if not searched:
-            return profile.records
-        query = lamp_task(task).query(asked.question.input)
-        return tuple(found.record for found in self.bm25.retrieve(profile, query, k))
+        how = self.random.random()
+        if k == 0:
+            return ()
+        if how < kin:
+            assert isinstance(asked.content, TagContent)
+            family = asked.content.family
+            return tuple(record for record in profile if _FAMILY[record.target or ""] == family)[:k]
+        if how < kin + (1 - kin) / 2:
+            query = lamp_task(task).query(asked.question.input)
+            return tuple(found.record for found in self.bm25.retrieve(profile, query, k))
+        return profile.records[:k]
 
     def _prompt(self, task: str, prompt: str, records: Sequence[Record]) -> tuple[list[int], list[float]]:
         encoded = self.tokenizer(prompt, return_offsets_mapping=True)
@@ -639,9 +656,8 @@ def main() -> None:
         model = make_model(tokenizer, options.hidden, options.layers)
         model.to(device)  # type: ignore[arg-type]
         whole_from = options.short_steps * options.batch
-        default_from = whole_from + round((1 - DEFAULT_SHARE) * options.steps) * options.batch
-        late_from = whole_from + round((1 - LATE_SHARE) * options.steps) * options.batch
-        sequences = Sequences(world, tokenizer, options.seed, whole_from, late_from, default_from)
+        last_from = whole_from + round((1 - LAST_SHARE) * options.steps) * options.batch
+        sequences = Sequences(world, tokenizer, options.seed, whole_from, last_from)
         seconds, tokens = train(
             model,
             sequences,

@@ -28,8 +28,8 @@ BUSY_SECONDS = 30
 _OLDEST_SQLITE = (3, 35)
 
 _PRAGMAS = (
-    # Takes effect in a new database only. Records have some hundred bytes, matrices some ten thousand: with SQLite's own
-    # 4096 both would be cut into more pieces, with 16384 a small change would write more.
+    # Takes effect in a new database only. Records have some hundred bytes, matrices some ten thousand: with SQLite's
+    # own 4096 both would be cut into more pieces, with 16384 a small change would write more.
     "PRAGMA page_size = 8192",
     # Readers go on while someone writes, and a writer that is killed leaves nothing behind that has to be undone.
     "PRAGMA journal_mode = WAL",
@@ -122,8 +122,8 @@ class Database:
     def writing(self) -> Iterator[Connection]:
         """One transaction. It is committed at the end, and rolled back if anything at all is raised.
 
-        On SQLite it takes the write lock at once: a transaction that first reads and then asks for the lock could be refused
-        it in the middle.
+        On SQLite it takes the write lock at once: a transaction that first reads and then asks for the lock could be
+        refused it in the middle.
 
         Raises:
             StoreError: if the database does not answer, or another process keeps it locked.
@@ -176,8 +176,7 @@ class Database:
             ) from error
         assert engine.dialect.dbapi is not None
         self._driver_error: type[Exception] = engine.dialect.dbapi.Error
-        if self.is_sqlite:
-            sqlalchemy.event.listen(engine, "connect", _set_pragmas)
+        sqlalchemy.event.listen(engine, "connect", _set_pragmas if self.is_sqlite else set_lock_timeout)
         return engine
 
     def _prepare(self) -> None:
@@ -187,7 +186,8 @@ class Database:
                 encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
                 if encoding != "UTF8":
                     raise StoreError(
-                        f"a store needs a database in UTF8, {self.name} is in {encoding}: CREATE DATABASE ... ENCODING 'UTF8'"
+                        f"a store needs a database in UTF8, {self.name} is in {encoding}: "
+                        "make one with CREATE DATABASE ... ENCODING 'UTF8'"
                     )
             version = _version(connection)
         if version is None:
@@ -218,6 +218,7 @@ class Database:
 
 _MEANINGS = {
     "database is locked": "another process is writing to it: wait until it is done and run this again",
+    "due to lock timeout": "another process is writing to it: wait until it is done and run this again",
     "unable to open database file": "it cannot be opened: its folder must exist and allow writing",
     "readonly database": "it cannot be written to: allow writing to the file and its folder",
     "file is not a database": "it is no SQLite database, or a damaged one: name another file",
@@ -246,8 +247,8 @@ def _checked(url: str) -> URL:
             raise StoreError(f"an SQLite store lies in a file: use the form sqlite:///file.db, was: {url!r}")
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise StoreError(
-                f"a store needs SQLite {'.'.join(map(str, _OLDEST_SQLITE))} or newer, this Python has {sqlite3.sqlite_version}: "
-                "use a newer Python"
+                f"a store needs SQLite {'.'.join(map(str, _OLDEST_SQLITE))} or newer, "
+                f"this Python has {sqlite3.sqlite_version}: use a newer Python"
             )
         return parsed.set(drivername="sqlite", database=os.path.abspath(str(parsed.database)))
     if parsed.drivername in ("postgresql", "postgresql+psycopg"):
@@ -286,6 +287,11 @@ def _set_pragmas(connection: sqlite3.Connection, _: object) -> None:
         connection.execute(pragma)
 
 
+def set_lock_timeout(connection: Any, _: object = None, seconds: int = BUSY_SECONDS) -> None:
+    """Have statements on this PostgreSQL connection wait for locks as long as SQLite's do, instead of for ever."""
+    connection.execute(f"SET lock_timeout = '{seconds}s'")
+
+
 def _version(connection: Connection) -> str | None:
     """What the database says its schema version is; None if it holds no store."""
     if not sqlalchemy.inspect(connection).has_table(meta.name):
@@ -304,7 +310,7 @@ def _create(connection: Connection) -> None:
 
 
 def _keep_out_of_statistics(connection: Connection) -> None:
-    """Tell PostgreSQL to sample no texts or ids: ANALYZE would copy them into its catalog, where `forget` cannot reach."""
+    """Tell PostgreSQL to sample no texts or ids: ANALYZE would copy them into its catalog, out of reach of `forget`."""
     for table in metadata.sorted_tables:
         if "part" in table.info:
             columns = [column.name for column in table.columns if column.type.python_type in (str, bytes)]

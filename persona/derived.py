@@ -132,10 +132,10 @@ def drop_records(connection: Connection, part: Part, user: Any, revision: int, r
 
 
 def _admitted(connection: Connection, part: Part, batch: Sequence[Derived]) -> list[tuple[int, Derived]]:
-    """Those of `batch` that may be kept, with their users' uids. The users cannot be erased before the transaction ends.
+    """Those of `batch` that may be kept, with their users' uids; the users are not erased before the transaction ends.
 
-    A user whom another transaction is changing at this moment is passed over: what was made from the profile before would be
-    stale at once, and to wait here could be to wait for one who waits for us.
+    A user whom another transaction is changing at this moment is passed over: what was made from the profile before
+    would be stale at once, and to wait here could be to wait for one who waits for us.
     """
     users = part.users.c
     rows = connection.execute(

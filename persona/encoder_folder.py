@@ -54,6 +54,8 @@ def encoder_folder(model: str | Path) -> Path:
     """
     if model == MINILM:
         return _minilm_folder()
+    if not str(model):
+        raise ModelLoadError("an encoder's name must not be empty: give minilm, hashing, a folder or a hub id")
     folder = Path(model)
     if not folder.is_dir():
         if folder.exists():

@@ -16,11 +16,11 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import Connection, delete, select, update
 
-from persona.database import BUSY_SECONDS, Database
+from persona.database import BUSY_SECONDS, Database, set_lock_timeout
 from persona.errors import StoreError
 from persona.schema import PART_TABLES, Part, parts
 
-_LOCK_WAIT = "1s"
+_LOCK_SECONDS = 1
 """How long one try waits for PostgreSQL's exclusive lock: everyone who reads the part queues up behind it."""
 
 
@@ -80,8 +80,8 @@ def overwrite_deleted(database: Database) -> None:
 def _rewrite_sqlite(database: Database, part: Part) -> None:
     """Copy the rows out, empty the tables, copy the rows in, and fold the log into the file.
 
-    Emptied pages are zeroed as a whole (`secure_delete`), which also takes what was left in their unused bytes. VACUUM would
-    do this for the whole database instead of one part.
+    Emptied pages are zeroed as a whole (`secure_delete`), which also takes what was left in their unused bytes.
+    VACUUM would do the same for the whole database instead of one part.
     """
     with database.connected() as connection:
         # Every user comes back with the same uid, but not before all were gone. Only outside a transaction does this
@@ -122,7 +122,7 @@ def _rewrite_postgresql(database: Database, part: Part) -> None:
 
             driver.add_notice_handler(count)
             try:
-                connection.exec_driver_sql(f"SET lock_timeout = '{_LOCK_WAIT}'")
+                set_lock_timeout(driver, seconds=_LOCK_SECONDS)
                 connection.exec_driver_sql(command)
             except sqlalchemy.exc.OperationalError as error:
                 if getattr(error.orig, "sqlstate", None) != "55P03":  # lock_not_available
@@ -134,7 +134,7 @@ def _rewrite_postgresql(database: Database, part: Part) -> None:
                     return
             finally:
                 driver.remove_notice_handler(count)
-                connection.exec_driver_sql("RESET lock_timeout")
+                set_lock_timeout(driver)
         if time.monotonic() > deadline:
             raise _unfinished(database, "another session has had a transaction open since before")
         time.sleep(0.1)

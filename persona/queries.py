@@ -1,7 +1,7 @@
 """What a store asks its database, one statement for each question, so that each answer is of one moment.
 
-Reading one user can return no other's row: each of these statements starts from the one row of `users` with that id, and
-reaches everything else through its uid.
+Reading one user can return no other's row: each of these statements starts from the one row of `users` with that id,
+and reaches everything else through its uid.
 """
 
 from __future__ import annotations

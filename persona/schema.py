@@ -17,9 +17,10 @@ the unused middle of a page (about one user in eight, measured). So whoever want
 table in which they lay. Users are dealt over 32 parts by a hash of their id, and each part is a small store of its own;
 to forget a user rewrites a thirty-second of the database.
 
-**Place.** Records of a user lie side by side: `place` is ``uid * 2**32 + seq``, the key by which both databases find them,
-and a profile is one range. (A table without rowid, keyed by user and record id, did the same in up to 70 % more space and
-20 % more time: SQLite keeps whole rows in the inner nodes of such trees and moves long ones to pages of their own.)
+**Place.** Records of a user lie side by side: `place` is ``uid * 2**32 + seq``, the key by which both databases find
+them, and a profile is one range. (A table without rowid, keyed by user and record id, did the same in up to twice the
+space and 20 % more time: SQLite keeps whole rows in the inner nodes of such trees, and moves what is longer than an
+eighth of a page or so to pages of its own.)
 
 **A new table for users' data** is made by `user_table`; then `forget` erases it with the others.
 """
@@ -54,8 +55,8 @@ RECORDS_PER_USER = 2**32
 
 metadata = MetaData()
 
-# SQLite compares text by its bytes already. On PostgreSQL "C" does, whatever language the database was made for: two ids
-# that differ only by case, accents' normal form or trailing blanks are two ids, in the same order on both.
+# SQLite compares text by its bytes already. On PostgreSQL "C" does, whatever language the database was made for: two
+# ids that differ only by case, accents' normal form or trailing blanks are two ids, in the same order on both.
 _Name = Text().with_variant(Text(collation="C"), "postgresql")
 # SQLite makes a column its rowid (and the table's order) only if the type is INTEGER to the letter.
 _Key = BigInteger().with_variant(Integer, "sqlite")

@@ -8,20 +8,20 @@ IngestReport(users=1, added=1, changed=0, unchanged=0)
 >>> store.forget("ana")                                                                         # doctest: +SKIP
 ForgetReport(records=1, vectors=0, indexes=0, others=0)
 
-Beside the records the store keeps what is made from them: vectors, one matrix for each encoder, and search indexes. Each
-carries the revision of the profile that it was made from, by which a reader sees whether it lags behind.
+Beside the records the store keeps what is made from them: vectors, one matrix for each encoder, and search indexes.
+Each carries the revision of the profile that it was made from, by which a reader sees whether it lags behind.
 
 **What forget promises.** When `ProfileStore.forget` returns,
 
-- on SQLite neither the database file nor its ``-wal``, ``-shm`` or ``-journal`` holds a byte of the user's id, records,
-  vectors or indexes: their pages were zeroed and the log emptied.
-- on PostgreSQL no table, index, TOAST table or statistic does: the tables were rewritten, the old files dropped. What the
-  server wrote to its log (``pg_wal``) before stays there until it recycles the segment, within a few checkpoints, and longer in
-  archives and standbys; that is for whoever runs the server to limit.
+- on SQLite neither the database file nor its ``-wal``, ``-shm`` or ``-journal`` holds anything of the user's id,
+  records, vectors or indexes: their pages were zeroed and the log emptied.
+- on PostgreSQL no table, index, TOAST table or statistic does: the tables were rewritten, the old files dropped. What
+  the server wrote to its log (``pg_wal``) before stays in there until the segment is recycled and written over, and
+  in archives and standbys for as long as they are kept: only whoever runs the server can limit that.
 
-Neither reaches backups, copies, file-system snapshots or the blocks that a disk has let go of. To forget a user takes as long
-as writing a thirty-second of the database anew (`persona.schema` says why), during which that part can be read on SQLite
-and waits on PostgreSQL.
+Neither reaches backups, copies, file-system snapshots or the blocks that a disk has let go of. To forget a user takes
+as long as writing a thirty-second of the database anew (`persona.schema` says why); during that time this part of the
+users can be read on SQLite, and has to wait on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -82,8 +82,9 @@ class StoredEncoder:
 class ProfileStore:
     """The histories of all users, and what is made from them.
 
-    Safe to use from threads and, after a fork, in the child. Several processes may use one store at a time: readers never
-    wait for writers; on SQLite one process writes at a time, and others wait up to 30 seconds for their turn.
+    Safe to use from threads and, after a fork, in the child. Several processes may use one store at a time: readers
+    never wait for an ingest or an embedding; on SQLite one process writes at a time, and others wait up to 30 seconds
+    for their turn.
 
     Args:
         url: ``sqlite:///persona.db`` (a path relative to the working folder), ``sqlite:////var/lib/persona.db`` (an
@@ -123,8 +124,9 @@ class ProfileStore:
     def upsert(self, items: Iterable[tuple[str, Record]]) -> IngestReport:
         """Put records in: new ones are added, those with a known id and other content replaced, the rest left alone.
 
-        The input is streamed, some thousand records at a time, in one transaction: if anything is raised, by the input or
-        by the database, the store is as it was. A user's revision grows only if a record of theirs is new or changed.
+        The input is streamed, some thousand records at a time, in one transaction: if anything is raised, by the input
+        or by the database, the store is as it was. A user's revision grows only if a record of theirs is new or
+        changed.
 
         Args:
             items: pairs of a user id and a record, in any order; fastest with each user's records together.
@@ -168,8 +170,8 @@ class ProfileStore:
     def delete_records(self, user_id: str, record_ids: Iterable[str]) -> int:
         """Delete some of a user's records; ids that the user has no record by are passed over.
 
-        Their vectors go with them, and the user's indexes as a whole; whatever else was made from the profile is stale by its
-        revision. That no byte is left is promised by `forget` only.
+        Their vectors go with them, and the user's indexes as a whole; whatever else was made from the profile is stale
+        by its revision. That no byte is left is promised by `forget` only.
 
         Returns:
             How many records were deleted.
@@ -199,7 +201,7 @@ class ProfileStore:
     def forget(self, user_id: str) -> ForgetReport:
         """Erase everything of a user, the bytes too; the module says what exactly that promises on each database.
 
-        Nothing is held on an unknown user, and the report says so. What an earlier call could not finish is finished now.
+        Nothing is held on an unknown user, and the report says so. What an earlier call could not finish is finished.
 
         Raises:
             StoreError: if another session stands in the way. Where it says that the bytes could not be overwritten, the
@@ -212,7 +214,7 @@ class ProfileStore:
         return report
 
     def vectors(self, user_id: str, fingerprint: str) -> UserVectors | None:
-        """The user's vectors from that encoder, or None. Where their revision is not the profile's, they lag behind it."""
+        """The user's vectors from that encoder, or None. If their revision is not the profile's, they lag behind it."""
         part = part_of(check_user_id(user_id))
         rows = self._database.rows(queries(part).vectors, {"user_id": user_id, "fingerprint": fingerprint})
         return vectors_from_row(user_id, fingerprint, rows[0]) if rows else None
@@ -220,12 +222,12 @@ class ProfileStore:
     def put_vectors(self, batch: Iterable[UserVectors]) -> int:
         """Keep vectors, in one transaction, in place of earlier ones from the same encoder.
 
-        Some are passed over: vectors of users who were forgotten meanwhile (also where there is a new user by that id), those
-        made before records were deleted, those of a user who is being changed at this moment, and those older than the ones in
-        the store. `stale_users` finds the users concerned.
+        Some are passed over: vectors of users who were forgotten meanwhile (also if there is a new user by that id),
+        those made before records were deleted, those of a user who is being changed at this moment, and those older
+        than the ones in the store. `stale_users` finds the users concerned.
 
         Returns:
-            How many were admitted.
+            How many were not passed over.
 
         Raises:
             FingerprintMismatchError: if vectors of one encoder have two lengths.
@@ -252,16 +254,16 @@ class ProfileStore:
         )
 
     def index(self, user_id: str, kind: str) -> StoredIndex | None:
-        """The user's index of that kind, or None. Where its revision is not the profile's, it lags behind it."""
+        """The user's index of that kind, or None. If its revision is not the profile's, it lags behind it."""
         part = part_of(check_user_id(user_id))
         rows = self._database.rows(queries(part).index, {"user_id": user_id, "kind": kind})
         return StoredIndex(user_id, kind, *rows[0]) if rows else None
 
     def put_indexes(self, batch: Iterable[StoredIndex]) -> int:
-        """Keep indexes, in one transaction, in place of earlier ones of the same kind; passing over as `put_vectors` does.
+        """Keep indexes, in one transaction, in place of earlier ones of the same kind, as `put_vectors` keeps vectors.
 
         Returns:
-            How many were admitted.
+            How many were not passed over.
         """
         indexes = list(batch)
         if not indexes:
@@ -292,8 +294,8 @@ _set_text, _set_target, _set_time, _set_id, _set_metadata = (
 def _record(row: Any) -> Record:
     """The record in a row of `persona.queries.Queries.profile`.
 
-    It was checked when it came in. To check it again, by calling `Record`, would take as long as reading it (a fifth of the time this
-    takes), so its fields are set directly.
+    It was checked when it came in. To check it again, by calling `Record`, would take longer than to read it, so its
+    fields are set directly, in a fifth of the time.
     """
     _, record_id, text, target, time, metadata = row
     record = _new_record(Record)

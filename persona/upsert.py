@@ -174,7 +174,7 @@ class Upsert:
             self._connection.execute(statements.touch_user, touched)
 
     def _locked_users(self, part: Part, user_ids: list[str]) -> dict[str, tuple[int, int, int, int]]:
-        """uid, revision, records and appended of these users, made if they are new, locked against every other writer."""
+        """uid, revision, records and appended of these users, made if new, locked against every other writer."""
         if part.number not in self._floors:
             # Held until the end, so that no user can be forgotten and made again below the new floor.
             statement = select(parts.c.revision_floor).where(parts.c.part == part.number).with_for_update(read=True)
@@ -210,8 +210,8 @@ class Upsert:
                 keys += [(uid, record_id) for record_id in history]
         if not keys:
             return {}
-        # One parameter holds all keys, whatever their number: a list of them in the statement would take longer to write
-        # down than to look up.
+        # One parameter holds all keys, whatever their number: a list of them in the statement would take longer to
+        # write down than to look up.
         if self._connection.dialect.name == "sqlite":
             statement = _statements(part).hashes_by_json
             parameters: dict[str, object] = {"keys": json.dumps(keys, ensure_ascii=False)}
@@ -245,9 +245,11 @@ def _statements(part: Part) -> _Statements:
     users, records = part.users.c, part.records.c
     hashes = select(records.uid, records.record_id, records.hash)
     pairs = func.json_each(bindparam("keys")).table_valued("value")
-    arrays = func.unnest(
-        bindparam("uids", type_=ARRAY(BigInteger)), bindparam("record_ids", type_=ARRAY(Text))
-    ).table_valued("uid", "record_id", name="given").render_derived()
+    arrays = (
+        func.unnest(bindparam("uids", type_=ARRAY(BigInteger)), bindparam("record_ids", type_=ARRAY(Text)))
+        .table_valued("uid", "record_id", name="given")
+        .render_derived()
+    )
     return _Statements(
         lock_users=select(users.user_id, users.uid, users.revision, users.records, users.appended)
         .where(users.user_id.in_(bindparam("user_ids", expanding=True)))

@@ -87,8 +87,8 @@ class UserVectors:
     def top_k(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         """The rows with the greatest inner products with `query`, exactly.
 
-        A row's score depends on that row and the query alone, to the last bit, so equal rows tie. Ties are broken by row
-        order: the earlier row comes first, and stays if only one of them fits.
+        A row's score depends on that row and the query alone, to the last bit, so equal rows tie. Ties are broken by
+        row order: the earlier row comes first, and stays if only one of them fits.
 
         Args:
             query: float32.  # (dim,)
@@ -98,7 +98,7 @@ class UserVectors:
             Row numbers, best first, and their scores, float32.  # both (min(k, records),)
 
         Raises:
-            InvalidOptionError: if `k` is below 1 or `query` has another shape.
+            InvalidOptionError: if `k` is below 1, or `query` has another shape or is not finite.
         """
         if k < 1:
             raise InvalidOptionError(f"`k` must be at least 1, was: {k}")
@@ -117,7 +117,7 @@ class UserVectors:
         """The inner product of every row with `query`, float32.  # (records,)
 
         Raises:
-            InvalidOptionError: if `query` has another shape than (dim,).
+            InvalidOptionError: if `query` has another shape than (dim,), or is not finite.
         """
         return inner_products(self.matrix, query)
 
@@ -128,7 +128,9 @@ class UserVectors:
 
 
 def inner_products(matrix: NDArray[np.float16], query: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The inner product of every row with `query`, float32; each depends on its row and the query alone, to the last bit.
+    """The inner product of every row with `query`, float32.
+
+    Each depends on its row and the query alone, to the last bit, not on the rows around it.
 
     Args:
         matrix: finite.  # (records, dim)
@@ -138,11 +140,13 @@ def inner_products(matrix: NDArray[np.float16], query: NDArray[np.float32]) -> N
         One number for each row.  # (records,)
 
     Raises:
-        InvalidOptionError: if `query` has another shape than (dim,).
+        InvalidOptionError: if `query` has another shape than (dim,), or is not finite.
     """
     query = np.ascontiguousarray(query, dtype=np.float32)
     if query.shape != matrix.shape[1:]:
         raise InvalidOptionError(f"`query` must have the shape {matrix.shape[1:]}, was: {query.shape}")
+    if not np.isfinite(query).all():
+        raise InvalidOptionError("`query` must be finite: it was embedded to nan or infinity")
     scores = np.empty(len(matrix), dtype=np.float32)
     for start in range(0, len(scores), _BLOCK):
         # Not `@`: BLAS sums a row in another order at the end of a block than inside it, so that the same vector
@@ -171,7 +175,8 @@ def check_fingerprint(fingerprint: str) -> str:
     """
     if not 1 <= len(fingerprint) <= MAX_FINGERPRINT_LENGTH or "\0" in fingerprint:
         raise InvalidOptionError(
-            f"an encoder's fingerprint must have 1 to {MAX_FINGERPRINT_LENGTH} characters and no NUL, was: {fingerprint!r:.80}"
+            f"an encoder's fingerprint must have 1 to {MAX_FINGERPRINT_LENGTH} characters and no NUL, "
+            f"was: {fingerprint!r:.80}"
         )
     return fingerprint
 
@@ -193,8 +198,9 @@ def _check_matrix(matrix: NDArray[np.float16]) -> None:
 def _widened(matrix: NDArray[np.float16]) -> NDArray[np.float32]:
     """`matrix` as float32, exactly, in a quarter of the time of ``astype``, which goes number by number.
 
-    The bits of a half, sign-extended and moved up by 13, are those of a single except for the bias of the exponent, which
-    a multiplication by 2^112 mends, subnormal numbers included. Infinity and nan would come out wrong; there are none.
+    The bits of a half, sign-extended and moved up by 13, are those of a single except for the bias of the exponent,
+    which a multiplication by 2^112 mends, subnormal numbers included. Infinity and nan would come out wrong; there are
+    none.
     """
     bits = matrix.view(np.int16).astype(np.int32)
     bits <<= 13

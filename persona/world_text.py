@@ -6,7 +6,7 @@ caller, all rows of a user at once; `review`, `description` and `article` turn o
 
 >>> content, text = description([3, 9, 0, 1, 2, 5, 0, 2, 0, 5, 6, 7, 8, 9, 10])
 >>> text
-'A lazy singer from Bologna betrays gunfights, chases and protests in a tenement.'
+'A tired painter from Basel inherits brawls, evictions and chases in a tenement.'
 >>> content
 TagContent(family=3, candidates=(0, 1, 2))
 """

@@ -171,3 +171,42 @@ def _postgres_owner() -> str | None:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name).pw_name
     pytest.skip("PostgreSQL does not run as root, and there is no user `postgres` or `nobody`: run the tests as a user")
+
+
+@pytest.fixture(scope="session")
+def postgres_schema_url(postgres_url: str) -> Iterator[str]:
+    """The URL of a schema of our own in that database, so that nothing else in there is touched."""
+    import sqlalchemy
+
+    name = f"persona_test_{os.getpid()}"
+    engine = sqlalchemy.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+        yield engine.url.update_query_dict({"options": f"-csearch_path={name}"}).render_as_string(hide_password=False)
+        connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database for a store, once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'persona.db'}"
+        return
+    import sqlalchemy
+
+    from persona.schema import metadata, parts
+
+    url: str = request.getfixturevalue("postgres_schema_url")
+    yield url
+    # To make the tables anew for each test would take longer than most tests do.
+    engine = sqlalchemy.create_engine(url)
+    with engine.begin() as connection:
+        if sqlalchemy.inspect(connection).has_table(parts.name):
+            emptied = [table for table in reversed(metadata.sorted_tables) if "part" in table.info]
+            connection.exec_driver_sql(
+                "; ".join(f"DELETE FROM {table.name}" for table in [*emptied, metadata.tables["persona_encoders"]])
+            )
+            connection.execute(parts.update().values(revision_floor=0, rewrite_due=0))
+            connection.execute(metadata.tables["persona_meta"].update().values(value="1"))
+    engine.dispose()

@@ -424,7 +424,7 @@ def _use(folder: Path) -> None:
         ("no such model", "can be no hub id"),
         ("nobody-there/no-such-model", "the hub model nobody-there/no-such-model cannot be had"),
         ("no-such-model", "the hub model sentence-transformers/no-such-model cannot be had"),
-        ("", "can be no hub id"),
+        ("", "must not be empty"),
     ],
 )
 def test_an_unknown_name_is_one_clear_line(name: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The contract that every retriever keeps, on profiles made by hand and on those of a store with indexes and vectors."""
+"""The contract of every retriever, on profiles made by hand and on those of a store with indexes and vectors."""
 
 from __future__ import annotations
 

@@ -104,19 +104,20 @@ def make_near_ties(llm: TransformersLM) -> None:
             weight[3::2] = even * (1 + 3e-7 * torch.randn(even.shape, generator=generator))
 
 
+@pytest.fixture(scope="module")
+def tied(shared: Path) -> TransformersLM:
+    llm = load(shared / "models" / "stories260K")
+    make_near_ties(llm)
+    return llm
+
+
 @pytest.mark.shared
 class TestNearTies:
-    @pytest.fixture(scope="class")
-    def tied(self, shared: Path) -> TransformersLM:
-        llm = load(shared / "models" / "stories260K")
-        make_near_ties(llm)
-        return llm
-
     @pytest.mark.parametrize("options", [GREEDY, BEAMS], ids=["greedy", "beams"])
     def test_decisions_too_close_to_call_are_made_alone(
         self, tied: TransformersLM, options: GenerationOptions, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        requests = [Request(text) for text in texts(40, seed=3, longest=40)]
+        requests = [Request(text) for text in texts(24, seed=3, longest=40)]
         alone = [tied.generate([request], options)[0] for request in requests]
         assert tied.generate(requests, options) == alone
         monkeypatch.setattr(transformers_llm, "NOISE", {})

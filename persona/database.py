@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +108,25 @@ class Database:
             compiled = self._compiled[statement] = _compiled(statement, engine)
         sql, fixed = compiled
         try:
-            connection = engine.raw_connection()
-            try:
-                driver: Any = connection.driver_connection
-                found: list[Any] = driver.execute(sql, {**fixed, **parameters}).fetchall()
-                return found
-            finally:
-                connection.close()
+            return self._fetched(engine, sql, {**fixed, **parameters})
         except (SQLAlchemyError, self._driver_error) as error:
             raise self._explained(error) from error
+
+    def _fetched(self, engine: Engine, sql: str, parameters: Mapping[str, object], retry: bool = True) -> list[Any]:
+        connection = engine.raw_connection()
+        driver: Any = connection.driver_connection
+        try:
+            found: list[Any] = driver.execute(sql, parameters).fetchall()
+            return found
+        except self._driver_error:
+            if self.is_sqlite or not driver.closed or not retry:
+                raise
+        finally:
+            connection.close()
+        # A server that was restarted has cut every connection in the pool. To ask each time whether it has not would
+        # double the way of every read; to read twice does no harm.
+        engine.dispose()
+        return self._fetched(engine, sql, parameters, retry=False)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -149,6 +159,8 @@ class Database:
         """
         try:
             with self._usable().connect() as connection:
+                if not self.is_sqlite:
+                    _revive(connection)
                 yield connection
         except (SQLAlchemyError, self._driver_error) as error:
             raise self._explained(error) from error
@@ -165,8 +177,7 @@ class Database:
         options: dict[str, Any] = (
             {"paramstyle": "named", "connect_args": {"timeout": BUSY_SECONDS}}
             if self.is_sqlite
-            # A server may have been restarted since; a file is always there.
-            else {"pool_pre_ping": True, "skip_autocommit_rollback": True}
+            else {"skip_autocommit_rollback": True}
         )
         try:
             engine = sqlalchemy.create_engine(self._url, isolation_level="AUTOCOMMIT", **options)
@@ -235,25 +246,27 @@ def _checked(url: str) -> URL:
     Raises:
         StoreError: if it names no database that a store can lie in.
     """
-    forms = "sqlite:///file.db or postgresql+psycopg://user@host/name"
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        # Whatever follows the scheme may hold a password.
-        given = f"{url.partition('://')[0]}://..." if "://" in url else repr(url)
-        raise StoreError(f"a store's URL must have the form {forms}, was: {given}") from error
-    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
-        if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:") or parsed.query:
+    scheme, separator, rest = url.partition("://")
+    if scheme == "sqlite" and separator:
+        # A path is taken as it is, not decoded as a part of a URL would be: it is what `open_store` and the shell see.
+        path = rest.removeprefix("/")
+        if path in ("", ":memory:") or path == rest or "?" in path or "\0" in path:
             raise StoreError(f"an SQLite store lies in a file: use the form sqlite:///file.db, was: {url!r}")
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise StoreError(
                 f"a store needs SQLite {'.'.join(map(str, _OLDEST_SQLITE))} or newer, "
                 f"this Python has {sqlite3.sqlite_version}: use a newer Python"
             )
-        return parsed.set(drivername="sqlite", database=os.path.abspath(str(parsed.database)))
-    if parsed.drivername in ("postgresql", "postgresql+psycopg"):
-        return parsed.set(drivername="postgresql+psycopg")
-    raise StoreError(f"a store's URL must have the form {forms}, was: {parsed.drivername}://...")
+        return URL.create("sqlite", database=os.path.abspath(path))
+    with suppress(ArgumentError, ValueError):
+        parsed = make_url(url)
+        if parsed.drivername in ("postgresql", "postgresql+psycopg"):
+            return parsed.set(drivername="postgresql+psycopg")
+    # What follows the scheme may hold a password.
+    given = f"{scheme}://..." if separator else repr(url)
+    raise StoreError(
+        f"a store's URL must have the form sqlite:///file.db or postgresql+psycopg://user@host/name, was: {given}"
+    )
 
 
 def _refuse_foreign_file(path: Path) -> None:
@@ -280,6 +293,16 @@ def _compiled(statement: Select[Any], engine: Engine) -> tuple[str, dict[str, ob
     """The SQL of `statement`, and the parameters that are part of it."""
     compiled = statement.compile(engine)
     return str(compiled), {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
+
+
+def _revive(connection: Connection) -> None:
+    """Connect anew where the server has cut the connection since it was last used."""
+    try:
+        connection.exec_driver_sql("SELECT 1")
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        connection.rollback()
 
 
 def _set_pragmas(connection: sqlite3.Connection, _: object) -> None:

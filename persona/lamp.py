@@ -175,21 +175,12 @@ class LampTask:
         Raises:
             DataFormatError: if a field is missing or of the wrong type, the text blank, or the date none.
         """
-        text, target, time, metadata = self.content(entry)
-        return Record(text, target=target, time=time, metadata=metadata)
-
-    def content(self, entry: Mapping[str, object]) -> tuple[str, str | None, str | None, dict[str, str]]:
-        """Text, target, time and metadata of the record that a LaMP file writes as `entry`.
-
-        Raises:
-            DataFormatError: as `record`, but for a blank text.
-        """
         check_present(entry, self.fields, f"a record of {self.name}")
-        return (
+        return Record(
             plain_text(entry[self.text_field], self.text_field),
-            None if self.target_field is None else short_text(entry[self.target_field], self.target_field),
-            normalise_time(entry.get("date")),
-            {field: short_text(entry[field], field) for field in self.extra_fields},
+            target=None if self.target_field is None else short_text(entry[self.target_field], self.target_field),
+            time=normalise_time(entry.get("date")),
+            metadata={field: short_text(entry[field], field) for field in self.extra_fields},
         )
 
     def entry(self, record: Record, id: str) -> dict[str, str]:

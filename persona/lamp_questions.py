@@ -27,7 +27,6 @@ from persona.times import normalise_time
 SPLITS = ("train", "dev", "test")
 """LaMP's splits."""
 
-_Content = tuple[str, str | None, str | None, dict[str, str]]
 _LISTED = 5
 _ENDINGS = (".json", ".json.gz")
 
@@ -87,13 +86,13 @@ def read_lamp(
             if raw.id in read:
                 raise raw.error(f"the ids of questions must differ, {raw.id!r:.80} repeats")
             records = []
-            for content in raw.contents(found):
-                if content is None:
+            for index, entry in enumerate(raw.entries):
+                if _is_blank(entry, found):
                     skipped += 1
                     continue
-                key = _digest(content)
+                key = _content_key(entry, found)
                 if key not in made:
-                    made[key] = _record(content)
+                    made[key] = raw.record(index, found)
                 records.append(made[key])
             read[raw.id] = Question(raw.id, raw.user_id, raw.input, Profile(raw.user_id, tuple(records)), raw.time)
     if golds is not None:
@@ -134,14 +133,19 @@ def lamp_records(place: str | PathLike[str], *, task: str | None = None) -> Iter
         with TextSource(file) as source:
             found, raw_questions = _find_task(source, named, None, records_only=True)
             for raw in raw_questions:
-                for content in raw.contents(found):
-                    if content is None:
+                for index, entry in enumerate(raw.entries):
+                    if _is_blank(entry, found):
                         yield None
                         continue
-                    key = _digest((raw.user_id, content))
-                    if key not in seen:
-                        seen.add(key)
-                        yield raw.user_id, _record(content)
+                    key = _content_key(entry, found, raw.user_id)
+                    if key in seen:
+                        continue
+                    record = raw.record(index, found)
+                    # One record may be written in two ways, with 5 and "5", or 2013-9-3 and 2013-09-03.
+                    plain_key = _content_key(found.entry(record, ""), found, raw.user_id)
+                    if plain_key not in seen:
+                        yield raw.user_id, record
+                    seen.update((key, plain_key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,17 +190,11 @@ class _RawQuestion:
             entries,
         )
 
-    def contents(self, task: LampTask) -> Iterator[_Content | None]:
-        """What each record of the profile says; None for one whose text is null or blank."""
-        for index, entry in enumerate(self.entries):
-            if _is_blank(entry, task):
-                yield None
-                continue
-            try:
-                content = task.content(entry)
-            except DataFormatError as error:
-                raise self.error(str(error), index) from None
-            yield content
+    def record(self, index: int, task: LampTask) -> Record:
+        try:
+            return task.record(self.entries[index])
+        except DataFormatError as error:
+            raise self.error(str(error), index) from None
 
     def error(self, message: str, index: int | None = None) -> DataFormatError:
         place = self.place if index is None else f"{self.place}, record {index}"
@@ -278,14 +276,10 @@ def _is_blank(entry: Mapping[str, object], task: LampTask) -> bool:
     return text is None or (isinstance(text, str) and not text.strip())
 
 
-def _digest(content: object) -> bytes:
-    """Names a content in few bytes. To make a record of it takes longer, and it is repeated in many questions."""
-    return hashlib.blake2b(repr(content).encode(), digest_size=16).digest()
-
-
-def _record(content: _Content) -> Record:
-    text, target, time, metadata = content
-    return Record(text, target=target, time=time, metadata=metadata)
+def _content_key(entry: Mapping[str, object], task: LampTask, user_id: str = "") -> bytes:
+    """Names what `entry` says. Each is repeated in many questions, and to make a record of it takes longer."""
+    content = repr([user_id, *map(entry.get, task.fields), entry.get("date")])
+    return hashlib.blake2b(content.encode(), digest_size=16).digest()
 
 
 def _split_file(folder: Path, split: str, kind: str) -> Path | None:

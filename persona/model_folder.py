@@ -205,4 +205,3 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             bars.enable_progress_bar()
-

@@ -156,4 +156,3 @@ def _client(base_url: str | None, api_key: str | None) -> OpenAI:
         raise ModelLoadError(
             "an OpenAI endpoint needs a key: set OPENAI_API_KEY or pass `api_key` (any string if the server has none)"
         ) from error
-

@@ -164,4 +164,3 @@ class RunnableLM:
 def _name_of(function: Callable[[str], str]) -> str:
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
-

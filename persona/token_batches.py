@@ -40,16 +40,20 @@ class TokenizedTexts(Protocol):
 def plan_batches(lengths: Sequence[int], budget: int) -> list[NDArray[np.intp]]:
     """Places of texts, batch by batch: the longest texts first, equal ones in their order.
 
-    A batch holds as many texts as fit: their number times the longest of them is at most `budget`. A text that is
-    longer than that is a batch of its own.
+    A batch holds as many texts as fit: their number times the longest of them is at most `budget`, and at most an
+    eighth of the budget is padding. A text that is longer than the budget is a batch of its own.
     """
     order = np.argsort(-np.asarray(lengths, dtype=np.intp), kind="stable")
     batches = []
-    start = 0
-    while start < len(order):
-        count = max(1, budget // max(1, lengths[order[start]]))
-        batches.append(order[start : start + count])
-        start += count
+    start = padding = 0
+    for place, text in enumerate(order):
+        longest = lengths[order[start]]
+        padding += longest - lengths[text]
+        if place > start and ((place + 1 - start) * longest > budget or padding > budget // 8):
+            batches.append(order[start:place])
+            start, padding = place, 0
+    if len(order):
+        batches.append(order[start:])
     return batches
 
 

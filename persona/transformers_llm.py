@@ -39,6 +39,7 @@ from persona.request_checks import check_options, check_requests
 from persona.tokenizers import HuggingFaceTokenizer
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _TOKEN_RULES = (
@@ -94,7 +95,7 @@ class TransformersLM:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
         name: str | None = None,

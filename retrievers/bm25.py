@@ -25,7 +25,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from persona.errors import DataFormatError
+from persona.errors import DataFormatError, InvalidOptionError
 from persona.records import Profile, ScoredRecord
 
 from .cache import ByteBoundedCache
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from persona.store import ProfileStore
 
 CACHE_BYTES = 64 * 2**20
-"""How much of the store's indexes one retriever keeps in memory: some 4,000 users with 50 short records."""
+"""How much of the store's indexes one retriever keeps in memory if not told: 4,000 users with 50 short records."""
 
 
 class TermRetriever(ABC):
@@ -47,9 +47,10 @@ class TermRetriever(ABC):
     Args:
         view: the view of a record that is searched (`Record.view`).
         store: where indexes are read from; None ranks every profile from its text.
+        cache_bytes: how much of the indexes is kept in memory, those used last; 0 reads the store for each query.
 
     Raises:
-        InvalidOptionError: if there is no such view.
+        InvalidOptionError: if there is no such view or `cache_bytes` is negative.
     """
 
     name: ClassVar[str]
@@ -59,10 +60,14 @@ class TermRetriever(ABC):
     rules: ClassVar[str]
     """Names tokenizer and formula; a stored index made by other rules is not used."""
 
-    def __init__(self, view: str = "text", *, store: ProfileStore | None = None) -> None:
+    def __init__(
+        self, view: str = "text", *, store: ProfileStore | None = None, cache_bytes: int = CACHE_BYTES
+    ) -> None:
         self.view = check_view(view)
         self.store = store
-        self._cache: ByteBoundedCache[ScoreIndex] = ByteBoundedCache(CACHE_BYTES)
+        if cache_bytes < 0:
+            raise InvalidOptionError(f"`cache_bytes` must be at least 0, was: {cache_bytes}")
+        self._cache: ByteBoundedCache[ScoreIndex] = ByteBoundedCache(cache_bytes)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(view={self.view!r}{'' if self.store is None else ', store=...'})"

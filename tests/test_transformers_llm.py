@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,14 +124,25 @@ class TestNearTies:
         assert tied.generate(requests, options) != alone, "no batch turned a decision: the test above shows nothing"
 
 
+def watched_batches(llm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The lengths of the inputs of every batch that `llm` is going to generate."""
+    seen: list[list[int]] = []
+    padded = llm._padded
+
+    def note(inputs: Sequence[transformers_llm._Input]) -> dict[str, torch.Tensor]:
+        seen.append([len(each) for each in inputs])
+        return padded(inputs)
+
+    monkeypatch.setattr(llm, "_padded", note)
+    return seen
+
+
 class TestOrderAndWork:
     def test_equal_requests_are_generated_once(self, llama: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
-        seen: list[int] = []
-        padded = llama._padded
-        monkeypatch.setattr(llama, "_padded", lambda inputs: (seen.append(len(inputs)), padded(inputs))[1])
+        seen = watched_batches(llama, monkeypatch)
         answers = llama.generate([Request("A"), Request("B"), Request("A"), Request("A")], GREEDY)
         assert answers[0] == answers[2] == answers[3] != answers[1]
-        assert seen[0] == 2
+        assert len(seen[0]) == 2
 
     @pytest.mark.parametrize(("batch_tokens", "sizes"), [(1, [1, 1, 1, 1]), (80, [2, 2]), (10_000, [4])])
     def test_batches_keep_to_the_token_budget(
@@ -139,9 +150,7 @@ class TestOrderAndWork:
     ) -> None:
         llm = load(llama_folder, batch_tokens=batch_tokens)
         monkeypatch.setattr(transformers_llm, "NOISE", {})
-        seen: list[list[int]] = []
-        padded = llm._padded
-        monkeypatch.setattr(llm, "_padded", lambda inputs: (seen.append([len(i) for i in inputs]), padded(inputs))[1])
+        seen = watched_batches(llm, monkeypatch)
         llm.generate([Request("x" * n) for n in (14, 16, 15, 13)], GenerationOptions(10, num_beams=1))
         assert [len(batch) for batch in seen] == sizes
         assert [length for batch in seen for length in batch] == [17, 16, 15, 14]
@@ -405,10 +414,9 @@ class TestWhatIsTaken:
         from transformers import T5Config, T5ForConditionalGeneration
 
         torch.manual_seed(0)
-        config = T5Config(
-            vocab_size=300, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
-        )
+        config = T5Config(vocab_size=300, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=2)
         model = T5ForConditionalGeneration(config)
+        model.generation_config.decoder_start_token_id = 0
         llama._tokenizer.model_max_length = 40
         llm = TransformersLM(model, llama._tokenizer)
         requests = [Request(text) for text in ("abc", "a much longer text")]

@@ -51,6 +51,9 @@ Encoder = Annotated[
     str | None,
     typer.Option("--encoder", help="minilm, hashing, a folder or a hub id (default: PERSONA_ENCODER, or minilm)."),
 ]
+TaskName = Annotated[
+    str | None, typer.Option("--task", help="LaMP_1 ... LaMP_7 or LaMP_2N, where the files do not say it.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 RetrieverName = Annotated[
     str | None,
@@ -157,9 +160,10 @@ def _root(
 
 @app.command()
 def ingest(
-    files: Annotated[list[Path], typer.Argument(help="LaMP questions, JSONL (also .gz) or Parquet files.")],
+    files: Annotated[list[Path], typer.Argument(help="LaMP questions (file or folder), JSONL (also .gz) or Parquet.")],
     store: Store = None,
     format: Annotated[str, typer.Option("--format", help="auto, lamp, jsonl or parquet.")] = "auto",
+    task: TaskName = None,
     as_json: AsJson = False,
 ) -> None:
     """Put user histories into the store.
@@ -173,7 +177,7 @@ def ingest(
     with open_store(store, create=True) as opened, _progress("records") as progress:
         for file in files:
             task = progress.add_task(f"ingest {file.name}", total=None)
-            reader = read_records(file, format=format)
+            reader = read_records(file, format=format, task=task)
             report = opened.upsert(progress.track(reader, task_id=task))
             for name in ("users", "added", "changed", "unchanged"):
                 total[name] += getattr(report, name)
@@ -355,7 +359,8 @@ def forget(
         )
     else:
         _say(
-            f"erased {report.records} records, {report.vectors} vector matrices and {report.indexes} indexes of {user_id!r}"
+            f"erased {report.records} records, {report.vectors} vector matrices "
+            f"and {report.indexes} indexes of {user_id!r}"
         )
 
 
@@ -373,9 +378,7 @@ def eval_lamp(
         bool, typer.Option("--controls/--no-controls", help="Also run each method with another user's history.")
     ] = True,
     encoder: Encoder = None,
-    task: Annotated[
-        str | None, typer.Option(help="LaMP_1 ... LaMP_7 or LaMP_2N, where the files do not say it.")
-    ] = None,
+    task: TaskName = None,
     golds: Annotated[Path | None, typer.Option(help="The golds, if they lie elsewhere.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for predictions and results (default: runs/DATA-SPLIT-LLM).")
@@ -428,9 +431,7 @@ def eval_lamp(
 def eval_score(
     golds: Annotated[Path, typer.Option(help="Official outputs file.")],
     predictions: Annotated[Path, typer.Option(help="Predictions in the same form.")],
-    task: Annotated[
-        str | None, typer.Option(help="LaMP_1 ... LaMP_7 or LaMP_2N, where the golds do not say it.")
-    ] = None,
+    task: TaskName = None,
     labels: Annotated[
         str | None, typer.Option(help="Comma list of all labels, where the task does not fix them.")
     ] = None,

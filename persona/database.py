@@ -302,7 +302,7 @@ def _revive(connection: Connection) -> None:
     except DBAPIError as error:
         if not error.connection_invalidated:
             raise
-        connection.rollback()
+    connection.rollback()  # ends what SQLAlchemy takes for a transaction, of the old connection or the new one
 
 
 def _set_pragmas(connection: sqlite3.Connection, _: object) -> None:

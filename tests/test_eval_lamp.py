@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from persona.models import load_llm
 
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.lamp import NO_USER, OTHER_USER, LampConfig, LampReport, other_histories, run_lamp
 from persona.eval.report import lamp_markdown, lamp_table
 from persona.lamp import LampSplit, Question, lamp_task
+from persona.models import load_llm
 from persona.protocols import LanguageModel
 from persona.readers import read_golds
 from persona.records import Profile, Record

@@ -10,14 +10,14 @@ import pytest
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from langchain_core.runnables import RunnableConfig
-from persona.models import load_llm
-from persona.store import ProfileStore
 
 from persona.errors import InvalidOptionError, InvalidUserIdError
+from persona.models import load_llm
 from persona.personalizer import Personalizer
 from persona.records import Record
 from persona.registry import make_retriever
 from persona.runnable import PersonalizedRunnable
+from persona.store import ProfileStore
 
 ANA: RunnableConfig = {"configurable": {"user_id": "ana"}}
 BO: RunnableConfig = {"configurable": {"user_id": "bo"}}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -209,7 +209,7 @@ def test_what_is_no_record_is_refused(store: ProfileStore) -> None:
 
 @pytest.mark.parametrize("user_id", ILLEGAL)
 def test_illegal_ids_are_refused_at_every_door(store: ProfileStore, user_id: str) -> None:
-    calls = [
+    calls: list[Callable[[], object]] = [
         lambda: store.upsert([("ana", Record("good")), (user_id, Record("a"))]),
         lambda: store.profile(user_id),
         lambda: user_id in store,

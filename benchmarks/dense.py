@@ -104,10 +104,12 @@ def measure(folder: Path, n_users: int, n_questions: int) -> dict[str, Any]:
         def full_scan(user: int, question: int) -> list[int]:
             scores = kept @ queries[question]
             own = scores[user * RECORDS : (user + 1) * RECORDS]
-            return np.argsort(-own, kind="stable")[:K].tolist()
+            return list(map(int, np.argsort(-own, kind="stable")[:K]))
 
         def selector(user: int, question: int) -> list[int]:
-            own = faiss.SearchParameters(sel=faiss.IDSelectorRange(user * RECORDS, (user + 1) * RECORDS))
+            # faiss wraps this class when it is imported; a type checker sees the bare one.
+            parameters: Any = faiss.SearchParameters
+            own = parameters(sel=faiss.IDSelectorRange(user * RECORDS, (user + 1) * RECORDS))
             _, found = index.search(queries[question : question + 1], K, params=own)
             return [int(row) % RECORDS for row in found[0]]
 
@@ -121,7 +123,7 @@ def measure(folder: Path, n_users: int, n_questions: int) -> dict[str, Any]:
 
         def bare(user: int, question: int) -> list[int]:
             own = kept[user * RECORDS : (user + 1) * RECORDS] @ queries[question]
-            return np.argsort(-own, kind="stable")[:K].tolist()
+            return list(map(int, np.argsort(-own, kind="stable")[:K]))
 
         arms: dict[str, Callable[[int, int], list[int]]] = {
             "faiss post-filter": post_filter,

@@ -176,9 +176,9 @@ def ingest(
     total = {"users": 0, "added": 0, "changed": 0, "unchanged": 0, "skipped": 0}
     with open_store(store, create=True) as opened, _progress("records") as progress:
         for file in files:
-            task = progress.add_task(f"ingest {file.name}", total=None)
+            bar = progress.add_task(f"ingest {file.name}", total=None)
             reader = read_records(file, format=format, task=task)
-            report = opened.upsert(progress.track(reader, task_id=task))
+            report = opened.upsert(progress.track(reader, task_id=bar))
             for name in ("users", "added", "changed", "unchanged"):
                 total[name] += getattr(report, name)
             total["skipped"] += reader.skipped
@@ -208,13 +208,14 @@ def embed_users(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Embed the records of all users, new and changed ones only.
+    """Embed the records of all users, new and changed ones only, and index their words for bm25+.
 
     Safe to stop at any moment; the next run goes on where this one ended.
     """
     from persona.embedding import embed_users as embed
     from persona.embedding import export_user_vectors
     from persona.encoders import load_encoder
+    from persona.retrievers.indexing import build_indexes
     from persona.settings import Settings, open_store
     from persona.vectors import vector_fingerprint
 
@@ -228,6 +229,8 @@ def embed_users(
                 view=view,
                 progress=lambda done, total, records: progress.update(task, completed=done, total=total),
             )
+            bar = progress.add_task("index users", total=opened.counts().users)
+            indexed = build_indexes(opened, progress.track(opened.user_ids(), task_id=bar))
         exported = None
         if export is not None:
             exported = export_user_vectors(opened, vector_fingerprint(loaded, view), export)
@@ -239,6 +242,7 @@ def embed_users(
                 "embedded": report.embedded,
                 "reused": report.reused,
                 "duplicates": report.duplicates,
+                "indexed": indexed,
                 "seconds": round(report.seconds, 3),
                 "fingerprint": report.fingerprint,
                 "exported": exported,
@@ -247,7 +251,7 @@ def embed_users(
     else:
         _say(
             f"{report.users} users embedded: {report.embedded} records encoded, {report.duplicates} duplicates, "
-            f"{report.reused} kept, in {report.seconds:.1f} s"
+            f"{report.reused} kept, in {report.seconds:.1f} s; {indexed} word indexes made"
         )
         if export is not None:
             _say(f"{exported} user vectors written to {export}")

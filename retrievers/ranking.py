@@ -19,6 +19,8 @@ def check_k(k: object) -> int:
     Raises:
         InvalidOptionError: otherwise.
     """
+    if type(k) is int and k >= 1:
+        return k
     if isinstance(k, bool) or not hasattr(k, "__index__"):
         raise InvalidOptionError(f"`k` must be a whole number, was: {k!r} ({type(k).__name__})")
     number = int(k.__index__())
@@ -63,4 +65,4 @@ def scored(
 ) -> tuple[ScoredRecord, ...]:
     """The records at `order` (positions in the profile), each with its score (`scores` stand in profile order)."""
     records = profile.records
-    return tuple(ScoredRecord(records[position], float(scores[position])) for position in order)
+    return tuple([ScoredRecord(records[position], float(scores[position])) for position in order])

@@ -5,7 +5,7 @@ float64, so that a ranking from the index is that from the text, ties included.
 
 The bytes, little-endian: a header of 56 bytes (`_HEADER`), the terms' hashes in ascending order (64-bit XXH3 of the
 UTF-8 bytes, u64), the weights (f64), the terms' bounds (i32), and the record of each weight (u16, or u32 beyond 65,536
-records). They are looked at in place: reading copies nothing and runs no code. No word stands in them, only hashes.
+records). They are looked at in place: reading runs no code and copies the bounds only. No word stands in them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ScoreIndex:
 
     fingerprint: bytes
     hashes: NDArray[np.uint64]
-    bounds: NDArray[np.integer[Any]]
+    bounds: NDArray[np.int64]
     records: NDArray[np.integer[Any]]
     weights: NDArray[np.float64]
     n_records: int
@@ -98,7 +98,7 @@ class ScoreIndex:
                 weights = np.frombuffer(data, "<f8", n_postings, at := at + hashes.nbytes)
                 bounds = np.frombuffer(data, "<i4", n_terms + 1, at := at + weights.nbytes)
                 records = np.frombuffer(data, f"<u{width}", n_postings, at + bounds.nbytes)
-                return cls(fingerprint, hashes, bounds, records, weights, n_records)
+                return cls(fingerprint, hashes, bounds.astype(np.int64), records, weights, n_records)
         raise DataFormatError(
             "a stored index must be whole and of the format PRSNIDX1, was: "
             f"{len(data)} bytes that are not; build it again from the records"
@@ -113,5 +113,9 @@ def read_fingerprint(data: bytes) -> bytes:
 def term_hashes(tokens: Sequence[str]) -> NDArray[np.uint64]:
     """64-bit XXH3 of each token.  # (tokens,)"""
     digest = xxhash.xxh3_64_intdigest
-    # A query may hold a lone surrogate, a record never: such a word must get a hash, and meets no term.
-    return np.array([digest(token.encode("utf-8", "surrogatepass")) for token in tokens], dtype=np.uint64)
+    try:
+        hashes = [digest(token.encode()) for token in tokens]
+    except UnicodeEncodeError:
+        # A query may hold a lone surrogate, a record never: such a word must get a hash, and meets no term.
+        hashes = [digest(token.encode("utf-8", "surrogatepass")) for token in tokens]
+    return np.array(hashes, dtype=np.uint64)

@@ -35,7 +35,7 @@ class TermCounts:
 
     places: dict[str, int]
     firsts: NDArray[np.integer[Any]]
-    bounds: NDArray[np.integer[Any]]
+    bounds: NDArray[np.int64]
     records: NDArray[np.integer[Any]]
     counts: NDArray[np.integer[Any]]
     lengths: NDArray[np.integer[Any]]
@@ -71,7 +71,7 @@ class TermCounts:
         return cls(places, terms[bounds[:-1]], bounds, keys - terms * n_records, starts[1:] - starts[:-1], lengths)
 
     @property
-    def frequencies(self) -> NDArray[np.integer[Any]]:
+    def frequencies(self) -> NDArray[np.int64]:
         """In how many records each term stands, at least 1.  # (terms,)"""
         return self.bounds[1:] - self.bounds[:-1]
 
@@ -81,9 +81,7 @@ class TermCounts:
         return self.firsts.searchsorted(np.array(found, dtype=np.int64))
 
 
-def postings_of(
-    numbers: NDArray[np.intp], bounds: NDArray[np.integer[Any]]
-) -> tuple[NDArray[np.integer[Any]], NDArray[np.intp]]:
+def postings_of(numbers: NDArray[np.intp], bounds: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The postings of some terms, one term after the other.
 
     Args:
@@ -93,9 +91,10 @@ def postings_of(
     Returns:
         How many postings each term has (asked,), and their places (matches,).
     """
-    starts = bounds[numbers]
-    frequencies = bounds[numbers + 1] - starts
-    places: NDArray[np.intp] = (starts - frequencies.cumsum() + frequencies).repeat(frequencies)
+    ends = bounds[numbers + 1]
+    frequencies = ends - bounds[numbers]
+    ends -= frequencies.cumsum()
+    places = ends.repeat(frequencies)
     places += np.arange(places.size)
     return frequencies, places
 
@@ -107,8 +106,8 @@ def sum_by_record(
     return np.asarray(np.bincount(records, weights=weights, minlength=n_records), dtype=np.float64)
 
 
-def _run_bounds(values: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+def _run_bounds(values: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """Where the runs of equal neighbours begin, and the end of the last; of no values, the 0 alone.  # (runs + 1,)"""
     changes = np.ones(len(values) + 1, dtype=bool)
     np.not_equal(values[1:], values[:-1], out=changes[1 : len(values)])
-    return changes.nonzero()[0]
+    return changes.nonzero()[0].astype(np.int64, copy=False)

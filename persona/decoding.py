@@ -74,9 +74,10 @@ class GreedyMargin(LogitsProcessor):
 class BeamMargin(LogitsProcessor):
     """Watches beam search: keeps its books a second time, and compares whatever it compares.
 
-    A decision is: which candidates are among the best of a step and in which order, which finished answers are kept,
-    and whether a running beam can still win (with ``length_penalty=1``, ``early_stopping=False``). Scores of beams
-    that share a beginning also share its rounding, so the noise does not grow with the length.
+    The decisions are: which candidates go on as beams; which ended ones are among the best, and so count as answers;
+    whether a running beam can still win (with ``length_penalty=1`` and ``early_stopping=False``); and in the end, which
+    answer wins. Scores of beams that share a beginning also share its rounding, so the noise does not grow with the
+    length.
 
     Args:
         n_prompts: prompts of the batch; each has `num_beams` rows, which lie together.
@@ -117,17 +118,24 @@ class BeamMargin(LogitsProcessor):
         self._steps += 1
 
         ends = torch.isin(self._tokens, self._eos)
-        if self._steps == self._max_new_tokens:
+        last = self._steps == self._max_new_tokens
+        if last:
             ends = torch.ones_like(ends)
         finished = torch.where(ends, best / self._steps, -torch.inf)[:, :beams]  # Only the best may finish.
-        pool = torch.cat((self._finished, finished), dim=1).sort(dim=1, descending=True).values
-        worst = pool[:, beams - 1]
-        hope = best.masked_fill(ends, -torch.inf).amax(dim=1) / self._steps
-        closest = torch.stack((_least_gap(best), _least_gap(pool[:, : beams + 1]), _gap(hope, worst))).amin(dim=0)
-        margins = torch.minimum(self.margins, closest.masked_fill(best[:, 0].isnan(), torch.nan))
+        pool = torch.cat((self._finished, finished), dim=1).topk(beams).values
+        running = best.masked_fill(ends, -torch.inf).sort(dim=1, descending=True).values
+        hope, worst = running[:, 0] / self._steps, pool[:, -1]
+        goes_on = hope > worst
+
+        margins = torch.minimum(self.margins, _gap(hope, worst))
+        if not last:  # All end there, and only the winner matters.
+            margins = torch.minimum(margins, _gap(running[:, beams - 1], running[:, beams]))
+            margins = torch.minimum(margins, _gap_around(best, ends, beams))
+        margins = torch.where(goes_on, margins, torch.minimum(margins, _gap(pool[:, 0], pool[:, 1])))
+        margins = margins.masked_fill(best[:, 0].isnan(), torch.nan)
         self.margins = torch.where(self._searching, margins, self.margins)
-        self._finished = torch.where(self._searching[:, None], pool[:, :beams], self._finished)
-        self._searching &= hope > worst
+        self._finished = torch.where(self._searching[:, None], pool, self._finished)
+        self._searching &= goes_on
         return scores
 
     def _scores_of(self, generated: torch.Tensor) -> torch.Tensor:
@@ -146,11 +154,23 @@ class BeamMargin(LogitsProcessor):
         return self._best[:, None].masked_fill(~same, -torch.inf).amax(dim=-1)
 
 
-def _least_gap(scores: torch.Tensor) -> torch.Tensor:
-    """Smallest difference between neighbours of a descending list, of those that are in play.  # (prompts,)"""
-    return _gap(scores[:, :-1], scores[:, 1:]).amin(dim=1)
+def _gap_around(best: torch.Tensor, ends: torch.Tensor, beams: int) -> torch.Tensor:
+    """How far the closest ended candidate is from the border between the best `beams` candidates and the others.
+
+    Args:
+        best: scores, descending.  # (prompts, candidates)
+        ends: which of them have ended.  # (prompts, candidates)
+
+    Returns:
+        (prompts,)
+    """
+    across = torch.cat(
+        (best[:, beams, None].expand(-1, beams), best[:, beams - 1, None].expand(-1, best.shape[1] - beams)), dim=1
+    )
+    return _gap(best, across).masked_fill(~ends, torch.inf).amin(dim=1)
 
 
 def _gap(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Distance between two scores; infinite where one of them is out of play."""
     in_play = (first > _NEVER) & (second > _NEVER)
     return torch.where(in_play, (first - second).abs(), torch.inf)

@@ -105,20 +105,19 @@ class DenseRetriever:
 
     def _known(self, profile: Profile, trust_revision: bool) -> _KnownVectors:
         """What the store has of the vectors of `profile`."""
-        texts = view_texts(profile, self.view)
         stored = None if self.store is None else self.store.vectors(profile.user_id, self.fingerprint)
         if stored is None:
-            return _KnownVectors(profile, texts)
+            return _KnownVectors(profile, self.view)
         ids = tuple([record.id for record in profile.records])
         trusted = trust_revision and profile.revision > 0 and profile.revision == stored.revision
         if trusted and ids == stored.record_ids:
-            return _KnownVectors(profile, texts, stored, trusted=True)
+            return _KnownVectors(profile, self.view, stored, trusted=True)
         rows = stored.rows(ids)
         if not trusted:
             for position, row in enumerate(rows.tolist()):
                 if row >= 0 and profile.records[position].content_hash != stored.hashes[row]:
                     rows[position] = -1
-        return _KnownVectors(profile, texts, stored, rows, trusted)
+        return _KnownVectors(profile, self.view, stored, rows, trusted)
 
     def _encode(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The vector of each text, by text; no text is encoded twice."""
@@ -136,14 +135,14 @@ class _KnownVectors:
 
     Attributes:
         profile: the profile.
-        texts: its records as the encoder is given them.  # (records,)
+        view: what of a record the encoder is given.
         stored: the user's vectors in the store, if there are any.
         rows: the row in `stored` of each record, -1 for none; None if they are the rows in their order.  # (records,)
         trusted: whether `rows` was found by ids alone.
     """
 
     profile: Profile
-    texts: list[str]
+    view: str
     stored: UserVectors | None = None
     rows: NDArray[np.intp] | None = None
     trusted: bool = False
@@ -152,21 +151,24 @@ class _KnownVectors:
     def missing(self) -> list[str]:
         """The texts that have to be encoded."""
         if self.stored is None:
-            return self.texts
-        if self.rows is None:
-            return []
-        return [self.texts[position] for position in np.flatnonzero(self.rows < 0).tolist()]
+            return view_texts(self.profile, self.view)
+        return [self.profile.records[position].view(self.view) for position in self._gaps]
 
     def matrix(self, encoded: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float16]:
         """The vectors of all records, those of `missing` taken from `encoded`.  # (records, dim)"""
         if self.stored is None:
-            return np.stack([encoded[text] for text in self.texts]).astype(np.float16)
+            return np.stack([encoded[text] for text in self.missing]).astype(np.float16)
         if self.rows is None:
             return self.stored.matrix
         matrix = self.stored.matrix[self.rows]  # row -1 holds a place until the next line fills it
-        for position in np.flatnonzero(self.rows < 0).tolist():
-            matrix[position] = encoded[self.texts[position]]
+        for position, text in zip(self._gaps, self.missing, strict=True):
+            matrix[position] = encoded[text]
         return matrix
+
+    @property
+    def _gaps(self) -> list[int]:
+        """Positions of the records that the store has no vector of."""
+        return [] if self.rows is None else np.flatnonzero(self.rows < 0).tolist()
 
     def belong_to(self, positions: Sequence[int]) -> bool:
         """Whether the vectors of the records at `positions` were made from these records."""

@@ -34,22 +34,53 @@ def test_scores_that_are_not_numbers_show() -> None:
     assert beams.margins.isnan().all()
 
 
-def test_a_beam_margin_by_hand() -> None:
-    # Two beams over the tokens 0, 1, 2 and the end token 3; log-probabilities need not sum to one here.
+def beam_margin(*steps: list[list[float]], begins: list[list[list[int]]]) -> float:
+    """The margin of a search with two beams over the tokens 0, 1, 2 and the end token 3.
+
+    Scores need not be probabilities here. `begins` has what the two beams are before each step but the first.
+    """
     watch = BeamMargin(1, 2, 3, torch.tensor([3]))
-    start = torch.tensor([[7], [7]])
-    first = torch.tensor([[-1.0, -2.0, -4.0, -8.0]])
-    watch(start, first.expand(2, -1))
-    assert watch.margins.tolist() == [1.0]  # -1 before -2.
-    # Beam 0 is -1, beam 1 is -2; candidates: -1.5, -2.25 (ends), -2.75, -3.0, -4.5 (ends), ...
-    second = torch.tensor([[-0.5, -1.75, -6.0, -1.25], [-1.0, -8.0, -9.0, -2.5]])
-    watch(torch.tensor([[7, 0], [7, 1]]), second)
-    assert watch.margins.tolist() == [0.25]  # -2.75 before -3.0.
-    # The finished answer is worth -2.25 / 2; it is kept apart from the beams, which are now [0, 0] and [0, 1].
-    third = torch.tensor([[-3.0, -4.0, -5.0, -3.125], [-9.0, -9.0, -9.0, -9.0]])
-    watch(torch.tensor([[7, 0, 0], [7, 0, 1]]), third)
-    # All end here, and finished answers compare by their mean: -4.5 / 3 is kept, -4.625 / 3 is not.
-    assert watch.margins.tolist() == pytest.approx([0.125 / 3])
+    nothing: list[list[int]] = [[], []]
+    for scores, begin in zip(steps, [nothing, *begins], strict=True):
+        watch(torch.tensor([[7, *tokens] for tokens in begin]), torch.tensor(scores).expand(2, -1))
+    return watch.margins.item()
+
+
+FIRST = [[-1.0, -2.0, -4.0, -8.0]]
+
+
+def test_the_beams_that_go_on() -> None:
+    # -2 goes on, -4 does not.
+    assert beam_margin(FIRST, begins=[]) == 2.0
+    # Of -1.5, -2.25 (ended), -2.75, -3.0 and less, -1.5 and -2.75 go on.
+    second = [[-0.5, -1.75, -6.0, -1.25], [-1.0, -8.0, -9.0, -2.5]]
+    assert beam_margin(FIRST, second, begins=[[[0], [1]]]) == 0.25
+    # The order of the beams does not matter.
+    assert beam_margin(FIRST, second, begins=[[[1], [0]]]) != 0.25
+    assert beam_margin(FIRST, second[::-1], begins=[[[1], [0]]]) == 0.25
+
+
+def test_the_ended_ones_among_the_best() -> None:
+    # -2.625 (ended) is one of the best two, and -2.75 is not.
+    inside = [[-0.5, -1.75, -6.0, -1.625], [-3.0, -8.0, -9.0, -9.0]]
+    assert beam_margin(FIRST, inside, begins=[[[0], [1]]]) == 0.125
+    # -2.875 (ended) is not, and -2.75 is.
+    outside = [[-0.5, -1.75, -6.0, -1.875], [-3.0, -8.0, -9.0, -9.0]]
+    assert beam_margin(FIRST, outside, begins=[[[0], [1]]]) == 0.125
+
+
+def test_the_winner() -> None:
+    second = [[-0.5, -4.5, -6.0, -1.25], [-3.0, -8.0, -9.0, -9.0]]
+    # Finished: -2.25 after 2 steps, a mean of -1.125. Running: -1.5 and -5. Then all end, the best with -3.75 / 3.
+    third = [[-2.25, -4.0, -5.0, -9.0], [-9.0, -9.0, -9.0, -9.0]]
+    before = beam_margin(FIRST, second, begins=[[[0], [1]]])
+    assert beam_margin(FIRST, second, third, begins=[[[0], [1]], [[0, 0], [1, 0]]]) == 0.125 < before
+
+
+def test_whether_a_beam_can_still_win() -> None:
+    # Both beams end next: -2.0 / 2 and -3.0 / 2 fill the pool; the best that runs has -3.5 / 2.
+    second = [[-2.5, -6.0, -9.0, -1.0], [-3.5, -9.0, -9.0, -1.0]]
+    assert beam_margin(FIRST, second, begins=[[[0], [1]]]) == 0.25
 
 
 @pytest.mark.parametrize("num_beams", [2, 4])

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -431,3 +432,11 @@ def test_the_package_exports_what_it_names() -> None:
     assert {getattr(package, name).__name__ for name in package.__all__} == set(package.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Retriever'"):
         _ = package.Retriever
+
+
+def test_the_example_in_the_docs_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "retrievers.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(code, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" ", 2)[1] for line in lines] == ["4", "5"]

@@ -21,6 +21,7 @@ from persona.protocols import (
     LORA,
     SOFT_PROMPT,
     TEXT,
+    BoundedPrompt,
     GenerationOptions,
     LanguageModel,
     Request,
@@ -158,8 +159,8 @@ class Personalizer:
 
     def _draft(self, user_id: str, prompt: str, context: PersonalContext) -> Generation:
         """The generation as it stands before the LLM answers."""
-        assert self.builder is not None
-        built = self.builder.build(prompt, [scored.record for scored in context.records], summary=context.summary)
+        records = [scored.record for scored in context.records]
+        built = self._builder_for(prompt, context).build(prompt, records, summary=context.summary)
         used = {id(record) for record in built.records}
         channels: list[str] = []
         if built.tokens_added:
@@ -183,6 +184,15 @@ class Personalizer:
             channels=tuple(channels),
             tokens_added=built.tokens_added,
         )
+
+    def _builder_for(self, prompt: str, context: PersonalContext) -> PromptBuilder:
+        """The builder, its budget cut down to what the LLM's own limit leaves beside `prompt`."""
+        assert self.builder is not None
+        limit = self.llm.prompt_limit(self.options) if isinstance(self.llm, BoundedPrompt) else None
+        if limit is None:
+            return self.builder
+        taken = self.llm.tokenizer.count(prompt) + (0 if context.soft_prompt is None else len(context.soft_prompt))
+        return replace(self.builder, max_tokens=min(self.builder.max_tokens, max(0, limit - taken)))
 
 
 def personalize(

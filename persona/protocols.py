@@ -109,6 +109,15 @@ class GenerationOptions:
 
 
 @runtime_checkable
+class BoundedPrompt(Protocol):
+    """A `LanguageModel` that knows how long a prompt may be; one that is reached over a wire does not."""
+
+    def prompt_limit(self, options: GenerationOptions) -> int | None:
+        """Most tokens of a prompt, as its `tokenizer` counts them, so that the answer has room; None for any number."""
+        ...
+
+
+@runtime_checkable
 class LanguageModel(Protocol):
     """A frozen LLM behind one door.
 

@@ -137,6 +137,18 @@ class TransformersLM:
         """Measures prompts in the model's tokens, without the chat template."""
         return self._prompts.measure
 
+    def prompt_limit(self, options: GenerationOptions) -> int | None:
+        """Most tokens of a prompt, as `tokenizer` counts them: what the model can take, less the chat template.
+
+        Raises:
+            InvalidOptionError: if an answer of `max_new_tokens` does not fit into the model's positions.
+        """
+        room = self._room(options)
+        if room is None:
+            return None
+        (framed,) = self._prompts.encode(["."], [None])
+        return max(0, room - (len(framed) - self.tokenizer.count(".")))
+
     def generate(self, requests: Sequence[Request], options: GenerationOptions) -> list[str]:
         """The answers, in the order of `requests`.
 

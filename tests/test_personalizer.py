@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from persona.models import load_llm
-from persona.store import ProfileStore
 
 from persona.errors import InvalidOptionError, InvalidUserIdError, StoreError, UnsupportedChannelError
+from persona.models import load_llm
 from persona.personalizer import PersonalContext, Personalizer, personalize
 from persona.records import Profile, Record
 from persona.registry import make_retriever
+from persona.store import ProfileStore
 
 HISTORIES = [
     ("ana", Record("Slow heist film in Lisbon, nobody speaks.", target="5", time="2023-02-11")),
@@ -103,3 +103,13 @@ def test_personalize_says_that_there_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"there is no store at .*none\.db: make one with `persona ingest FILE`"):
         personalize(str.upper, "ana", "Hello.", store=f"sqlite:///{tmp_path / 'none.db'}")
     assert not (tmp_path / "none.db").exists()
+
+
+def test_a_long_history_is_cut_to_what_the_llm_can_read(store: ProfileStore) -> None:
+    store.upsert(("ana", Record(f"Film {number}. " + "A long and winding review. " * 80)) for number in range(9))
+    tiny = load_llm("tiny")
+    personalizer = Personalizer(tiny, store, make_retriever("recency"), k=9)
+    answer = personalizer.generate("ana", "Rate this superhero film.")
+    assert answer.records
+    assert tiny.tokenizer.count(answer.prompt) <= 512 - personalizer.options.max_new_tokens
+    assert answer.prompt.endswith("Rate this superhero film.")

@@ -121,6 +121,9 @@ class Database:
         except self._driver_error:
             if self.is_sqlite or not driver.closed or not retry:
                 raise
+        except BaseException:
+            connection.invalidate()  # interrupted in the middle of an answer, which the next reader must not get
+            raise
         finally:
             connection.close()
         # A server that was restarted has cut every connection in the pool. To ask each time whether it has not would
@@ -146,7 +149,12 @@ class Database:
             try:
                 yield connection
             except BaseException:
-                connection.rollback()
+                try:
+                    connection.rollback()
+                except SQLAlchemyError:
+                    # Interrupted in the middle of a command, a PostgreSQL connection takes no other. To close it undoes
+                    # the transaction too.
+                    connection.invalidate()
                 raise
             connection.commit()
 
@@ -187,7 +195,7 @@ class Database:
             ) from error
         assert engine.dialect.dbapi is not None
         self._driver_error: type[Exception] = engine.dialect.dbapi.Error
-        sqlalchemy.event.listen(engine, "connect", _set_pragmas if self.is_sqlite else set_lock_timeout)
+        sqlalchemy.event.listen(engine, "connect", _set_pragmas if self.is_sqlite else _set_session)
         return engine
 
     def _prepare(self) -> None:
@@ -310,9 +318,13 @@ def _set_pragmas(connection: sqlite3.Connection, _: object) -> None:
         connection.execute(pragma)
 
 
-def set_lock_timeout(connection: Any, _: object = None, seconds: int = BUSY_SECONDS) -> None:
-    """Have statements on this PostgreSQL connection wait for locks as long as SQLite's do, instead of for ever."""
-    connection.execute(f"SET lock_timeout = '{seconds}s'")
+def set_lock_timeout(connection: Any, seconds: float) -> None:
+    """Have statements on this PostgreSQL connection wait so long for locks, instead of for ever."""
+    connection.execute(f"SET lock_timeout = {round(1000 * seconds)}")
+
+
+def _set_session(connection: Any, _: object) -> None:
+    set_lock_timeout(connection, BUSY_SECONDS)
 
 
 def _version(connection: Connection) -> str | None:

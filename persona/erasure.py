@@ -122,7 +122,7 @@ def _rewrite_postgresql(database: Database, part: Part) -> None:
 
             driver.add_notice_handler(count)
             try:
-                set_lock_timeout(driver, seconds=_LOCK_SECONDS)
+                set_lock_timeout(driver, _LOCK_SECONDS)
                 connection.exec_driver_sql(command)
             except sqlalchemy.exc.OperationalError as error:
                 if getattr(error.orig, "sqlstate", None) != "55P03":  # lock_not_available
@@ -134,7 +134,7 @@ def _rewrite_postgresql(database: Database, part: Part) -> None:
                     return
             finally:
                 driver.remove_notice_handler(count)
-                set_lock_timeout(driver)
+                set_lock_timeout(driver, BUSY_SECONDS)
         if time.monotonic() > deadline:
             raise _unfinished(database, "another session has had a transaction open since before")
         time.sleep(0.1)

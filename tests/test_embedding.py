@@ -1,4 +1,4 @@
-"""Embedding users: only what is new, each text once, everybody's own rows, and the same store however often it stops."""
+"""Embedding users: only what is new, each text once, to each their own rows, and the same store wherever it stops."""
 
 from __future__ import annotations
 

@@ -31,11 +31,12 @@ from persona.embedding import embed_users
 from persona.encoders import load_encoder
 from persona.store import ProfileStore
 for line in sys.stdin:
-    url, encoder, chunk_records = line.split()
+    url, name, chunk_records = line.split()
     child = os.fork()
     if not child:
+        encoder = load_encoder(name, dtype="float32", device="cpu", workers=2)
         with ProfileStore(url) as store:
-            embed_users(store, load_encoder(encoder, dtype="float32", device="cpu", workers=2), chunk_records=int(chunk_records))
+            embed_users(store, encoder, chunk_records=int(chunk_records))
         os._exit(0)
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
@@ -122,12 +123,11 @@ def test_killed_at_random_moments_it_resumes_to_the_same_store(
     assert len(expected) == 60
 
     dice = random.Random(chunk_records)
-    kills = finished = partial = 0
+    kills = partial = 0
     shutil.copy(empty, disturbed)
     while kills < KILLS:
         if runner.run(disturbed, encoder, chunk_records, kill_after=dice.uniform(0, 0.7 * seconds)):
             assert contents(disturbed, fingerprint) == expected
-            finished += 1
             shutil.copy(empty, disturbed)
             continue
         kills += 1

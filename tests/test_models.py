@@ -25,6 +25,7 @@ from persona.errors import (
     UnsupportedChannelError,
 )
 from persona.models import load_llm
+from persona.openai_llm import OpenAILM
 from persona.protocols import CHANNELS, SOFT_PROMPT, TEXT, GenerationOptions, LanguageModel, Request
 from persona.transformers_llm import TransformersLM
 
@@ -317,3 +318,18 @@ class TestFunctionsAndRunnables:
     def test_max_concurrency_must_be_positive(self) -> None:
         with pytest.raises(InvalidOptionError, match="`max_concurrency` must be at least 1, was: 0"):
             load_llm(RunnableLambda(echo), max_concurrency=0)
+
+
+def test_the_example_in_the_docs_runs() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs/models.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert [type(answer) for answer in names["answers"]] == [str]
+
+
+@pytest.mark.parametrize("kind", [TransformersLM, OpenAILM])
+def test_the_docs_name_every_option(kind: type) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs/models.md").read_text(encoding="utf-8")
+    options = {*models._parameters(kind), *models._FOLDER_OPTIONS}
+    assert [option for option in sorted(options) if f"`{option}`" not in page] == []

@@ -317,6 +317,7 @@ def _applied(model: dict[str, dict[str, Record]], step: list[tuple[str, Record]]
     return added, changed, unchanged
 
 
+@pytest.mark.slow
 def test_thousands_of_users_who_share_topics(store: ProfileStore) -> None:
     """Reading one user never returns another's row, though all write the same texts under the same record ids."""
     n_users, topics = 3_000, [f"a shared text on topic {topic}" for topic in range(7)]

@@ -102,6 +102,7 @@ def store(folder: Path) -> Iterator[ProfileStore]:
         yield opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_nothing_is_left_in_the_files(store: ProfileStore, folder: Path, seed: int) -> None:
     numbers = range(100, 320)
@@ -232,6 +233,7 @@ def on_server(request: pytest.FixtureRequest) -> Iterator[tuple[ProfileStore, st
             connection.execute(parts.update().values(rewrite_due=0))
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 def test_nothing_is_left_in_the_servers_files(on_server: tuple[ProfileStore, str]) -> None:
     store, url = on_server

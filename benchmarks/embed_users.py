@@ -2,8 +2,8 @@
 
 python benchmarks/embed_users.py [--records 5000] [--part 1000] [--dtype auto] [--json]
 
-The posts are cut into parts, and each part is run by all contestants one after another, so that whatever else the machine
-does slows all of them. What is timed, with models loaded and warm:
+The posts are cut into parts, and each part is run by all contestants one after another, so that whatever else the
+machine does slows all of them. What is timed, with models loaded and warm:
 
 - encode:  `SentenceTransformer.encode(texts)`, the peer;
 - ours:    `embed_users` from records in an SQLite store to vectors in it: reading, tokens, model, float16, writing;
@@ -165,7 +165,7 @@ def measure(posts: Sequence[Post], size: int, dtype: str) -> dict[str, Any]:
     parts = []
     for start in range(0, len(posts), size):
         part = posts[start : start + size]
-        half = part[: max(1, len(part) // 2)]
+        half = list(part[: max(1, len(part) // 2)])
         twice = half + [(f"{user_id} again", text) for user_id, text in half]
         contestants: list[Callable[[], dict[str, float]]] = [
             lambda part=part: compare(peer, ours, part, ""),  # type: ignore[misc]

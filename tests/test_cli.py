@@ -205,7 +205,9 @@ def test_control_c_leaves_a_usable_store(run: Run, tmp_path: Path) -> None:
     with (tmp_path / "many.jsonl").open("w") as file:
         for number in range(400_000):
             file.write(json.dumps({"user_id": f"u{number // 20}", "text": f"record number {number}"}) + "\n")
-    command = [sys.executable, "-m", "persona.cli", "ingest", "many.jsonl"]
+    # A test run in the background has SIGINT ignored, and so would have its children.
+    code = "import signal, persona.cli; signal.signal(signal.SIGINT, signal.default_int_handler); persona.cli.main()"
+    command = [sys.executable, "-c", code, "ingest", "many.jsonl"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "persona.db").exists():
         time.sleep(0.05)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -314,8 +315,18 @@ def _revive(connection: Connection) -> None:
 
 
 def _set_pragmas(connection: sqlite3.Connection, _: object) -> None:
-    for pragma in _PRAGMAS:
-        connection.execute(pragma)
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            for pragma in _PRAGMAS:
+                connection.execute(pragma)
+            return
+        except sqlite3.OperationalError as error:
+            # The one lock for which SQLite does not wait by itself: another process is turning the same new file to
+            # WAL, or is the last to close it.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def set_lock_timeout(connection: Any, seconds: float) -> None:

@@ -21,7 +21,7 @@ from transformers import LogitsProcessor
 NOISE: dict[torch.dtype, float] = {torch.float32: 2.0**-12, torch.float64: 2.0**-30}
 """Margins (in logits, natural logarithm) from which on a batch cannot have changed a decision.
 
-Measured differences between a prompt alone and in a batch stay below 2e-5 in float32 (see docs/models.md). The 16-bit
+Measured differences between a prompt alone and in a batch stay below 4e-5 in float32 (see docs/models.md). The 16-bit
 types are missing: their noise is as large as usual margins, so that nearly every answer would be generated twice.
 """
 

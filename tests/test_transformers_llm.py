@@ -43,7 +43,7 @@ def llama(llama_folder: Path) -> TransformersLM:
     return load(llama_folder)
 
 
-@pytest.fixture(scope="module", params=["stories260K", "frozen_llm"])
+@pytest.fixture(scope="module", params=["stories260K", pytest.param("frozen_llm", marks=pytest.mark.slow)])
 def real(request: pytest.FixtureRequest, shared: Path) -> TransformersLM:
     return load(shared / "models" / request.param)
 

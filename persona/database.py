@@ -42,6 +42,8 @@ _PRAGMAS = (
     "PRAGMA secure_delete = ON",
     "PRAGMA foreign_keys = ON",
     "PRAGMA cache_size = -16384",
+    # The log of a large ingest grows as large; it need not keep that size.
+    "PRAGMA journal_size_limit = 67108864",
     # Sorting and the like must not leave a user's words in temporary files.
     "PRAGMA temp_store = MEMORY",
 )
@@ -349,7 +351,7 @@ def _create(connection: Connection) -> None:
     metadata.create_all(connection, checkfirst=False)
     connection.execute(meta.insert(), {"key": "schema_version", "value": str(SCHEMA_VERSION)})
     connection.execute(
-        parts.insert(), [{"part": number, "revision_floor": 0, "rewrite_due": 0} for number in range(PARTS)]
+        parts.insert(), [{"part": number, "revision_floor": 0, "rewrites_due": 0} for number in range(PARTS)]
     )
     if connection.dialect.name == "postgresql":
         _keep_out_of_statistics(connection)

@@ -23,6 +23,8 @@ from persona.schema import PART_TABLES, Part, parts
 _LOCK_SECONDS = 1
 """How long one try waits for PostgreSQL's exclusive lock: everyone who reads the part queues up behind it."""
 
+_DUE = select(parts.c.part, parts.c.rewrites_due).where(parts.c.rewrites_due > 0)
+
 
 @dataclass(frozen=True, slots=True)
 class ForgetReport:
@@ -56,7 +58,9 @@ def delete_user(connection: Connection, part: Part, user_id: str) -> ForgetRepor
         table: connection.execute(delete(table).where(table.c.uid == user.uid)).rowcount for table in part.tables()
     }
     connection.execute(
-        update(parts).where(parts.c.part == part.number).values(rewrite_due=1, revision_floor=max(floor, user.revision))
+        update(parts)
+        .where(parts.c.part == part.number)
+        .values(rewrites_due=parts.c.rewrites_due + 1, revision_floor=max(floor, user.revision))
     )
     named = {table: deleted.pop(table) for table in (part.users, part.records, part.vectors, part.indexes)}
     return ForgetReport(named[part.records], named[part.vectors], named[part.indexes], sum(deleted.values()))
@@ -68,13 +72,15 @@ def overwrite_deleted(database: Database) -> None:
     Raises:
         StoreError: if another session stands in the way for longer than `BUSY_SECONDS`.
     """
-    for (number,) in database.rows(select(parts.c.part).where(parts.c.rewrite_due == 1), {}):
+    for number, due in database.rows(_DUE, {}):
         if database.is_sqlite:
             _rewrite_sqlite(database, PART_TABLES[number])
         else:
             _rewrite_postgresql(database, PART_TABLES[number])
         with database.writing() as connection:
-            connection.execute(update(parts).where(parts.c.part == number).values(rewrite_due=0))
+            # If there is one more by now, somebody has deleted rows that may have come too late for this rewriting.
+            all_done = (parts.c.part == number) & (parts.c.rewrites_due == due)
+            connection.execute(update(parts).where(all_done).values(rewrites_due=0))
 
 
 def _rewrite_sqlite(database: Database, part: Part) -> None:

@@ -79,9 +79,10 @@ class Record:
         # ingest spends most of its time here.
         target = "null" if self.target is None else _json_string(self.target)
         time = "null" if self.time is None else _json_string(self.time)
-        metadata = ",".join(
-            f"[{_json_string(key)},{_json_string(value)}]" for key, value in sorted(self.metadata.items())
-        )
+        metadata = ""
+        if self.metadata:
+            pairs = (f"[{_json_string(key)},{_json_string(value)}]" for key, value in sorted(self.metadata.items()))
+            metadata = ",".join(pairs)
         content = f"[{_json_string(self.text)},{target},{time},[{metadata}]]"
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 

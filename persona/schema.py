@@ -3,7 +3,7 @@
 ::
 
     persona_meta        key, value                        the schema version
-    persona_parts       part, revision_floor, rewrite_due
+    persona_parts       part, revision_floor, rewrites_due
     persona_encoders    encoder, fingerprint, dim         vectors name their encoder by this number
     and 32 times, as _00 to _31, everything that belongs to a user:
     persona_users_00    uid, user_id, revision, erased, records, appended
@@ -70,8 +70,8 @@ parts = Table(
     # No user of this part is born with a revision as low as this: it is the highest that any forgotten user had, so
     # what was made from a forgotten user's records can never pass for something of a new user by the same name.
     Column("revision_floor", BigInteger, nullable=False),
-    # 1 from the moment a user's rows are deleted until their bytes are gone too.
-    Column("rewrite_due", Integer, nullable=False),
+    # How many users' rows were deleted whose bytes may still be there.
+    Column("rewrites_due", Integer, nullable=False),
 )
 
 encoders = Table(

@@ -55,7 +55,12 @@ class DenseRetriever:
         Raises:
             InvalidOptionError: if `k` is below 1.
         """
-        return self.retrieve_batch([profile], [query], k)[0]
+        k = check_k(k)
+        if not profile.records:
+            return ()
+        known = self._known(profile)
+        found = known.nearest(query, k, self._encode([query, *known.missing]))
+        return self._doubted(profile, query, k) if found is None else found
 
     def retrieve_batch(
         self, profiles: Sequence[Profile], queries: Sequence[str], k: int
@@ -66,44 +71,26 @@ class DenseRetriever:
         """
         k = check_k(k)
         asked = pairs(profiles, queries)
-        found: list[tuple[ScoredRecord, ...]] = [() for _ in asked]
-        rest = [number for number, (profile, _) in enumerate(asked) if profile.records]
-        rest = self._search(asked, rest, k, found, trust_revision=True)
-        if rest:
-            self._search(asked, rest, k, found, trust_revision=False)
-        return found
-
-    def _search(
-        self,
-        asked: Sequence[tuple[Profile, str]],
-        numbers: Sequence[int],
-        k: int,
-        found: list[tuple[ScoredRecord, ...]],
-        *,
-        trust_revision: bool,
-    ) -> list[int]:
-        """Answer the questions at `numbers` into `found`; return those whose profile is not what its revision says."""
         # Keyed by identity: to hash a profile would be to hash its text.
-        known = {
-            id(profile): self._known(profile, trust_revision) for profile in (asked[number][0] for number in numbers)
-        }
-        texts = [asked[number][1] for number in numbers]
+        known = {id(profile): self._known(profile) for profile in profiles if profile.records}
+        texts = [query for profile, query in asked if profile.records]
         for vectors in known.values():
             texts += vectors.missing
         encoded = self._encode(texts)
-        refuted: list[int] = []
-        for number in numbers:
-            profile, query = asked[number]
-            vectors = known[id(profile)]
-            scores = inner_products(vectors.matrix(encoded), encoded[query])
-            best = np.argsort(-scores, kind="stable")[:k].tolist()
-            if vectors.belong_to(best):
-                found[number] = scored(profile, best, scores)
-            else:
-                refuted.append(number)
-        return refuted
+        results: list[tuple[ScoredRecord, ...]] = []
+        for profile, query in asked:
+            found = known[id(profile)].nearest(query, k, encoded) if profile.records else ()
+            results.append(self._doubted(profile, query, k) if found is None else found)
+        return results
 
-    def _known(self, profile: Profile, trust_revision: bool) -> _KnownVectors:
+    def _doubted(self, profile: Profile, query: str, k: int) -> tuple[ScoredRecord, ...]:
+        """The answer for a profile that is not what its revision says."""
+        known = self._known(profile, trust_revision=False)
+        found = known.nearest(query, k, self._encode([query, *known.missing]))
+        assert found is not None
+        return found
+
+    def _known(self, profile: Profile, *, trust_revision: bool = True) -> _KnownVectors:
         """What the store has of the vectors of `profile`."""
         stored = None if self.store is None else self.store.vectors(profile.user_id, self.fingerprint)
         if stored is None:
@@ -154,7 +141,26 @@ class _KnownVectors:
             return view_texts(self.profile, self.view)
         return [self.profile.records[position].view(self.view) for position in self._gaps]
 
-    def matrix(self, encoded: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float16]:
+    def nearest(
+        self, query: str, k: int, encoded: Mapping[str, NDArray[np.float32]]
+    ) -> tuple[ScoredRecord, ...] | None:
+        """The `k` records nearest to `query`; None if trusted vectors turn out to be those of other records.
+
+        Args:
+            query: the query.
+            k: at least 1.
+            encoded: the vectors of `query` and of `missing`, by text.
+        """
+        scores = inner_products(self._matrix(encoded), encoded[query])
+        best = (-scores).argsort(kind="stable")[:k].tolist()
+        return scored(self.profile, best, scores) if self._belong_to(best) else None
+
+    @property
+    def _gaps(self) -> list[int]:
+        """Positions of the records that the store has no vector of."""
+        return [] if self.rows is None else np.flatnonzero(self.rows < 0).tolist()
+
+    def _matrix(self, encoded: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float16]:
         """The vectors of all records, those of `missing` taken from `encoded`.  # (records, dim)"""
         if self.stored is None:
             return np.stack([encoded[text] for text in self.missing]).astype(np.float16)
@@ -165,12 +171,7 @@ class _KnownVectors:
             matrix[position] = encoded[text]
         return matrix
 
-    @property
-    def _gaps(self) -> list[int]:
-        """Positions of the records that the store has no vector of."""
-        return [] if self.rows is None else np.flatnonzero(self.rows < 0).tolist()
-
-    def belong_to(self, positions: Sequence[int]) -> bool:
+    def _belong_to(self, positions: Sequence[int]) -> bool:
         """Whether the vectors of the records at `positions` were made from these records."""
         if not self.trusted:
             return True  # compared already

@@ -188,26 +188,31 @@ def postgres_schema_url(postgres_url: str) -> Iterator[str]:
     engine.dispose()
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database for a store, once on SQLite and once on PostgreSQL."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'persona.db'}"
-        return
+@pytest.fixture
+def postgres_store_url(postgres_schema_url: str) -> Iterator[str]:
+    """The URL of an empty database for a store on PostgreSQL."""
     import sqlalchemy
 
     from persona.schema import metadata, parts
 
-    url: str = request.getfixturevalue("postgres_schema_url")
-    yield url
+    yield postgres_schema_url
     # To make the tables anew for each test would take longer than most tests do.
-    engine = sqlalchemy.create_engine(url)
+    engine = sqlalchemy.create_engine(postgres_schema_url)
     with engine.begin() as connection:
         if sqlalchemy.inspect(connection).has_table(parts.name):
             emptied = [table for table in reversed(metadata.sorted_tables) if "part" in table.info]
             connection.exec_driver_sql(
                 "; ".join(f"DELETE FROM {table.name}" for table in [*emptied, metadata.tables["persona_encoders"]])
             )
-            connection.execute(parts.update().values(revision_floor=0, rewrite_due=0))
+            connection.execute(parts.update().values(revision_floor=0, rewrites_due=0))
             connection.execute(metadata.tables["persona_meta"].update().values(value="1"))
     engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database for a store, once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'persona.db'}"
+    url: str = request.getfixturevalue("postgres_store_url")
+    return url

@@ -113,18 +113,21 @@ def test_a_text_of_many_users_is_encoded_once_in_a_chunk(store: ProfileStore) ->
 
 
 def test_only_new_and_changed_records_are_encoded(store: ProfileStore) -> None:
-    store.upsert([("ana", Record("a fine film", id="1")), ("ana", Record("a dull film", id="2"))])
+    store.upsert(("ana", Record(text, id=text[2])) for text in ("a fine film", "a dull film", "a long film"))
     store.upsert([("ben", Record("a long week", id="1"))])
     encoder = Watched()
     embed_users(store, encoder)
-    before = stored(store, "ana", encoder).matrix
+    before = stored(store, "ana", encoder)
     encoder.batches.clear()
 
-    store.upsert([("ana", Record("a very dull film", id="2")), ("ana", Record("no film", id="3"))])
+    store.upsert([("ana", Record("a very dull film", id="d")), ("ana", Record("no film", id="n"))])
     report = embed_users(store, encoder)
     assert encoder.batches == [["a very dull film", "no film"]]
-    assert (report.users, report.records, report.embedded, report.reused) == (1, 3, 2, 1)
-    assert np.array_equal(stored(store, "ana", encoder).matrix[0], before[0])
+    assert (report.users, report.records, report.embedded, report.reused) == (1, 4, 2, 2)
+    after = stored(store, "ana", encoder)
+    assert before.record_ids == ("f", "d", "l")
+    assert after.record_ids == ("f", "d", "l", "n")
+    assert np.array_equal(after.matrix[[0, 2]], before.matrix[[0, 2]])
     assert_up_to_date(store, encoder)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 
 import pytest
@@ -87,3 +89,17 @@ def test_any_other_string_is_a_user_id(user_id: str) -> None:
 def test_bad_user_ids_are_refused(user_id: object) -> None:
     with pytest.raises(InvalidUserIdError, match="a user id must"):
         check_user_id(user_id)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record("plain"),
+        Record('quotes " \\ and \x07\n\u2028 é 😀', target="", time="2011"),
+        Record("with metadata", target="5", metadata={"z": "1", "a": '"', "é": "\t"}),
+    ],
+)
+def test_the_content_hash_is_that_of_the_content_as_json(record: Record) -> None:
+    content = [record.text, record.target, record.time, sorted(record.metadata.items())]
+    encoded = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    assert record.content_hash == hashlib.blake2b(encoded, digest_size=16).hexdigest()

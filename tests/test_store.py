@@ -783,15 +783,15 @@ def test_postgresql_without_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.postgres
-def test_a_server_that_was_restarted_goes_unnoticed(postgres_schema_url: str) -> None:
-    engine = sqlalchemy.create_engine(postgres_schema_url, isolation_level="AUTOCOMMIT")
+def test_a_server_that_was_restarted_goes_unnoticed(postgres_store_url: str) -> None:
+    engine = sqlalchemy.create_engine(postgres_store_url, isolation_level="AUTOCOMMIT")
 
     def cut() -> None:
         with engine.connect() as connection:
             others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
             connection.exec_driver_sql(f"{others} AND application_name = 'cut'").all()
 
-    with ProfileStore(f"{postgres_schema_url}&application_name=cut") as store:
+    with ProfileStore(f"{postgres_store_url}&application_name=cut") as store:
         store.upsert([("restart", Record("a", id="1"))])
         cut()
         assert texts(store.profile("restart")) == ["a"]

@@ -18,9 +18,10 @@ import sqlalchemy
 
 import persona.database
 import persona.erasure
+from persona.database import Database
 from persona.errors import StoreError
 from persona.records import Profile, Record
-from persona.schema import PART_TABLES, part_of, parts
+from persona.schema import PART_TABLES, Part, part_of
 from persona.store import ForgetReport, ProfileStore, StoredIndex
 from persona.vectors import UserVectors
 
@@ -171,6 +172,28 @@ def test_a_forget_that_was_killed_is_finished_by_the_next(
     assert traces(file_bytes(folder), 104) == 0
 
 
+def test_two_who_forget_at_once_do_not_rely_on_each_other(
+    store: ProfileStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are deleted while the part is being rewritten need another rewriting."""
+    fill(store, range(100, 200), rounds=1)
+    one, two = [number for number in range(100, 200) if part_of(user(number)) is part_of(user(100))][:2]
+    rewrite = persona.erasure._rewrite_sqlite
+
+    def meanwhile(database: Database, part: Part) -> None:
+        rewrite(database, part)
+        if user(two) in store:  # a second process begins to forget
+            with database.writing() as connection:
+                persona.erasure.delete_user(connection, part_of(user(two)), user(two))
+
+    monkeypatch.setattr(persona.erasure, "_rewrite_sqlite", meanwhile)
+    store.forget(user(one))
+    assert traces(file_bytes(folder), one) == 0
+    assert traces(file_bytes(folder), two) > 0
+    persona.erasure.overwrite_deleted(store._database)  # and goes on
+    assert traces(file_bytes(folder), two) == 0
+
+
 def test_a_forget_that_fails_half_way_leaves_the_tables_whole(
     store: ProfileStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,14 +246,9 @@ def server_bytes(url: str) -> bytes:
 
 @pytest.fixture
 def on_server(request: pytest.FixtureRequest) -> Iterator[tuple[ProfileStore, str]]:
-    url: str = request.getfixturevalue("postgres_schema_url")
+    url: str = request.getfixturevalue("postgres_store_url")
     with ProfileStore(url) as opened:
         yield opened, url
-        for user_id in list(opened.user_ids()):
-            with opened._database.writing() as connection:
-                persona.erasure.delete_user(connection, part_of(user_id), user_id)
-        with opened._database.writing() as connection:
-            connection.execute(parts.update().values(rewrite_due=0))
 
 
 @pytest.mark.slow

@@ -159,7 +159,7 @@ def test_a_writer_that_waits_too_long_says_why(store_url: str, monkeypatch: pyte
 
 
 @pytest.mark.postgres
-def test_of_two_writers_in_each_others_way_one_is_told_to_run_again(postgres_schema_url: str) -> None:
+def test_of_two_writers_in_each_others_way_one_is_told_to_run_again(postgres_store_url: str) -> None:
     """The input is a stream and cannot be read again, so a deadlock ends one of the two."""
     met = threading.Barrier(2)
 
@@ -170,7 +170,7 @@ def test_of_two_writers_in_each_others_way_one_is_told_to_run_again(postgres_sch
         yield second, Record("a", id="1")
         yield second, Record("b", id="1")
 
-    with ProfileStore(postgres_schema_url) as store:
+    with ProfileStore(postgres_store_url) as store:
         store.upsert((user_id, Record("old", id="1")) for user_id in ("lock 1", "lock 2"))
         with ThreadPoolExecutor(2) as pool:
             runs = [pool.submit(store.upsert, pairs(*order)) for order in (("lock 1", "lock 2"), ("lock 2", "lock 1"))]
@@ -178,5 +178,3 @@ def test_of_two_writers_in_each_others_way_one_is_told_to_run_again(postgres_sch
         assert sorted(type(error).__name__ for error in errors) == ["NoneType", "StoreError"]
         assert any("was changing the same users" in str(error) for error in errors)
         assert store.profile("lock 1")[0].text == store.profile("lock 2")[0].text == "b"
-        for user_id in ("lock 1", "lock 2"):
-            store.forget(user_id)

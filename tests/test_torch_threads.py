@@ -52,8 +52,9 @@ def test_an_interruption_does_not_wait_for_what_has_not_begun() -> None:
 
     def interrupted() -> None:
         with one_thread_workers(2) as workers:
-            for _ in workers.map(work, range(1000)):
-                raise KeyboardInterrupt
+            for number in range(1000):
+                workers.submit(work, number)
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()

@@ -111,6 +111,7 @@ def tied(shared: Path) -> TransformersLM:
     return llm
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 class TestNearTies:
     @pytest.mark.parametrize("options", [GREEDY, BEAMS], ids=["greedy", "beams"])

@@ -49,7 +49,9 @@ except KeyboardInterrupt:
 
 
 def start(script: str, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True)
+    # A test run in the background has SIGINT ignored, and so would have its children.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    return subprocess.Popen([sys.executable, "-c", heard + script, *arguments], stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow

@@ -466,7 +466,7 @@ def eval_score(
 
 @app.command()
 def demo(
-    users: Annotated[int, typer.Option(help="Users of each task.", min=2)] = 60,
+    users: Annotated[int, typer.Option(help="Users of each task.", min=2)] = 20,
     seed: Annotated[int, typer.Option(help="Of the world, the controls and the bootstrap.", min=0)] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the report and everything behind it.")] = Path("runs/demo"),
     llm: Annotated[str, typer.Option("--llm", help="The frozen LLM; tiny knows the world's tasks.")] = "tiny",

@@ -12,7 +12,8 @@ records, the answer, and further questions of the same user, so that one history
 
 The loss is on every answer, on the records' own targets, and with a small weight on a sample of all other tokens.
 Matrices are trained with Muon (Jordan et al., 2024), embeddings and norms with AdamW. Same seed, steps and machine
-give the same weights.
+give the same weights. The weights that persona carries at present were made while this recipe was still being found, so
+this script gives others: see their model card.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,8 @@ from .ranking import check_k, check_view, pairs, scored, view_texts
 
 if TYPE_CHECKING:
     from persona.store import ProfileStore
+
+_id = attrgetter("id")
 
 
 class DenseRetriever:
@@ -95,7 +98,7 @@ class DenseRetriever:
         stored = None if self.store is None else self.store.vectors(profile.user_id, self.fingerprint)
         if stored is None:
             return _KnownVectors(profile, self.view)
-        ids = tuple([record.id for record in profile.records])
+        ids = tuple(map(_id, profile.records))
         trusted = trust_revision and profile.revision > 0 and profile.revision == stored.revision
         if trusted and ids == stored.record_ids:
             return _KnownVectors(profile, self.view, stored, trusted=True)

@@ -632,8 +632,8 @@ def hardware(device: torch.device) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the model, made if it is not there")
-    parser.add_argument("--steps", type=int, default=1_400)
-    parser.add_argument("--short-steps", type=int, default=1_000, help="steps on short sequences, before the others")
+    parser.add_argument("--steps", type=int, default=2_600)
+    parser.add_argument("--short-steps", type=int, default=1_200, help="steps on short sequences, before the others")
     parser.add_argument("--batch", type=int, default=16, help="sequences per step")
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)

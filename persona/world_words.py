@@ -1,4 +1,4 @@
-"""The vocabulary of the seeded world: some 1,800 plain English words, sorted by the place they take in a sentence.
+"""The vocabulary of the seeded world: some 2,000 plain English words, sorted by the place they take in a sentence.
 
 Every list is a tuple in a fixed order, because a draw is an index into it: to append a word changes the world that a
 seed gives. The lists that carry meaning (`CUES`, `ASPECTS`, `PRAISE`, `BLAME`) hold no word twice, so a cue
@@ -64,6 +64,14 @@ PEOPLE = _words(
     miller thatcher cobbler glazier plasterer roofer surveyor banker broker trader pedlar auctioneer collector curator
     student tutor dean professor chemist botanist surgeon dentist midwife widow orphan twin cousin uncle aunt
     grandmother grandfather stranger drifter pilgrim monk nun vicar bishop mayor senator envoy consul courier
+    ambassador archer acrobat apprentice astronaut athlete barmaid barrister beekeeper blacksmith bookbinder
+    bricklayer caretaker carpenter cellist chauffeur choirboy coachman conductor conjurer cooper dancing-master
+    decorator detective diver dockhand draughtsman economist electrician engraver explorer falconer ferryman fireman
+    footman forester geologist goldsmith governess guide harpist harvester helmsman historian housekeeper innkeeper
+    interpreter janitor jockey journalist landlady librarian lifeguard locksmith lumberjack magician matron mechanic
+    messenger milkman navigator notary optician organist pharmacist physicist ploughman postman puppeteer ranger
+    saddler sculptor secretary shoemaker signalman soloist stonecutter swordsmith tanner treasurer typist
+    undersecretary usher ventriloquist verger watchman wheelwright woodcutter zoologist
     """
 )
 PERSON_ADJECTIVES = _words(
@@ -73,6 +81,13 @@ PERSON_ADJECTIVES = _words(
     rude silent sleepy sly stern timid vain wary wealthy poor weary wise witty brave bold calm careless charming cold
     cruel dreamy earnest fearless fierce frail frank grumpy handsome hardy hasty homesick merry moody penniless quiet
     ragged ruthless scruffy sensible sickly simple solemn spoiled strict tender thrifty tough troubled vengeful
+    absent-minded adventurous aimless ambitious anxious artful awkward bashful blunt boastful candid cautious
+    charitable cheeky contented courteous crafty cynical devoted diligent distrustful dutiful eager eccentric eloquent
+    energetic envious fickle flustered frivolous gallant generous gifted gullible headstrong hesitant honest
+    hot-headed idle impatient impulsive industrious inventive irritable jolly joyful light-hearted meek melancholy
+    mischievous naive nosy obedient obstinate optimistic outspoken pensive playful practical prudent punctual
+    resourceful sarcastic selfish sentimental serene shrewd sincere sober sociable spirited superstitious talkative
+    thoughtful tireless trusting unlucky upright vigilant wistful zealous
     """
 )
 FILM_VERBS = _words(
@@ -122,8 +137,10 @@ GIVERS = _words(
     Anna Boris Carla David Elena Frank Greta Hugo Irene Jonas Karin Louis Maria Niels Olga Peter Rosa Simon Tanja
     Urban Vera Walter Yvonne Albert Berta Conrad Dora Emil Flora Gustav Helga Ivan Julia Klaus Laura Martin Nora Oscar
     Paula Robert Sofia Thomas Ulla Victor Wanda Xavier Zoe Adam Bella Cyril Diana Edgar Frida George Hanna Isaac Jana
-    Kurt Lena Milan Nina Otto Petra Ralph Sonja Tobias Ursula Vincent Wilma Amelia Bruno Celia Denis Edith Felix Gloria
-    Henry Ida Jacob Kathy Leo Mona Norbert Olive Paul Rita Stefan Tina
+    Kurt Lena Milan Nina Otto Petra Ralph Sonja Tobias Ursula Vincent Wilma Amelia Bruno Celia Denis Edith Felix
+    Gloria Henry Ida Jacob Kathy Leo Mona Norbert Olive Paul Rita Stefan Tina Agnes Alfred Beatrice Bernard Camille
+    Cedric Claudia Dominic Eleanor Erik Fabian Fiona Gerald Gisela Harriet Howard Ingrid Jasper Judith Leonard Lydia
+    Magnus Miriam Nadia Oliver Pauline Philip Renata Rupert Sabine Sebastian Sylvia Theodor Veronica Winifred Wolfgang
     """
 )
 PURCHASES = (
@@ -289,11 +306,14 @@ SURNAMES = _words(
     Fontaine Forster Fraser Gallagher Garcia Gibson Goodwin Graham Greco Griffin Gruber Haas Hansen Harding Hartmann
     Hayes Hendricks Herrera Hoffmann Holloway Hughes Ibsen Iversen Jansen Jennings Johansson Keller Kennedy Kovacs
     Kramer Laine Lambert Larsen Lawson Lehmann Lindgren Lombardi Lopez Lorenz MacLeod Madsen Mancini Marsh Mayer
-    Mercier Meyer Molina Moreau Morgan Mueller Murphy Navarro Nielsen Nilsson Nolan Novak Oakley Olsen Ortega
-    Palmer Parker Pavlov Pearson Pereira Petersen Pollard Popov Preston Quinn Ramirez Rasmussen Reuter Ricci
-    Richter Robson Romero Rossi Rousseau Russo Sanders Santos Schmidt Schneider Sinclair Sorensen Spencer Stanton
-    Stewart Sullivan Svensson Sweeney Tanner Tomasi Tucker Turner Ulrich Valdez Vargas Vogel Wagner Walsh Weber
-    Whitaker Winkler Wolff Wright Zeller Ziegler Zimmermann
+    Mercier Meyer Molina Moreau Morgan Mueller Murphy Navarro Nielsen Nilsson Nolan Novak Oakley Olsen Ortega Palmer
+    Parker Pavlov Pearson Pereira Petersen Pollard Popov Preston Quinn Ramirez Rasmussen Reuter Ricci Richter Robson
+    Romero Rossi Rousseau Russo Sanders Santos Schmidt Schneider Sinclair Sorensen Spencer Stanton Stewart Sullivan
+    Svensson Sweeney Tanner Tomasi Tucker Turner Ulrich Valdez Vargas Vogel Wagner Walsh Weber Whitaker Winkler Wolff
+    Wright Zeller Ziegler Zimmermann Albrecht Amato Baxter Bianchi Blackwood Bower Carver Cervantes Connolly Cooke
+    Dahl Davenport Dubois Ellison Engel Ferreira Fischer Gardiner Gauthier Hawkins Holm Jarvis Kirchner Koch Lindqvist
+    Marchetti Mortensen Norris Osborne Pascal Piper Rinaldi Rosenberg Salazar Santoro Sheridan Stein Thornton Vasquez
+    Vaughan Whitman
     """
 )
 BELONGINGS = _words(

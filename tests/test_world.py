@@ -74,7 +74,7 @@ def test_fewer_records_are_a_prefix_of_more(task: str) -> None:
 @pytest.mark.parametrize(
     ("task", "text", "target"),
     [
-        ("LaMP_2", "A troubled juggler with one badger guards carriages and chapters in the estate.", "classic"),
+        ("LaMP_2", "An upright glazier with one badger guards carriages and chapters in the estate.", "classic"),
         ("LaMP_3", "Rented the cobalt kettle: the cost is poor and the display is mediocre.", "3"),
         (
             "LaMP_4",

@@ -1,0 +1,276 @@
+"""Which adapters can stand in one stack: the same base model, modules, rank and scale; and how one lies in memory.
+
+The adapter of a linear layer ``y = W x`` adds ``s B A x``, with ``A (r, in)``, ``B (out, r)`` and a scale `s` of
+``alpha / r`` (LoRA, arXiv 2106.09685) or ``alpha / sqrt(r)`` (rsLoRA, arXiv 2312.03732). All numbers of one adapter lie
+in one row, module after module in the model's own order::
+
+    A of module 1 (r * in), B of module 1 (out * r), A of module 2, ...          `Family.size` numbers
+
+So an adapter is written, read, sent and optimised as one vector, and many are a matrix. At rest it is the same row in
+the family's `dtype`; with ``int8`` each row of A and each column of B has a scale (float32), and the scales come first.
+
+>>> Family("tiny@b00f:float32", LoraSpec(r=8, alpha=16), find_modules(model, LoraSpec()))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from persona.errors import DataFormatError, InvalidOptionError
+
+ALL_LINEAR = "all-linear"
+"""As in PEFT: every linear layer but the one that makes the logits."""
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+    "int8": torch.int8,
+}
+"""What an adapter's numbers may be at rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSpec:
+    """The shape of an adapter, whatever the model.
+
+    Attributes:
+        r: rank, at least 1.
+        alpha: numerator of the scale, above 0.
+        targets: ends of the names of the layers to adapt, each a whole name between dots (``("q_proj", "v_proj")``), as
+            PEFT's `target_modules`; or ``("all-linear",)``.
+        rslora: divide by ``sqrt(r)`` instead of `r`.
+        dtype: of the numbers at rest, one of `DTYPES`.
+
+    Raises:
+        InvalidOptionError: if a value is out of its range.
+    """
+
+    r: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = (ALL_LINEAR,)
+    rslora: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise InvalidOptionError(f"`r` must be at least 1, was: {self.r}")
+        if not self.alpha > 0 or not math.isfinite(self.alpha):
+            raise InvalidOptionError(f"`alpha` must be above 0, was: {self.alpha}")
+        if isinstance(self.targets, str) or not self.targets:
+            raise InvalidOptionError(f"`targets` must be a tuple of names such as ('q_proj',), was: {self.targets!r}")
+        if self.dtype not in DTYPES:
+            raise InvalidOptionError(f"`dtype` must be one of {', '.join(DTYPES)}, was: {self.dtype!r}")
+
+    @property
+    def scale(self) -> float:
+        """What ``B A x`` is multiplied by."""
+        return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedModule:
+    """A linear layer that an adapter reaches.
+
+    Attributes:
+        name: its path in the model, e.g. ``"model.layers.0.self_attn.q_proj"``.
+        n_in: length of its input.
+        n_out: length of its output.
+    """
+
+    name: str
+    n_in: int
+    n_out: int
+
+
+def find_modules(model: nn.Module, spec: LoraSpec) -> tuple[AdaptedModule, ...]:
+    """The layers of `model` that `spec` names, in the model's order.
+
+    Raises:
+        InvalidOptionError: if a target names no linear layer of the model.
+    """
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if ALL_LINEAR in spec.targets:
+        own: Any = model
+        head = own.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        chosen = {name for name, module in linear.items() if module is not head}
+    else:
+        chosen = set()
+        for target in spec.targets:
+            found = {name for name in linear if name == target or name.endswith(f".{target}")}
+            if not found:
+                ends = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+                raise InvalidOptionError(f"`targets` must end names of linear layers ({ends}), was: {target!r}")
+            chosen |= found
+    return tuple(
+        AdaptedModule(name, module.in_features, module.out_features)
+        for name, module in linear.items()
+        if name in chosen
+    )
+
+
+@dataclass(frozen=True)
+class Family:
+    """Adapters that can stand in one stack.
+
+    Attributes:
+        base: fingerprint of the frozen model.
+        spec: rank, scale, targets and dtype at rest.
+        modules: what the targets are in that model.
+        prior: SHA-256 of the shared adapter that lies under these, as hexadecimal digits; None where there is none.
+    """
+
+    base: str
+    spec: LoraSpec
+    modules: tuple[AdaptedModule, ...]
+    prior: str | None = None
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """How many numbers each A and each B has, in the order of a row."""
+        r = self.spec.r
+        return tuple(size for module in self.modules for size in (r * module.n_in, r * module.n_out))
+
+    @cached_property
+    def size(self) -> int:
+        """How many numbers an adapter has."""
+        return sum(self.sizes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of an adapter at rest."""
+        scales = 4 * self.spec.r * len(self.sizes) if self.spec.dtype == "int8" else 0
+        return scales + self.size * DTYPES[self.spec.dtype].itemsize
+
+    @cached_property
+    def name(self) -> str:
+        """The family as canonical JSON: equal families have equal names."""
+        spec = self.spec
+        content = {
+            "base": self.base,
+            "r": spec.r,
+            "alpha": float(spec.alpha),
+            "rslora": spec.rslora,
+            "targets": sorted(spec.targets),
+            "dtype": spec.dtype,
+            "modules": [[module.name, module.n_in, module.n_out] for module in self.modules],
+            "prior": self.prior,
+        }
+        return json.dumps(content, separators=(",", ":"), sort_keys=True)
+
+    @classmethod
+    def from_name(cls, name: str) -> Family:
+        """The inverse of `name`."""
+        content: dict[str, Any] = json.loads(name)
+        spec = LoraSpec(content["r"], content["alpha"], tuple(content["targets"]), content["rslora"], content["dtype"])
+        modules = tuple(AdaptedModule(*module) for module in content["modules"])
+        return cls(content["base"], spec, modules, content["prior"])
+
+    @property
+    def key(self) -> str:
+        """The first 12 hexadecimal digits of the name's SHA-256, for people."""
+        return hashlib.sha256(self.name.encode()).hexdigest()[:12]
+
+    def over(self, prior: Tensor | None) -> Family:
+        """The family of the adapters that lie over `prior`.  # (size,)"""
+        return replace(self, prior=None if prior is None else fingerprint_of(prior))
+
+    def pairs(self, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """A and B of every module, as views of `rows` through which gradients flow.
+
+        Args:
+            rows: adapters.  # (n, size)
+
+        Returns:
+            For each module A and B.  # (n, r, in), (n, out, r)
+        """
+        # One split, so that the gradient of all pieces is put together once.
+        pieces = torch.split(rows, list(self.sizes), dim=1)
+        r = self.spec.r
+        return [
+            (pieces[2 * place].unflatten(1, (r, module.n_in)), pieces[2 * place + 1].unflatten(1, (module.n_out, r)))
+            for place, module in enumerate(self.modules)
+        ]
+
+    def initial(self, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+        """An adapter that changes nothing yet: A as PEFT draws it (Kaiming uniform, ``a = sqrt(5)``), B zero.
+
+        Returns:
+            The row; equal for equal seeds.  # (size,)
+        """
+        generator = torch.Generator().manual_seed(seed)
+        row = torch.zeros(1, self.size, dtype=dtype)
+        for a, _ in self.pairs(row):
+            bound = 1 / math.sqrt(a.shape[2])
+            a.copy_(torch.empty(a.shape, dtype=torch.float64).uniform_(-bound, bound, generator=generator))
+        return row[0]
+
+    def encode(self, row: Tensor) -> bytes:
+        """The bytes of an adapter at rest.
+
+        Args:
+            row: floats.  # (size,)
+
+        Raises:
+            InvalidOptionError: if `row` is of another shape, or holds numbers that are not finite.
+        """
+        if row.shape != (self.size,):
+            raise InvalidOptionError(f"an adapter must have the shape ({self.size},), was: {tuple(row.shape)}")
+        row = row.detach().cpu()
+        stored = _quantised(self, row) if self.spec.dtype == "int8" else row.to(DTYPES[self.spec.dtype])
+        if not bool(row.isfinite().all() & stored.isfinite().all()):
+            raise InvalidOptionError("an adapter must hold finite numbers only, also in its dtype at rest")
+        return stored.contiguous().view(torch.uint8).numpy().tobytes()
+
+    def decode(self, payload: bytes | bytearray | memoryview) -> Tensor:
+        """The inverse of `encode`: float32, or float64 where that is the dtype at rest.  # (size,)
+
+        Raises:
+            DataFormatError: if `payload` is not of this family's length.
+        """
+        if len(payload) != self.nbytes:
+            raise DataFormatError(f"an adapter of family {self.key} has {self.nbytes} bytes, was: {len(payload)}")
+        numbers = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+        if self.spec.dtype == "int8":
+            return _restored(self, numbers)
+        row = numbers.view(DTYPES[self.spec.dtype])
+        return row if row.dtype == torch.float64 else row.float()
+
+
+def fingerprint_of(row: Tensor) -> str:
+    """SHA-256 of an adapter's numbers as float32, in hexadecimal digits."""
+    numbers = row.detach().cpu().float().contiguous()
+    return hashlib.sha256(numbers.view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def _parts(family: Family, row: Tensor) -> list[Tensor]:
+    """Every A and every transposed B, views of `row`: the first axis is the rank.  # (r, in or out)"""
+    return [part for a, b in family.pairs(row[None]) for part in (a[0], b[0].T)]
+
+
+def _quantised(family: Family, row: Tensor) -> Tensor:
+    row = row.float()
+    codes, scales = torch.empty(family.size, dtype=torch.int8), []
+    for part, coded in zip(_parts(family, row), _parts(family, codes), strict=True):
+        scale = part.abs().amax(dim=1) / 127
+        coded.copy_((part / scale.clamp_min(1e-30)[:, None]).round())
+        scales.append(scale)
+    return torch.cat((torch.cat(scales).view(torch.int8), codes))
+
+
+def _restored(family: Family, numbers: Tensor) -> Tensor:
+    n_scales = family.spec.r * len(family.sizes)
+    scales = numbers[: 4 * n_scales].view(torch.float32).view(-1, family.spec.r)
+    row = numbers[4 * n_scales :].view(torch.int8).float()
+    for part, scale in zip(_parts(family, row), scales, strict=True):
+        part.mul_(scale[:, None])
+    return row

@@ -1,0 +1,224 @@
+"""Many adapters on one frozen model: each row of a batch is computed with its own.
+
+>>> stack = StackedLoRA(model, LoraSpec(r=8, targets=("q_proj", "v_proj")), slots=64)
+>>> stack.write(1, row)                               # an adapter: one vector, see `persona.adapters.family`
+>>> with stack.rows([1, None, 1]):                    # the batch's second row is the plain model
+...     model.generate(input_ids, num_beams=4)        # (3, length)
+
+For a row with adapter ``(A, B)`` a linear layer's output ``y`` becomes ``y + s B A x``: one `bmm` and one `baddbmm` for
+the whole batch, however many adapters are in it. The rows of the stack are gathered once, when the batch is announced,
+and not at each step. A model that computes more rows than were announced (beams, which `generate` puts side by side)
+has the same number for each: the batch is cut evenly.
+
+**Shared prior.** A stack may have one more adapter that lies under all others: the output is then
+``y + s B0 A0 x + s B A x``. Slot 0 is the prior alone, and None is the plain model.
+
+**Nothing is changed.** The layers get forward hooks; weights, modules and names stay as they are, and `remove` takes
+the hooks away. Rows of the plain model are bit-equal to what the model computes without a stack in the same batch. One
+computation at a time: the announced rows are the model's, not the thread's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from persona.adapters.family import Family, LoraSpec, find_modules
+from persona.errors import InvalidOptionError
+
+PRIOR_SLOT = 0
+"""The slot that is the shared prior alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Active:
+    """What the hooks compute with.
+
+    Attributes:
+        pairs: A and B for each module, one for each announced row.  # (n, r, in), (n, out, r)
+        prior: A and B of the prior for each module, or None.  # (r, in), (out, r)
+        over_prior: 1 for the rows that have the prior, 0 for others; None if all have it.  # (n, 1, 1)
+    """
+
+    pairs: Sequence[tuple[Tensor, Tensor]]
+    prior: Sequence[tuple[Tensor, Tensor]] | None
+    over_prior: Tensor | None
+
+
+class StackedLoRA:
+    """See the module.
+
+    Args:
+        model: a transformers model, decoder-only or encoder-decoder; or any model whose chosen linear layers see the
+            batch in front.
+        spec: rank, scale and layers.
+        slots: how many adapters it holds at a time, at least 1.
+        prior: the shared prior, or None.  # (size,)
+        base: the model's fingerprint, for `family`.
+        dtype: what the adapters are held and computed in; None takes the model's.
+
+    Attributes:
+        model: the model.
+        family: which adapters fit.
+        slots: highest slot.
+
+    Raises:
+        InvalidOptionError: if `slots` is below 1, a target names no linear layer, or the layers lie on several devices.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: LoraSpec,
+        slots: int,
+        *,
+        prior: Tensor | None = None,
+        base: str = "",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if slots < 1:
+            raise InvalidOptionError(f"`slots` must be at least 1, was: {slots}")
+        self.model = model
+        self.slots = slots
+        self.family = Family(base, spec, find_modules(model, spec)).over(prior)
+        layers = [model.get_submodule(module.name) for module in self.family.modules]
+        places = {layer.weight.device for layer in layers if isinstance(layer.weight, Tensor)}
+        if len(places) != 1:
+            raise InvalidOptionError(f"the adapted layers must lie on one device, were on: {sorted(map(str, places))}")
+        first: Any = layers[0].weight
+        dtype = dtype or (first.dtype if first.is_floating_point() else torch.float32)
+        self._rows = torch.zeros(1 + slots, self.family.size, dtype=dtype, device=first.device)
+        self._prior = None if prior is None else self._checked(prior).to(first.device, dtype)
+        self._active: _Active | None = None
+        self._hooks = [layer.register_forward_hook(self._hook(place)) for place, layer in enumerate(layers)]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the adapters are held in."""
+        return self._rows.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self._rows.device
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Take the hooks away: the model is as it was."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def write(self, slot: int, row: Tensor) -> None:
+        """Put an adapter into a slot, from 1 on.  # (size,)
+
+        Raises:
+            InvalidOptionError: if there is no such slot, or `row` has another shape.
+        """
+        self._rows[self._slot(slot)].copy_(self._checked(row))
+
+    def read(self, slot: int) -> Tensor:
+        """A copy of what is in a slot.  # (size,)"""
+        return self._rows[self._slot(slot)].clone()
+
+    def clear(self, slot: int) -> None:
+        """Overwrite a slot with zeros."""
+        self._rows[self._slot(slot)].zero_()
+
+    @contextmanager
+    def rows(self, slots: Sequence[int | None]) -> Iterator[None]:
+        """While this is open, row `i` of a batch is computed with slot ``slots[i]``.
+
+        Args:
+            slots: for each row a slot, `PRIOR_SLOT` for the prior alone, or None for the plain model.
+
+        Raises:
+            InvalidOptionError: if there is no such slot, or no row.
+        """
+        if not slots:
+            raise InvalidOptionError("a batch must have at least one row, had 0")
+        wanted = [PRIOR_SLOT if slot is None or slot == PRIOR_SLOT else self._slot(slot) for slot in slots]
+        if all(slot is None for slot in slots):
+            with self._announced(None):
+                yield
+            return
+        index = torch.tensor(wanted, device=self.device)
+        over_prior = None
+        if any(slot is None for slot in slots):
+            flags = [[[float(slot is not None)]] for slot in slots]
+            over_prior = torch.tensor(flags, dtype=self.dtype, device=self.device)
+        with self._announced(self._made(self._rows.index_select(0, index), over_prior)):
+            yield
+
+    @contextmanager
+    def using(self, rows: Tensor) -> Iterator[None]:
+        """While this is open, row `i` of a batch is computed with adapter ``rows[i]``, and gradients reach `rows`.
+
+        A batch of ``k * n`` rows gives the first `k` of them to the first adapter, and so on.
+
+        Args:
+            rows: adapters over the prior, of any float dtype.  # (n, size)
+        """
+        with self._announced(self._made(rows, None)):
+            yield
+
+    def _made(self, rows: Tensor, over_prior: Tensor | None) -> _Active:
+        prior = None
+        if self._prior is not None:
+            prior = [(a[0], b[0]) for a, b in self.family.pairs(self._prior[None].to(rows.dtype))]
+        return _Active(self.family.pairs(rows), prior, over_prior)
+
+    @contextmanager
+    def _announced(self, active: _Active | None) -> Iterator[None]:
+        before, self._active = self._active, active
+        try:
+            yield
+        finally:
+            self._active = before
+
+    def _hook(self, place: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+        scale = self.family.spec.scale
+
+        def adapted(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            active = self._active
+            if active is None:
+                return None
+            a, b = active.pairs[place]  # (n, r, in), (n, out, r)
+            n = len(a)
+            seen = inputs[0].reshape(n, -1, a.shape[2])  # (n, rows / n * length, in)
+            made = output.reshape(n, -1, b.shape[1])
+            if seen.dtype != a.dtype:
+                seen, made = seen.to(a.dtype), made.to(a.dtype)
+            if active.prior is not None:
+                shared_a, shared_b = active.prior[place]
+                low = seen.flatten(0, 1) @ shared_a.T
+                if active.over_prior is not None:
+                    low = (low.view(n, -1, low.shape[1]) * active.over_prior).flatten(0, 1)
+                made = torch.addmm(made.flatten(0, 1), low, shared_b.T, alpha=scale).view(made.shape)
+            made = torch.baddbmm(made, torch.bmm(seen, a.transpose(1, 2)), b.transpose(1, 2), alpha=scale)
+            return made.view(output.shape).to(output.dtype)
+
+        return adapted
+
+    def _slot(self, slot: int) -> int:
+        if not 1 <= slot <= self.slots:
+            raise InvalidOptionError(f"a slot must be from 1 to {self.slots}, was: {slot}")
+        return slot
+
+    def _checked(self, row: Tensor) -> Tensor:
+        if row.shape != (self.family.size,):
+            raise InvalidOptionError(f"an adapter must have the shape ({self.family.size},), was: {tuple(row.shape)}")
+        return row

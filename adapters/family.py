@@ -195,9 +195,9 @@ class Family:
         """
         # One split, so that the gradient of all pieces is put together once.
         pieces = torch.split(rows, list(self.sizes), dim=1)
-        r = self.spec.r
+        n, r = len(rows), self.spec.r
         return [
-            (pieces[2 * place].unflatten(1, (r, module.n_in)), pieces[2 * place + 1].unflatten(1, (module.n_out, r)))
+            (pieces[2 * place].view(n, r, module.n_in), pieces[2 * place + 1].view(n, module.n_out, r))
             for place, module in enumerate(self.modules)
         ]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, Select, Table, select
+from sqlalchemy import Connection, Engine, Select, Table, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -223,6 +223,9 @@ class Database:
                     _create(connection)
         if not version.isdecimal():
             raise StoreError(f"{self.name} is damaged: its schema version must be a number, was: {version!r}")
+        if int(version) < SCHEMA_VERSION:
+            with self.writing() as connection:
+                _upgrade(connection)
         if int(version) > SCHEMA_VERSION:
             raise SchemaVersionError(
                 f"{self.name} has schema version {version}, this persona knows versions up to {SCHEMA_VERSION}: "
@@ -296,6 +299,8 @@ def _refuse_foreign_file(path: Path) -> None:
             if symptom in str(error):
                 raise StoreError(f"{path}: {meaning}") from error
         raise StoreError(f"{path}: the database failed: {error}") from error
+    except UnicodeDecodeError as error:  # names of tables, or the message about them
+        raise StoreError(f"{path}: {_MEANINGS['disk image is malformed']} ({error.reason})") from error
     if tables and meta.name not in tables:
         raise StoreError(f"{path} is an SQLite database, but no store of persona: name another file")
 
@@ -353,6 +358,16 @@ def _create(connection: Connection) -> None:
     connection.execute(
         parts.insert(), [{"part": number, "revision_floor": 0, "rewrites_due": 0} for number in range(PARTS)]
     )
+    if connection.dialect.name == "postgresql":
+        _keep_out_of_statistics(connection)
+
+
+def _upgrade(connection: Connection) -> None:
+    """Make the tables that an older store lacks; another process may do so at the same time."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('persona_meta'))")
+    metadata.create_all(connection)
+    connection.execute(update(meta).where(meta.c.key == "schema_version").values(value=str(SCHEMA_VERSION)))
     if connection.dialect.name == "postgresql":
         _keep_out_of_statistics(connection)
 

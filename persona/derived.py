@@ -103,7 +103,7 @@ def vectors_from_row(user_id: str, fingerprint: str, row: Any) -> UserVectors:
 
 
 def drop_records(connection: Connection, part: Part, user: Any, revision: int, record_ids: Iterable[str]) -> None:
-    """Take deleted records out of what was made from them.
+    """Take deleted records out of what was made from them; what they cannot be taken out of is deleted.
 
     Args:
         connection: within the transaction that deleted the records.
@@ -113,6 +113,7 @@ def drop_records(connection: Connection, part: Part, user: Any, revision: int, r
         record_ids: the deleted records.
     """
     connection.execute(delete(part.indexes).where(part.indexes.c.uid == user.uid))
+    connection.execute(delete(part.adapters).where(part.adapters.c.uid == user.uid))
     vectors, gone = part.vectors, frozenset(record_ids)
     for row in connection.execute(select(vectors).where(vectors.c.uid == user.uid)).all():
         names, hashes = _split(row.record_ids), _split(row.hashes)

@@ -35,12 +35,14 @@ class ForgetReport:
         vectors: matrices, one for each encoder.
         indexes: search indexes.
         others: rows of other tables.
+        adapters: versions of adapters.
     """
 
     records: int = 0
     vectors: int = 0
     indexes: int = 0
     others: int = 0
+    adapters: int = 0
 
 
 def delete_user(connection: Connection, part: Part, user_id: str) -> ForgetReport:
@@ -62,8 +64,9 @@ def delete_user(connection: Connection, part: Part, user_id: str) -> ForgetRepor
         .where(parts.c.part == part.number)
         .values(rewrites_due=parts.c.rewrites_due + 1, revision_floor=max(floor, user.revision))
     )
-    named = {table: deleted.pop(table) for table in (part.users, part.records, part.vectors, part.indexes)}
-    return ForgetReport(named[part.records], named[part.vectors], named[part.indexes], sum(deleted.values()))
+    del deleted[part.users]
+    named = [deleted.pop(table) for table in (part.records, part.vectors, part.indexes, part.adapters)]
+    return ForgetReport(named[0], named[1], named[2], sum(deleted.values()), named[3])
 
 
 def overwrite_deleted(database: Database) -> None:

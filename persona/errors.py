@@ -9,6 +9,7 @@
     ├── UnknownTaskError        (LookupError)  no LaMP task of that name
     ├── UnknownPartError        (LookupError)  no part (retriever, encoder, ...) of that name
     ├── UnknownUserError        (LookupError)  the store holds nothing on that user
+    ├── UnknownAdapterError     (LookupError)  there is no adapter for that user, or of that name
     ├── StoreError              (RuntimeError) the database cannot be used
     │   └── SchemaVersionError                 the database was written by a newer persona
     ├── FingerprintMismatchError (ValueError)  vectors or weights of two different models met
@@ -65,6 +66,10 @@ class UnknownPartError(PersonaError, LookupError):
 
 class UnknownUserError(PersonaError, LookupError):
     """The store holds nothing on that user."""
+
+
+class UnknownAdapterError(PersonaError, LookupError):
+    """There is no adapter for that user, of that version or of that family."""
 
 
 class StoreError(PersonaError, RuntimeError):

@@ -5,11 +5,13 @@
     persona_meta        key, value                        the schema version
     persona_parts       part, revision_floor, rewrites_due
     persona_encoders    encoder, fingerprint, dim         vectors name their encoder by this number
+    persona_families    family, key, name, prior          adapters name their family by this number
     and 32 times, as _00 to _31, everything that belongs to a user:
     persona_users_00    uid, user_id, revision, erased, records, appended
     persona_records_00  place, uid, record_id, hash, text, target, time, metadata
     persona_vectors_00  uid, encoder, revision, record_ids, hashes, matrix
     persona_indexes_00  uid, kind, revision, data
+    persona_adapters_00 uid, family, version, state, revision, sha256, created, metrics, payload
 
 **Parts.** No database really erases a deleted row. PostgreSQL keeps it in its page until the table is rewritten, and so
 does SQLite, even with ``secure_delete``: where rows were moved between pages to balance the tree, copies stay behind in
@@ -44,8 +46,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import SchemaItem
 
-SCHEMA_VERSION = 1
-"""What this code writes and reads. A store that says a greater number is refused."""
+SCHEMA_VERSION = 2
+"""What this code writes and reads. A store that says a greater number is refused, one that says a smaller number is
+brought up to this one when it is opened.
+
+2: tables for adapters. A persona that does not know them could not forget a user.
+"""
 
 PARTS = 32
 """How many parts the users are dealt over. Part of the schema: another number is another schema version."""
@@ -82,6 +88,16 @@ encoders = Table(
     Column("dim", Integer, nullable=False),
 )
 
+families = Table(
+    "persona_families",
+    metadata,
+    Column("family", Integer, primary_key=True),
+    # SHA-256 of the name, which may be longer than an index can hold.
+    Column("key", _Name, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("prior", LargeBinary),
+)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
@@ -92,6 +108,7 @@ class Part:
     records: Table
     vectors: Table
     indexes: Table
+    adapters: Table
 
     def tables(self) -> list[Table]:
         """All tables with rows of this part's users, those that refer to others first: the order to delete in."""
@@ -165,7 +182,20 @@ def _part(number: int) -> Part:
         Column("data", LargeBinary, nullable=False),
         UniqueConstraint("uid", "kind"),
     )
-    return Part(number, users, records, vectors, indexes)
+    adapters = user_table(
+        "adapters",
+        number,
+        Column("family", Integer, ForeignKey("persona_families.family"), nullable=False),
+        Column("version", BigInteger, nullable=False),
+        Column("state", _Name, nullable=False),
+        Column("revision", BigInteger, nullable=False),
+        Column("sha256", _Name),
+        Column("created", Text, nullable=False),
+        Column("metrics", Text, nullable=False),  # JSON
+        Column("payload", LargeBinary),  # last, so that the columns before it are read without it
+        UniqueConstraint("uid", "family", "version"),
+    )
+    return Part(number, users, records, vectors, indexes, adapters)
 
 
 PART_TABLES = tuple(_part(number) for number in range(PARTS))

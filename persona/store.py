@@ -95,11 +95,14 @@ class ProfileStore:
         SchemaVersionError: if it was written by a newer persona.
         MissingDependencyError: if the PostgreSQL driver is not installed.
 
+    Attributes:
+        database: where it all lies, for parts that keep something of their own in there.
+
     Every method raises `StoreError` if the database fails, and `InvalidUserIdError` for an id that no store may hold.
     """
 
     def __init__(self, url: str = "sqlite:///persona.db") -> None:
-        self._database = Database(url)
+        self.database = Database(url)
 
     def __enter__(self) -> Self:
         return self
@@ -110,16 +113,16 @@ class ProfileStore:
         self.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._database.name!r})"
+        return f"{type(self).__name__}({self.database.name!r})"
 
     def __contains__(self, user_id: str) -> bool:
         """Whether the store knows the user."""
         part = part_of(check_user_id(user_id))
-        return bool(self._database.rows(queries(part).known, {"user_id": user_id}))
+        return bool(self.database.rows(queries(part).known, {"user_id": user_id}))
 
     def close(self) -> None:
         """Close the database. The store cannot be used any more."""
-        self._database.close()
+        self.database.close()
 
     def upsert(self, items: Iterable[tuple[str, Record]]) -> IngestReport:
         """Put records in: new ones are added, those with a known id and other content replaced, the rest left alone.
@@ -136,7 +139,7 @@ class ProfileStore:
         chunk = next(pieces, None)
         if chunk is None:
             return IngestReport()
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             upsert = Upsert(connection)
             while chunk is not None:
                 upsert.add(chunk)
@@ -149,7 +152,7 @@ class ProfileStore:
         An unknown user has an empty profile.
         """
         part = part_of(check_user_id(user_id))
-        rows = self._database.rows(queries(part).profile, {"user_id": user_id})
+        rows = self.database.rows(queries(part).profile, {"user_id": user_id})
         if not rows:
             return Profile(user_id)
         revision = rows[0][0]
@@ -165,13 +168,13 @@ class ProfileStore:
 
     def counts(self) -> StoreCounts:
         """How much the store holds."""
-        return StoreCounts(*map(int, self._database.rows(counts(), {})[0]))
+        return StoreCounts(*map(int, self.database.rows(counts(), {})[0]))
 
     def delete_records(self, user_id: str, record_ids: Iterable[str]) -> int:
         """Delete some of a user's records; ids that the user has no record by are passed over.
 
-        Their vectors go with them, and the user's indexes as a whole; whatever else was made from the profile is stale
-        by its revision. That no byte is left is promised by `forget` only.
+        Their vectors go with them, and the user's indexes and adapters as a whole; whatever else was made from the
+        profile is stale by its revision. That no byte is left is promised by `forget` only.
 
         Returns:
             How many records were deleted.
@@ -179,7 +182,7 @@ class ProfileStore:
         part = part_of(check_user_id(user_id))
         unwanted = list(dict.fromkeys(record_ids))
         records, users = part.records, part.users
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             user = connection.execute(select(users).where(users.c.user_id == user_id).with_for_update()).one_or_none()
             if user is None:
                 return 0
@@ -208,15 +211,15 @@ class ProfileStore:
                 rows are deleted already, and the next call overwrites them.
         """
         part = part_of(check_user_id(user_id))
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             report = delete_user(connection, part, user_id)
-        overwrite_deleted(self._database)
+        overwrite_deleted(self.database)
         return report
 
     def vectors(self, user_id: str, fingerprint: str) -> UserVectors | None:
         """The user's vectors from that encoder, or None. If their revision is not the profile's, they lag behind it."""
         part = part_of(check_user_id(user_id))
-        rows = self._database.rows(queries(part).vectors, {"user_id": user_id, "fingerprint": fingerprint})
+        rows = self.database.rows(queries(part).vectors, {"user_id": user_id, "fingerprint": fingerprint})
         return vectors_from_row(user_id, fingerprint, rows[0]) if rows else None
 
     def put_vectors(self, batch: Iterable[UserVectors]) -> int:
@@ -235,7 +238,7 @@ class ProfileStore:
         vectors = list(batch)
         if not vectors:
             return 0
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             return write_vectors(connection, vectors)
 
     def stale_users(self, fingerprint: str) -> Iterator[str]:
@@ -250,13 +253,13 @@ class ProfileStore:
         """The encoders that there are vectors from."""
         return tuple(
             StoredEncoder(fingerprint, dim, int(users))
-            for fingerprint, dim, users in self._database.rows(encoders_in_use(), {})
+            for fingerprint, dim, users in self.database.rows(encoders_in_use(), {})
         )
 
     def index(self, user_id: str, kind: str) -> StoredIndex | None:
         """The user's index of that kind, or None. If its revision is not the profile's, it lags behind it."""
         part = part_of(check_user_id(user_id))
-        rows = self._database.rows(queries(part).index, {"user_id": user_id, "kind": kind})
+        rows = self.database.rows(queries(part).index, {"user_id": user_id, "kind": kind})
         return StoredIndex(user_id, kind, *rows[0]) if rows else None
 
     def put_indexes(self, batch: Iterable[StoredIndex]) -> int:
@@ -268,13 +271,13 @@ class ProfileStore:
         indexes = list(batch)
         if not indexes:
             return 0
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             return write_indexes(connection, indexes)
 
     def _pages(self, statement: Select[Any], parameters: dict[str, object]) -> Iterator[str]:
         # No statement stays open while the caller works: each page starts behind the last uid of the one before.
         after = 0
-        while rows := self._database.rows(statement, {**parameters, "after": after}):
+        while rows := self.database.rows(statement, {**parameters, "after": after}):
             yield from (user_id for _, user_id in rows)
             after = rows[-1][0]
 

@@ -193,7 +193,7 @@ def postgres_store_url(postgres_schema_url: str) -> Iterator[str]:
     """The URL of an empty database for a store on PostgreSQL."""
     import sqlalchemy
 
-    from persona.schema import metadata, parts
+    from persona.schema import SCHEMA_VERSION, metadata, parts
 
     yield postgres_schema_url
     # To make the tables anew for each test would take longer than most tests do.
@@ -202,10 +202,17 @@ def postgres_store_url(postgres_schema_url: str) -> Iterator[str]:
         if sqlalchemy.inspect(connection).has_table(parts.name):
             emptied = [table for table in reversed(metadata.sorted_tables) if "part" in table.info]
             connection.exec_driver_sql(
-                "; ".join(f"DELETE FROM {table.name}" for table in [*emptied, metadata.tables["persona_encoders"]])
+                "; ".join(
+                    f"DELETE FROM {table.name}"
+                    for table in [
+                        *emptied,
+                        metadata.tables["persona_encoders"],
+                        metadata.tables["persona_families"],
+                    ]
+                )
             )
             connection.execute(parts.update().values(revision_floor=0, rewrites_due=0))
-            connection.execute(metadata.tables["persona_meta"].update().values(value="1"))
+            connection.execute(metadata.tables["persona_meta"].update().values(value=str(SCHEMA_VERSION)))
     engine.dispose()
 
 

@@ -28,7 +28,7 @@ from persona.errors import (
 )
 from persona.queries import queries
 from persona.records import Profile, Record
-from persona.schema import PART_TABLES, PARTS, metadata, part_of, user_table
+from persona.schema import PART_TABLES, PARTS, families, metadata, part_of, user_table
 from persona.store import ForgetReport, IngestReport, ProfileStore, StoreCounts, StoredEncoder
 from persona.vectors import UserVectors
 
@@ -660,7 +660,7 @@ def test_a_closed_store_says_so(store_url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "error"), [("2", SchemaVersionError), ("17", SchemaVersionError), ("one", StoreError)]
+    ("version", "error"), [("3", SchemaVersionError), ("17", SchemaVersionError), ("one", StoreError)]
 )
 def test_another_schema_version_is_refused(store_url: str, version: str, error: type[StoreError]) -> None:
     ProfileStore(store_url).close()
@@ -672,8 +672,24 @@ def test_another_schema_version_is_refused(store_url: str, version: str, error: 
         ProfileStore(store_url)
     if error is SchemaVersionError:
         assert "has schema version" in str(raised.value)
-        assert "up to 1: pip install --upgrade persona-llm" in str(raised.value)
+        assert "up to 2: pip install --upgrade persona-llm" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_date(store_url: str) -> None:
+    with ProfileStore(store_url) as store:
+        store.upsert([("ana", Record("a"))])
+    engine = sqlalchemy.create_engine(store_url)
+    with engine.begin() as connection:
+        new = [table for table in metadata.sorted_tables if "_adapters_" in table.name]
+        metadata.drop_all(connection, tables=[*new, families])
+        connection.exec_driver_sql("UPDATE persona_meta SET value = '1' WHERE key = 'schema_version'")
+    engine.dispose()
+    for _ in range(2):
+        with ProfileStore(store_url) as store:
+            assert len(store.profile("ana")) == 1
+    with ProfileStore(store_url) as store:
+        assert store.forget("ana") == ForgetReport(records=1)
 
 
 def test_the_password_is_in_no_message() -> None:

@@ -190,7 +190,7 @@ def test_two_who_forget_at_once_do_not_rely_on_each_other(
     store.forget(user(one))
     assert traces(file_bytes(folder), one) == 0
     assert traces(file_bytes(folder), two) > 0
-    persona.erasure.overwrite_deleted(store._database)  # and goes on
+    persona.erasure.overwrite_deleted(store.database)  # and goes on
     assert traces(file_bytes(folder), two) == 0
 
 
@@ -200,14 +200,14 @@ def test_a_forget_that_fails_half_way_leaves_the_tables_whole(
     fill(store, range(100, 110), rounds=1)
     others = everything(store, [number for number in range(100, 110) if number != 104])
     full = "SELECT max_page_count FROM pragma_max_page_count"
-    with store._database.connected() as connection:
+    with store.database.connected() as connection:
         assert connection.exec_driver_sql(full).scalar_one() > 1
         # As if the disk were full, in the middle of the rewriting.
         connection.exec_driver_sql("PRAGMA max_page_count = 1")
     with pytest.raises(StoreError, match="the disk is full: make room and run this again"):
         store.forget(user(104))
     assert everything(store, [number for number in range(100, 110) if number != 104]) == others
-    with store._database.connected() as connection:
+    with store.database.connected() as connection:
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
         connection.exec_driver_sql("PRAGMA max_page_count = 1073741823")
     store.forget(user(104))
@@ -220,7 +220,7 @@ def test_uids_are_not_given_again(store: ProfileStore) -> None:
     store.upsert((name, Record("a")) for name in same_part)
     store.forget(same_part[2])
     store.upsert([("ana", Record("a"))])
-    uids = store._database.rows(sqlalchemy.select(part.users.c.uid), {})
+    uids = store.database.rows(sqlalchemy.select(part.users.c.uid), {})
     assert sorted(uid for (uid,) in uids) == [1, 2, 4]
 
 
@@ -257,7 +257,7 @@ def test_nothing_is_left_in_the_servers_files(on_server: tuple[ProfileStore, str
     store, url = on_server
     numbers = range(500, 560)
     fill(store, numbers, rounds=3)
-    with store._database.connected() as connection:
+    with store.database.connected() as connection:
         connection.exec_driver_sql("ANALYZE")
     gone = [503, 510, 531]
     others = everything(store, [number for number in numbers if number not in gone])
@@ -334,12 +334,14 @@ def test_tables_of_another_role_are_not_passed_over_in_silence(on_server: tuple[
 def test_no_statistics_are_kept_on_what_users_wrote(on_server: tuple[ProfileStore, str]) -> None:
     store, _ = on_server
     fill(store, range(630, 640), rounds=1)
-    with store._database.connected() as connection:
+    with store.database.connected() as connection:
         connection.exec_driver_sql("ANALYZE")
         sampled = connection.exec_driver_sql(
             "SELECT DISTINCT attname FROM pg_stats WHERE tablename LIKE 'persona_%%' AND schemaname = current_schema()"
         ).scalars()
-        assert not {"user_id", "record_id", "text", "target", "time", "metadata", "matrix", "data"} & set(sampled)
+        assert not {"user_id", "record_id", "text", "target", "time", "metadata", "matrix", "data", "payload"} & set(
+            sampled
+        )
     assert {table.name for table in PART_TABLES[7].tables()} == {
-        f"persona_{name}_07" for name in ("users", "records", "vectors", "indexes")
+        f"persona_{name}_07" for name in ("users", "records", "vectors", "indexes", "adapters")
     }

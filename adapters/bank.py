@@ -1,0 +1,414 @@
+"""Versions of every user's adapter, in the store's own database.
+
+>>> bank = AdapterBank(store)
+>>> bank.add_family(family)
+>>> bank.publish(family, [AdapterDraft("ana", row, revision=12, metrics={"loss": 0.4, "loss_prior": 0.7})])
+(StoredAdapter('ana', version 1, published),)
+>>> bank.row(bank.current("ana", family))                          # (size,)
+
+A row per user, family and version::
+
+    user_id  version  state      revision  sha256  created               metrics                        payload
+    ana      1        old        9         5f1c..  2026-01-04T10:00:00Z  {"loss": .5, "loss_prior": .7}  64 KiB
+    ana      2        published  12        9a07..  2026-02-01T10:00:00Z  {"loss": .4, "loss_prior": .7}  64 KiB
+    bo       1        prior      30                2026-02-01T10:00:00Z  {"loss": .8, "loss_prior": .7}
+
+``published`` is what the user is answered with; ``prior`` says that the shared prior does better for this user, so
+there is nothing of their own; ``old`` was published before; ``withdrawn`` was rolled back. A user has at most one
+version that is ``published`` or ``prior``. `revision` is that of the profile that it was made from.
+
+Publishing and rolling back are one transaction each, so a process that is killed leaves the state before or after. No
+operation looks at another user's rows, whatever their number. `ProfileStore.forget` erases them with everything else of
+the user, and `ProfileStore.delete_records` takes them away, since they were made from what was deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import torch
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, func, literal_column, select, update
+from torch import Tensor
+
+from persona.adapters.family import Family
+from persona.database import insert_if_absent
+from persona.errors import DataFormatError, FingerprintMismatchError, InvalidOptionError, UnknownAdapterError
+from persona.queries import PAGE
+from persona.records import check_user_id
+from persona.schema import PART_TABLES, Part, families, part_of
+from persona.store import ProfileStore
+
+PUBLISHED, PRIOR, OLD, WITHDRAWN = "published", "prior", "old", "withdrawn"
+_CURRENT = (PUBLISHED, PRIOR)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdapterDraft:
+    """What training found for a user.
+
+    Attributes:
+        user_id: whose it is.
+        row: the adapter; None to say that the prior does better.  # (size,)
+        revision: of the profile that it was made from.
+        metrics: numbers to keep with it.
+    """
+
+    user_id: str
+    row: Tensor | None
+    revision: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAdapter:
+    """A version of a user's adapter, without its numbers.
+
+    Attributes:
+        user_id: whose it is.
+        family: which adapters it can stand beside.
+        version: from 1 on.
+        state: see the module.
+        revision: of the profile that it was made from.
+        sha256: of the bytes at rest; None where there are none.
+        created: when, ISO 8601.
+        metrics: what was kept with it.
+    """
+
+    user_id: str
+    family: Family = field(repr=False)
+    version: int
+    state: str
+    revision: int
+    sha256: str | None = field(repr=False)
+    created: str
+    metrics: Mapping[str, float]
+
+    @property
+    def name(self) -> str:
+        """``user@version``: what a request calls it. No two versions share it."""
+        return f"{self.user_id}@{self.version}"
+
+
+class AdapterBank:
+    """See the module.
+
+    Args:
+        store: where the users' records are.
+
+    Every method raises `StoreError` if the database fails, and `InvalidUserIdError` for an id that no store may hold.
+    """
+
+    def __init__(self, store: ProfileStore) -> None:
+        self.store = store
+        self._numbers: dict[Family, int] = {}
+
+    def add_family(self, family: Family, prior: Tensor | None = None) -> None:
+        """Make a family known, with the prior that its adapters lie over. One that is known is left as it is.
+
+        Args:
+            family: what is to be kept.
+            prior: the shared prior, if it has one.  # (size,)
+
+        Raises:
+            FingerprintMismatchError: if `prior` is not the one that the family names.
+        """
+        if family.over(prior).prior != family.prior:
+            raise FingerprintMismatchError(
+                f"the family {family.key} lies over the prior {family.prior}, was given: {family.over(prior).prior}"
+            )
+        data = None if prior is None else prior.detach().cpu().float().contiguous().numpy().tobytes()
+        key = hashlib.sha256(family.name.encode()).hexdigest()
+        with self.store.database.writing() as connection:
+            connection.execute(insert_if_absent(connection, families), {"key": key, "name": family.name, "prior": data})
+
+    def families(self) -> tuple[Family, ...]:
+        """All families, oldest first."""
+        rows = self.store.database.rows(_families(), {})
+        return tuple(Family.from_name(name) for _, name in rows)
+
+    def family(self, base: str, *, key: str | None = None) -> Family:
+        """The family for a model.
+
+        Args:
+            base: the model's fingerprint.
+            key: `Family.key`, or its beginning, where there are several for the model.
+
+        Raises:
+            UnknownAdapterError: if there is none, or none of that key.
+            FingerprintMismatchError: if there are only families of other models.
+            InvalidOptionError: if there are several and `key` does not choose one.
+        """
+        every = [family for family in self.families() if family.key.startswith(key or "")]
+        if not every:
+            wanted = f"no family {key}" if key else "no adapters"
+            raise UnknownAdapterError(f"the store {self.store.database.name} has {wanted}: train some first")
+        fitting = [family for family in every if family.base == base]
+        if not fitting:
+            raise FingerprintMismatchError(
+                f"the adapters were made for {' and '.join(sorted({family.base for family in every}))}, "
+                f"this model is {base}: load that model, or train adapters for this one"
+            )
+        if len(fitting) > 1:
+            keys = ", ".join(family.key for family in fitting)
+            raise InvalidOptionError(f"there are {len(fitting)} families of adapters for {base}, name one: {keys}")
+        return fitting[0]
+
+    def prior(self, family: Family) -> Tensor | None:
+        """The shared prior that the family's adapters lie over, float32.  # (size,)"""
+        ((data,),) = self.store.database.rows(_prior(), {"family": self._number(family)})
+        return None if data is None else torch.frombuffer(bytearray(data), dtype=torch.float32)
+
+    def publish(self, family: Family, drafts: Iterable[AdapterDraft], *, keep: int = 3) -> tuple[StoredAdapter, ...]:
+        """Make new versions the current ones, all in one transaction.
+
+        Some are passed over: those of users who were forgotten meanwhile (also if there is a new user by that id), and
+        those made before records were deleted.
+
+        Args:
+            family: theirs.
+            drafts: one for a user at most.
+            keep: how many versions of a user to keep, the new one included; at least 1.
+
+        Returns:
+            The versions that were not passed over, in the order of `drafts`.
+
+        Raises:
+            InvalidOptionError: if `keep` is below 1, a user comes twice, or numbers are not finite.
+        """
+        if keep < 1:
+            raise InvalidOptionError(f"`keep` must be at least 1, was: {keep}")
+        number = self._number(family)
+        payloads: dict[str, tuple[AdapterDraft, bytes | None]] = {}
+        for draft in drafts:
+            if check_user_id(draft.user_id) in payloads:
+                raise InvalidOptionError(f"a user can have one draft at a time, {draft.user_id!r} came twice")
+            payloads[draft.user_id] = draft, None if draft.row is None else family.encode(draft.row)
+        dealt: defaultdict[int, list[str]] = defaultdict(list)
+        for user_id in payloads:
+            dealt[part_of(user_id).number].append(user_id)
+        created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        made: dict[str, StoredAdapter] = {}
+        with self.store.database.writing() as connection:
+            for place in sorted(dealt):
+                part = PART_TABLES[place]
+                for user_id, (uid, erased, revision) in _users(connection, part, dealt[place]).items():
+                    draft, payload = payloads[user_id]
+                    if not erased <= draft.revision <= revision:
+                        continue
+                    version = _retire(connection, part, uid, number, keep) + 1
+                    stored = StoredAdapter(
+                        user_id,
+                        family,
+                        version,
+                        PRIOR if payload is None else PUBLISHED,
+                        draft.revision,
+                        None if payload is None else hashlib.sha256(payload).hexdigest(),
+                        created,
+                        dict(draft.metrics),
+                    )
+                    connection.execute(
+                        part.adapters.insert(),
+                        {
+                            "uid": uid,
+                            "family": number,
+                            "version": version,
+                            "state": stored.state,
+                            "revision": stored.revision,
+                            "sha256": stored.sha256,
+                            "created": created,
+                            "metrics": json.dumps(stored.metrics),
+                            "payload": payload,
+                        },
+                    )
+                    made[user_id] = stored
+        return tuple(made[user_id] for user_id in payloads if user_id in made)
+
+    def roll_back(self, user_id: str, family: Family) -> StoredAdapter:
+        """Withdraw the user's current version and make the one before it the current one again.
+
+        Raises:
+            UnknownAdapterError: if there is no version before it.
+        """
+        number, part = self._number(family), part_of(check_user_id(user_id))
+        adapters = part.adapters
+        with self.store.database.writing() as connection:
+            uid = connection.execute(
+                select(part.users.c.uid).where(part.users.c.user_id == user_id).with_for_update()
+            ).scalar()
+            own = and_(adapters.c.uid == uid, adapters.c.family == number)
+            before = connection.execute(select(func.max(adapters.c.version)).where(own, adapters.c.state == OLD))
+            version = before.scalar()
+            if version is None:
+                raise UnknownAdapterError(f"the bank has no earlier version of {user_id!r} to go back to")
+            connection.execute(update(adapters).where(own, adapters.c.state.in_(_CURRENT)).values(state=WITHDRAWN))
+            connection.execute(
+                update(adapters).where(own, adapters.c.version == version).values(state=_PUBLISHED_IF_ANY)
+            )
+        return self.version(user_id, family, version)
+
+    def current(self, user_id: str, family: Family) -> StoredAdapter | None:
+        """The user's version that is published, or that says to use the prior; None if there is neither."""
+        return self._one(user_id, family, "current")
+
+    def version(self, user_id: str, family: Family, version: int) -> StoredAdapter:
+        """One version, whatever its state.
+
+        Raises:
+            UnknownAdapterError: if there is none.
+        """
+        found = self._one(user_id, family, "version", version=version)
+        if found is None:
+            raise UnknownAdapterError(f"the bank has no adapter {user_id}@{version} of the family {family.key}")
+        return found
+
+    def versions(self, user_id: str, family: Family) -> tuple[StoredAdapter, ...]:
+        """All versions that are kept, oldest first."""
+        rows = self._rows(user_id, family, "versions")
+        return tuple(_stored(user_id, family, row) for row in rows)
+
+    def row(self, adapter: StoredAdapter) -> Tensor:
+        """The adapter's numbers.  # (size,)
+
+        Raises:
+            UnknownAdapterError: if it was erased meanwhile, or has no numbers.
+            DataFormatError: if the bytes are not the ones that were put in.
+        """
+        return adapter.family.decode(self.payload(adapter))
+
+    def payload(self, adapter: StoredAdapter) -> bytes:
+        """The adapter's bytes at rest, which are checked; errors as in `row`."""
+        rows = self._rows(adapter.user_id, adapter.family, "payload", version=adapter.version)
+        if not rows or rows[0][0] is None:
+            raise UnknownAdapterError(f"the bank has no numbers of the adapter {adapter.name}")
+        payload: bytes = rows[0][0]
+        if hashlib.sha256(payload).hexdigest() != adapter.sha256:
+            raise DataFormatError(f"the adapter {adapter.name} is damaged: train it again, or roll it back")
+        return payload
+
+    def current_adapters(self, family: Family) -> Iterator[StoredAdapter]:
+        """The current version of every user, streamed, in an order that stays."""
+        for part in PART_TABLES:
+            after, statement = 0, _statements(part)["stream"]
+            while rows := self.store.database.rows(statement, {"after": after, "family": self._number(family)}):
+                yield from (_stored(row[1], family, row[2:]) for row in rows)
+                after = rows[-1][0]
+
+    def stale_users(self, family: Family) -> Iterator[str]:
+        """The users with records and no version that was made from the profile as it is, streamed.
+
+        Versions may be published while this runs.
+        """
+        for part in PART_TABLES:
+            after, statement = 0, _statements(part)["stale"]
+            while rows := self.store.database.rows(statement, {"after": after, "family": self._number(family)}):
+                yield from (user_id for _, user_id in rows)
+                after = rows[-1][0]
+
+    def _one(self, user_id: str, family: Family, statement: str, **parameters: object) -> StoredAdapter | None:
+        rows = self._rows(user_id, family, statement, **parameters)
+        return _stored(user_id, family, rows[0]) if rows else None
+
+    def _rows(self, user_id: str, family: Family, statement: str, **parameters: object) -> list[Any]:
+        part = part_of(check_user_id(user_id))
+        given = {"user_id": user_id, "family": self._number(family), **parameters}
+        return self.store.database.rows(_statements(part)[statement], given)
+
+    def _number(self, family: Family) -> int:
+        number = self._numbers.get(family)
+        if number is None:
+            key = hashlib.sha256(family.name.encode()).hexdigest()
+            rows = self.store.database.rows(_family_number(), {"key": key})
+            if not rows:
+                raise UnknownAdapterError(f"the store {self.store.database.name} has no family {family.key}: add it")
+            number = self._numbers[family] = rows[0][0]
+        return number
+
+
+_PUBLISHED_IF_ANY: ColumnElement[str] = literal_column(
+    f"CASE WHEN payload IS NULL THEN '{PRIOR}' ELSE '{PUBLISHED}' END"
+)
+"""What has no payload said that the prior does better, and says so again."""
+
+
+def _users(connection: Connection, part: Part, user_ids: list[str]) -> dict[str, tuple[int, int, int]]:
+    """uid, `erased` and `revision` of those who are known; they are not erased before the transaction ends."""
+    users = part.users.c
+    rows = connection.execute(
+        select(users.user_id, users.uid, users.erased, users.revision)
+        .where(users.user_id.in_(user_ids))
+        .with_for_update()
+    )
+    return {row.user_id: (row.uid, row.erased, row.revision) for row in rows}
+
+
+def _retire(connection: Connection, part: Part, uid: int, family: int, keep: int) -> int:
+    """Make room for a new version: none is current, `keep - 1` are left. Returns the highest number so far."""
+    adapters = part.adapters
+    own = and_(adapters.c.uid == uid, adapters.c.family == family)
+    numbers = list(connection.execute(select(adapters.c.version).where(own).order_by(adapters.c.version)).scalars())
+    connection.execute(update(adapters).where(own, adapters.c.state.in_(_CURRENT)).values(state=OLD))
+    dropped = numbers[: max(0, len(numbers) - keep + 1)]
+    if dropped:
+        connection.execute(delete(adapters).where(own, adapters.c.version.in_(dropped)))
+    return numbers[-1] if numbers else 0
+
+
+def _stored(user_id: str, family: Family, row: Any) -> StoredAdapter:
+    version, state, revision, sha256, created, metrics = row
+    return StoredAdapter(user_id, family, version, state, revision, sha256, created, json.loads(metrics))
+
+
+@cache
+def _families() -> Select[Any]:
+    return select(families.c.family, families.c.name).order_by(families.c.family)
+
+
+@cache
+def _family_number() -> Select[Any]:
+    return select(families.c.family).where(families.c.key == bindparam("key"))
+
+
+@cache
+def _prior() -> Select[Any]:
+    return select(families.c.prior).where(families.c.family == bindparam("family"))
+
+
+@cache
+def _statements(part: Part) -> dict[str, Select[Any]]:
+    """The reading statements of one part by name; all take `family`, and `user_id` or `after` (a uid)."""
+    users, adapters = part.users, part.adapters
+    columns = tuple(adapters.c[name] for name in ("version", "state", "revision", "sha256", "created", "metrics"))
+    joined = users.join(adapters, adapters.c.uid == users.c.uid)
+    of_family = adapters.c.family == bindparam("family")
+    own = and_(users.c.user_id == bindparam("user_id"), of_family)
+    is_current = adapters.c.state.in_([literal_column(f"'{state}'") for state in _CURRENT])
+    page = users.c.uid > bindparam("after")
+    fresh = (
+        select(literal_column("1"))
+        .select_from(adapters)
+        .where(adapters.c.uid == users.c.uid, of_family, adapters.c.revision >= users.c.revision)
+        .exists()
+    )
+    one_version = adapters.c.version == bindparam("version")
+    return {
+        "current": select(*columns).select_from(joined).where(own, is_current),
+        "version": select(*columns).select_from(joined).where(own, one_version),
+        "versions": select(*columns).select_from(joined).where(own).order_by(adapters.c.version),
+        "payload": select(adapters.c.payload).select_from(joined).where(own, one_version),
+        "stream": select(users.c.uid, users.c.user_id, *columns)
+        .select_from(joined)
+        .where(page, of_family, is_current)
+        .order_by(users.c.uid)
+        .limit(PAGE),
+        "stale": select(users.c.uid, users.c.user_id)
+        .where(page, users.c.records > 0, ~fresh)
+        .order_by(users.c.uid)
+        .limit(PAGE),
+    }

@@ -23,8 +23,8 @@ from persona.world import WORLD_TASKS, World
 from persona.world_bounds import no_user_score, oracle_score
 
 from .bootstrap import Interval, gap_share
-from .lamp import NO_USER, LampConfig, LampReport, Progress, run_lamp
-from .metrics import METRICS, evaluate
+from .lamp import NO_USER, LampConfig, LampReport, Progress, pooled_samples, run_lamp
+from .metrics import METRICS
 
 SPLIT = "dev"
 METHODS = (NO_USER, "bm25", "recency", "dense", "hybrid")
@@ -181,11 +181,10 @@ def _task(world: World, split: LampSplit, report: LampReport, users: int) -> Dem
     owners = [question.user_id for question in split.questions]
     rows = []
     for row in report.rows:
-        scores = evaluate(split.task, split.golds, row.predictions, labels=split.labels)
         share = gap_share(
             metric,
-            scores.samples,
-            owners,
+            pooled_samples(split, split.golds, row.runs),
+            owners * len(row.runs),
             floor=no_user,
             ceiling=oracle,
             resamples=report.config.resamples,

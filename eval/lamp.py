@@ -1,11 +1,12 @@
 """Run methods on a LaMP split and score the answers, always beside yardsticks and controls.
 
-A *row* of the report is one way to answer all questions: a retriever with its k, or ``none``; the same with *another
-user's* history, which must not help; and the yardsticks, which need no LLM. A gain counts as personalization only if
-the right user's history beats no history and another user's does not.
+A *row* of the report is one way to answer all questions: a retriever with its k, or ``none``; a user embedder
+(``plug``), alone or with retrieved records; the same with *another user's* history, which must not help, and for what
+was trained the same *trained without user*; and the yardsticks, which need no LLM. A gain counts as personalization
+only if the right user's history beats none (or the training without user) and another user's does not.
 
-Answers are kept in ``answers.jsonl`` under a key of LLM, decoding options and prompt, so that a run which was
-stopped goes on where it ended, and two rows that send the same prompt ask once.
+Answers are kept in ``answers.jsonl`` under a key of LLM, decoding options, prompt and soft prompt, so that a run which
+was stopped goes on where it ended, and two rows that send the same request ask once.
 """
 
 from __future__ import annotations
@@ -18,27 +19,36 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 import persona
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.bootstrap import Interval, PairedDifference, bootstrap_interval, paired_bootstrap
-from persona.eval.metrics import METRICS, Scores, evaluate
+from persona.eval.metrics import METRICS, Samples, evaluate
+from persona.eval.soft_prompts import Plugs, SoftPrompts
 from persona.eval.yardsticks import yardsticks
 from persona.files import write_atomically
 from persona.lamp import LampSplit, Question
 from persona.prompts import LampPrompt, lamp_prompt
-from persona.protocols import GenerationOptions, LanguageModel, Request, Retriever
+from persona.protocols import SOFT_PROMPT, GenerationOptions, LanguageModel, Request, Retriever
 from persona.readers import write_predictions
 from persona.records import Profile
 from persona.registry import NEEDS_ENCODER, RETRIEVERS, make_retriever
 
+if TYPE_CHECKING:
+    from persona.embedder import UserEmbedder
+    from persona.transformers_llm import TransformersLM
+
 NO_USER = "none"
 """The method that sends the question alone."""
+PLUG = "plug"
+"""The method that puts a user embedder's soft prompt before the question."""
 OTHER_USER = "other user"
 """The control in which each question gets another user's history."""
+WITHOUT_USER = "trained without user"
+"""The control with a user embedder that was trained in the same way and never saw a history."""
 CHUNK = 64
 """Answers that are asked for, saved and reported together."""
 
@@ -53,8 +63,9 @@ class LampConfig:
     """What to run.
 
     Attributes:
-        methods: ``none`` and names of `persona.registry.RETRIEVERS`.
-        ks: how many records; each method but ``none`` runs with each.
+        methods: ``none``, ``plug`` and names of `persona.registry.RETRIEVERS`.
+        ks: how many records; each retriever runs with each, and ``plug`` alone and with each.
+        plug_retriever: finds the records that stand beside a soft prompt.
         limit: only the first questions; None runs all.
         controls: also run each method with another user's history.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
@@ -67,6 +78,7 @@ class LampConfig:
 
     methods: tuple[str, ...] = (NO_USER, "bm25", "recency")
     ks: tuple[int, ...] = (1, 4)
+    plug_retriever: str = "bm25"
     limit: int | None = None
     controls: bool = True
     encoder: str = "minilm"
@@ -78,10 +90,14 @@ class LampConfig:
 
     def __post_init__(self) -> None:
         for method in self.methods:
-            if method != NO_USER and method not in RETRIEVERS:
+            if method not in (NO_USER, PLUG) and method not in RETRIEVERS:
                 raise InvalidOptionError(
-                    f"a method must be one of {', '.join((NO_USER, *RETRIEVERS))}, was: {method!r}"
+                    f"a method must be one of {', '.join((NO_USER, PLUG, *RETRIEVERS))}, was: {method!r}"
                 )
+        if self.plug_retriever not in RETRIEVERS:
+            raise InvalidOptionError(
+                f"`plug_retriever` must be one of {', '.join(RETRIEVERS)}, was: {self.plug_retriever!r}"
+            )
         if not self.ks or min(self.ks) < 1:
             raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")
 
@@ -91,14 +107,17 @@ class LampRow:
     """One way to answer all questions, scored.
 
     Attributes:
-        method: ``none``, a retriever's name, or a yardstick's.
-        k: records asked for; 0 for ``none`` and yardsticks.
-        control: None, or `OTHER_USER`.
+        method: ``none``, a retriever's name, ``plug``, ``plug + `` and a retriever's name, or a yardstick's.
+        k: records asked for; 0 for ``none``, ``plug`` and yardsticks.
+        control: None, `OTHER_USER` or `WITHOUT_USER`.
         scores: metric name -> value with its interval; empty where the split has no golds.
         difference: primary metric, this row minus ``none``, paired over users; None for ``none`` itself.
-        tokens_added: mean tokens that the records added to the prompt.
-        seconds: time the LLM took for all questions of the row (0 for yardsticks).
-        predictions: question id -> answer.
+        gain: primary metric, this row minus the row trained without user that has the same records, paired over
+            users; None where there is none.
+        tokens_added: mean tokens that records and soft prompt added to the prompt.
+        attention_perplexity: over how many records a user embedder's attention spreads; 0 without one.
+        seconds: time the LLM took for all questions of the row, the mean over seeds (0 for yardsticks).
+        runs: question id -> answer; one for each seed of what was trained, else one.
     """
 
     method: str
@@ -106,9 +125,16 @@ class LampRow:
     control: str | None
     scores: Mapping[str, Interval]
     difference: PairedDifference | None
+    gain: PairedDifference | None
     tokens_added: float
+    attention_perplexity: float
     seconds: float
-    predictions: Mapping[str, str] = field(repr=False)
+    runs: tuple[Mapping[str, str], ...] = field(repr=False)
+
+    @property
+    def predictions(self) -> Mapping[str, str]:
+        """Question id -> answer, of the first seed."""
+        return self.runs[0]
 
     @property
     def name(self) -> str:
@@ -150,7 +176,10 @@ class LampReport:
                     "control": row.control,
                     "scores": {name: asdict(interval) for name, interval in row.scores.items()},
                     "difference_to_none": None if row.difference is None else asdict(row.difference),
+                    "gain": None if row.gain is None else asdict(row.gain),
+                    "seeds": len(row.runs),
                     "tokens_added": row.tokens_added,
+                    "attention_perplexity": row.attention_perplexity,
                     "seconds": row.seconds,
                 }
             )
@@ -170,6 +199,7 @@ def run_lamp(
     llm: LanguageModel,
     config: LampConfig,
     *,
+    plugs: Plugs | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> LampReport:
@@ -179,13 +209,16 @@ def run_lamp(
         split: questions with their profiles, and golds where there are any.
         llm: the frozen LLM.
         config: what to run.
+        plugs: the user embedders of the method ``plug``.
         out: folder for answers (resumable), predictions in the official form and ``results.json``; None keeps
             nothing.
         progress: called with a stage's name, what is done and what there is to do.
 
     Raises:
         EvaluationError: if there is nothing to run, or golds and questions do not belong together.
+        InvalidOptionError: if ``plug`` is among the methods and there is no user embedder, or the LLM takes none.
     """
+    _check_plugs(config, plugs, llm)
     questions = split.questions[: config.limit]
     if not questions:
         raise EvaluationError("there are no questions to run: the split is empty")
@@ -194,10 +227,12 @@ def run_lamp(
     report = progress or (lambda stage, done, total: None)
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        retrievers = _retrievers(split, questions, config, folder / "vectors.db", stack, report)
-        plans = _plan(split, questions, retrievers, llm, config, report)
+        parts = _parts(split, questions, llm, config, plugs, folder / "vectors.db", stack, report)
+        plans = _plan(split, questions, parts, llm, config, report)
+        if plugs is not None and PLUG in config.methods:
+            plans += _plug_plans(split, questions, parts, plugs, llm, config, report)
     answers = _Answers(None if out is None else out / "answers.jsonl", llm, _options(split, config))
-    answers.ask((prompt for plan in plans for prompt in plan.prompts), report)
+    answers.ask((request for plan in plans for run in plan.runs for request in run), report)
 
     golds = None if split.golds is None else {question.id: split.golds[question.id] for question in questions}
     users = [question.user_id for question in questions]
@@ -206,15 +241,19 @@ def run_lamp(
             plan.method,
             plan.k,
             plan.control,
-            {one.id: answers.text(prompt) for one, prompt in zip(questions, plan.prompts, strict=True)},
+            tuple(
+                {one.id: answers.text(request) for one, request in zip(questions, run, strict=True)}
+                for run in plan.runs
+            ),
             plan.tokens_added,
-            answers.seconds(plan.prompts),
+            plan.attention_perplexity,
+            float(np.mean([answers.seconds(run) for run in plan.runs])),
         )
         for plan in plans
     ]
     if split.task.target_field is not None or golds is not None:
         outcomes += [
-            _Outcome(name, 0, None, predictions, 0.0, 0.0)
+            _Outcome(name, 0, None, (predictions,), 0.0, 0.0, 0.0)
             for name, predictions in yardsticks(split.task, questions).items()
         ]
     rows = _score(split, golds, users, outcomes, config)
@@ -224,15 +263,28 @@ def run_lamp(
     return result
 
 
+def _check_plugs(config: LampConfig, plugs: Plugs | None, llm: LanguageModel) -> None:
+    if PLUG not in config.methods:
+        return
+    if plugs is None:
+        raise InvalidOptionError("the method 'plug' needs a user embedder: name its folder")
+    if SOFT_PROMPT not in llm.channels or not hasattr(llm, "model"):
+        raise InvalidOptionError(
+            "the method 'plug' needs an LLM that takes soft prompts, a transformers model (folder, hub id or "
+            f"(model, tokenizer)), was: {llm.fingerprint}"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The prompts of one row, in the order of the questions."""
+    """The requests of one row: for each seed, in the order of the questions."""
 
     method: str
     k: int
     control: str | None
-    prompts: tuple[str, ...]
+    runs: tuple[tuple[Request, ...], ...]
     tokens_added: float
+    attention_perplexity: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,65 +294,140 @@ class _Outcome:
     method: str
     k: int
     control: str | None
-    predictions: Mapping[str, str]
+    runs: tuple[Mapping[str, str], ...]
     tokens_added: float
+    attention_perplexity: float
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What finds the personal part of a prompt.
+
+    Attributes:
+        retrievers: by method.
+        beside_plug: finds the records beside a soft prompt; None without user embedders.
+        soft_prompts: None without user embedders.
+    """
+
+    retrievers: Mapping[str, Retriever]
+    beside_plug: Retriever | None = None
+    soft_prompts: SoftPrompts | None = None
 
 
 def _plan(
     split: LampSplit,
     questions: Sequence[Question],
-    retrievers: Mapping[str, Retriever],
+    parts: _Parts,
     llm: LanguageModel,
     config: LampConfig,
     report: Progress,
 ) -> list[_Plan]:
-    """Retrieve for every row and build its prompts."""
-    task = split.task
+    """Retrieve for every row with records alone, and build its prompts."""
     plans: list[_Plan] = []
-    queries = [task.query(question.input) for question in questions]
-    histories: dict[str | None, list[Profile]] = {None: [question.profile for question in questions]}
-    if config.controls and retrievers:
-        histories[OTHER_USER] = other_histories(questions, config.seed)
-    total = len(histories) * len(retrievers)
     if NO_USER in config.methods:
-        plans.append(_Plan(NO_USER, 0, None, tuple(question.input for question in questions), 0.0))
-    for number, (method, retriever) in enumerate(retrievers.items()):
+        plans.append(_Plan(NO_USER, 0, None, (tuple(Request(question.input) for question in questions),), 0.0))
+    histories: dict[str | None, list[Profile]] = {None: [question.profile for question in questions]}
+    if config.controls and parts.retrievers:
+        histories[OTHER_USER] = other_histories(questions, config.seed)
+    total = len(histories) * len(parts.retrievers)
+    for number, (method, retriever) in enumerate(parts.retrievers.items()):
         for place, (control, profiles) in enumerate(histories.items()):
-            found = retriever.retrieve_batch(profiles, queries, max(config.ks))
-            for k in config.ks:
-                built = [
-                    lamp_prompt(
-                        task,
-                        question.input,
-                        [scored.record for scored in best[:k]],
-                        llm.tokenizer,
-                        max_length=config.max_length,
-                    )
-                    for question, best in zip(questions, found, strict=True)
-                ]
-                plans.append(_Plan(method, k, control, tuple(one.text for one in built), _mean_tokens(built)))
+            for k, built in _prompts(split, questions, profiles, retriever, llm, config).items():
+                requests = tuple(Request(one.text) for one in built)
+                plans.append(_Plan(method, k, control, (requests,), _mean_tokens(built)))
             report("retrieval", number * len(histories) + place + 1, total)
     return plans
+
+
+def _plug_plans(
+    split: LampSplit,
+    questions: Sequence[Question],
+    parts: _Parts,
+    plugs: Plugs,
+    llm: LanguageModel,
+    config: LampConfig,
+    report: Progress,
+) -> list[_Plan]:
+    """The rows with soft prompts: alone and with records, of the right user and as controls."""
+    assert parts.soft_prompts is not None
+    assert parts.beside_plug is not None
+    own = [question.profile for question in questions]
+    queries = parts.soft_prompts.queries([split.task.query(question.input) for question in questions])
+    # What stands in the soft prompt and in the prompt, and which embedders make it.
+    rows: list[tuple[str | None, tuple[UserEmbedder, ...], list[Profile], list[Profile]]] = [
+        (None, plugs.with_user, own, own)
+    ]
+    if config.controls:
+        others = other_histories(questions, config.seed)
+        rows.append((OTHER_USER, plugs.with_user, others, others))
+    if plugs.without_user:
+        nobody = [Profile(question.user_id) for question in questions]
+        rows.append((WITHOUT_USER, plugs.without_user, nobody, own))
+    plans = []
+    for number, (control, embedders, shown, retrieved) in enumerate(rows):
+        histories = parts.soft_prompts.histories(shown)
+        made = [parts.soft_prompts.of(embedder, histories, queries) for embedder in embedders]
+        perplexity = float(np.mean([spread for _, spread in made]))
+        prompts: dict[int, tuple[list[str], float]] = {0: ([question.input for question in questions], 0.0)}
+        for k, built in _prompts(split, questions, retrieved, parts.beside_plug, llm, config).items():
+            prompts[k] = ([one.text for one in built], _mean_tokens(built))
+        for k, (texts, added) in prompts.items():
+            runs = tuple(
+                tuple(Request(text, soft) for text, soft in zip(texts, softs, strict=True)) for softs, _ in made
+            )
+            method = f"{PLUG} + {config.plug_retriever}" if k else PLUG
+            plans.append(_Plan(method, k, control, runs, added + embedders[0].config.n_tokens, perplexity))
+        report("soft prompts", number + 1, len(rows))
+    return plans
+
+
+def _prompts(
+    split: LampSplit,
+    questions: Sequence[Question],
+    profiles: Sequence[Profile],
+    retriever: Retriever,
+    llm: LanguageModel,
+    config: LampConfig,
+) -> dict[int, list[LampPrompt]]:
+    """The official prompts with the best records of `profiles`, by k."""
+    queries = [split.task.query(question.input) for question in questions]
+    found = retriever.retrieve_batch(profiles, queries, max(config.ks))
+    return {
+        k: [
+            lamp_prompt(
+                split.task,
+                question.input,
+                [scored.record for scored in best[:k]],
+                llm.tokenizer,
+                max_length=config.max_length,
+            )
+            for question, best in zip(questions, found, strict=True)
+        ]
+        for k in config.ks
+    }
 
 
 def _mean_tokens(prompts: Sequence[LampPrompt]) -> float:
     return float(np.mean([prompt.tokens_added for prompt in prompts]))
 
 
-def _retrievers(
+def _parts(
     split: LampSplit,
     questions: Sequence[Question],
+    llm: LanguageModel,
     config: LampConfig,
+    plugs: Plugs | None,
     vectors: Path,
     stack: ExitStack,
     report: Progress,
-) -> dict[str, Retriever]:
-    """The retrievers by method; those that compare vectors get a store at `vectors`, open until `stack` ends."""
-    names = [method for method in config.methods if method != NO_USER]
-    view = split.task.view
-    if not NEEDS_ENCODER.intersection(names):
-        return {name: make_retriever(name, view=view, seed=config.seed) for name in names}
+) -> _Parts:
+    """What the methods need; what compares vectors gets a store at `vectors`, open until `stack` ends."""
+    names = [method for method in config.methods if method not in (NO_USER, PLUG)]
+    plugged = plugs is not None and PLUG in config.methods
+    wanted = {*names, config.plug_retriever} if plugged else {*names}
+    if not plugged and not NEEDS_ENCODER.intersection(wanted):
+        return _Parts({name: make_retriever(name, view=split.task.view, seed=config.seed) for name in names})
     from persona.embedding import embed_users
     from persona.encoders import load_encoder
     from persona.store import ProfileStore
@@ -308,8 +435,19 @@ def _retrievers(
     encoder = load_encoder(config.encoder)
     store = stack.enter_context(ProfileStore(f"sqlite:///{vectors}"))
     store.upsert((question.user_id, record) for question in questions for record in question.profile)
-    embed_users(store, encoder, view=view, progress=lambda done, total, records: report("embed users", done, total))
-    return {name: make_retriever(name, encoder=encoder, store=store, view=view, seed=config.seed) for name in names}
+    views = [split.task.view] if NEEDS_ENCODER.intersection(wanted) else []
+    views += plugs.views if plugged and plugs is not None else ()
+    for view in dict.fromkeys(views):
+        embed_users(store, encoder, view=view, progress=lambda done, total, records: report("embed users", done, total))
+    made = {
+        name: make_retriever(name, encoder=encoder, store=store, view=split.task.view, seed=config.seed)
+        for name in sorted(wanted)
+    }
+    retrievers = {name: made[name] for name in names}
+    if plugs is None or not plugged:
+        return _Parts(retrievers)
+    soft_prompts = SoftPrompts(plugs, cast("TransformersLM", llm), encoder, store)
+    return _Parts(retrievers, made[config.plug_retriever], soft_prompts)
 
 
 def other_histories(questions: Sequence[Question], seed: int) -> list[Profile]:
@@ -364,14 +502,14 @@ class _Answers:
                     continue  # the last line of a run that was killed while it wrote
                 self._known[one["key"]] = (one["text"], one["seconds"])
 
-    def ask(self, prompts: Iterable[str], report: Progress) -> None:
-        """Have an answer to every prompt; those of like length go together."""
-        missing = {key: prompt for prompt in prompts if (key := self._key(prompt)) not in self._known}
-        pending = sorted(missing.items(), key=lambda one: len(one[1]))
+    def ask(self, requests: Iterable[Request], report: Progress) -> None:
+        """Have an answer to every request; those of like length go together."""
+        missing = {key: request for request in requests if (key := self._key(request)) not in self._known}
+        pending = sorted(missing.items(), key=lambda one: len(one[1].prompt))
         for start in range(0, len(pending), CHUNK):
             chunk = pending[start : start + CHUNK]
             begun = time.perf_counter()
-            texts = self._llm.generate([Request(prompt) for _, prompt in chunk], self._options)
+            texts = self._llm.generate([request for _, request in chunk], self._options)
             share = (time.perf_counter() - begun) / len(chunk)
             new = {key: (text, share) for (key, _), text in zip(chunk, texts, strict=True)}
             self._known.update(new)
@@ -382,15 +520,17 @@ class _Answers:
                     file.write("\n" + "\n".join(lines) + "\n")
             report("answers", start + len(chunk), len(pending))
 
-    def text(self, prompt: str) -> str:
-        return self._known[self._key(prompt)][0]
+    def text(self, request: Request) -> str:
+        return self._known[self._key(request)][0]
 
-    def seconds(self, prompts: Iterable[str]) -> float:
-        return sum(self._known[self._key(prompt)][1] for prompt in prompts)
+    def seconds(self, requests: Iterable[Request]) -> float:
+        return sum(self._known[self._key(request)][1] for request in requests)
 
-    def _key(self, prompt: str) -> str:
-        whole = json.dumps([self._llm.fingerprint, asdict(self._options), prompt])
-        return hashlib.blake2b(whole.encode(), digest_size=16).hexdigest()
+    def _key(self, request: Request) -> str:
+        parts: list[Any] = [self._llm.fingerprint, asdict(self._options), request.prompt]
+        if request.soft_prompt is not None:
+            parts.append(hashlib.blake2b(request.soft_prompt.float().numpy().tobytes()).hexdigest())
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 def _score(
@@ -400,31 +540,36 @@ def _score(
     outcomes: Sequence[_Outcome],
     config: LampConfig,
 ) -> tuple[LampRow, ...]:
-    scored: list[Scores | None] = [
-        None if golds is None else evaluate(split.task, golds, outcome.predictions, labels=split.labels)
-        for outcome in outcomes
-    ]
+    scored = [None if golds is None else pooled_samples(split, golds, outcome.runs) for outcome in outcomes]
     plain = next((one for one, outcome in zip(scored, outcomes, strict=True) if outcome.method == NO_USER), None)
+    controls = {
+        outcome.k: samples for outcome, samples in zip(outcomes, scored, strict=True) if outcome.control == WITHOUT_USER
+    }
+    metric = METRICS[split.task.metrics[0]]
+    owners = list(users)
+
+    def compared(samples: Samples, other: Samples | None) -> PairedDifference | None:
+        if other is None:
+            return None
+        ours, theirs = _same_length(samples, other)
+        runs = len(next(iter(ours.values()))) // len(owners)
+        return paired_bootstrap(metric, ours, theirs, owners * runs, resamples=config.resamples, seed=config.seed)
+
     rows = []
-    for outcome, scores in zip(outcomes, scored, strict=True):
+    for outcome, samples in zip(outcomes, scored, strict=True):
         intervals: dict[str, Interval] = {}
-        difference = None
-        if scores is not None:
+        difference = gain = None
+        if samples is not None:
             intervals = {
                 name: bootstrap_interval(
-                    METRICS[name], scores.samples, users, resamples=config.resamples, seed=config.seed
+                    METRICS[name], samples, owners * len(outcome.runs), resamples=config.resamples, seed=config.seed
                 )
                 for name in split.task.metrics
             }
-            if plain is not None and outcome.method != NO_USER:
-                difference = paired_bootstrap(
-                    METRICS[split.task.metrics[0]],
-                    scores.samples,
-                    plain.samples,
-                    users,
-                    resamples=config.resamples,
-                    seed=config.seed,
-                )
+            if outcome.method != NO_USER:
+                difference = compared(samples, plain)
+            if outcome.method.startswith(PLUG) and outcome.control != WITHOUT_USER:
+                gain = compared(samples, controls.get(outcome.k))
         rows.append(
             LampRow(
                 outcome.method,
@@ -432,12 +577,32 @@ def _score(
                 outcome.control,
                 intervals,
                 difference,
+                gain,
                 outcome.tokens_added,
+                outcome.attention_perplexity,
                 outcome.seconds,
-                outcome.predictions,
+                outcome.runs,
             )
         )
     return tuple(rows)
+
+
+def pooled_samples(split: LampSplit, golds: Mapping[str, str], runs: Sequence[Mapping[str, str]]) -> Samples:
+    """What was recorded of the answers of all runs, one run after the other."""
+    samples = [evaluate(split.task, golds, run, labels=split.labels).samples for run in runs]
+    if len(samples) == 1:
+        return samples[0]
+    return {name: np.concatenate([each[name] for each in samples]) for name in samples[0]}
+
+
+def _same_length(ours: Samples, theirs: Samples) -> tuple[Samples, Samples]:
+    """Both with as many runs as the longer one: a single run stands beside each of the other's."""
+
+    def repeated(samples: Samples, length: int) -> Samples:
+        return {name: np.tile(each, (length // len(each), 1)) for name, each in samples.items()}
+
+    length = max(len(next(iter(samples.values()))) for samples in (ours, theirs))
+    return repeated(ours, length), repeated(theirs, length)
 
 
 def _save(report: LampReport, out: Path) -> None:
@@ -445,5 +610,7 @@ def _save(report: LampReport, out: Path) -> None:
     folder.mkdir(exist_ok=True)
     for row in report.rows:
         name = row.name.replace(" ", "_").replace(",", "").replace("=", "").replace("+", "plus")
-        write_predictions(folder / f"{name}.json", report.task, row.predictions)
+        for number, predictions in enumerate(row.runs):
+            seed = f"_run{number + 1}" if len(row.runs) > 1 else ""
+            write_predictions(folder / f"{name}{seed}.json", report.task, predictions)
     write_atomically(out / "results.json", json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")

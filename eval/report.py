@@ -42,13 +42,19 @@ def lamp_markdown(report: LampReport) -> str:
 def _cells(report: LampReport) -> list[list[str]]:
     """Header and rows as strings."""
     metrics = list(report.rows[0].scores)
-    table = [["method", *metrics, f"difference in {metrics[0]}" if metrics else "", "tokens added", "seconds"]]
-    if not metrics:
-        table[0].remove("")
+    gains = any(row.gain is not None for row in report.rows)
+    header = ["method", *metrics]
+    if metrics:
+        header.append(f"difference in {metrics[0]}")
+    if gains:
+        header.append("to trained without user")
+    table = [[*header, "tokens added", "seconds"]]
     for row in report.rows:
         cells = [row.name, *[_interval(row.scores[metric]) for metric in metrics]]
         if metrics:
             cells.append(_difference(row.difference))
+        if gains:
+            cells.append(_difference(row.gain))
         table.append([*cells, f"{row.tokens_added:.0f}", f"{row.seconds:.1f}" if row.seconds else "-"])
     return table
 

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from persona.embedder import UserEmbedder as UserEmbedder
     from persona.embedding import embed_users as embed_users
     from persona.encoders import load_encoder as load_encoder
     from persona.errors import PersonaError as PersonaError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from persona.records import Record as Record
     from persona.registry import make_retriever as make_retriever
     from persona.runnable import PersonalizedRunnable as PersonalizedRunnable
+    from persona.soft_prompts import SoftPromptChannel as SoftPromptChannel
     from persona.store import ProfileStore as ProfileStore
 
 __version__ = "0.1.0"
@@ -36,6 +38,8 @@ _PLACES = {
     "Profile": "persona.records",
     "ProfileStore": "persona.store",
     "Record": "persona.records",
+    "SoftPromptChannel": "persona.soft_prompts",
+    "UserEmbedder": "persona.embedder",
     "embed_users": "persona.embedding",
     "load_encoder": "persona.encoders",
     "load_llm": "persona.models",
@@ -52,6 +56,8 @@ __all__ = [
     "Profile",
     "ProfileStore",
     "Record",
+    "SoftPromptChannel",
+    "UserEmbedder",
     "embed_users",
     "load_encoder",
     "load_llm",

@@ -1,4 +1,4 @@
-"""The command line: `persona demo | ingest | embed-users | retrieve | ask | forget | eval`.
+"""The command line: `persona demo | ingest | embed-users | retrieve | ask | forget | eval | plug`.
 
 Parse, call, print; the words are those of the Python API. Results go to stdout (`--json` for machines), progress and
 errors to stderr. A known error is one line and exit code 1, wrong usage is exit code 2; `--debug`, anywhere on the
@@ -9,24 +9,37 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import persona
+from persona.cli_plug import embed_views, plug_app
+from persona.cli_terminal import (
+    AsJson,
+    Encoder,
+    Llm,
+    Plug,
+    RetrieverName,
+    Store,
+    TaskName,
+    names,
+    numbers,
+    print_json,
+    progress_bars,
+    say,
+    show,
+    stage_bars,
+)
 from persona.errors import InvalidOptionError, PersonaError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
+    from persona.embedder import UserEmbedder
     from persona.protocols import RecordEncoder
-
-_FILE_WIDTH = 140
-"""Columns of a table that goes into a file or a pipe."""
+    from persona.store import ProfileStore
 
 app = typer.Typer(
     name="persona",
@@ -43,30 +56,7 @@ eval_app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(eval_app)
-
-Store = Annotated[
-    str | None, typer.Option("--store", help="Database URL (default: PERSONA_STORE, or sqlite:///persona.db).")
-]
-Encoder = Annotated[
-    str | None,
-    typer.Option("--encoder", help="minilm, hashing, a folder or a hub id (default: PERSONA_ENCODER, or minilm)."),
-]
-TaskName = Annotated[
-    str | None, typer.Option("--task", help="LaMP_1 ... LaMP_7 or LaMP_2N, where the files do not say it.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-RetrieverName = Annotated[
-    str | None,
-    typer.Option(
-        "--retriever", help="bm25, bm25+, dense, recency, random or hybrid (default: PERSONA_RETRIEVER, or bm25+)."
-    ),
-]
-Llm = Annotated[
-    str | None,
-    typer.Option(
-        "--llm", help="tiny, a folder, a hub id, openai:MODEL or vllm:MODEL@URL (default: PERSONA_LLM, or tiny)."
-    ),
-]
+app.add_typer(plug_app)
 
 
 def main() -> None:
@@ -94,57 +84,9 @@ def _fail(message: str) -> None:
     sys.exit(1)
 
 
-def _print_json(value: object) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))  # noqa: T201
-
-
-def _say(text: str) -> None:
-    print(text)  # noqa: T201
-
-
-def _show(part: RenderableType) -> None:
-    """A table on stdout: as wide as the terminal, or as it needs where there is none."""
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else _FILE_WIDTH).print(part)
-
-
-@contextmanager
-def _progress(unit: str) -> Iterator[Progress]:
-    """A progress bar on stderr with rate and time left."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text(f"{speed:,.1f} {unit}/s" if speed else f"- {unit}/s")
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield progress
-
-
 def _version(value: bool) -> None:
     if value:
-        _say(f"persona {persona.__version__}")
+        say(f"persona {persona.__version__}")
         raise typer.Exit
 
 
@@ -174,7 +116,7 @@ def ingest(
     from persona.settings import open_store
 
     total = {"users": 0, "added": 0, "changed": 0, "unchanged": 0, "skipped": 0}
-    with open_store(store, create=True) as opened, _progress("records") as progress:
+    with open_store(store, create=True) as opened, progress_bars("records") as progress:
         for file in files:
             bar = progress.add_task(f"ingest {file.name}", total=None)
             reader = read_records(file, format=format, task=task)
@@ -184,9 +126,9 @@ def ingest(
             total["skipped"] += reader.skipped
         counts = opened.counts()
     if as_json:
-        _print_json({**total, "store": {"users": counts.users, "records": counts.records}})
+        print_json({**total, "store": {"users": counts.users, "records": counts.records}})
     else:
-        _say(
+        say(
             f"{total['added']} records added, {total['changed']} changed, {total['unchanged']} unchanged, "
             f"{total['skipped']} blank ones skipped; the store holds {counts.records} records of {counts.users} users"
         )
@@ -206,9 +148,12 @@ def embed_users(
     export: Annotated[
         Path | None, typer.Option(help="Write user vectors (user_id, vector) to this Parquet file.")
     ] = None,
+    plug: Plug = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed the records of all users, new and changed ones only, and index their words for bm25+.
+
+    With --plug also what the user embedder reads, and the soft prompt of each user that fits any question.
 
     Safe to stop at any moment; the next run goes on where this one ended.
     """
@@ -221,7 +166,8 @@ def embed_users(
 
     with open_store(store) as opened:
         loaded = load_encoder(encoder or Settings().encoder, batch_tokens=batch_tokens, workers=workers)
-        with _progress("users") as progress:
+        embedder = None if plug is None else _user_embedder(plug, loaded)
+        with progress_bars("users") as progress:
             task = progress.add_task("embed users", total=None)
             report = embed(
                 opened,
@@ -231,11 +177,12 @@ def embed_users(
             )
             bar = progress.add_task("index users", total=opened.counts().users)
             indexed = build_indexes(opened, progress.track(opened.user_ids(), task_id=bar))
+            prompts = None if embedder is None else _store_soft_prompts(opened, embedder, loaded, view, progress)
         exported = None
         if export is not None:
             exported = export_user_vectors(opened, vector_fingerprint(loaded, view), export)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "users": report.users,
                 "records": report.records,
@@ -245,16 +192,19 @@ def embed_users(
                 "indexed": indexed,
                 "seconds": round(report.seconds, 3),
                 "fingerprint": report.fingerprint,
+                "soft_prompts": prompts,
                 "exported": exported,
             }
         )
     else:
-        _say(
+        say(
             f"{report.users} users embedded: {report.embedded} records encoded, {report.duplicates} duplicates, "
             f"{report.reused} kept, in {report.seconds:.1f} s; {indexed} word indexes made"
         )
+        if prompts is not None:
+            say(f"{prompts} soft prompts made")
         if export is not None:
-            _say(f"{exported} user vectors written to {export}")
+            say(f"{exported} user vectors written to {export}")
 
 
 @app.command()
@@ -277,13 +227,13 @@ def retrieve(
             opened.profile(user_id), query, k
         )
     if as_json:
-        _print_json([_scored(one) for one in found])
+        print_json([_scored(one) for one in found])
     elif not found:
-        _say(f"nothing found: the store holds no records of {user_id!r}")
+        say(f"nothing found: the store holds no records of {user_id!r}")
     for number, one in enumerate([] if as_json else found, 1):
         target = f"  -> {one.record.target}" if one.record.target is not None else ""
-        _say(f"{number}. [{one.score:.3f}] {one.record.time or 'undated'}{target}")
-        _say(f"   {' '.join(one.record.text.split())}")
+        say(f"{number}. [{one.score:.3f}] {one.record.time or 'undated'}{target}")
+        say(f"   {' '.join(one.record.text.split())}")
 
 
 @app.command()
@@ -298,14 +248,16 @@ def ask(
     max_context_tokens: Annotated[int, typer.Option(help="Token budget of the personal part.", min=0)] = 512,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 64,
     num_beams: Annotated[int, typer.Option(help="1 is greedy decoding.", min=1)] = 1,
+    plug: Plug = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer a prompt with a frozen LLM as if it knew the user."""
+    from persona.encoders import load_encoder
     from persona.models import load_llm
     from persona.personalizer import Personalizer
     from persona.prompts import PromptBuilder
-    from persona.protocols import GenerationOptions
-    from persona.registry import make_retriever
+    from persona.protocols import Channel, GenerationOptions
+    from persona.registry import NEEDS_ENCODER, make_retriever
     from persona.settings import Settings, open_store
 
     settings = Settings()
@@ -315,19 +267,27 @@ def ask(
     with open_store(store) as opened:
         name = retriever or settings.retriever
         model = load_llm(llm or settings.llm)
+        loaded = load_encoder(encoder or settings.encoder) if plug or (k and name in NEEDS_ENCODER) else None
+        channels: tuple[Channel, ...] = ()
+        if plug is not None:
+            from persona.soft_prompts import SoftPromptChannel
+
+            assert loaded is not None
+            channels = (SoftPromptChannel(plug, model, loaded, opened),)
         personalizer = Personalizer(
             model,
             opened,
-            make_retriever(name, encoder=_encoder_for(name, encoder), store=opened) if k else None,
+            make_retriever(name, encoder=loaded, store=opened) if k else None,
             k=k,
             builder=PromptBuilder(model.tokenizer, max_tokens=max_context_tokens),
             options=GenerationOptions(max_new_tokens=max_new_tokens, num_beams=num_beams),
+            channels=channels,
         )
         answer = personalizer.generate(user_id, text)
     if not as_json:
-        _say(answer.text)
+        say(answer.text)
         return
-    _print_json(
+    print_json(
         {
             "text": answer.text,
             "user_id": answer.user_id,
@@ -358,11 +318,11 @@ def forget(
             typer.confirm(f"Erase everything on {user_id!r}?", abort=True, err=True)
         report = opened.forget(user_id)
     if as_json:
-        _print_json(
+        print_json(
             {"user_id": user_id, "records": report.records, "vectors": report.vectors, "indexes": report.indexes}
         )
     else:
-        _say(
+        say(
             f"erased {report.records} records, {report.vectors} vector matrices "
             f"and {report.indexes} indexes of {user_id!r}"
         )
@@ -374,13 +334,20 @@ def eval_lamp(
     llm: Llm = None,
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
     methods: Annotated[
-        str, typer.Option(help="Comma list of none, bm25, bm25+, dense, recency, random, hybrid.")
+        str, typer.Option(help="Comma list of none, bm25, bm25+, dense, recency, random, hybrid, plug.")
     ] = "none,bm25,recency",
     k: Annotated[str, typer.Option("--k", help="Comma list: how many records.")] = "1,4",
     limit: Annotated[int | None, typer.Option(help="Only the first N questions.", min=1)] = None,
     controls: Annotated[
         bool, typer.Option("--controls/--no-controls", help="Also run each method with another user's history.")
     ] = True,
+    plug: Annotated[
+        str | None, typer.Option("--plug", help="Comma list: user embedders of the method plug, one for each seed.")
+    ] = None,
+    plug_control: Annotated[
+        str | None, typer.Option("--plug-control", help="Comma list: the same, trained with --without-user.")
+    ] = None,
+    plug_retriever: Annotated[str, typer.Option(help="Finds the records beside a soft prompt.")] = "bm25",
     encoder: Encoder = None,
     task: TaskName = None,
     golds: Annotated[Path | None, typer.Option(help="The golds, if they lie elsewhere.")] = None,
@@ -400,6 +367,7 @@ def eval_lamp(
     """
     from persona.eval.lamp import LampConfig, run_lamp
     from persona.eval.report import lamp_markdown, lamp_table
+    from persona.eval.soft_prompts import Plugs
     from persona.models import load_llm
     from persona.readers import read_split
     from persona.settings import Settings
@@ -407,8 +375,9 @@ def eval_lamp(
     settings = Settings()
     name = llm or settings.llm
     config = LampConfig(
-        methods=_names(methods, "--methods"),
-        ks=_numbers(k, "--k"),
+        methods=names(methods, "--methods"),
+        ks=numbers(k, "--k"),
+        plug_retriever=plug_retriever,
         limit=limit,
         controls=controls,
         encoder=encoder or settings.encoder,
@@ -417,18 +386,29 @@ def eval_lamp(
         num_beams=num_beams,
         seed=seed,
     )
+    plugs = None
+    if plug is not None:
+        without = () if plug_control is None else names(plug_control, "--plug-control")
+        plugs = Plugs.load(names(plug, "--plug"), without)
     lamp = read_split(data, split, golds=golds, task=task)
     folder = out or Path("runs") / f"{data.resolve().name}-{split}-{Path(name).name.replace(':', '-')}"
-    with _progress("steps") as progress:
+    with progress_bars("steps") as progress:
         # Over-long inputs are cut as LaMP's own code cuts them, at the right end.
-        report = run_lamp(lamp, load_llm(name, overlong="truncate"), config, out=folder, progress=_bars(progress))
+        report = run_lamp(
+            lamp,
+            load_llm(name, overlong="truncate"),
+            config,
+            plugs=plugs,
+            out=folder,
+            progress=stage_bars(progress),
+        )
     if as_json:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
     elif markdown:
-        _say(lamp_markdown(report).rstrip())
+        say(lamp_markdown(report).rstrip())
     else:
-        _show(lamp_table(report, title=f"{data.resolve().name} {split}"))
-        _say(f"predictions and results: {folder}")
+        show(lamp_table(report, title=f"{data.resolve().name} {split}"))
+        say(f"predictions and results: {folder}")
 
 
 @eval_app.command("score")
@@ -452,16 +432,16 @@ def eval_score(
         golds,
         predictions,
         task=task,
-        labels=None if labels is None else _names(labels, "--labels"),
+        labels=None if labels is None else names(labels, "--labels"),
         bootstrap=bootstrap,
         seed=seed,
     )
     if as_json:
-        _print_json({"task": scores.task, "questions": scores.questions, **scores.values})
+        print_json({"task": scores.task, "questions": scores.questions, **scores.values})
     else:
-        _say(f"{scores.task}, {scores.questions} questions")
+        say(f"{scores.task}, {scores.questions} questions")
         for metric, value in scores.values.items():
-            _say(f"{metric:10} {value:.4f}")
+            say(f"{metric:10} {value:.4f}")
 
 
 @app.command()
@@ -482,30 +462,39 @@ def demo(
     from persona.files import write_atomically
     from persona.models import load_llm
 
-    with _progress("steps") as progress:
+    with progress_bars("steps") as progress:
         report = run_demo(
-            load_llm(llm), users=users, seed=seed, out=out, encoder=available_encoder(), progress=_bars(progress)
+            load_llm(llm), users=users, seed=seed, out=out, encoder=available_encoder(), progress=stage_bars(progress)
         )
     write_atomically(out / "report.html", demo_page(report))
     write_atomically(out / "report.json", json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n")
     if as_json:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
         return
     for part in demo_tables(report):
-        _show(part)
-    _say(f"report: {out / 'report.html'}   {report.seconds:.0f} s")
+        show(part)
+    say(f"report: {out / 'report.html'}   {report.seconds:.0f} s")
 
 
-def _bars(progress: Progress) -> Callable[[str, int, int], None]:
-    """A callback that gives each stage a bar of its own."""
-    bars: dict[str, TaskID] = {}
+def _user_embedder(plug: str, encoder: RecordEncoder) -> UserEmbedder:
+    """The user embedder, if it reads the vectors of this encoder."""
+    from persona.embedder import load_user_embedder
 
-    def advance(stage: str, done: int, total: int) -> None:
-        if stage not in bars:
-            bars[stage] = progress.add_task(stage, total=total)
-        progress.update(bars[stage], completed=done, total=total)
+    embedder = load_user_embedder(plug)
+    embedder.check_fits(encoder.fingerprint)
+    return embedder
 
-    return advance
+
+def _store_soft_prompts(
+    store: ProfileStore, plug: UserEmbedder, encoder: RecordEncoder, embedded: str, progress: Progress
+) -> int:
+    """Embed the further views that `plug` reads, then make and keep soft prompts; how many."""
+    from persona.histories import history_views
+    from persona.soft_prompts import store_soft_prompts
+
+    embed_views(store, encoder, (view for view in history_views(plug.config) if view != embedded), progress)
+    task = progress.add_task("soft prompts", total=store.counts().users)
+    return store_soft_prompts(store, plug, encoder, progress=lambda seen: progress.update(task, completed=seen))
 
 
 def _encoder_for(retriever: str, encoder: str | None) -> RecordEncoder | None:
@@ -523,23 +512,6 @@ def _encoder_for(retriever: str, encoder: str | None) -> RecordEncoder | None:
 def _scored(one: Any) -> dict[str, Any]:
     record = one.record
     return {"id": record.id, "time": record.time, "target": record.target, "text": record.text, "score": one.score}
-
-
-def _names(value: str, option: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
-    if not names:
-        raise InvalidOptionError(f"{option} must name at least one, was: {value!r}")
-    return names
-
-
-def _numbers(value: str, option: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(sorted({int(name) for name in value.split(",")}))
-    except ValueError:
-        raise InvalidOptionError(f"{option} must be whole numbers with commas between, was: {value!r}") from None
-    if numbers[0] < 1:
-        raise InvalidOptionError(f"{option} must be at least 1, was: {numbers[0]}")
-    return numbers
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ The `Personalizer` is handed its parts and knows only their protocols; `personal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -22,34 +22,18 @@ from persona.protocols import (
     SOFT_PROMPT,
     TEXT,
     BoundedPrompt,
+    Channel,
     GenerationOptions,
     LanguageModel,
+    PersonalContext,
     Request,
     Retriever,
 )
 from persona.records import Profile, ScoredRecord, check_user_id
 
 if TYPE_CHECKING:
-    import torch
-
+    from persona.embedder import UserEmbedder
     from persona.store import ProfileStore
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PersonalContext:
-    """What the channels found for one request, before it is put into a prompt.
-
-    Attributes:
-        records: retrieved records, best first.
-        summary: an offline summary of the user, or None.
-        soft_prompt: vectors for the frozen LLM's input, or None.  # (n_tokens, llm_hidden)
-        adapter: name of the user's adapter, or None.
-    """
-
-    records: tuple[ScoredRecord, ...] = ()
-    summary: str | None = None
-    soft_prompt: torch.Tensor | None = None
-    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +60,6 @@ class Generation:
     def abstained(self) -> bool:
         """True if nothing personal was added: the answer is that of the plain LLM."""
         return not self.channels
-
-
-Channel = Callable[[Profile, str, PersonalContext], PersonalContext]
-"""A further way in: takes profile, prompt and what was found so far, and returns that with its own part added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +110,7 @@ class Personalizer:
         profiles = {user_id: self.store.profile(user_id) for user_id, _ in questions}
         contexts = self._contexts([profiles[user_id] for user_id, _ in questions], [prompt for _, prompt in questions])
         drafts = [
-            self._draft(user_id, prompt, context)
+            self._draft(profiles[user_id], prompt, context)
             for (user_id, prompt), context in zip(questions, contexts, strict=True)
         ]
         requests = [
@@ -151,13 +131,10 @@ class Personalizer:
             found = self.retriever.retrieve_batch(profiles, prompts, self.k)
             contexts = [PersonalContext(records=records) for records in found]
         for channel in self.channels:
-            contexts = [
-                channel(profile, prompt, context)
-                for profile, prompt, context in zip(profiles, prompts, contexts, strict=True)
-            ]
+            contexts = channel(profiles, prompts, contexts)
         return contexts
 
-    def _draft(self, user_id: str, prompt: str, context: PersonalContext) -> Generation:
+    def _draft(self, profile: Profile, prompt: str, context: PersonalContext) -> Generation:
         """The generation as it stands before the LLM answers."""
         records = [scored.record for scored in context.records]
         built = self._builder_for(prompt, context).build(prompt, records, summary=context.summary)
@@ -165,7 +142,8 @@ class Personalizer:
         channels: list[str] = []
         if built.tokens_added:
             channels.append(TEXT)
-        if context.soft_prompt is not None:
+        soft_tokens = 0 if context.soft_prompt is None else len(context.soft_prompt)
+        if soft_tokens:
             channels.append(SOFT_PROMPT)
         if context.adapter is not None:
             channels.append(LORA)
@@ -178,11 +156,12 @@ class Personalizer:
                 )
         return Generation(
             text="",
-            user_id=user_id,
+            user_id=profile.user_id,
             prompt=built.text,
             records=tuple(scored for scored in context.records if id(scored.record) in used),
-            channels=tuple(channels),
-            tokens_added=built.tokens_added,
+            # The soft prompt of somebody without records is the neutral one: nothing personal.
+            channels=tuple(channel for channel in channels if channel != SOFT_PROMPT or len(profile)),
+            tokens_added=built.tokens_added + soft_tokens,
         )
 
     def _builder_for(self, prompt: str, context: PersonalContext) -> PromptBuilder:
@@ -203,6 +182,7 @@ def personalize(
     store: ProfileStore | str | None = None,
     retriever: Retriever | str | None = None,
     k: int = 4,
+    plug: UserEmbedder | str | None = None,
     max_new_tokens: int = 64,
 ) -> str:
     """Answer `prompt` with `llm` as if it knew `user_id`.
@@ -215,6 +195,8 @@ def personalize(
         store: a `ProfileStore` or its URL; None takes the setting `PERSONA_STORE` (``sqlite:///persona.db``).
         retriever: a `Retriever` or its name; None takes the setting `PERSONA_RETRIEVER` (``bm25+``).
         k: how many records to put in front of the prompt; 0 sends none.
+        plug: a `UserEmbedder`, its folder or hub id: its soft prompt is put before the prompt. It reads the vectors of
+            the encoder in the setting `PERSONA_ENCODER` (``minilm``), and must have been trained with that and `llm`.
         max_new_tokens: longest answer, in tokens.
 
     Returns:
@@ -227,15 +209,20 @@ def personalize(
     check_user_id(user_id)
     with ExitStack() as stack:
         source = stack.enter_context(open_store(store)) if store is None or isinstance(store, str) else store
-        if retriever is None or isinstance(retriever, str):
-            name = retriever or Settings().retriever
-            encoder = None
-            if name in NEEDS_ENCODER:
-                from persona.encoders import load_encoder
+        name = retriever or Settings().retriever
+        encoder = None
+        if plug is not None or (isinstance(name, str) and name in NEEDS_ENCODER):
+            from persona.encoders import load_encoder
 
-                encoder = load_encoder(Settings().encoder)
-            retriever = make_retriever(name, encoder=encoder, store=source)
-        personalizer = Personalizer(
-            load_llm(llm), source, retriever, k=k, options=GenerationOptions(max_new_tokens=max_new_tokens)
-        )
+            encoder = load_encoder(Settings().encoder)
+        chosen = make_retriever(name, encoder=encoder, store=source) if isinstance(name, str) else name
+        model = load_llm(llm)
+        channels: tuple[Channel, ...] = ()
+        if plug is not None:
+            from persona.soft_prompts import SoftPromptChannel
+
+            assert encoder is not None
+            channels = (SoftPromptChannel(plug, model, encoder, source),)
+        options = GenerationOptions(max_new_tokens=max_new_tokens)
+        personalizer = Personalizer(model, source, chosen, k=k, options=options, channels=channels)
         return personalizer.generate(user_id, prompt).text

@@ -6,7 +6,7 @@ the parts are the frozen dataclasses here and in `persona.records`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -78,6 +78,28 @@ class TextTokenizer(Protocol):
             ValueError: if `max_tokens` is negative.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PersonalContext:
+    """What the channels found for one request, before it is put into a prompt.
+
+    Attributes:
+        records: retrieved records, best first.
+        summary: an offline summary of the user, or None.
+        soft_prompt: vectors for the frozen LLM's input, or None.  # (n_tokens, llm_hidden)
+        adapter: name of the user's adapter, or None.
+    """
+
+    records: tuple[ScoredRecord, ...] = ()
+    summary: str | None = None
+    soft_prompt: torch.Tensor | None = None
+    adapter: str | None = None
+
+
+Channel = Callable[[Sequence[Profile], Sequence[str], Sequence[PersonalContext]], list[PersonalContext]]
+"""A further way in: takes the profiles and prompts of some requests, which may mix users, and what was found for each
+so far; returns that with its own part added."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,7 +19,7 @@ from persona.errors import DataFormatError, InvalidUserIdError
 MAX_ID_LENGTH = 512
 """Longest user id and record id, in characters."""
 
-VIEWS = ("text", "target+text", "title+text")
+VIEWS = ("text", "target", "target+text", "title+text")
 """The views of a record that can be embedded or indexed; see `Record.view`."""
 
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
@@ -90,14 +90,16 @@ class Record:
         """The record as one string.
 
         Args:
-            name: ``"text"``; ``"target+text"``, the target, a blank and the text (the text alone without a target);
-                or ``"title+text"``, the same with ``metadata["title"]``.
+            name: ``"text"``; ``"target"``, empty without one; ``"target+text"``, the target, a blank and the text (the
+                text alone without a target); or ``"title+text"``, the same with ``metadata["title"]``.
 
         Raises:
             ValueError: if there is no view of that name.
         """
         if name == "text":
             return self.text
+        if name == "target":
+            return self.target or ""
         if name == "target+text":
             return f"{self.target} {self.text}" if self.target is not None else self.text
         if name == "title+text":

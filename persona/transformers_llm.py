@@ -87,6 +87,7 @@ class TransformersLM:
     Attributes:
         model: the frozen model.
         hidden_size: length of an input embedding, and of a soft prompt's vectors.
+        encoder_decoder: whether the model reads in an encoder and writes in a decoder.
 
     Raises:
         InvalidOptionError: if an option is out of its range.
@@ -112,7 +113,7 @@ class TransformersLM:
         self.name = name or str(getattr(self.model, "name_or_path", "")).rstrip("/").split("/")[-1]
         self.name = self.name or type(self.model).__name__
         self.hidden_size = int(self.model.get_input_embeddings().weight.shape[1])
-        self._encoder_decoder = bool(self.model.config.is_encoder_decoder)
+        self.encoder_decoder = bool(self.model.config.is_encoder_decoder)
         self._batch_tokens = batch_tokens
         self._max_prompt_tokens = max_prompt_tokens
         self._prompts = PromptEncoder(tokenizer, chat_template=chat_template, overlong=overlong)
@@ -148,6 +149,42 @@ class TransformersLM:
             return None
         (framed,) = self._prompts.encode(["."], [None])
         return max(0, room - (len(framed) - self.tokenizer.count(".")))
+
+    @property
+    def pad_token(self) -> int:
+        """Id of the token that fills up a batch."""
+        return self._pad
+
+    @property
+    def decoder_start_token(self) -> int:
+        """Id of the token that an encoder-decoder model's answer starts with.
+
+        Raises:
+            ModelLoadError: if the model names none.
+        """
+        for config in (self.model.generation_config, self.model.config):
+            start = getattr(config, "decoder_start_token_id", None)
+            if start is not None:
+                return int(start)
+        raise ModelLoadError(f"{self.name} names no `decoder_start_token_id`, which an encoder-decoder model needs")
+
+    def prompt_ids(self, prompts: Sequence[str], *, limit: int | None = None) -> list[list[int]]:
+        """Token ids of prompts as `generate` reads them: chat template and special tokens included.
+
+        Args:
+            prompts: the texts.
+            limit: most tokens of one; None for any number.
+
+        Raises:
+            InvalidOptionError: if one is longer than `limit` and `overlong` is ``"error"``.
+        """
+        return self._prompts.encode(prompts, [limit] * len(prompts))
+
+    def target_ids(self, targets: Sequence[str]) -> list[list[int]]:
+        """Token ids of answers as the model should write them: the text and the end token."""
+        end = [self._tokenizer.eos_token_id] if self._tokenizer.eos_token_id is not None else list(self._eos[:1])
+        texts: list[list[int]] = self._tokenizer(list(targets), add_special_tokens=False, verbose=False)["input_ids"]
+        return [[*ids, *end] for ids in texts]
 
     def generate(self, requests: Sequence[Request], options: GenerationOptions) -> list[str]:
         """The answers, in the order of `requests`.
@@ -201,18 +238,18 @@ class TransformersLM:
         Raises:
             InvalidOptionError: if an answer of `max_new_tokens` does not fit into the model's positions.
         """
-        if self._encoder_decoder:
+        if self.encoder_decoder:
             read, written = _positions(self.model.get_encoder().config), _positions(self.model.get_decoder().config)
         else:
             written = _positions(self.model.config.get_text_config())
             read = None if written is None else written - options.max_new_tokens
         # A decoder-only model shares its positions between the prompt, at least one token, and the answer.
-        if written is not None and written < options.max_new_tokens + (0 if self._encoder_decoder else 1):
+        if written is not None and written < options.max_new_tokens + (0 if self.encoder_decoder else 1):
             raise InvalidOptionError(
                 f"{self.name} has {written} positions, too few for `max_new_tokens={options.max_new_tokens}`"
             )
         limit = self._max_prompt_tokens
-        if limit is None and (self._encoder_decoder or read is None):
+        if limit is None and (self.encoder_decoder or read is None):
             # Relative positions have no end of their own, and some tables hold positions that are not to be used.
             limit = self._tokenizer.model_max_length
         return min((most for most in (read, limit) if most is not None), default=None)
@@ -269,7 +306,7 @@ class TransformersLM:
                 f"{self.name} computed scores that are not numbers in {self.model.dtype}: load it in float32"
             )
         # A decoder's output starts with its start token, or with the prompt where that was given as ids.
-        start = 1 if self._encoder_decoder else arguments["input_ids"].shape[1] if "input_ids" in arguments else 0
+        start = 1 if self.encoder_decoder else arguments["input_ids"].shape[1] if "input_ids" in arguments else 0
         return [self._until_end(row) for row in output[:, start:].tolist()], margins
 
     def _padded(self, inputs: Sequence[_Input]) -> dict[str, torch.Tensor]:
@@ -279,7 +316,7 @@ class TransformersLM:
         length = max(map(len, inputs))
         ids = torch.full((len(inputs), length), self._pad, dtype=torch.long)
         mask = torch.zeros((len(inputs), length), dtype=torch.long)
-        starts = [0 if self._encoder_decoder else length - len(each) for each in inputs]
+        starts = [0 if self.encoder_decoder else length - len(each) for each in inputs]
         for row, (each, start) in enumerate(zip(inputs, starts, strict=True)):
             end = start + len(each)
             mask[row, start:end] = 1

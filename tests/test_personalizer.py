@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 from persona.errors import InvalidOptionError, InvalidUserIdError, StoreError, UnsupportedChannelError
 from persona.models import load_llm
-from persona.personalizer import PersonalContext, Personalizer, personalize
+from persona.personalizer import Personalizer, personalize
+from persona.protocols import PersonalContext
 from persona.records import Profile, Record
 from persona.registry import make_retriever
 from persona.store import ProfileStore
@@ -75,16 +77,22 @@ def test_there_is_no_default_user(personalizer: Personalizer, user_id: str) -> N
 
 
 def test_a_channel_that_the_llm_cannot_take_is_refused(personalizer: Personalizer) -> None:
-    def adapter(profile: Profile, prompt: str, context: PersonalContext) -> PersonalContext:
-        return replace(context, adapter=f"{profile.user_id}@1")
+    def adapter(
+        profiles: Sequence[Profile], prompts: Sequence[str], contexts: Sequence[PersonalContext]
+    ) -> list[PersonalContext]:
+        pairs = zip(profiles, contexts, strict=True)
+        return [replace(context, adapter=f"{profile.user_id}@1") for profile, context in pairs]
 
     with pytest.raises(UnsupportedChannelError, match=r"takes text, was given: lora"):
         replace(personalizer, channels=(adapter,)).generate("ana", "Hello.")
 
 
 def test_a_summary_from_a_channel_stands_in_the_prompt(personalizer: Personalizer) -> None:
-    def summary(profile: Profile, prompt: str, context: PersonalContext) -> PersonalContext:
-        return replace(context, summary=f"Has rated {len(profile)} films.")
+    def summary(
+        profiles: Sequence[Profile], prompts: Sequence[str], contexts: Sequence[PersonalContext]
+    ) -> list[PersonalContext]:
+        pairs = zip(profiles, contexts, strict=True)
+        return [replace(context, summary=f"Has rated {len(profile)} films.") for profile, context in pairs]
 
     answer = replace(personalizer, k=0, channels=(summary,)).generate("ana", "Hello.")
     assert "Has rated 2 films." in answer.prompt

@@ -1,0 +1,121 @@
+"""User embedders in an evaluation: soft prompts for the questions of a split, from the right history and from others.
+
+Several trainings that differ by seed count together: each answers all questions, and a row of the report holds all of
+their answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from persona.errors import InvalidOptionError
+from persona.histories import History, HistoryBatch, HistoryReader, history_views
+from persona.protocols import RecordEncoder
+from persona.records import Profile
+from persona.soft_prompts import soft_prompts
+
+if TYPE_CHECKING:
+    from persona.embedder import UserEmbedder
+    from persona.store import ProfileStore
+    from persona.transformers_llm import TransformersLM
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plugs:
+    """The user embedders of an evaluation.
+
+    Attributes:
+        with_user: trained with histories, one per seed.
+        without_user: the control, trained without any; one per seed, or none.
+
+    Raises:
+        InvalidOptionError: if there is no embedder, or they differ in what they read.
+    """
+
+    with_user: tuple[UserEmbedder, ...]
+    without_user: tuple[UserEmbedder, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.with_user:
+            raise InvalidOptionError("the method 'plug' needs a user embedder: name its folder")
+        if self.without_user and len(self.without_user) != len(self.with_user):
+            raise InvalidOptionError(
+                f"there must be as many user embedders trained without the user as with it, {len(self.with_user)}, "
+                f"were: {len(self.without_user)}"
+            )
+        shapes = {(plug.config.mode, plug.config.view, plug.config.encoder_dim) for plug in self.with_user}
+        if len(shapes) > 1:
+            raise InvalidOptionError(f"user embedders of one row must differ in their seed only, were: {shapes}")
+
+    @classmethod
+    def load(cls, with_user: Sequence[str | Path], without_user: Sequence[str | Path] = ()) -> Plugs:
+        """The user embedders in these folders.
+
+        Raises:
+            ModelLoadError: if there is none in one of them.
+        """
+        from persona.embedder import load_user_embedder
+
+        return cls(tuple(map(load_user_embedder, with_user)), tuple(map(load_user_embedder, without_user)))
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views of a record that they read vectors of."""
+        return history_views(self.with_user[0].config)
+
+
+class SoftPrompts:
+    """The soft prompts of a split's questions.
+
+    Args:
+        plugs: the user embedders.
+        llm: the frozen LLM that they were trained with.
+        encoder: likewise.
+        store: where the vectors of the profiles' records are.
+
+    Raises:
+        FingerprintMismatchError: if one was trained with another LLM or encoder.
+    """
+
+    def __init__(self, plugs: Plugs, llm: TransformersLM, encoder: RecordEncoder, store: ProfileStore) -> None:
+        for plug in (*plugs.with_user, *plugs.without_user):
+            plug.check_fits(encoder.fingerprint, llm)
+        self._reader = HistoryReader(plugs.with_user[0].config, encoder, store)
+
+    def queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of what the questions ask for.  # (questions, encoder_dim)"""
+        return self._reader.questions(queries)
+
+    def histories(self, profiles: Sequence[Profile]) -> list[History]:
+        """What the user embedders read of `profiles`; equal profiles are read once."""
+        different = {id(profile): profile for profile in profiles}
+        read = dict(zip(different, self._reader.read(list(different.values())), strict=True))
+        return [read[id(profile)] for profile in profiles]
+
+    def of(
+        self, plug: UserEmbedder, histories: Sequence[History], queries: NDArray[np.float32]
+    ) -> tuple[list[torch.Tensor], float]:
+        """One soft prompt per question, and the mean attention perplexity of those with a history.
+
+        Args:
+            plug: one of the user embedders.
+            histories: of each question.
+            queries: vectors of the questions.  # (questions, encoder_dim)
+        """
+        made = soft_prompts(plug, histories, queries)
+        perplexities = [
+            float(plug.attention_perplexity(batch.keys, batch.mask, batch.query, batch.days))
+            for batch in (
+                HistoryBatch.of([history], plug.config, query[None])
+                for history, query in zip(histories, queries, strict=True)
+                if len(history)
+            )
+        ]
+        return made, float(np.mean(perplexities)) if perplexities else 0.0

@@ -1,0 +1,183 @@
+"""The command line of user embedders: `persona plug train | show`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from persona.cli_terminal import AsJson, Encoder, Llm, TaskName, numbers, print_json, progress_bars, say
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from persona.protocols import RecordEncoder
+    from persona.store import ProfileStore
+
+plug_app = typer.Typer(
+    name="plug",
+    help="User embedders: a history as a few soft tokens before a frozen LLM.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@plug_app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="A folder with train_questions.json and train_outputs.json.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the user embedder.")],
+    llm: Llm = None,
+    encoder: Encoder = None,
+    task: TaskName = None,
+    mode: Annotated[str, typer.Option(help="plug, or pplug: the equations of the Persona-Plug paper.")] = "plug",
+    tokens: Annotated[int, typer.Option(help="Soft tokens of a user.", min=1)] = 8,
+    heads: Annotated[int, typer.Option(help="Sharp attention heads.", min=1)] = 4,
+    width: Annotated[int, typer.Option(help="Hidden size.", min=1)] = 256,
+    steps: Annotated[int, typer.Option(help="Steps at most.", min=1)] = 600,
+    batch: Annotated[int, typer.Option(help="Examples in a step.", min=1)] = 16,
+    accumulate: Annotated[int, typer.Option(help="Parts in which a batch is computed.", min=1)] = 1,
+    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW's.")] = 1e-3,
+    k: Annotated[
+        str, typer.Option("--k", help="Comma list: retrieved records in training prompts, drawn equally often.")
+    ] = "0,1",
+    retriever: Annotated[str, typer.Option(help="Finds those records.")] = "bm25",
+    leave_one_out: Annotated[
+        int, typer.Option(help="Questions made from each user's own records; 0 makes none.", min=0)
+    ] = 8,
+    without_user: Annotated[
+        bool, typer.Option("--without-user", help="Never show a record: the control of the same training.")
+    ] = False,
+    evaluate_every: Annotated[int, typer.Option(help="Steps between looks at users kept aside.", min=1)] = 50,
+    patience: Annotated[int, typer.Option(help="Looks without a better one before it ends.", min=1)] = 6,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train a user embedder on the training users of a LaMP task.
+
+    The LLM stays as it is. Stopped at any moment, the same command goes on from the last look at the users kept aside.
+    """
+    from persona.embedder import UserEmbedder
+    from persona.encoders import load_encoder
+    from persona.errors import InvalidOptionError
+    from persona.histories import HistoryReader, history_views
+    from persona.models import load_llm
+    from persona.plug_training import PlugTraining, train_plug
+    from persona.readers import read_split
+    from persona.registry import NEEDS_ENCODER, make_retriever
+    from persona.settings import Settings
+    from persona.store import ProfileStore
+    from persona.transformers_llm import TransformersLM
+
+    options = PlugTraining(
+        steps=steps,
+        batch=batch,
+        accumulate=accumulate,
+        learning_rate=learning_rate,
+        ks=numbers(k, "--k", least=0),
+        leave_one_out=leave_one_out,
+        without_user=without_user,
+        evaluate_every=evaluate_every,
+        patience=patience,
+        seed=seed,
+    )
+    split = read_split(data, "train", task=task)
+    model = load_llm(llm or Settings().llm, overlong="truncate")
+    if not isinstance(model, TransformersLM):
+        raise InvalidOptionError(f"a user embedder is trained against a transformers model, was: {model.fingerprint}")
+    loaded = load_encoder(encoder or Settings().encoder)
+    plug = UserEmbedder.for_llm(
+        model,
+        encoder_dim=loaded.dim,
+        encoder=loaded.fingerprint,
+        seed=seed,
+        mode=mode,
+        n_tokens=tokens,
+        heads=heads,
+        width=width,
+        # The paper's histories are encoded as LaMP's retrievers see them.
+        view=split.task.view if mode == "pplug" else "text",
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    with progress_bars("steps") as progress, ProfileStore(f"sqlite:///{out / 'vectors.db'}") as store:
+        store.upsert((question.user_id, record) for question in split.questions for record in question.profile)
+        embed_views(store, loaded, history_views(plug.config), progress)
+        bar = progress.add_task("train", total=steps)
+
+        def advance(done: int, total: int, loss: float, best: float) -> None:
+            progress.update(
+                bar, completed=done, total=total, description=f"train, loss {loss:.3f}, users kept aside {best:.3f}"
+            )
+
+        found = None
+        if any(options.ks):
+            reads = loaded if retriever in NEEDS_ENCODER else None
+            found = make_retriever(retriever, encoder=reads, store=store, view=split.task.view, seed=seed)
+        report = train_plug(
+            plug,
+            split,
+            model,
+            HistoryReader(plug.config, loaded, store),
+            options,
+            out=out,
+            retriever=found,
+            progress=advance,
+        )
+    # Others' vectors are of no use to who loads the embedder.
+    for file in out.glob("vectors.db*"):
+        file.unlink()
+    if as_json:
+        from dataclasses import asdict
+
+        print_json({**asdict(report), "out": str(out)})
+        return
+    say(
+        f"{out}: step {report.best_step} of {report.steps} kept; loss on users kept aside {report.dev_loss:.4f} nats "
+        f"per token, {report.dev_loss_before:.4f} before; {report.users} users, {report.questions} questions and "
+        f"{report.made} made from their records, in {report.seconds:.0f} s"
+    )
+
+
+@plug_app.command()
+def show(
+    plug: Annotated[str, typer.Argument(help="Folder or hub id of a user embedder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what a user embedder belongs to, and how it was trained."""
+    from dataclasses import asdict
+
+    from persona.embedder import load_user_embedder
+    from persona.plug_training import NOTES
+
+    loaded = load_user_embedder(plug)
+    notes = Path(plug) / NOTES
+    told = {
+        **asdict(loaded.config),
+        "fingerprint": loaded.fingerprint,
+        "parameters": sum(parameter.numel() for parameter in loaded.parameters()),
+        "training": json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else None,
+    }
+    if as_json:
+        print_json(told)
+        return
+    for name, value in told.items():
+        if name != "training":
+            say(f"{name:16} {value}")
+    if told["training"]:
+        for name, value in told["training"]["report"].items():
+            say(f"{name:16} {value}")
+
+
+def embed_views(store: ProfileStore, encoder: RecordEncoder, views: Iterable[str], progress: Progress) -> None:
+    """Embed the records of all users in some views, with a bar each."""
+    from persona.embedding import embed_users
+
+    for view in views:
+        bar = progress.add_task(f"embed users ({view})", total=None)
+
+        def advance(done: int, total: int, records: int, bar: TaskID = bar) -> None:
+            progress.update(bar, completed=done, total=total)
+
+        embed_users(store, encoder, view=view, progress=advance)

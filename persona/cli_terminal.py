@@ -1,0 +1,129 @@
+"""What all commands share: options, results on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from persona.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.progress import Progress, TaskID
+
+_FILE_WIDTH = 140
+"""Columns of a table that goes into a file or a pipe."""
+
+Store = Annotated[
+    str | None, typer.Option("--store", help="Database URL (default: PERSONA_STORE, or sqlite:///persona.db).")
+]
+Encoder = Annotated[
+    str | None,
+    typer.Option("--encoder", help="minilm, hashing, a folder or a hub id (default: PERSONA_ENCODER, or minilm)."),
+]
+TaskName = Annotated[
+    str | None, typer.Option("--task", help="LaMP_1 ... LaMP_7 or LaMP_2N, where the files do not say it.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+RetrieverName = Annotated[
+    str | None,
+    typer.Option(
+        "--retriever", help="bm25, bm25+, dense, recency, random or hybrid (default: PERSONA_RETRIEVER, or bm25+)."
+    ),
+]
+Llm = Annotated[
+    str | None,
+    typer.Option(
+        "--llm", help="tiny, a folder, a hub id, openai:MODEL or vllm:MODEL@URL (default: PERSONA_LLM, or tiny)."
+    ),
+]
+
+Plug = Annotated[
+    str | None, typer.Option("--plug", help="A user embedder, its folder or hub id: adds its soft prompt.")
+]
+
+
+def print_json(value: object) -> None:
+    """`value` on stdout."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))  # noqa: T201
+
+
+def say(text: str) -> None:
+    """A line on stdout."""
+    print(text)  # noqa: T201
+
+
+def show(part: RenderableType) -> None:
+    """A table on stdout: as wide as the terminal, or as it needs where there is none."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else _FILE_WIDTH).print(part)
+
+
+@contextmanager
+def progress_bars(unit: str) -> Iterator[Progress]:
+    """A progress bar on stderr with rate and time left."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:,.1f} {unit}/s" if speed else f"- {unit}/s")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield progress
+
+
+def stage_bars(progress: Progress) -> Callable[[str, int, int], None]:
+    """A callback that gives each stage a bar of its own."""
+    bars: dict[str, TaskID] = {}
+
+    def advance(stage: str, done: int, total: int) -> None:
+        if stage not in bars:
+            bars[stage] = progress.add_task(stage, total=total)
+        progress.update(bars[stage], completed=done, total=total)
+
+    return advance
+
+
+def names(value: str, option: str) -> tuple[str, ...]:
+    """The different words in a comma list."""
+    found = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+    if not found:
+        raise InvalidOptionError(f"{option} must name at least one, was: {value!r}")
+    return found
+
+
+def numbers(value: str, option: str, *, least: int = 1) -> tuple[int, ...]:
+    """The different whole numbers in a comma list, least first."""
+    try:
+        found = tuple(sorted({int(name) for name in value.split(",")}))
+    except ValueError:
+        raise InvalidOptionError(f"{option} must be whole numbers with commas between, was: {value!r}") from None
+    if found[0] < least:
+        raise InvalidOptionError(f"{option} must be at least {least}, was: {found[0]}")
+    return found

@@ -1,0 +1,418 @@
+r"""The user embedder: a light plug-in that turns a whole history into a few soft tokens for a frozen LLM.
+
+After Persona-Plug (Liu et al., arXiv 2409.11901). A record enters twice: as a *key*, its input side, by which it is
+found relevant to the question, and as a *value*, which holds what the user did with it. Two modes:
+
+``"pplug"``, the paper's equations. With h_i the unit vector of record i, q that of the question, and s the mean length
+of the LLM's input embeddings,
+
+    w_i = softmax_i(norm(W q) . h_i)        P = s * sum_i w_i Proj(h_i)        I = s / 7 * MLP(t)
+    Proj(h) = W_2 GELU(W_1 h + b_1) + b_2   soft prompt = [I; P]
+
+The paper trains a second sentence encoder for the question; here its place is taken by the map W, which starts as the
+identity. The paper's s is 539.97, the length of Flan-T5-XXL's embeddings.
+
+``"plug"``, the default. H sharp heads with learned projections and temperatures tau_h, and one mean head:
+
+    a_hi = norm(Q_h q + c_h) . norm(K_h k_i) / tau_h - d_h * log(1 + months since record i)
+    w_h  = softmax over the records and a learned null record
+    z    = [sum_i w_1i g_i, ..., sum_i w_Hi g_i, (sum_i g_i + m g_0) / (n + m)]     g_i = GELU(W_1 v_i + b_1)
+    soft prompt = s * (I + MLP(z))
+
+The null record g_0 is there for every user, so an empty history has an answer, the neutral prompt; m says how many
+records it takes to outweigh it. Both modes pool before the last layer of the projector, which is then applied once
+for a user instead of once for a record, with the same result, since weights sum to one.
+"""
+
+import math
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
+from persona.writing_style import STYLE_DIM
+
+# No `from __future__ import annotations` here: the mixin reads the type of `config` from the signature.
+
+Mode = Literal["plug", "pplug", "vectors"]
+MODES: tuple[Mode, ...] = ("plug", "pplug", "vectors")
+
+_PAPER_INSTRUCTION_SHARE = 1 / 7
+_KEY_DIM = 64
+_DAYS_IN_MONTH = 30.0
+
+
+class SoftPromptedModel(Protocol):
+    """What the user embedder asks of the LLM it is made for; `persona.transformers_llm.TransformersLM` has it."""
+
+    model: Any
+    hidden_size: int
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class UserEmbedderConfig:
+    """The shape of a user embedder, and what it belongs to.
+
+    Attributes:
+        encoder_dim: length of the record encoder's vectors; in mode ``"vectors"`` that of the users' own vectors.
+        llm_hidden: length of the LLM's input embeddings.
+        mode: one of `MODES`.
+        n_tokens: soft tokens of a user, at least 1; ``"pplug"`` always has 2, the instruction's and the user's.
+        heads: sharp attention heads, at least 1. Only ``"plug"`` has them.
+        width: hidden size, at least 1; ``"pplug"`` has `llm_hidden`, as the paper.
+        embedding_scale: mean L2 norm of the LLM's input embeddings.
+        encoder: fingerprint of the record encoder.
+        llm: fingerprint of the LLM.
+        view: the view of a record (`Record.view`) that keys are made of; in ``"pplug"`` values as well.
+
+    Raises:
+        InvalidOptionError: if a number is out of range, or there is no such mode.
+    """
+
+    encoder_dim: int
+    llm_hidden: int
+    mode: Mode = "plug"
+    n_tokens: int = 8
+    heads: int = 4
+    width: int = 256
+    embedding_scale: float = 1.0
+    encoder: str = ""
+    llm: str = ""
+    view: str = "text"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InvalidOptionError(f"a user embedder's mode must be one of {', '.join(MODES)}, was: {self.mode!r}")
+        for name in ("encoder_dim", "llm_hidden", "n_tokens", "heads", "width"):
+            if getattr(self, name) < 1:
+                raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
+        if not (math.isfinite(self.embedding_scale) and self.embedding_scale > 0):
+            raise InvalidOptionError(f"`embedding_scale` must be above 0, was: {self.embedding_scale}")
+        if self.mode == "pplug" and self.n_tokens != 2:
+            object.__setattr__(self, "n_tokens", 2)
+
+    @property
+    def value_dim(self) -> int:
+        """Length of a record's value: text, target and style in ``"plug"``, else the key itself."""
+        return 2 * self.encoder_dim + STYLE_DIM if self.mode == "plug" else self.encoder_dim
+
+
+class UserEmbedder(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="persona",
+    license="apache-2.0",
+    tags=["personalization", "soft-prompt"],
+):
+    """See the module. Its parameters are all that is trained: the LLM and the record encoder stay as they are.
+
+    `save_pretrained`, `from_pretrained` and `push_to_hub` come from `huggingface_hub`: safetensors, ``config.json`` and
+    a model card.
+
+    Args:
+        config: the shape.
+
+    Attributes:
+        config: as given.
+    """
+
+    def __init__(self, config: UserEmbedderConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden = config.llm_hidden
+        self.pooling: _PlugPooling | _PaperPooling | _VectorMap
+        if config.mode == "pplug":
+            self.pooling = _PaperPooling(config)
+        else:
+            # Every token starts as long as the LLM's own.
+            self.instruction = nn.Parameter(torch.randn(config.n_tokens, hidden) / hidden**0.5)
+            self.pooling = _PlugPooling(config) if config.mode == "plug" else _VectorMap(config)
+
+    @classmethod
+    def for_llm(
+        cls, llm: SoftPromptedModel, *, encoder_dim: int, encoder: str = "", seed: int = 0, **options: Any
+    ) -> Self:
+        """An untrained embedder that fits `llm`; its instruction starts as embeddings of random tokens.
+
+        Args:
+            llm: the frozen LLM.
+            encoder_dim: length of the record encoder's vectors.
+            encoder: the record encoder's fingerprint.
+            seed: of all starting values.
+            **options: `mode`, `n_tokens`, `heads`, `width` and `view` of `UserEmbedderConfig`.
+        """
+        embeddings = llm.model.get_input_embeddings().weight.detach().float().cpu()
+        scale = float(embeddings.norm(dim=1).mean())
+        config = UserEmbedderConfig(
+            encoder_dim, llm.hidden_size, embedding_scale=scale, encoder=encoder, llm=llm.fingerprint, **options
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            embedder = cls(config)
+            if config.mode != "pplug":
+                rows = torch.randint(len(embeddings), (config.n_tokens,))
+                embedder.instruction.data.copy_(embeddings[rows] / scale)
+        return embedder
+
+    @classmethod
+    def from_vectors(cls, llm: SoftPromptedModel, *, dim: int, n_tokens: int = 4, seed: int = 0) -> Self:
+        """An embedder for vectors that somebody else made of each user: one linear map to soft tokens.
+
+        After E2P ("Embedding to Prefix"). Give the vectors as keys and values of one record per user.
+
+        Args:
+            llm: the frozen LLM.
+            dim: length of a user's vector.
+            n_tokens: soft tokens of a user.
+            seed: of all starting values.
+        """
+        return cls.for_llm(llm, encoder_dim=dim, seed=seed, mode="vectors", n_tokens=n_tokens)
+
+    def forward(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor,
+        query: Tensor | None = None,
+        days: Tensor | None = None,
+    ) -> Tensor:
+        """The soft prompts of some users, in the LLM's own scale.
+
+        What stands where `mask` is False, the other users of the batch and, without `days`, the order of the records
+        change nothing.
+
+        Args:
+            keys: vectors of the records' input sides.  # (batch, records, encoder_dim)
+            values: see `UserEmbedderConfig.value_dim`.  # (batch, records, value_dim)
+            mask: True where there is a record.  # (batch, records)
+            query: vectors of the questions; None for a prompt that fits any question.  # (batch, encoder_dim)
+            days: ages of the records in days, at least 0; None if they have no dates.  # (batch, records)
+
+        Returns:
+            Vectors to stand before the LLM's input embeddings.  # (batch, n_tokens, llm_hidden)
+
+        Raises:
+            InvalidOptionError: if a shape does not fit.
+        """
+        self._check(keys, values, mask, query, days)
+        soft_prompts: Tensor
+        if isinstance(self.pooling, _PaperPooling):
+            soft_prompts = self.pooling(keys, values, mask, query)
+        else:
+            soft_prompts = self.instruction + self.pooling(keys, values, mask, query, days)
+        return self.config.embedding_scale * soft_prompts
+
+    @torch.no_grad()
+    def attention_perplexity(
+        self, keys: Tensor, mask: Tensor, query: Tensor | None = None, days: Tensor | None = None
+    ) -> Tensor:
+        """Over how many records the attention spreads: exp of the entropy of its weights, the mean over heads.
+
+        1 is one record, the number of records is a plain mean; 0 for a user without any. The null record is left out.
+
+        Args:
+            keys: as in `forward`, as are the others.
+
+        Returns:
+            (batch,)
+        """
+        if isinstance(self.pooling, _VectorMap):
+            return mask.sum(1).float()
+        weights = self.pooling.weights(keys, mask, query, days)  # (batch, heads, records)
+        weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
+        entropy = torch.special.entr(weights).sum(-1).mean(-1)
+        return torch.where(mask.any(1), entropy.exp(), torch.zeros_like(entropy))
+
+    @property
+    def fingerprint(self) -> str:
+        """Names configuration and weights: ``plug@`` and 32 hexadecimal digits."""
+        from persona.model_folder import hash_parameters
+
+        return f"{self.config.mode}@{hash_parameters(self)}"
+
+    def check_fits(self, encoder: str, llm: SoftPromptedModel | None = None) -> None:
+        """Refuse a record encoder or an LLM that this embedder was not trained with.
+
+        Args:
+            encoder: fingerprint of the encoder whose vectors are to be read.
+            llm: the LLM that is to read the soft prompts; None if it does not matter yet.
+
+        Raises:
+            FingerprintMismatchError: with both names.
+        """
+        pairs = [("record encoder", self.config.encoder, encoder)]
+        if llm is not None:
+            pairs.append(("LLM", self.config.llm, llm.fingerprint))
+        for what, trained, given in pairs:
+            if trained and trained != given:
+                raise FingerprintMismatchError(
+                    f"a user embedder works with the {what} it was trained with, {trained!r}; was given {given!r}: "
+                    "load that one, or train a new user embedder"
+                )
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card that `save_pretrained` writes."""
+        config = self.config
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        return ModelCard(
+            "---\nlibrary_name: persona\nlicense: apache-2.0\ntags:\n- personalization\n- soft-prompt\n---\n\n"
+            f"# User embedder ({config.mode})\n\n"
+            f"Turns a user's history into {config.n_tokens} soft tokens for a frozen LLM; {parameters:,} trained "
+            "parameters.\n\n"
+            f"| | |\n|---|---|\n| LLM | `{config.llm}` |\n| record encoder | `{config.encoder}` |\n"
+            f"| view of a record | `{config.view}` |\n\n"
+            "```python\nfrom persona import UserEmbedder\n\n"
+            'plug = UserEmbedder.from_pretrained("this folder or hub id")\n```\n'
+        )
+
+    def _check(self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> None:
+        batch, records = mask.shape
+        shapes = (
+            ("keys", keys, (batch, records, self.config.encoder_dim)),
+            ("values", values, (batch, records, self.config.value_dim)),
+            ("query", query, (batch, self.config.encoder_dim)),
+            ("days", days, (batch, records)),
+        )
+        for name, tensor, shape in shapes:
+            if tensor is not None and tuple(tensor.shape) != shape:
+                raise InvalidOptionError(f"`{name}` must have the shape {shape}, was: {tuple(tensor.shape)}")
+
+
+class _PaperPooling(nn.Module):
+    """The paper's equations; see the module."""
+
+    def __init__(self, config: UserEmbedderConfig) -> None:
+        super().__init__()
+        dim, hidden = config.encoder_dim, config.llm_hidden
+        self.question = nn.Linear(dim, dim, bias=False)
+        nn.init.eye_(self.question.weight)
+        self.first, self.last = nn.Linear(dim, hidden), nn.Linear(hidden, hidden)
+        self.instruction = nn.Parameter(torch.rand(dim))
+        self.instruction_map = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+
+    def weights(self, keys: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None = None) -> Tensor:
+        """softmax of normalised products; without a question the plain mean.  # (batch, 1, records)"""
+        if query is None:
+            scores = torch.zeros_like(mask, dtype=keys.dtype)
+        else:
+            scores = torch.einsum("bd,bnd->bn", F.normalize(self.question(query), dim=-1), F.normalize(keys, dim=-1))
+        scores = scores.masked_fill(~mask, -torch.inf)
+        # Without any record the softmax is 0/0: no record, no weight.
+        return torch.where(mask, scores.softmax(-1), 0.0)[:, None].nan_to_num(0.0)
+
+    def forward(self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None) -> Tensor:
+        """The instruction's and the user's token, over s.  # (batch, 2, llm_hidden)"""
+        hidden = _of_records(lambda some: F.gelu(self.first(some)), values, mask)
+        pooled = self.weights(keys, mask, query) @ hidden
+        user = self.last(pooled)
+        instruction = _PAPER_INSTRUCTION_SHARE * self.instruction_map(self.instruction)
+        return torch.cat((instruction.expand_as(user), user), dim=1)
+
+
+class _PlugPooling(nn.Module):
+    """Sharp heads, a mean head and a null record; see the module."""
+
+    def __init__(self, config: UserEmbedderConfig) -> None:
+        super().__init__()
+        dim, width, heads = config.encoder_dim, config.width, config.heads
+        self.blocks = [dim, dim, STYLE_DIM]
+        self.shape = (config.n_tokens, config.llm_hidden)
+        self.heads = heads
+        self.value = nn.Linear(config.value_dim, width)
+        self.key = nn.Linear(dim, heads * _KEY_DIM, bias=False)
+        self.query = nn.Linear(dim, heads * _KEY_DIM, bias=False)
+        # At first a head compares question and record as the encoder does.
+        self.query.weight.data.copy_(self.key.weight.data)
+        self.any_query = nn.Parameter(0.1 * torch.randn(heads, _KEY_DIM))
+        self.log_temperature = nn.Parameter(torch.full((heads,), math.log(0.1)))
+        self.decay = nn.Parameter(torch.full((heads,), -3.0))
+        self.null_score = nn.Parameter(torch.zeros(heads))
+        self.null_value = nn.Parameter(torch.zeros(width))
+        self.log_null_records = nn.Parameter(torch.zeros(()))
+        pooled = (heads + 1) * width
+        self.mix = nn.Sequential(nn.LayerNorm(pooled), nn.Linear(pooled, width), nn.GELU())
+        self.last = nn.Linear(width, config.n_tokens * config.llm_hidden)
+        # At first every user gets the instruction alone.
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def weights(self, keys: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Tensor:
+        """Attention of the sharp heads; what is missing to 1 is the null record's.  # (batch, heads, records)"""
+        batch, records, _ = keys.shape
+        key = F.normalize(self.key(keys).view(batch, records, self.heads, _KEY_DIM), dim=-1)
+        asked = self.any_query.expand(batch, -1, -1)
+        if query is not None:
+            asked = asked + self.query(query).view(batch, self.heads, _KEY_DIM)
+        scores = torch.einsum("bhd,bnhd->bhn", F.normalize(asked, dim=-1), key)
+        scores = scores / self.log_temperature.exp()[:, None]
+        if days is not None:
+            months = torch.log1p(days / _DAYS_IN_MONTH)
+            scores = scores - F.softplus(self.decay)[:, None] * months[:, None]
+        scores = scores.masked_fill(~mask[:, None], -torch.inf)
+        null = self.null_score[None, :, None].expand(batch, -1, 1)
+        return torch.cat((scores, null), dim=-1).softmax(-1)[..., :-1]
+
+    def forward(self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Tensor:
+        """What the user adds to the instruction, over s.  # (batch, n_tokens, llm_hidden)"""
+        hidden = _of_records(self._hidden, values, mask)  # (batch, records, width)
+        weights = self.weights(keys, mask, query, days)
+        rest = 1 - weights.sum(-1, keepdim=True)
+        sharp = weights @ hidden + rest * self.null_value  # (batch, heads, width)
+        null_records = self.log_null_records.exp()
+        mean = (hidden.sum(1) + null_records * self.null_value) / (mask.sum(1, keepdim=True) + null_records)
+        pooled = torch.cat((sharp.flatten(1), mean), dim=1)
+        tokens: Tensor = self.last(self.mix(pooled))
+        return tokens.view(len(pooled), *self.shape)
+
+    def _hidden(self, values: Tensor) -> Tensor:
+        """g_i of some records; each part of a value counts as much as the others.  # (some, width)"""
+        parts = [F.layer_norm(part, part.shape[-1:]) for part in torch.split(values, self.blocks, dim=-1)]
+        return F.gelu(self.value(torch.cat(parts, dim=-1)))
+
+
+class _VectorMap(nn.Module):
+    """One linear map from a user's vector to soft tokens; several vectors of one user are averaged."""
+
+    def __init__(self, config: UserEmbedderConfig) -> None:
+        super().__init__()
+        self.shape = (config.n_tokens, config.llm_hidden)
+        self.map = nn.Linear(config.encoder_dim, config.n_tokens * config.llm_hidden, bias=False)
+        nn.init.zeros_(self.map.weight)
+
+    def forward(self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Tensor:
+        """(batch, n_tokens, llm_hidden)"""
+        mean = (values * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+        tokens: Tensor = self.map(mean)
+        return tokens.view(len(mean), *self.shape)
+
+
+def _of_records(layer: Any, values: Tensor, mask: Tensor) -> Tensor:
+    """`layer` of the values under `mask`, zeros elsewhere: nothing is computed for padding.  # (batch, records, out)"""
+    some: Tensor = layer(values[mask])
+    hidden = some.new_zeros((*mask.shape, some.shape[-1]))
+    hidden[mask] = some
+    return hidden
+
+
+def load_user_embedder(place: str | Path) -> UserEmbedder:
+    """The user embedder in a folder, or of a hub id; ready to use, on the CPU.
+
+    Raises:
+        ModelLoadError: if there is none, or its files do not fit together.
+    """
+    try:
+        with redirect_stdout(StringIO()):  # the mixin prints a line on what it does
+            return UserEmbedder.from_pretrained(str(place)).eval()
+    except (OSError, TypeError, ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelLoadError(f"no user embedder could be loaded from {str(place)!r}: {reason}") from error

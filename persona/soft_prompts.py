@@ -1,0 +1,174 @@
+"""The channel of soft prompts: a user embedder's tokens before the prompt of a frozen LLM.
+
+>>> channel = SoftPromptChannel("plugs/ratings", llm, load_encoder("minilm"), store)            # doctest: +SKIP
+>>> Personalizer(llm, store, k=1, retriever=retriever, channels=(channel,))                     # doctest: +SKIP
+
+A soft prompt is made for the question, from vectors that `embed_users` has stored. Where that is too much for the path
+of a request, `store_soft_prompts` makes one for each user beforehand that fits any question, and the channel, with
+``query_free=True``, reads it. It is kept as the user's other indexes are: it goes when a record is deleted, is stale
+when one is added, and is erased with the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from persona.derived import StoredIndex
+from persona.embedder import UserEmbedder, load_user_embedder
+from persona.errors import UnsupportedChannelError
+from persona.histories import History, HistoryBatch, HistoryReader
+from persona.protocols import SOFT_PROMPT, PersonalContext, RecordEncoder
+from persona.records import Profile
+
+if TYPE_CHECKING:
+    from persona.store import ProfileStore
+
+USERS_AT_ONCE = 256
+"""Users whose soft prompts are made and stored together."""
+
+
+class SoftPromptChannel:
+    """Puts a user embedder's soft prompt into the context of each request.
+
+    Args:
+        plug: the user embedder, or its folder or hub id.
+        llm: the frozen LLM that is to read the soft prompts.
+        encoder: the record encoder that `plug` was trained with.
+        store: where vectors and stored soft prompts are read from; None encodes every record anew.
+        query_free: read stored soft prompts, made for any question; one that is missing or stale is made on the spot.
+
+    Raises:
+        UnsupportedChannelError: if the LLM takes no soft prompts.
+        FingerprintMismatchError: if `plug` was trained with another LLM or encoder.
+        ModelLoadError: if `plug` cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        plug: UserEmbedder | str | Path,
+        llm: Any,
+        encoder: RecordEncoder,
+        store: ProfileStore | None = None,
+        *,
+        query_free: bool = False,
+    ) -> None:
+        if SOFT_PROMPT not in llm.channels:
+            raise UnsupportedChannelError(
+                f"the LLM {llm.fingerprint} takes {', '.join(sorted(llm.channels))}, was given: {SOFT_PROMPT}; "
+                "soft prompts need a transformers model (folder, hub id or (model, tokenizer))"
+            )
+        self.plug = plug if isinstance(plug, UserEmbedder) else load_user_embedder(plug)
+        self.plug.check_fits(encoder.fingerprint, llm)
+        self.store = store
+        self.query_free = query_free
+        self._reader = HistoryReader(self.plug.config, encoder, store)
+        self._kind = soft_prompt_kind(self.plug) if query_free else ""
+
+    def __call__(
+        self, profiles: Sequence[Profile], prompts: Sequence[str], contexts: Sequence[PersonalContext]
+    ) -> list[PersonalContext]:
+        """`contexts` with a soft prompt each; users without records get the neutral one."""
+        found: dict[int, torch.Tensor] = {}
+        if self.query_free:
+            for place, profile in enumerate(profiles):
+                stored = self._stored(profile)
+                if stored is not None:
+                    found[place] = stored
+        missing = [place for place in range(len(profiles)) if place not in found]
+        if missing:
+            histories = self._reader.read([profiles[place] for place in missing])
+            queries = None if self.query_free else self._reader.questions([prompts[place] for place in missing])
+            found.update(zip(missing, soft_prompts(self.plug, histories, queries), strict=True))
+        return [replace(context, soft_prompt=found[place]) for place, context in enumerate(contexts)]
+
+    def _stored(self, profile: Profile) -> torch.Tensor | None:
+        """The stored soft prompt of this very revision, or None."""
+        if self.store is None or not len(profile):
+            return None
+        stored = self.store.index(profile.user_id, self._kind)
+        if stored is None or stored.revision != profile.revision:
+            return None
+        config = self.plug.config
+        numbers = np.frombuffer(stored.data, "<f2").reshape(config.n_tokens, config.llm_hidden)
+        return torch.from_numpy(numbers.astype(np.float32))
+
+
+def soft_prompt_kind(plug: UserEmbedder) -> str:
+    """The kind (`StoredIndex.kind`) that the soft prompts of `plug` are stored as."""
+    return f"soft-prompt:{plug.fingerprint}"
+
+
+@torch.no_grad()
+def soft_prompts(
+    plug: UserEmbedder, histories: Sequence[History], queries: NDArray[np.float32] | None = None
+) -> list[torch.Tensor]:
+    """The soft prompt of each history; those of like length are computed together.
+
+    Args:
+        plug: the user embedder.
+        histories: of the users.
+        queries: vectors of the questions; None for prompts that fit any.  # (histories, encoder_dim)
+
+    Returns:
+        float32, on the CPU.  # per history: (n_tokens, llm_hidden)
+    """
+    made: list[torch.Tensor] = [torch.empty(0)] * len(histories)
+    device = next(plug.parameters()).device
+    order = sorted(range(len(histories)), key=lambda place: len(histories[place]))
+    for start in range(0, len(order), USERS_AT_ONCE):
+        places = order[start : start + USERS_AT_ONCE]
+        asked = None if queries is None else queries[places]
+        batch = HistoryBatch.of([histories[place] for place in places], plug.config, asked, device)
+        prompts = plug(batch.keys, batch.values, batch.mask, batch.query, batch.days).float().cpu()
+        for place, prompt in zip(places, prompts, strict=True):
+            made[place] = prompt
+    return made
+
+
+def store_soft_prompts(
+    store: ProfileStore,
+    plug: UserEmbedder,
+    encoder: RecordEncoder,
+    *,
+    progress: Callable[[int], object] | None = None,
+) -> int:
+    """Make the soft prompts, fit for any question, that are missing or stale, and keep them in `store`.
+
+    It may be killed at any moment and run again: what was put in stays, and only the rest is made.
+
+    Args:
+        store: holds records and, after `embed_users`, their vectors.
+        plug: the user embedder.
+        encoder: the record encoder that it was trained with.
+        progress: called after each chunk with the number of users gone through.
+
+    Returns:
+        How many were made and kept. A user who is being changed at this moment is passed over.
+    """
+    kind, reader = soft_prompt_kind(plug), HistoryReader(plug.config, encoder, store)
+    kept = seen = 0
+    users = store.user_ids()
+    while user_ids := list(islice(users, USERS_AT_ONCE)):
+        profiles = []
+        for user_id in user_ids:
+            profile = store.profile(user_id)
+            stored = store.index(user_id, kind)
+            if len(profile) and (stored is None or stored.revision != profile.revision):
+                profiles.append(profile)
+        made = soft_prompts(plug, reader.read(profiles))
+        kept += store.put_indexes(
+            StoredIndex(profile.user_id, kind, profile.revision, prompt.numpy().astype("<f2").tobytes())
+            for profile, prompt in zip(profiles, made, strict=True)
+        )
+        seen += len(user_ids)
+        if progress is not None:
+            progress(seen)
+    return kept

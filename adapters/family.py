@@ -68,6 +68,7 @@ class LoraSpec:
             raise InvalidOptionError(f"`alpha` must be above 0, was: {self.alpha}")
         if isinstance(self.targets, str) or not self.targets:
             raise InvalidOptionError(f"`targets` must be a tuple of names such as ('q_proj',), was: {self.targets!r}")
+        object.__setattr__(self, "targets", tuple(sorted(set(self.targets))))
         if self.dtype not in DTYPES:
             raise InvalidOptionError(f"`dtype` must be one of {', '.join(DTYPES)}, was: {self.dtype!r}")
 
@@ -160,7 +161,7 @@ class Family:
             "r": spec.r,
             "alpha": float(spec.alpha),
             "rslora": spec.rslora,
-            "targets": sorted(spec.targets),
+            "targets": spec.targets,
             "dtype": spec.dtype,
             "modules": [[module.name, module.n_in, module.n_out] for module in self.modules],
             "prior": self.prior,

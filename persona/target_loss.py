@@ -53,13 +53,14 @@ class TargetLoss:
             soft_prompts: to stand before the prompts; None for none.  # (batch, n_tokens, llm_hidden)
 
         Returns:
-            float32.  # (batch,)
+            float32; float64 of a model in float64.  # (batch,)
         """
         with frozen(self.llm.model):
             logits, labels = (self._seq2seq if self.llm.encoder_decoder else self._causal)(
                 prompts, targets, soft_prompts
             )
-        each = F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=_IGNORED, reduction="none")
+        exact = logits if logits.dtype == torch.float64 else logits.float()
+        each = F.cross_entropy(exact.transpose(1, 2), labels, ignore_index=_IGNORED, reduction="none")
         return each.sum(1) / (labels != _IGNORED).sum(1)
 
     def _causal(

@@ -1,0 +1,59 @@
+"""What an adapter learns from: questions about a user's own records, with the answers that the user gave.
+
+Each record with a target is one example, asked in the words of the task that the adapter is for; nothing else of the
+history is in it. For a review with a score, LaMP_3::
+
+    prompt  "What is the score of the following review on a scale of 1 to 5? ... review: Moody and stylish."
+    target  "4"
+
+>>> [example.target for example in history_examples(profile, lamp_task("LaMP_3"))]
+['4', '5', '1']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from persona.errors import InvalidOptionError
+from persona.lamp import LampTask
+from persona.records import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What the LLM should answer.
+
+    Attributes:
+        prompt: what it reads.
+        target: what it should write.
+    """
+
+    prompt: str
+    target: str
+
+
+ExampleMaker = Callable[[Profile], Sequence[Example]]
+"""Makes a user's examples, oldest first: the newest ones are held out."""
+
+
+def history_examples(
+    profile: Profile, task: LampTask | None = None, *, labels: Sequence[str] | None = None
+) -> tuple[Example, ...]:
+    """A profile's records as examples, oldest first; records without a target are left out.
+
+    Args:
+        profile: whose.
+        task: puts the texts into the task's official input; None asks with the text as it is.
+        labels: the labels that the input names, where they are not the task's own.
+
+    Raises:
+        InvalidOptionError: if the task's questions cannot be made from one record (LaMP_1).
+    """
+    if task is not None and task.name == "LaMP_1":
+        raise InvalidOptionError("a question of LaMP_1 names two papers, a record is one: give your own examples")
+    return tuple(
+        Example(record.text if task is None else task.make_input(record.text, labels=labels), record.target)
+        for record in profile
+        if record.target is not None
+    )

@@ -34,6 +34,7 @@ from typing import Any, Literal, Protocol, Self
 import torch
 import torch.nn.functional as F  # noqa: N812
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
@@ -413,6 +414,6 @@ def load_user_embedder(place: str | Path) -> UserEmbedder:
     try:
         with redirect_stdout(StringIO()):  # the mixin prints a line on what it does
             return UserEmbedder.from_pretrained(str(place)).eval()
-    except (OSError, TypeError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelLoadError(f"no user embedder could be loaded from {str(place)!r}: {reason}") from error

@@ -1,0 +1,231 @@
+"""The user embedder beside the published recipe, plain generation and retrieval, in the same run.
+
+    python benchmarks/plug.py [--rounds 5] [--users 10000] [--json]
+
+**Training step.** Histories of 185 records, prompts as long as those of real rating questions, a T5 from a config with
+random weights, 8 questions in a step; every arm trains in a process of its own, so that its peak memory is its own.
+
+- ``recipe``: what the released code of Persona-Plug does: 512 slots of history whatever its length,
+  both layers of the projector on every slot, inputs padded to 276 tokens and answers to 128. (It also trains a second
+  encoder of 110 million parameters; that is left out here, in its favour.)
+- ``persona``: `train_plug`'s own parts: only records that are there, the last layer after pooling, padding to the
+  longest of the batch.
+
+**Generation** with `tiny` on questions of its world: plain, with a soft prompt, and with 4 retrieved records.
+
+**Soft prompts** for many users whose vectors are in memory: users per second, and how much of the time is not spent in
+matrix products (those of the same shapes, timed alone).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from persona.embedder import UserEmbedder, UserEmbedderConfig
+from persona.histories import History
+from persona.lamp import lamp_task
+from persona.lamp_prompts import lamp_prompt
+from persona.models import load_llm
+from persona.protocols import GenerationOptions, Request
+from persona.retrievers.bm25 import BM25Retriever
+from persona.soft_prompts import soft_prompts
+from persona.world import World
+
+RECORDS, SLOTS, BATCH = 185, 512, 8
+PADDED_INPUT, PADDED_OUTPUT = 276, 128
+INPUT_LENGTHS = (58, 61, 66, 70, 74, 79, 88, 104)
+"""Tokens of eight rating questions: the eighths of LaMP-style film reviews in T5's tokens."""
+TARGET = 2
+ENCODER_DIM = 768
+TARGETS = {"training step": 3.0, "peak memory": 0.5, "soft prompt / plain": 1.05, "4 records / soft prompt": 1.5}
+
+
+def t5() -> Any:
+    """A T5 of the small size with random weights."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=8000, d_model=512, d_ff=1024, num_layers=8, num_heads=6, decoder_start_token_id=0)
+    model = T5ForConditionalGeneration(config).eval()
+    return model.requires_grad_(False)
+
+
+def recipe_step(model: Any) -> Callable[[], None]:
+    """One question after the other padded to the full, as the released code does."""
+    hidden = model.config.d_model
+    projector = nn.Sequential(nn.Linear(ENCODER_DIM, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+    instruction = nn.Sequential(nn.Linear(ENCODER_DIM, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+    constant = nn.Parameter(torch.rand(ENCODER_DIM))
+    optimizer = torch.optim.AdamW([*projector.parameters(), *instruction.parameters(), constant], lr=1e-4)
+    histories = torch.randn(BATCH, SLOTS, ENCODER_DIM)
+    mask = torch.zeros(BATCH, SLOTS, dtype=torch.bool)
+    mask[:, :RECORDS] = True
+    queries = torch.randn(BATCH, ENCODER_DIM)
+    ids = torch.randint(2, 8000, (BATCH, PADDED_INPUT))
+    attention = torch.zeros(BATCH, PADDED_INPUT + 2, dtype=torch.long)
+    labels = torch.full((BATCH, PADDED_OUTPUT), -100)
+    for row, length in enumerate(INPUT_LENGTHS):
+        attention[row, : length + 2] = 1
+        labels[row, :TARGET] = 5
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        scores = torch.einsum("bd,bnd->bn", queries, histories).masked_fill(~mask, -torch.inf)
+        user = (scores.softmax(-1)[..., None] * projector(histories)).sum(1)
+        first = instruction(constant).expand(BATCH, -1)
+        embeddings = torch.cat((torch.stack((first, user), 1), model.get_input_embeddings()(ids)), dim=1)
+        model(inputs_embeds=embeddings, attention_mask=attention, labels=labels).loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def persona_step(model: Any, mode: str) -> Callable[[], None]:
+    """The same questions through the user embedder."""
+    plug = UserEmbedder(UserEmbedderConfig(ENCODER_DIM, model.config.d_model, mode=mode))  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(plug.parameters(), lr=1e-4)
+    keys = torch.randn(BATCH, RECORDS, ENCODER_DIM)
+    values = torch.randn(BATCH, RECORDS, plug.config.value_dim)
+    mask = torch.ones(BATCH, RECORDS, dtype=torch.bool)
+    queries = torch.randn(BATCH, ENCODER_DIM)
+    longest, tokens = max(INPUT_LENGTHS), plug.config.n_tokens
+    ids = torch.randint(2, 8000, (BATCH, longest))
+    attention = torch.zeros(BATCH, longest + tokens, dtype=torch.long)
+    for row, length in enumerate(INPUT_LENGTHS):
+        attention[row, : length + tokens] = 1
+    labels = torch.full((BATCH, TARGET), 5)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        embeddings = torch.cat((plug(keys, values, mask, queries), model.get_input_embeddings()(ids)), dim=1)
+        model(inputs_embeds=embeddings, attention_mask=attention, labels=labels).loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def training_arm(arm: str, rounds: int) -> dict[str, float]:
+    """Median seconds of a step, and the process's peak memory over that of the model alone, in MiB."""
+    model = t5()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = recipe_step(model) if arm == "recipe" else persona_step(model, arm)
+    seconds = timed([step], rounds + 1)[0][1:]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": statistics.median(seconds), "mebibytes": (peak - before) / 1024}
+
+
+def timed(arms: list[Callable[[], object]], rounds: int) -> list[list[float]]:
+    """Seconds of each arm in each round; the arms take turns."""
+    seconds: list[list[float]] = [[] for _ in arms]
+    for _ in range(rounds):
+        for place, arm in enumerate(arms):
+            begun = time.perf_counter()
+            arm()
+            seconds[place].append(time.perf_counter() - begun)
+    return seconds
+
+
+def generation(rounds: int, questions: int = 64) -> dict[str, float]:
+    """Median seconds for some questions: plain, with 8 soft tokens, with 4 records. Answers have one length."""
+    llm: Any = load_llm("tiny")
+    asked = [one.question for one in World(0).questions("LaMP_3", "test", questions, 20)]
+    task, retriever = lamp_task("LaMP_3"), BM25Retriever()
+    soft = llm.model.get_input_embeddings().weight[:8].detach().clone()
+    plain = [Request(one.input) for one in asked]
+    with_records = []
+    for one in asked:
+        records = [scored.record for scored in retriever.retrieve(one.profile, task.query(one.input), 4)]
+        with_records.append(Request(lamp_prompt(task, one.input, records, llm.tokenizer, max_length=512).text))
+    # An own tensor for each, as for users who differ.
+    with_soft = [Request(one.input, soft + 1e-4 * place) for place, one in enumerate(asked)]
+    options = GenerationOptions(max_new_tokens=2)
+    arms = [lambda requests=requests: llm.generate(requests, options) for requests in (plain, with_soft, with_records)]
+    seconds = timed(arms, rounds + 1)
+    names = ("plain", "soft prompt", "4 records")
+    return {name: statistics.median(each[1:]) for name, each in zip(names, seconds, strict=True)}
+
+
+def many_users(users: int, rounds: int) -> dict[str, float]:
+    """Users per second, and the share of the time outside matrix products."""
+    config = UserEmbedderConfig(384, 1024)
+    plug = UserEmbedder(config).eval()
+    draw = np.random.default_rng(0)
+    rows = draw.standard_normal((4096, config.value_dim)).astype(np.float16)
+    histories = []
+    for _ in range(users):
+        chosen = draw.integers(0, len(rows), int(draw.integers(20, 80)))
+        values = rows[chosen]
+        histories.append(History(np.ascontiguousarray(values[:, :384]), values, None))
+    records = sum(map(len, histories))
+    products = [
+        (records, config.value_dim, config.width),
+        (records, 384, config.heads * 64),
+        (users, (config.heads + 1) * config.width, config.width),
+        (users, config.width, config.n_tokens * config.llm_hidden),
+    ]
+    pairs = [(torch.randn(min(n, 16384), k), torch.randn(k, m), n / min(n, 16384)) for n, k, m in products]
+
+    def bare() -> None:
+        for left, right, times in pairs:
+            for _ in range(round(times)):
+                torch.mm(left, right)
+
+    with torch.inference_mode():
+        ours, alone = timed([lambda: soft_prompts(plug, histories), bare], rounds)
+    whole, matrix = statistics.median(ours), statistics.median(alone)
+    return {"users/s": users / whole, "outside matrix products": 1 - matrix / whole}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--users", type=int, default=10_000)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--arm", choices=("recipe", "plug", "pplug"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.arm:
+        print(json.dumps(training_arm(options.arm, options.rounds)))
+        return
+    arms: dict[str, dict[str, float]] = {}
+    for arm in ("recipe", "pplug", "plug"):
+        command = [sys.executable, __file__, "--arm", arm, "--rounds", str(options.rounds)]
+        arms[arm] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    answered = generation(options.rounds)
+    users = many_users(options.users, max(2, options.rounds // 2))
+    found = {
+        "training step": arms["recipe"]["seconds"] / arms["plug"]["seconds"],
+        "training step, pplug": arms["recipe"]["seconds"] / arms["pplug"]["seconds"],
+        "peak memory": arms["plug"]["mebibytes"] / arms["recipe"]["mebibytes"],
+        "soft prompt / plain": answered["soft prompt"] / answered["plain"],
+        "4 records / soft prompt": answered["4 records"] / answered["soft prompt"],
+    }
+    result = {"ratios": found, "targets": TARGETS, "arms": arms, "generation": answered, "many users": users}
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return
+    table = Table("what", "ratio", "target", title="user embedder")
+    for name, ratio in found.items():
+        table.add_row(name, f"{ratio:.2f}", f"{TARGETS[name]:.2f}" if name in TARGETS else "")
+    table.add_row("soft prompts, users/s", f"{users['users/s']:,.0f}", "")
+    table.add_row("  of it outside matrix products", f"{users['outside matrix products']:.0%}", "20%")
+    Console().print(table)
+    for arm, one in arms.items():
+        print(f"{arm:8} {one['seconds'] * 1000:8.0f} ms a step, {one['mebibytes']:6.0f} MiB over the model")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""The user embedder: the paper's equations by hand, what must not matter, and its files."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from persona import UserEmbedder
+from persona.embedder import MODES, Mode, UserEmbedderConfig, load_user_embedder
+from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
+from persona.models import load_llm
+from persona.writing_style import STYLE_DIM, STYLE_NAMES, style_vector
+
+DIM, HIDDEN, RECORDS = 12, 8, 5
+
+
+def make(mode: Mode, **options: object) -> UserEmbedder:
+    torch.manual_seed(0)
+    embedder = UserEmbedder(UserEmbedderConfig(DIM, HIDDEN, mode=mode, width=16, embedding_scale=3.0, **options))  # type: ignore[arg-type]
+    for parameter in embedder.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return embedder.eval()
+
+
+def history(embedder: UserEmbedder, records: int = RECORDS, seed: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Keys, values, mask and a question of one user."""
+    draw = torch.Generator().manual_seed(seed)
+    keys = torch.nn.functional.normalize(torch.randn(1, records, DIM, generator=draw), dim=-1)
+    values = torch.randn(1, records, embedder.config.value_dim, generator=draw)
+    query = torch.nn.functional.normalize(torch.randn(1, DIM, generator=draw), dim=-1)
+    return keys, values, torch.ones(1, records, dtype=torch.bool), query
+
+
+def test_the_papers_equations_by_hand() -> None:
+    embedder = make("pplug")
+    pooling = embedder.pooling
+    keys, _, mask, query = history(embedder)
+    weight = {name: parameter.detach() for name, parameter in pooling.named_parameters()}
+
+    def linear(name: str, x: Tensor) -> Tensor:
+        return x @ weight[f"{name}.weight"].T + weight[f"{name}.bias"]
+
+    def gelu(x: Tensor) -> Tensor:
+        return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+
+    asked = query[0] @ weight["question.weight"].T
+    products = torch.stack([asked @ h / asked.norm() / h.norm() for h in keys[0]])
+    attention = products.exp() / products.exp().sum()
+    # The paper projects each record to the LLM's space and pools then.
+    projected = torch.stack([linear("last", gelu(linear("first", h))) for h in keys[0]])
+    user = 3.0 * (attention[:, None] * projected).sum(0)
+    constant = weight["instruction"]
+    instruction = 3.0 / 7.0 * linear("instruction_map.2", gelu(linear("instruction_map.0", constant)))
+
+    found = embedder(keys, keys, mask, query)
+
+    assert found.shape == (1, 2, HIDDEN)
+    torch.testing.assert_close(found[0], torch.stack((instruction, user)), rtol=1e-5, atol=1e-5)
+
+
+def test_the_papers_attention_is_almost_a_mean() -> None:
+    """Unit vectors without a temperature cannot tell records apart: what mode "plug" is for."""
+    paper, ours = make("pplug"), make("plug")
+    paper.load_state_dict({**paper.state_dict(), "pooling.question.weight": torch.eye(DIM)})
+    ours.load_state_dict({**ours.state_dict(), "pooling.log_temperature": torch.full((4,), math.log(0.05))})
+    keys, _, mask, query = history(paper, records=50)
+
+    assert paper.attention_perplexity(keys, mask, query).item() > 45
+    assert ours.attention_perplexity(keys, mask, query).item() < 35
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_padding_and_neighbours_change_nothing(mode: Mode) -> None:
+    embedder = make(mode)
+    keys, values, mask, query = history(embedder)
+    alone = embedder(keys, values, mask, query, torch.arange(RECORDS)[None] * 30.0)
+    other_keys, other_values, other_mask, other_query = history(embedder, records=9, seed=2)
+    padded_keys, padded_values = torch.full((1, 4, DIM), 7.0), torch.full((1, 4, embedder.config.value_dim), -7.0)
+
+    together = embedder(
+        torch.cat((torch.cat((keys, padded_keys), 1), other_keys)),
+        torch.cat((torch.cat((values, padded_values), 1), other_values)),
+        torch.cat((torch.cat((mask, torch.zeros(1, 4, dtype=torch.bool)), 1), other_mask)),
+        torch.cat((query, other_query)),
+        torch.cat((torch.tensor([[0, 30, 60, 90, 120, 5, 5, 5, 5]]), torch.zeros(1, 9))).float(),
+    )
+
+    torch.testing.assert_close(together[:1], alone, rtol=1e-5, atol=1e-5)
+    assert (together[1] - together[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_without_times_the_order_of_records_changes_nothing(mode: Mode) -> None:
+    embedder = make(mode)
+    keys, values, mask, query = history(embedder)
+    order = torch.tensor([3, 1, 4, 0, 2])
+    shuffled = embedder(keys[:, order], values[:, order], mask, query)
+    torch.testing.assert_close(shuffled, embedder(keys, values, mask, query), rtol=1e-5, atol=1e-5)
+
+
+def test_recent_records_weigh_more() -> None:
+    embedder = make("plug")
+    keys, _, mask, query = history(embedder)
+    days = torch.tensor([[2000.0, 2000, 2000, 2000, 0]])
+    undated = embedder.pooling.weights(keys, mask, query, None)  # type: ignore[operator]
+    dated = embedder.pooling.weights(keys, mask, query, days)  # type: ignore[operator]
+    assert (dated[..., -1] > undated[..., -1]).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_empty_history_gives_the_neutral_prompt(mode: Mode) -> None:
+    embedder = make(mode)
+    keys, values, mask, query = history(embedder)
+    nobody = torch.zeros_like(mask)
+    neutral = embedder(keys, values, nobody, query)
+    assert neutral.isfinite().all()
+    other_keys, other_values, _, other_query = history(embedder, seed=3)
+    torch.testing.assert_close(embedder(other_keys, other_values, nobody, other_query), neutral)
+    assert embedder.attention_perplexity(keys, nobody, query).item() == 0
+
+
+def test_every_parameter_learns() -> None:
+    embedder = make("plug")
+    keys, values, mask, query = history(embedder)
+    embedder(keys, values, mask, query, torch.rand(1, RECORDS) * 100).square().sum().backward()
+    assert [name for name, parameter in embedder.named_parameters() if not parameter.grad.abs().sum() > 0] == []  # type: ignore[union-attr]
+
+
+def test_what_the_llm_reads_starts_in_its_own_scale() -> None:
+    llm = load_llm("tiny")
+    embedder = UserEmbedder.for_llm(llm, encoder_dim=DIM, n_tokens=3)  # type: ignore[arg-type]
+    embeddings = llm.model.get_input_embeddings().weight.detach()  # type: ignore[attr-defined]
+    keys, values, mask, query = history(embedder)
+    rows = embedder(keys, values, mask, query)[0]
+    assert all((embeddings - row).norm(dim=1).min() < 1e-4 for row in rows)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_it_comes_back_from_its_files(mode: Mode, tmp_path: Path) -> None:
+    embedder = make(mode, encoder="minilm@1", llm="tiny@2")
+    embedder.save_pretrained(tmp_path)
+    loaded = load_user_embedder(tmp_path)
+    keys, values, mask, query = history(embedder)
+    assert torch.equal(loaded(keys, values, mask, query), embedder(keys, values, mask, query))
+    assert loaded.config == embedder.config
+    assert loaded.fingerprint == embedder.fingerprint
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "tiny@2" in card
+    assert "minilm@1" in card
+
+
+def test_another_llm_or_encoder_is_refused_with_both_names() -> None:
+    llm = load_llm("tiny")
+    embedder = make("plug", encoder="minilm@1", llm=llm.fingerprint)
+    embedder.check_fits("minilm@1", llm)  # type: ignore[arg-type]
+    with pytest.raises(FingerprintMismatchError, match="'minilm@1'; was given 'hashing@3'"):
+        embedder.check_fits("hashing@3")
+    with pytest.raises(FingerprintMismatchError, match="LLM it was trained with, 'other@9'; was given 'tiny@"):
+        make("plug", llm="other@9").check_fits("", llm)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no user embedder could be loaded"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 40), "no user embedder could be loaded"),
+        (lambda folder: (folder / "config.json").write_text("{"), "no user embedder could be loaded"),
+    ],
+)
+def test_broken_files_are_one_clear_error(damage: object, message: str, tmp_path: Path) -> None:
+    make("plug").save_pretrained(tmp_path)
+    damage(tmp_path)  # type: ignore[operator]
+    with pytest.raises(ModelLoadError, match=message):
+        load_user_embedder(tmp_path)
+
+
+def test_bad_shapes_and_options_are_refused() -> None:
+    embedder = make("plug")
+    keys, _, mask, query = history(embedder)
+    with pytest.raises(InvalidOptionError, match=r"`values` must have the shape \(1, 5, 172\), was: \(1, 5, 12\)"):
+        embedder(keys, keys, mask, query)
+    with pytest.raises(InvalidOptionError, match="mode must be one of plug, pplug, vectors, was: 'plugg'"):
+        UserEmbedderConfig(DIM, HIDDEN, mode="plugg")  # type: ignore[arg-type]
+    with pytest.raises(InvalidOptionError, match="`heads` must be at least 1, was: 0"):
+        UserEmbedderConfig(DIM, HIDDEN, heads=0)
+
+
+def test_the_config_file_is_plain_json(tmp_path: Path) -> None:
+    make("plug", llm="tiny@2").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert (config["mode"], config["llm"], config["encoder_dim"]) == ("plug", "tiny@2", DIM)
+
+
+def test_style_tells_how_a_text_is_written() -> None:
+    style = dict(zip(STYLE_NAMES, style_vector("how WE opened the Bridge: at last!").tolist(), strict=True))
+    assert style["ends with !"] == 1
+    assert style["starts with how"] == 1
+    assert style["starts with a capital"] == 0
+    assert style["words in capitals"] == pytest.approx(1 / 7)
+    assert style["says the"] == 1
+    assert style["marks :"] == 1
+    assert style_vector("").tolist() == style_vector("  ").tolist() == [0] * STYLE_DIM

@@ -1,0 +1,375 @@
+"""Training a user embedder: the loss against transformers' own, resume to the same weights, a frozen LLM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from persona import Personalizer, ProfileStore, Record, UserEmbedder, load_llm, personalize
+from persona.embedder import load_user_embedder
+from persona.embedding import embed_users
+from persona.encoders import load_encoder
+from persona.errors import EvaluationError, InvalidOptionError, UnsupportedChannelError
+from persona.eval.lamp import OTHER_USER, WITHOUT_USER, LampConfig, run_lamp
+from persona.eval.soft_prompts import Plugs
+from persona.histories import HistoryBatch, HistoryReader, history_views, vectors_as_histories
+from persona.lamp import LampSplit, lamp_task
+from persona.model_folder import hash_parameters
+from persona.plug_training import CHECKPOINT, PlugTraining, train_plug
+from persona.protocols import GenerationOptions, Request
+from persona.records import Profile
+from persona.retrievers.bm25 import BM25Retriever
+from persona.soft_prompts import SoftPromptChannel, soft_prompt_kind, store_soft_prompts
+from persona.target_loss import TargetLoss
+from persona.world import World
+
+SMALL = PlugTraining(steps=6, batch=4, ks=(0, 1), leave_one_out=2, evaluate_every=2, dev_users=0.25)
+
+
+@pytest.fixture(scope="module")
+def llm() -> Any:
+    return load_llm("tiny", overlong="truncate")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Any:
+    return load_encoder("hashing")
+
+
+def ratings(users: int, split: str = "train") -> LampSplit:
+    asked = list(World(0).questions("LaMP_3", split, users, 6))
+    golds = {one.question.id: one.gold for one in asked}
+    return LampSplit(lamp_task("LaMP_3"), tuple(one.question for one in asked), golds, None)
+
+
+def fresh(llm: Any, encoder: Any, **options: Any) -> UserEmbedder:
+    return UserEmbedder.for_llm(
+        llm, encoder_dim=encoder.dim, encoder=encoder.fingerprint, n_tokens=2, heads=2, width=16, **options
+    )
+
+
+def train(llm: Any, encoder: Any, out: Path, options: PlugTraining = SMALL, progress: Any = None) -> UserEmbedder:
+    plug = fresh(llm, encoder)
+    train_plug(
+        plug,
+        ratings(8),
+        llm,
+        HistoryReader(plug.config, encoder),
+        options,
+        out=out,
+        retriever=BM25Retriever(),
+        progress=progress,
+    )
+    return plug
+
+
+@pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces:FutureWarning")
+@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
+def test_the_loss_is_that_of_transformers(kind: str, llm: Any, request: pytest.FixtureRequest) -> None:
+    if kind == "seq2seq":
+        llm = load_llm(request.getfixturevalue("shared") / "models" / "frozen_llm")
+    prompts, targets = llm.prompt_ids(["review: The battery is superb.", "review: Bad."]), llm.target_ids(["5", "a 1"])
+    soft = torch.randn(2, 3, llm.hidden_size, generator=torch.Generator().manual_seed(0), requires_grad=True)
+
+    found = TargetLoss(llm)(prompts, targets, soft)
+
+    for row in range(2):
+        embed = llm.model.get_input_embeddings()
+        if kind == "causal":
+            ids = torch.tensor([prompts[row] + targets[row]])
+            inputs = torch.cat((soft[row : row + 1], embed(ids)), dim=1)
+            labels = torch.tensor([[-100] * (3 + len(prompts[row])) + targets[row]])
+        else:
+            inputs = torch.cat((soft[row : row + 1], embed(torch.tensor([prompts[row]]))), dim=1)
+            labels = torch.tensor([targets[row]])
+        expected = llm.model(inputs_embeds=inputs, labels=labels).loss
+        torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-4)
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    assert soft.grad is not None
+    assert soft.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in llm.model.parameters())
+
+
+def test_training_leaves_the_llm_bit_equal(llm: Any, encoder: Any, tmp_path: Path) -> None:
+    request, options = [Request("review: The battery is superb.")], GenerationOptions(max_new_tokens=4)
+    before, answer = hash_parameters(llm.model), llm.generate(request, options)
+    flags = [(parameter.requires_grad, parameter.grad) for parameter in llm.model.parameters()]
+    train(llm, encoder, tmp_path)
+    assert hash_parameters(llm.model) == before
+    assert llm.generate(request, options) == answer
+    assert [(parameter.requires_grad, parameter.grad) for parameter in llm.model.parameters()] == flags
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(llm: Any, encoder: Any, tmp_path: Path) -> None:
+    whole = train(llm, encoder, tmp_path / "whole")
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(done: int, total: int, loss: float, best: float) -> None:
+        if done == 5:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train(llm, encoder, tmp_path / "stopped", progress=stop)
+    assert (tmp_path / "stopped" / CHECKPOINT).is_file()
+    resumed_at: list[int] = []
+    resumed = train(llm, encoder, tmp_path / "stopped", progress=lambda done, *_: resumed_at.append(done))
+
+    assert resumed_at[0] == 5  # the checkpoint was written after step 4
+    for name, parameter in whole.state_dict().items():
+        assert torch.equal(parameter, resumed.state_dict()[name]), name
+    assert not (tmp_path / "stopped" / CHECKPOINT).exists()
+    notes = json.loads((tmp_path / "stopped" / "training.json").read_text(encoding="utf-8"))
+    assert notes["report"]["made"] == 12
+    assert load_user_embedder(tmp_path / "stopped").fingerprint == resumed.fingerprint
+
+
+def test_a_checkpoint_of_another_run_is_refused(llm: Any, encoder: Any, tmp_path: Path) -> None:
+    def stop(done: int, *_: object) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(llm, encoder, tmp_path, progress=stop)
+    with pytest.raises(InvalidOptionError, match="is the checkpoint of a run with other options"):
+        train(llm, encoder, tmp_path, replace(SMALL, seed=1))
+    (tmp_path / CHECKPOINT).write_bytes(b"broken")
+    with pytest.raises(Exception, match="the checkpoint cannot be read, delete it to begin anew"):
+        train(llm, encoder, tmp_path)
+
+
+def test_training_learns_something_about_the_user(llm: Any, encoder: Any, tmp_path: Path) -> None:
+    losses: list[float] = []
+    plug = fresh(llm, encoder)
+    options = PlugTraining(steps=30, batch=8, ks=(0,), leave_one_out=4, evaluate_every=10)
+    report = train_plug(
+        plug,
+        ratings(30),
+        llm,
+        HistoryReader(plug.config, encoder),
+        options,
+        out=tmp_path,
+        progress=lambda done, total, loss, best: losses.append(loss),
+    )
+    assert report.dev_loss < report.dev_loss_before
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_without_user_no_history_is_ever_seen(llm: Any, encoder: Any, tmp_path: Path) -> None:
+    plug, start = (
+        train(llm, encoder, tmp_path, replace(SMALL, without_user=True, steps=12, learning_rate=0.02)),
+        fresh(llm, encoder),
+    )
+    before, after = start.state_dict(), plug.state_dict()
+    assert not torch.equal(before["instruction"], after["instruction"])
+    for name in ("pooling.value.weight", "pooling.value.bias"):
+        assert torch.equal(before[name], after[name])
+
+
+def test_bad_input_is_refused(llm: Any, encoder: Any, tmp_path: Path) -> None:
+    plug = fresh(llm, encoder)
+    reader = HistoryReader(plug.config, encoder)
+    with pytest.raises(EvaluationError, match="this split has none"):
+        train_plug(plug, replace(ratings(4), golds=None), llm, reader, SMALL, out=tmp_path, retriever=BM25Retriever())
+    with pytest.raises(EvaluationError, match="at least 2 users, was: 1"):
+        train_plug(plug, ratings(1), llm, reader, SMALL, out=tmp_path, retriever=BM25Retriever())
+    with pytest.raises(InvalidOptionError, match="need a retriever"):
+        train_plug(plug, ratings(4), llm, reader, SMALL, out=tmp_path)
+    with pytest.raises(InvalidOptionError, match="`history_dropout` must be from 0 to 1, was: 2"):
+        PlugTraining(history_dropout=2)
+
+
+# ------------------------------------------------------------------------------------------------------- histories
+
+
+def test_a_value_shows_what_the_user_did(llm: Any, encoder: Any) -> None:
+    config = fresh(llm, encoder).config
+    records = (Record("A film.", target="5", time="2011"), Record("A film.", target="1", time="2012-03"), Record("Hm."))
+    histories = HistoryReader(config, encoder).read(
+        [Profile("ana", records), Profile("ben", records[:2]), Profile("c")]
+    )
+    first, second, third = histories[0].values
+    assert np.array_equal(histories[0].keys[0], histories[0].keys[1])
+    assert not np.array_equal(first, second)
+    assert not third[encoder.dim : 2 * encoder.dim].any()  # no target, no vector of it
+    assert histories[0].days is None  # one record has no date
+    assert histories[1].days is not None
+    assert histories[1].days[1] - histories[1].days[0] == 365 + 31 + 29
+    assert len(histories[2]) == 0
+
+
+def test_stored_vectors_are_used_and_stale_ones_are_not(llm: Any, tmp_path: Path) -> None:
+    class Counting:
+        def __init__(self) -> None:
+            self.inner = load_encoder("hashing")
+            self.texts: list[str] = []
+            self.dim, self.fingerprint = self.inner.dim, self.inner.fingerprint
+
+        def encode(self, texts: Any) -> Any:
+            self.texts += texts
+            return self.inner.encode(texts)
+
+    encoder = Counting()
+    config = fresh(llm, encoder).config
+    with ProfileStore(f"sqlite:///{tmp_path / 'p.db'}") as store:
+        store.upsert([("ana", Record("Old.", "5", id="1")), ("ana", Record("Older.", "4", id="2"))])
+        for view in history_views(config):
+            embed_users(store, encoder, view=view)
+        encoder.texts.clear()
+        reader = HistoryReader(config, encoder, store)
+        stored = reader.read([store.profile("ana")])[0]
+        assert encoder.texts == []
+        store.upsert([("ana", Record("New.", "5", id="1"))])
+        changed = reader.read([store.profile("ana")])[0]
+        assert encoder.texts == ["New.", "5"]
+    fresh_ones = HistoryReader(config, encoder).read([Profile("ana", (Record("Old.", "5"), Record("Older.", "4")))])[0]
+    assert np.array_equal(stored.values, fresh_ones.values)
+    assert not np.array_equal(changed.keys, stored.keys)
+
+
+def test_vectors_of_a_companys_own_become_soft_prompts(llm: Any) -> None:
+    plug = UserEmbedder.from_vectors(llm, dim=5, n_tokens=3)
+    torch.nn.init.normal_(plug.pooling.map.weight)  # type: ignore[union-attr, arg-type]
+    vectors = {"ana": np.arange(5, dtype=np.float32), "ben": np.ones(5, dtype=np.float32)}
+    batch = HistoryBatch.of(vectors_as_histories(vectors, ["ana", "ben", "nobody"]), plug.config)
+    found = plug(batch.keys, batch.values, batch.mask)
+    assert found.shape == (3, 3, llm.hidden_size)
+    linear = plug.pooling.map.weight @ torch.tensor(vectors["ana"])  # type: ignore[union-attr, operator]
+    expected = plug.config.embedding_scale * (plug.instruction + linear.view(3, -1))
+    torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[2], plug.config.embedding_scale * plug.instruction)
+
+
+# ------------------------------------------------------------------------------------------------------ the channel
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ProfileStore]:
+    with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as opened:
+        for user in range(3):
+            opened.upsert(
+                (f"user-{user}", record) for record in World(1).records(World(1).user("dev", user), "LaMP_3", 5)
+            )
+        yield opened
+
+
+@pytest.fixture
+def plug(llm: Any, encoder: Any) -> UserEmbedder:
+    plug = fresh(llm, encoder).eval()
+    with torch.no_grad():
+        plug.pooling.last.weight.normal_(std=0.5)  # type: ignore[union-attr, operator]
+    return plug
+
+
+def test_a_batch_mixes_users_and_gives_each_their_own_answer(
+    llm: Any, encoder: Any, store: ProfileStore, plug: UserEmbedder
+) -> None:
+    channel = SoftPromptChannel(plug, llm, encoder, store)
+    personalizer = Personalizer(llm, store, BM25Retriever(), k=1, channels=(channel,))
+    questions = [(f"user-{user}", "review: The screen is superb and the battery is awful.") for user in (0, 1, 2, 0)]
+    questions.append(("nobody", "review: Fine."))
+    together = personalizer.batch(questions)
+    alone = [personalizer.generate(*question) for question in questions]
+    assert [one.text for one in together] == [one.text for one in alone]
+    assert together[0].channels == ("text", "soft_prompt")
+    assert together[0].tokens_added >= 2
+    assert together[-1].abstained  # the neutral prompt holds nothing personal
+    prompts = [personalizer.context(user, "review: Fine.").soft_prompt for user in ("user-0", "user-1")]
+    assert not torch.equal(prompts[0], prompts[1])  # type: ignore[arg-type]
+
+
+def test_stored_soft_prompts_are_read_renewed_and_forgotten(
+    llm: Any, encoder: Any, store: ProfileStore, plug: UserEmbedder
+) -> None:
+    assert store_soft_prompts(store, plug, encoder) == 3
+    assert store_soft_prompts(store, plug, encoder) == 0
+    channel = SoftPromptChannel(plug, llm, encoder, store, query_free=True)
+    profile = store.profile("user-1")
+    stored = channel._stored(profile)
+    assert stored is not None
+    made = SoftPromptChannel(plug, llm, encoder, query_free=True)
+    from persona.protocols import PersonalContext
+
+    (fresh_one,) = made([profile], ["anything"], [PersonalContext()])
+    torch.testing.assert_close(stored, fresh_one.soft_prompt, rtol=2e-3, atol=2e-3)  # float16 at rest
+
+    store.upsert([("user-1", Record("A new review.", "3"))])
+    assert channel._stored(store.profile("user-1")) is None
+    assert store_soft_prompts(store, plug, encoder) == 1
+    store.delete_records("user-2", [store.profile("user-2")[0].id])
+    assert store.index("user-2", soft_prompt_kind(plug)) is None
+    store.forget("user-0")
+    assert store.index("user-0", soft_prompt_kind(plug)) is None
+
+
+def test_an_llm_that_reads_text_only_is_refused(encoder: Any, store: ProfileStore, plug: UserEmbedder) -> None:
+    with pytest.raises(UnsupportedChannelError, match="soft prompts need a transformers model"):
+        SoftPromptChannel(plug, load_llm(str.upper), encoder, store)
+
+
+def test_personalize_takes_a_folder(
+    encoder: Any, store: ProfileStore, plug: UserEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERSONA_ENCODER", "hashing")
+    plug.save_pretrained(tmp_path / "plug")
+    answer = personalize("tiny", "user-0", "review: Fine.", store=store, plug=str(tmp_path / "plug"), k=0)
+    assert isinstance(answer, str)
+
+
+# ------------------------------------------------------------------------------------------------------- evaluation
+
+
+def test_rows_with_soft_prompts_stand_beside_their_controls(llm: Any, encoder: Any, tmp_path: Path) -> None:
+    plugs = Plugs(
+        tuple(train(llm, encoder, tmp_path / f"{seed}", replace(SMALL, seed=seed)) for seed in (0, 1)),
+        tuple(
+            train(llm, encoder, tmp_path / f"w{seed}", replace(SMALL, seed=seed, without_user=True)) for seed in (0, 1)
+        ),
+    )
+    config = LampConfig(methods=("none", "plug"), ks=(1,), encoder="hashing", resamples=50)
+    split = ratings(5, "dev")
+    report = run_lamp(split, llm, config, plugs=plugs, out=tmp_path / "out")
+    rows = {row.name: row for row in report.rows}
+    assert [name for name in rows if name.startswith("plug")] == [
+        "plug",
+        "plug + bm25 k=1",
+        f"plug, {OTHER_USER}",
+        f"plug + bm25 k=1, {OTHER_USER}",
+        f"plug, {WITHOUT_USER}",
+        f"plug + bm25 k=1, {WITHOUT_USER}",
+    ]
+    assert len(rows["plug"].runs) == 2
+    assert len(rows["none"].runs) == 1
+    assert rows["plug"].gain is not None
+    assert rows["plug"].difference is not None
+    assert rows[f"plug, {WITHOUT_USER}"].gain is None
+    assert rows["plug"].tokens_added == 2
+    assert 1 <= rows["plug"].attention_perplexity <= 6
+    values = [rows["plug"].scores["MAE"].value, rows[f"plug, {WITHOUT_USER}"].scores["MAE"].value]
+    assert rows["plug"].gain.difference == pytest.approx(values[0] - values[1])
+    assert sorted(file.name for file in (tmp_path / "out" / "predictions").glob("plug_run*")) == [
+        "plug_run1.json",
+        "plug_run2.json",
+    ]
+    again = run_lamp(split, llm, config, plugs=plugs, out=tmp_path / "out")
+    assert again.as_dict()["rows"] == report.as_dict()["rows"]
+
+
+def test_the_method_needs_an_embedder_and_a_model_that_takes_soft_prompts(llm: Any, encoder: Any) -> None:
+    config = LampConfig(methods=("plug",), encoder="hashing")
+    with pytest.raises(InvalidOptionError, match="needs a user embedder: name its folder"):
+        run_lamp(ratings(3, "dev"), llm, config)
+    with pytest.raises(InvalidOptionError, match="needs an LLM that takes soft prompts"):
+        run_lamp(ratings(3, "dev"), load_llm(str.upper), config, plugs=Plugs((fresh(llm, encoder),)))
+    with pytest.raises(
+        InvalidOptionError, match="as many user embedders trained without the user as with it, 1, were: 2"
+    ):
+        Plugs((fresh(llm, encoder),), (fresh(llm, encoder), fresh(llm, encoder)))

@@ -26,12 +26,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+from weakref import WeakSet
 
 import torch
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, func, literal_column, select, update
@@ -43,7 +47,7 @@ from persona.errors import DataFormatError, FingerprintMismatchError, InvalidOpt
 from persona.queries import PAGE
 from persona.records import check_user_id
 from persona.schema import PART_TABLES, Part, families, part_of
-from persona.store import ProfileStore
+from persona.store import ForgetReport, ProfileStore
 
 PUBLISHED, PRIOR, OLD, WITHDRAWN = "published", "prior", "old", "withdrawn"
 _CURRENT = (PUBLISHED, PRIOR)
@@ -96,6 +100,14 @@ class StoredAdapter:
         return f"{self.user_id}@{self.version}"
 
 
+class AdapterCache(Protocol):
+    """Whatever holds copies of adapters in memory."""
+
+    def drop(self, user_id: str) -> int:
+        """Overwrite what it holds of a user; returns how many copies there were."""
+        ...
+
+
 class AdapterBank:
     """See the module.
 
@@ -108,6 +120,25 @@ class AdapterBank:
     def __init__(self, store: ProfileStore) -> None:
         self.store = store
         self._numbers: dict[Family, int] = {}
+        self._caches: WeakSet[AdapterCache] = WeakSet()
+
+    def watch(self, cache: AdapterCache) -> None:
+        """Have `forget` reach `cache` too, as long as that lives."""
+        self._caches.add(cache)
+
+    def forget(self, user_id: str, *, exports: Path | None = None) -> ForgetReport:
+        """`ProfileStore.forget`, and the copies that this process holds in memory.
+
+        Args:
+            user_id: whom.
+            exports: a folder into which adapters were exported: the user's go too.
+        """
+        for copies in self._caches:
+            copies.drop(user_id)
+        if exports is not None:
+            for folder in exports.glob(f"{safe_name(user_id)}@*"):
+                shutil.rmtree(folder)
+        return self.store.forget(user_id)
 
     def add_family(self, family: Family, prior: Tensor | None = None) -> None:
         """Make a family known, with the prior that its adapters lie over. One that is known is left as it is.
@@ -335,6 +366,16 @@ _PUBLISHED_IF_ANY: ColumnElement[str] = literal_column(
     f"CASE WHEN payload IS NULL THEN '{PRIOR}' ELSE '{PUBLISHED}' END"
 )
 """What has no payload said that the prior does better, and says so again."""
+
+
+def safe_name(user_id: str) -> str:
+    """`user_id` as a part of a file name: all but letters, digits, ``_.-~`` as ``%`` and two hexadecimal digits; a long
+    one is cut and ends in its hash. Two ids never have one name, and none leads out of its folder.
+    """
+    quoted = quote(user_id, safe="")
+    if quoted.startswith("."):
+        quoted = f"%2E{quoted[1:]}"
+    return quoted if len(quoted) <= 120 else f"{quoted[:80]}%{hashlib.sha256(user_id.encode()).hexdigest()[:32]}"
 
 
 def _users(connection: Connection, part: Part, user_ids: list[str]) -> dict[str, tuple[int, int, int]]:

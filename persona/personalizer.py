@@ -19,6 +19,7 @@ from persona.errors import InvalidOptionError, UnsupportedChannelError
 from persona.prompts import PromptBuilder
 from persona.protocols import (
     LORA,
+    PRIOR_ADAPTER,
     SOFT_PROMPT,
     TEXT,
     BoundedPrompt,
@@ -32,6 +33,7 @@ from persona.protocols import (
 from persona.records import Profile, ScoredRecord, check_user_id
 
 if TYPE_CHECKING:
+    from persona.adapters.bank import AdapterBank
     from persona.embedder import UserEmbedder
     from persona.store import ProfileStore
 
@@ -159,8 +161,13 @@ class Personalizer:
             user_id=profile.user_id,
             prompt=built.text,
             records=tuple(scored for scored in context.records if id(scored.record) in used),
-            # The soft prompt of somebody without records is the neutral one: nothing personal.
-            channels=tuple(channel for channel in channels if channel != SOFT_PROMPT or len(profile)),
+            # The soft prompt of somebody without records is the neutral one, and the prior is everybody's adapter:
+            # nothing personal.
+            channels=tuple(
+                channel
+                for channel in channels
+                if (channel != SOFT_PROMPT or len(profile)) and (channel != LORA or context.adapter != PRIOR_ADAPTER)
+            ),
             tokens_added=built.tokens_added + soft_tokens,
         )
 
@@ -183,6 +190,8 @@ def personalize(
     retriever: Retriever | str | None = None,
     k: int = 4,
     plug: UserEmbedder | str | None = None,
+    lora: AdapterBank | None = None,
+    missing_adapter: str = "error",
     max_new_tokens: int = 64,
 ) -> str:
     """Answer `prompt` with `llm` as if it knew `user_id`.
@@ -197,6 +206,9 @@ def personalize(
         k: how many records to put in front of the prompt; 0 sends none.
         plug: a `UserEmbedder`, its folder or hub id: its soft prompt is put before the prompt. It reads the vectors of
             the encoder in the setting `PERSONA_ENCODER` (``minilm``), and must have been trained with that and `llm`.
+        lora: an `AdapterBank`: the LLM answers with the user's own adapter. It must be the transformers model that the
+            adapters were trained for.
+        missing_adapter: what to do where `lora` has none for the user: ``"error"``, ``"prior"`` or ``"base"``.
         max_new_tokens: longest answer, in tokens.
 
     Returns:
@@ -223,6 +235,12 @@ def personalize(
 
             assert encoder is not None
             channels = (SoftPromptChannel(plug, model, encoder, source),)
+        if lora is not None:
+            from persona.adapters.channel import LoraChannel
+            from persona.adapters.pool import AdapterPool
+
+            pool = stack.enter_context(AdapterPool(lora, model, slots=1, rows=1))
+            channels = (*channels, LoraChannel(pool, missing=missing_adapter))
         options = GenerationOptions(max_new_tokens=max_new_tokens)
         personalizer = Personalizer(model, source, chosen, k=k, options=options, channels=channels)
         return personalizer.generate(user_id, prompt).text

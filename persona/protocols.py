@@ -7,6 +7,7 @@ the parts are the frozen dataclasses here and in `persona.records`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -21,6 +22,9 @@ SOFT_PROMPT = "soft_prompt"
 LORA = "lora"
 CHANNELS = (TEXT, SOFT_PROMPT, LORA)
 """The ways into an LLM: text in the prompt, vectors in front of the input embeddings, an adapter in the weights."""
+
+PRIOR_ADAPTER = "@prior"
+"""The adapter that is nobody's own: what all users' adapters lie over."""
 
 
 @runtime_checkable
@@ -115,6 +119,24 @@ class Request:
     prompt: str
     soft_prompt: torch.Tensor | None = None
     adapter: str | None = None
+
+
+class AdapterSource(Protocol):
+    """Adapters that a model can compute with.
+
+    Attributes:
+        slots: most different ones in one batch.
+    """
+
+    slots: int
+
+    def named(self, names: Sequence[str | None]) -> AbstractContextManager[None]:
+        """While this is open, row `i` of a batch is computed with the adapter ``names[i]``; None is the plain model.
+
+        Raises:
+            UnknownAdapterError: if there is no adapter of that name.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

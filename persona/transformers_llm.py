@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -34,7 +34,7 @@ from persona.decoding import NOISE, BeamMargin, GreedyMargin, MarginWatch
 from persona.errors import GenerationError, InvalidOptionError, ModelLoadError
 from persona.model_folder import hash_parameters
 from persona.prompt_tokens import ChatTemplate, Overlong, PromptEncoder
-from persona.protocols import SOFT_PROMPT, TEXT, GenerationOptions, Request
+from persona.protocols import LORA, SOFT_PROMPT, TEXT, AdapterSource, GenerationOptions, Request
 from persona.request_checks import check_options, check_requests
 from persona.tokenizers import HuggingFaceTokenizer
 
@@ -60,10 +60,12 @@ class _Input:
     Attributes:
         ids: tokens of the prompt.
         soft_prompt: vectors to stand before them, placed and typed as the model is, or None.  # (n_tokens, hidden)
+        adapter: name of the adapter to compute with, or None.
     """
 
     ids: tuple[int, ...]
     soft_prompt: torch.Tensor | None = None
+    adapter: str | None = None
 
     def __len__(self) -> int:
         return len(self.ids) + (0 if self.soft_prompt is None else len(self.soft_prompt))
@@ -120,13 +122,19 @@ class TransformersLM:
         self._tokenizer: Any = tokenizer
         self._weights_hash = weights_hash or (lambda: hash_parameters(self.model))
         self._eos, self._pad = _end_tokens(self.model, tokenizer)
+        self._adapters: AdapterSource | None = None
         # One model computes for one caller at a time; two would only share its device, and its training flags.
         self._lock = Lock()
 
     @property
     def channels(self) -> frozenset[str]:
-        """Text and soft prompts."""
-        return frozenset({TEXT, SOFT_PROMPT})
+        """Text and soft prompts, and adapters while some are attached."""
+        return frozenset({TEXT, SOFT_PROMPT} if self._adapters is None else {TEXT, SOFT_PROMPT, LORA})
+
+    def attach_adapters(self, adapters: AdapterSource | None) -> None:
+        """Take requests with adapters from now on, by the names that `adapters` knows; None takes none any more."""
+        with self._lock:
+            self._adapters = adapters
 
     @cached_property
     def fingerprint(self) -> str:
@@ -192,7 +200,8 @@ class TransformersLM:
         Raises:
             InvalidOptionError: if an option is out of range, a prompt is empty or too long, or a soft prompt has the
                 wrong shape or holds numbers that are not finite.
-            UnsupportedChannelError: if a request asks for an adapter.
+            UnsupportedChannelError: if a request asks for an adapter and none are attached.
+            UnknownAdapterError: if there is no adapter of that name.
             GenerationError: if the device's memory does not suffice, or the model's scores are not numbers.
         """
         check_options(options)
@@ -202,7 +211,10 @@ class TransformersLM:
         with self._lock, torch.inference_mode(), _evaluating(self.model):
             inputs = self._inputs(requests, options)
             # Equal prompts are one input; a soft prompt is never taken for equal to another.
-            places = [(each.ids, None if each.soft_prompt is None else index) for index, each in enumerate(inputs)]
+            places = [
+                (each.ids, each.adapter, None if each.soft_prompt is None else index)
+                for index, each in enumerate(inputs)
+            ]
             answers = self._answers(dict(zip(places, inputs, strict=True)), options)
         return [answers[place] for place in places]
 
@@ -215,7 +227,10 @@ class TransformersLM:
         for index, (ids, length) in enumerate(zip(encoded, lengths, strict=True)):
             if not ids and not length:
                 raise InvalidOptionError(f"a prompt must not be empty: prompt {index} has no tokens")
-        return [_Input(tuple(ids), vectors) for ids, vectors in zip(encoded, soft_prompts, strict=True)]
+        return [
+            _Input(tuple(ids), vectors, request.adapter)
+            for ids, vectors, request in zip(encoded, soft_prompts, requests, strict=True)
+        ]
 
     def _soft_prompt(self, request: Request, index: int) -> torch.Tensor | None:
         """The request's soft prompt, checked, where and how the model computes; None if it has no tokens."""
@@ -272,9 +287,19 @@ class TransformersLM:
         keys = sorted(inputs, key=lambda key: len(inputs[key]), reverse=True)
         while keys:
             tokens = (len(inputs[keys[0]]) + options.max_new_tokens) * options.num_beams
-            size = max(1, self._batch_tokens // tokens)
+            size = self._mixable([inputs[key] for key in keys[: max(1, self._batch_tokens // tokens)]])
             yield keys[:size]
             keys = keys[size:]
+
+    def _mixable(self, inputs: Sequence[_Input]) -> int:
+        """How many of the first inputs have no more different adapters than one batch can mix."""
+        different: set[str] = set()
+        for count, each in enumerate(inputs):
+            if each.adapter is not None and self._adapters is not None:
+                different.add(each.adapter)
+                if len(different) > self._adapters.slots:
+                    return count
+        return len(inputs)
 
     def _generate_batch(
         self, inputs: Sequence[_Input], options: GenerationOptions
@@ -293,8 +318,10 @@ class TransformersLM:
         # `generate` finds nothing there to mix into ours.
         handle = copy.copy(self.model)
         handle.generation_config = rules
+        names = [each.adapter for each in inputs]
         try:
-            output = handle.generate(**arguments, generation_config=rules, logits_processor=[watch])
+            with nullcontext() if self._adapters is None else self._adapters.named(names):
+                output = handle.generate(**arguments, generation_config=rules, logits_processor=[watch])
         except torch.OutOfMemoryError as error:
             raise GenerationError(
                 f"{self.name} ran out of memory with {len(inputs)} requests of {max(map(len, inputs))} tokens in a "

@@ -1,0 +1,209 @@
+"""Adapters in PEFT's own layout, for PEFT, vLLM and SGLang; and back into the bank.
+
+>>> export_adapter(bank, bank.current("ana", family), Path("adapters"), base_name="Qwen/Qwen2.5-0.5B")
+PosixPath('adapters/ana@3')
+
+::
+
+    ana@3/adapter_config.json         r, lora_alpha, target_modules, base_model_name_or_path, ...
+    ana@3/adapter_model.safetensors   base_model.model.<module>.lora_A.weight (r, in), ... .lora_B.weight (out, r)
+
+The folder's name holds the version, so a server that keeps what it computed with an adapter by its name never takes it
+for another version's. Within vLLM's rules: type LORA, no bias, no other saved modules, and `base_model_name_or_path` is
+the name that the model is served by.
+
+An adapter over a shared prior is written as one adapter of twice the rank, ``[A0; A]`` and ``[B0, B]``: what the stack
+computes, for a server that knows of no prior. The alpha grows so that the scale stays. When it comes back, its first
+half must be the prior.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from persona.adapters.bank import AdapterBank, AdapterDraft, StoredAdapter, safe_name
+from persona.adapters.family import DTYPES, Family, LoraSpec
+from persona.errors import DataFormatError, FingerprintMismatchError, UnknownUserError
+from persona.reasons import reason
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+
+
+def export_adapter(bank: AdapterBank, adapter: StoredAdapter, folder: Path, *, base_name: str) -> Path:
+    """Write an adapter as a PEFT folder ``<user>@<version>`` in `folder`.
+
+    It appears whole or not at all; one that is there by that name is replaced.
+
+    Args:
+        bank: where the adapter is.
+        adapter: which one.
+        folder: where its folder is to lie; made if it is missing.
+        base_name: what the base model is called where the adapter will be loaded.
+
+    Returns:
+        The adapter's folder.
+
+    Raises:
+        UnknownAdapterError: if it has no numbers, or was erased.
+    """
+    family, prior = adapter.family, bank.prior(adapter.family)
+    row = bank.row(adapter)
+    dtype = torch.float32 if family.spec.dtype == "int8" else DTYPES[family.spec.dtype]
+    tensors: dict[str, Tensor] = {}
+    halves = [row] if prior is None else [prior.to(row.dtype), row]
+    pairs = zip(family.modules, *(family.pairs(half[None]) for half in halves), strict=True)
+    for module, *parts in pairs:
+        tensors[f"{_PREFIX}{module.name}.lora_A.weight"] = torch.cat([a[0] for a, _ in parts]).to(dtype).contiguous()
+        tensors[f"{_PREFIX}{module.name}.lora_B.weight"] = torch.cat([b[0] for _, b in parts], 1).to(dtype).contiguous()
+    r = family.spec.r * len(halves)
+    alpha = family.spec.scale * (math.sqrt(r) if family.spec.rslora else r)
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": base_name,
+        "r": r,
+        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
+        "use_rslora": family.spec.rslora,
+        "target_modules": [module.name for module in family.modules],
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+        "task_type": None,
+        "inference_mode": True,
+    }
+    notes = {
+        "format": "pt",
+        "persona_user_id": adapter.user_id,
+        "persona_base": family.base,
+        "persona_prior": family.prior or "",
+    }
+    place = folder / f"{safe_name(adapter.user_id)}@{adapter.version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as fresh:
+        made = Path(fresh) / place.name
+        made.mkdir()
+        (made / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(tensors, made / WEIGHTS, metadata=notes)
+        if place.exists():
+            shutil.rmtree(place)
+        os.replace(made, place)
+    return place
+
+
+def read_spec(folder: Path, *, dtype: str = "float32") -> LoraSpec:
+    """The shape of the adapter in a PEFT folder.
+
+    Args:
+        folder: with the two files.
+        dtype: what its numbers are to be at rest.
+
+    Raises:
+        DataFormatError: if there is no adapter, or one of a kind that a stack cannot compute.
+    """
+    config = _config(folder)
+    targets = config["target_modules"]
+    return LoraSpec(
+        config["r"],
+        float(config["lora_alpha"]),
+        (targets,) if isinstance(targets, str) else tuple(targets),
+        bool(config.get("use_rslora")),
+        dtype,
+    )
+
+
+def import_adapter(bank: AdapterBank, folder: Path, family: Family, *, user_id: str | None = None) -> StoredAdapter:
+    """Publish the adapter in a PEFT folder as the user's new version.
+
+    Args:
+        bank: where it goes.
+        folder: with the two files.
+        family: what it is to stand beside.
+        user_id: whose it is; None takes what `export_adapter` has noted.
+
+    Raises:
+        DataFormatError: if there is no adapter, one of a kind that a stack cannot compute or of another shape than the
+            family's, or it does not say whose it is.
+        FingerprintMismatchError: if it was made for another base model or over another prior.
+        UnknownUserError: if the store does not know the user.
+    """
+    spec, path = read_spec(folder), folder / WEIGHTS
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+    except (OSError, SafetensorError) as error:
+        raise DataFormatError(f"the weights cannot be read: {reason(error)}", source=path) from error
+    base = notes.get("persona_base", family.base)
+    if base != family.base:
+        raise FingerprintMismatchError(f"{folder} was made for {base}, the family {family.key} is of {family.base}")
+    user_id = user_id or notes.get("persona_user_id")
+    if user_id is None:
+        raise DataFormatError("the adapter does not say whose it is: give a user id", source=path)
+    prior = bank.prior(family)
+    halves = 1 if prior is None else 2
+    if spec.r != halves * family.spec.r or not math.isclose(spec.scale, family.spec.scale):
+        raise DataFormatError(
+            f"adapters of the family {family.key} have r={halves * family.spec.r} and scale {family.spec.scale:g}, "
+            f"was: r={spec.r} and scale {spec.scale:g}",
+            source=folder / CONFIG,
+        )
+    rows = torch.zeros(halves, family.size)
+    r = family.spec.r
+    for half, pairs in enumerate(family.pairs(rows[half : half + 1]) for half in range(halves)):
+        part = slice(half * r, (half + 1) * r)
+        for module, (a, b) in zip(family.modules, pairs, strict=True):
+            stored_a = _taken(tensors, module.name, "A", (halves * r, module.n_in), path)
+            stored_b = _taken(tensors, module.name, "B", (module.n_out, halves * r), path)
+            a[0].copy_(stored_a[part])
+            b[0].copy_(stored_b[:, part])
+    used = {f"{_PREFIX}{module.name}.lora_{part}.weight" for module in family.modules for part in "AB"}
+    if set(tensors) - used:
+        surplus = sorted(set(tensors) - used)[0]
+        raise DataFormatError(f"the family {family.key} has no layer for {surplus}", source=path)
+    if prior is not None and not torch.allclose(rows[0], prior, rtol=1e-2, atol=1e-4):
+        raise FingerprintMismatchError(f"{folder} lies over another prior than the family {family.key}")
+    profile = bank.store.profile(user_id)
+    published = bank.publish(family, [AdapterDraft(user_id, rows[-1], profile.revision)])
+    if not published:
+        raise UnknownUserError(f"the store holds nothing on {user_id!r}: ingest the user's records first")
+    return published[0]
+
+
+def _taken(tensors: dict[str, Tensor], module: str, part: str, shape: tuple[int, int], path: Path) -> Tensor:
+    name = f"{_PREFIX}{module}.lora_{part}.weight"
+    found = tensors.get(name)
+    if found is None or tuple(found.shape) != shape:
+        was = "missing" if found is None else f"of shape {tuple(found.shape)}"
+        raise DataFormatError(f"{name} must have the shape {shape}, was: {was}", source=path)
+    return found
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataFormatError(f"{folder} holds no PEFT adapter: {reason(error)}", source=path) from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise DataFormatError("an adapter must be of the type LORA", source=path)
+    for name in ("r", "lora_alpha", "target_modules"):
+        if not config.get(name):
+            raise DataFormatError(f"an adapter's config must have `{name}`", source=path)
+    for name in ("modules_to_save", "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform"):
+        if config.get(name):
+            raise DataFormatError(f"a plain LoRA adapter is needed, this one has `{name}`", source=path)
+    if config.get("bias", "none") != "none":
+        raise DataFormatError(f"a plain LoRA adapter has no bias, was: {config['bias']}", source=path)
+    return config

@@ -1,0 +1,146 @@
+"""Adapters go to PEFT and come back; there they answer as here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from persona.adapters.bank import AdapterBank, AdapterDraft
+from persona.adapters.family import Family, LoraSpec
+from persona.adapters.peft_format import CONFIG, WEIGHTS, export_adapter, import_adapter, read_spec
+from persona.adapters.stacked import StackedLoRA
+from persona.errors import DataFormatError, FingerprintMismatchError, UnknownUserError
+from persona.models import load_llm
+from persona.records import Record
+from persona.store import ProfileStore
+from persona.transformers_llm import TransformersLM
+
+# PEFT reads an attribute that transformers has given another name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+USER = "../ana b@1"
+IDS = torch.tensor([[0, 5, 6, 7, 8]])
+
+
+def row(family: Family, seed: int) -> Tensor:
+    return torch.randn(family.size, generator=torch.Generator().manual_seed(seed)) * 0.3
+
+
+@pytest.fixture
+def llm(llama_folder: Path) -> TransformersLM:
+    loaded = load_llm(llama_folder)
+    assert isinstance(loaded, TransformersLM)
+    return loaded
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Iterator[AdapterBank]:
+    with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
+        store.upsert([(USER, Record("a record"))])
+        yield AdapterBank(store)
+
+
+@pytest.mark.parametrize("with_prior", [False, True], ids=["alone", "over-a-prior"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        LoraSpec(r=2, alpha=4),
+        LoraSpec(r=3, alpha=5, targets=("q_proj", "down_proj"), rslora=True),
+        LoraSpec(r=2, alpha=4, dtype="int8"),
+        LoraSpec(r=2, alpha=4, dtype="float16"),
+    ],
+    ids=["plain", "rslora", "int8", "float16"],
+)
+def test_peft_answers_as_the_stack_does(
+    bank: AdapterBank, llm: TransformersLM, llama_folder: Path, tmp_path: Path, spec: LoraSpec, with_prior: bool
+) -> None:
+    bare = StackedLoRA(llm.model, spec, 1, base=llm.fingerprint)
+    bare.remove()
+    # A prior as it is after a trip through the dtype at rest, so that export loses nothing.
+    prior = bare.family.decode(bare.family.encode(row(bare.family, 9))) if with_prior else None
+    family = bare.family.over(prior)
+    bank.add_family(family, prior)
+    (adapter,) = bank.publish(family, [AdapterDraft(USER, row(family, 1), 1)])
+    place = export_adapter(bank, adapter, tmp_path / "out", base_name=str(llama_folder))
+    assert place.parent == tmp_path / "out"
+    assert place.name == "%2E.%2Fana%20b%401@1"
+    assert sorted(path.name for path in place.parent.iterdir()) == [place.name]
+    with StackedLoRA(llm.model, spec, 1, prior=prior, base=llm.fingerprint) as stack, torch.inference_mode():
+        stack.write(1, bank.row(adapter))
+        with stack.rows([1]):
+            expected = llm.model(input_ids=IDS).logits
+        plain = llm.model(input_ids=IDS).logits
+    loaded: Any = PeftModel.from_pretrained(load(llama_folder), place)
+    with torch.inference_mode():
+        found = loaded(input_ids=IDS).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found, plain, atol=0.05)
+    again = import_adapter(bank, place, family)
+    assert (again.user_id, again.version) == (USER, 2)
+    tolerance = 1e-2 if spec.dtype == "int8" else 0
+    torch.testing.assert_close(bank.row(again), bank.row(adapter), rtol=0, atol=tolerance)
+
+
+def load(folder: Path) -> Any:
+    llm = load_llm(folder)
+    assert isinstance(llm, TransformersLM)
+    return llm.model
+
+
+@pytest.fixture
+def exported(bank: AdapterBank, llm: TransformersLM, tmp_path: Path) -> tuple[Path, Family]:
+    stack = StackedLoRA(llm.model, LoraSpec(r=2, alpha=4, targets=("q_proj",)), 1, base=llm.fingerprint)
+    stack.remove()
+    bank.add_family(stack.family)
+    (adapter,) = bank.publish(stack.family, [AdapterDraft(USER, row(stack.family, 1), 1)])
+    return export_adapter(bank, adapter, tmp_path / "out", base_name="base"), stack.family
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_type": "IA3"}, "type LORA"),
+        ({"r": 4}, "have r=2 and scale 2, was: r=4 and scale 1"),
+        ({"use_dora": True}, "this one has `use_dora`"),
+        ({"bias": "all"}, "no bias, was: all"),
+        ({"target_modules": None}, "must have `target_modules`"),
+    ],
+)
+def test_what_a_stack_cannot_compute_is_refused(
+    bank: AdapterBank, exported: tuple[Path, Family], change: dict[str, Any], message: str
+) -> None:
+    folder, family = exported
+    config = json.loads((folder / CONFIG).read_text()) | change
+    (folder / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(DataFormatError, match=message):
+        import_adapter(bank, folder, family)
+
+
+def test_a_wrong_place_is_an_error(bank: AdapterBank, exported: tuple[Path, Family], tmp_path: Path) -> None:
+    folder, family = exported
+    assert read_spec(folder).r == 2
+    with pytest.raises(DataFormatError, match="holds no PEFT adapter"):
+        read_spec(tmp_path)
+    with pytest.raises(UnknownUserError, match="nothing on 'bo'"):
+        import_adapter(bank, folder, family, user_id="bo")
+    other = Family("another@0:float32", family.spec, family.modules)
+    with pytest.raises(FingerprintMismatchError, match="another@0:float32"):
+        import_adapter(bank, folder, other)
+    (folder / WEIGHTS).write_bytes(b"nothing")
+    with pytest.raises(DataFormatError, match="cannot be read"):
+        import_adapter(bank, folder, family)
+
+
+def test_forget_takes_the_exports_along(bank: AdapterBank, exported: tuple[Path, Family]) -> None:
+    folder, _ = exported
+    bank.forget("somebody else", exports=folder.parent)
+    assert folder.exists()
+    bank.forget(USER, exports=folder.parent)
+    assert not folder.exists()

@@ -38,7 +38,19 @@ from urllib.parse import quote
 from weakref import WeakSet
 
 import torch
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, func, literal_column, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    select,
+    union_all,
+    update,
+)
 from torch import Tensor
 
 from persona.adapters.family import Family
@@ -323,6 +335,12 @@ class AdapterBank:
             raise DataFormatError(f"the adapter {adapter.name} is damaged: train it again, or roll it back")
         return payload
 
+    def counts(self, family: Family) -> dict[str, int]:
+        """How many users have a current version, by its state: `PUBLISHED` or `PRIOR`."""
+        rows = self.store.database.rows(_counts(), {"family": self._number(family)})
+        found = {state: int(count) for state, count in rows}
+        return {state: found.get(state, 0) for state in _CURRENT}
+
     def current_adapters(self, family: Family) -> Iterator[StoredAdapter]:
         """The current version of every user, streamed, in an order that stays."""
         for part in PART_TABLES:
@@ -419,6 +437,19 @@ def _family_number() -> Select[Any]:
 @cache
 def _prior() -> Select[Any]:
     return select(families.c.prior).where(families.c.family == bindparam("family"))
+
+
+@cache
+def _counts() -> Select[Any]:
+    every = union_all(
+        *(
+            select(part.adapters.c.state, func.count().label("users"))
+            .where(part.adapters.c.family == bindparam("family"))
+            .group_by(part.adapters.c.state)
+            for part in PART_TABLES
+        )
+    ).subquery()
+    return select(every.c.state, func.sum(every.c.users)).group_by(every.c.state)
 
 
 @cache

@@ -1,8 +1,9 @@
 """Training the adapters of many users at once, each exactly as if it were alone.
 
 >>> trainer = AdapterTrainer(llm, LoraSpec(r=8), TrainingOptions(epochs=3))
->>> prior = trainer.train_prior(examples_of_training_users)                                         # (size,)
->>> report = trainer.train_users(bank, partial(history_examples, task=lamp_task("LaMP_3")), prior=prior)
+>>> examples = partial(history_examples, task=lamp_task("LaMP_3"))
+>>> prior = trainer.train_prior(trainer.prior_examples(store, examples, training_users))          # (size,)
+>>> trainer.train_users(AdapterBank(store), examples, prior=prior)
 TrainingReport(users=1200, published=903, kept_prior=297, too_few=410, ..., seconds=88.1)
 
 **One forward and backward for all.** Every row of a batch is computed with its own user's adapter
@@ -40,6 +41,7 @@ from persona.adapters.family import Family, LoraSpec
 from persona.adapters.stacked import StackedLoRA
 from persona.errors import InvalidOptionError
 from persona.protocols import GenerationOptions
+from persona.store import ProfileStore
 from persona.target_loss import TargetLoss
 from persona.transformers_llm import TransformersLM
 
@@ -250,6 +252,13 @@ class AdapterTrainer:
         with self._stack(None) as stack:
             (learnt,) = self._train_chunk(stack, [Lesson("prior", tokens)], options)
         return learnt.row.cpu()
+
+    def prior_examples(self, store: ProfileStore, examples: ExampleMaker, user_ids: Iterable[str]) -> Iterator[Example]:
+        """What the prior may learn from users who are trained later: all but what will be held out of theirs."""
+        for user_id in user_ids:
+            every = examples(store.profile(user_id))
+            if every:
+                yield from every[: len(every) - self.options.split(len(every))]
 
     def train_users(
         self,

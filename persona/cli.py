@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import persona
+from persona.cli_lora import lora_app
 from persona.cli_plug import embed_views, plug_app
 from persona.cli_terminal import (
     AsJson,
@@ -57,6 +58,7 @@ eval_app = typer.Typer(
 )
 app.add_typer(eval_app)
 app.add_typer(plug_app)
+app.add_typer(lora_app)
 
 
 def main() -> None:

@@ -1,0 +1,112 @@
+"""`persona lora`: from records to adapters, out to PEFT and back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persona.cli import main
+from persona.records import Record
+from persona.store import ProfileStore
+
+Run = Callable[..., Any]
+SHAPE = ["--r", "2", "--alpha", "4", "--targets", "q_proj,v_proj"]
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    url = f"sqlite:///{tmp_path / 'persona.db'}"
+    monkeypatch.setenv("PERSONA_STORE", url)
+    with ProfileStore(url) as store:
+        store.upsert(
+            (f"user {user}", Record(f"film {place}", target=f"{user % 3}", id=f"{place}"))
+            for user in range(6)
+            for place in range(2 if user == 0 else 6)
+        )
+    return url
+
+
+@pytest.fixture
+def run(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `persona lora ...` and gives back what it prints: JSON where asked for, an error line where it fails."""
+
+    def call(*arguments: object, code: int = 0) -> Any:
+        monkeypatch.setattr(sys, "argv", ["persona", "lora", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        shown = capsys.readouterr()
+        assert stop.value.code == code, shown.err
+        if code:
+            return shown.err.strip()
+        return json.loads(shown.out) if "--json" in arguments else shown.out
+
+    return call
+
+
+def test_train_list_export_import_and_roll_back(run: Run, url: str, llama_folder: Path, tmp_path: Path) -> None:
+    train = ["train", "--llm", llama_folder, *SHAPE, "--learning-rate", "0.02", "--json"]
+    first = run(*train)
+    assert (first["users"], first["too_few"]) == (5, 1)
+    assert first["published"] + first["kept_prior"] == 5
+    assert first["published"] > 0
+    again = run(*train)
+    assert (again["users"], again["family"]) == (0, first["family"])
+    assert run(*train, "--all")["users"] == 5
+    (kind,) = run("list", "--json")
+    assert (kind["family"], kind["r"], kind["targets"]) == (first["family"], 2, "q_proj,v_proj")
+    assert sum(kind["users"].values()) == 5
+    written = run("export", tmp_path / "out", "--json")["adapters"]
+    assert len(written) == kind["users"]["published"]
+    name = Path(written[0]).name.replace("%20", " ")
+    user = name.partition("@")[0]
+    assert name in [version["adapter"] for version in run("list", user, "--json")]
+    (imported,) = run("import", written[0], "--family", kind["family"], "--json")
+    assert imported["adapter"] == f"{user}@3"
+    assert run("rollback", user, "--json")["adapter"] == f"{user}@2"
+    assert "adapters published in the family" in run("import", written[0], "--llm", llama_folder)
+    assert "name one with --family" in run("export", tmp_path / "out", code=1)
+    assert len(run("list").splitlines()) == 2
+
+
+def test_without_a_prior_each_user_stands_alone(run: Run, llama_folder: Path) -> None:
+    report = run("train", "--llm", llama_folder, *SHAPE, "--no-prior", "--epochs", "1")
+    assert "5 users trained on 20 records" in report
+    assert "left out: 1 users with fewer than 5 records" in report
+    (kind,) = run("list", "--json")
+    assert kind["prior"] is None
+
+
+def test_plan_prints_bytes_memory_and_time(run: Run, llama_folder: Path) -> None:
+    numbers = ["--users", "1000", "--tokens", "16", "--batch-size", "1"]
+    found = run("plan", *numbers, "--llm", llama_folder, *SHAPE, "--json")
+    assert found["numbers"] == 2 * 2 * 2 * (32 + 32)
+    assert found["bytes_per_adapter"] == 4 * found["numbers"]
+    assert found["bytes_at_rest"] == pytest.approx(1000 * 4 * found["numbers"], rel=0.05)
+    assert found["seconds"] == pytest.approx(1000 / found["users_per_second"])
+    text = run("plan", *numbers, "--llm", llama_folder, *SHAPE)
+    assert [line.split()[0] for line in text.splitlines()] == ["1000", "at", "in", "training", "time"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--targets", "out_proj"], "was: 'out_proj'"),
+        (["train", "--task", "LaMP_1"], "LaMP_1 names two papers"),
+        (["train", "--llm", "openai:gpt@http://127.0.0.1:1/v1"], "need a transformers model"),
+        (["export", "out"], "no adapters"),
+        (["rollback", "user 1"], "no adapters"),
+        (["import", "nowhere", "--llm", "tiny"], "holds no PEFT adapter"),
+    ],
+)
+def test_a_known_error_is_one_line(
+    run: Run, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    shown = run(*arguments, code=1).splitlines()
+    assert shown[-1].startswith("persona: error: ")
+    assert message in shown[-1]

@@ -19,12 +19,17 @@ from sqlalchemy import Connection, Engine, Select, Table, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import PoolProxiedConnection
 
 from persona.errors import MissingDependencyError, SchemaVersionError, StoreError
 from persona.schema import PARTS, SCHEMA_VERSION, meta, metadata, parts
 
 BUSY_SECONDS = 30
 """How long a statement waits for another process before it gives up."""
+
+PREPARED_STATEMENTS = 512
+"""How many an SQLite connection keeps. Each question is one for each of the 32 parts of the users, so that Python's own
+128 are used up by four questions, and to prepare one takes longer than to run it."""
 
 _OLDEST_SQLITE = (3, 35)
 
@@ -48,7 +53,7 @@ _PRAGMAS = (
     "PRAGMA temp_store = MEMORY",
 )
 
-_inherited: list[Engine] = []
+_inherited: list[object] = []
 """Engines whose connections belong to the parent process. They are neither used nor closed here: closing would end the
 parent's session on a server, and drop its locks on a file."""
 
@@ -78,6 +83,9 @@ class Database:
         self._pid = os.getpid()
         if self.is_sqlite:
             _refuse_foreign_file(Path(str(self._url.database)))
+        # At most one connection, by the name "reader", for the next reading statement: to take one out of SQLAlchemy's
+        # pool and put it back takes longer than to read a user's index. `pop` and `setdefault` are atomic.
+        self._kept: dict[str, PoolProxiedConnection] = {}
         self._engine = self._connectable()
         try:
             self._prepare()
@@ -94,6 +102,8 @@ class Database:
         """Give the connections back. The last process that closes an SQLite file folds its log into it."""
         self._closed = True
         if self._pid == os.getpid():
+            if reader := self._kept.pop("reader", None):
+                reader.close()
             self._engine.dispose()
 
     def rows(self, statement: Select[Any], parameters: Mapping[str, object]) -> list[Any]:
@@ -116,19 +126,21 @@ class Database:
             raise self._explained(error) from error
 
     def _fetched(self, engine: Engine, sql: str, parameters: Mapping[str, object], retry: bool = True) -> list[Any]:
-        connection = engine.raw_connection()
+        connection = self._kept.pop("reader", None) or engine.raw_connection()
         driver: Any = connection.driver_connection
         try:
             found: list[Any] = driver.execute(sql, parameters).fetchall()
-            return found
         except self._driver_error:
+            connection.close()
             if self.is_sqlite or not driver.closed or not retry:
                 raise
         except BaseException:
             connection.invalidate()  # interrupted in the middle of an answer, which the next reader must not get
             raise
-        finally:
-            connection.close()
+        else:
+            if self._kept.setdefault("reader", connection) is not connection:
+                connection.close()  # another thread has put its own back meanwhile
+            return found
         # A server that was restarted has cut every connection in the pool. To ask each time whether it has not would
         # double the way of every read; to read twice does no harm.
         engine.dispose()
@@ -180,13 +192,16 @@ class Database:
         if self._closed:
             raise StoreError(f"the store {self.name} is closed: open it again")
         if self._pid != os.getpid():
-            _inherited.append(self._engine)
-            self._engine, self._pid = self._connectable(), os.getpid()
+            _inherited.append((self._engine, self._kept))
+            self._engine, self._kept, self._pid = self._connectable(), {}, os.getpid()
         return self._engine
 
     def _connectable(self) -> Engine:
         options: dict[str, Any] = (
-            {"paramstyle": "named", "connect_args": {"timeout": BUSY_SECONDS}}
+            {
+                "paramstyle": "named",
+                "connect_args": {"timeout": BUSY_SECONDS, "cached_statements": PREPARED_STATEMENTS},
+            }
             if self.is_sqlite
             else {"skip_autocommit_rollback": True}
         )

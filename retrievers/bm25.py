@@ -187,7 +187,7 @@ class TermRetriever(ABC):
         if (hashes[1:] == hashes[:-1]).any():
             return None
         frequencies, records, weights = self._weigh(counted, order)
-        bounds = np.zeros(len(hashes) + 1, dtype=np.int64)
+        bounds = np.zeros(len(hashes) + 1, dtype=np.int32)
         frequencies.cumsum(out=bounds[1:])
         return ScoreIndex(fingerprint, hashes, bounds, records, weights, len(counted.lengths))
 
@@ -206,7 +206,10 @@ class TermRetriever(ABC):
 
     def _fingerprint(self, texts: Sequence[str]) -> bytes:
         """16 bytes that name the rules and the texts. No text holds NUL, so joining keeps them apart."""
-        return xxhash.xxh3_128_digest("\0".join([self.rules, *texts]).encode())
+        content = "\0".join([self.rules, *texts])
+        # One text beyond ASCII makes the encoding of all slow, where encoding each by itself leaves the others fast.
+        encoded = content.encode() if content.isascii() else b"\0".join(map(str.encode, (self.rules, *texts)))
+        return xxhash.xxh3_128_digest(encoded)
 
 
 class BM25Retriever(TermRetriever):

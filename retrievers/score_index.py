@@ -5,7 +5,7 @@ float64, so that a ranking from the index is that from the text, ties included.
 
 The bytes, little-endian: a header of 56 bytes (`_HEADER`), the terms' hashes in ascending order (64-bit XXH3 of the
 UTF-8 bytes, u64), the weights (f64), the terms' bounds (i32), and the record of each weight (u16, or u32 beyond 65,536
-records). They are looked at in place: reading runs no code and copies the bounds only. No word stands in them.
+records). They are looked at in place: reading runs no code and copies nothing. No word stands in them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ScoreIndex:
     Attributes:
         fingerprint: 16 bytes that name the texts and the rules that the index was made from.
         hashes: the terms, ascending, uint64.  # (terms,)
-        bounds: where each term's postings begin and end.  # (terms + 1,)
+        bounds: where each term's postings begin and end, int32.  # (terms + 1,)
         records: the record of each posting.  # (postings,)
         weights: what it adds to that record's score, float64.  # (postings,)
         n_records: how many records the profile has.
@@ -47,7 +47,7 @@ class ScoreIndex:
 
     fingerprint: bytes
     hashes: NDArray[np.uint64]
-    bounds: NDArray[np.int64]
+    bounds: NDArray[np.int32]
     records: NDArray[np.integer[Any]]
     weights: NDArray[np.float64]
     n_records: int
@@ -98,7 +98,7 @@ class ScoreIndex:
                 weights = np.frombuffer(data, "<f8", n_postings, at := at + hashes.nbytes)
                 bounds = np.frombuffer(data, "<i4", n_terms + 1, at := at + weights.nbytes)
                 records = np.frombuffer(data, f"<u{width}", n_postings, at + bounds.nbytes)
-                return cls(fingerprint, hashes, bounds.astype(np.int64), records, weights, n_records)
+                return cls(fingerprint, hashes, bounds, records, weights, n_records)
         raise DataFormatError(
             "a stored index must be whole and of the format PRSNIDX1, was: "
             f"{len(data)} bytes that are not; build it again from the records"

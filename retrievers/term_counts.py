@@ -81,7 +81,9 @@ class TermCounts:
         return self.firsts.searchsorted(np.array(found, dtype=np.int64))
 
 
-def postings_of(numbers: NDArray[np.intp], bounds: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def postings_of(
+    numbers: NDArray[np.intp], bounds: NDArray[np.signedinteger[Any]]
+) -> tuple[NDArray[np.signedinteger[Any]], NDArray[np.signedinteger[Any]]]:
     """The postings of some terms, one term after the other.
 
     Args:

@@ -12,8 +12,7 @@ records, the answer, and further questions of the same user, so that one history
 
 The loss is on every answer, on the records' own targets, and with a small weight on a sample of all other tokens.
 Matrices are trained with Muon (Jordan et al., 2024), embeddings and norms with AdamW. Same seed, steps and machine
-give the same weights. The weights that persona carries at present were made while this recipe was still being found, so
-this script gives others: see their model card.
+give the same weights.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ from persona.lamp import MOVIE_TAGS, lamp_task
 from persona.lamp_prompts import lamp_prompt
 from persona.protocols import Retriever
 from persona.records import Profile, Record
-from persona.retrievers.bm25 import BM25Retriever
+from persona.retrievers.bm25 import BM25PlusRetriever, BM25Retriever
 from persona.retrievers.recency import RecencyRetriever
 from persona.tokenizers import WhitespaceTokenizer
 from persona.world import WORLD_TASKS, World, WorldQuestion
@@ -522,11 +521,12 @@ def measure(
         others = [*asked[1:], asked[0]]
         found: dict[str, list[tuple[Record, ...]]] = {
             "none": [() for _ in asked],
-            "bm25, k=1": [_found(BM25Retriever(), task, one, one.question.profile, 1) for one in asked],
             "bm25, k=4": [_found(BM25Retriever(), task, one, one.question.profile, 4) for one in asked],
+            "bm25+, k=1": [_found(BM25PlusRetriever(), task, one, one.question.profile, 1) for one in asked],
+            "bm25+, k=4": [_found(BM25PlusRetriever(), task, one, one.question.profile, 4) for one in asked],
             "recency, k=4": [_found(RecencyRetriever(), task, one, one.question.profile, 4) for one in asked],
-            "another user's, k=4": [
-                _found(BM25Retriever(), task, one, other.question.profile, 4)
+            "bm25+, k=4, another user's": [
+                _found(BM25PlusRetriever(), task, one, other.question.profile, 4)
                 for one, other in zip(asked, others, strict=True)
             ],
         }
@@ -626,7 +626,7 @@ def hardware(device: torch.device) -> str:
     """The machine in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} thread(s) of {platform.processor() or platform.machine()} CPU"
+    return f"{torch.get_num_threads()} CPU thread(s), {platform.processor() or platform.machine()}"
 
 
 def main() -> None:

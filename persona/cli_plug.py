@@ -36,10 +36,11 @@ def train(
     tokens: Annotated[int, typer.Option(help="Soft tokens of a user.", min=1)] = 8,
     heads: Annotated[int, typer.Option(help="Sharp attention heads.", min=1)] = 4,
     width: Annotated[int, typer.Option(help="Hidden size.", min=1)] = 256,
+    warm_up: Annotated[int, typer.Option(help="Steps of the warm-up without the LLM at most.", min=0)] = 600,
     steps: Annotated[int, typer.Option(help="Steps at most.", min=1)] = 600,
     batch: Annotated[int, typer.Option(help="Examples in a step.", min=1)] = 16,
     accumulate: Annotated[int, typer.Option(help="Parts in which a batch is computed.", min=1)] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW's.")] = 1e-3,
+    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW's.")] = 2e-3,
     k: Annotated[
         str, typer.Option("--k", help="Comma list: retrieved records in training prompts, drawn equally often.")
     ] = "0,1",
@@ -72,6 +73,7 @@ def train(
     from persona.transformers_llm import TransformersLM
 
     options = PlugTraining(
+        warm_up=warm_up,
         steps=steps,
         batch=batch,
         accumulate=accumulate,
@@ -104,12 +106,15 @@ def train(
     with progress_bars("steps") as progress, ProfileStore(f"sqlite:///{out / 'vectors.db'}") as store:
         store.upsert((question.user_id, record) for question in split.questions for record in question.profile)
         embed_views(store, loaded, history_views(plug.config), progress)
+        warm_bar = progress.add_task("warm-up", total=warm_up, visible=warm_up > 0 and not without_user)
         bar = progress.add_task("train", total=steps)
 
         def advance(done: int, total: int, loss: float, best: float) -> None:
-            progress.update(
-                bar, completed=done, total=total, description=f"train, loss {loss:.3f}, users kept aside {best:.3f}"
-            )
+            told = f"train, loss {loss:.3f}, users kept aside {best:.3f}"
+            progress.update(bar, completed=done, total=total, description=told)
+
+        def warm(done: int, total: int, loss: float, best: float) -> None:
+            progress.update(warm_bar, completed=done, total=total, description=f"warm-up, loss {loss:.3f}")
 
         found = None
         if any(options.ks):
@@ -124,6 +129,7 @@ def train(
             out=out,
             retriever=found,
             progress=advance,
+            warm_progress=warm,
         )
     # Others' vectors are of no use to who loads the embedder.
     for file in out.glob("vectors.db*"):

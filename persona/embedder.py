@@ -365,6 +365,11 @@ class _PlugPooling(nn.Module):
 
     def forward(self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Tensor:
         """What the user adds to the instruction, over s.  # (batch, n_tokens, llm_hidden)"""
+        tokens: Tensor = self.last(self.summary(keys, values, mask, query, days))
+        return tokens.view(len(tokens), *self.shape)
+
+    def summary(self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Tensor:
+        """What all heads found, mixed: the input of the last layer.  # (batch, width)"""
         hidden = _of_records(self._hidden, values, mask)  # (batch, records, width)
         weights = self.weights(keys, mask, query, days)
         rest = 1 - weights.sum(-1, keepdim=True)
@@ -372,8 +377,8 @@ class _PlugPooling(nn.Module):
         null_records = self.log_null_records.exp()
         mean = (hidden.sum(1) + null_records * self.null_value) / (mask.sum(1, keepdim=True) + null_records)
         pooled = torch.cat((sharp.flatten(1), mean), dim=1)
-        tokens: Tensor = self.last(self.mix(pooled))
-        return tokens.view(len(pooled), *self.shape)
+        found: Tensor = self.mix(pooled)
+        return found
 
     def _hidden(self, values: Tensor) -> Tensor:
         """g_i of some records; each part of a value counts as much as the others.  # (some, width)"""

@@ -173,6 +173,14 @@ class World:
             for place, (_, text, target) in enumerate(self._written(user, task, _HISTORY, n))
         )
 
+    def contents(self, user: WorldUser, task: str, n: int) -> tuple[Content, ...]:
+        """What each of `records` says.
+
+        Raises:
+            InvalidOptionError: as `records` does.
+        """
+        return tuple(content for content, _, _ in self._written(user, task, _HISTORY, n))
+
     def question(
         self, task: str, user: WorldUser, records_per_user: int = 20, number: int = 0, per_user: int = 1
     ) -> WorldQuestion:

@@ -30,7 +30,7 @@ from persona.soft_prompts import SoftPromptChannel, soft_prompt_kind, store_soft
 from persona.target_loss import TargetLoss
 from persona.world import World
 
-SMALL = PlugTraining(steps=6, batch=4, ks=(0, 1), leave_one_out=2, evaluate_every=2, dev_users=0.25)
+SMALL = PlugTraining(warm_up=4, steps=6, batch=4, ks=(0, 1), leave_one_out=2, evaluate_every=2, dev_users=0.25)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_a_checkpoint_of_another_run_is_refused(llm: Any, encoder: Any, tmp_path
 def test_training_learns_something_about_the_user(llm: Any, encoder: Any, tmp_path: Path) -> None:
     losses: list[float] = []
     plug = fresh(llm, encoder)
-    options = PlugTraining(steps=30, batch=8, ks=(0,), leave_one_out=4, evaluate_every=10)
+    options = PlugTraining(warm_up=20, steps=30, batch=8, ks=(0,), leave_one_out=4, evaluate_every=10)
     report = train_plug(
         plug,
         ratings(30),

@@ -312,7 +312,23 @@ class AdapterTrainer:
 
     def lesson(self, user_id: str, examples: Sequence[Example], *, revision: int = 0) -> Lesson | None:
         """A user's examples in tokens, the newest held out; None if there are fewer than `min_records`."""
-        return self._lesson(user_id, self._tokens(examples)[0], revision)
+        return self._lesson(user_id, self.tokens(examples), revision)
+
+    def tokens(self, examples: Sequence[Example]) -> tuple[TokenExample, ...]:
+        """The examples in tokens; those that are too long are left out."""
+        return self._tokens(examples)[0]
+
+    def losses(self, rows: Tensor, examples: Sequence[TokenExample], *, prior: Tensor | None = None) -> list[float]:
+        """The mean loss over some examples with each of several adapters, in nats per token.
+
+        Args:
+            rows: the adapters.  # (adapters, size)
+            examples: at least one.
+            prior: what they lie over; None for nothing.  # (size,)
+        """
+        with self._stack(prior) as stack:
+            found = self._losses(stack, rows.to(stack.device), [examples] * len(rows))
+        return [loss for loss in found if loss is not None]
 
     def _lesson(self, user_id: str, tokens: tuple[TokenExample, ...], revision: int) -> Lesson | None:
         if len(tokens) < self.options.min_records:

@@ -65,6 +65,10 @@ def train(
     ] = None,
     min_records: Annotated[int, typer.Option(help="Fewest records of a user who is trained.", min=1)] = 5,
     margin: Annotated[float, typer.Option(help="Share by which a version must beat the shared adapter.")] = 0.0,
+    neighbours: Annotated[
+        int,
+        typer.Option(help="Lend users with fewer records the mean of so many adapters that fit.", min=0),
+    ] = 0,
     chunk_tokens: Annotated[
         int, typer.Option(help="Tokens in a step of all users (persona lora plan finds the best).", min=1)
     ] = 2048,
@@ -113,14 +117,21 @@ def train(
                 user_ids=None if dirty else opened.user_ids(),
                 progress=lambda users, seconds: progress.update(bar, completed=users),
             )
+        lent = None
+        if neighbours:
+            from persona.adapters.neighbours import Neighbours
+
+            lent = Neighbours(trainer, bank, prior=shared, k=neighbours).lend(examples)
         family = trainer.family.over(shared)
     if as_json:
-        print_json({"family": family.key, **asdict(report)})
+        print_json({"family": family.key, **asdict(report), "lent": None if lent is None else asdict(lent)})
         return
     say(
         f"family {family.key}: {report.users} users trained on {report.examples} records in {report.seconds:.1f} s, "
         f"{report.published} adapters published, {report.kept_prior} users keep the shared one"
     )
+    if lent is not None:
+        say(f"{lent.published} of {lent.users} users with fewer records were lent the mean of fitting adapters")
     if report.too_few or report.too_long:
         say(
             f"left out: {report.too_few} users with fewer than {min_records} records, "

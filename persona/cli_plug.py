@@ -54,6 +54,9 @@ def train(
     evaluate_every: Annotated[int, typer.Option(help="Steps between looks at users kept aside.", min=1)] = 50,
     patience: Annotated[int, typer.Option(help="Looks without a better one before it ends.", min=1)] = 6,
     seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Keep the records' vectors in this SQLite file, for further trainings.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a user embedder on the training users of a LaMP task.
@@ -103,7 +106,8 @@ def train(
         view=split.task.view if mode == "pplug" else "text",
     )
     out.mkdir(parents=True, exist_ok=True)
-    with progress_bars("steps") as progress, ProfileStore(f"sqlite:///{out / 'vectors.db'}") as store:
+    kept = vectors or out / "vectors.db"
+    with progress_bars("steps") as progress, ProfileStore(f"sqlite:///{kept}") as store:
         store.upsert((question.user_id, record) for question in split.questions for record in question.profile)
         embed_views(store, loaded, history_views(plug.config), progress)
         warm_bar = progress.add_task("warm-up", total=warm_up, visible=warm_up > 0 and not without_user)
@@ -131,9 +135,8 @@ def train(
             progress=advance,
             warm_progress=warm,
         )
-    # Others' vectors are of no use to who loads the embedder.
-    for file in out.glob("vectors.db*"):
-        file.unlink()
+    if vectors is None:  # The training users' vectors are no part of the embedder.
+        kept.unlink()
     if as_json:
         from dataclasses import asdict
 

@@ -5,26 +5,35 @@
 
 Needs the extra `openai`. Answers are asked for with temperature 0 and a fixed seed, which makes them repeatable as far
 as the server keeps to that; whether they depend on what else the server computes is the server's affair.
+
+**Soft prompts** go to a vLLM server started with ``--enable-prompt-embeds``, in the form that vLLM documents: a
+float tensor of the shape (tokens, hidden), written by `torch.save` and encoded in base64. The chat endpoint takes it as
+a part of a message, beside the text. The completions endpoint takes embeddings of the whole prompt, so there the text
+has to be embedded here, by `embed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 from persona.errors import GenerationError, InvalidOptionError, MissingDependencyError, ModelLoadError
-from persona.protocols import TEXT, GenerationOptions, Request, TextTokenizer
+from persona.protocols import SOFT_PROMPT, TEXT, GenerationOptions, Request, TextTokenizer
 from persona.reasons import reason
 from persona.request_checks import check_options, check_requests
 from persona.tokenizers import WhitespaceTokenizer
 
 if TYPE_CHECKING:
+    import torch
     from openai import OpenAI
 
 _OPENAI_HOST = "api.openai.com"
 
 Endpoint = Literal["chat", "completions"]
+Place = Literal["before", "after"]
 
 
 class OpenAILM:
@@ -41,6 +50,16 @@ class OpenAILM:
         fields: further fields of the request, which replace this class's own; None as a value takes a field out
             (``{"temperature": None}`` for models that refuse one).
         tokenizer: measures prompts; None estimates by words.
+        system: text of the system's turn, or before the prompt at the completions endpoint; None sends none.
+        hidden_size: length of the served LLM's input embeddings. With it soft prompts are taken: the server must be a
+            vLLM that was started with ``--enable-prompt-embeds``. One of another length is refused here, because it
+            can crash that server.
+        soft_prompt: whether a soft prompt stands ``"before"`` or ``"after"`` the system's text. Without such a text it
+            stands before the prompt.
+        serves: fingerprint of the LLM behind the endpoint (`TransformersLM.fingerprint`), by which user embedders know
+            the LLM that they were trained with; it cannot be read off a server.
+        embed: gives the input embeddings of a text, special tokens and all, for soft prompts at the completions
+            endpoint.  # -> (tokens, hidden_size)
 
     Raises:
         MissingDependencyError: if `openai` is not installed.
@@ -60,6 +79,11 @@ class OpenAILM:
         max_concurrency: int = 8,
         fields: Mapping[str, object] | None = None,
         tokenizer: TextTokenizer | None = None,
+        system: str | None = None,
+        hidden_size: int | None = None,
+        soft_prompt: Place = "before",
+        serves: str | None = None,
+        embed: Callable[[str], torch.Tensor] | None = None,
     ) -> None:
         if not model:
             raise InvalidOptionError("the model's name at the endpoint must not be empty: openai:MODEL")
@@ -67,6 +91,13 @@ class OpenAILM:
             raise InvalidOptionError(f"`endpoint` must be chat or completions, was: {endpoint!r}")
         if max_concurrency < 1:
             raise InvalidOptionError(f"`max_concurrency` must be at least 1, was: {max_concurrency}")
+        if soft_prompt not in ("before", "after"):
+            raise InvalidOptionError(f"`soft_prompt` must be before or after, was: {soft_prompt!r}")
+        if hidden_size is not None and endpoint == "completions" and embed is None:
+            raise InvalidOptionError(
+                "soft prompts at the completions endpoint need `embed`, which makes the text's own embeddings; "
+                "the chat endpoint takes soft prompts beside text"
+            )
         if client is not None and (base_url is not None or api_key is not None):
             raise InvalidOptionError("give a client, or `base_url` and `api_key` to make one, not both")
         self._model = model
@@ -76,11 +107,16 @@ class OpenAILM:
         self._max_concurrency = max_concurrency
         self._fields = dict(fields or {})
         self._tokenizer = tokenizer or WhitespaceTokenizer()
+        self._system = system
+        self._hidden_size = hidden_size
+        self._soft_prompt_first = soft_prompt == "before"
+        self._embed = embed
+        self.serves = serves
 
     @property
     def channels(self) -> frozenset[str]:
-        """Text."""
-        return frozenset({TEXT})
+        """Text, and soft prompts where `hidden_size` is given."""
+        return frozenset({TEXT} if self._hidden_size is None else {TEXT, SOFT_PROMPT})
 
     @property
     def fingerprint(self) -> str:
@@ -97,25 +133,76 @@ class OpenAILM:
 
         Raises:
             UnsupportedChannelError: if a request brings more than text.
-            InvalidOptionError: if `options` asks for beams.
+            InvalidOptionError: if `options` asks for beams, or a soft prompt has the wrong shape.
             GenerationError: if the endpoint refuses a request, cannot be reached, or answers without text.
         """
         check_options(options, max_beams=1, llm=self.fingerprint)
         check_requests(requests, self.channels, self.fingerprint)
-        prompts = list(dict.fromkeys(request.prompt for request in requests))
-        if not prompts:
+        for index, request in enumerate(requests):
+            self._check_soft_prompt(request, index)
+        # Equal prompts are one question; a soft prompt is never taken for equal to another.
+        keys = [
+            (request.prompt, None if request.soft_prompt is None else index) for index, request in enumerate(requests)
+        ]
+        different = dict(zip(keys, requests, strict=True))
+        if not different:
             return []
-        with ThreadPoolExecutor(min(self._max_concurrency, len(prompts))) as pool:
-            futures = [pool.submit(self._answer, prompt, options) for prompt in prompts]
+        with ThreadPoolExecutor(min(self._max_concurrency, len(different))) as pool:
+            futures = {key: pool.submit(self._answer, request, options) for key, request in different.items()}
             try:
-                answers = {prompt: future.result() for prompt, future in zip(prompts, futures, strict=True)}
+                answers = {key: future.result() for key, future in futures.items()}
             except GenerationError:
-                for future in futures:  # What has not been sent yet would only fail, or cost, too.
+                for future in futures.values():  # What has not been sent yet would only fail, or cost, too.
                     future.cancel()
                 raise
-        return [answers[request.prompt] for request in requests]
+        return [answers[key] for key in keys]
 
-    def _answer(self, prompt: str, options: GenerationOptions) -> str:
+    def _check_soft_prompt(self, request: Request, index: int) -> None:
+        vectors = request.soft_prompt
+        if vectors is None:
+            return
+        if vectors.ndim != 2 or vectors.shape[1] != self._hidden_size or not vectors.is_floating_point():
+            raise InvalidOptionError(
+                f"a soft prompt for {self.fingerprint} must be of floats in the shape (tokens, {self._hidden_size}), "
+                f"was: {vectors.dtype} in {tuple(vectors.shape)} (request {index})"
+            )
+        if not bool(vectors.isfinite().all()):
+            raise InvalidOptionError(f"a soft prompt must hold finite numbers only (request {index})")
+
+    def _messages(self, request: Request) -> list[dict[str, Any]]:
+        """The chat's turns; a soft prompt is a part of the first one."""
+        turns = [("system", self._system)] if self._system is not None else []
+        turns.append(("user", request.prompt))
+        messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
+        if request.soft_prompt is not None:
+            parts: list[dict[str, str]] = [
+                {"type": "prompt_embeds", "data": _encoded(request.soft_prompt)},
+                {"type": "text", "text": messages[0]["content"]},
+            ]
+            first = self._soft_prompt_first or self._system is None
+            messages[0]["content"] = parts if first else parts[::-1]
+        return messages
+
+    def _completion(self, request: Request) -> tuple[str, dict[str, Any]]:
+        """The prompt of the completions endpoint, and the fields that go with it."""
+        system = "" if self._system is None else f"{self._system}\n\n"
+        if request.soft_prompt is None:
+            return system + request.prompt, {}
+        import torch
+
+        assert self._embed is not None
+        soft_prompt = request.soft_prompt.detach().float().cpu()
+        if self._soft_prompt_first or not system:
+            parts = [soft_prompt, self._embed(system + request.prompt).detach().float().cpu()]
+        else:
+            # Embedded in one go and cut, so that the text has the tokens that it has without a soft prompt.
+            whole = self._embed(system + request.prompt).detach().float().cpu()
+            cut = len(self._embed(system))
+            parts = [whole[:cut], soft_prompt, whole[cut:]]
+        # The server wants a prompt beside the embeddings; an empty one adds nothing.
+        return "", {"extra_body": {"prompt_embeds": _encoded(torch.cat(parts))}}
+
+    def _answer(self, request: Request, options: GenerationOptions) -> str:
         from openai import OpenAIError
 
         own_host = _OPENAI_HOST in str(self._client.base_url)
@@ -125,9 +212,11 @@ class OpenAILM:
         fields = {name: value for name, value in fields.items() if value is not None}
         try:
             if self._endpoint == "completions":
-                text = self._client.completions.create(model=self._model, prompt=prompt, **fields).choices[0].text
+                prompt, embeddings = self._completion(request)
+                answer = self._client.completions.create(model=self._model, prompt=prompt, **fields, **embeddings)
+                text = answer.choices[0].text
             else:
-                messages: Any = [{"role": "user", "content": prompt}]
+                messages: Any = self._messages(request)
                 chat = self._client.chat.completions.create(model=self._model, messages=messages, **fields)
                 text = chat.choices[0].message.content
         except OpenAIError as error:
@@ -141,6 +230,15 @@ class OpenAILM:
 
     def __repr__(self) -> str:
         return f"OpenAILM({self._model!r}, base_url={str(self._client.base_url)!r})"
+
+
+def _encoded(vectors: torch.Tensor) -> str:
+    """A tensor as vLLM reads it: `torch.save`, base64."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(vectors.detach().float().cpu().contiguous().clone(), buffer)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _client(base_url: str | None, api_key: str | None) -> OpenAI:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import sys
 from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
+import torch
 
-from persona.errors import GenerationError, InvalidOptionError, MissingDependencyError, ModelLoadError
+from persona.embedder import UserEmbedder, UserEmbedderConfig
+from persona.errors import (
+    FingerprintMismatchError,
+    GenerationError,
+    InvalidOptionError,
+    MissingDependencyError,
+    ModelLoadError,
+    UnsupportedChannelError,
+)
 from persona.models import load_llm
 from persona.openai_llm import OpenAILM
 from persona.protocols import GenerationOptions, Request
@@ -139,3 +150,76 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 def test_options_out_of_range(uri: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidOptionError, match=said):
         load_llm(uri, **options)
+
+
+# ------------------------------------------------------------------------------------------------- soft prompts (vLLM)
+
+
+def _sent(data: str) -> torch.Tensor:
+    """A tensor as a vLLM server reads it."""
+    vectors: torch.Tensor = torch.load(io.BytesIO(base64.b64decode(data)), weights_only=True)
+    return vectors
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_soft_prompt_is_a_part_of_the_first_turn(chat_server: ChatServer, place: Any) -> None:
+    llm = OpenAILM(
+        "echo", base_url=chat_server.url, api_key="-", hidden_size=4, system="You are kind.", soft_prompt=place
+    )
+    vectors = torch.arange(12, dtype=torch.float16).view(3, 4)
+    llm.generate([Request("Hello.", vectors), Request("Hello.")], OPTIONS)
+    with_soft = next(body for _, body in chat_server.received if isinstance(body["messages"][0]["content"], list))
+    without = next(body for _, body in chat_server.received if isinstance(body["messages"][0]["content"], str))
+    parts = with_soft["messages"][0]["content"]
+    assert [part["type"] for part in parts] == (
+        ["prompt_embeds", "text"] if place == "before" else ["text", "prompt_embeds"]
+    )
+    (data,) = [part["data"] for part in parts if part["type"] == "prompt_embeds"]
+    assert torch.equal(_sent(data), vectors.float())
+    assert with_soft["messages"][1] == without["messages"][1] == {"role": "user", "content": "Hello."}
+    assert without["messages"][0] == {"role": "system", "content": "You are kind."}
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_completions_get_the_whole_prompt_embedded(chat_server: ChatServer, place: Any) -> None:
+    def embed(text: str) -> torch.Tensor:
+        return torch.tensor([[float(ord(letter))] * 2 for letter in text])
+
+    llm = OpenAILM(
+        "echo",
+        base_url=chat_server.url,
+        api_key="-",
+        endpoint="completions",
+        hidden_size=2,
+        system="ab",
+        soft_prompt=place,
+        embed=embed,
+    )
+    soft = torch.full((1, 2), -1.0)
+    llm.generate([Request("c", soft)], OPTIONS)
+    ((_, body),) = chat_server.received
+    text, cut = embed("ab\n\nc"), len("ab\n\n")
+    parts = [soft, text] if place == "before" else [text[:cut], soft, text[cut:]]
+    assert torch.equal(_sent(body["prompt_embeds"]), torch.cat(parts))
+    assert body["prompt"] == ""
+
+
+def test_soft_prompts_that_do_not_fit_are_refused(chat_server: ChatServer) -> None:
+    plain = OpenAILM("echo", base_url=chat_server.url, api_key="-")
+    with pytest.raises(UnsupportedChannelError, match="by a vLLM server that is given its `hidden_size`"):
+        plain.generate([Request("Hello.", torch.zeros(1, 4))], OPTIONS)
+    llm = OpenAILM("echo", base_url=chat_server.url, api_key="-", hidden_size=4)
+    with pytest.raises(InvalidOptionError, match=r"in the shape \(tokens, 4\), was: torch.float32 in \(1, 5\)"):
+        llm.generate([Request("Hello.", torch.zeros(1, 5))], OPTIONS)
+    with pytest.raises(InvalidOptionError, match="finite numbers only"):
+        llm.generate([Request("Hello.", torch.full((1, 4), torch.nan))], OPTIONS)
+    with pytest.raises(InvalidOptionError, match="the completions endpoint need `embed`"):
+        OpenAILM("echo", base_url=chat_server.url, api_key="-", endpoint="completions", hidden_size=4)
+    assert chat_server.received == []
+
+
+def test_an_endpoint_can_say_whose_weights_it_serves(chat_server: ChatServer) -> None:
+    plug = UserEmbedder(UserEmbedderConfig(4, 4, llm="llama@1"))
+    plug.check_fits("", OpenAILM("echo", base_url=chat_server.url, api_key="-", serves="llama@1"))  # type: ignore[arg-type]
+    with pytest.raises(FingerprintMismatchError, match="'llama@1'; was given 'openai:echo"):
+        plug.check_fits("", OpenAILM("echo", base_url=chat_server.url, api_key="-"))  # type: ignore[arg-type]

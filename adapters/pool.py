@@ -19,7 +19,8 @@ import mmap
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from threading import RLock
 from types import TracebackType
 from typing import Self
 
@@ -84,6 +85,8 @@ class AdapterPool:
         self._free_rows, self._free_slots = list(range(rows))[::-1], list(range(1, slots + 1))[::-1]
         self._rows: OrderedDict[str, int] = OrderedDict()  # name -> row of the file, least recently used first
         self._slots: OrderedDict[str, int] = OrderedDict()
+        # A user may be forgotten in one thread while another answers.
+        self._lock = RLock()
         llm.attach_adapters(self)
         bank.watch(self)
 
@@ -122,10 +125,12 @@ class AdapterPool:
         if len(different) > self.slots:
             raise InvalidOptionError(f"a batch can mix {self.slots} adapters here, had: {len(different)}")
         found: dict[str | None, int | None] = {None: None, PRIOR_ADAPTER: PRIOR_SLOT}
-        # Those that are in the stack first, so that none of them makes room for another.
-        for name in sorted(different, key=lambda name: name not in self._slots):
-            found[name] = self.load(name)
-        with self._stack.rows([found[name] for name in names]):
+        with ExitStack() as opened:
+            with self._lock:
+                # Those that are in the stack first, so that none of them makes room for another.
+                for name in sorted(different, key=lambda name: name not in self._slots):
+                    found[name] = self.load(name)
+                opened.enter_context(self._stack.rows([found[name] for name in names]))
             yield
 
     def load(self, name: str) -> int:
@@ -142,14 +147,15 @@ class AdapterPool:
         except UnknownAdapterError:
             self.drop(user_id)
             raise
-        slot = self._slots.get(name)
-        if slot is None:
-            row = self.family.decode(self._at_rest(adapter))
-            slot = self._free_slots.pop() if self._free_slots else self._slots.popitem(last=False)[1]
-            self._stack.write(slot, row)
-            self._slots[name] = slot
-        self._slots.move_to_end(name)
-        return slot
+        with self._lock:
+            slot = self._slots.get(name)
+            if slot is None:
+                row = self.family.decode(self._at_rest(adapter))
+                slot = self._free_slots.pop() if self._free_slots else self._slots.popitem(last=False)[1]
+                self._stack.write(slot, row)
+                self._slots[name] = slot
+            self._slots.move_to_end(name)
+            return slot
 
     def fill(self) -> int:
         """Read published adapters into the file until it is full; returns how many were read."""
@@ -158,22 +164,24 @@ class AdapterPool:
             if not self._free_rows:
                 break
             if adapter.state == PUBLISHED and adapter.name not in self._rows:
-                self._at_rest(adapter)
+                with self._lock:
+                    self._at_rest(adapter)
                 count += 1
         return count
 
     def drop(self, user_id: str) -> int:
         """Overwrite with zeros what is held of a user here; returns how many places there were."""
         places = 0
-        for held, free in ((self._rows, self._free_rows), (self._slots, self._free_slots)):
-            for name in [name for name in held if name.rpartition("@")[0] == user_id]:
-                place = held.pop(name)
-                if held is self._rows:
-                    self._map[place * self._stride : (place + 1) * self._stride] = bytes(self._stride)
-                else:
-                    self._stack.clear(place)
-                free.append(place)
-                places += 1
+        with self._lock:
+            for held, free in ((self._rows, self._free_rows), (self._slots, self._free_slots)):
+                for name in [name for name in held if name.rpartition("@")[0] == user_id]:
+                    place = held.pop(name)
+                    if held is self._rows:
+                        self._map[place * self._stride : (place + 1) * self._stride] = bytes(self._stride)
+                    else:
+                        self._stack.clear(place)
+                    free.append(place)
+                    places += 1
         return places
 
     def _at_rest(self, adapter: StoredAdapter) -> bytes:

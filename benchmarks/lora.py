@@ -30,14 +30,14 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments
 
 import persona
 from persona.adapters.bank import AdapterBank, AdapterDraft
 from persona.adapters.family import Family, LoraSpec
 from persona.adapters.pool import AdapterPool
 from persona.adapters.stacked import StackedLoRA
-from persona.adapters.training import AdapterTrainer, Lesson, TokenExample, TrainingOptions
+from persona.adapters.training import AdapterTrainer, Lesson, TokenExample, TrainingOptions, chunks
 from persona.records import Record
 from persona.store import ProfileStore
 from persona.transformers_llm import TransformersLM
@@ -309,8 +309,6 @@ def train(folder: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 def trained(trainer: AdapterTrainer, some: list[Lesson]) -> None:
-    from persona.adapters.training import chunks
-
     for chunk in chunks(some, trainer.options):
         trainer.train_lessons(chunk)
 
@@ -362,7 +360,9 @@ def trainer_of_one_user(folder: Path, family: Family, lesson: Lesson, options: T
         use_cpu=True,
     )
     make: Any = Trainer
-    make(model=wrapped, args=arguments, train_dataset=rows).train()
+    trainer = make(model=wrapped, args=arguments, train_dataset=rows)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
     wrapped.save_pretrained(folder / "trainer" / lesson.user_id)
 
 

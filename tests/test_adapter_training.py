@@ -30,6 +30,7 @@ from persona.protocols import GenerationOptions, Request
 from persona.records import Profile, Record
 from persona.store import ProfileStore
 from persona.transformers_llm import TransformersLM
+from persona.world import World
 
 # PEFT reads an attribute that transformers has given another name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -283,6 +284,32 @@ def test_examples_are_the_users_own_answers() -> None:
 def test_options_out_of_range_are_refused(option: str, value: float) -> None:
     with pytest.raises(InvalidOptionError, match=f"`{option}` must be .* was: {value}"):
         TrainingOptions(**{option: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_the_users_own_adapter_knows_the_user_and_anothers_does_not() -> None:
+    llm = load_llm("tiny")
+    assert isinstance(llm, TransformersLM)
+    world, task = World(0), lamp_task("LaMP_3")
+    users = [world.user("dev", index) for index in range(6)]
+    trainer = AdapterTrainer(llm, LoraSpec(), TrainingOptions(learning_rate=4e-3, epochs=4, max_holdout=10))
+    lessons = []
+    for user in users:
+        records = world.records(user, task.name, 60)
+        made = trainer.lesson(user.user_id, history_examples(Profile(user.user_id, records), task))
+        assert made is not None
+        lessons.append(made)
+    learnt = trainer.train_lessons(lessons)
+    rows = torch.stack([one.row for one in learnt])
+    own, others, plain = [], [], []
+    for place, one in enumerate(lessons):
+        losses = trainer.losses(rows, one.held_out)
+        own.append(losses.pop(place))
+        others.append(sum(losses) / len(losses))
+        plain.append(learnt[place].loss_prior or 0.0)
+    assert sum(own) < 0.7 * sum(plain)
+    # Another user's adapter knows the task too, but not the user.
+    assert sum(own) < 0.8 * sum(others)
 
 
 # ----------------------------------------------------------------------------------------------------- into the bank

@@ -170,8 +170,8 @@ class HistoryBatch:
             device: where to put it.
         """
         longest = max(1, *map(len, histories))
-        keys = np.zeros((len(histories), longest, config.encoder_dim), np.float32)
-        values = np.zeros((len(histories), longest, config.value_dim), np.float32)
+        keys = np.zeros((len(histories), longest, config.encoder_dim), np.float16)
+        values = np.zeros((len(histories), longest, config.value_dim), np.float16)
         days = np.zeros((len(histories), longest), np.float32)
         mask = np.zeros((len(histories), longest), bool)
         for place, history in enumerate(histories):
@@ -179,9 +179,10 @@ class HistoryBatch:
             keys[place, :n], values[place, :n], mask[place, :n] = history.keys, history.values, True
             if history.days is not None and n:
                 days[place, :n] = history.days.max() - history.days
-        tensors = [torch.from_numpy(array).to(device) for array in (keys, values, mask, days)]
+        # Widened by torch, and where they are used: numpy takes several times as long to widen a half.
+        moved = [torch.from_numpy(array).to(device) for array in (keys, values, mask, days)]
         asked = None if query is None else torch.from_numpy(np.asarray(query, np.float32)).to(device)
-        return cls(tensors[0], tensors[1], tensors[2], asked, tensors[3])
+        return cls(moved[0].float(), moved[1].float(), moved[2], asked, moved[3])
 
 
 def vectors_as_histories(vectors: Mapping[str, NDArray[np.float32]], user_ids: Sequence[str]) -> list[History]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,6 +102,17 @@ def test_without_times_the_order_of_records_changes_nothing(mode: Mode) -> None:
     order = torch.tensor([3, 1, 4, 0, 2])
     shuffled = embedder(keys[:, order], values[:, order], mask, query)
     torch.testing.assert_close(shuffled, embedder(keys, values, mask, query), rtol=1e-5, atol=1e-5)
+
+
+def test_parts_of_a_value_are_normalised_each_for_itself() -> None:
+    """The products are taken before the normalisation: as if after."""
+    pooling: Any = make("plug").pooling
+    values = torch.rand(7, 2 * DIM + STYLE_DIM, generator=torch.Generator().manual_seed(4))
+    values[3, DIM : 2 * DIM] = 0  # a record without a target
+    parts = torch.split(values, [DIM, DIM, STYLE_DIM], dim=1)
+    normal = torch.cat([torch.nn.functional.layer_norm(part, part.shape[1:]) for part in parts], dim=1)
+    expected = torch.nn.functional.gelu(normal @ pooling.value.weight.T + pooling.value.bias)
+    torch.testing.assert_close(pooling._hidden(values), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_recent_records_weigh_more() -> None:

@@ -18,7 +18,7 @@ import torch
 from persona.adapters.training import AdapterTrainer, Lesson, TokenExample, chunks
 from persona.errors import InvalidOptionError
 
-BUDGETS = (256, 1024, 4096)
+BUDGETS = (512, 2048, 8192)
 """Sizes of chunks that are tried, in tokens."""
 
 _OVERHEAD = 1.02

@@ -71,7 +71,7 @@ def train(
     ] = 0,
     chunk_tokens: Annotated[
         int, typer.Option(help="Tokens in a step of all users (persona lora plan finds the best).", min=1)
-    ] = 2048,
+    ] = 512,
     seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:

@@ -593,6 +593,7 @@ def card(model: LlamaForCausalLM, measured: Sequence[Row], *, run: dict[str, obj
         "",
         "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
         'tokenizer = AutoTokenizer.from_pretrained("persona/tiny")',
         'model = AutoModelForCausalLM.from_pretrained("persona/tiny")',
         "```",

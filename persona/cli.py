@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -251,6 +252,10 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 64,
     num_beams: Annotated[int, typer.Option(help="1 is greedy decoding.", min=1)] = 1,
     plug: Plug = None,
+    lora: Annotated[bool, typer.Option("--lora", help="Answer with the user's own adapter, from the store.")] = False,
+    missing_adapter: Annotated[
+        str, typer.Option(help="What a user without an adapter gets: error, prior or base (the plain LLM).")
+    ] = "error",
     as_json: AsJson = False,
 ) -> None:
     """Answer a prompt with a frozen LLM as if it knew the user."""
@@ -266,7 +271,8 @@ def ask(
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text.strip():
         raise InvalidOptionError("the prompt must not be empty")
-    with open_store(store) as opened:
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_store(store))
         name = retriever or settings.retriever
         model = load_llm(llm or settings.llm)
         loaded = load_encoder(encoder or settings.encoder) if plug or (k and name in NEEDS_ENCODER) else None
@@ -276,6 +282,11 @@ def ask(
 
             assert loaded is not None
             channels = (SoftPromptChannel(plug, model, loaded, opened),)
+        if lora:
+            from persona.adapters import AdapterBank, AdapterPool, LoraChannel
+
+            pool = stack.enter_context(AdapterPool(AdapterBank(opened), model, slots=1, rows=num_beams))
+            channels = (*channels, LoraChannel(pool, missing=missing_adapter))
         personalizer = Personalizer(
             model,
             opened,

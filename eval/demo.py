@@ -7,7 +7,7 @@ personalization can win, and each method's score is given as its share of that g
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -23,14 +23,15 @@ from persona.world import WORLD_TASKS, World
 from persona.world_bounds import no_user_score, oracle_score
 
 from .bootstrap import Interval, gap_share
-from .lamp import NO_USER, LampConfig, LampReport, Progress, pooled_samples, run_lamp
+from .lamp import NO_USER, PLUG, LampConfig, LampReport, Progress, pooled_samples, run_lamp
 from .metrics import METRICS
+from .soft_prompts import Plugs
 
 SPLIT = "dev"
-METHODS = (NO_USER, "bm25", "recency", "dense", "hybrid")
+METHODS = (NO_USER, "bm25+", "recency", "dense", "hybrid")
 KS = (1, 4)
 RECORDS_PER_USER = 20
-EXAMPLE_METHOD = "bm25"
+EXAMPLE_METHOD = "bm25+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ def run_demo(
     out: Path,
     encoder: str = "minilm",
     methods: Sequence[str] = METHODS,
+    plugs: Mapping[str, Plugs] | None = None,
     progress: Progress,
 ) -> DemoReport:
     """Make a world, write it as LaMP files, run `methods` on it and score them against its bounds.
@@ -141,14 +143,17 @@ def run_demo(
         seed: of the world, the controls and the bootstrap.
         out: folder for the world's files, answers, predictions and results; an interrupted run goes on from there.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
-        methods: as in `LampConfig`.
+        methods: as in `LampConfig`; ``plug`` joins them on the tasks of `plugs`.
+        plugs: user embedders by task, trained for `llm` and `encoder` (`tiny_plugs`).
         progress: called with a stage's name, what is done and what there is to do.
     """
     begun = time.perf_counter()
     world = World(seed)
-    config = LampConfig(methods=tuple(methods), ks=KS, encoder=encoder, seed=seed)
     tasks, examples = [], []
     for name in WORLD_TASKS:
+        plug = (plugs or {}).get(name)
+        named = (*methods, PLUG) if plug is not None else tuple(methods)
+        config = LampConfig(methods=named, ks=KS, plug_retriever=EXAMPLE_METHOD, encoder=encoder, seed=seed)
         folder = out / f"{name}-seed{seed}-users{users}"
         world.write_lamp(folder, name, {SPLIT: users}, RECORDS_PER_USER)
         split = read_split(folder, SPLIT)
@@ -156,7 +161,7 @@ def run_demo(
         def advance(stage: str, done: int, total: int, name: str = name) -> None:
             progress(f"{name} {stage}", done, total)
 
-        report = run_lamp(split, llm, config, out=folder, progress=advance)
+        report = run_lamp(split, llm, config, plugs=plug, out=folder, progress=advance)
         tasks.append(_task(world, split, report, users))
         examples.append(_example(split, report))
     return DemoReport(
@@ -220,6 +225,12 @@ def _example(split: LampSplit, report: LampReport) -> DemoExample:
         before=answers[NO_USER],
         after=answers[f"{EXAMPLE_METHOD} k={k}"],
     )
+
+
+def tiny_plugs() -> dict[str, Plugs]:
+    """The user embedders that persona carries for `tiny` and MiniLM, by task."""
+    folder = Path(persona.__file__).parent / "tiny" / "plugs"
+    return {task: Plugs.load([folder / task]) for task in WORLD_TASKS}
 
 
 def available_encoder() -> str:

@@ -469,15 +469,23 @@ def demo(
 
     Needs no network and no GPU. The world's exact bounds make each score a share of what can be won.
     """
-    from persona.eval.demo import available_encoder, run_demo
+    from persona.eval.demo import available_encoder, run_demo, tiny_plugs
     from persona.eval.html import demo_page
     from persona.eval.report import demo_tables
     from persona.files import write_atomically
     from persona.models import load_llm
 
+    encoder = available_encoder()
     with progress_bars("steps") as progress:
         report = run_demo(
-            load_llm(llm), users=users, seed=seed, out=out, encoder=available_encoder(), progress=stage_bars(progress)
+            load_llm(llm),
+            users=users,
+            seed=seed,
+            out=out,
+            encoder=encoder,
+            # They were trained for this LLM and this encoder, and for no others.
+            plugs=tiny_plugs() if (llm, encoder) == ("tiny", "minilm") else None,
+            progress=stage_bars(progress),
         )
     write_atomically(out / "report.html", demo_page(report))
     write_atomically(out / "report.json", json.dumps(report.as_dict(), ensure_ascii=False, indent=2) + "\n")

@@ -16,7 +16,7 @@ from persona.world import WORLD_TASKS
 
 pytestmark = pytest.mark.slow
 
-METHODS = ("none", "bm25", "dense")
+METHODS = ("none", "bm25+", "dense")
 
 
 @pytest.fixture(scope="module")

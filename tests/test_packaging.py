@@ -67,6 +67,7 @@ def test_a_wheel_built_through_the_sdist_carries_the_four_packages_and_their_dat
         f"persona/{path.relative_to(ROOT / 'persona')}"
         for pattern in SETUPTOOLS["package-data"]["persona"]
         for path in (ROOT / "persona").glob(pattern)
+        if path.is_file()
     }
     assert "persona/py.typed" in data
     assert expected | data <= names

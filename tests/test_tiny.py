@@ -18,9 +18,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import persona
 from persona.eval.bootstrap import gap_share, paired_bootstrap
+from persona.eval.demo import tiny_plugs
+from persona.eval.lamp import LampConfig, run_lamp
 from persona.eval.metrics import METRICS, Samples, evaluate
-from persona.lamp import lamp_task
+from persona.lamp import LampSplit, lamp_task
 from persona.lamp_prompts import lamp_prompt
+from persona.models import load_llm
 from persona.records import Profile, Record
 from persona.retrievers.bm25 import BM25PlusRetriever
 from persona.tokenizers import HuggingFaceTokenizer
@@ -212,3 +215,24 @@ def test_an_answer_is_an_answer(tiny: Tiny) -> None:
             [_prompt(task, one, _searched(task, one, one.question.profile, 2), tiny.tokenizer) for one in asked],
         )
         assert np.mean([re.fullmatch(form, answer) is not None for answer in bare + helped]) > 0.9
+
+
+# ---------------------------------------------------------------------------------------------------- user embedders
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "share"), [("LaMP_2", 0.4), ("LaMP_3", 0.35), ("LaMP_4", 0.35)])
+def test_its_user_embedders_know_the_user(task: str, share: float) -> None:
+    """Eight soft tokens of the right user; how much they win is measured on more users, in docs/results.md."""
+    asked = list(World(0).questions(task, "dev", 60))
+    golds = {one.question.id: one.gold for one in asked}
+    split = LampSplit(lamp_task(task), tuple(one.question for one in asked), golds, lamp_task(task).labels)
+    config = LampConfig(methods=("none", "plug"), ks=(1,), resamples=200)
+    report = run_lamp(split, load_llm("tiny"), config, plugs=tiny_plugs()[task])
+    no_user = float(np.mean([no_user_score(one.content) for one in asked]))
+    oracle = float(np.mean([oracle_score(one.content, one.user.traits) for one in asked]))
+    scores = {row.name: row.scores[lamp_task(task).metrics[0]].value for row in report.rows}
+    shares = {name: (score - no_user) / (oracle - no_user) for name, score in scores.items()}
+    assert shares["plug"] >= share
+    assert shares["plug + bm25 k=1"] >= share
+    assert shares["plug, other user"] <= 0.05

@@ -23,6 +23,7 @@ lora_app = typer.Typer(
     help="Adapters: one LoRA per user on a frozen LLM.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 Rank = Annotated[int, typer.Option("--r", help="Rank.", min=1)]

@@ -22,6 +22,7 @@ plug_app = typer.Typer(
     help="User embedders: a history as a few soft tokens before a frozen LLM.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 

@@ -69,6 +69,6 @@ class LoraChannel:
         if self.missing == "error":
             raise UnknownAdapterError(
                 f"{user_id!r} has no adapter: train one (`persona lora train`), or say what to use instead with "
-                "missing='prior' or missing='base'"
+                "missing='prior' or missing='base' (--missing-adapter)"
             )
         return prior if self.missing == "prior" else None

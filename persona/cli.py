@@ -1,4 +1,5 @@
-"""The command line: `persona demo | ingest | embed-users | retrieve | ask | forget | eval | plug`.
+"""The command line: `persona demo | ingest | embed-users | retrieve | ask | forget | eval | plug |
+lora`.
 
 Parse, call, print; the words are those of the Python API. Results go to stdout (`--json` for machines), progress and
 errors to stderr. A known error is one line and exit code 1, wrong usage is exit code 2; `--debug`, anywhere on the
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -322,7 +324,7 @@ def forget(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Erase everything that is held on a user: records, vectors, indexes; the bytes too."""
+    """Erase everything that is held on a user: records, vectors, indexes, adapters; the bytes too."""
     from persona.errors import UnknownUserError
     from persona.settings import open_store
 
@@ -333,13 +335,11 @@ def forget(
             typer.confirm(f"Erase everything on {user_id!r}?", abort=True, err=True)
         report = opened.forget(user_id)
     if as_json:
-        print_json(
-            {"user_id": user_id, "records": report.records, "vectors": report.vectors, "indexes": report.indexes}
-        )
+        print_json({"user_id": user_id, **asdict(report)})
     else:
         say(
-            f"erased {report.records} records, {report.vectors} vector matrices "
-            f"and {report.indexes} indexes of {user_id!r}"
+            f"erased {report.records} records, {report.vectors} vector matrices, {report.indexes} indexes "
+            f"and {report.adapters} adapters of {user_id!r}"
         )
 
 

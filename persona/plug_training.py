@@ -4,9 +4,9 @@ A training example is a question of a training user with its answer, and the res
 those of the split and, declared and switchable, more of the same kind made from the users' own histories by leaving one
 record out: its text becomes the question, its target the answer. The loss is that of the LLM on the answer.
 
-Before that comes a warm-up that needs no LLM and takes a hundredth of its time a step: from what the heads found and
-the question, a small head that is thrown away afterwards tells the answer's vector from those of the other answers, and
-its style. Where to look in a history is learned there; the LLM then only has to teach how to say it.
+Before that comes a warm-up that needs no LLM: from what the heads found and the question, a small head that is thrown
+away afterwards tells the answer's vector from those of the other answers, and its style. Where to look in a history is
+learned there; the LLM then only has to teach how to say it.
 
 Everything random in step n follows from ``(seed, n)``, and a checkpoint holds the parameters, the optimizer and the
 step. So a run that was killed goes on to the very weights of an undisturbed one.
@@ -36,7 +36,7 @@ from persona.files import replacing, write_atomically
 from persona.histories import History, HistoryBatch, HistoryReader
 from persona.lamp import LampSplit, LampTask
 from persona.prompts import lamp_prompt
-from persona.protocols import Retriever
+from persona.protocols import GenerationOptions, Retriever
 from persona.records import Profile
 from persona.target_loss import TargetLoss
 from persona.transformers_llm import TransformersLM
@@ -167,8 +167,8 @@ def train_plug(
 
     Raises:
         EvaluationError: if the split has no golds, or too few users to keep some aside.
-        InvalidOptionError: if a retriever is needed and there is none, or `out` holds the checkpoint of a run with
-            other options.
+        InvalidOptionError: if a retriever is needed and there is none, `out` holds the checkpoint of a run with other
+            options, or a prompt is longer than the LLM can take and it was loaded with ``overlong="error"``.
         FingerprintMismatchError: if `plug` belongs to another LLM or encoder.
     """
     options = options or PlugTraining()
@@ -394,7 +394,10 @@ class _Run:
             text = prompt_text(
                 self.examples.task, example.input, example.profile, k, self.retriever, self.llm, self.options.max_length
             )
-            (prompt,), (target,) = self.llm.prompt_ids([text]), self.llm.target_ids([example.gold])
+            (target,) = self.llm.target_ids([example.gold])
+            room = self.llm.prompt_limit(GenerationOptions(max_new_tokens=len(target)))
+            limit = None if room is None else room - self.plug.config.n_tokens
+            (prompt,) = self.llm.prompt_ids([text], limit=limit)
             self.tokens[key] = prompt, target
         return self.tokens[key]
 

@@ -195,6 +195,22 @@ def test_bad_input_is_refused(llm: Any, encoder: Any, tmp_path: Path) -> None:
         PlugTraining(history_dropout=2)
 
 
+def test_a_prompt_that_the_llm_cannot_read_is_refused_or_cut(llm: Any, encoder: Any, tmp_path: Path) -> None:
+    split = ratings(4)
+    long = tuple(
+        replace(question, input=question.input + " the battery is superb" * 300) for question in split.questions
+    )
+    options = replace(SMALL, ks=(0,), leave_one_out=0, steps=1)
+    for loaded in (llm, load_llm("tiny")):
+        plug = fresh(loaded, encoder)
+        reader = HistoryReader(plug.config, encoder)
+        if loaded is llm:  # loaded with overlong="truncate"
+            assert train_plug(plug, replace(split, questions=long), loaded, reader, options, out=tmp_path).steps == 1
+            continue
+        with pytest.raises(InvalidOptionError, match=r"a prompt may have \d+ tokens here"):
+            train_plug(plug, replace(split, questions=long), loaded, reader, options, out=tmp_path)
+
+
 # ------------------------------------------------------------------------------------------------------- histories
 
 

@@ -201,7 +201,8 @@ def test_a_prompt_that_the_llm_cannot_read_is_refused_or_cut(llm: Any, encoder: 
         replace(question, input=question.input + " the battery is superb" * 300) for question in split.questions
     )
     options = replace(SMALL, ks=(0,), leave_one_out=0, steps=1)
-    for loaded in (llm, load_llm("tiny")):
+    plain: Any = load_llm("tiny")
+    for loaded in (llm, plain):
         plug = fresh(loaded, encoder)
         reader = HistoryReader(plug.config, encoder)
         if loaded is llm:  # loaded with overlong="truncate"

@@ -153,7 +153,7 @@ def embed_users(
         int | None, typer.Option(help="Texts encoded side by side on a CPU (default: by cores).", min=1)
     ] = None,
     export: Annotated[
-        Path | None, typer.Option(help="Write user vectors (user_id, vector) to this Parquet file.")
+        Path | None, typer.Option(help="Write user vectors to this .parquet file, or .npy with .ids.jsonl.")
     ] = None,
     plug: Plug = None,
     as_json: AsJson = False,
@@ -165,12 +165,14 @@ def embed_users(
     Safe to stop at any moment; the next run goes on where this one ended.
     """
     from persona.embedding import embed_users as embed
-    from persona.embedding import export_user_vectors
     from persona.encoders import load_encoder
     from persona.retrievers.indexing import build_indexes
     from persona.settings import Settings, open_store
+    from persona.vector_export import check_export_path, export_user_vectors
     from persona.vectors import vector_fingerprint
 
+    if export is not None:
+        check_export_path(export)
     with open_store(store) as opened:
         loaded = load_encoder(encoder or Settings().encoder, batch_tokens=batch_tokens, workers=workers)
         embedder = None if plug is None else _user_embedder(plug, loaded)

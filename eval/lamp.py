@@ -432,7 +432,8 @@ def _parts(
     from persona.encoders import load_encoder
     from persona.store import ProfileStore
 
-    encoder = load_encoder(config.encoder)
+    reads = plugs.with_user[0].config.encoder if plugged and plugs is not None else ""
+    encoder = load_encoder(config.encoder, like=reads)
     store = stack.enter_context(ProfileStore(f"sqlite:///{vectors}"))
     store.upsert((question.user_id, record) for question in questions for record in question.profile)
     views = [split.task.view] if NEEDS_ENCODER.intersection(wanted) else []

@@ -174,8 +174,15 @@ def embed_users(
     if export is not None:
         check_export_path(export)
     with open_store(store) as opened:
-        loaded = load_encoder(encoder or Settings().encoder, batch_tokens=batch_tokens, workers=workers)
-        embedder = None if plug is None else _user_embedder(plug, loaded)
+        embedder = None if plug is None else _user_embedder(plug)
+        loaded = load_encoder(
+            encoder or Settings().encoder,
+            batch_tokens=batch_tokens,
+            workers=workers,
+            like=embedder.config.encoder if embedder else "",
+        )
+        if embedder is not None:
+            embedder.check_fits(loaded.fingerprint)
         with progress_bars("users") as progress:
             task = progress.add_task("embed users", total=None)
             report = embed(
@@ -281,13 +288,16 @@ def ask(
         opened = stack.enter_context(open_store(store))
         name = retriever or settings.retriever
         model = load_llm(llm or settings.llm)
-        loaded = load_encoder(encoder or settings.encoder) if plug or (k and name in NEEDS_ENCODER) else None
+        embedder = None if plug is None else _user_embedder(plug)
+        loaded = None
+        if embedder is not None or (k and name in NEEDS_ENCODER):
+            loaded = load_encoder(encoder or settings.encoder, like=embedder.config.encoder if embedder else "")
         channels: tuple[Channel, ...] = ()
-        if plug is not None:
+        if embedder is not None:
             from persona.soft_prompts import SoftPromptChannel
 
             assert loaded is not None
-            channels = (SoftPromptChannel(plug, model, loaded, opened),)
+            channels = (SoftPromptChannel(embedder, model, loaded, opened),)
         if lora:
             from persona.adapters import AdapterBank, AdapterPool, LoraChannel
 
@@ -501,13 +511,10 @@ def demo(
     say(f"report: {out / 'report.html'}   {report.seconds:.0f} s")
 
 
-def _user_embedder(plug: str, encoder: RecordEncoder) -> UserEmbedder:
-    """The user embedder, if it reads the vectors of this encoder."""
+def _user_embedder(plug: str) -> UserEmbedder:
     from persona.embedder import load_user_embedder
 
-    embedder = load_user_embedder(plug)
-    embedder.check_fits(encoder.fingerprint)
-    return embedder
+    return load_user_embedder(plug)
 
 
 def _store_soft_prompts(

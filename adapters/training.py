@@ -2,7 +2,7 @@
 
 >>> trainer = AdapterTrainer(llm, LoraSpec(r=8), TrainingOptions(epochs=3))
 >>> examples = partial(history_examples, task=lamp_task("LaMP_3"))
->>> prior = trainer.train_prior(trainer.prior_examples(store, examples, training_users))          # (size,)
+>>> prior = trainer.train_prior(trainer.prior_examples(store, examples, training_users)).row      # (size,)
 >>> trainer.train_users(AdapterBank(store), examples, prior=prior)
 TrainingReport(users=1200, published=903, kept_prior=297, too_few=410, ..., seconds=88.1)
 
@@ -38,7 +38,7 @@ from persona.adapters.adamw import PerUserAdamW
 from persona.adapters.bank import AdapterBank, AdapterDraft
 from persona.adapters.examples import Example, ExampleMaker
 from persona.adapters.family import Family, LoraSpec
-from persona.adapters.stacked import StackedLoRA
+from persona.adapters.stacked import PRIOR_SLOT, StackedLoRA
 from persona.errors import InvalidOptionError
 from persona.protocols import GenerationOptions
 from persona.store import ProfileStore
@@ -230,29 +230,52 @@ class AdapterTrainer:
         with self._stack(None) as stack:
             self.family = stack.family
 
-    def train_prior(self, examples: Iterable[Example], *, max_examples: int = 20_000, batch_size: int = 32) -> Tensor:
+    def train_prior(
+        self,
+        examples: Iterable[Example],
+        *,
+        held_out: Iterable[Example] = (),
+        max_examples: int = 20_000,
+        max_held_out: int = 256,
+        batch_size: int = 32,
+    ) -> Learnt:
         """One adapter for everybody: the shared prior.
+
+        With `held_out` it is judged after each epoch, and the best epoch is taken; the adapter that changes nothing if
+        none is better than that. It learns what answers are likely where the user is not known, and that is what users'
+        own parts start from well. Its own likeliest answer can be a poor one where the loss is not that of the
+        likelihood: users who rate all high or all low make 1 and 5 the likeliest scores and 3 the least wrong.
 
         Args:
             examples: of the training users; of more than `max_examples` a sample is taken.
+            held_out: of other users; of more than `max_held_out` a sample is taken.
             max_examples: most examples.
+            max_held_out: most held-out ones.
             batch_size: examples in a step.
 
         Returns:
-            float32 (float64 for a model in float64), on the CPU.  # (size,)
+            Its `row` in float32 (float64 for a model in float64), on the CPU.
 
         Raises:
             InvalidOptionError: if there are no examples.
         """
-        pool = list(examples)
-        random.Random(self.options.seed).shuffle(pool)
-        tokens, _ = self._tokens(pool[:max_examples])
+
+        def sample(some: Iterable[Example], most: int) -> tuple[TokenExample, ...]:
+            pool = list(some)
+            random.Random(self.options.seed).shuffle(pool)
+            return self._tokens(pool[:most])[0]
+
+        tokens, judges = sample(examples, max_examples), sample(held_out, max_held_out)
         if not tokens:
             raise InvalidOptionError("a prior needs examples, and there are none: name users with records")
-        options = replace(self.options, batch_size=batch_size, patience=None)
+        options = replace(self.options, batch_size=batch_size, patience=1 if judges else None)
         with self._stack(None) as stack:
-            (learnt,) = self._train_chunk(stack, [Lesson("prior", tokens)], options)
-        return learnt.row.cpu()
+            (learnt,) = self._train_chunk(stack, [Lesson("prior", tokens, judges)], options)
+        row = learnt.row.cpu()
+        if learnt.loss is not None and learnt.loss_prior is not None and learnt.loss >= learnt.loss_prior:
+            row = self.family.initial(seed=self.options.seed, dtype=row.dtype)
+            return Learnt(row, 0, learnt.loss_prior, learnt.loss_prior)
+        return replace(learnt, row=row)
 
     def prior_examples(self, store: ProfileStore, examples: ExampleMaker, user_ids: Iterable[str]) -> Iterator[Example]:
         """What the prior may learn from users who are trained later: all but what will be held out of theirs."""
@@ -330,6 +353,29 @@ class AdapterTrainer:
         with self._stack(prior) as stack:
             found = self._losses(stack, rows.to(stack.device), [examples] * len(rows))
         return [loss for loss in found if loss is not None]
+
+    def user_losses(
+        self, rows: Tensor, examples: Sequence[Sequence[TokenExample]], *, prior: Tensor | None = None
+    ) -> Tensor:
+        """Each user's mean loss with an adapter of their own, in one pass; gradients reach `rows`.
+
+        Args:
+            rows: the adapters.  # (users, size)
+            examples: of each user, at least one.
+            prior: what they lie over; None for nothing.  # (size,)
+
+        Returns:
+            # (users,)
+        """
+        with self._stack(prior) as stack:
+            each, weights = self._each(stack, rows.to(stack.device), examples)
+        return (each * weights.to(each.dtype)).view(len(rows), -1).sum(1)
+
+    def example_losses(self, examples: Sequence[TokenExample], *, prior: Tensor | None = None) -> Tensor:
+        """The loss of each example with the prior alone, in one pass.  # (examples,)"""
+        prompts, targets = [example.prompt for example in examples], [example.target for example in examples]
+        with self._stack(prior) as stack, stack.rows([None if prior is None else PRIOR_SLOT] * len(examples)):
+            return self._loss(prompts, targets)
 
     def _lesson(self, user_id: str, tokens: tuple[TokenExample, ...], revision: int) -> Lesson | None:
         if len(tokens) < self.options.min_records:
@@ -445,15 +491,24 @@ class AdapterTrainer:
         asked = [place for place, some in enumerate(examples) if some]
         if not asked:
             return found
-        each_user = max(len(examples[place]) for place in asked) * max(len(one) for some in examples for one in some)
-        at_once = max(1, _JUDGED * self.options.chunk_tokens // each_user)
+        longest = max(len(one) for some in examples for one in some)
+        budget = _JUDGED * self.options.chunk_tokens
+        # Many users with few examples go side by side; one user with many goes part after part.
+        part = max(1, min(max(len(examples[place]) for place in asked), budget // longest))
+        at_once = max(1, budget // (part * longest))
         for start in range(0, len(asked), at_once):
             places = asked[start : start + at_once]
-            chosen = rows if len(rows) == 1 else rows[torch.tensor(places, device=rows.device)]
-            each, weights = self._each(stack, chosen, [examples[place] for place in places])
-            means = (each.double() * weights).view(len(places), -1).sum(1).tolist()
-            for place, mean in zip(places, means, strict=True):
-                found[place] = mean
+            totals = dict.fromkeys(places, 0.0)
+            for first in range(0, max(len(examples[place]) for place in places), part):
+                now = [place for place in places if len(examples[place]) > first]
+                some = [examples[place][first : first + part] for place in now]
+                chosen = rows if len(rows) == 1 else rows[torch.tensor(now, device=rows.device)]
+                each, weights = self._each(stack, chosen, some)
+                means = (each.double() * weights).view(len(now), -1).sum(1).tolist()
+                for place, mean, own in zip(now, means, some, strict=True):
+                    totals[place] += mean * len(own)
+            for place, total in totals.items():
+                found[place] = total / len(examples[place])
         return found
 
     def _each(

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from persona.cli_terminal import AsJson, Llm, Store, TaskName, names, print_json, progress_bars, say
+from persona.cli_terminal import AsJson, Llm, Store, TaskName, names, print_json, progress_bars, say, stage_bars
 
 if TYPE_CHECKING:
     from persona.adapters.bank import AdapterBank, StoredAdapter
     from persona.adapters.family import Family, LoraSpec
+    from persona.protocols import LanguageModel
     from persona.transformers_llm import TransformersLM
 
 lora_app = typer.Typer(
@@ -108,7 +109,7 @@ def train(
                 shared = bank.prior(known[-1])
             else:
                 taught = islice(opened.user_ids(), prior_users)
-                shared = trainer.train_prior(trainer.prior_examples(opened, examples, taught))
+                shared = trainer.train_prior(trainer.prior_examples(opened, examples, taught)).row
         with progress_bars("users") as progress:
             bar = progress.add_task("train users", total=None)
             report = trainer.train_users(
@@ -138,6 +139,97 @@ def train(
             f"left out: {report.too_few} users with fewer than {min_records} records, "
             f"{report.too_long} records that are too long"
         )
+
+
+@lora_app.command("train-task")
+def train_task(
+    data: Annotated[Path, typer.Argument(help="A folder with train_questions.json and train_outputs.json.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the task adapter.")],
+    llm: Llm = None,
+    task: TaskName = None,
+    r: Rank = 8,
+    alpha: Alpha = 16.0,
+    targets: Targets = "all-linear",
+    rslora: RsLora = False,
+    users: Annotated[int | None, typer.Option(help="Only the first N training users.", min=2)] = None,
+    records: Annotated[
+        bool, typer.Option("--records/--questions", help="Learn from the users' records too, or their questions only.")
+    ] = True,
+    task_epochs: Annotated[int, typer.Option(help="Epochs of the task adapter at most.", min=1)] = 2,
+    task_learning_rate: Annotated[float, typer.Option(help="Peak of AdamW's for the task adapter.")] = 2e-3,
+    task_examples: Annotated[int, typer.Option(help="Examples of the task adapter at most.", min=1)] = 20_000,
+    aside: Annotated[float, typer.Option(help="Share of users kept aside to tell when to stop.", min=0)] = 0.1,
+    epochs: Epochs = 3,
+    batch_size: BatchSize = 4,
+    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW's for a user's own part.")] = 2e-3,
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs without a better held-out loss before a user's training ends.", min=1)
+    ] = None,
+    min_records: Annotated[int, typer.Option(help="Fewest records of a user who is trained.", min=1)] = 5,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Leave longer records out (default: what the LLM takes).", min=1)
+    ] = None,
+    candidates: Annotated[
+        int, typer.Option(help="Train so many training users' adapters, from which others may borrow.", min=0)
+    ] = 0,
+    routed: Annotated[
+        int, typer.Option(help="Train so many meta-adapters and what weighs them for a user.", min=0)
+    ] = 0,
+    routed_steps: Annotated[int, typer.Option(help="Steps of that.", min=1)] = 400,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train a task adapter on the training users of a LaMP task: what `persona eval lamp --lora-task` starts from.
+
+    The options of a user's own part are kept with it. Users in the dev or test split are never looked at.
+    """
+    from persona.adapters.task_training import TaskTraining, train_task_adapter
+    from persona.adapters.training import TrainingOptions
+    from persona.models import load_llm
+    from persona.readers import read_split
+    from persona.settings import Settings
+
+    options = TrainingOptions(
+        learning_rate=learning_rate,
+        epochs=epochs,
+        batch_size=batch_size,
+        patience=patience,
+        min_records=min_records,
+        max_tokens=max_tokens,
+        seed=seed,
+    )
+    training = TaskTraining(
+        users=users,
+        records=records,
+        epochs=task_epochs,
+        learning_rate=task_learning_rate,
+        examples=task_examples,
+        aside=aside,
+        candidates=candidates,
+        routed=routed,
+        routed_steps=routed_steps,
+    )
+    split = read_split(data, "train", task=task)
+    model = _checked(load_llm(llm or Settings().llm, overlong="truncate"))
+    with progress_bars("steps") as progress:
+        made = train_task_adapter(
+            split, model, _spec(r, alpha, targets, rslora, "float32"), options, training, progress=stage_bars(progress)
+        )
+    made.save(out)
+    if as_json:
+        print_json({"out": str(out), "fingerprint": made.fingerprint, **made.report})
+        return
+    told = made.report
+    say(f"{out}: task adapter from {told['examples']:.0f} examples of {told['users']:.0f} users")
+    if "loss" in told:
+        say(f"loss on users kept aside {told['loss']:.4f} nats per token, {told['loss_before']:.4f} without")
+    if routed:
+        say(
+            f"{routed} meta-adapters: loss on users kept aside {told['loss_routed']:.4f}, "
+            f"{told['loss_unrouted']:.4f} with the task adapter alone"
+        )
+    if candidates:
+        say(f"{told['candidates']:.0f} training users' adapters to borrow from")
 
 
 @lora_app.command()
@@ -286,12 +378,16 @@ def rollback(
 
 
 def _load(llm: str | None) -> TransformersLM:
-    from persona.errors import UnsupportedChannelError
     from persona.models import load_llm
     from persona.settings import Settings
+
+    return _checked(load_llm(llm or Settings().llm))
+
+
+def _checked(loaded: LanguageModel) -> TransformersLM:
+    from persona.errors import UnsupportedChannelError
     from persona.transformers_llm import TransformersLM
 
-    loaded = load_llm(llm or Settings().llm)
     if not isinstance(loaded, TransformersLM):
         raise UnsupportedChannelError("adapters need a transformers model: give a folder, a hub id or tiny with --llm")
     return loaded

@@ -34,7 +34,8 @@ from torch import Tensor
 
 from persona.adapters.bank import AdapterBank, AdapterDraft, StoredAdapter, safe_name
 from persona.adapters.family import DTYPES, Family, LoraSpec
-from persona.errors import DataFormatError, FingerprintMismatchError, UnknownUserError
+from persona.errors import DataFormatError, FingerprintMismatchError, UnknownAdapterError, UnknownUserError
+from persona.protocols import PRIOR_ADAPTER
 from persona.reasons import reason
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -58,11 +59,30 @@ def export_adapter(bank: AdapterBank, adapter: StoredAdapter, folder: Path, *, b
     Raises:
         UnknownAdapterError: if it has no numbers, or was erased.
     """
-    family, prior = adapter.family, bank.prior(adapter.family)
-    row = bank.row(adapter)
+    prior, row = bank.prior(adapter.family), bank.row(adapter)
+    halves = [row] if prior is None else [prior.to(row.dtype), row]
+    name = f"{safe_name(adapter.user_id)}@{adapter.version}"
+    return _written(adapter.family, halves, folder, name, base_name, adapter.user_id)
+
+
+def export_prior(bank: AdapterBank, family: Family, folder: Path, *, base_name: str) -> Path:
+    """Write the shared prior alone as a PEFT folder ``@prior-<family>``; otherwise as `export_adapter`.
+
+    Raises:
+        UnknownAdapterError: if the family has none.
+    """
+    prior = bank.prior(family)
+    if prior is None:
+        raise UnknownAdapterError(f"the family {family.key} has no prior to export")
+    return _written(family, [prior], folder, f"{PRIOR_ADAPTER}-{family.key}", base_name, None)
+
+
+def _written(
+    family: Family, halves: list[Tensor], folder: Path, name: str, base_name: str, user_id: str | None
+) -> Path:
+    """An adapter as a PEFT folder `name`: that of `halves` side by side."""
     dtype = torch.float32 if family.spec.dtype == "int8" else DTYPES[family.spec.dtype]
     tensors: dict[str, Tensor] = {}
-    halves = [row] if prior is None else [prior.to(row.dtype), row]
     pairs = zip(family.modules, *(family.pairs(half[None]) for half in halves), strict=True)
     for module, *parts in pairs:
         tensors[f"{_PREFIX}{module.name}.lora_A.weight"] = torch.cat([a[0] for a, _ in parts]).to(dtype).contiguous()
@@ -85,11 +105,11 @@ def export_adapter(bank: AdapterBank, adapter: StoredAdapter, folder: Path, *, b
     }
     notes = {
         "format": "pt",
-        "persona_user_id": adapter.user_id,
+        **({} if user_id is None else {"persona_user_id": user_id}),
         "persona_base": family.base,
         "persona_prior": family.prior or "",
     }
-    place = folder / f"{safe_name(adapter.user_id)}@{adapter.version}"
+    place = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as fresh:
         made = Path(fresh) / place.name

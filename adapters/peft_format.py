@@ -13,8 +13,9 @@ for another version's. Within vLLM's rules: type LORA, no bias, no other saved m
 the name that the model is served by.
 
 An adapter over a shared prior is written as one adapter of twice the rank, ``[A0; A]`` and ``[B0, B]``: what the stack
-computes, for a server that knows of no prior. The alpha grows so that the scale stays. When it comes back, its first
-half must be the prior.
+computes, for a server that knows of no prior. The alpha grows so that the scale stays. Where prior and adapter have a
+half of the rank each (`TrainingOptions.half`), their sum is written, and the rank stays too. When it comes back, its
+first half must be the prior.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ def export_adapter(bank: AdapterBank, adapter: StoredAdapter, folder: Path, *, b
     """
     prior, row = bank.prior(adapter.family), bank.row(adapter)
     halves = [row] if prior is None else [prior.to(row.dtype), row]
+    if prior is not None and _halved(adapter.family, prior, row):
+        halves = [halves[0] + row]
     name = f"{safe_name(adapter.user_id)}@{adapter.version}"
     return _written(adapter.family, halves, folder, name, base_name, adapter.user_id)
 
@@ -122,6 +125,13 @@ def _written(
     return place
 
 
+def _halved(family: Family, prior: Tensor, row: Tensor | None = None) -> bool:
+    """Whether the prior has the task's half of the rank alone, and `row` the user's."""
+    if family.spec.r < 2 or not torch.equal(family.half(prior, "task"), prior):
+        return False
+    return row is None or torch.equal(family.half(row, "user"), row)
+
+
 def read_spec(folder: Path, *, dtype: str = "float32") -> LoraSpec:
     """The shape of the adapter in a PEFT folder.
 
@@ -173,6 +183,9 @@ def import_adapter(bank: AdapterBank, folder: Path, family: Family, *, user_id: 
         raise DataFormatError("the adapter does not say whose it is: give a user id", source=path)
     prior = bank.prior(family)
     halves = 1 if prior is None else 2
+    summed = prior is not None and spec.r == family.spec.r and _halved(family, prior)
+    if summed:
+        halves = 1
     if spec.r != halves * family.spec.r or not math.isclose(spec.scale, family.spec.scale):
         raise DataFormatError(
             f"adapters of the family {family.key} have r={halves * family.spec.r} and scale {family.spec.scale:g}, "
@@ -192,10 +205,12 @@ def import_adapter(bank: AdapterBank, folder: Path, family: Family, *, user_id: 
     if set(tensors) - used:
         surplus = sorted(set(tensors) - used)[0]
         raise DataFormatError(f"the family {family.key} has no layer for {surplus}", source=path)
-    if prior is not None and not torch.allclose(rows[0], prior, rtol=1e-2, atol=1e-4):
+    shared = family.half(rows[0], "task") if summed else rows[0]
+    if prior is not None and not torch.allclose(shared, prior, rtol=1e-2, atol=1e-4):
         raise FingerprintMismatchError(f"{folder} lies over another prior than the family {family.key}")
     profile = bank.store.profile(user_id)
-    published = bank.publish(family, [AdapterDraft(user_id, rows[-1], profile.revision)])
+    row = family.half(rows[0], "user") if summed else rows[-1]
+    published = bank.publish(family, [AdapterDraft(user_id, row, profile.revision)])
     if not published:
         raise UnknownUserError(f"the store holds nothing on {user_id!r}: ingest the user's records first")
     return published[0]

@@ -14,6 +14,15 @@ who else is in the batch, but for the rounding of sums.
 **Schedule.** With ``T`` steps of a user, of which ``W`` warm up, step ``t`` (from 0) has the learning rate
 ``learning_rate * min((t + 1) / W, (T - t) / (T - W + 1))``.
 
+**Little data.** Before its records a lesson may have a warm-up on the user's own text, which needs no answers
+(`persona.adapters.examples.text_examples`), and among them examples of the task by others, `aux_ratio` of them for each
+of the user's own. Neither is ever held out.
+
+**Halves.** With ``half="user"`` over a prior that was trained with ``half="task"`` the two share no number: each has
+half of the rank, and is zero, A and B, in the other's half. So the gradient there is zero exactly, and prior and part
+add up to one adapter of the family's rank, half of what is served otherwise (after PLP, Break-for-Make, arXiv
+2403.19456, which splits rows of B and columns of A; a split of the rank leaves no cross terms).
+
 **Prior and gate.** The user's part is trained over the shared prior, which stays as it is, and starts from zero;
 `weight_decay` pulls it back there. The newest records are held out. Only if the user's part has a smaller loss on them
 than the prior alone is it published; otherwise "use the prior" is.
@@ -37,7 +46,7 @@ from torch import Tensor
 from persona.adapters.adamw import PerUserAdamW
 from persona.adapters.bank import AdapterBank, AdapterDraft
 from persona.adapters.examples import Example, ExampleMaker
-from persona.adapters.family import Family, LoraSpec
+from persona.adapters.family import HALVES, Family, LoraSpec
 from persona.adapters.stacked import PRIOR_SLOT, StackedLoRA
 from persona.errors import InvalidOptionError
 from persona.protocols import GenerationOptions
@@ -75,6 +84,9 @@ class TrainingOptions:
         chunk_tokens: most tokens in a step, at least 1: decides how many users are trained at once. 512 fill a CPU
             core; `persona.adapters.planning` finds the best size for a machine by trying.
         window: users that are published together, at least 1.
+        warm_up: epochs over the user's own text before the records.
+        aux_ratio: examples of others mixed in, for each of the user's own.
+        half: which half of the rank is trained, of `persona.adapters.family.HALVES`; None trains all.
         seed: of the first adapter and of the order of examples.
 
     Raises:
@@ -95,6 +107,9 @@ class TrainingOptions:
     max_tokens: int | None = None
     chunk_tokens: int = 512
     window: int = 256
+    warm_up: int = 0
+    aux_ratio: float = 0.0
+    half: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -103,6 +118,12 @@ class TrainingOptions:
                 raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
         if not self.learning_rate > 0:
             raise InvalidOptionError(f"`learning_rate` must be above 0, was: {self.learning_rate}")
+        if self.warm_up < 0:
+            raise InvalidOptionError(f"`warm_up` must be at least 0, was: {self.warm_up}")
+        if not 0 <= self.aux_ratio < math.inf:
+            raise InvalidOptionError(f"`aux_ratio` must be at least 0, was: {self.aux_ratio}")
+        if self.half is not None and self.half not in HALVES:
+            raise InvalidOptionError(f"`half` must be one of {', '.join(HALVES)}, was: {self.half!r}")
         for name in ("warmup", "holdout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidOptionError(f"`{name}` must be from 0 to below 1, was: {getattr(self, name)}")
@@ -142,30 +163,59 @@ class Lesson:
         train: to learn from, at least one, oldest first.
         held_out: to judge by.
         revision: of the profile.
+        text: to warm up on.
+        aux: examples of others, to mix in.
     """
 
     user_id: str
     train: tuple[TokenExample, ...]
     held_out: tuple[TokenExample, ...] = ()
     revision: int = 0
+    text: tuple[TokenExample, ...] = ()
+    aux: tuple[TokenExample, ...] = ()
 
     @property
     def longest(self) -> int:
         """Tokens of the longest example."""
-        return max(len(example) for example in (*self.train, *self.held_out))
+        return max(len(example) for example in (*self.train, *self.held_out, *self.text, *self.aux))
+
+    def per_epoch(self, options: TrainingOptions) -> int:
+        """Examples in an epoch: the user's own, and those of others that are mixed in."""
+        return len(self.train) + (round(options.aux_ratio * len(self.train)) if self.aux else 0)
 
     def steps_per_epoch(self, options: TrainingOptions) -> int:
         """Optimizer steps in which each example is seen once."""
-        return math.ceil(len(self.train) / options.batch_size)
+        return math.ceil(self.per_epoch(options) / options.batch_size)
+
+    def warm_steps(self, options: TrainingOptions) -> int:
+        """Optimizer steps of the warm-up, which come first."""
+        return options.warm_up * math.ceil(len(self.text) / options.batch_size)
+
+    def steps(self, options: TrainingOptions) -> int:
+        """All optimizer steps."""
+        return self.warm_steps(options) + options.epochs * self.steps_per_epoch(options)
+
+    def ends_epoch(self, step: int, options: TrainingOptions) -> bool:
+        """Whether an epoch over the records ends with `step`."""
+        after = step + 1 - self.warm_steps(options)
+        return after > 0 and after % self.steps_per_epoch(options) == 0
 
     def batch(self, step: int, options: TrainingOptions) -> list[TokenExample]:
         """The examples of a step: each epoch shuffles anew and deals into parts of nearly equal size."""
-        parts = self.steps_per_epoch(options)
+        warm = self.warm_steps(options)
+        if step < warm:
+            parts, pool, name = warm // options.warm_up, self.text, "text:"
+        else:
+            parts, pool, name, step = self.steps_per_epoch(options), self.train, "", step - warm
         epoch, part = divmod(step, parts)
-        order = list(range(len(self.train)))
-        random.Random(f"{options.seed}:{epoch}").shuffle(order)
+        luck = random.Random(f"{options.seed}:{name}{epoch}")
+        if pool is self.train:
+            # Others' examples differ from epoch to epoch; there may be fewer of them than are wanted.
+            pool = (*pool, *luck.choices(self.aux, k=self.per_epoch(options) - len(pool))) if self.aux else pool
+        order = list(range(len(pool)))
+        luck.shuffle(order)
         start, end = (len(order) * edge // parts for edge in (part, part + 1))
-        return [self.train[place] for place in order[start:end]]
+        return [pool[place] for place in order[start:end]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -268,7 +318,8 @@ class AdapterTrainer:
         tokens, judges = sample(examples, max_examples), sample(held_out, max_held_out)
         if not tokens:
             raise InvalidOptionError("a prior needs examples, and there are none: name users with records")
-        options = replace(self.options, batch_size=batch_size, patience=1 if judges else None)
+        half = None if self.options.half is None else "task"
+        options = replace(self.options, batch_size=batch_size, patience=1 if judges else None, half=half)
         with self._stack(None) as stack:
             (learnt,) = self._train_chunk(stack, [Lesson("prior", tokens, judges)], options)
         row = learnt.row.cpu()
@@ -291,6 +342,8 @@ class AdapterTrainer:
         *,
         prior: Tensor | None = None,
         user_ids: Iterable[str] | None = None,
+        text: ExampleMaker | None = None,
+        aux: Sequence[Example] = (),
         progress: Progress | None = None,
     ) -> TrainingReport:
         """Train users and publish what they learnt.
@@ -298,15 +351,23 @@ class AdapterTrainer:
         Args:
             bank: where profiles are read and versions are put.
             examples: makes a user's examples.
+            text: makes what a user warms up on (`TrainingOptions.warm_up`); None for nothing.
+            aux: examples of others, to mix in (`TrainingOptions.aux_ratio`).
             prior: the shared prior; None for none.  # (size,)
             user_ids: whom to train; None for the users with records that no version of theirs has seen.
             progress: told how far it is.
+
+        Raises:
+            InvalidOptionError: if the users' half is to be trained over a prior that has more than the task's half.
         """
         family = self.family.over(prior)
+        if self.options.half == "user" and prior is not None and not torch.equal(family.half(prior, "task"), prior):
+            raise InvalidOptionError("the user's half needs a prior that has the task's half alone: train it anew")
         bank.add_family(family, prior)
         wanted = bank.stale_users(family) if user_ids is None else iter(user_ids)
         begun = time.perf_counter()
         report, window = TrainingReport(), []
+        mixed_in = self.tokens(aux) if self.options.aux_ratio else ()
         with self._stack(prior) as stack:
             while True:
                 user_id = next(wanted, None)
@@ -318,7 +379,8 @@ class AdapterTrainer:
                     if lesson is None:
                         report = replace(report, too_few=report.too_few + 1)
                         continue
-                    window.append(lesson)
+                    warm = self.tokens(text(profile)) if text is not None and self.options.warm_up else ()
+                    window.append(replace(lesson, text=warm, aux=mixed_in))
                 if window and (user_id is None or len(window) == self.options.window):
                     report = self._train_window(stack, bank, family, window, report, begun, progress)
                     window = []
@@ -428,12 +490,14 @@ class AdapterTrainer:
     def _train_chunk(self, stack: StackedLoRA, lessons: Sequence[Lesson], options: TrainingOptions) -> list[Learnt]:
         dtype = torch.float64 if stack.dtype == torch.float64 else torch.float32
         first = stack.family.initial(seed=options.seed, dtype=dtype).to(stack.device)
+        if options.half is not None:
+            first = stack.family.half(first, options.half)
         optimizer = PerUserAdamW(first.repeat(len(lessons), 1), weight_decay=options.weight_decay, clip=options.clip)
         prior = self._losses(stack, torch.zeros_like(first)[None], [lesson.held_out for lesson in lessons])
         learnt: dict[int, Learnt] = {}
         best: dict[int, Learnt] = {}
         alive = list(range(len(lessons)))
-        totals = [options.epochs * lesson.steps_per_epoch(options) for lesson in lessons]
+        totals = [lesson.steps(options) for lesson in lessons]
         for step in range(max(totals)):
             batches = [lessons[place].batch(step, options) for place in alive]
             gradients = self._gradients(stack, optimizer.rows, batches)
@@ -443,8 +507,7 @@ class AdapterTrainer:
             judged = {
                 place
                 for place in alive
-                if place in done
-                or (options.patience is not None and (step + 1) % lessons[place].steps_per_epoch(options) == 0)
+                if place in done or (options.patience is not None and lessons[place].ends_epoch(step, options))
             }
             if not judged:
                 continue
@@ -532,11 +595,13 @@ def chunks(lessons: Sequence[Lesson], options: TrainingOptions) -> Iterator[list
 
     A user whose own batch fills a chunk is trained alone.
     """
-    left = sorted(lessons, key=lambda lesson: (lesson.steps_per_epoch(options), lesson.longest), reverse=True)
+    left = sorted(lessons, key=lambda lesson: (lesson.steps(options), lesson.longest), reverse=True)
     chunk: list[Lesson] = []
     tokens = 0  # of the chunk's widest user
     for lesson in left:
-        rows = math.ceil(len(lesson.train) / lesson.steps_per_epoch(options))
+        rows = math.ceil(lesson.per_epoch(options) / lesson.steps_per_epoch(options))
+        if lesson.warm_steps(options):
+            rows = max(rows, min(options.batch_size, len(lesson.text)))
         widest = max(tokens, rows * lesson.longest)
         if chunk and widest * (len(chunk) + 1) > options.chunk_tokens:
             yield chunk

@@ -10,7 +10,8 @@ A method says how a profile becomes an adapter. All but the first lie over the *
 ==============  =====================================================================================
 
 The control is the *task adapter alone*: what a method adds to it is personalization, if another user's adapter does not
-add it too. A profile holds only what is older than its question, so questions of one user may have different adapters.
+add it too. A profile holds only what is older than its question, so questions of one user have different adapters;
+`LampConfig.lora_once` makes one of the earliest profile for all of them, at a fraction of the cost.
 Where the gate says that the user's part does no better, the row answers with what lies under it.
 
 Adapters are kept in the run's folder, a database for each method and seed: a run that was stopped goes on.

@@ -67,6 +67,8 @@ class LampConfig:
         methods: ``none``, ``plug``, `persona.eval.adapters.LORA_METHODS` and names of `persona.registry.RETRIEVERS`.
         ks: how many records; each retriever runs with each, and ``plug`` and adapters alone and with each.
         plug_retriever: finds the records that stand beside a soft prompt or an adapter.
+        lora_once: one adapter a user, from the profile of the user's earliest question, for all of the user's questions;
+            else one for each question, from all that is older than it.
         limit: only the first questions; None runs all.
         controls: also run each method with another user's history.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
@@ -80,6 +82,7 @@ class LampConfig:
     methods: tuple[str, ...] = (NO_USER, "bm25", "recency")
     ks: tuple[int, ...] = (1, 4)
     plug_retriever: str = "bm25"
+    lora_once: bool = False
     limit: int | None = None
     controls: bool = True
     encoder: str = "minilm"
@@ -442,15 +445,30 @@ def _adapter_plans(
         _Plan(named(TASK_ADAPTER, k), k, None, tuple(each.alone(texts) for each in nobody), added, adapters=nobody)
         for k, (texts, added) in prompts[None].items()
     ]
+    learnt = dict(histories)
+    if config.lora_once:
+        earliest = earliest_profiles(questions)
+        learnt = {control: [earliest[one.user_id] for one in some] for control, some in histories.items()}
     for method in methods:
         made = tuple(
-            UserAdapters(method, adapters, task, check_llm(llm), split, own, folder, report) for task in adapters.tasks
+            UserAdapters(method, adapters, task, check_llm(llm), split, learnt[None], folder, report)
+            for task in adapters.tasks
         )
-        for control, profiles in histories.items():
+        for control, profiles in learnt.items():
             for k, (texts, added) in prompts[control].items():
                 runs = tuple(each.requests(texts, profiles) for each in made)
                 plans.append(_Plan(named(method, k), k, control, runs, added, adapters=made))
     return plans
+
+
+def earliest_profiles(questions: Sequence[Question]) -> dict[str, Profile]:
+    """By user the profile of the earliest question, which holds nothing that a later question does not know either."""
+    found: dict[str, Question] = {}
+    for question in questions:
+        first = found.setdefault(question.user_id, question)
+        if (question.time or "", len(question.profile)) < (first.time or "", len(first.profile)):
+            found[question.user_id] = question
+    return {user_id: question.profile for user_id, question in found.items()}
 
 
 def _prompts(

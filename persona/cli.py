@@ -373,6 +373,12 @@ def eval_lamp(
             "--lora-task", help="Comma list: task adapters (persona lora train-task) of lora and the like, one a seed."
         ),
     ] = None,
+    lora_once: Annotated[
+        bool,
+        typer.Option(
+            "--lora-once", help="One adapter a user, from the earliest question's profile, not one a question."
+        ),
+    ] = False,
     encoder: Encoder = None,
     task: TaskName = None,
     golds: Annotated[Path | None, typer.Option(help="The golds, if they lie elsewhere.")] = None,
@@ -404,6 +410,7 @@ def eval_lamp(
         methods=names(methods, "--methods"),
         ks=numbers(k, "--k"),
         plug_retriever=plug_retriever,
+        lora_once=lora_once,
         limit=limit,
         controls=controls,
         encoder=encoder or settings.encoder,

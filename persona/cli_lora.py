@@ -15,6 +15,7 @@ from persona.cli_terminal import AsJson, Llm, Store, TaskName, names, print_json
 
 if TYPE_CHECKING:
     from persona.adapters.bank import AdapterBank, StoredAdapter
+    from persona.adapters.examples import Example
     from persona.adapters.family import Family, LoraSpec
     from persona.protocols import LanguageModel
     from persona.transformers_llm import TransformersLM
@@ -37,6 +38,14 @@ FamilyKey = Annotated[
 ]
 Epochs = Annotated[int, typer.Option(help="How often each record is seen.", min=1)]
 BatchSize = Annotated[int, typer.Option(help="Records of one user in a step.", min=1)]
+
+
+Halves = Annotated[
+    bool,
+    typer.Option("--halves", help="Half of the rank for the shared adapter, half for the user's: they add up to one."),
+]
+
+_MOST_AUX = 1000
 
 
 @lora_app.command()
@@ -71,6 +80,13 @@ def train(
         int,
         typer.Option(help="Lend users with fewer records the mean of so many adapters that fit.", min=0),
     ] = 0,
+    warm_up: Annotated[
+        int, typer.Option(help="Epochs over the user's own texts, which need no answers, before the records.", min=0)
+    ] = 0,
+    aux_ratio: Annotated[
+        float, typer.Option(help="Examples of the users of the shared adapter mixed in, for each of the user's own.")
+    ] = 0.0,
+    halves: Halves = False,
     chunk_tokens: Annotated[
         int, typer.Option(help="Tokens in a step of all users (persona lora plan finds the best).", min=1)
     ] = 512,
@@ -83,7 +99,7 @@ def train(
     the next run goes on with the users that are left, to the same weights.
     """
     from persona.adapters.bank import AdapterBank
-    from persona.adapters.examples import history_examples
+    from persona.adapters.examples import history_examples, text_examples
     from persona.adapters.training import AdapterTrainer, TrainingOptions
     from persona.lamp import lamp_task
     from persona.settings import open_store
@@ -96,6 +112,9 @@ def train(
         min_records=min_records,
         margin=margin,
         chunk_tokens=chunk_tokens,
+        warm_up=warm_up,
+        aux_ratio=aux_ratio,
+        half="user" if halves else None,
         seed=seed,
     )
     spec = _spec(r, alpha, targets, rslora, dtype)
@@ -110,6 +129,10 @@ def train(
             else:
                 taught = islice(opened.user_ids(), prior_users)
                 shared = trainer.train_prior(trainer.prior_examples(opened, examples, taught)).row
+        aux: list[Example] = []
+        if aux_ratio:
+            taught = islice(opened.user_ids(), prior_users)
+            aux = list(islice(trainer.prior_examples(opened, examples, taught), _MOST_AUX))
         with progress_bars("users") as progress:
             bar = progress.add_task("train users", total=None)
             report = trainer.train_users(
@@ -117,6 +140,8 @@ def train(
                 examples,
                 prior=shared,
                 user_ids=None if dirty else opened.user_ids(),
+                text=text_examples,
+                aux=aux,
                 progress=lambda users, seconds: progress.update(bar, completed=users),
             )
         lent = None
@@ -166,6 +191,7 @@ def train_task(
         int | None, typer.Option(help="Epochs without a better held-out loss before a user's training ends.", min=1)
     ] = None,
     min_records: Annotated[int, typer.Option(help="Fewest records of a user who is trained.", min=1)] = 5,
+    halves: Halves = False,
     max_tokens: Annotated[
         int | None, typer.Option(help="Leave longer records out (default: what the LLM takes).", min=1)
     ] = None,
@@ -196,6 +222,7 @@ def train_task(
         patience=patience,
         min_records=min_records,
         max_tokens=max_tokens,
+        half="user" if halves else None,
         seed=seed,
     )
     training = TaskTraining(

@@ -67,7 +67,7 @@ class LampConfig:
         methods: ``none``, ``plug``, `persona.eval.adapters.LORA_METHODS` and names of `persona.registry.RETRIEVERS`.
         ks: how many records; each retriever runs with each, and ``plug`` and adapters alone and with each.
         plug_retriever: finds the records that stand beside a soft prompt or an adapter.
-        lora_once: one adapter a user, from the profile of the user's earliest question, for all of the user's questions;
+        lora_once: one adapter a user, from the profile of the user's earliest question, for all questions of that user;
             else one for each question, from all that is older than it.
         limit: only the first questions; None runs all.
         controls: also run each method with another user's history.

@@ -321,6 +321,12 @@ def ask(
 def forget(
     user_id: Annotated[str, typer.Argument(help="Whom to erase.")],
     store: Store = None,
+    exports: Annotated[
+        Path | None,
+        typer.Option(
+            "--exports", envvar="PERSONA_LORA_FOLDER", help="A folder of exported adapters: the user's go too."
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -333,7 +339,12 @@ def forget(
             raise UnknownUserError(f"the store holds nothing on {user_id!r}: nothing was erased")
         if not yes:
             typer.confirm(f"Erase everything on {user_id!r}?", abort=True, err=True)
-        report = opened.forget(user_id)
+        if exports is None:
+            report = opened.forget(user_id)
+        else:
+            from persona.adapters.bank import AdapterBank
+
+            report = AdapterBank(opened).forget(user_id, exports=exports)
     if as_json:
         print_json({"user_id": user_id, **asdict(report)})
     else:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -79,6 +80,22 @@ def test_without_a_prior_each_user_stands_alone(run: Run, llama_folder: Path) ->
     assert "left out: 1 users with fewer than 5 records" in report
     (kind,) = run("list", "--json")
     assert kind["prior"] is None
+
+
+def test_forget_reaches_exported_adapters(
+    run: Run, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--halves", "--warm-up", "1", "--aux-ratio", "0.5", "--learning-rate", "0.02"]
+    run("train", "--llm", llama_folder, *SHAPE, *options)
+    written = [Path(place) for place in run("export", tmp_path / "out", "--json")["adapters"]]
+    # Halves add up, so the rank that goes out is the one that was asked for.
+    assert {json.loads((place / "adapter_config.json").read_text())["r"] for place in written} == {2}
+    user = unquote(written[0].name.rpartition("@")[0])
+    monkeypatch.setattr(sys, "argv", ["persona", "forget", user, "--yes", "--exports", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    assert [place.exists() for place in written] == [False, *[True] * (len(written) - 1)]
 
 
 def test_plan_prints_bytes_memory_and_time(run: Run, llama_folder: Path) -> None:

@@ -18,7 +18,7 @@ from persona.adapters.training import AdapterTrainer, TrainingOptions
 from persona.cli import main
 from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
 from persona.eval.adapters import Adapters
-from persona.eval.lamp import OTHER_USER, LampConfig, LampReport, run_lamp
+from persona.eval.lamp import OTHER_USER, LampConfig, LampReport, earliest_profiles, run_lamp
 from persona.eval.report import lamp_markdown
 from persona.lamp import LampSplit, Question, lamp_task
 from persona.models import load_llm
@@ -242,3 +242,27 @@ def test_from_the_command_line(
     code, _, error = run(*run_it)
     assert code == 1
     assert "--lora-task" in error
+
+
+def test_the_earliest_profile_of_a_user() -> None:
+    def question(number: int, time: str | None, records: int, user: str = "ana") -> Question:
+        profile = Profile(user, tuple(Record(f"text {place}", id=str(place)) for place in range(records)))
+        return Question(str(number), user, "q", profile, time)
+
+    late, early = question(1, "2020-02-01", 4), question(2, "2020-01-01", 3)
+    short, bo = question(3, None, 1, "cy"), question(4, None, 2, "bo")
+    found = earliest_profiles([late, early, question(5, None, 2, "cy"), short, bo])
+    assert found == {"ana": early.profile, "cy": short.profile, "bo": bo.profile}
+
+
+def test_one_adapter_a_user(llm: TransformersLM, task: TaskAdapter, tmp_path: Path) -> None:
+    stages: list[tuple[str, int, int]] = []
+    config = replace(CONFIG_OF_RUN, methods=("routed",), lora_once=True)
+    run_lamp(
+        make_split(0, 3),
+        llm,
+        config,
+        adapters=Adapters((task,)),
+        progress=lambda stage, done, total: stages.append((stage, done, total)),
+    )
+    assert ("routed adapters", 3, 3) in stages

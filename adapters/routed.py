@@ -47,6 +47,7 @@ from persona.adapters.training import AdapterTrainer, Progress, TokenExample
 from persona.errors import InvalidOptionError
 
 _READ_AT_ONCE = 32
+_MOST_ASIDE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +288,7 @@ def train_router(
         raise InvalidOptionError(f"a router needs at least 4 users with 2 examples each, was: {len(known)}")
     draw.shuffle(known)
     vectors = [record_vectors(trainer, each, prior=prior) for each in known]
-    aside = max(1, round(options.aside * len(known)))
+    aside = min(_MOST_ASIDE, max(1, round(options.aside * len(known))))
     router = Router(trainer, n=options.n, hidden=options.hidden, prior=prior, seed=options.seed)
     every = torch.cat(vectors[aside:])
     # The spread of means of some records, not of single ones.

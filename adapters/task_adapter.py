@@ -67,7 +67,12 @@ class TaskAdapter:
         return digest.hexdigest()[:16]
 
     def trainer(self, llm: TransformersLM) -> AdapterTrainer:
-        """The trainer of the users' own parts.
+        """The trainer of the users' own parts; errors as in `check`."""
+        self.check(llm)
+        return AdapterTrainer(llm, self.family.spec, self.options)
+
+    def check(self, llm: TransformersLM) -> None:
+        """Refuse another model.
 
         Raises:
             FingerprintMismatchError: if the task adapter was trained on another model.
@@ -77,7 +82,6 @@ class TaskAdapter:
                 f"the task adapter was trained on {self.family.base}, this model is {llm.fingerprint}: load that "
                 "model, or train a task adapter for this one (persona lora train-task)"
             )
-        return AdapterTrainer(llm, self.family.spec, self.options)
 
     def save(self, folder: Path) -> None:
         """Write the two files; the weights first, so that a folder that can be loaded is whole."""

@@ -15,8 +15,8 @@ who else is in the batch, but for the rounding of sums.
 ``learning_rate * min((t + 1) / W, (T - t) / (T - W + 1))``.
 
 **Little data.** Before its records a lesson may have a warm-up on the user's own text, which needs no answers
-(`persona.adapters.examples.text_examples`), and among them examples of the task by others, `aux_ratio` of them for each
-of the user's own. Neither is ever held out.
+(`persona.adapters.examples.text_examples`, also of records whose answers are held out), and among its records examples
+of the task by others, `aux_ratio` of them for each of the user's own. Neither is ever held out.
 
 **Halves.** With ``half="user"`` over a prior that was trained with ``half="task"`` the two share no number: each has
 half of the rank, and is zero, A and B, in the other's half. So the gradient there is zero exactly, and prior and part

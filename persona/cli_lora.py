@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -76,6 +76,13 @@ def train(
     ] = None,
     min_records: Annotated[int, typer.Option(help="Fewest records of a user who is trained.", min=1)] = 5,
     margin: Annotated[float, typer.Option(help="Share by which a version must beat the shared adapter.")] = 0.0,
+    task_adapter: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take the shared adapter of this folder (persona lora train-task), its shape, and its router, which "
+            "lends adapters to users with fewer records."
+        ),
+    ] = None,
     neighbours: Annotated[
         int,
         typer.Option(help="Lend users with fewer records the mean of so many adapters that fit.", min=0),
@@ -117,12 +124,21 @@ def train(
         half="user" if halves else None,
         seed=seed,
     )
+    given = None
     spec = _spec(r, alpha, targets, rslora, dtype)
+    if task_adapter is not None:
+        from persona.adapters.task_adapter import TaskAdapter
+
+        given = TaskAdapter.load(task_adapter)
+        spec = replace(given.family.spec, dtype=dtype)
     examples = partial(history_examples, task=None if task is None else lamp_task(task))
     with open_store(store) as opened:
         bank, trainer = AdapterBank(opened), AdapterTrainer(_load(llm), spec, options)
         shared = None
-        if prior:
+        if given is not None:
+            given.check(trainer.llm)
+            shared = given.row
+        elif prior:
             known = [each for each in bank.families() if each.prior and each.over(None) == trainer.family]
             if known and not new_prior:
                 shared = bank.prior(known[-1])
@@ -149,6 +165,10 @@ def train(
             from persona.adapters.neighbours import Neighbours
 
             lent = Neighbours(trainer, bank, prior=shared, k=neighbours).lend(examples)
+        elif given is not None and given.router:
+            from persona.adapters.routed import Router
+
+            lent = Router.restored(given.router, trainer, prior=shared).lend(bank, examples)
         family = trainer.family.over(shared)
     if as_json:
         print_json({"family": family.key, **asdict(report), "lent": None if lent is None else asdict(lent)})
@@ -158,7 +178,7 @@ def train(
         f"{report.published} adapters published, {report.kept_prior} users keep the shared one"
     )
     if lent is not None:
-        say(f"{lent.published} of {lent.users} users with fewer records were lent the mean of fitting adapters")
+        say(f"{lent.published} of {lent.users} users with fewer records were lent an adapter")
     if report.too_few or report.too_long:
         say(
             f"left out: {report.too_few} users with fewer than {min_records} records, "

@@ -25,6 +25,7 @@ import numpy as np
 
 import persona
 from persona.errors import EvaluationError, InvalidOptionError
+from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, AdapterRequest, Adapters, UserAdapters, check_llm
 from persona.eval.bootstrap import Interval, PairedDifference, bootstrap_interval, paired_bootstrap
 from persona.eval.metrics import METRICS, Samples, evaluate
 from persona.eval.soft_prompts import Plugs, SoftPrompts
@@ -63,9 +64,11 @@ class LampConfig:
     """What to run.
 
     Attributes:
-        methods: ``none``, ``plug`` and names of `persona.registry.RETRIEVERS`.
-        ks: how many records; each retriever runs with each, and ``plug`` alone and with each.
-        plug_retriever: finds the records that stand beside a soft prompt.
+        methods: ``none``, ``plug``, `persona.eval.adapters.LORA_METHODS` and names of `persona.registry.RETRIEVERS`.
+        ks: how many records; each retriever runs with each, and ``plug`` and adapters alone and with each.
+        plug_retriever: finds the records that stand beside a soft prompt or an adapter.
+        lora_once: one adapter a user, from the profile of the user's earliest question, for all questions of that user;
+            else one for each question, from all that is older than it.
         limit: only the first questions; None runs all.
         controls: also run each method with another user's history.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
@@ -79,6 +82,7 @@ class LampConfig:
     methods: tuple[str, ...] = (NO_USER, "bm25", "recency")
     ks: tuple[int, ...] = (1, 4)
     plug_retriever: str = "bm25"
+    lora_once: bool = False
     limit: int | None = None
     controls: bool = True
     encoder: str = "minilm"
@@ -90,10 +94,9 @@ class LampConfig:
 
     def __post_init__(self) -> None:
         for method in self.methods:
-            if method not in (NO_USER, PLUG) and method not in RETRIEVERS:
-                raise InvalidOptionError(
-                    f"a method must be one of {', '.join((NO_USER, PLUG, *RETRIEVERS))}, was: {method!r}"
-                )
+            if method not in (NO_USER, PLUG, *LORA_METHODS) and method not in RETRIEVERS:
+                known = ", ".join((NO_USER, PLUG, *RETRIEVERS, *LORA_METHODS))
+                raise InvalidOptionError(f"a method must be one of {known}, was: {method!r}")
         if self.plug_retriever not in RETRIEVERS:
             raise InvalidOptionError(
                 f"`plug_retriever` must be one of {', '.join(RETRIEVERS)}, was: {self.plug_retriever!r}"
@@ -107,13 +110,14 @@ class LampRow:
     """One way to answer all questions, scored.
 
     Attributes:
-        method: ``none``, a retriever's name, ``plug``, ``plug + `` and a retriever's name, or a yardstick's.
-        k: records asked for; 0 for ``none``, ``plug`` and yardsticks.
+        method: ``none``, a retriever's name, ``plug`` or a method with adapters, the same with `` + `` and a
+            retriever's name, the control ``task adapter``, or a yardstick's.
+        k: records asked for; 0 where there are none.
         control: None, `OTHER_USER` or `WITHOUT_USER`.
         scores: metric name -> value with its interval; empty where the split has no golds.
         difference: primary metric, this row minus ``none``, paired over users; None for ``none`` itself.
-        gain: primary metric, this row minus the row trained without user that has the same records, paired over
-            users; None where there is none.
+        gain: primary metric, this row minus the row trained without user, or with the task adapter alone, that has the
+            same records, paired over users; None where there is none.
         tokens_added: mean tokens that records and soft prompt added to the prompt.
         attention_perplexity: over how many records a user embedder's attention spreads; 0 without one.
         seconds: time the LLM took for all questions of the row, the mean over seeds (0 for yardsticks).
@@ -200,6 +204,7 @@ def run_lamp(
     config: LampConfig,
     *,
     plugs: Plugs | None = None,
+    adapters: Adapters | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> LampReport:
@@ -210,15 +215,18 @@ def run_lamp(
         llm: the frozen LLM.
         config: what to run.
         plugs: the user embedders of the method ``plug``.
+        adapters: the task adapters of the methods with adapters.
         out: folder for answers (resumable), predictions in the official form and ``results.json``; None keeps
             nothing.
         progress: called with a stage's name, what is done and what there is to do.
 
     Raises:
         EvaluationError: if there is nothing to run, or golds and questions do not belong together.
-        InvalidOptionError: if ``plug`` is among the methods and there is no user embedder, or the LLM takes none.
+        InvalidOptionError: if ``plug`` is among the methods and there is no user embedder, or the LLM takes none;
+            likewise for adapters.
     """
     _check_plugs(config, plugs, llm)
+    _check_adapters(config, adapters, llm, split)
     questions = split.questions[: config.limit]
     if not questions:
         raise EvaluationError("there are no questions to run: the split is empty")
@@ -231,8 +239,14 @@ def run_lamp(
         plans = _plan(split, questions, parts, llm, config, report)
         if plugs is not None and PLUG in config.methods:
             plans += _plug_plans(split, questions, parts, plugs, llm, config, report)
-    answers = _Answers(None if out is None else out / "answers.jsonl", llm, _options(split, config))
-    answers.ask((request for plan in plans for run in plan.runs for request in run), report)
+        if adapters is not None:
+            plans += _adapter_plans(split, questions, parts, adapters, llm, config, folder / "adapters", report)
+        answers = _Answers(None if out is None else out / "answers.jsonl", llm, _options(split, config))
+        answers.ask((one for plan in plans if not plan.adapters for run in plan.runs for one in run), report)
+        for plan in plans:
+            for made, run in zip(plan.adapters, plan.runs, strict=False):
+                with made.serving():
+                    answers.ask(run, report)
 
     golds = None if split.golds is None else {question.id: split.golds[question.id] for question in questions}
     users = [question.user_id for question in questions]
@@ -275,9 +289,22 @@ def _check_plugs(config: LampConfig, plugs: Plugs | None, llm: LanguageModel) ->
         )
 
 
+def _check_adapters(config: LampConfig, adapters: Adapters | None, llm: LanguageModel, split: LampSplit) -> None:
+    wanted = [method for method in config.methods if method in LORA_METHODS]
+    if not wanted:
+        return
+    if adapters is None:
+        raise InvalidOptionError(f"the method {wanted[0]!r} needs a task adapter: name its folder (--lora-task)")
+    check_llm(llm)
+    adapters.check(wanted, split)
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The requests of one row: for each seed, in the order of the questions."""
+    """The requests of one row: for each seed, in the order of the questions.
+
+    `adapters` are those that the requests of a seed name; none where they name none.
+    """
 
     method: str
     k: int
@@ -285,6 +312,7 @@ class _Plan:
     runs: tuple[tuple[Request, ...], ...]
     tokens_added: float
     attention_perplexity: float = 0.0
+    adapters: tuple[UserAdapters, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,12 +334,12 @@ class _Parts:
 
     Attributes:
         retrievers: by method.
-        beside_plug: finds the records beside a soft prompt; None without user embedders.
+        beside: finds the records beside a soft prompt or an adapter; None without either.
         soft_prompts: None without user embedders.
     """
 
     retrievers: Mapping[str, Retriever]
-    beside_plug: Retriever | None = None
+    beside: Retriever | None = None
     soft_prompts: SoftPrompts | None = None
 
 
@@ -351,7 +379,7 @@ def _plug_plans(
 ) -> list[_Plan]:
     """The rows with soft prompts: alone and with records, of the right user and as controls."""
     assert parts.soft_prompts is not None
-    assert parts.beside_plug is not None
+    assert parts.beside is not None
     own = [question.profile for question in questions]
     queries = parts.soft_prompts.queries([split.task.query(question.input) for question in questions])
     # What stands in the soft prompt and in the prompt, and which embedders make it.
@@ -370,7 +398,7 @@ def _plug_plans(
         made = [parts.soft_prompts.of(embedder, histories, queries) for embedder in embedders]
         perplexity = float(np.mean([spread for _, spread in made]))
         prompts: dict[int, tuple[list[str], float]] = {0: ([question.input for question in questions], 0.0)}
-        for k, built in _prompts(split, questions, retrieved, parts.beside_plug, llm, config).items():
+        for k, built in _prompts(split, questions, retrieved, parts.beside, llm, config).items():
             prompts[k] = ([one.text for one in built], _mean_tokens(built))
         for k, (texts, added) in prompts.items():
             runs = tuple(
@@ -380,6 +408,67 @@ def _plug_plans(
             plans.append(_Plan(method, k, control, runs, added + embedders[0].config.n_tokens, perplexity))
         report("soft prompts", number + 1, len(rows))
     return plans
+
+
+def _adapter_plans(
+    split: LampSplit,
+    questions: Sequence[Question],
+    parts: _Parts,
+    adapters: Adapters,
+    llm: LanguageModel,
+    config: LampConfig,
+    folder: Path,
+    report: Progress,
+) -> list[_Plan]:
+    """The rows with adapters, alone and with records: the task adapter alone, the right user's, another user's."""
+    methods = [method for method in config.methods if method in LORA_METHODS]
+    if not methods:
+        return []
+    own = [question.profile for question in questions]
+    histories: dict[str | None, list[Profile]] = {None: own}
+    if config.controls:
+        histories[OTHER_USER] = other_histories(questions, config.seed)
+    assert parts.beside is not None
+    prompts: dict[str | None, dict[int, tuple[list[str], float]]] = {}
+    for control, profiles in histories.items():
+        prompts[control] = {0: ([question.input for question in questions], 0.0)}
+        for k, built in _prompts(split, questions, profiles, parts.beside, llm, config).items():
+            prompts[control][k] = ([one.text for one in built], _mean_tokens(built))
+
+    def named(method: str, k: int) -> str:
+        return f"{method} + {config.plug_retriever}" if k else method
+
+    nobody = tuple(
+        UserAdapters(TASK_ADAPTER, adapters, task, check_llm(llm), split, (), folder, report) for task in adapters.tasks
+    )
+    plans = [
+        _Plan(named(TASK_ADAPTER, k), k, None, tuple(each.alone(texts) for each in nobody), added, adapters=nobody)
+        for k, (texts, added) in prompts[None].items()
+    ]
+    learnt = dict(histories)
+    if config.lora_once:
+        earliest = earliest_profiles(questions)
+        learnt = {control: [earliest[one.user_id] for one in some] for control, some in histories.items()}
+    for method in methods:
+        made = tuple(
+            UserAdapters(method, adapters, task, check_llm(llm), split, learnt[None], folder, report)
+            for task in adapters.tasks
+        )
+        for control, profiles in learnt.items():
+            for k, (texts, added) in prompts[control].items():
+                runs = tuple(each.requests(texts, profiles) for each in made)
+                plans.append(_Plan(named(method, k), k, control, runs, added, adapters=made))
+    return plans
+
+
+def earliest_profiles(questions: Sequence[Question]) -> dict[str, Profile]:
+    """By user the profile of the earliest question, which holds nothing that a later question does not know either."""
+    found: dict[str, Question] = {}
+    for question in questions:
+        first = found.setdefault(question.user_id, question)
+        if (question.time or "", len(question.profile)) < (first.time or "", len(first.profile)):
+            found[question.user_id] = question
+    return {user_id: question.profile for user_id, question in found.items()}
 
 
 def _prompts(
@@ -423,11 +512,13 @@ def _parts(
     report: Progress,
 ) -> _Parts:
     """What the methods need; what compares vectors gets a store at `vectors`, open until `stack` ends."""
-    names = [method for method in config.methods if method not in (NO_USER, PLUG)]
+    names = [method for method in config.methods if method not in (NO_USER, PLUG, *LORA_METHODS)]
     plugged = plugs is not None and PLUG in config.methods
-    wanted = {*names, config.plug_retriever} if plugged else {*names}
+    beside = plugged or any(method in LORA_METHODS for method in config.methods)
+    wanted = {*names, config.plug_retriever} if beside else {*names}
     if not plugged and not NEEDS_ENCODER.intersection(wanted):
-        return _Parts({name: make_retriever(name, view=split.task.view, seed=config.seed) for name in names})
+        made = {name: make_retriever(name, view=split.task.view, seed=config.seed) for name in sorted(wanted)}
+        return _Parts({name: made[name] for name in names}, made[config.plug_retriever] if beside else None)
     from persona.embedding import embed_users
     from persona.encoders import load_encoder
     from persona.store import ProfileStore
@@ -446,7 +537,7 @@ def _parts(
     }
     retrievers = {name: made[name] for name in names}
     if plugs is None or not plugged:
-        return _Parts(retrievers)
+        return _Parts(retrievers, made[config.plug_retriever] if beside else None)
     soft_prompts = SoftPrompts(plugs, cast("TransformersLM", llm), encoder, store)
     return _Parts(retrievers, made[config.plug_retriever], soft_prompts)
 
@@ -531,6 +622,8 @@ class _Answers:
         parts: list[Any] = [self._llm.fingerprint, asdict(self._options), request.prompt]
         if request.soft_prompt is not None:
             parts.append(hashlib.blake2b(request.soft_prompt.float().numpy().tobytes()).hexdigest())
+        if isinstance(request, AdapterRequest):
+            parts.append([request.adapter, request.identity])
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -543,9 +636,9 @@ def _score(
 ) -> tuple[LampRow, ...]:
     scored = [None if golds is None else pooled_samples(split, golds, outcome.runs) for outcome in outcomes]
     plain = next((one for one, outcome in zip(scored, outcomes, strict=True) if outcome.method == NO_USER), None)
-    controls = {
-        outcome.k: samples for outcome, samples in zip(outcomes, scored, strict=True) if outcome.control == WITHOUT_USER
-    }
+    each = list(zip(outcomes, scored, strict=True))
+    controls = {outcome.k: samples for outcome, samples in each if outcome.control == WITHOUT_USER}
+    task_alone = {outcome.k: samples for outcome, samples in each if outcome.method.startswith(TASK_ADAPTER)}
     metric = METRICS[split.task.metrics[0]]
     owners = list(users)
 
@@ -571,6 +664,8 @@ def _score(
                 difference = compared(samples, plain)
             if outcome.method.startswith(PLUG) and outcome.control != WITHOUT_USER:
                 gain = compared(samples, controls.get(outcome.k))
+            if outcome.method.split(" + ")[0] in LORA_METHODS:
+                gain = compared(samples, task_alone.get(outcome.k))
         rows.append(
             LampRow(
                 outcome.method,

@@ -333,6 +333,12 @@ def ask(
 def forget(
     user_id: Annotated[str, typer.Argument(help="Whom to erase.")],
     store: Store = None,
+    exports: Annotated[
+        Path | None,
+        typer.Option(
+            "--exports", envvar="PERSONA_LORA_FOLDER", help="A folder of exported adapters: the user's go too."
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -345,7 +351,12 @@ def forget(
             raise UnknownUserError(f"the store holds nothing on {user_id!r}: nothing was erased")
         if not yes:
             typer.confirm(f"Erase everything on {user_id!r}?", abort=True, err=True)
-        report = opened.forget(user_id)
+        if exports is None:
+            report = opened.forget(user_id)
+        else:
+            from persona.adapters.bank import AdapterBank
+
+            report = AdapterBank(opened).forget(user_id, exports=exports)
     if as_json:
         print_json({"user_id": user_id, **asdict(report)})
     else:
@@ -361,7 +372,11 @@ def eval_lamp(
     llm: Llm = None,
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
     methods: Annotated[
-        str, typer.Option(help="Comma list of none, bm25, bm25+, dense, recency, random, hybrid, plug.")
+        str,
+        typer.Option(
+            help="Comma list of none, bm25, bm25+, dense, recency, random, hybrid, plug, lora, lora+task, neighbours, "
+            "routed."
+        ),
     ] = "none,bm25,recency",
     k: Annotated[str, typer.Option("--k", help="Comma list: how many records.")] = "1,4",
     limit: Annotated[int | None, typer.Option(help="Only the first N questions.", min=1)] = None,
@@ -374,7 +389,19 @@ def eval_lamp(
     plug_control: Annotated[
         str | None, typer.Option("--plug-control", help="Comma list: the same, trained with --without-user.")
     ] = None,
-    plug_retriever: Annotated[str, typer.Option(help="Finds the records beside a soft prompt.")] = "bm25",
+    plug_retriever: Annotated[str, typer.Option(help="Finds the records beside a soft prompt or an adapter.")] = "bm25",
+    lora_task: Annotated[
+        str | None,
+        typer.Option(
+            "--lora-task", help="Comma list: task adapters (persona lora train-task) of lora and the like, one a seed."
+        ),
+    ] = None,
+    lora_once: Annotated[
+        bool,
+        typer.Option(
+            "--lora-once", help="One adapter a user, from the earliest question's profile, not one a question."
+        ),
+    ] = False,
     encoder: Encoder = None,
     task: TaskName = None,
     golds: Annotated[Path | None, typer.Option(help="The golds, if they lie elsewhere.")] = None,
@@ -392,6 +419,7 @@ def eval_lamp(
 
     Resumable: answers that stand in the output folder are not asked for again.
     """
+    from persona.eval.adapters import Adapters
     from persona.eval.lamp import LampConfig, run_lamp
     from persona.eval.report import lamp_markdown, lamp_table
     from persona.eval.soft_prompts import Plugs
@@ -405,6 +433,7 @@ def eval_lamp(
         methods=names(methods, "--methods"),
         ks=numbers(k, "--k"),
         plug_retriever=plug_retriever,
+        lora_once=lora_once,
         limit=limit,
         controls=controls,
         encoder=encoder or settings.encoder,
@@ -417,6 +446,7 @@ def eval_lamp(
     if plug is not None:
         without = () if plug_control is None else names(plug_control, "--plug-control")
         plugs = Plugs.load(names(plug, "--plug"), without)
+    adapters = None if lora_task is None else Adapters.load(names(lora_task, "--lora-task"))
     lamp = read_split(data, split, golds=golds, task=task)
     folder = out or Path("runs") / f"{data.resolve().name}-{split}-{Path(name).name.replace(':', '-')}"
     with progress_bars("steps") as progress:
@@ -426,6 +456,7 @@ def eval_lamp(
             load_llm(name, overlong="truncate"),
             config,
             plugs=plugs,
+            adapters=adapters,
             out=folder,
             progress=stage_bars(progress),
         )

@@ -1,5 +1,5 @@
-"""The command line: `persona demo | ingest | embed-users | retrieve | ask | forget | eval | plug |
-lora`.
+"""The command line: `persona demo | ingest | embed-users | retrieve | ask | entities | forget | eval |
+plug | lora | filter`.
 
 Parse, call, print; the words are those of the Python API. Results go to stdout (`--json` for machines), progress and
 errors to stderr. A known error is one line and exit code 1, wrong usage is exit code 2; `--debug`, anywhere on the
@@ -20,6 +20,17 @@ import typer
 import persona
 from persona.cli_lora import lora_app
 from persona.cli_plug import embed_views, plug_app
+from persona.cli_retrieval import (
+    Base,
+    FilterName,
+    RetrieverModel,
+    WhereText,
+    chosen_retriever,
+    entities,
+    eval_limit,
+    filter_app,
+    reads_vectors,
+)
 from persona.cli_terminal import (
     AsJson,
     Encoder,
@@ -64,6 +75,9 @@ eval_app = typer.Typer(
 app.add_typer(eval_app)
 app.add_typer(plug_app)
 app.add_typer(lora_app)
+app.add_typer(filter_app)
+app.command()(entities)
+eval_app.command("limit")(eval_limit)
 
 
 def main() -> None:
@@ -222,19 +236,26 @@ def retrieve(
     retriever: RetrieverName = None,
     encoder: Encoder = None,
     k: Annotated[int, typer.Option("--k", help="How many records at most.", min=1)] = 4,
+    base: Base = None,
+    model: RetrieverModel = None,
+    where: WhereText = None,
+    relevance: FilterName = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the records of a user's history that fit a query."""
-    from persona.registry import make_retriever
+    from persona.encoders import load_encoder
     from persona.settings import Settings, open_store
 
     with open_store(store) as opened:
         name = retriever or Settings().retriever
-        found = make_retriever(name, encoder=_encoder_for(name, encoder), store=opened).retrieve(
-            opened.profile(user_id), query, k
-        )
+        loaded = load_encoder(encoder or Settings().encoder) if reads_vectors(name, base, relevance) else None
+        chosen = chosen_retriever(name, opened, loaded, base=base, model=model, where=where, relevance=relevance)
+        profile = opened.profile(user_id)
+        found = chosen.retrieve(profile, query, k)
     if as_json:
         print_json([_scored(one) for one in found])
+    elif not found and len(profile):
+        say(f"nothing found: none of the {len(profile)} records of {user_id!r} is left by what was asked for")
     elif not found:
         say(f"nothing found: the store holds no records of {user_id!r}")
     for number, one in enumerate([] if as_json else found, 1):
@@ -260,6 +281,10 @@ def ask(
     missing_adapter: Annotated[
         str, typer.Option(help="What a user without an adapter gets: error, prior or base (the plain LLM).")
     ] = "error",
+    base: Base = None,
+    retriever_model: RetrieverModel = None,
+    where: WhereText = None,
+    relevance: FilterName = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer a prompt with a frozen LLM as if it knew the user."""
@@ -268,7 +293,6 @@ def ask(
     from persona.personalizer import Personalizer
     from persona.prompts import PromptBuilder
     from persona.protocols import Channel, GenerationOptions
-    from persona.registry import NEEDS_ENCODER, make_retriever
     from persona.settings import Settings, open_store
 
     settings = Settings()
@@ -279,7 +303,13 @@ def ask(
         opened = stack.enter_context(open_store(store))
         name = retriever or settings.retriever
         model = load_llm(llm or settings.llm)
-        loaded = load_encoder(encoder or settings.encoder) if plug or (k and name in NEEDS_ENCODER) else None
+        encoded = plug or (k and reads_vectors(name, base, relevance))
+        loaded = load_encoder(encoder or settings.encoder) if encoded else None
+        found = None
+        if k:
+            found = chosen_retriever(
+                name, opened, loaded, base=base, model=retriever_model, where=where, relevance=relevance
+            )
         channels: tuple[Channel, ...] = ()
         if plug is not None:
             from persona.soft_prompts import SoftPromptChannel
@@ -294,7 +324,7 @@ def ask(
         personalizer = Personalizer(
             model,
             opened,
-            make_retriever(name, encoder=loaded, store=opened) if k else None,
+            found,
             k=k,
             builder=PromptBuilder(model.tokenizer, max_tokens=max_context_tokens),
             options=GenerationOptions(max_new_tokens=max_new_tokens, num_beams=num_beams),
@@ -349,7 +379,7 @@ def eval_lamp(
     llm: Llm = None,
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
     methods: Annotated[
-        str, typer.Option(help="Comma list of none, bm25, bm25+, dense, recency, random, hybrid, plug.")
+        str, typer.Option(help="Comma list of none, plug and names of retrievers (persona retrieve --help).")
     ] = "none,bm25,recency",
     k: Annotated[str, typer.Option("--k", help="Comma list: how many records.")] = "1,4",
     limit: Annotated[int | None, typer.Option(help="Only the first N questions.", min=1)] = None,
@@ -364,6 +394,7 @@ def eval_lamp(
     ] = None,
     plug_retriever: Annotated[str, typer.Option(help="Finds the records beside a soft prompt.")] = "bm25",
     encoder: Encoder = None,
+    relevance: FilterName = None,
     task: TaskName = None,
     golds: Annotated[Path | None, typer.Option(help="The golds, if they lie elsewhere.")] = None,
     out: Annotated[
@@ -396,6 +427,7 @@ def eval_lamp(
         limit=limit,
         controls=controls,
         encoder=encoder or settings.encoder,
+        relevance=relevance,
         max_length=max_length,
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
@@ -518,18 +550,6 @@ def _store_soft_prompts(
     embed_views(store, encoder, (view for view in history_views(plug.config) if view != embedded), progress)
     task = progress.add_task("soft prompts", total=store.counts().users)
     return store_soft_prompts(store, plug, encoder, progress=lambda seen: progress.update(task, completed=seen))
-
-
-def _encoder_for(retriever: str, encoder: str | None) -> RecordEncoder | None:
-    """The encoder, if this retriever needs one."""
-    from persona.registry import NEEDS_ENCODER
-
-    if retriever not in NEEDS_ENCODER:
-        return None
-    from persona.encoders import load_encoder
-    from persona.settings import Settings
-
-    return load_encoder(encoder or Settings().encoder)
 
 
 def _scored(one: Any) -> dict[str, Any]:

@@ -40,6 +40,7 @@ RETRIEVERS: Mapping[str, Part] = {
     "recency": Part("persona.retrievers.recency:RecencyRetriever"),
     "random": Part("persona.retrievers.sampling:RandomRetriever", ("seed",)),
     "hybrid": Part("persona.retrievers.hybrid:HybridRetriever", ("retrievers",)),
+    "hybrid+": Part("persona.retrievers.hybrid:HybridRetriever", ("retrievers",)),
     "multi_interest": Part(
         "persona.retrievers.multi_interest:MultiInterestRetriever", ("encoder", "store", "view", "seed")
     ),
@@ -51,7 +52,7 @@ RETRIEVERS: Mapping[str, Part] = {
 }
 """All retrievers by name."""
 
-NEEDS_ENCODER = frozenset({"dense", "hybrid", "multi_interest", "diverse", "key_value"})
+NEEDS_ENCODER = frozenset({"dense", "hybrid", "hybrid+", "multi_interest", "diverse", "key_value"})
 """Retrievers that compare vectors and so need an encoder."""
 
 BASES: Mapping[str, str] = {"diverse": "dense", "rerank": "bm25+"}
@@ -103,8 +104,9 @@ def make_retriever(
         raise InvalidOptionError(f"the retriever {name!r} compares vectors: give it an encoder (e.g. 'minilm')")
     options: dict[str, object] = {"encoder": encoder, "store": store, "view": view, "seed": seed}
     if "retrievers" in part.needs:
+        words = "bm25+" if name == "hybrid+" else "bm25"
         options["retrievers"] = [
-            make_retriever(one, encoder=encoder, store=store, view=view, seed=seed) for one in ("bm25", "dense")
+            make_retriever(one, encoder=encoder, store=store, view=view, seed=seed) for one in (words, "dense")
         ]
     if "base" in part.needs:
         options["base"] = make_retriever(base or BASES[name], encoder=encoder, store=store, view=view, seed=seed)

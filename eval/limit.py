@@ -1,7 +1,7 @@
 """A stress test for retrieval: who likes what, with every pair of people the answer to some question.
 
     query   Who likes opals?
-    record  Ada Blom likes opals, uphill walks, ... and kimchi.             (50 things; the right answer for some 43 queries)
+    record  Ada Blom likes opals, rain, ... and kimchi.             (50 things; right for some 43 queries)
 
 Each of the `queries` asks for another thing, which exactly `relevant` people like, and no two queries have the same
 people: the smallest number n of people with C(n, relevant) >= queries carries all the answers (46 for 1,000 queries and
@@ -9,7 +9,7 @@ people: the smallest number n of people with C(n, relevant) >= queries carries a
 child could answer; but an encoder with one vector for each text would have to place 46 points so that each pair of
 them is the nearest to some query, and that is what it cannot do (LIMIT, Weller et al., arXiv 2508.21038).
 
-The texts are of our own making, in the form of the published set, whose small variant has 46 documents and 1,000 queries.
+The texts are of our own making, in the form of the published set; its small variant has 46 documents, 1,000 queries.
 """
 
 from __future__ import annotations
@@ -213,7 +213,9 @@ def _run(name: str, retriever: Retriever, profile: Profile, corpus: LimitCorpus,
     seconds = time.perf_counter() - begun
     recall = {
         cut: float(
-            np.mean([len(right & set(some[:cut])) / len(right) for some, right in zip(found, corpus.relevant, strict=True)])
+            np.mean(
+                [len(right & set(some[:cut])) / len(right) for some, right in zip(found, corpus.relevant, strict=True)]
+            )
         )
         for cut in CUTS
     }
@@ -221,5 +223,3 @@ def _run(name: str, retriever: Retriever, profile: Profile, corpus: LimitCorpus,
         np.mean([set(some[: len(right)]) == right for some, right in zip(found, corpus.relevant, strict=True)])
     )
     return LimitRow(name, recall, exact, seconds)
-
-

@@ -76,7 +76,6 @@ app.add_typer(eval_app)
 app.add_typer(plug_app)
 app.add_typer(lora_app)
 app.add_typer(filter_app)
-app.command()(entities)
 eval_app.command("limit")(eval_limit)
 
 
@@ -345,6 +344,9 @@ def ask(
             "prompt": answer.prompt,
         }
     )
+
+
+app.command()(entities)
 
 
 @app.command()

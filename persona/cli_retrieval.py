@@ -1,4 +1,4 @@
-"""The command line of retrieval: which retriever, and `persona entities`, `persona filter ...`, `persona eval limit`."""
+"""The command line of retrieval: the retriever, `persona entities`, `persona filter`, `persona eval limit`."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def make_retriever(
         store: where stored vectors and indexes are read from; without it they are made from the records at hand.
         view: the view of a record that is searched (`Record.view`).
         seed: for the random one, and the clusters of ``multi_interest``.
-        base: for those in `BASES`, the retriever that finds what they look at once more; None takes the one named there.
+        base: for those in `BASES`, the retriever that finds what they look at once more; None takes the one there.
         model: the multi-vector model of ``late_interaction`` (None: ``minilm``), or the cross-encoder of ``rerank``
             (None: `persona.retrievers.rerank.RERANKER`); a folder or hub id.
 

@@ -91,7 +91,7 @@ class EntityCounts:
         self.kind = f"entities:{view}"
 
     def of(self, profile: Profile) -> tuple[Entity, ...]:
-        """The entities of a profile, the weightiest first, equal ones by name. Undated records are as old as the oldest."""
+        """The entities of a profile, weightiest first, equal ones by name; undated records are as old as the oldest."""
         days = [_days(record.time) for record in profile]
         known = [day for day in days if day is not None]
         oldest, newest = (min(known), max(known)) if known else (0.0, 0.0)
@@ -121,7 +121,7 @@ class EntityCounts:
 
     def _faded(self, days: float) -> float:
         # A weight never fades to 0, so that what was named stays ahead of what never was.
-        return max(2.0 ** (-days / self.half_life_days), 1e-30)
+        return max(math.pow(2.0, -days / self.half_life_days), 1e-30)
 
 
 class EntityStore:
@@ -356,9 +356,7 @@ class EntityRetriever:
         found = self.counts.of(profile) if self.entities is None else self.entities.entities(profile)
         return {key(one.name): one.weight for one in found}
 
-    def _rank(
-        self, profile: Profile, query: str, k: int, weights: Mapping[str, float]
-    ) -> tuple[ScoredRecord, ...]:
+    def _rank(self, profile: Profile, query: str, k: int, weights: Mapping[str, float]) -> tuple[ScoredRecord, ...]:
         asked = f" {key(query)} "
         shared = {f" {name} ": weight for name, weight in weights.items() if f" {name} " in asked}
         scores = [0.0] * len(profile)

@@ -7,7 +7,7 @@
 
 It is a set of rules without a model, the same on every machine:
 
-- *Capitalised phrases*: words with a capital letter that stand side by side, joined by at most one small word of a
+- *Capitalised phrases*: words with a capital letter that stand side by side, joined by at most two small words of a
   name (``Lord of Rings``, ``Vincent van Gogh``). A word that opens a sentence is capitalised anyhow: alone it counts
   only if the text capitalises it elsewhere too, or has a capital inside (``iPhone``, ``NASA``). Texts in capitals
   throughout, and headlines in which nearly every word has one, name nothing by this rule.
@@ -34,11 +34,18 @@ MAX_WORDS = 6
 """Longest capitalised phrase, in words; what is longer is a headline."""
 
 _TOKEN = re.compile(r"[#@]?[^\W_](?:[\w'’&-]*\w)?")
-_SMALL = frozenset("of de la le du des del della di da do dos van von der den ten ter el al bin ibn y i".split())
+_PIECE = re.compile(r"[^\W_\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af]+|[^\W_]")
+_SMALL = frozenset(
+    re.findall(r"\w+", "of the de la le du des del della di da do dos van von der den ten ter el al bin ibn y i")
+)
 _OPENERS = frozenset(
-    "a an the this that these those i it its he she we you they my your his her our their there here what who how why "
-    "when where which if in on at by for from to of as and but or not no so yet with after before while though although "
-    "is are was were do does did has have had be been can could will would should may might one all some every each".split()
+    re.findall(
+        r"\w+",
+        "a an the this that these those i it its he she we you they my your his her our their there here what who how "
+        "why when where which if in on at by for from to of as and but or not no so yet with after before while though "
+        "although is are was were do does did has have had be been can could will would should may might one all some "
+        "every each",
+    )
 )
 _SENTENCE_END = re.compile(r"[.!?…:;\n\"“”„«»(\[*•|–—-]\s*$|^\s*$")
 _BRACKETED = re.compile(r"[「『《]([^「」『』《》\n]{1,40})[」』》]")
@@ -70,25 +77,27 @@ class EntityExtractor:
                 raise InvalidOptionError(f"a name of the gazetteer must hold a word, was: {name!r}")
             listed.setdefault(key(name), name)
         self._listed = listed
-        self._longest = max((one.count(" ") + 1 for one in listed), default=0)
+        self._longest = max((len(_PIECE.findall(name)) for name in listed.values()), default=0)
         digest = hashlib.blake2b("\0".join(sorted(listed)).encode(), digest_size=8).hexdigest()
         self.rules = f"names-1/{WORDS_VERSION}/{digest}"
 
     def __call__(self, text: str) -> list[str]:
         """The names in `text` as they are written there, in order, repetitions kept."""
-        found = [*self._capitalised(text), *_marked(text)]
-        if self._listed:
-            found += self._known(text)
-        return [form for _, form in sorted(found, key=lambda one: one[0]) if key(form)]
+        found = self._known(text) if self._listed else []
+        ruled = [*self._capitalised(text), *_marked(text)]
+        # What the gazetteer says of a place goes before what the rules make of it.
+        found += [one for one in ruled if not any(one[0] < last and first < one[1] for first, last in found)]
+        return [text[first:last] for first, last in sorted(found) if key(text[first:last])]
 
-    def _capitalised(self, text: str) -> list[tuple[int, str]]:
+    def _capitalised(self, text: str) -> list[tuple[int, int]]:
+        """Where capitalised phrases and tags begin and end."""
         tokens = list(_TOKEN.finditer(text))
         plain = [token for token in tokens if token.group()[0] not in "#@"]
         capital = sum(_has_capital(token.group()) for token in plain)
-        tags = [(token.start(), token.group()) for token in tokens if token.group()[0] in "#@"]
+        tags = [token.span() for token in tokens if token.group()[0] in "#@"]
         cased = sum(token.group().lower() != token.group().upper() for token in plain)
         # A headline, or somebody who shouts: capitals tell nothing there.
-        if len(plain) >= 4 and capital >= 0.7 * cased:
+        if len(plain) >= 4 and capital >= 0.8 * cased:
             return tags
         inner = {
             token.group()
@@ -108,33 +117,33 @@ class EntityExtractor:
                 continue
             if first == last and opens and one not in inner and not _has_capital(one[1:]):
                 continue
-            found.append((plain[first].start(), text[plain[first].start() : plain[last].end()]))
+            found.append((plain[first].start(), plain[last].end()))
         return found + tags
 
-    def _known(self, text: str) -> list[tuple[int, str]]:
-        """Names of the gazetteer, the longest at each place."""
-        tokens = list(_TOKEN.finditer(text)) if any(map(str.isspace, text)) else []
+    def _known(self, text: str) -> list[tuple[int, int]]:
+        """Where names of the gazetteer begin and end, the longest at each place."""
+        # In a script without blanks every character may begin and end a name.
+        cuts = [match.span() for match in _PIECE.finditer(text)]
         found = []
         place = 0
-        while place < len(tokens):
-            for length in range(min(self._longest, len(tokens) - place), 0, -1):
-                start, end = tokens[place].start(), tokens[place + length - 1].end()
+        while place < len(cuts):
+            for length in range(min(self._longest, len(cuts) - place), 0, -1):
+                start, end = cuts[place][0], cuts[place + length - 1][1]
                 if key(text[start:end]) in self._listed:
-                    found.append((start, text[start:end]))
+                    found.append((start, end))
                     place += length - 1
                     break
             place += 1
-        if not found:  # scripts without blanks: names stand inside longer runs
-            folded = f" {key(text)} "
-            found = [(len(text), name) for one, name in self._listed.items() if f" {one} " in folded]
         return found
 
 
-def _marked(text: str) -> list[tuple[int, str]]:
+def _marked(text: str) -> list[tuple[int, int]]:
+    """Where bracketed titles and runs of katakana outside of them begin and end."""
     if text.isascii():
         return []
-    bracketed = [(match.start(1), match.group(1)) for match in _BRACKETED.finditer(text)]
-    return bracketed + [(match.start(), match.group()) for match in _KATAKANA.finditer(text)]
+    bracketed = [match.span(1) for match in _BRACKETED.finditer(text)]
+    runs = [match.span() for match in _KATAKANA.finditer(text)]
+    return bracketed + [run for run in runs if not any(first <= run[0] < last for first, last in bracketed)]
 
 
 def _runs(text: str, tokens: Sequence[re.Match[str]]) -> Iterable[tuple[int, int]]:
@@ -146,17 +155,18 @@ def _runs(text: str, tokens: Sequence[re.Match[str]]) -> Iterable[tuple[int, int
             continue
         first = last = place
         while True:
-            if _side_by_side(text, tokens, last) and _has_capital(tokens[last + 1].group()):
-                last += 1
-            elif (
-                _side_by_side(text, tokens, last)
-                and tokens[last + 1].group() in _SMALL
-                and _side_by_side(text, tokens, last + 1)
-                and _has_capital(tokens[last + 2].group())
-            ):
-                last += 2
+            # The next word with a capital, over two small words at most.
+            step = 1
+            while step <= 3 and _side_by_side(text, tokens, last + step - 1):
+                word = tokens[last + step].group()
+                if _has_capital(word) or word not in _SMALL:
+                    break
+                step += 1
             else:
                 break
+            if not _has_capital(tokens[last + step].group()):
+                break
+            last += step
         yield first, last
         place = last + 1
 

@@ -1,8 +1,9 @@
 """A user's history as a memory of what the user did: matched on what was given, read out by what was made of it.
 
 A record is a pair: its text is the *key* (the review that was read, the article, the post) and its target is the
-*value* (the score, the category, the reply). A query resembles keys, never values, so it is compared with `Record.text`
-alone, whatever view other retrievers search (DHAP, Ma et al., SIGIR 2021: keys are encoded posts, values the responses).
+*value* (the score, the category, the reply). A query resembles keys, never values, so it is compared with
+`Record.text` alone, whatever view other retrievers search (DHAP, Ma et al., SIGIR 2021: keys are encoded posts, values
+the responses).
 
 The memory is read as in DHAP: attention over the keys, and a value has the attention of all its keys together:
 

@@ -126,16 +126,16 @@ class LateInteractionRetriever:
         totals = best.sum(0, dtype=np.float64)
         if str(self._model().similarity_fn_name) == "meanmaxsim":
             totals /= len(query)
-        return np.round(totals, _DIGITS)
+        return np.asarray(np.round(totals, _DIGITS), dtype=np.float64)
 
     def _records(self, texts: Sequence[str]) -> list[NDArray[np.float16]]:
         keys = [hashlib.blake2b(text.encode(errors="replace"), digest_size=16).hexdigest() for text in texts]
         known = {key: self._cache.get(key) for key in keys}
         missing = {key: text for key, text in zip(keys, texts, strict=True) if known[key] is None}
         made = self._encode(list(missing.values()), "document")
-        for key, matrix in zip(missing, made, strict=True):
-            known[key] = matrix
-            self._cache.put(key, matrix, matrix.nbytes)
+        for key, new in zip(missing, made, strict=True):
+            known[key] = new
+            self._cache.put(key, new, new.nbytes)
         return [matrix for key in keys if (matrix := known[key]) is not None]
 
     def _encode(self, texts: Sequence[str], side: str) -> list[NDArray[np.float16]]:

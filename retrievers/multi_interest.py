@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 MAX_CLUSTERS = 8
 """Most clusters of one user, if not told otherwise."""
 
+_DIGITS = 12  # 0.3 / 3 and 0.1 are one priority
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SharedInterests:
@@ -208,7 +210,7 @@ class MultiInterestRetriever:
         scores = [0.0] * len(profile)
         order: list[int] = []
         while waiting and len(order) < k:
-            due = {one: float(weights[one]) / (2 * taken[one] + 1) for one in waiting}
+            due = {one: round(float(weights[one]) / (2 * taken[one] + 1), _DIGITS) for one in waiting}
             one = max(waiting, key=lambda one: (due[one], similarities[waiting[one][0]]))
             position = waiting[one].pop(0)
             taken[one] += 1

@@ -6,7 +6,7 @@ with nothing. So the similarity s of a record is mapped by a function that depen
 
     f(s; q) = sigmoid(a(q) s + b(q)),   a = softplus(.) > 0,   (a, b) from a small network that reads the query's vector
 
-and one threshold on f serves all queries (Cosine Adapter, Rossi et al., arXiv 2408.04884; here in its linear form).
+and one threshold on f serves all queries (Cosine Adapter, Rossi et al., arXiv 2408.04887; here in its linear form).
 `persona.retrievers.relevance_training` fits it. Since f rises with s, the order of the records is never changed.
 
 **Untrained**, the same question is asked of a background of general questions: s is far from usual if
@@ -141,7 +141,9 @@ class CosineAdapter(RelevanceFilter):
         shapes = [weights[name].shape if name in weights else None for name in _SHAPES]
         width = shapes[0][0] if shapes[0] and len(shapes[0]) == 2 else 0
         if not width or shapes[1:] != [(width,), (2, width), (2,)]:
-            raise InvalidOptionError(f"the weights of a filter must fit together, was: {dict(zip(_SHAPES, shapes, strict=True))}")
+            raise InvalidOptionError(
+                f"the weights of a filter must fit together, was: {dict(zip(_SHAPES, shapes, strict=True))}"
+            )
         if not all(np.isfinite(weights[name]).all() for name in _SHAPES) or not np.isfinite(threshold):
             raise InvalidOptionError("the weights and the threshold of a filter must be finite")
         self.weights = {name: np.asarray(weights[name], dtype=np.float32) for name in _SHAPES}

@@ -196,16 +196,15 @@ def _fit(fitted: _Pairs, aside: _Pairs, options: RelevanceTraining) -> dict[str,
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        model = nn.ModuleDict(
-            {"hidden": nn.Linear(fitted.queries.shape[1], options.width), "out": nn.Linear(options.width, 2)}
-        )
+        hidden, out = nn.Linear(fitted.queries.shape[1], options.width), nn.Linear(options.width, 2)
+        model = nn.ModuleDict({"hidden": hidden, "out": out})
         with torch.no_grad():
             # The line of an untrained reader: 0.5 at a similarity of 0.3, whatever the query.
-            model["out"].bias.copy_(torch.tensor([10.0, -3.0]))
-            model["out"].weight.mul_(0.1)
+            out.bias.copy_(torch.tensor([10.0, -3.0]))
+            out.weight.mul_(0.1)
 
         def loss(pairs: _Pairs) -> Any:
-            line = model["out"](torch.tanh(model["hidden"](torch.from_numpy(pairs.queries))))
+            line = out(torch.tanh(hidden(torch.from_numpy(pairs.queries))))
             logits = functional.softplus(line[:, 0]) * torch.from_numpy(pairs.similarities) + line[:, 1]
             return functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(pairs.labels))
 

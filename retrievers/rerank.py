@@ -92,8 +92,7 @@ class RerankRetriever:
         asked = pairs(profiles, queries)
         found = self.base.retrieve_batch(profiles, queries, self.depth)
         texts = [
-            [(query, one.record.view(self.view)) for one in some]
-            for (_, query), some in zip(asked, found, strict=True)
+            [(query, one.record.view(self.view)) for one in some] for (_, query), some in zip(asked, found, strict=True)
         ]
         different = list(dict.fromkeys(pair for some in texts for pair in some))
         scores = dict(zip(different, self._read(different), strict=True))
@@ -133,12 +132,13 @@ def _load(folder: Path, device: str) -> CrossEncoder:
 
     try:
         with quiet_loading():
-            return CrossEncoder(
+            model: CrossEncoder = CrossEncoder(
                 str(folder),
                 device=device,
                 local_files_only=True,
                 trust_remote_code=False,
                 model_kwargs={"use_safetensors": True},
             )
+            return model
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError) as error:
         raise ModelLoadError(f"the cross-encoder in {folder} cannot be loaded: {reason(error)}") from error

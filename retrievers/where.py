@@ -46,7 +46,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
 }
 OPERATORS = (*_OPERATORS, "in")
-_VALUE = r'"[^"]*"|[^\s",]+'
+_VALUE = r'"[^"]*"|[^\s",=<>!][^\s",]*'
 _CONDITION = re.compile(
     rf"\s*(?P<field>[^\s=!<>\"]+)(?:\s*(?P<op><=|>=|!=|=|<|>)\s*(?P<value>{_VALUE})"
     rf"|\s+in\s+(?P<values>(?:{_VALUE})(?:\s*,\s*(?:{_VALUE}))*))(?=\s|$)",

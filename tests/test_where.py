@@ -1,4 +1,4 @@
-"""Filters on time, label and metadata: what they mean, and that they are exact for every retriever at any selectivity."""
+"""Filters on time, label and metadata: what they mean, and that they are exact for every retriever."""
 
 from __future__ import annotations
 

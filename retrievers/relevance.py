@@ -9,13 +9,14 @@ with nothing. So the similarity s of a record is mapped by a function that depen
 and one threshold on f serves all queries (Cosine Adapter, Rossi et al., arXiv 2408.04887; here in its linear form).
 `persona.retrievers.relevance_training` fits it. Since f rises with s, the order of the records is never changed.
 
-**Untrained**, the same question is asked of a background of general questions: s is far from usual if
+**Untrained**, s is measured by what two texts that have nothing to do with one another have in this encoder's space:
 
-    z = min( (s - mean_q) / std_q,  (s - mean_r) / std_r )
+    z = (s - mean) / std       mean and std over all pairs of some 120 general questions
 
-is high, where mean_q and std_q are those of the query's similarities to the background, and mean_r and std_r those of
-the record's. The first tells that the record is nearer to this query than general matters are, the second that this
-query is nearer to the record than general questions are; both must hold, so the smaller one counts.
+so that one threshold fits encoders whose cosines differ. That is the simplest of four; backgrounds of the query, of the
+record and of both told a task's own questions from another's worse (area under the curve 0.952, 0.962 and 0.956 against
+0.968, on training users of four LaMP-style sets). z >= 2.5 is where nine in ten questions of another domain find nothing
+there.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 UNTRAINED = "untrained"
 """The name of the filter that needs no training."""
 
-UNTRAINED_THRESHOLD = 2.0
+UNTRAINED_THRESHOLD = 2.5
 """The least z that passes, if not told."""
 
 WEIGHTS = "relevance.safetensors"
@@ -77,13 +78,13 @@ class RelevanceFilter(ABC):
 
 
 class UntrainedFilter(RelevanceFilter):
-    """Passes what is nearer than general questions are to the query, and to the record.
+    """Passes what is nearer to the query than texts are that have nothing to do with one another.
 
     Args:
         encoder: makes the vectors.
         view: the view of a record that is compared.
         threshold: the least z that passes.
-        background: at least 2 texts that have nothing to do with any user.
+        background: at least 3 texts on different matters.
 
     Raises:
         InvalidOptionError: if there are fewer.
@@ -97,22 +98,20 @@ class UntrainedFilter(RelevanceFilter):
         threshold: float = UNTRAINED_THRESHOLD,
         background: Sequence[str] = GENERAL_QUESTIONS,
     ) -> None:
-        if len(background) < 2:
-            raise InvalidOptionError(f"a background needs at least 2 texts, was: {len(background)}")
+        if len(background) < 3:
+            raise InvalidOptionError(f"a background needs at least 3 texts, was: {len(background)}")
         self.threshold = threshold
         self.view = view
         self.fingerprint = vector_fingerprint(encoder, view)
-        self._background = encoder.encode(list(background))
+        vectors = encoder.encode(list(background))
+        similarities = (vectors @ vectors.T)[np.triu_indices(len(vectors), 1)]
+        self._mean = float(similarities.mean())
+        # An encoder that finds all texts alike, or all unlike, has no spread to measure by.
+        self._spread = max(float(similarities.std()), 1e-6)
 
     def scores(self, placed: Placed) -> NDArray[np.float64]:
         """z of each record."""
-        similarities = placed.similarities.astype(np.float64)
-        with_query = self._background @ placed.query
-        with_records = placed.wide @ self._background.T
-        # A background that is all alike (an encoder that knows no difference) has no spread to measure by.
-        by_query = (similarities - with_query.mean()) / max(float(with_query.std()), 1e-6)
-        by_record = (similarities - with_records.mean(1)) / np.maximum(with_records.std(1), 1e-6)
-        return np.asarray(np.minimum(by_query, by_record), dtype=np.float64)
+        return (placed.similarities.astype(np.float64) - self._mean) / self._spread
 
 
 class CosineAdapter(RelevanceFilter):

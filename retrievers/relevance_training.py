@@ -3,8 +3,10 @@
 Pairs of a query and a record, each with its similarity:
 
 - *relevant*: a question and the records of its own user that are nearest to it, which a retriever would find;
-- *not relevant*: a general question and the records of a user that are nearest to it; and a question with records of
-  other users, drawn at random.
+- *not relevant*: a general question and the records of a user that are nearest to it; and a user's question with general
+  questions in the place of records, that is with text on other topics. (Other users' records of the same task will not
+  do: two critics write of the same films, and a record that fits is no mistake of the filter's because another wrote
+  it.)
 
 The network is fitted by binary cross-entropy on four fifths of the users (and of the general questions), and stops when
 it gets no better on the rest. On that rest the threshold is chosen: the lowest at which the wanted share of the pairs
@@ -33,7 +35,7 @@ from .relevance import CosineAdapter
 TOP = 4
 """The records of a user that count as found for a question."""
 OTHERS = 2
-"""Records of other users that stand beside them."""
+"""Texts on other topics that stand beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +144,7 @@ def train_relevance(
     sides = []
     for held in (False, True):
         places = [place for place, question in enumerate(asked) if (question.user_id in held_users) is held]
-        owners = [asked[place].user_id for place in places]
-        sides.append(_pairs([own[place] for place in places], owners, unrelated[held_general == held], draw))
+        sides.append(_pairs([own[place] for place in places], unrelated[held_general == held], draw))
     fitted, aside = sides
     weights = _fit(fitted, aside, options)
     adapter = CosineAdapter(weights, 0.5, vector_fingerprint(encoder, options.view), options.view)
@@ -165,16 +166,12 @@ def train_relevance(
     return adapter, report
 
 
-def _pairs(
-    own: Sequence[Placed], owners: Sequence[str], general: NDArray[np.float32], draw: np.random.Generator
-) -> _Pairs:
+def _pairs(own: Sequence[Placed], general: NDArray[np.float32], draw: np.random.Generator) -> _Pairs:
     rows: list[tuple[NDArray[np.float32], float, float, int, bool]] = []
     for place, one in enumerate(own):
-        others = [other for other, owner in enumerate(owners) if owner != owners[place]]
         rows += [(one.query, value, 1.0, place, False) for value in np.sort(one.similarities)[::-1][:TOP].tolist()]
-        for other in draw.permutation(others)[:OTHERS].tolist():
-            record = one.query @ own[other].wide[int(draw.integers(len(own[other].records)))]
-            rows.append((one.query, float(record), 0.0, place, False))
+        for text in general[draw.integers(len(general), size=OTHERS)]:
+            rows.append((one.query, float(text @ one.query), 0.0, place, False))
         query = general[int(draw.integers(len(general)))]
         found = np.sort(one.wide @ query)[::-1][:TOP]
         rows += [(query, value, 0.0, len(own) + place, True) for value in found.tolist()]

@@ -42,8 +42,7 @@ def test_scores_are_maxsim() -> None:
             model.encode_query([query]), model.encode_document([record.text for record in PROFILE])
         )[0]
         assert {one.record.id: one.score for one in found} == {
-            record.id: pytest.approx(float(score), abs=2e-2)
-            for record, score in zip(PROFILE, theirs, strict=True)
+            record.id: pytest.approx(float(score), abs=2e-2) for record, score in zip(PROFILE, theirs, strict=True)
         }
 
 

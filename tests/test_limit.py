@@ -19,7 +19,9 @@ def likes(text: str) -> list[str]:
     return re.split(r", | and ", listed)
 
 
-@pytest.mark.parametrize(("queries", "relevant", "n"), [(1000, 2, 46), (1035, 2, 46), (1036, 2, 47), (1, 2, 2), (5, 1, 5)])
+@pytest.mark.parametrize(
+    ("queries", "relevant", "n"), [(1000, 2, 46), (1035, 2, 46), (1036, 2, 47), (1, 2, 2), (5, 1, 5)]
+)
 def test_the_fewest_documents(queries: int, relevant: int, n: int) -> None:
     assert fewest_documents(queries, relevant) == n
 

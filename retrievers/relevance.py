@@ -13,10 +13,10 @@ and one threshold on f serves all queries (Cosine Adapter, Rossi et al., arXiv 2
 
     z = (s - mean) / std       mean and std over all pairs of some 120 general questions
 
-so that one threshold fits encoders whose cosines differ. That is the simplest of four; backgrounds of the query, of the
-record and of both told a task's own questions from another's worse (area under the curve 0.952, 0.962 and 0.956 against
-0.968, on training users of four LaMP-style sets). z >= 2.5 is where nine in ten questions of another domain find nothing
-there.
+so that one threshold fits encoders whose cosines differ. That is the simplest of four; backgrounds of the query, of
+the record and of both told a task's own questions from another's worse (area under the curve 0.952, 0.962 and 0.956
+against 0.968, on training users of four LaMP-style sets). At z >= 2.5 nine in ten questions of another domain find
+nothing there.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Pairs of a query and a record, each with its similarity:
 
 - *relevant*: a question and the records of its own user that are nearest to it, which a retriever would find;
-- *not relevant*: a general question and the records of a user that are nearest to it; and a user's question with general
-  questions in the place of records, that is with text on other topics. (Other users' records of the same task will not
+- *not relevant*: a general question and the records of a user that are nearest to it; and a user's question with
+  general questions in the place of records, that is with text on other topics. (Other users' records of the same task will not
   do: two critics write of the same films, and a record that fits is no mistake of the filter's because another wrote
   it.)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from persona.vectors import vector_fingerprint
 ENCODER = HashingEncoder(dim=256)
 FINGERPRINT = vector_fingerprint(ENCODER, "text")
 
-FILM = "snow thriller comedy family quiet loud war love train city actor camera plot ending music score".split()
+FILM = re.findall(r"\w+", "snow thriller comedy family quiet loud war love train city actor camera plot ending music")
 
 
 def review(draw: np.random.Generator) -> str:

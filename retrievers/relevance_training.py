@@ -4,9 +4,8 @@ Pairs of a query and a record, each with its similarity:
 
 - *relevant*: a question and the records of its own user that are nearest to it, which a retriever would find;
 - *not relevant*: a general question and the records of a user that are nearest to it; and a user's question with
-  general questions in the place of records, that is with text on other topics. (Other users' records of the same task will not
-  do: two critics write of the same films, and a record that fits is no mistake of the filter's because another wrote
-  it.)
+  general questions in the place of records, that is with text on other topics. (Other users' records of the same task
+  will not do: two critics write of the same films, and a record that fits is no less fitting because another wrote it.)
 
 The network is fitted by binary cross-entropy on four fifths of the users (and of the general questions), and stops when
 it gets no better on the rest. On that rest the threshold is chosen: the lowest at which the wanted share of the pairs

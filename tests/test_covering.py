@@ -113,7 +113,8 @@ def test_shared_interests_hold_weights_and_no_records() -> None:
     matrices = [Written().encode([record.text for record in user]).astype(np.float16) for user in users]
     made = SharedInterests.from_matrices("f", matrices, n_clusters=2, seed=0)
     assert made.centroids.shape == (2, 2)
-    assert sorted(made.weights.tolist()) == sorted([[1, 0], [0.5, 0.5], [0, 1]])
+    weights: list[list[float]] = made.weights.tolist()
+    assert sorted(weights) == [[0, 1], [0.5, 0.5], [1, 0]]
     with pytest.raises(InvalidOptionError, match="vectors of at least one user"):
         SharedInterests.from_matrices("f", [])
     with pytest.raises(InvalidOptionError, match="`n_clusters` must be at least 1, was: 0"):

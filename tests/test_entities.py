@@ -68,10 +68,8 @@ BOND = (
 
 def test_weights_halve_with_the_half_life() -> None:
     found = EntityCounts(half_life_days=365).of(Profile("ana", BOND))
-    assert found == (
-        Entity("Bond", 2, "2012-01-01", pytest.approx(1.5)),
-        Entity("Paris", 1, "2012-01-01", pytest.approx(1.0)),
-    )
+    assert [(one.name, one.count, one.last) for one in found] == [("Bond", 2, "2012-01-01"), ("Paris", 1, "2012-01-01")]
+    assert [one.weight for one in found] == pytest.approx([1.5, 1.0])
 
 
 def test_the_running_sum_is_the_sum_over_all_mentions() -> None:
@@ -228,10 +226,8 @@ def test_context_is_weight_times_likeness(store: ProfileStore) -> None:
     store.upsert([("ana", Record("we met James Blunt", time="2012-01-01", id="5"))])
     kept = EntityStore(store)
     found = kept.context("ana", "is james in paris", 9)
-    assert [(one.name, score) for one, score in found] == [
-        ("Paris", pytest.approx(1.0)),
-        ("James Blunt", pytest.approx(0.5)),
-    ]
+    assert [one.name for one, _ in found] == ["Paris", "James Blunt"]
+    assert [score for _, score in found] == pytest.approx([1.0, 0.5])
     assert len(kept.context("ana", "is james in paris", 1)) == 1
     assert kept.context("nobody", "paris", 1) == ()
     close = kept.context("ana", "James Blunt", 1, encoder=HashingEncoder(dim=256))

@@ -98,7 +98,7 @@ def test_late_interaction_options(tmp_path: Path) -> None:
 def test_rerank_is_the_order_of_predict() -> None:
     model = small_models.cross_encoder()
     query = "Who likes opals?"
-    scores = model.predict([[query, record.text] for record in PROFILE], show_progress_bar=False)
+    scores = model.predict([(query, record.text) for record in PROFILE], show_progress_bar=False)
     found = RerankRetriever(BM25PlusRetriever(), model).retrieve(PROFILE, query, 4)
     assert [one.record for one in found] == [PROFILE[int(place)] for place in np.argsort(-scores)]
     assert [one.score for one in found] == pytest.approx(sorted(scores.tolist(), reverse=True), abs=1e-5)

@@ -234,3 +234,11 @@ def test_an_answer_says_that_nothing_personal_was_put_in(tmp_path: Path, trained
         assert other.abstained
         assert (other.records, other.tokens_added) == ((), 0)
         assert other.prompt == "What is the capital of Australia?"
+
+
+def test_the_example_in_the_docs_runs() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "relevance.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert isinstance(names["retriever"], RelevanceRetriever)

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from persona.store import ProfileStore
 
 TEMPERATURE = 0.1
-"""Of the attention, if not told."""
+"""Of the attention, if not told. At 0.1 the weightiest value is a left-out record's own in 0.832 of news articles and
+0.391 of film reviews (60 training users each; at 0.02 in 0.820 and 0.331, at 0.2 in 0.819 and 0.398, at 10, which is a
+count, in 0.795 and 0.379)."""
 
 
 class KeyValueRetriever:

@@ -174,6 +174,16 @@ def test_filter_train_show_and_use(run: Run, tmp_path: Path) -> None:
     assert next(row for row in rows if row["method"] == "bm25")["tokens_added"] > 0
 
 
+def test_new_retrievers_in_eval_lamp(run: Run, tmp_path: Path) -> None:
+    data = write_films(tmp_path / "films")
+    methods = "none,multi_interest,diverse,key_value,entities,hybrid+"
+    options = ("--methods", methods, "--k", "2", "--limit", "3", "--max-new-tokens", "2", "--json", "--out", "run")
+    done = run("eval", "lamp", data, *options, "--filter", "untrained")
+    assert done.code == 0
+    found = {row["name"] for row in json.loads(done.out)["rows"]}
+    assert {"multi_interest k=2", "key_value k=2, other user", "hybrid+ k=2"} <= found
+
+
 def test_filter_train_with_bad_input(run: Run, tmp_path: Path) -> None:
     data = write_films(tmp_path / "films")
     (tmp_path / "empty.txt").write_text("\n")

@@ -13,7 +13,7 @@ from persona.errors import InvalidOptionError
 from persona.hashing_encoder import HashingEncoder
 from persona.records import Profile, Record
 from persona.retrievers import EntityRetriever, EntityStore
-from persona.retrievers.entities import Entity, EntityCounts
+from persona.retrievers.entities import EntityCounts
 from persona.retrievers.entity_names import EntityExtractor, key
 from persona.store import ProfileStore
 

@@ -10,9 +10,11 @@ key_value looks at them. *Similarity* is the mean cosine of the records to the q
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -40,7 +42,8 @@ def covered(groups: Sequence[object], chosen: Sequence[int]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    shared = Path(os.environ.get("PERSONA_SHARED", Path(__file__).resolve().parents[1].parent / "shared"))
+    parser.add_argument("data", type=Path, nargs="?", default=shared / "data/lampstyle/LaMP_2_news")
     parser.add_argument("--split", default="dev")
     parser.add_argument("--limit", type=int, default=None, help="questions")
     parser.add_argument("--ks", default="1,4,8")
@@ -54,7 +57,7 @@ def main() -> None:
     questions = [one for one in split.questions if len(one.profile) >= 8][: options.limit]
     encoder = load_encoder(options.encoder)
     ks = [int(k) for k in options.ks.split(",")]
-    with ProfileStore(f"sqlite:///{options.vectors}") as store:
+    with TemporaryDirectory() as folder, ProfileStore(f"sqlite:///{options.vectors or Path(folder) / 'v.db'}") as store:
         store.upsert((question.user_id, record) for question in questions for record in question.profile)
         embed_users(store, encoder)
         profiles = [question.profile for question in questions]
@@ -64,8 +67,8 @@ def main() -> None:
         retrievers: dict[str, Retriever] = {
             name: make_retriever(name, encoder=encoder, store=store) for name in METHODS
         }
-        shared = SharedInterests.from_store(store, vector_fingerprint(encoder, "text"))
-        retrievers["multi_interest, neighbours"] = MultiInterestRetriever(encoder, store, interests=shared)
+        many = SharedInterests.from_store(store, vector_fingerprint(encoder, "text"))
+        retrievers["multi_interest, neighbours"] = MultiInterestRetriever(encoder, store, interests=many)
         print(f"{len(questions)} questions of {len({one.user_id for one in questions})} users")
         print("| retriever | k | clusters covered | labels covered | similarity |")
         print("|---|---:|---:|---:|---:|")

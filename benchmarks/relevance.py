@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +86,8 @@ def kept(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    shared = Path(os.environ.get("PERSONA_SHARED", Path(__file__).resolve().parents[1].parent / "shared"))
+    parser.add_argument("data", type=Path, nargs="?", default=shared / "data/lampstyle")
     parser.add_argument("--sets", default="LaMP_2_news,LaMP_3_film,LaMP_4_gov")
     parser.add_argument("--questions", type=int, default=120, help="of each train split, at most")
     parser.add_argument("--dev", type=int, default=100, help="of each dev split, at most")

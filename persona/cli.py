@@ -254,7 +254,7 @@ def retrieve(
     if as_json:
         print_json([_scored(one) for one in found])
     elif not found and len(profile):
-        say(f"nothing found: none of the {len(profile)} records of {user_id!r} is left by what was asked for")
+        say(f"nothing found: none of the {len(profile)} records of {user_id!r} fits")
     elif not found:
         say(f"nothing found: the store holds no records of {user_id!r}")
     for number, one in enumerate([] if as_json else found, 1):

@@ -36,7 +36,7 @@ from persona.prompts import LampPrompt, lamp_prompt
 from persona.protocols import SOFT_PROMPT, GenerationOptions, LanguageModel, Request, Retriever
 from persona.readers import write_predictions
 from persona.records import Profile
-from persona.registry import NEEDS_ENCODER, RETRIEVERS, make_retriever
+from persona.registry import RETRIEVERS, make_retriever, needs_encoder
 
 if TYPE_CHECKING:
     from persona.embedder import UserEmbedder
@@ -72,6 +72,7 @@ class LampConfig:
         limit: only the first questions; None runs all.
         controls: also run each method with another user's history.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
+        relevance: a relevance filter over every retriever, ``"untrained"`` or a folder; None filters nothing.
         max_length: token budget of the official prompt builder.
         max_new_tokens: longest answer; None is 16 for labels and 64 for texts.
         num_beams: 1 is greedy.
@@ -86,6 +87,7 @@ class LampConfig:
     limit: int | None = None
     controls: bool = True
     encoder: str = "minilm"
+    relevance: str | None = None
     max_length: int = 256
     max_new_tokens: int | None = None
     num_beams: int = 1
@@ -516,7 +518,8 @@ def _parts(
     plugged = plugs is not None and PLUG in config.methods
     beside = plugged or any(method in LORA_METHODS for method in config.methods)
     wanted = {*names, config.plug_retriever} if beside else {*names}
-    if not plugged and not NEEDS_ENCODER.intersection(wanted):
+    compared = any(map(needs_encoder, wanted))
+    if not plugged and not compared and config.relevance is None:
         made = {name: make_retriever(name, view=split.task.view, seed=config.seed) for name in sorted(wanted)}
         return _Parts({name: made[name] for name in names}, made[config.plug_retriever] if beside else None)
     from persona.embedding import embed_users
@@ -527,7 +530,8 @@ def _parts(
     encoder = load_encoder(config.encoder, like=reads)
     store = stack.enter_context(ProfileStore(f"sqlite:///{vectors}"))
     store.upsert((question.user_id, record) for question in questions for record in question.profile)
-    views = [split.task.view] if NEEDS_ENCODER.intersection(wanted) else []
+    views = [split.task.view] if compared else []
+    views += ["text"] if "key_value" in wanted or config.relevance is not None else []
     views += plugs.views if plugged and plugs is not None else ()
     for view in dict.fromkeys(views):
         embed_users(store, encoder, view=view, progress=lambda done, total, records: report("embed users", done, total))
@@ -535,6 +539,11 @@ def _parts(
         name: make_retriever(name, encoder=encoder, store=store, view=split.task.view, seed=config.seed)
         for name in sorted(wanted)
     }
+    if config.relevance is not None:
+        from persona.retrievers.relevance import RelevanceRetriever, load_filter
+
+        judge = load_filter(config.relevance, encoder)
+        made = {name: RelevanceRetriever(one, judge, encoder, store) for name, one in made.items()}
     retrievers = {name: made[name] for name in names}
     if plugs is None or not plugged:
         return _Parts(retrievers, made[config.plug_retriever] if beside else None)

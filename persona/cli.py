@@ -1,5 +1,5 @@
-"""The command line: `persona demo | ingest | embed-users | retrieve | ask | forget | eval | plug |
-lora`.
+"""The command line: `persona demo | ingest | embed-users | retrieve | ask | entities | forget | eval |
+plug | lora | filter`.
 
 Parse, call, print; the words are those of the Python API. Results go to stdout (`--json` for machines), progress and
 errors to stderr. A known error is one line and exit code 1, wrong usage is exit code 2; `--debug`, anywhere on the
@@ -20,6 +20,17 @@ import typer
 import persona
 from persona.cli_lora import lora_app
 from persona.cli_plug import embed_views, plug_app
+from persona.cli_retrieval import (
+    Base,
+    FilterName,
+    RetrieverModel,
+    WhereText,
+    chosen_retriever,
+    entities,
+    eval_limit,
+    filter_app,
+    reads_vectors,
+)
 from persona.cli_terminal import (
     AsJson,
     Encoder,
@@ -64,6 +75,8 @@ eval_app = typer.Typer(
 app.add_typer(eval_app)
 app.add_typer(plug_app)
 app.add_typer(lora_app)
+app.add_typer(filter_app)
+eval_app.command("limit")(eval_limit)
 
 
 def main() -> None:
@@ -231,19 +244,26 @@ def retrieve(
     retriever: RetrieverName = None,
     encoder: Encoder = None,
     k: Annotated[int, typer.Option("--k", help="How many records at most.", min=1)] = 4,
+    base: Base = None,
+    model: RetrieverModel = None,
+    where: WhereText = None,
+    relevance: FilterName = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the records of a user's history that fit a query."""
-    from persona.registry import make_retriever
+    from persona.encoders import load_encoder
     from persona.settings import Settings, open_store
 
     with open_store(store) as opened:
         name = retriever or Settings().retriever
-        found = make_retriever(name, encoder=_encoder_for(name, encoder), store=opened).retrieve(
-            opened.profile(user_id), query, k
-        )
+        loaded = load_encoder(encoder or Settings().encoder) if reads_vectors(name, base, relevance) else None
+        chosen = chosen_retriever(name, opened, loaded, base=base, model=model, where=where, relevance=relevance)
+        profile = opened.profile(user_id)
+        found = chosen.retrieve(profile, query, k)
     if as_json:
         print_json([_scored(one) for one in found])
+    elif not found and len(profile):
+        say(f"nothing found: none of the {len(profile)} records of {user_id!r} fits")
     elif not found:
         say(f"nothing found: the store holds no records of {user_id!r}")
     for number, one in enumerate([] if as_json else found, 1):
@@ -269,6 +289,10 @@ def ask(
     missing_adapter: Annotated[
         str, typer.Option(help="What a user without an adapter gets: error, prior or base (the plain LLM).")
     ] = "error",
+    base: Base = None,
+    retriever_model: RetrieverModel = None,
+    where: WhereText = None,
+    relevance: FilterName = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer a prompt with a frozen LLM as if it knew the user."""
@@ -277,7 +301,6 @@ def ask(
     from persona.personalizer import Personalizer
     from persona.prompts import PromptBuilder
     from persona.protocols import Channel, GenerationOptions
-    from persona.registry import NEEDS_ENCODER, make_retriever
     from persona.settings import Settings, open_store
 
     settings = Settings()
@@ -290,8 +313,13 @@ def ask(
         model = load_llm(llm or settings.llm)
         embedder = None if plug is None else _user_embedder(plug)
         loaded = None
-        if embedder is not None or (k and name in NEEDS_ENCODER):
+        if embedder is not None or (k and reads_vectors(name, base, relevance)):
             loaded = load_encoder(encoder or settings.encoder, like=embedder.config.encoder if embedder else "")
+        found = None
+        if k:
+            found = chosen_retriever(
+                name, opened, loaded, base=base, model=retriever_model, where=where, relevance=relevance
+            )
         channels: tuple[Channel, ...] = ()
         if embedder is not None:
             from persona.soft_prompts import SoftPromptChannel
@@ -306,7 +334,7 @@ def ask(
         personalizer = Personalizer(
             model,
             opened,
-            make_retriever(name, encoder=loaded, store=opened) if k else None,
+            found,
             k=k,
             builder=PromptBuilder(model.tokenizer, max_tokens=max_context_tokens),
             options=GenerationOptions(max_new_tokens=max_new_tokens, num_beams=num_beams),
@@ -327,6 +355,9 @@ def ask(
             "prompt": answer.prompt,
         }
     )
+
+
+app.command()(entities)
 
 
 @app.command()
@@ -374,8 +405,8 @@ def eval_lamp(
     methods: Annotated[
         str,
         typer.Option(
-            help="Comma list of none, bm25, bm25+, dense, recency, random, hybrid, plug, lora, lora+task, neighbours, "
-            "routed."
+            help="Comma list of none, plug, lora, lora+task, neighbours, routed and names of retrievers (persona "
+            "retrieve --help)."
         ),
     ] = "none,bm25,recency",
     k: Annotated[str, typer.Option("--k", help="Comma list: how many records.")] = "1,4",
@@ -403,6 +434,7 @@ def eval_lamp(
         ),
     ] = False,
     encoder: Encoder = None,
+    relevance: FilterName = None,
     task: TaskName = None,
     golds: Annotated[Path | None, typer.Option(help="The golds, if they lie elsewhere.")] = None,
     out: Annotated[
@@ -437,6 +469,7 @@ def eval_lamp(
         limit=limit,
         controls=controls,
         encoder=encoder or settings.encoder,
+        relevance=relevance,
         max_length=max_length,
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
@@ -558,18 +591,6 @@ def _store_soft_prompts(
     embed_views(store, encoder, (view for view in history_views(plug.config) if view != embedded), progress)
     task = progress.add_task("soft prompts", total=store.counts().users)
     return store_soft_prompts(store, plug, encoder, progress=lambda seen: progress.update(task, completed=seen))
-
-
-def _encoder_for(retriever: str, encoder: str | None) -> RecordEncoder | None:
-    """The encoder, if this retriever needs one."""
-    from persona.registry import NEEDS_ENCODER
-
-    if retriever not in NEEDS_ENCODER:
-        return None
-    from persona.encoders import load_encoder
-    from persona.settings import Settings
-
-    return load_encoder(encoder or Settings().encoder)
 
 
 def _scored(one: Any) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def train(
     from persona.models import load_llm
     from persona.plug_training import PlugTraining, train_plug
     from persona.readers import read_split
-    from persona.registry import NEEDS_ENCODER, make_retriever
+    from persona.registry import make_retriever, needs_encoder
     from persona.settings import Settings
     from persona.store import ProfileStore
     from persona.transformers_llm import TransformersLM
@@ -131,7 +131,7 @@ def train(
 
         found = None
         if any(options.ks):
-            reads = loaded if retriever in NEEDS_ENCODER else None
+            reads = loaded if needs_encoder(retriever) else None
             found = make_retriever(retriever, encoder=reads, store=store, view=split.task.view, seed=seed)
         report = train_plug(
             plug,

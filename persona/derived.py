@@ -23,6 +23,9 @@ from persona.vectors import UserVectors
 
 MAX_KIND_LENGTH = 512
 
+KEPT_KINDS = ("forgotten-entities",)
+"""Indexes that were not made from records and stay when some are deleted: what a user wants forgotten for good."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredIndex:
@@ -140,7 +143,9 @@ def drop_records(connection: Connection, part: Part, user: Any, revision: int, r
         revision: the user's revision from now on.
         record_ids: the deleted records.
     """
-    connection.execute(delete(part.indexes).where(part.indexes.c.uid == user.uid))
+    connection.execute(
+        delete(part.indexes).where(part.indexes.c.uid == user.uid, part.indexes.c.kind.not_in(KEPT_KINDS))
+    )
     connection.execute(delete(part.adapters).where(part.adapters.c.uid == user.uid))
     vectors, gone = part.vectors, frozenset(record_ids)
     for row in connection.execute(select(vectors).where(vectors.c.uid == user.uid)).all():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from persona.errors import InvalidOptionError
@@ -77,3 +78,15 @@ def scored(
 
 _new_scored = object.__new__
 _set_record, _set_score = (ScoredRecord.__dict__[name].__set__ for name in ("record", "score"))
+
+
+def positions(profile: Profile, ranking: Iterable[ScoredRecord]) -> Iterator[int]:
+    """Where in the profile the ranked records stand.
+
+    A LaMP profile may hold the same record twice, and then one id stands for two positions: they are taken in turn.
+    """
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for position in reversed(range(len(profile))):
+        places[profile.records[position].id].append(position)
+    for one in ranking:
+        yield places[one.record.id].pop()

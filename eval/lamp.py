@@ -1,9 +1,10 @@
 """Run methods on a LaMP split and score the answers, always beside yardsticks and controls.
 
 A *row* of the report is one way to answer all questions: a retriever with its k, or ``none``; a user embedder
-(``plug``), alone or with retrieved records; the same with *another user's* history, which must not help, and for what
-was trained the same *trained without user*; and the yardsticks, which need no LLM. A gain counts as personalization
-only if the right user's history beats none (or the training without user) and another user's does not.
+(``plug``), alone or with retrieved records; a summary (``stats``, ``summary``), likewise; the same with *another
+user's* history, which must not help, and for what was trained the same *trained without user*; and the yardsticks,
+which need no LLM. A gain counts as personalization only if the right user's history beats none (or the training without
+user) and another user's does not.
 
 Answers are kept in ``answers.jsonl`` under a key of LLM, decoding options, prompt and soft prompt, so that a run which
 was stopped goes on where it ended, and two rows that send the same request ask once.
@@ -28,6 +29,7 @@ from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.bootstrap import Interval, PairedDifference, bootstrap_interval, paired_bootstrap
 from persona.eval.metrics import METRICS, Samples, evaluate
 from persona.eval.soft_prompts import Plugs, SoftPrompts
+from persona.eval.summary_rows import SUMMARY_FORMS, SUMMARY_METHODS, summary_rows
 from persona.eval.yardsticks import yardsticks
 from persona.files import write_atomically
 from persona.lamp import LampSplit, Question
@@ -52,6 +54,7 @@ WITHOUT_USER = "trained without user"
 CHUNK = 64
 """Answers that are asked for, saved and reported together."""
 
+_NO_RETRIEVERS = (NO_USER, PLUG, *SUMMARY_METHODS)
 _LABEL_TOKENS = 16
 _TEXT_TOKENS = 64
 
@@ -63,9 +66,12 @@ class LampConfig:
     """What to run.
 
     Attributes:
-        methods: ``none``, ``plug`` and names of `persona.registry.RETRIEVERS`.
-        ks: how many records; each retriever runs with each, and ``plug`` alone and with each.
+        methods: ``none``, ``plug``, ``stats``, ``summary`` and names of `persona.registry.RETRIEVERS`.
+        ks: how many records; each retriever runs with each; ``plug``, ``stats`` and ``summary`` run alone and with
+            each.
         plug_retriever: finds the records that stand beside a soft prompt.
+        summary_retriever: finds the records that stand beside a summary.
+        summary_form: what a summary is in a prompt, one of `persona.eval.summary_rows.SUMMARY_FORMS`.
         limit: only the first questions; None runs all.
         controls: also run each method with another user's history.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
@@ -79,6 +85,8 @@ class LampConfig:
     methods: tuple[str, ...] = (NO_USER, "bm25", "recency")
     ks: tuple[int, ...] = (1, 4)
     plug_retriever: str = "bm25"
+    summary_retriever: str = "bm25"
+    summary_form: str = "record"
     limit: int | None = None
     controls: bool = True
     encoder: str = "minilm"
@@ -90,13 +98,16 @@ class LampConfig:
 
     def __post_init__(self) -> None:
         for method in self.methods:
-            if method not in (NO_USER, PLUG) and method not in RETRIEVERS:
+            if method not in _NO_RETRIEVERS and method not in RETRIEVERS:
                 raise InvalidOptionError(
-                    f"a method must be one of {', '.join((NO_USER, PLUG, *RETRIEVERS))}, was: {method!r}"
+                    f"a method must be one of {', '.join((*_NO_RETRIEVERS, *RETRIEVERS))}, was: {method!r}"
                 )
-        if self.plug_retriever not in RETRIEVERS:
+        for name, value in (("plug_retriever", self.plug_retriever), ("summary_retriever", self.summary_retriever)):
+            if value not in RETRIEVERS:
+                raise InvalidOptionError(f"`{name}` must be one of {', '.join(RETRIEVERS)}, was: {value!r}")
+        if self.summary_form not in SUMMARY_FORMS:
             raise InvalidOptionError(
-                f"`plug_retriever` must be one of {', '.join(RETRIEVERS)}, was: {self.plug_retriever!r}"
+                f"`summary_form` must be one of {', '.join(SUMMARY_FORMS)}, was: {self.summary_form!r}"
             )
         if not self.ks or min(self.ks) < 1:
             raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")
@@ -107,8 +118,9 @@ class LampRow:
     """One way to answer all questions, scored.
 
     Attributes:
-        method: ``none``, a retriever's name, ``plug``, ``plug + `` and a retriever's name, or a yardstick's.
-        k: records asked for; 0 for ``none``, ``plug`` and yardsticks.
+        method: ``none``, a retriever's name, ``plug``, ``stats`` or ``summary``, one of these three with `` + `` and a
+            retriever's name, or a yardstick's.
+        k: records asked for; 0 for ``none``, what stands alone, and yardsticks.
         control: None, `OTHER_USER` or `WITHOUT_USER`.
         scores: metric name -> value with its interval; empty where the split has no golds.
         difference: primary metric, this row minus ``none``, paired over users; None for ``none`` itself.
@@ -200,6 +212,7 @@ def run_lamp(
     config: LampConfig,
     *,
     plugs: Plugs | None = None,
+    summarizer: LanguageModel | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> LampReport:
@@ -210,8 +223,9 @@ def run_lamp(
         llm: the frozen LLM.
         config: what to run.
         plugs: the user embedders of the method ``plug``.
-        out: folder for answers (resumable), predictions in the official form and ``results.json``; None keeps
-            nothing.
+        summarizer: writes the summaries of the method ``summary``; None is `llm`.
+        out: folder for answers (resumable), summaries, predictions in the official form and ``results.json``; None
+            keeps nothing.
         progress: called with a stage's name, what is done and what there is to do.
 
     Raises:
@@ -231,6 +245,9 @@ def run_lamp(
         plans = _plan(split, questions, parts, llm, config, report)
         if plugs is not None and PLUG in config.methods:
             plans += _plug_plans(split, questions, parts, plugs, llm, config, report)
+        if parts.beside_summary is not None:
+            kept = None if out is None else out / "summaries.jsonl"
+            plans += _summary_plans(split, questions, parts.beside_summary, llm, summarizer, config, kept, report)
     answers = _Answers(None if out is None else out / "answers.jsonl", llm, _options(split, config))
     answers.ask((request for plan in plans for run in plan.runs for request in run), report)
 
@@ -308,11 +325,13 @@ class _Parts:
         retrievers: by method.
         beside_plug: finds the records beside a soft prompt; None without user embedders.
         soft_prompts: None without user embedders.
+        beside_summary: finds the records beside a summary; None without summaries.
     """
 
     retrievers: Mapping[str, Retriever]
     beside_plug: Retriever | None = None
     soft_prompts: SoftPrompts | None = None
+    beside_summary: Retriever | None = None
 
 
 def _plan(
@@ -382,6 +401,38 @@ def _plug_plans(
     return plans
 
 
+def _summary_plans(
+    split: LampSplit,
+    questions: Sequence[Question],
+    retriever: Retriever,
+    llm: LanguageModel,
+    summarizer: LanguageModel | None,
+    config: LampConfig,
+    kept: Path | None,
+    report: Progress,
+) -> list[_Plan]:
+    """The rows with summaries: alone and with records, of the right user and of another."""
+    histories: dict[str | None, list[Profile]] = {None: [question.profile for question in questions]}
+    if config.controls:
+        histories[OTHER_USER] = other_histories(questions, config.seed)
+    rows = summary_rows(
+        split,
+        questions,
+        histories,
+        config.methods,
+        retriever,
+        config.summary_retriever,
+        config.ks,
+        llm,
+        form=config.summary_form,
+        max_length=config.max_length,
+        writer=summarizer,
+        kept=kept,
+        progress=report,
+    )
+    return [_Plan(row.method, row.k, row.control, (row.requests,), row.tokens_added) for row in rows]
+
+
 def _prompts(
     split: LampSplit,
     questions: Sequence[Question],
@@ -423,11 +474,16 @@ def _parts(
     report: Progress,
 ) -> _Parts:
     """What the methods need; what compares vectors gets a store at `vectors`, open until `stack` ends."""
-    names = [method for method in config.methods if method not in (NO_USER, PLUG)]
+    names = [method for method in config.methods if method not in _NO_RETRIEVERS]
     plugged = plugs is not None and PLUG in config.methods
+    summarized = bool({*config.methods}.intersection(SUMMARY_METHODS))
     wanted = {*names, config.plug_retriever} if plugged else {*names}
+    if summarized:
+        wanted.add(config.summary_retriever)
     if not plugged and not NEEDS_ENCODER.intersection(wanted):
-        return _Parts({name: make_retriever(name, view=split.task.view, seed=config.seed) for name in names})
+        made = {name: make_retriever(name, view=split.task.view, seed=config.seed) for name in sorted(wanted)}
+        beside = made[config.summary_retriever] if summarized else None
+        return _Parts({name: made[name] for name in names}, beside_summary=beside)
     from persona.embedding import embed_users
     from persona.encoders import load_encoder
     from persona.store import ProfileStore
@@ -444,10 +500,11 @@ def _parts(
         for name in sorted(wanted)
     }
     retrievers = {name: made[name] for name in names}
+    beside = made[config.summary_retriever] if summarized else None
     if plugs is None or not plugged:
-        return _Parts(retrievers)
+        return _Parts(retrievers, beside_summary=beside)
     soft_prompts = SoftPrompts(plugs, cast("TransformersLM", llm), encoder, store)
-    return _Parts(retrievers, made[config.plug_retriever], soft_prompts)
+    return _Parts(retrievers, made[config.plug_retriever], soft_prompts, beside)
 
 
 def other_histories(questions: Sequence[Question], seed: int) -> list[Profile]:

@@ -1,5 +1,5 @@
-"""The command line: `persona demo | ingest | embed-users | retrieve | ask | forget | eval | plug |
-lora`.
+"""The command line: `persona demo | ingest | embed-users | summarize-users | retrieve | ask | show | forget | eval |
+plug | lora`.
 
 Parse, call, print; the words are those of the Python API. Results go to stdout (`--json` for machines), progress and
 errors to stderr. A known error is one line and exit code 1, wrong usage is exit code 2; `--debug`, anywhere on the
@@ -20,6 +20,7 @@ import typer
 import persona
 from persona.cli_lora import lora_app
 from persona.cli_plug import embed_views, plug_app
+from persona.cli_summaries import Summary, SummaryTask, show_user, summarize_users
 from persona.cli_terminal import (
     AsJson,
     Encoder,
@@ -64,6 +65,8 @@ eval_app = typer.Typer(
 app.add_typer(eval_app)
 app.add_typer(plug_app)
 app.add_typer(lora_app)
+app.command("summarize-users")(summarize_users)
+app.command("show")(show_user)
 
 
 def main() -> None:
@@ -260,6 +263,8 @@ def ask(
     missing_adapter: Annotated[
         str, typer.Option(help="What a user without an adapter gets: error, prior or base (the plain LLM).")
     ] = "error",
+    summary: Summary = None,
+    task: SummaryTask = "free",
     as_json: AsJson = False,
 ) -> None:
     """Answer a prompt with a frozen LLM as if it knew the user."""
@@ -291,6 +296,10 @@ def ask(
 
             pool = stack.enter_context(AdapterPool(AdapterBank(opened), model, slots=1, rows=num_beams))
             channels = (*channels, LoraChannel(pool, missing=missing_adapter))
+        if summary is not None:
+            from persona.summaries import SummaryChannel
+
+            channels = (*channels, SummaryChannel(opened, summary, task=task))
         personalizer = Personalizer(
             model,
             opened,
@@ -309,6 +318,8 @@ def ask(
             "text": answer.text,
             "user_id": answer.user_id,
             "records": [_scored(one) for one in answer.records],
+            "summary": answer.summary,
+            "summary_source": answer.summary_source,
             "channels": list(answer.channels),
             "tokens_added": answer.tokens_added,
             "abstained": answer.abstained,
@@ -349,7 +360,8 @@ def eval_lamp(
     llm: Llm = None,
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
     methods: Annotated[
-        str, typer.Option(help="Comma list of none, bm25, bm25+, dense, recency, random, hybrid, plug.")
+        str,
+        typer.Option(help="Comma list of none, bm25, bm25+, dense, recency, random, hybrid, plug, stats, summary."),
     ] = "none,bm25,recency",
     k: Annotated[str, typer.Option("--k", help="Comma list: how many records.")] = "1,4",
     limit: Annotated[int | None, typer.Option(help="Only the first N questions.", min=1)] = None,
@@ -363,6 +375,13 @@ def eval_lamp(
         str | None, typer.Option("--plug-control", help="Comma list: the same, trained with --without-user.")
     ] = None,
     plug_retriever: Annotated[str, typer.Option(help="Finds the records beside a soft prompt.")] = "bm25",
+    summary_retriever: Annotated[str, typer.Option(help="Finds the records beside a summary.")] = "bm25",
+    summary_form: Annotated[
+        str, typer.Option(help="What a summary is in a prompt: record (one target), or sentence.")
+    ] = "record",
+    summary_llm: Annotated[
+        str | None, typer.Option("--summary-llm", help="Writes the summaries (default: the LLM that answers).")
+    ] = None,
     encoder: Encoder = None,
     task: TaskName = None,
     golds: Annotated[Path | None, typer.Option(help="The golds, if they lie elsewhere.")] = None,
@@ -393,6 +412,8 @@ def eval_lamp(
         methods=names(methods, "--methods"),
         ks=numbers(k, "--k"),
         plug_retriever=plug_retriever,
+        summary_retriever=summary_retriever,
+        summary_form=summary_form,
         limit=limit,
         controls=controls,
         encoder=encoder or settings.encoder,
@@ -414,6 +435,7 @@ def eval_lamp(
             load_llm(name, overlong="truncate"),
             config,
             plugs=plugs,
+            summarizer=None if summary_llm is None else load_llm(summary_llm),
             out=folder,
             progress=stage_bars(progress),
         )

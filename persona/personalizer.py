@@ -49,6 +49,8 @@ class Generation:
         records: the retrieved records that stand in `prompt`, best first.
         channels: the channels that carried something personal, of `persona.protocols.CHANNELS`.
         tokens_added: tokens that personalization added to the prompt, in the LLM's own unit.
+        summary: the summary that stands in `prompt`, whole or shortened; None if there is none.
+        summary_source: where the summary comes from, e.g. ``"llm:LaMP_3:instruct-1:gpt@..."``.
     """
 
     text: str
@@ -57,6 +59,8 @@ class Generation:
     records: tuple[ScoredRecord, ...] = ()
     channels: tuple[str, ...] = ()
     tokens_added: int = 0
+    summary: str | None = None
+    summary_source: str | None = None
 
     @property
     def abstained(self) -> bool:
@@ -169,6 +173,8 @@ class Personalizer:
                 if (channel != SOFT_PROMPT or len(profile)) and (channel != LORA or context.adapter != PRIOR_ADAPTER)
             ),
             tokens_added=built.tokens_added + soft_tokens,
+            summary=built.summary,
+            summary_source=None if built.summary is None else context.summary_source,
         )
 
     def _builder_for(self, prompt: str, context: PersonalContext) -> PromptBuilder:
@@ -192,6 +198,8 @@ def personalize(
     plug: UserEmbedder | str | None = None,
     lora: AdapterBank | None = None,
     missing_adapter: str = "error",
+    summary: str | None = None,
+    task: str = "free",
     max_new_tokens: int = 64,
 ) -> str:
     """Answer `prompt` with `llm` as if it knew `user_id`.
@@ -209,6 +217,9 @@ def personalize(
         lora: an `AdapterBank`: the LLM answers with the user's own adapter. It must be the transformers model that the
             adapters were trained for.
         missing_adapter: what to do where `lora` has none for the user: ``"error"``, ``"prior"`` or ``"base"``.
+        summary: also say what is typical of the user: ``"stats"``, exact statistics of the records; ``"llm"``, what
+            `summarize_users` has stored; or ``"both"``.
+        task: what the summary is for: a LaMP task's name, or ``"free"``.
         max_new_tokens: longest answer, in tokens.
 
     Returns:
@@ -241,6 +252,10 @@ def personalize(
 
             pool = stack.enter_context(AdapterPool(lora, model, slots=1, rows=1))
             channels = (*channels, LoraChannel(pool, missing=missing_adapter))
+        if summary is not None:
+            from persona.summaries import SummaryChannel
+
+            channels = (*channels, SummaryChannel(source, summary, task=task))
         options = GenerationOptions(max_new_tokens=max_new_tokens)
         personalizer = Personalizer(model, source, chosen, k=k, options=options, channels=channels)
         return personalizer.generate(user_id, prompt).text

@@ -91,12 +91,14 @@ class PersonalContext:
     Attributes:
         records: retrieved records, best first.
         summary: an offline summary of the user, or None.
+        summary_source: where that comes from, e.g. ``"stats:LaMP_3:scores"``; None without one.
         soft_prompt: vectors for the frozen LLM's input, or None.  # (n_tokens, llm_hidden)
         adapter: name of the user's adapter, or None.
     """
 
     records: tuple[ScoredRecord, ...] = ()
     summary: str | None = None
+    summary_source: str | None = None
     soft_prompt: torch.Tensor | None = None
     adapter: str | None = None
 

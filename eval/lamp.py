@@ -100,7 +100,7 @@ class LampConfig:
         for method in self.methods:
             if method not in _NO_RETRIEVERS and method not in RETRIEVERS:
                 raise InvalidOptionError(
-                    f"a method must be one of {', '.join((*_NO_RETRIEVERS, *RETRIEVERS))}, was: {method!r}"
+                    f"a method must be one of {', '.join((NO_USER, PLUG, *RETRIEVERS, *SUMMARY_METHODS))}, was: {method!r}"
                 )
         for name, value in (("plug_retriever", self.plug_retriever), ("summary_retriever", self.summary_retriever)):
             if value not in RETRIEVERS:

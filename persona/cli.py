@@ -20,7 +20,7 @@ import typer
 import persona
 from persona.cli_lora import lora_app
 from persona.cli_plug import embed_views, plug_app
-from persona.cli_summaries import Summary, SummaryTask, show_user, summarize_users
+from persona.cli_summaries import Summary, SummaryTask, eval_restraint, show_user, summarize_users
 from persona.cli_terminal import (
     AsJson,
     Encoder,
@@ -67,6 +67,7 @@ app.add_typer(plug_app)
 app.add_typer(lora_app)
 app.command("summarize-users")(summarize_users)
 app.command("show")(show_user)
+eval_app.command("restraint")(eval_restraint)
 
 
 def main() -> None:

@@ -1,13 +1,26 @@
-"""The command line of summaries and of what is held on a user: `persona summarize-users | show`."""
+"""The command line of summaries, restraint and what is held: `persona summarize-users | show | eval restraint`."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from persona.cli_terminal import AsJson, Llm, Store, print_json, progress_bars, say
+from persona.cli_terminal import (
+    AsJson,
+    Encoder,
+    Llm,
+    Store,
+    TaskName,
+    names,
+    print_json,
+    progress_bars,
+    say,
+    show,
+    stage_bars,
+)
 
 if TYPE_CHECKING:
     from persona.holdings import HeldIndex
@@ -160,3 +173,80 @@ def _line(text: str) -> str:
 
 def _arrow(target: str | None) -> str:
     return "" if target is None else f"  -> {_line(target)}"
+
+
+def eval_restraint(
+    data: Annotated[Path, typer.Argument(help="A folder with {train,dev}_questions.json and outputs.")],
+    llm: Llm = None,
+    split: Annotated[str, typer.Option(help="train or dev.")] = "dev",
+    methods: Annotated[
+        str, typer.Option(help="Comma list of retrievers; the first one's score is what the others are to keep.")
+    ] = "bm25",
+    k: Annotated[int, typer.Option("--k", help="How many records at most.", min=1)] = 1,
+    limit: Annotated[int | None, typer.Option(help="Only the first N questions of the task.", min=1)] = None,
+    encoder: Encoder = None,
+    task: TaskName = None,
+    max_length: Annotated[int, typer.Option(help="Token budget of the official prompt.", min=1)] = 256,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 64,
+    seed: Annotated[int, typer.Option(help="Who asks what, and the bootstrap.", min=0)] = 0,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ask questions that need no personalization, and see whether they are left alone.
+
+    120 general questions in the name of the users of a LaMP task, beside the task's own questions.
+    """
+    from contextlib import ExitStack
+    from tempfile import TemporaryDirectory
+
+    from persona.eval.report import restraint_cells, restraint_table
+    from persona.eval.restraint import run_restraint
+    from persona.models import load_llm
+    from persona.readers import read_split
+    from persona.registry import NEEDS_ENCODER, make_retriever
+    from persona.settings import Settings
+
+    wanted = names(methods, "--methods")
+    lamp = read_split(data, split, task=task)
+    with ExitStack() as stack:
+        progress = stack.enter_context(progress_bars("steps"))
+        advance = stage_bars(progress)
+        loaded = store = None
+        if NEEDS_ENCODER.intersection(wanted):
+            from persona.embedding import embed_users
+            from persona.encoders import load_encoder
+            from persona.store import ProfileStore
+
+            loaded = load_encoder(encoder or Settings().encoder)
+            folder = stack.enter_context(TemporaryDirectory())
+            store = stack.enter_context(ProfileStore(f"sqlite:///{folder}/vectors.db"))
+            asked = lamp.questions[:limit]
+            store.upsert((question.user_id, record) for question in asked for record in question.profile)
+            embed_users(
+                store,
+                loaded,
+                view=lamp.task.view,
+                progress=lambda done, total, records: advance("embed users", done, total),
+            )
+        report = run_restraint(
+            lamp,
+            load_llm(llm or Settings().llm, overlong="truncate"),
+            {
+                name: make_retriever(name, encoder=loaded, store=store, view=lamp.task.view, seed=seed)
+                for name in wanted
+            },
+            k=k,
+            limit=limit,
+            max_length=max_length,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            progress=advance,
+        )
+    if as_json:
+        print_json(report.as_dict())
+    elif markdown:
+        header, *rows = restraint_cells(report)
+        for cells in (header, ["---", *["---:"] * (len(header) - 1)], *rows):
+            say(f"| {' | '.join(cells)} |")
+    else:
+        show(restraint_table(report, title=f"{data.resolve().name} {split}"))

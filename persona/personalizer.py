@@ -22,6 +22,7 @@ from persona.protocols import (
     PRIOR_ADAPTER,
     SOFT_PROMPT,
     TEXT,
+    VOCABULARY,
     BoundedPrompt,
     Channel,
     GenerationOptions,
@@ -120,7 +121,7 @@ class Personalizer:
             for (user_id, prompt), context in zip(questions, contexts, strict=True)
         ]
         requests = [
-            Request(draft.prompt, context.soft_prompt, context.adapter)
+            Request(draft.prompt, context.soft_prompt, context.adapter, context.lifts)
             for draft, context in zip(drafts, contexts, strict=True)
         ]
         texts = self.llm.generate(requests, self.options)
@@ -153,12 +154,14 @@ class Personalizer:
             channels.append(SOFT_PROMPT)
         if context.adapter is not None:
             channels.append(LORA)
+        if context.lifts:
+            channels.append(VOCABULARY)
         for channel in channels:
             if channel not in self.llm.channels:
                 raise UnsupportedChannelError(
                     f"the LLM {self.llm.fingerprint} takes {', '.join(sorted(self.llm.channels))}, "
                     f"was given: {channel}; "
-                    "soft prompts and adapters need a transformers model (folder, hub id or (model, tokenizer))"
+                    "everything but text needs a transformers model (folder, hub id or (model, tokenizer))"
                 )
         return Generation(
             text="",

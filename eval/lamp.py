@@ -99,9 +99,8 @@ class LampConfig:
     def __post_init__(self) -> None:
         for method in self.methods:
             if method not in _NO_RETRIEVERS and method not in RETRIEVERS:
-                raise InvalidOptionError(
-                    f"a method must be one of {', '.join((NO_USER, PLUG, *RETRIEVERS, *SUMMARY_METHODS))}, was: {method!r}"
-                )
+                known = ", ".join((NO_USER, PLUG, *RETRIEVERS, *SUMMARY_METHODS))
+                raise InvalidOptionError(f"a method must be one of {known}, was: {method!r}")
         for name, value in (("plug_retriever", self.plug_retriever), ("summary_retriever", self.summary_retriever)):
             if value not in RETRIEVERS:
                 raise InvalidOptionError(f"`{name}` must be one of {', '.join(RETRIEVERS)}, was: {value!r}")

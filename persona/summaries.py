@@ -67,6 +67,9 @@ CONTEXT_TOKENS = 2048
 MAX_NEW_TOKENS = 96
 """Room for a summary or a part of one."""
 
+_LABEL_TOKENS = 16
+"""Room for one that is a label or a score, so that more of the context is left for records."""
+
 USERS_AT_ONCE = 64
 """Users who are summarized together and kept in one transaction: what a kill can cost."""
 
@@ -172,7 +175,7 @@ def write_summaries(
         GenerationError: if the LLM does not answer.
     """
     asking = _form(form, check_task(task), labels)
-    options = GenerationOptions(max_new_tokens=max_new_tokens)
+    options = GenerationOptions(max_new_tokens=min(max_new_tokens, asking.most_tokens))
     limit = context_tokens
     if isinstance(llm, BoundedPrompt) and (own := llm.prompt_limit(options)) is not None:
         limit = min(limit, own)
@@ -404,6 +407,8 @@ def prompt_version(form: str) -> str:
 class _Instruct:
     """An instruction over quotations."""
 
+    most_tokens = 2**30
+
     def __init__(self, task: str) -> None:
         self._typical = _TYPICAL[task]
 
@@ -442,6 +447,7 @@ class _TaskForm:
         self._task = task
         self._labels = labels
         self._titles = task.labels is None
+        self.most_tokens = 2**30 if self._titles else _LABEL_TOKENS
 
     def parts(self, profile: Profile) -> list[Record]:
         return [record for record in profile if record.target is not None and record.target.strip()]

@@ -9,14 +9,14 @@ This user gave 5 scores: 2 once, 3 twice, 4 twice; median 3, mean 3.2; last, new
 
 What is counted follows from the task, or for histories of no task from the targets themselves:
 
-======  ===============================  ======================================  =====================
+======  ===============================  ======================================  ======================
 kind    when                             `ProfileStats.text`                     `ProfileStats.target`
-======  ===============================  ======================================  =====================
+======  ===============================  ======================================  ======================
 scores  LaMP_3; all targets are numbers  how often each, median, mean, the last  the median
-labels  LaMP_2, LaMP_2N; targets repeat  how often the most frequent, the last   the most frequent one
+labels  LaMP_2, LaMP_2N; targets repeat  how often the most frequent, the last   the most frequent five
 titles  LaMP_1, 4, 5, 6; other targets   length, casing, last mark, words again  the most typical one
 texts   LaMP_7; no targets               the same of the texts                   none
-======  ===============================  ======================================  =====================
+======  ===============================  ======================================  ======================
 
 *Casing* of a text: ``lower case`` without any capital, ``capitals`` without any small letter, ``title case`` where at
 least two thirds of its words of four and more letters begin with a capital, else ``sentence case``. A habit is named
@@ -81,7 +81,8 @@ class ProfileStats:
         kind: one of `KINDS`.
         records: how many records were counted: those with a target, or for texts all of them.
         text: the statistics in one sentence; empty where there is nothing to count.
-        target: the one target that stands for all of them; None for texts and where there are none.
+        target: what stands for all of the targets, in their own form: the median, the most typical title, or the most
+            frequent labels with commas between, the most frequent first; None for texts and where there are none.
     """
 
     kind: str
@@ -157,7 +158,7 @@ def _labels(labels: Sequence[str]) -> ProfileStats:
     more = f" and {len(ranked) - _LABELS_NAMED} more" if len(ranked) > _LABELS_NAMED else ""
     last = ", ".join(reversed(labels[-_LAST_LABELS:]))
     text = f"This user gave {_counted(len(labels), 'label')}: {given}{more}; last, newest first: {last}."
-    return ProfileStats(LABELS, len(labels), text, ranked[0][0])
+    return ProfileStats(LABELS, len(labels), text, ", ".join(label for label, _ in ranked[:_LABELS_NAMED]))
 
 
 def _written(noun: str, texts: Sequence[str]) -> str:

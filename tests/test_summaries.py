@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,10 +56,11 @@ def records(n: int, start: int = 0, words: int = 3) -> tuple[Record, ...]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ProfileStore:
+def store(tmp_path: Path) -> Iterator[ProfileStore]:
     opened = ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}")
     opened.upsert([(user, record) for user, n in (("ana", 3), ("bo", 2)) for record in records(n)])
-    return opened
+    yield opened
+    opened.close()
 
 
 def test_a_summary_names_all_it_rests_on(store: ProfileStore) -> None:

@@ -31,7 +31,7 @@ def test_a_median_between_two_scores_is_the_later_one() -> None:
 
 def test_labels_are_ranked_and_equal_ones_by_the_last() -> None:
     stats = profile_stats(profile("comedy", "drama", "drama", "comedy", "action"), "LaMP_2")
-    assert (stats.kind, stats.target) == ("labels", "comedy")
+    assert (stats.kind, stats.target) == ("labels", "comedy, drama, action")
     assert "comedy twice, drama twice, action once; last, newest first: action, comedy, drama" in stats.text
 
 

@@ -1,9 +1,10 @@
 """Run methods on a LaMP split and score the answers, always beside yardsticks and controls.
 
 A *row* of the report is one way to answer all questions: a retriever with its k, or ``none``; a user embedder
-(``plug``), alone or with retrieved records; the same with *another user's* history, which must not help, and for what
-was trained the same *trained without user*; and the yardsticks, which need no LLM. A gain counts as personalization
-only if the right user's history beats none (or the training without user) and another user's does not.
+(``plug``), alone or with retrieved records; a summary (``stats``, ``summary``), likewise; the same with *another
+user's* history, which must not help, and for what was trained the same *trained without user*; and the yardsticks,
+which need no LLM. A gain counts as personalization only if the right user's history beats none (or the training without
+user) and another user's does not.
 
 Answers are kept in ``answers.jsonl`` under a key of LLM, decoding options, prompt and soft prompt, so that a run which
 was stopped goes on where it ended, and two rows that send the same request ask once.
@@ -29,6 +30,7 @@ from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, AdapterRequest, Ad
 from persona.eval.bootstrap import Interval, PairedDifference, bootstrap_interval, paired_bootstrap
 from persona.eval.metrics import METRICS, Samples, evaluate
 from persona.eval.soft_prompts import Plugs, SoftPrompts
+from persona.eval.summary_rows import SUMMARY_FORMS, SUMMARY_METHODS, summary_rows
 from persona.eval.yardsticks import yardsticks
 from persona.files import write_atomically
 from persona.lamp import LampSplit, Question
@@ -53,6 +55,8 @@ WITHOUT_USER = "trained without user"
 CHUNK = 64
 """Answers that are asked for, saved and reported together."""
 
+_BESIDE = (PLUG, *SUMMARY_METHODS, *LORA_METHODS)
+_NO_RETRIEVERS = (NO_USER, *_BESIDE)
 _LABEL_TOKENS = 16
 _TEXT_TOKENS = 64
 
@@ -64,11 +68,14 @@ class LampConfig:
     """What to run.
 
     Attributes:
-        methods: ``none``, ``plug``, `persona.eval.adapters.LORA_METHODS` and names of `persona.registry.RETRIEVERS`.
-        ks: how many records; each retriever runs with each, and ``plug`` and adapters alone and with each.
-        plug_retriever: finds the records that stand beside a soft prompt or an adapter.
+        methods: ``none``, ``plug``, ``stats``, ``summary``, `persona.eval.adapters.LORA_METHODS` and names of
+            `persona.registry.RETRIEVERS`.
+        ks: how many records; each retriever runs with each; ``plug``, ``stats``, ``summary`` and adapters alone and
+            with each.
+        beside: the retriever that finds the records beside a soft prompt, a summary or an adapter.
         lora_once: one adapter a user, from the profile of the user's earliest question, for all questions of that user;
             else one for each question, from all that is older than it.
+        summary_form: what a summary is in a prompt, one of `persona.eval.summary_rows.SUMMARY_FORMS`.
         limit: only the first questions; None runs all.
         controls: also run each method with another user's history.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
@@ -82,8 +89,9 @@ class LampConfig:
 
     methods: tuple[str, ...] = (NO_USER, "bm25", "recency")
     ks: tuple[int, ...] = (1, 4)
-    plug_retriever: str = "bm25"
+    beside: str = "bm25"
     lora_once: bool = False
+    summary_form: str = "record"
     limit: int | None = None
     controls: bool = True
     encoder: str = "minilm"
@@ -96,12 +104,14 @@ class LampConfig:
 
     def __post_init__(self) -> None:
         for method in self.methods:
-            if method not in (NO_USER, PLUG, *LORA_METHODS) and method not in RETRIEVERS:
-                known = ", ".join((NO_USER, PLUG, *RETRIEVERS, *LORA_METHODS))
+            if method not in _NO_RETRIEVERS and method not in RETRIEVERS:
+                known = ", ".join((NO_USER, PLUG, *SUMMARY_METHODS, *LORA_METHODS, *RETRIEVERS))
                 raise InvalidOptionError(f"a method must be one of {known}, was: {method!r}")
-        if self.plug_retriever not in RETRIEVERS:
+        if self.beside not in RETRIEVERS:
+            raise InvalidOptionError(f"`beside` must be one of {', '.join(RETRIEVERS)}, was: {self.beside!r}")
+        if self.summary_form not in SUMMARY_FORMS:
             raise InvalidOptionError(
-                f"`plug_retriever` must be one of {', '.join(RETRIEVERS)}, was: {self.plug_retriever!r}"
+                f"`summary_form` must be one of {', '.join(SUMMARY_FORMS)}, was: {self.summary_form!r}"
             )
         if not self.ks or min(self.ks) < 1:
             raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")
@@ -112,8 +122,8 @@ class LampRow:
     """One way to answer all questions, scored.
 
     Attributes:
-        method: ``none``, a retriever's name, ``plug`` or a method with adapters, the same with `` + `` and a
-            retriever's name, the control ``task adapter``, or a yardstick's.
+        method: ``none``, a retriever's name, ``plug``, ``stats``, ``summary`` or a method with adapters, one of these
+            with `` + `` and a retriever's name, the control ``task adapter``, or a yardstick's.
         k: records asked for; 0 where there are none.
         control: None, `OTHER_USER` or `WITHOUT_USER`.
         scores: metric name -> value with its interval; empty where the split has no golds.
@@ -207,6 +217,7 @@ def run_lamp(
     *,
     plugs: Plugs | None = None,
     adapters: Adapters | None = None,
+    summarizer: LanguageModel | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> LampReport:
@@ -218,8 +229,9 @@ def run_lamp(
         config: what to run.
         plugs: the user embedders of the method ``plug``.
         adapters: the task adapters of the methods with adapters.
-        out: folder for answers (resumable), predictions in the official form and ``results.json``; None keeps
-            nothing.
+        summarizer: writes the summaries of the method ``summary``; None is `llm`.
+        out: folder for answers (resumable), summaries, predictions in the official form and ``results.json``; None
+            keeps nothing.
         progress: called with a stage's name, what is done and what there is to do.
 
     Raises:
@@ -241,6 +253,9 @@ def run_lamp(
         plans = _plan(split, questions, parts, llm, config, report)
         if plugs is not None and PLUG in config.methods:
             plans += _plug_plans(split, questions, parts, plugs, llm, config, report)
+        if any(method in SUMMARY_METHODS for method in config.methods):
+            kept = None if out is None else out / "summaries.jsonl"
+            plans += _summary_plans(split, questions, parts, llm, summarizer, config, kept, report)
         if adapters is not None:
             plans += _adapter_plans(split, questions, parts, adapters, llm, config, folder / "adapters", report)
         answers = _Answers(None if out is None else out / "answers.jsonl", llm, _options(split, config))
@@ -336,7 +351,7 @@ class _Parts:
 
     Attributes:
         retrievers: by method.
-        beside: finds the records beside a soft prompt or an adapter; None without either.
+        beside: finds the records beside a soft prompt, a summary or an adapter; None without any.
         soft_prompts: None without user embedders.
     """
 
@@ -406,7 +421,7 @@ def _plug_plans(
             runs = tuple(
                 tuple(Request(text, soft) for text, soft in zip(texts, softs, strict=True)) for softs, _ in made
             )
-            method = f"{PLUG} + {config.plug_retriever}" if k else PLUG
+            method = f"{PLUG} + {config.beside}" if k else PLUG
             plans.append(_Plan(method, k, control, runs, added + embedders[0].config.n_tokens, perplexity))
         report("soft prompts", number + 1, len(rows))
     return plans
@@ -438,7 +453,7 @@ def _adapter_plans(
             prompts[control][k] = ([one.text for one in built], _mean_tokens(built))
 
     def named(method: str, k: int) -> str:
-        return f"{method} + {config.plug_retriever}" if k else method
+        return f"{method} + {config.beside}" if k else method
 
     nobody = tuple(
         UserAdapters(TASK_ADAPTER, adapters, task, check_llm(llm), split, (), folder, report) for task in adapters.tasks
@@ -471,6 +486,39 @@ def earliest_profiles(questions: Sequence[Question]) -> dict[str, Profile]:
         if (question.time or "", len(question.profile)) < (first.time or "", len(first.profile)):
             found[question.user_id] = question
     return {user_id: question.profile for user_id, question in found.items()}
+
+
+def _summary_plans(
+    split: LampSplit,
+    questions: Sequence[Question],
+    parts: _Parts,
+    llm: LanguageModel,
+    summarizer: LanguageModel | None,
+    config: LampConfig,
+    kept: Path | None,
+    report: Progress,
+) -> list[_Plan]:
+    """The rows with summaries: alone and with records, of the right user and of another."""
+    histories: dict[str | None, list[Profile]] = {None: [question.profile for question in questions]}
+    if config.controls:
+        histories[OTHER_USER] = other_histories(questions, config.seed)
+    assert parts.beside is not None
+    rows = summary_rows(
+        split,
+        questions,
+        histories,
+        config.methods,
+        parts.beside,
+        config.beside,
+        config.ks,
+        llm,
+        form=config.summary_form,
+        max_length=config.max_length,
+        writer=summarizer,
+        kept=kept,
+        progress=report,
+    )
+    return [_Plan(row.method, row.k, row.control, (row.requests,), row.tokens_added) for row in rows]
 
 
 def _prompts(
@@ -514,14 +562,14 @@ def _parts(
     report: Progress,
 ) -> _Parts:
     """What the methods need; what compares vectors gets a store at `vectors`, open until `stack` ends."""
-    names = [method for method in config.methods if method not in (NO_USER, PLUG, *LORA_METHODS)]
+    names = [method for method in config.methods if method not in _NO_RETRIEVERS]
     plugged = plugs is not None and PLUG in config.methods
-    beside = plugged or any(method in LORA_METHODS for method in config.methods)
-    wanted = {*names, config.plug_retriever} if beside else {*names}
+    beside = any(method in _BESIDE for method in config.methods)
+    wanted = {*names, config.beside} if beside else {*names}
     compared = any(map(needs_encoder, wanted))
     if not plugged and not compared and config.relevance is None:
         made = {name: make_retriever(name, view=split.task.view, seed=config.seed) for name in sorted(wanted)}
-        return _Parts({name: made[name] for name in names}, made[config.plug_retriever] if beside else None)
+        return _Parts({name: made[name] for name in names}, made[config.beside] if beside else None)
     from persona.embedding import embed_users
     from persona.encoders import load_encoder
     from persona.store import ProfileStore
@@ -546,9 +594,9 @@ def _parts(
         made = {name: RelevanceRetriever(one, judge, encoder, store) for name, one in made.items()}
     retrievers = {name: made[name] for name in names}
     if plugs is None or not plugged:
-        return _Parts(retrievers, made[config.plug_retriever] if beside else None)
+        return _Parts(retrievers, made[config.beside] if beside else None)
     soft_prompts = SoftPrompts(plugs, cast("TransformersLM", llm), encoder, store)
-    return _Parts(retrievers, made[config.plug_retriever], soft_prompts)
+    return _Parts(retrievers, made[config.beside], soft_prompts)
 
 
 def other_histories(questions: Sequence[Question], seed: int) -> list[Profile]:

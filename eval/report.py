@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .bootstrap import Interval, PairedDifference
 from .demo import DemoReport
 from .lamp import LampReport
+from .restraint import RestraintReport
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -67,6 +68,60 @@ def _difference(difference: PairedDifference | None) -> str:
     if difference is None:
         return "-"
     return f"{difference.difference:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+
+
+def restraint_cells(report: RestraintReport) -> list[list[str]]:
+    """Header and rows of a restraint report as strings."""
+    table = [
+        [
+            "method",
+            "nothing added",
+            "answer unchanged",
+            "token F1",
+            "ROUGE-L",
+            "over-personalized",
+            "tokens",
+            report.metric,
+            "kept",
+            "personal: nothing added",
+            "over-personalized",
+            "tokens",
+        ]
+    ]
+    for row in report.rows:
+        table.append(
+            [
+                row.method if row.method == "none" else f"{row.method} k={report.k}",
+                *(_interval(one) for one in (row.restraint, row.unchanged)),
+                *(f"{one.value:.3f}" for one in (row.token_f1, row.rouge_l, row.over_general)),
+                f"{row.tokens_general:.0f}",
+                _interval(row.score),
+                "-" if row.kept is None else f"{row.kept:.1%}",
+                f"{row.abstained.value:.3f}",
+                f"{row.over_personal.value:.3f}",
+                f"{row.tokens_personal:.0f}",
+            ]
+        )
+    return table
+
+
+def restraint_table(report: RestraintReport, *, title: str) -> Table:
+    """The restraint report as a `rich` table."""
+    from rich.table import Table
+
+    header, *rows = restraint_cells(report)
+    table = Table(
+        title=f"{title}: {report.task}, {report.general} general questions beside {report.personal} personal ones",
+        caption="the first six columns are about the general questions, the others about the personal ones; intervals: "
+        "95 %, bootstrap over users",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def demo_tables(report: DemoReport) -> Iterator[RenderableType]:

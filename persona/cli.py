@@ -1,5 +1,5 @@
-"""The command line: `persona demo | ingest | embed-users | retrieve | ask | entities | forget | eval |
-plug | lora | filter`.
+"""The command line: `persona demo | ingest | embed-users | summarize-users | retrieve | ask | show | entities |
+forget | eval | plug | lora | filter`.
 
 Parse, call, print; the words are those of the Python API. Results go to stdout (`--json` for machines), progress and
 errors to stderr. A known error is one line and exit code 1, wrong usage is exit code 2; `--debug`, anywhere on the
@@ -31,6 +31,7 @@ from persona.cli_retrieval import (
     filter_app,
     reads_vectors,
 )
+from persona.cli_summaries import Summary, SummaryTask, eval_restraint, show_user, summarize_users
 from persona.cli_terminal import (
     AsJson,
     Encoder,
@@ -77,6 +78,9 @@ app.add_typer(plug_app)
 app.add_typer(lora_app)
 app.add_typer(filter_app)
 eval_app.command("limit")(eval_limit)
+app.command("summarize-users")(summarize_users)
+app.command("show")(show_user)
+eval_app.command("restraint")(eval_restraint)
 
 
 def main() -> None:
@@ -293,6 +297,8 @@ def ask(
     retriever_model: RetrieverModel = None,
     where: WhereText = None,
     relevance: FilterName = None,
+    summary: Summary = None,
+    task: SummaryTask = "free",
     as_json: AsJson = False,
 ) -> None:
     """Answer a prompt with a frozen LLM as if it knew the user."""
@@ -331,6 +337,10 @@ def ask(
 
             pool = stack.enter_context(AdapterPool(AdapterBank(opened), model, slots=1, rows=num_beams))
             channels = (*channels, LoraChannel(pool, missing=missing_adapter))
+        if summary is not None:
+            from persona.summaries import SummaryChannel
+
+            channels = (*channels, SummaryChannel(opened, summary, task=task))
         personalizer = Personalizer(
             model,
             opened,
@@ -349,6 +359,8 @@ def ask(
             "text": answer.text,
             "user_id": answer.user_id,
             "records": [_scored(one) for one in answer.records],
+            "summary": answer.summary,
+            "summary_source": answer.summary_source,
             "channels": list(answer.channels),
             "tokens_added": answer.tokens_added,
             "abstained": answer.abstained,
@@ -405,8 +417,8 @@ def eval_lamp(
     methods: Annotated[
         str,
         typer.Option(
-            help="Comma list of none, plug, lora, lora+task, neighbours, routed and names of retrievers (persona "
-            "retrieve --help)."
+            help="Comma list of none, plug, stats, summary, lora, lora+task, neighbours, routed and names of "
+            "retrievers (persona retrieve --help)."
         ),
     ] = "none,bm25,recency",
     k: Annotated[str, typer.Option("--k", help="Comma list: how many records.")] = "1,4",
@@ -420,7 +432,9 @@ def eval_lamp(
     plug_control: Annotated[
         str | None, typer.Option("--plug-control", help="Comma list: the same, trained with --without-user.")
     ] = None,
-    plug_retriever: Annotated[str, typer.Option(help="Finds the records beside a soft prompt or an adapter.")] = "bm25",
+    beside: Annotated[
+        str, typer.Option(help="Retriever of the records beside a soft prompt, a summary or an adapter.")
+    ] = "bm25",
     lora_task: Annotated[
         str | None,
         typer.Option(
@@ -433,6 +447,12 @@ def eval_lamp(
             "--lora-once", help="One adapter a user, from the earliest question's profile, not one a question."
         ),
     ] = False,
+    summary_form: Annotated[
+        str, typer.Option(help="What a summary is in a prompt: record (one target), or sentence.")
+    ] = "record",
+    summary_llm: Annotated[
+        str | None, typer.Option("--summary-llm", help="Writes the summaries (default: the LLM that answers).")
+    ] = None,
     encoder: Encoder = None,
     relevance: FilterName = None,
     task: TaskName = None,
@@ -464,8 +484,9 @@ def eval_lamp(
     config = LampConfig(
         methods=names(methods, "--methods"),
         ks=numbers(k, "--k"),
-        plug_retriever=plug_retriever,
+        beside=beside,
         lora_once=lora_once,
+        summary_form=summary_form,
         limit=limit,
         controls=controls,
         encoder=encoder or settings.encoder,
@@ -490,6 +511,7 @@ def eval_lamp(
             config,
             plugs=plugs,
             adapters=adapters,
+            summarizer=None if summary_llm is None else load_llm(summary_llm),
             out=folder,
             progress=stage_bars(progress),
         )

@@ -22,6 +22,7 @@ from persona.protocols import (
     PRIOR_ADAPTER,
     SOFT_PROMPT,
     TEXT,
+    VOCABULARY,
     BoundedPrompt,
     Channel,
     GenerationOptions,
@@ -49,6 +50,8 @@ class Generation:
         records: the retrieved records that stand in `prompt`, best first.
         channels: the channels that carried something personal, of `persona.protocols.CHANNELS`.
         tokens_added: tokens that personalization added to the prompt, in the LLM's own unit.
+        summary: the summary that stands in `prompt`, whole or shortened; None if there is none.
+        summary_source: where the summary comes from, e.g. ``"llm:LaMP_3:instruct-1:gpt@..."``.
     """
 
     text: str
@@ -57,6 +60,8 @@ class Generation:
     records: tuple[ScoredRecord, ...] = ()
     channels: tuple[str, ...] = ()
     tokens_added: int = 0
+    summary: str | None = None
+    summary_source: str | None = None
 
     @property
     def abstained(self) -> bool:
@@ -119,7 +124,7 @@ class Personalizer:
             for (user_id, prompt), context in zip(questions, contexts, strict=True)
         ]
         requests = [
-            Request(draft.prompt, context.soft_prompt, context.adapter)
+            Request(draft.prompt, context.soft_prompt, context.adapter, context.lifts)
             for draft, context in zip(drafts, contexts, strict=True)
         ]
         texts = self.llm.generate(requests, self.options)
@@ -152,12 +157,14 @@ class Personalizer:
             channels.append(SOFT_PROMPT)
         if context.adapter is not None:
             channels.append(LORA)
+        if context.lifts:
+            channels.append(VOCABULARY)
         for channel in channels:
             if channel not in self.llm.channels:
                 raise UnsupportedChannelError(
                     f"the LLM {self.llm.fingerprint} takes {', '.join(sorted(self.llm.channels))}, "
                     f"was given: {channel}; "
-                    "soft prompts and adapters need a transformers model (folder, hub id or (model, tokenizer))"
+                    "everything but text needs a transformers model (folder, hub id or (model, tokenizer))"
                 )
         return Generation(
             text="",
@@ -172,6 +179,8 @@ class Personalizer:
                 if (channel != SOFT_PROMPT or len(profile)) and (channel != LORA or context.adapter != PRIOR_ADAPTER)
             ),
             tokens_added=built.tokens_added + soft_tokens,
+            summary=built.summary,
+            summary_source=None if built.summary is None else context.summary_source,
         )
 
     def _builder_for(self, prompt: str, context: PersonalContext) -> PromptBuilder:
@@ -195,6 +204,8 @@ def personalize(
     plug: UserEmbedder | str | None = None,
     lora: AdapterBank | None = None,
     missing_adapter: str = "error",
+    summary: str | None = None,
+    task: str = "free",
     max_new_tokens: int = 64,
 ) -> str:
     """Answer `prompt` with `llm` as if it knew `user_id`.
@@ -212,6 +223,9 @@ def personalize(
         lora: an `AdapterBank`: the LLM answers with the user's own adapter. It must be the transformers model that the
             adapters were trained for.
         missing_adapter: what to do where `lora` has none for the user: ``"error"``, ``"prior"`` or ``"base"``.
+        summary: also say what is typical of the user: ``"stats"``, exact statistics of the records; ``"llm"``, what
+            `summarize_users` has stored; or ``"both"``.
+        task: what the summary is for: a LaMP task's name, or ``"free"``.
         max_new_tokens: longest answer, in tokens.
 
     Returns:
@@ -244,6 +258,10 @@ def personalize(
 
             pool = stack.enter_context(AdapterPool(lora, model, slots=1, rows=1))
             channels = (*channels, LoraChannel(pool, missing=missing_adapter))
+        if summary is not None:
+            from persona.summaries import SummaryChannel
+
+            channels = (*channels, SummaryChannel(source, summary, task=task))
         options = GenerationOptions(max_new_tokens=max_new_tokens)
         personalizer = Personalizer(model, source, chosen, k=k, options=options, channels=channels)
         return personalizer.generate(user_id, prompt).text

@@ -63,11 +63,13 @@ class BuiltPrompt:
         text: what the LLM gets; it ends in the prompt that was given.
         records: the records that stand in `text`, whole or shortened, best first.
         tokens_added: tokens of `text` beyond those of the prompt alone.
+        summary: the summary as it stands in `text`, whole or shortened; None if there is none.
     """
 
     text: str
     records: tuple[Record, ...] = ()
     tokens_added: int = 0
+    summary: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,34 +107,36 @@ class PromptBuilder:
             summary: what is known of the user, in words.
         """
         quotations = [quotation for record in records if (quotation := self._quotation(record)).text]
-        known = "" if summary is None else _quoted(summary)
+        known = "" if summary is None else quoted(summary)
         prompt_tokens = self.tokenizer.count(prompt)
         room = self.max_tokens
         while room > 0 and (quotations or known):
-            before, used = self._before(quotations, known, room)
+            before, used, summary = self._before(quotations, known, room)
             if not before:
                 break
             text = before + prompt
             added = self.tokenizer.count(text) - prompt_tokens
             if added <= self.max_tokens:
-                return BuiltPrompt(text, tuple(quotation.record for quotation in used), max(added, 0))
+                records = tuple(quotation.record for quotation in used)
+                return BuiltPrompt(text, records, max(added, 0), summary or None)
             # Parts were measured one by one, and a tokenizer may cut the whole into a few tokens more.
             room -= added - self.max_tokens
         return BuiltPrompt(prompt)
 
-    def _before(self, quotations: Sequence[_Quotation], summary: str, room: int) -> tuple[str, list[_Quotation]]:
-        """What stands before the prompt, in about `room` tokens, and the records in it; empty without room."""
+    def _before(self, quotations: Sequence[_Quotation], summary: str, room: int) -> tuple[str, list[_Quotation], str]:
+        """What stands before the prompt, in about `room` tokens, with the records and the summary in it; empty without
+        room."""
         room -= self._size(_REQUEST)
-        about = ""
+        about = shortened = ""
         if summary:
             share = room // 2 if quotations else room
             shortened = self._shortened(summary, share - self._frame(_SUMMARY.format(_WORD), 1))
             about = _SUMMARY.format(shortened) if shortened else ""
         lines, used = self._lines(quotations, room - self._size(about) - self._size(_RECORDS))
         if not lines and not about:
-            return "", []
+            return "", [], ""
         header = _RECORDS if lines else ""
-        return f"{header}{''.join(lines)}{about}{_REQUEST}", used
+        return f"{header}{''.join(lines)}{about}{_REQUEST}", used, shortened
 
     def _lines(self, quotations: Sequence[_Quotation], room: int) -> tuple[list[str], list[_Quotation]]:
         """As many records as have room for their least, best first, in one line each."""
@@ -162,8 +166,8 @@ class PromptBuilder:
         return _line(quotation.record, text, target)
 
     def _quotation(self, record: Record) -> _Quotation:
-        text = _quoted(record.text)
-        target = "" if record.target is None else _quoted(record.target)
+        text = quoted(record.text)
+        target = "" if record.target is None else quoted(record.target)
         text_tokens, target_tokens = self._size(text), self._size(target)
         frame = self._frame(_line(record, _WORD, _WORD if target else ""), 2 if target else 1)
         least = frame + min(text_tokens, self.least) + min(target_tokens, self.least)
@@ -186,7 +190,7 @@ class PromptBuilder:
         limit = tokens if tokens >= self.least else 0
         while limit > 0:
             # Decoding may put quotation marks and brackets where none were, and half a character at the end.
-            start = _quoted(self.tokenizer.truncate(text, limit + special)).rstrip("\ufffd ")
+            start = quoted(self.tokenizer.truncate(text, limit + special)).rstrip("\ufffd ")
             excess = self._size(start + _CUT) - tokens
             if start and excess <= 0:
                 return start + _CUT
@@ -222,12 +226,12 @@ class _Quotation:
 
 def _line(record: Record, text: str, target: str) -> str:
     # The day is enough, and a time is a string like any other.
-    when = "" if record.time is None else f"[{_quoted(record.time[:_DAY])}] "
+    when = "" if record.time is None else f"[{quoted(record.time[:_DAY])}] "
     given = f' -> "{target}"' if target else ""
     return f'- {when}"{text}"{given}\n'
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """`text` on one line, without double quotation marks or anything that reads as a control token."""
     line = " ".join(_CONTROL.sub(" ", text).split())
     return _TOKEN_OPENING.sub(r"\g<0> ", line).replace('"', "'")

@@ -6,7 +6,7 @@ the parts are the frozen dataclasses here and in `persona.records`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 TEXT = "text"
 SOFT_PROMPT = "soft_prompt"
 LORA = "lora"
-CHANNELS = (TEXT, SOFT_PROMPT, LORA)
-"""The ways into an LLM: text in the prompt, vectors in front of the input embeddings, an adapter in the weights."""
+VOCABULARY = "vocabulary"
+CHANNELS = (TEXT, SOFT_PROMPT, LORA, VOCABULARY)
+"""The ways into an LLM: text in the prompt, vectors in front of the input embeddings, an adapter in the weights, and
+what is added to the scores of its next tokens."""
 
 PRIOR_ADAPTER = "@prior"
 """The adapter that is nobody's own: what all users' adapters lie over."""
@@ -91,14 +93,18 @@ class PersonalContext:
     Attributes:
         records: retrieved records, best first.
         summary: an offline summary of the user, or None.
+        summary_source: where that comes from, e.g. ``"stats:LaMP_3:scores"``; None without one.
         soft_prompt: vectors for the frozen LLM's input, or None.  # (n_tokens, llm_hidden)
         adapter: name of the user's adapter, or None.
+        lifts: what is added to the scores of tokens that the user likes, by token id, or None.
     """
 
     records: tuple[ScoredRecord, ...] = ()
     summary: str | None = None
+    summary_source: str | None = None
     soft_prompt: torch.Tensor | None = None
     adapter: str | None = None
+    lifts: Mapping[int, float] | None = None
 
 
 Channel = Callable[[Sequence[Profile], Sequence[str], Sequence[PersonalContext]], list[PersonalContext]]
@@ -114,11 +120,13 @@ class Request:
         prompt: the text, personal context included.
         soft_prompt: vectors to stand before the prompt's input embeddings, float.  # (n_tokens, llm_hidden)
         adapter: name of the adapter to answer with; None for the plain model.
+        lifts: what is added to the scores of the next token while the answer is written, by token id; None for nothing.
     """
 
     prompt: str
     soft_prompt: torch.Tensor | None = None
     adapter: str | None = None
+    lifts: Mapping[int, float] | None = None
 
 
 class AdapterSource(Protocol):

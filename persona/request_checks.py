@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from persona.errors import InvalidOptionError, UnsupportedChannelError
-from persona.protocols import LORA, SOFT_PROMPT, GenerationOptions, Request
+from persona.protocols import LORA, SOFT_PROMPT, VOCABULARY, GenerationOptions, Request
 
 _TAKEN_BY = {
     SOFT_PROMPT: "soft prompts are taken by transformers models (a folder, a hub id, 'tiny' or (model, tokenizer)), "
     "and by a vLLM server that is given its `hidden_size`",
     LORA: "adapters are taken by transformers models with an open AdapterPool, and by a vLLM server that is given "
     "`lora`; else leave `adapter` at None",
+    VOCABULARY: "lifted tokens are taken by transformers models (a folder, a hub id, 'tiny' or (model, tokenizer))",
 }
 
 
@@ -45,6 +46,8 @@ def _channels_of(request: Request) -> Iterable[str]:
         yield SOFT_PROMPT
     if request.adapter is not None:
         yield LORA
+    if request.lifts:
+        yield VOCABULARY
 
 
 def check_options(options: GenerationOptions, *, max_beams: int | None = None, llm: str = "") -> None:

@@ -20,7 +20,7 @@ minimum lengths. White space around an answer is stripped.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,8 +34,9 @@ from persona.decoding import NOISE, BeamMargin, GreedyMargin, MarginWatch
 from persona.errors import GenerationError, InvalidOptionError, ModelLoadError
 from persona.model_folder import hash_parameters
 from persona.prompt_tokens import ChatTemplate, Overlong, PromptEncoder
-from persona.protocols import LORA, SOFT_PROMPT, TEXT, AdapterSource, GenerationOptions, Request
+from persona.protocols import LORA, SOFT_PROMPT, TEXT, VOCABULARY, AdapterSource, GenerationOptions, Request
 from persona.request_checks import check_options, check_requests
+from persona.token_lifts import TokenLifts, check_lifts
 from persona.tokenizers import HuggingFaceTokenizer
 
 if TYPE_CHECKING:
@@ -61,11 +62,13 @@ class _Input:
         ids: tokens of the prompt.
         soft_prompt: vectors to stand before them, placed and typed as the model is, or None.  # (n_tokens, hidden)
         adapter: name of the adapter to compute with, or None.
+        lifts: what is added to the scores of the next token, by token id, or None.
     """
 
     ids: tuple[int, ...]
     soft_prompt: torch.Tensor | None = None
     adapter: str | None = None
+    lifts: Mapping[int, float] | None = None
 
     def __len__(self) -> int:
         return len(self.ids) + (0 if self.soft_prompt is None else len(self.soft_prompt))
@@ -128,8 +131,8 @@ class TransformersLM:
 
     @property
     def channels(self) -> frozenset[str]:
-        """Text and soft prompts, and adapters while some are attached."""
-        return frozenset({TEXT, SOFT_PROMPT} if self._adapters is None else {TEXT, SOFT_PROMPT, LORA})
+        """Text, soft prompts and lifted tokens, and adapters while some are attached."""
+        return frozenset({TEXT, SOFT_PROMPT, VOCABULARY, *(() if self._adapters is None else (LORA,))})
 
     def attach_adapters(self, adapters: AdapterSource | None) -> None:
         """Take requests with adapters from now on, by the names that `adapters` knows; None takes none any more."""
@@ -162,6 +165,11 @@ class TransformersLM:
     def pad_token(self) -> int:
         """Id of the token that fills up a batch."""
         return self._pad
+
+    @property
+    def special_tokens(self) -> tuple[int, ...]:
+        """Ids of the tokens that are no part of a text: start, end, padding, and the tokenizer's other special ones."""
+        return tuple(dict.fromkeys((*self._tokenizer.all_special_ids, *self._eos, self._pad)))
 
     @property
     def decoder_start_token(self) -> int:
@@ -217,9 +225,9 @@ class TransformersLM:
             return []
         with self._lock, torch.inference_mode(), _evaluating(self.model):
             inputs = self._inputs(requests, options)
-            # Equal prompts are one input; a soft prompt is never taken for equal to another.
+            # Equal prompts are one input; a soft prompt, or what is lifted, is never taken for equal to another.
             places = [
-                (each.ids, each.adapter, None if each.soft_prompt is None else index)
+                (each.ids, each.adapter, None if each.soft_prompt is None and not each.lifts else index)
                 for index, each in enumerate(inputs)
             ]
             answers = self._answers(dict(zip(places, inputs, strict=True)), options)
@@ -235,7 +243,7 @@ class TransformersLM:
             if not ids and not length:
                 raise InvalidOptionError(f"a prompt must not be empty: prompt {index} has no tokens")
         return [
-            _Input(tuple(ids), vectors, request.adapter)
+            _Input(tuple(ids), vectors, request.adapter, check_lifts(request.lifts, self.model.config))
             for ids, vectors, request in zip(encoded, soft_prompts, requests, strict=True)
         ]
 
@@ -326,9 +334,11 @@ class TransformersLM:
         handle = copy.copy(self.model)
         handle.generation_config = rules
         names = [each.adapter for each in inputs]
+        # The watch comes last: it looks at the scores by which the decisions are taken.
+        lifts = [TokenLifts([each.lifts for each in inputs], options.num_beams)] if any(_lifted(inputs)) else []
         try:
             with nullcontext() if self._adapters is None else self._adapters.named(names):
-                output = handle.generate(**arguments, generation_config=rules, logits_processor=[watch])
+                output = handle.generate(**arguments, generation_config=rules, logits_processor=[*lifts, watch])
         except torch.OutOfMemoryError as error:
             raise GenerationError(
                 f"{self.name} ran out of memory with {len(inputs)} requests of {max(map(len, inputs))} tokens in a "
@@ -384,6 +394,10 @@ class TransformersLM:
 
     def __repr__(self) -> str:
         return f"TransformersLM({self.name!r})"
+
+
+def _lifted(inputs: Sequence[_Input]) -> Iterator[bool]:
+    return (bool(each.lifts) for each in inputs)
 
 
 def _unwrapped(model: Any) -> Any:

@@ -1,0 +1,93 @@
+"""What summaries cost: users summarized a second, killed and resumed, and what a stored summary adds to a request.
+
+    python benchmarks/summaries.py [--users 1000] [--records 20] [--kill-after 20] [--samples 2000] [--json]
+
+Users of the generated world, with scored reviews. `persona summarize-users` runs in a process of its own, is killed
+with SIGKILL after `--kill-after` seconds, and run again to its end. Then the channel is timed alone, request by
+request, for users in random order: what it reads is in no cache of ours, though the disk is never cold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from persona.protocols import PersonalContext
+from persona.store import ProfileStore
+from persona.summaries import SummaryChannel, stored_summary
+from persona.world import World
+
+TASK = "LaMP_3"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", type=int, default=1000)
+    parser.add_argument("--records", type=int, default=20)
+    parser.add_argument("--llm", default="tiny")
+    parser.add_argument("--form", default="task")
+    parser.add_argument("--kill-after", type=float, default=20.0)
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(arguments, f"sqlite:///{Path(folder) / 'persona.db'}")
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+        return
+    for name, value in result.items():
+        print(f"{name:45} {value:,.3f}" if isinstance(value, float) else f"{name:45} {value}")
+
+
+def measure(arguments: argparse.Namespace, url: str) -> dict[str, float | int | str]:
+    with ProfileStore(url) as store:
+        store.upsert(World(0).stream(TASK, "dev", arguments.users, records_per_user=arguments.records))
+    command = [sys.executable, "-m", "persona.cli", "summarize-users", "--store", url, "--llm", arguments.llm]
+    command += ["--task", TASK, "--form", arguments.form, "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(arguments.kill_after)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    users = [f"dev-{number}" for number in range(arguments.users)]
+    with ProfileStore(url) as store:
+        before = sum(stored_summary(store, user, TASK) is not None for user in users)
+    ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    report = json.loads(ended.stdout)
+    assert report["fresh"] == before
+    assert report["fresh"] + report["written"] == arguments.users
+    result: dict[str, float | int | str] = {
+        "users": arguments.users,
+        "records of each": arguments.records,
+        "llm": report["llm"],
+        "written before SIGKILL": before,
+        "written by the second run": report["written"],
+        "users/s of the second run": report["written"] / report["seconds"],
+    }
+    chance = random.Random(0)
+    with ProfileStore(url) as store:
+        for source in ("llm", "stats", "both"):
+            channel = SummaryChannel(store, source, task=TASK)
+            taken = []
+            for _ in range(arguments.samples):
+                profile = store.profile(chance.choice(users))
+                begun = time.perf_counter()
+                (context,) = channel([profile], ["a prompt"], [PersonalContext()])
+                taken.append(time.perf_counter() - begun)
+                assert context.summary
+            for share in (50, 99):
+                result[f"{source}: ms of a request, p{share}"] = float(np.percentile(taken, share)) * 1000
+    return result
+
+
+if __name__ == "__main__":
+    main()

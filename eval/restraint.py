@@ -1,0 +1,293 @@
+"""Knowing when not to: what personalization does to questions that need none, and what restraint costs the others.
+
+General questions (`persona.eval.general_questions`) are asked in the name of a split's users, each with that user's
+history, beside the split's own questions. A retriever *abstains* where it returns no record; then the prompt is the
+question and the answer that of the plain LLM. Of each retriever it is told
+
+- on the general questions: how often nothing personal was added (*restraint*), how often the answer stayed that of the
+  plain LLM to the letter (*unchanged*), and how much of it stayed (ROUGE-1 as a token F1, and ROUGE-L);
+- on the personal ones: the task's score, and how much of the first retriever's is *kept* - score over score, for errors
+  the other way round; with the unfiltered retriever first, that is what its filter leaves;
+- on both the *over-personalization* of the answers: the share of their terms that are the profile's and stand neither
+  in the question nor in the reference. ``none``, which saw no profile, is its floor: some words are in every profile.
+
+>>> profile = profile_terms(Profile("ana", (Record("A quiet film about lighthouses."),)))
+>>> over_personalization("Oslo, with quiet lighthouses", profile, "What is the capital of Norway?", "Oslo")
+0.6666666666666666
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from persona.errors import EvaluationError, InvalidOptionError
+from persona.eval.bootstrap import Interval, bootstrap_interval
+from persona.eval.general_questions import GENERAL_QUESTIONS, GeneralQuestion
+from persona.eval.metrics import METRICS, Array, Metric, evaluate
+from persona.eval.rouge import rouge_1, rouge_l
+from persona.lamp import LampSplit, Question
+from persona.lamp_prompts import LampPrompt, lamp_prompt
+from persona.protocols import GenerationOptions, LanguageModel, Request, Retriever
+from persona.records import Profile
+
+NO_USER = "none"
+"""The row in which nobody's history is looked at."""
+
+_CHUNK = 64
+_TERM = re.compile(r"[^\W_]{3,}")
+_NO_TERMS = frozenset(
+    (
+        *("the", "and", "for", "are", "was", "were", "has", "have", "had", "with", "that", "this", "these", "those"),
+        *("from", "into", "not", "but", "you", "your", "they", "their", "its", "his", "her", "our", "can", "will"),
+        *("would", "should", "than", "then", "them", "what", "which", "who", "when", "how", "why", "all", "any"),
+        *("about", "also", "been", "does", "just", "more", "most", "one", "some", "there", "where", "while"),
+    )
+)
+
+
+def _no_measure(answers: Sequence[Any], labels: Sequence[str]) -> Array:
+    raise EvaluationError("a mean is taken of numbers that are there already")
+
+
+def _mean(sums: Array, count: Array) -> Array:
+    result: Array = sums[..., 0] / count
+    return result
+
+
+_MEAN = Metric("mean", True, _no_measure, _mean)
+
+
+@dataclass(frozen=True, slots=True)
+class RestraintRow:
+    """One retriever, or none; intervals are over users.
+
+    Attributes:
+        method: the retriever's name, or `NO_USER`.
+        restraint: share of the general questions to which nothing personal was added.
+        unchanged: share of the general questions with the plain LLM's answer, to the letter.
+        token_f1: ROUGE-1 between the answers to general questions and the plain LLM's.
+        rouge_l: ROUGE-L between them.
+        over_general: over-personalization of the answers to general questions.
+        score: the task's first metric on the personal questions.
+        kept: the share of the first retriever's score that this one has; None for `NO_USER`, and where the score to be
+            kept is 0.
+        abstained: share of the personal questions to which nothing was added.
+        over_personal: over-personalization of the answers to personal questions.
+        tokens_general: mean tokens added to a general question.
+        tokens_personal: mean tokens added to a personal question.
+    """
+
+    method: str
+    restraint: Interval
+    unchanged: Interval
+    token_f1: Interval
+    rouge_l: Interval
+    over_general: Interval
+    score: Interval
+    kept: float | None
+    abstained: Interval
+    over_personal: Interval
+    tokens_general: float
+    tokens_personal: float
+
+
+@dataclass(frozen=True, slots=True)
+class RestraintReport:
+    """What a run found.
+
+    Attributes:
+        task: LaMP task name.
+        metric: its first metric, the one of `RestraintRow.score`.
+        llm: the LLM's fingerprint.
+        k: most records for a question.
+        general: how many general questions were asked.
+        personal: how many of the task's own.
+        rows: `NO_USER`, then the retrievers in the order given.
+    """
+
+    task: str
+    metric: str
+    llm: str
+    k: int
+    general: int
+    personal: int
+    rows: tuple[RestraintRow, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return asdict(self)
+
+
+def profile_terms(profile: Profile) -> frozenset[str]:
+    """The terms of a profile: words of three and more letters in its texts and targets, without the commonest ones."""
+    return _terms(" ".join(f"{record.text} {record.target or ''}" for record in profile))
+
+
+def over_personalization(answer: str, profile: frozenset[str], question: str, reference: str) -> float:
+    """The share of the different terms of `answer` that are in `profile`, but neither in `question` nor `reference`.
+
+    Args:
+        answer: what the LLM said.
+        profile: the user's terms (`profile_terms`).
+        question: what was asked; without the history.
+        reference: a right answer.
+
+    Returns:
+        0 to 1; 0 for an answer without terms.
+    """
+    terms = _terms(answer)
+    return len((terms & profile) - _terms(question) - _terms(reference)) / len(terms) if terms else 0.0
+
+
+def run_restraint(
+    split: LampSplit,
+    llm: LanguageModel,
+    retrievers: Mapping[str, Retriever],
+    *,
+    k: int = 1,
+    limit: int | None = None,
+    general: Sequence[GeneralQuestion] = GENERAL_QUESTIONS,
+    max_length: int = 256,
+    max_new_tokens: int = 64,
+    seed: int = 0,
+    resamples: int = 2000,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> RestraintReport:
+    """Ask general questions in the name of a split's users, beside the split's own.
+
+    Args:
+        split: questions with their profiles, and golds.
+        llm: the frozen LLM.
+        retrievers: by name; the first one's score is what the others are to keep.
+        k: most records for a question, at least 1.
+        limit: only the first questions of the split; None asks all.
+        general: the questions that need no personalization.
+        max_length: token budget of the official prompt, in which the records stand before either kind of question.
+        max_new_tokens: longest answer.
+        seed: who asks which general question, and the bootstrap.
+        resamples: bootstrap resamples over users.
+        progress: called with a stage's name, what is done and what there is to do.
+
+    Raises:
+        InvalidOptionError: if `k` is below 1, or there is no retriever.
+        EvaluationError: if there are no questions, or no golds.
+        GenerationError: if the LLM does not answer.
+    """
+    if k < 1:
+        raise InvalidOptionError(f"`k` must be at least 1, was: {k}")
+    if not retrievers:
+        raise InvalidOptionError("there must be at least one retriever to judge, was given none")
+    questions = split.questions[:limit]
+    if not questions or not general:
+        raise EvaluationError("there are no questions to run: the split, or the set of general questions, is empty")
+    if split.golds is None:
+        raise EvaluationError("the personal score needs golds: take a split that has them, train or dev")
+    golds = {question.id: split.golds[question.id] for question in questions}
+    askers = np.random.default_rng(seed).permutation(len(questions))
+    asked = [
+        Question(
+            f"general-{place}",
+            questions[askers[place % len(askers)]].user_id,
+            one.question,
+            questions[askers[place % len(askers)]].profile,
+        )
+        for place, one in enumerate(general)
+    ]
+    prompts: dict[str, list[LampPrompt]] = {NO_USER: [LampPrompt(one.input) for one in (*asked, *questions)]}
+    for name, retriever in retrievers.items():
+        prompts[name] = _prompts(split, (*asked, *questions), retriever, k, llm, max_length)
+    answers = _answers(llm, prompts, GenerationOptions(max_new_tokens=max_new_tokens), progress)
+
+    owners = [one.user_id for one in asked], [one.user_id for one in questions]
+    terms = {id(one.profile): profile_terms(one.profile) for one in (*asked, *questions)}
+    metric = METRICS[split.task.metrics[0]]
+
+    def mean(values: Sequence[float], users: Sequence[str]) -> Interval:
+        samples = {_MEAN.name: np.array(values, dtype=np.float64)[:, None]}
+        return bootstrap_interval(_MEAN, samples, list(users), resamples=resamples, seed=seed)
+
+    def over(said: Sequence[str], of: Sequence[Question], references: Sequence[str], users: Sequence[str]) -> Interval:
+        shares = [
+            over_personalization(text, terms[id(one.profile)], one.input, reference)
+            for text, one, reference in zip(said, of, references, strict=True)
+        ]
+        return mean(shares, users)
+
+    plain = answers[NO_USER][: len(asked)]
+    rows: list[RestraintRow] = []
+    kept_from: float | None = None
+    for name, built in prompts.items():
+        said, own = answers[name][: len(asked)], answers[name][len(asked) :]
+        added = np.array([one.tokens_added for one in built])
+        nothing: NDArray[np.bool_] = added == 0
+        predictions = {one.id: text for one, text in zip(questions, own, strict=True)}
+        samples = evaluate(split.task, golds, predictions, labels=split.labels).samples
+        score = bootstrap_interval(metric, samples, owners[1], resamples=resamples, seed=seed)
+        if name != NO_USER and kept_from is None:
+            kept_from = score.value
+        rows.append(
+            RestraintRow(
+                name,
+                mean([float(each) for each in nothing[: len(asked)]], owners[0]),
+                mean([float(one == other) for one, other in zip(said, plain, strict=True)], owners[0]),
+                mean([_alike(rouge_1, one, other) for one, other in zip(plain, said, strict=True)], owners[0]),
+                mean([_alike(rouge_l, one, other) for one, other in zip(plain, said, strict=True)], owners[0]),
+                over(said, asked, [one.answer for one in general], owners[0]),
+                score,
+                None if kept_from is None else _kept(score.value, kept_from, metric.higher_is_better),
+                mean([float(each) for each in nothing[len(asked) :]], owners[1]),
+                over(own, questions, list(golds.values()), owners[1]),
+                float(added[: len(asked)].mean()),
+                float(added[len(asked) :].mean()),
+            )
+        )
+    return RestraintReport(split.task.name, metric.name, llm.fingerprint, k, len(asked), len(questions), tuple(rows))
+
+
+def _prompts(
+    split: LampSplit, questions: Sequence[Question], retriever: Retriever, k: int, llm: LanguageModel, max_length: int
+) -> list[LampPrompt]:
+    found = retriever.retrieve_batch(
+        [one.profile for one in questions], [split.task.query(one.input) for one in questions], k
+    )
+    return [
+        lamp_prompt(split.task, one.input, [scored.record for scored in best], llm.tokenizer, max_length=max_length)
+        for one, best in zip(questions, found, strict=True)
+    ]
+
+
+def _answers(
+    llm: LanguageModel,
+    prompts: Mapping[str, Sequence[LampPrompt]],
+    options: GenerationOptions,
+    progress: Callable[[str, int, int], object] | None,
+) -> dict[str, list[str]]:
+    """The answers of each row; equal prompts are asked once, those of like length together."""
+    different = sorted({one.text for row in prompts.values() for one in row}, key=lambda text: (len(text), text))
+    known: dict[str, str] = {}
+    for start in range(0, len(different), _CHUNK):
+        chunk = different[start : start + _CHUNK]
+        known.update(zip(chunk, llm.generate([Request(text) for text in chunk], options), strict=True))
+        if progress is not None:
+            progress("answers", start + len(chunk), len(different))
+    return {name: [known[one.text] for one in row] for name, row in prompts.items()}
+
+
+def _alike(measure: Callable[[str, str], float], plain: str, said: str) -> float:
+    """How much two answers have in common; ROUGE calls two empty ones different."""
+    return 1.0 if plain == said else measure(plain, said)
+
+
+def _kept(score: float, reference: float, higher_is_better: bool) -> float | None:
+    over, under = (score, reference) if higher_is_better else (reference, score)
+    return over / under if under else None
+
+
+def _terms(text: str) -> frozenset[str]:
+    return frozenset(_TERM.findall(text.lower())) - _NO_TERMS

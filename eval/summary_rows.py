@@ -1,0 +1,241 @@
+"""Summaries in an evaluation: the rows ``stats`` and ``summary``, alone and beside retrieved records.
+
+``stats`` is what is computed exactly from a profile (`persona.summary_stats`), ``summary`` what an LLM wrote about it
+(`persona.summaries`). In front of an official prompt a summary takes one of two forms (`SUMMARY_FORMS`):
+
+``record``
+    one target that stands for all of the user's, worded as the task words a record, before the other records::
+
+        4 is the score for "a typical review of this user" , and 5 is the score for "great thing" . What is the ...
+
+    For LLMs that were trained on LaMP's prompts, which know records and nothing else.
+``sentence``
+    words about the user before everything else::
+
+        About this user: "This user gave 39 scores: ..." . 5 is the score for "great thing" . What is the score ...
+
+In both forms the budget of the official prompt holds for summary and records together, a summary of words takes at most
+half of what the question leaves, and where the question leaves nothing there is no summary. LaMP_1 and LaMP_7, whose
+users give no target of their own making, have the sentence only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from persona.errors import InvalidOptionError
+from persona.lamp import LampSplit, LampTask, Question
+from persona.lamp_prompts import LampPrompt, lamp_prompt
+from persona.prompts import quoted
+from persona.protocols import LanguageModel, Request, Retriever, TextTokenizer
+from persona.records import Profile, Record
+from persona.summaries import INSTRUCT, TASK, TYPICAL_RECORD, prompt_version, write_summaries
+from persona.summary_stats import profile_stats
+
+STATS, SUMMARY = SUMMARY_METHODS = ("stats", "summary")
+"""Names of the methods: exact statistics, and what an LLM wrote."""
+
+RECORD, SENTENCE = SUMMARY_FORMS = ("record", "sentence")
+
+_HEAD = 'About this user: "{}" . '
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryRow:
+    """One row's requests, in the order of the questions."""
+
+    method: str
+    k: int
+    control: str | None
+    requests: tuple[Request, ...]
+    tokens_added: float
+
+
+def summary_form(task: LampTask, form: str) -> str:
+    """The form that a task's summaries take where `form` is wanted.
+
+    Raises:
+        InvalidOptionError: if there is no such form.
+    """
+    if form not in SUMMARY_FORMS:
+        raise InvalidOptionError(f"`summary_form` must be one of {', '.join(SUMMARY_FORMS)}, was: {form!r}")
+    return form if task.name in TYPICAL_RECORD else SENTENCE
+
+
+def summary_prompt(
+    task: LampTask,
+    input: str,
+    records: Sequence[Record],
+    summary: str,
+    tokenizer: TextTokenizer,
+    *,
+    form: str,
+    max_length: int,
+) -> LampPrompt:
+    """The official prompt with a summary before its records.
+
+    Args:
+        task: whose wording to use.
+        input: the question as LaMP gives it; it is never cut.
+        records: retrieved ones, best first; may be none.
+        summary: a target in the form ``record``, words in the form ``sentence``; empty adds nothing.
+        tokenizer: the LLM's.
+        form: one of `SUMMARY_FORMS`.
+        max_length: the budget for question, records and summary, in tokens, at least 1.
+    """
+    if not summary.strip():
+        return lamp_prompt(task, input, records, tokenizer, max_length=max_length)
+    input_tokens, special = tokenizer.count(input), tokenizer.count("")
+    if summary_form(task, form) == RECORD:
+        typical = Record(TYPICAL_RECORD[task.name], target=summary.strip())
+        built = lamp_prompt(task, input, [typical, *records], tokenizer, max_length=max_length)
+        return LampPrompt(built.text, tuple(one for one in built.records if one is not typical), built.tokens_added)
+    room = (max_length - input_tokens) // 2
+    frame = tokenizer.count(_HEAD.format("word")) - special - 1
+    words = quoted(summary)
+    if tokenizer.count(words) - special > room - frame:
+        words = "" if room <= frame else quoted(tokenizer.truncate(words, room - frame + special))
+    if not words:
+        return lamp_prompt(task, input, records, tokenizer, max_length=max_length)
+    head = _HEAD.format(words)
+    left = max_length - (tokenizer.count(head) - special)
+    built = lamp_prompt(task, input, records, tokenizer, max_length=max(left, 1))
+    text = head + built.text
+    return LampPrompt(text, built.records, max(tokenizer.count(text) - input_tokens, 0))
+
+
+def summary_rows(
+    split: LampSplit,
+    questions: Sequence[Question],
+    histories: Mapping[str | None, Sequence[Profile]],
+    methods: Sequence[str],
+    retriever: Retriever,
+    name: str,
+    ks: Sequence[int],
+    llm: LanguageModel,
+    *,
+    form: str,
+    max_length: int,
+    writer: LanguageModel | None = None,
+    kept: Path | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> list[SummaryRow]:
+    """The rows of the methods in `SUMMARY_METHODS`: each alone, and beside each of `ks` records.
+
+    Args:
+        split: where the questions are from.
+        questions: to be answered.
+        histories: by control (None is the right user), the profile of each question.
+        methods: which of `SUMMARY_METHODS`, other names are passed over.
+        retriever: finds the records beside a summary.
+        name: the retriever's, for the rows.
+        ks: how many records.
+        llm: answers, and measures prompts.
+        form: one of `SUMMARY_FORMS`.
+        max_length: token budget of a prompt, and of a prompt for a summary.
+        writer: writes summaries; None is `llm`.
+        kept: file for summaries that were written, read again by the next run; None keeps none.
+        progress: called with a stage's name, what is done and what there is to do.
+
+    Raises:
+        InvalidOptionError: if there is no such form.
+    """
+    task = split.task
+    queries = [task.query(question.input) for question in questions]
+    rows = []
+    for method in (each for each in methods if each in SUMMARY_METHODS):
+        for control, profiles in histories.items():
+            texts = (
+                [_stats(task, profile, form) for profile in profiles]
+                if method == STATS
+                else _written(split, profiles, writer or llm, form, max_length, kept, progress)
+            )
+            found = retriever.retrieve_batch(profiles, queries, max(ks))
+            for k in (0, *ks):
+                built = [
+                    summary_prompt(
+                        task,
+                        question.input,
+                        [scored.record for scored in best[:k]],
+                        text,
+                        llm.tokenizer,
+                        form=form,
+                        max_length=max_length,
+                    )
+                    for question, best, text in zip(questions, found, texts, strict=True)
+                ]
+                rows.append(
+                    SummaryRow(
+                        f"{method} + {name}" if k else method,
+                        k,
+                        control,
+                        tuple(Request(one.text) for one in built),
+                        float(np.mean([one.tokens_added for one in built])),
+                    )
+                )
+    return rows
+
+
+def _stats(task: LampTask, profile: Profile, form: str) -> str:
+    stats = profile_stats(profile, task.name)
+    return stats.target or "" if summary_form(task, form) == RECORD else stats.text
+
+
+def _written(
+    split: LampSplit,
+    profiles: Sequence[Profile],
+    llm: LanguageModel,
+    form: str,
+    context_tokens: int,
+    path: Path | None,
+    progress: Callable[[str, int, int], object] | None,
+) -> list[str]:
+    """What the LLM writes about each profile; about equal ones once, and not again what stands in the file.
+
+    A line of the file: ``{"key": "9f...", "text": "..."}``.
+    """
+    asked = TASK if summary_form(split.task, form) == RECORD else INSTRUCT
+    settings = [llm.fingerprint, prompt_version(asked), split.task.name, split.labels, context_tokens]
+
+    def key(profile: Profile) -> str:
+        content = [*settings, [record.content_hash for record in profile]]
+        return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+
+    known: dict[str, str] = {}
+    if path is not None and path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                one = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the last line of a run that was killed while it wrote
+            known[one["key"]] = one["text"]
+    keys = [key(profile) for profile in profiles]
+    missing = {name: profile for name, profile in zip(keys, profiles, strict=True) if name not in known}
+    pending = list(missing.items())
+    for start in range(0, len(pending), _AT_ONCE):
+        chunk = pending[start : start + _AT_ONCE]
+        texts = write_summaries(
+            llm,
+            [profile for _, profile in chunk],
+            task=split.task.name,
+            form=asked,
+            labels=split.labels,
+            context_tokens=context_tokens,
+        )
+        new = {name: text for (name, _), text in zip(chunk, texts, strict=True)}
+        known.update(new)
+        if path is not None:
+            lines = [json.dumps({"key": name, "text": text}) for name, text in new.items()]
+            with path.open("a", encoding="utf-8") as file:
+                # A leading newline ends what a killed run may have left half-written.
+                file.write("\n" + "\n".join(lines) + "\n")
+        if progress is not None:
+            progress("summaries", start + len(chunk), len(pending))
+    return [known[name] for name in keys]

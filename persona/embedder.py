@@ -352,11 +352,15 @@ class _PlugPooling(nn.Module):
     def weights(self, keys: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Tensor:
         """Attention of the sharp heads; what is missing to 1 is the null record's.  # (batch, heads, records)"""
         batch, records, _ = keys.shape
-        key = F.normalize(self.key(keys).view(batch, records, self.heads, _KEY_DIM), dim=-1)
+        key = self.key(keys)  # (batch, records, heads * _KEY_DIM)
         asked = self.any_query.expand(batch, -1, -1)
         if query is not None:
             asked = asked + self.query(query).view(batch, self.heads, _KEY_DIM)
-        scores = torch.einsum("bhd,bnhd->bhn", F.normalize(asked, dim=-1), key)
+        # A product with each head's question in its own block: the keys need not be put into another order. They are
+        # normalised behind it, where there is one number for a head and not `_KEY_DIM`.
+        asked = torch.diag_embed(F.normalize(asked, dim=-1).transpose(1, 2)).transpose(1, 2).flatten(1, 2)
+        norms = torch.linalg.vector_norm(key.view(batch, records, self.heads, _KEY_DIM), dim=-1).clamp_min(1e-12)
+        scores = (key @ asked / norms).transpose(1, 2)  # (batch, heads, records)
         scores = scores / self.log_temperature.exp()[:, None]
         if days is not None:
             months = torch.log1p(days / _DAYS_IN_MONTH)
@@ -375,9 +379,11 @@ class _PlugPooling(nn.Module):
         hidden = _of_records(self._hidden, values, mask)  # (batch, records, width)
         weights = self.weights(keys, mask, query, days)
         rest = 1 - weights.sum(-1, keepdim=True)
-        sharp = weights @ hidden + rest * self.null_value  # (batch, heads, width)
+        # The sum for the mean head is one more row of weights: one pass over the records for all heads.
+        sums = torch.cat((weights, torch.ones_like(weights[:, :1])), dim=1) @ hidden  # (batch, heads + 1, width)
+        sharp = sums[:, :-1] + rest * self.null_value  # (batch, heads, width)
         null_records = self.log_null_records.exp()
-        mean = (hidden.sum(1) + null_records * self.null_value) / (mask.sum(1, keepdim=True) + null_records)
+        mean = (sums[:, -1] + null_records * self.null_value) / (mask.sum(1, keepdim=True) + null_records)
         pooled = torch.cat((sharp.flatten(1), mean), dim=1)
         found: Tensor = self.mix(pooled)
         return found
@@ -385,16 +391,20 @@ class _PlugPooling(nn.Module):
     def _hidden(self, values: Tensor) -> Tensor:
         """g_i of some records; each part of a value is normalised (layer norm), so that all count.  # (some, width)
 
-        Normalised after the product, which is the same and touches fewer numbers: W norm(v) = (W v - mean(v) W 1) / sd.
+        Normalised after the product, which is the same and touches fewer numbers: W norm(v) = V v / sd with the rows of
+        W less their means for V; and the mean of v, for its sd, is one more row of the product.
         """
         hidden: Tensor = self.value.bias
         weights = torch.split(self.value.weight, self.blocks, dim=1)
         for part, weight in zip(torch.split(values, self.blocks, dim=1), weights, strict=True):
-            mean = part.mean(1, keepdim=True)
+            size = part.shape[1]
+            centred = weight - weight.mean(1, keepdim=True)
+            product = part @ torch.cat((centred, torch.full_like(weight[:1], 1 / size))).T  # (some, width + 1)
+            mean = product[:, -1:]
             # Values are of the order of 1, so nothing is lost in the difference; `var_mean` takes twice the time.
-            square = torch.linalg.vector_norm(part, dim=1, keepdim=True).square() / part.shape[1]
+            square = torch.linalg.vector_norm(part, dim=1, keepdim=True).square() / size
             deviation = (square - mean.square()).clamp_min(0) + _EPSILON
-            hidden = hidden + (part @ weight.T - mean * weight.sum(1)) * torch.rsqrt(deviation)
+            hidden = torch.addcmul(hidden, product[:, :-1], torch.rsqrt(deviation))
         return F.gelu(hidden)
 
 

@@ -380,21 +380,26 @@ class _PlugPooling(nn.Module):
         # At first every user gets the instruction alone, and the echo.
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
-        self.slot = slice(*config.slot)
-        self.has_slot = self.slot.stop > self.slot.start
+        start, end = config.slot
+        self.has_slot = end > start
+        self.around_slot = (start, config.n_tokens - end)
         if self.has_slot:
-            self.echo = nn.Linear(dim, (self.slot.stop - self.slot.start) * config.llm_hidden, bias=False)
+            self.echo = nn.Linear(dim, (end - start) * config.llm_hidden, bias=False)
             self.null_target = nn.Parameter(torch.zeros(dim))
             self.echo_gates = nn.Parameter(torch.tensor([0.0] * heads + [1.0]))
 
     def weights(self, keys: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Tensor:
         """Attention of the sharp heads; what is missing to 1 is the null record's.  # (batch, heads, records)"""
         batch, records, _ = keys.shape
-        key = F.normalize(self.key(keys).view(batch, records, self.heads, _KEY_DIM), dim=-1)
+        key = self.key(keys)  # (batch, records, heads * _KEY_DIM)
         asked = self.any_query.expand(batch, -1, -1)
         if query is not None:
             asked = asked + self.query(query).view(batch, self.heads, _KEY_DIM)
-        scores = torch.einsum("bhd,bnhd->bhn", F.normalize(asked, dim=-1), key)
+        # A product with each head's question in its own block: the keys need not be put into another order. They are
+        # normalised behind it, where there is one number for a head and not `_KEY_DIM`.
+        asked = torch.diag_embed(F.normalize(asked, dim=-1).transpose(1, 2)).transpose(1, 2).flatten(1, 2)
+        norms = torch.linalg.vector_norm(key.view(batch, records, self.heads, _KEY_DIM), dim=-1).clamp_min(1e-12)
+        scores = (key @ asked / norms).transpose(1, 2)  # (batch, heads, records)
         scores = scores / self.log_temperature.exp()[:, None]
         if days is not None:
             months = torch.log1p(days / _DAYS_IN_MONTH)
@@ -416,44 +421,45 @@ class _PlugPooling(nn.Module):
         weights = self.weights(keys, mask, query, days)
         null_records = self.log_null_records.exp()
         rest = 1 - weights.sum(-1, keepdim=True)
-        sharp = weights @ hidden + rest * self.null_value  # (batch, heads, width)
-        mean = (hidden.sum(1) + null_records * self.null_value) / (mask.sum(1, keepdim=True) + null_records)
+        # The sum for the mean head is one more row of weights: one pass over the records for all heads.
+        sums = torch.cat((weights, torch.ones_like(weights[:, :1])), dim=1) @ hidden  # (batch, heads + 1, width)
+        sharp = sums[:, :-1] + rest * self.null_value  # (batch, heads, width)
+        mean = (sums[:, -1] + null_records * self.null_value) / (mask.sum(1, keepdim=True) + null_records)
         found: Tensor = self.mix(torch.cat((sharp.flatten(1), mean), dim=1))
         tokens: Tensor = self.last(found).view(len(found), *self.shape)
         if self.has_slot:
-            echo = torch.zeros_like(tokens)
-            gated = torch.einsum("h,bhd->bd", self.echo_gates, self.echoes(values, mask, weights, null_records))
-            echo[:, self.slot] = gated.view(len(gated), -1, self.shape[1])
+            targets = torch.einsum("h,bhd->bd", self.echo_gates, self.targets(values, mask, weights, null_records))
+            echo = F.pad(self.echo(targets).view(len(found), -1, self.shape[1]), (0, 0, *self.around_slot))
             tokens = tokens + echo
         return tokens, found
 
-    def echoes(self, values: Tensor, mask: Tensor, weights: Tensor, null_records: Tensor) -> Tensor:
-        """What the targets under each head's weights, the mean's last, are in the LLM's embeddings, beyond the usual.
-
-        (batch, heads + 1, slot_tokens * llm_hidden)
-        """
+    def targets(self, values: Tensor, mask: Tensor, weights: Tensor, null_records: Tensor) -> Tensor:
+        """The targets under each head's weights, the mean's last, beyond the usual one.  # (batch, heads + 1, dim)"""
         dim = self.blocks[0]
         targets = values[..., dim : 2 * dim]  # (batch, records, dim)
         # A record without a target has zeros there.
         has = (targets.any(-1) & mask)[..., None].to(targets.dtype)
         apart = has * (targets - self.null_target)
         mean = apart.sum(1) / (has.sum(1) + null_records)
-        echoes: Tensor = self.echo(torch.cat((weights @ apart, mean[:, None]), dim=1))
-        return echoes
+        return torch.cat((weights @ apart, mean[:, None]), dim=1)
 
     def _hidden(self, values: Tensor) -> Tensor:
         """g_i of some records; each part of a value is normalised (layer norm), so that all count.  # (some, width)
 
-        Normalised after the product, which is the same and touches fewer numbers: W norm(v) = (W v - mean(v) W 1) / sd.
+        Normalised after the product, which is the same and touches fewer numbers: W norm(v) = V v / sd with the rows of
+        W less their means for V; and the mean of v, for its sd, is one more row of the product.
         """
         hidden: Tensor = self.value.bias
         weights = torch.split(self.value.weight, self.blocks, dim=1)
         for part, weight in zip(torch.split(values, self.blocks, dim=1), weights, strict=True):
-            mean = part.mean(1, keepdim=True)
+            size = part.shape[1]
+            centred = weight - weight.mean(1, keepdim=True)
+            product = part @ torch.cat((centred, torch.full_like(weight[:1], 1 / size))).T  # (some, width + 1)
+            mean = product[:, -1:]
             # Values are of the order of 1, so nothing is lost in the difference; `var_mean` takes twice the time.
-            square = torch.linalg.vector_norm(part, dim=1, keepdim=True).square() / part.shape[1]
+            square = torch.linalg.vector_norm(part, dim=1, keepdim=True).square() / size
             deviation = (square - mean.square()).clamp_min(0) + _EPSILON
-            hidden = hidden + (part @ weight.T - mean * weight.sum(1)) * torch.rsqrt(deviation)
+            hidden = torch.addcmul(hidden, product[:, :-1], torch.rsqrt(deviation))
         return F.gelu(hidden)
 
 

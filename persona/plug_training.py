@@ -607,7 +607,8 @@ def _set_echo(plug: UserEmbedder, examples: _Examples, answers: _Answers, option
         aims = answers.aims[[answers.places[one.gold] for one in some]][:, slice(*plug.config.slot)].flatten(1)
         weights = pooling.weights(batch.keys, batch.mask, batch.query, batch.days)
         for place, null_records in enumerate(_NULL_RECORDS):
-            echoes = pooling.echoes(batch.values, batch.mask, weights, torch.tensor(null_records, device=device))
+            targets = pooling.targets(batch.values, batch.mask, weights, torch.tensor(null_records, device=device))
+            echoes = pooling.echo(targets)  # (batch, heads + 1, slot_tokens * llm_hidden)
             gram[place] += torch.einsum("bhd,bgd->hg", echoes, echoes)
             right[place] += torch.einsum("bhd,bd->h", echoes, aims)
     if not bool(gram.any()):

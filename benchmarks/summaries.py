@@ -77,15 +77,17 @@ def measure(arguments: argparse.Namespace, url: str) -> dict[str, float | int | 
     with ProfileStore(url) as store:
         for source in ("llm", "stats", "both"):
             channel = SummaryChannel(store, source, task=TASK)
-            taken = []
+            taken, computed = [], []
             for _ in range(arguments.samples):
                 profile = store.profile(chance.choice(users))
-                begun = time.perf_counter()
+                begun, processor = time.perf_counter(), time.thread_time()
                 (context,) = channel([profile], ["a prompt"], [PersonalContext()])
                 taken.append(time.perf_counter() - begun)
+                computed.append(time.thread_time() - processor)
                 assert context.summary
             for share in (50, 99):
                 result[f"{source}: ms of a request, p{share}"] = float(np.percentile(taken, share)) * 1000
+                result[f"{source}: of it on the processor, p{share}"] = float(np.percentile(computed, share)) * 1000
     return result
 
 

@@ -22,8 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/persona demo
 
+# One process a core, four at most: each holds torch and its models. (A file or two are faster without: pytest tests/test_x.py)
 test: setup postgres
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # The PostgreSQL tests start a private server of their own; without the binaries they are skipped and say so.
 postgres:

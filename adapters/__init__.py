@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from .peft_format import import_adapter as import_adapter
     from .planning import plan_training as plan_training
     from .pool import AdapterPool as AdapterPool
+    from .routed import Router as Router
+    from .routed import train_router as train_router
+    from .served import ServedAdapters as ServedAdapters
     from .stacked import StackedLoRA as StackedLoRA
+    from .task_adapter import TaskAdapter as TaskAdapter
     from .training import AdapterTrainer as AdapterTrainer
     from .training import TrainingOptions as TrainingOptions
 
@@ -36,13 +40,17 @@ _PLACES = {
     "LoraChannel": "channel",
     "LoraSpec": "family",
     "Neighbours": "neighbours",
+    "Router": "routed",
+    "ServedAdapters": "served",
     "StackedLoRA": "stacked",
     "StoredAdapter": "bank",
+    "TaskAdapter": "task_adapter",
     "TrainingOptions": "training",
     "export_adapter": "peft_format",
     "history_examples": "examples",
     "import_adapter": "peft_format",
     "plan_training": "planning",
+    "train_router": "routed",
 }
 
 __all__ = [
@@ -55,13 +63,17 @@ __all__ = [
     "LoraChannel",
     "LoraSpec",
     "Neighbours",
+    "Router",
+    "ServedAdapters",
     "StackedLoRA",
     "StoredAdapter",
+    "TaskAdapter",
     "TrainingOptions",
     "export_adapter",
     "history_examples",
     "import_adapter",
     "plan_training",
+    "train_router",
 ]
 
 

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
-from persona.adapters.bank import PUBLISHED
-from persona.adapters.pool import AdapterPool
+from persona.adapters.bank import PUBLISHED, AdapterBank
+from persona.adapters.family import Family
 from persona.errors import InvalidOptionError, UnknownAdapterError
 from persona.protocols import PRIOR_ADAPTER, PersonalContext
 from persona.records import Profile
@@ -29,18 +30,25 @@ from persona.records import Profile
 POLICIES = ("error", "prior", "base")
 
 
+class BankedAdapters(Protocol):
+    """Adapters of one family, open on the LLM that is to answer."""
+
+    bank: AdapterBank
+    family: Family
+
+
 class LoraChannel:
     """See the module.
 
     Args:
-        pool: the adapters, open on the LLM that is to answer.
+        pool: the adapters: an `AdapterPool`, or `ServedAdapters` where a vLLM server is to answer.
         missing: what to do with a user without an adapter, of `POLICIES`.
 
     Raises:
         InvalidOptionError: if there is no such policy.
     """
 
-    def __init__(self, pool: AdapterPool, *, missing: str = "error") -> None:
+    def __init__(self, pool: BankedAdapters, *, missing: str = "error") -> None:
         if missing not in POLICIES:
             raise InvalidOptionError(f"`missing` must be one of {', '.join(POLICIES)}, was: {missing!r}")
         self.pool = pool

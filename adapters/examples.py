@@ -33,6 +33,15 @@ class Example:
     target: str
 
 
+def text_examples(profile: Profile) -> tuple[Example, ...]:
+    """A profile's texts as examples that need no answer: the first half is read, the second half should be written.
+
+    What a user writes, or reads, teaches their words and style also where no answer is known.
+    """
+    halves = ((words[: len(words) // 2], words[len(words) // 2 :]) for words in (one.text.split() for one in profile))
+    return tuple(Example(" ".join(first), " ".join(second)) for first, second in halves if first)
+
+
 ExampleMaker = Callable[[Profile], Sequence[Example]]
 """Makes a user's examples, oldest first: the newest ones are held out."""
 

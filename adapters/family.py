@@ -39,6 +39,10 @@ DTYPES: dict[str, torch.dtype] = {
 """What an adapter's numbers may be at rest."""
 
 
+HALVES = ("task", "user")
+"""The two halves of an adapter's rank."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoraSpec:
     """The shape of an adapter, whatever the model.
@@ -214,6 +218,31 @@ class Family:
             bound = 1 / math.sqrt(a.shape[2])
             a.copy_(torch.empty(a.shape, dtype=torch.float64).uniform_(-bound, bound, generator=generator))
         return row[0]
+
+    def half(self, row: Tensor, which: str) -> Tensor:
+        """`row` with the other half of its rank set to zero: an adapter that shares no number with the other half's.
+
+        The task's half is the first ``r // 2`` rows of every A and columns of every B, the user's the rest. The sum of
+        a row of the one and a row of the other is one adapter, and computes the sum of what they compute.
+
+        Args:
+            row: an adapter.  # (size,)
+            which: one of `HALVES`.
+
+        Raises:
+            InvalidOptionError: if there is no such half, or the rank is 1.
+        """
+        if which not in HALVES:
+            raise InvalidOptionError(f"a half must be one of {', '.join(HALVES)}, was: {which!r}")
+        if self.spec.r < 2:
+            raise InvalidOptionError("halves need a rank of at least 2, was: 1")
+        cut = self.spec.r // 2
+        other = slice(cut, None) if which == "task" else slice(0, cut)
+        made = row.clone()[None]
+        for a, b in self.pairs(made):
+            a[:, other] = 0
+            b[:, :, other] = 0
+        return made[0]
 
     def encode(self, row: Tensor) -> bytes:
         """The bytes of an adapter at rest.

@@ -62,6 +62,7 @@ class Neighbours:
         prior: the shared prior; None for none.  # (size,)
         k: most neighbours of a user, at least 1.
         candidates: how many users' adapters are looked at, at least `k`: the first that are found.
+        rows: adapters to look at instead of the bank's own.  # (n, size)
 
     Raises:
         InvalidOptionError: if a number is out of its range.
@@ -76,18 +77,23 @@ class Neighbours:
         prior: Tensor | None = None,
         k: int = 4,
         candidates: int = 64,
+        rows: Tensor | None = None,
     ) -> None:
         if not 1 <= k <= candidates:
             raise InvalidOptionError(f"`k` must be from 1 to `candidates`, was: {k} of {candidates}")
         self.family = trainer.family.over(prior)
         self._trainer, self._bank, self._prior, self._k = trainer, bank, prior, k
+        self._rows = self._of_bank(candidates) if rows is None else rows  # (candidates, size)
+
+    def _of_bank(self, candidates: int) -> Tensor:
+        """Adapters that were trained, not lent."""
         trained = (
-            one for one in bank.current_adapters(self.family) if one.state == PUBLISHED and "loss" in one.metrics
+            one for one in self._bank.current_adapters(self.family) if one.state == PUBLISHED and "loss" in one.metrics
         )
-        rows = [bank.row(one) for one in islice(trained, candidates)]
+        rows = [self._bank.row(one) for one in islice(trained, candidates)]
         if not rows:
             raise UnknownAdapterError(f"there are no neighbours in the family {self.family.key} yet: train users first")
-        self._rows = torch.stack(rows)  # (candidates, size)
+        return torch.stack(rows)
 
     def lend(self, examples: ExampleMaker, *, user_ids: Iterable[str] | None = None, window: int = 64) -> LendingReport:
         """Give adapters to users.

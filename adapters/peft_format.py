@@ -13,8 +13,9 @@ for another version's. Within vLLM's rules: type LORA, no bias, no other saved m
 the name that the model is served by.
 
 An adapter over a shared prior is written as one adapter of twice the rank, ``[A0; A]`` and ``[B0, B]``: what the stack
-computes, for a server that knows of no prior. The alpha grows so that the scale stays. When it comes back, its first
-half must be the prior.
+computes, for a server that knows of no prior. The alpha grows so that the scale stays. Where prior and adapter have a
+half of the rank each (`TrainingOptions.half`), their sum is written, and the rank stays too. When it comes back, its
+first half must be the prior.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from torch import Tensor
 
 from persona.adapters.bank import AdapterBank, AdapterDraft, StoredAdapter, safe_name
 from persona.adapters.family import DTYPES, Family, LoraSpec
-from persona.errors import DataFormatError, FingerprintMismatchError, UnknownUserError
+from persona.errors import DataFormatError, FingerprintMismatchError, UnknownAdapterError, UnknownUserError
+from persona.protocols import PRIOR_ADAPTER
 from persona.reasons import reason
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -58,11 +60,32 @@ def export_adapter(bank: AdapterBank, adapter: StoredAdapter, folder: Path, *, b
     Raises:
         UnknownAdapterError: if it has no numbers, or was erased.
     """
-    family, prior = adapter.family, bank.prior(adapter.family)
-    row = bank.row(adapter)
+    prior, row = bank.prior(adapter.family), bank.row(adapter)
+    halves = [row] if prior is None else [prior.to(row.dtype), row]
+    if prior is not None and _halved(adapter.family, prior, row):
+        halves = [halves[0] + row]
+    name = f"{safe_name(adapter.user_id)}@{adapter.version}"
+    return _written(adapter.family, halves, folder, name, base_name, adapter.user_id)
+
+
+def export_prior(bank: AdapterBank, family: Family, folder: Path, *, base_name: str) -> Path:
+    """Write the shared prior alone as a PEFT folder ``@prior-<family>``; otherwise as `export_adapter`.
+
+    Raises:
+        UnknownAdapterError: if the family has none.
+    """
+    prior = bank.prior(family)
+    if prior is None:
+        raise UnknownAdapterError(f"the family {family.key} has no prior to export")
+    return _written(family, [prior], folder, f"{PRIOR_ADAPTER}-{family.key}", base_name, None)
+
+
+def _written(
+    family: Family, halves: list[Tensor], folder: Path, name: str, base_name: str, user_id: str | None
+) -> Path:
+    """An adapter as a PEFT folder `name`: that of `halves` side by side."""
     dtype = torch.float32 if family.spec.dtype == "int8" else DTYPES[family.spec.dtype]
     tensors: dict[str, Tensor] = {}
-    halves = [row] if prior is None else [prior.to(row.dtype), row]
     pairs = zip(family.modules, *(family.pairs(half[None]) for half in halves), strict=True)
     for module, *parts in pairs:
         tensors[f"{_PREFIX}{module.name}.lora_A.weight"] = torch.cat([a[0] for a, _ in parts]).to(dtype).contiguous()
@@ -85,11 +108,11 @@ def export_adapter(bank: AdapterBank, adapter: StoredAdapter, folder: Path, *, b
     }
     notes = {
         "format": "pt",
-        "persona_user_id": adapter.user_id,
+        **({} if user_id is None else {"persona_user_id": user_id}),
         "persona_base": family.base,
         "persona_prior": family.prior or "",
     }
-    place = folder / f"{safe_name(adapter.user_id)}@{adapter.version}"
+    place = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as fresh:
         made = Path(fresh) / place.name
@@ -100,6 +123,13 @@ def export_adapter(bank: AdapterBank, adapter: StoredAdapter, folder: Path, *, b
             shutil.rmtree(place)
         os.replace(made, place)
     return place
+
+
+def _halved(family: Family, prior: Tensor, row: Tensor | None = None) -> bool:
+    """Whether the prior has the task's half of the rank alone, and `row` the user's."""
+    if family.spec.r < 2 or not torch.equal(family.half(prior, "task"), prior):
+        return False
+    return row is None or torch.equal(family.half(row, "user"), row)
 
 
 def read_spec(folder: Path, *, dtype: str = "float32") -> LoraSpec:
@@ -153,6 +183,9 @@ def import_adapter(bank: AdapterBank, folder: Path, family: Family, *, user_id: 
         raise DataFormatError("the adapter does not say whose it is: give a user id", source=path)
     prior = bank.prior(family)
     halves = 1 if prior is None else 2
+    summed = prior is not None and spec.r == family.spec.r and _halved(family, prior)
+    if summed:
+        halves = 1
     if spec.r != halves * family.spec.r or not math.isclose(spec.scale, family.spec.scale):
         raise DataFormatError(
             f"adapters of the family {family.key} have r={halves * family.spec.r} and scale {family.spec.scale:g}, "
@@ -172,10 +205,12 @@ def import_adapter(bank: AdapterBank, folder: Path, family: Family, *, user_id: 
     if set(tensors) - used:
         surplus = sorted(set(tensors) - used)[0]
         raise DataFormatError(f"the family {family.key} has no layer for {surplus}", source=path)
-    if prior is not None and not torch.allclose(rows[0], prior, rtol=1e-2, atol=1e-4):
+    shared = family.half(rows[0], "task") if summed else rows[0]
+    if prior is not None and not torch.allclose(shared, prior, rtol=1e-2, atol=1e-4):
         raise FingerprintMismatchError(f"{folder} lies over another prior than the family {family.key}")
     profile = bank.store.profile(user_id)
-    published = bank.publish(family, [AdapterDraft(user_id, rows[-1], profile.revision)])
+    row = family.half(rows[0], "user") if summed else rows[-1]
+    published = bank.publish(family, [AdapterDraft(user_id, row, profile.revision)])
     if not published:
         raise UnknownUserError(f"the store holds nothing on {user_id!r}: ingest the user's records first")
     return published[0]

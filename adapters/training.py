@@ -2,7 +2,7 @@
 
 >>> trainer = AdapterTrainer(llm, LoraSpec(r=8), TrainingOptions(epochs=3))
 >>> examples = partial(history_examples, task=lamp_task("LaMP_3"))
->>> prior = trainer.train_prior(trainer.prior_examples(store, examples, training_users))          # (size,)
+>>> prior = trainer.train_prior(trainer.prior_examples(store, examples, training_users)).row      # (size,)
 >>> trainer.train_users(AdapterBank(store), examples, prior=prior)
 TrainingReport(users=1200, published=903, kept_prior=297, too_few=410, ..., seconds=88.1)
 
@@ -13,6 +13,15 @@ who else is in the batch, but for the rounding of sums.
 
 **Schedule.** With ``T`` steps of a user, of which ``W`` warm up, step ``t`` (from 0) has the learning rate
 ``learning_rate * min((t + 1) / W, (T - t) / (T - W + 1))``.
+
+**Little data.** Before its records a lesson may have a warm-up on the user's own text, which needs no answers
+(`persona.adapters.examples.text_examples`, also of records whose answers are held out), and among its records examples
+of the task by others, `aux_ratio` of them for each of the user's own. Neither is ever held out.
+
+**Halves.** With ``half="user"`` over a prior that was trained with ``half="task"`` the two share no number: each has
+half of the rank, and is zero, A and B, in the other's half. So the gradient there is zero exactly, and prior and part
+add up to one adapter of the family's rank, half of what is served otherwise (after PLP, Break-for-Make, arXiv
+2403.19456, which splits rows of B and columns of A; a split of the rank leaves no cross terms).
 
 **Prior and gate.** The user's part is trained over the shared prior, which stays as it is, and starts from zero;
 `weight_decay` pulls it back there. The newest records are held out. Only if the user's part has a smaller loss on them
@@ -37,8 +46,8 @@ from torch import Tensor
 from persona.adapters.adamw import PerUserAdamW
 from persona.adapters.bank import AdapterBank, AdapterDraft
 from persona.adapters.examples import Example, ExampleMaker
-from persona.adapters.family import Family, LoraSpec
-from persona.adapters.stacked import StackedLoRA
+from persona.adapters.family import HALVES, Family, LoraSpec
+from persona.adapters.stacked import PRIOR_SLOT, StackedLoRA
 from persona.errors import InvalidOptionError
 from persona.protocols import GenerationOptions
 from persona.store import ProfileStore
@@ -75,6 +84,9 @@ class TrainingOptions:
         chunk_tokens: most tokens in a step, at least 1: decides how many users are trained at once. 512 fill a CPU
             core; `persona.adapters.planning` finds the best size for a machine by trying.
         window: users that are published together, at least 1.
+        warm_up: epochs over the user's own text before the records.
+        aux_ratio: examples of others mixed in, for each of the user's own.
+        half: which half of the rank is trained, of `persona.adapters.family.HALVES`; None trains all.
         seed: of the first adapter and of the order of examples.
 
     Raises:
@@ -95,6 +107,9 @@ class TrainingOptions:
     max_tokens: int | None = None
     chunk_tokens: int = 512
     window: int = 256
+    warm_up: int = 0
+    aux_ratio: float = 0.0
+    half: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -103,6 +118,12 @@ class TrainingOptions:
                 raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
         if not self.learning_rate > 0:
             raise InvalidOptionError(f"`learning_rate` must be above 0, was: {self.learning_rate}")
+        if self.warm_up < 0:
+            raise InvalidOptionError(f"`warm_up` must be at least 0, was: {self.warm_up}")
+        if not 0 <= self.aux_ratio < math.inf:
+            raise InvalidOptionError(f"`aux_ratio` must be at least 0, was: {self.aux_ratio}")
+        if self.half is not None and self.half not in HALVES:
+            raise InvalidOptionError(f"`half` must be one of {', '.join(HALVES)}, was: {self.half!r}")
         for name in ("warmup", "holdout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidOptionError(f"`{name}` must be from 0 to below 1, was: {getattr(self, name)}")
@@ -142,30 +163,59 @@ class Lesson:
         train: to learn from, at least one, oldest first.
         held_out: to judge by.
         revision: of the profile.
+        text: to warm up on.
+        aux: examples of others, to mix in.
     """
 
     user_id: str
     train: tuple[TokenExample, ...]
     held_out: tuple[TokenExample, ...] = ()
     revision: int = 0
+    text: tuple[TokenExample, ...] = ()
+    aux: tuple[TokenExample, ...] = ()
 
     @property
     def longest(self) -> int:
         """Tokens of the longest example."""
-        return max(len(example) for example in (*self.train, *self.held_out))
+        return max(len(example) for example in (*self.train, *self.held_out, *self.text, *self.aux))
+
+    def per_epoch(self, options: TrainingOptions) -> int:
+        """Examples in an epoch: the user's own, and those of others that are mixed in."""
+        return len(self.train) + (round(options.aux_ratio * len(self.train)) if self.aux else 0)
 
     def steps_per_epoch(self, options: TrainingOptions) -> int:
         """Optimizer steps in which each example is seen once."""
-        return math.ceil(len(self.train) / options.batch_size)
+        return math.ceil(self.per_epoch(options) / options.batch_size)
+
+    def warm_steps(self, options: TrainingOptions) -> int:
+        """Optimizer steps of the warm-up, which come first."""
+        return options.warm_up * math.ceil(len(self.text) / options.batch_size)
+
+    def steps(self, options: TrainingOptions) -> int:
+        """All optimizer steps."""
+        return self.warm_steps(options) + options.epochs * self.steps_per_epoch(options)
+
+    def ends_epoch(self, step: int, options: TrainingOptions) -> bool:
+        """Whether an epoch over the records ends with `step`."""
+        after = step + 1 - self.warm_steps(options)
+        return after > 0 and after % self.steps_per_epoch(options) == 0
 
     def batch(self, step: int, options: TrainingOptions) -> list[TokenExample]:
         """The examples of a step: each epoch shuffles anew and deals into parts of nearly equal size."""
-        parts = self.steps_per_epoch(options)
+        warm = self.warm_steps(options)
+        if step < warm:
+            parts, pool, name = warm // options.warm_up, self.text, "text:"
+        else:
+            parts, pool, name, step = self.steps_per_epoch(options), self.train, "", step - warm
         epoch, part = divmod(step, parts)
-        order = list(range(len(self.train)))
-        random.Random(f"{options.seed}:{epoch}").shuffle(order)
+        luck = random.Random(f"{options.seed}:{name}{epoch}")
+        if pool is self.train:
+            # Others' examples differ from epoch to epoch; there may be fewer of them than are wanted.
+            pool = (*pool, *luck.choices(self.aux, k=self.per_epoch(options) - len(pool))) if self.aux else pool
+        order = list(range(len(pool)))
+        luck.shuffle(order)
         start, end = (len(order) * edge // parts for edge in (part, part + 1))
-        return [self.train[place] for place in order[start:end]]
+        return [pool[place] for place in order[start:end]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,29 +280,53 @@ class AdapterTrainer:
         with self._stack(None) as stack:
             self.family = stack.family
 
-    def train_prior(self, examples: Iterable[Example], *, max_examples: int = 20_000, batch_size: int = 32) -> Tensor:
+    def train_prior(
+        self,
+        examples: Iterable[Example],
+        *,
+        held_out: Iterable[Example] = (),
+        max_examples: int = 20_000,
+        max_held_out: int = 256,
+        batch_size: int = 32,
+    ) -> Learnt:
         """One adapter for everybody: the shared prior.
+
+        With `held_out` it is judged after each epoch, and the best epoch is taken; the adapter that changes nothing if
+        none is better than that. It learns what answers are likely where the user is not known, and that is what users'
+        own parts start from well. Its own likeliest answer can be a poor one where the loss is not that of the
+        likelihood: users who rate all high or all low make 1 and 5 the likeliest scores and 3 the least wrong.
 
         Args:
             examples: of the training users; of more than `max_examples` a sample is taken.
+            held_out: of other users; of more than `max_held_out` a sample is taken.
             max_examples: most examples.
+            max_held_out: most held-out ones.
             batch_size: examples in a step.
 
         Returns:
-            float32 (float64 for a model in float64), on the CPU.  # (size,)
+            Its `row` in float32 (float64 for a model in float64), on the CPU.
 
         Raises:
             InvalidOptionError: if there are no examples.
         """
-        pool = list(examples)
-        random.Random(self.options.seed).shuffle(pool)
-        tokens, _ = self._tokens(pool[:max_examples])
+
+        def sample(some: Iterable[Example], most: int) -> tuple[TokenExample, ...]:
+            pool = list(some)
+            random.Random(self.options.seed).shuffle(pool)
+            return self._tokens(pool[:most])[0]
+
+        tokens, judges = sample(examples, max_examples), sample(held_out, max_held_out)
         if not tokens:
             raise InvalidOptionError("a prior needs examples, and there are none: name users with records")
-        options = replace(self.options, batch_size=batch_size, patience=None)
+        half = None if self.options.half is None else "task"
+        options = replace(self.options, batch_size=batch_size, patience=1 if judges else None, half=half)
         with self._stack(None) as stack:
-            (learnt,) = self._train_chunk(stack, [Lesson("prior", tokens)], options)
-        return learnt.row.cpu()
+            (learnt,) = self._train_chunk(stack, [Lesson("prior", tokens, judges)], options)
+        row = learnt.row.cpu()
+        if learnt.loss is not None and learnt.loss_prior is not None and learnt.loss >= learnt.loss_prior:
+            row = self.family.initial(seed=self.options.seed, dtype=row.dtype)
+            return Learnt(row, 0, learnt.loss_prior, learnt.loss_prior)
+        return replace(learnt, row=row)
 
     def prior_examples(self, store: ProfileStore, examples: ExampleMaker, user_ids: Iterable[str]) -> Iterator[Example]:
         """What the prior may learn from users who are trained later: all but what will be held out of theirs."""
@@ -268,6 +342,8 @@ class AdapterTrainer:
         *,
         prior: Tensor | None = None,
         user_ids: Iterable[str] | None = None,
+        text: ExampleMaker | None = None,
+        aux: Sequence[Example] = (),
         progress: Progress | None = None,
     ) -> TrainingReport:
         """Train users and publish what they learnt.
@@ -275,15 +351,23 @@ class AdapterTrainer:
         Args:
             bank: where profiles are read and versions are put.
             examples: makes a user's examples.
+            text: makes what a user warms up on (`TrainingOptions.warm_up`); None for nothing.
+            aux: examples of others, to mix in (`TrainingOptions.aux_ratio`).
             prior: the shared prior; None for none.  # (size,)
             user_ids: whom to train; None for the users with records that no version of theirs has seen.
             progress: told how far it is.
+
+        Raises:
+            InvalidOptionError: if the users' half is to be trained over a prior that has more than the task's half.
         """
         family = self.family.over(prior)
+        if self.options.half == "user" and prior is not None and not torch.equal(family.half(prior, "task"), prior):
+            raise InvalidOptionError("the user's half needs a prior that has the task's half alone: train it anew")
         bank.add_family(family, prior)
         wanted = bank.stale_users(family) if user_ids is None else iter(user_ids)
         begun = time.perf_counter()
         report, window = TrainingReport(), []
+        mixed_in = self.tokens(aux) if self.options.aux_ratio else ()
         with self._stack(prior) as stack:
             while True:
                 user_id = next(wanted, None)
@@ -295,7 +379,8 @@ class AdapterTrainer:
                     if lesson is None:
                         report = replace(report, too_few=report.too_few + 1)
                         continue
-                    window.append(lesson)
+                    warm = self.tokens(text(profile)) if text is not None and self.options.warm_up else ()
+                    window.append(replace(lesson, text=warm, aux=mixed_in))
                 if window and (user_id is None or len(window) == self.options.window):
                     report = self._train_window(stack, bank, family, window, report, begun, progress)
                     window = []
@@ -330,6 +415,29 @@ class AdapterTrainer:
         with self._stack(prior) as stack:
             found = self._losses(stack, rows.to(stack.device), [examples] * len(rows))
         return [loss for loss in found if loss is not None]
+
+    def user_losses(
+        self, rows: Tensor, examples: Sequence[Sequence[TokenExample]], *, prior: Tensor | None = None
+    ) -> Tensor:
+        """Each user's mean loss with an adapter of their own, in one pass; gradients reach `rows`.
+
+        Args:
+            rows: the adapters.  # (users, size)
+            examples: of each user, at least one.
+            prior: what they lie over; None for nothing.  # (size,)
+
+        Returns:
+            # (users,)
+        """
+        with self._stack(prior) as stack:
+            each, weights = self._each(stack, rows.to(stack.device), examples)
+        return (each * weights.to(each.dtype)).view(len(rows), -1).sum(1)
+
+    def example_losses(self, examples: Sequence[TokenExample], *, prior: Tensor | None = None) -> Tensor:
+        """The loss of each example with the prior alone, in one pass.  # (examples,)"""
+        prompts, targets = [example.prompt for example in examples], [example.target for example in examples]
+        with self._stack(prior) as stack, stack.rows([None if prior is None else PRIOR_SLOT] * len(examples)):
+            return self._loss(prompts, targets)
 
     def _lesson(self, user_id: str, tokens: tuple[TokenExample, ...], revision: int) -> Lesson | None:
         if len(tokens) < self.options.min_records:
@@ -382,12 +490,14 @@ class AdapterTrainer:
     def _train_chunk(self, stack: StackedLoRA, lessons: Sequence[Lesson], options: TrainingOptions) -> list[Learnt]:
         dtype = torch.float64 if stack.dtype == torch.float64 else torch.float32
         first = stack.family.initial(seed=options.seed, dtype=dtype).to(stack.device)
+        if options.half is not None:
+            first = stack.family.half(first, options.half)
         optimizer = PerUserAdamW(first.repeat(len(lessons), 1), weight_decay=options.weight_decay, clip=options.clip)
         prior = self._losses(stack, torch.zeros_like(first)[None], [lesson.held_out for lesson in lessons])
         learnt: dict[int, Learnt] = {}
         best: dict[int, Learnt] = {}
         alive = list(range(len(lessons)))
-        totals = [options.epochs * lesson.steps_per_epoch(options) for lesson in lessons]
+        totals = [lesson.steps(options) for lesson in lessons]
         for step in range(max(totals)):
             batches = [lessons[place].batch(step, options) for place in alive]
             gradients = self._gradients(stack, optimizer.rows, batches)
@@ -397,8 +507,7 @@ class AdapterTrainer:
             judged = {
                 place
                 for place in alive
-                if place in done
-                or (options.patience is not None and (step + 1) % lessons[place].steps_per_epoch(options) == 0)
+                if place in done or (options.patience is not None and lessons[place].ends_epoch(step, options))
             }
             if not judged:
                 continue
@@ -445,15 +554,24 @@ class AdapterTrainer:
         asked = [place for place, some in enumerate(examples) if some]
         if not asked:
             return found
-        each_user = max(len(examples[place]) for place in asked) * max(len(one) for some in examples for one in some)
-        at_once = max(1, _JUDGED * self.options.chunk_tokens // each_user)
+        longest = max(len(one) for some in examples for one in some)
+        budget = _JUDGED * self.options.chunk_tokens
+        # Many users with few examples go side by side; one user with many goes part after part.
+        part = max(1, min(max(len(examples[place]) for place in asked), budget // longest))
+        at_once = max(1, budget // (part * longest))
         for start in range(0, len(asked), at_once):
             places = asked[start : start + at_once]
-            chosen = rows if len(rows) == 1 else rows[torch.tensor(places, device=rows.device)]
-            each, weights = self._each(stack, chosen, [examples[place] for place in places])
-            means = (each.double() * weights).view(len(places), -1).sum(1).tolist()
-            for place, mean in zip(places, means, strict=True):
-                found[place] = mean
+            totals = dict.fromkeys(places, 0.0)
+            for first in range(0, max(len(examples[place]) for place in places), part):
+                now = [place for place in places if len(examples[place]) > first]
+                some = [examples[place][first : first + part] for place in now]
+                chosen = rows if len(rows) == 1 else rows[torch.tensor(now, device=rows.device)]
+                each, weights = self._each(stack, chosen, some)
+                means = (each.double() * weights).view(len(now), -1).sum(1).tolist()
+                for place, mean, own in zip(now, means, some, strict=True):
+                    totals[place] += mean * len(own)
+            for place, total in totals.items():
+                found[place] = total / len(examples[place])
         return found
 
     def _each(
@@ -477,11 +595,13 @@ def chunks(lessons: Sequence[Lesson], options: TrainingOptions) -> Iterator[list
 
     A user whose own batch fills a chunk is trained alone.
     """
-    left = sorted(lessons, key=lambda lesson: (lesson.steps_per_epoch(options), lesson.longest), reverse=True)
+    left = sorted(lessons, key=lambda lesson: (lesson.steps(options), lesson.longest), reverse=True)
     chunk: list[Lesson] = []
     tokens = 0  # of the chunk's widest user
     for lesson in left:
-        rows = math.ceil(len(lesson.train) / lesson.steps_per_epoch(options))
+        rows = math.ceil(lesson.per_epoch(options) / lesson.steps_per_epoch(options))
+        if lesson.warm_steps(options):
+            rows = max(rows, min(options.batch_size, len(lesson.text)))
         widest = max(tokens, rows * lesson.longest)
         if chunk and widest * (len(chunk) + 1) > options.chunk_tokens:
             yield chunk

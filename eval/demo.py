@@ -153,7 +153,7 @@ def run_demo(
     for name in WORLD_TASKS:
         plug = (plugs or {}).get(name)
         named = (*methods, PLUG) if plug is not None else tuple(methods)
-        config = LampConfig(methods=named, ks=KS, plug_retriever=EXAMPLE_METHOD, encoder=encoder, seed=seed)
+        config = LampConfig(methods=named, ks=KS, beside=EXAMPLE_METHOD, encoder=encoder, seed=seed)
         folder = out / f"{name}-seed{seed}-users{users}"
         world.write_lamp(folder, name, {SPLIT: users}, RECORDS_PER_USER)
         split = read_split(folder, SPLIT)

@@ -26,6 +26,7 @@ import numpy as np
 
 import persona
 from persona.errors import EvaluationError, InvalidOptionError
+from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, AdapterRequest, Adapters, UserAdapters, check_llm
 from persona.eval.bootstrap import Interval, PairedDifference, bootstrap_interval, paired_bootstrap
 from persona.eval.metrics import METRICS, Samples, evaluate
 from persona.eval.soft_prompts import Plugs, SoftPrompts
@@ -37,7 +38,7 @@ from persona.prompts import LampPrompt, lamp_prompt
 from persona.protocols import SOFT_PROMPT, GenerationOptions, LanguageModel, Request, Retriever
 from persona.readers import write_predictions
 from persona.records import Profile
-from persona.registry import NEEDS_ENCODER, RETRIEVERS, make_retriever
+from persona.registry import RETRIEVERS, make_retriever, needs_encoder
 
 if TYPE_CHECKING:
     from persona.embedder import UserEmbedder
@@ -54,7 +55,8 @@ WITHOUT_USER = "trained without user"
 CHUNK = 64
 """Answers that are asked for, saved and reported together."""
 
-_NO_RETRIEVERS = (NO_USER, PLUG, *SUMMARY_METHODS)
+_BESIDE = (PLUG, *SUMMARY_METHODS, *LORA_METHODS)
+_NO_RETRIEVERS = (NO_USER, *_BESIDE)
 _LABEL_TOKENS = 16
 _TEXT_TOKENS = 64
 
@@ -66,15 +68,18 @@ class LampConfig:
     """What to run.
 
     Attributes:
-        methods: ``none``, ``plug``, ``stats``, ``summary`` and names of `persona.registry.RETRIEVERS`.
-        ks: how many records; each retriever runs with each; ``plug``, ``stats`` and ``summary`` run alone and with
-            each.
-        plug_retriever: finds the records that stand beside a soft prompt.
-        summary_retriever: finds the records that stand beside a summary.
+        methods: ``none``, ``plug``, ``stats``, ``summary``, `persona.eval.adapters.LORA_METHODS` and names of
+            `persona.registry.RETRIEVERS`.
+        ks: how many records; each retriever runs with each; ``plug``, ``stats``, ``summary`` and adapters alone and
+            with each.
+        beside: the retriever that finds the records beside a soft prompt, a summary or an adapter.
+        lora_once: one adapter a user, from the profile of the user's earliest question, for all questions of that user;
+            else one for each question, from all that is older than it.
         summary_form: what a summary is in a prompt, one of `persona.eval.summary_rows.SUMMARY_FORMS`.
         limit: only the first questions; None runs all.
         controls: also run each method with another user's history.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
+        relevance: a relevance filter over every retriever, ``"untrained"`` or a folder; None filters nothing.
         max_length: token budget of the official prompt builder.
         max_new_tokens: longest answer; None is 16 for labels and 64 for texts.
         num_beams: 1 is greedy.
@@ -84,12 +89,13 @@ class LampConfig:
 
     methods: tuple[str, ...] = (NO_USER, "bm25", "recency")
     ks: tuple[int, ...] = (1, 4)
-    plug_retriever: str = "bm25"
-    summary_retriever: str = "bm25"
+    beside: str = "bm25"
+    lora_once: bool = False
     summary_form: str = "record"
     limit: int | None = None
     controls: bool = True
     encoder: str = "minilm"
+    relevance: str | None = None
     max_length: int = 256
     max_new_tokens: int | None = None
     num_beams: int = 1
@@ -99,11 +105,10 @@ class LampConfig:
     def __post_init__(self) -> None:
         for method in self.methods:
             if method not in _NO_RETRIEVERS and method not in RETRIEVERS:
-                known = ", ".join((NO_USER, PLUG, *RETRIEVERS, *SUMMARY_METHODS))
+                known = ", ".join((NO_USER, PLUG, *SUMMARY_METHODS, *LORA_METHODS, *RETRIEVERS))
                 raise InvalidOptionError(f"a method must be one of {known}, was: {method!r}")
-        for name, value in (("plug_retriever", self.plug_retriever), ("summary_retriever", self.summary_retriever)):
-            if value not in RETRIEVERS:
-                raise InvalidOptionError(f"`{name}` must be one of {', '.join(RETRIEVERS)}, was: {value!r}")
+        if self.beside not in RETRIEVERS:
+            raise InvalidOptionError(f"`beside` must be one of {', '.join(RETRIEVERS)}, was: {self.beside!r}")
         if self.summary_form not in SUMMARY_FORMS:
             raise InvalidOptionError(
                 f"`summary_form` must be one of {', '.join(SUMMARY_FORMS)}, was: {self.summary_form!r}"
@@ -117,14 +122,14 @@ class LampRow:
     """One way to answer all questions, scored.
 
     Attributes:
-        method: ``none``, a retriever's name, ``plug``, ``stats`` or ``summary``, one of these three with `` + `` and a
-            retriever's name, or a yardstick's.
-        k: records asked for; 0 for ``none``, what stands alone, and yardsticks.
+        method: ``none``, a retriever's name, ``plug``, ``stats``, ``summary`` or a method with adapters, one of these
+            with `` + `` and a retriever's name, the control ``task adapter``, or a yardstick's.
+        k: records asked for; 0 where there are none.
         control: None, `OTHER_USER` or `WITHOUT_USER`.
         scores: metric name -> value with its interval; empty where the split has no golds.
         difference: primary metric, this row minus ``none``, paired over users; None for ``none`` itself.
-        gain: primary metric, this row minus the row trained without user that has the same records, paired over
-            users; None where there is none.
+        gain: primary metric, this row minus the row trained without user, or with the task adapter alone, that has the
+            same records, paired over users; None where there is none.
         tokens_added: mean tokens that records and soft prompt added to the prompt.
         attention_perplexity: over how many records a user embedder's attention spreads; 0 without one.
         seconds: time the LLM took for all questions of the row, the mean over seeds (0 for yardsticks).
@@ -211,6 +216,7 @@ def run_lamp(
     config: LampConfig,
     *,
     plugs: Plugs | None = None,
+    adapters: Adapters | None = None,
     summarizer: LanguageModel | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
@@ -222,6 +228,7 @@ def run_lamp(
         llm: the frozen LLM.
         config: what to run.
         plugs: the user embedders of the method ``plug``.
+        adapters: the task adapters of the methods with adapters.
         summarizer: writes the summaries of the method ``summary``; None is `llm`.
         out: folder for answers (resumable), summaries, predictions in the official form and ``results.json``; None
             keeps nothing.
@@ -229,9 +236,11 @@ def run_lamp(
 
     Raises:
         EvaluationError: if there is nothing to run, or golds and questions do not belong together.
-        InvalidOptionError: if ``plug`` is among the methods and there is no user embedder, or the LLM takes none.
+        InvalidOptionError: if ``plug`` is among the methods and there is no user embedder, or the LLM takes none;
+            likewise for adapters.
     """
     _check_plugs(config, plugs, llm)
+    _check_adapters(config, adapters, llm, split)
     questions = split.questions[: config.limit]
     if not questions:
         raise EvaluationError("there are no questions to run: the split is empty")
@@ -244,11 +253,17 @@ def run_lamp(
         plans = _plan(split, questions, parts, llm, config, report)
         if plugs is not None and PLUG in config.methods:
             plans += _plug_plans(split, questions, parts, plugs, llm, config, report)
-        if parts.beside_summary is not None:
+        if any(method in SUMMARY_METHODS for method in config.methods):
             kept = None if out is None else out / "summaries.jsonl"
-            plans += _summary_plans(split, questions, parts.beside_summary, llm, summarizer, config, kept, report)
-    answers = _Answers(None if out is None else out / "answers.jsonl", llm, _options(split, config))
-    answers.ask((request for plan in plans for run in plan.runs for request in run), report)
+            plans += _summary_plans(split, questions, parts, llm, summarizer, config, kept, report)
+        if adapters is not None:
+            plans += _adapter_plans(split, questions, parts, adapters, llm, config, folder / "adapters", report)
+        answers = _Answers(None if out is None else out / "answers.jsonl", llm, _options(split, config))
+        answers.ask((one for plan in plans if not plan.adapters for run in plan.runs for one in run), report)
+        for plan in plans:
+            for made, run in zip(plan.adapters, plan.runs, strict=False):
+                with made.serving():
+                    answers.ask(run, report)
 
     golds = None if split.golds is None else {question.id: split.golds[question.id] for question in questions}
     users = [question.user_id for question in questions]
@@ -291,9 +306,22 @@ def _check_plugs(config: LampConfig, plugs: Plugs | None, llm: LanguageModel) ->
         )
 
 
+def _check_adapters(config: LampConfig, adapters: Adapters | None, llm: LanguageModel, split: LampSplit) -> None:
+    wanted = [method for method in config.methods if method in LORA_METHODS]
+    if not wanted:
+        return
+    if adapters is None:
+        raise InvalidOptionError(f"the method {wanted[0]!r} needs a task adapter: name its folder (--lora-task)")
+    check_llm(llm)
+    adapters.check(wanted, split)
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The requests of one row: for each seed, in the order of the questions."""
+    """The requests of one row: for each seed, in the order of the questions.
+
+    `adapters` are those that the requests of a seed name; none where they name none.
+    """
 
     method: str
     k: int
@@ -301,6 +329,7 @@ class _Plan:
     runs: tuple[tuple[Request, ...], ...]
     tokens_added: float
     attention_perplexity: float = 0.0
+    adapters: tuple[UserAdapters, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,15 +351,13 @@ class _Parts:
 
     Attributes:
         retrievers: by method.
-        beside_plug: finds the records beside a soft prompt; None without user embedders.
+        beside: finds the records beside a soft prompt, a summary or an adapter; None without any.
         soft_prompts: None without user embedders.
-        beside_summary: finds the records beside a summary; None without summaries.
     """
 
     retrievers: Mapping[str, Retriever]
-    beside_plug: Retriever | None = None
+    beside: Retriever | None = None
     soft_prompts: SoftPrompts | None = None
-    beside_summary: Retriever | None = None
 
 
 def _plan(
@@ -369,7 +396,7 @@ def _plug_plans(
 ) -> list[_Plan]:
     """The rows with soft prompts: alone and with records, of the right user and as controls."""
     assert parts.soft_prompts is not None
-    assert parts.beside_plug is not None
+    assert parts.beside is not None
     own = [question.profile for question in questions]
     queries = parts.soft_prompts.queries([split.task.query(question.input) for question in questions])
     # What stands in the soft prompt and in the prompt, and which embedders make it.
@@ -388,22 +415,83 @@ def _plug_plans(
         made = [parts.soft_prompts.of(embedder, histories, queries) for embedder in embedders]
         perplexity = float(np.mean([spread for _, spread in made]))
         prompts: dict[int, tuple[list[str], float]] = {0: ([question.input for question in questions], 0.0)}
-        for k, built in _prompts(split, questions, retrieved, parts.beside_plug, llm, config).items():
+        for k, built in _prompts(split, questions, retrieved, parts.beside, llm, config).items():
             prompts[k] = ([one.text for one in built], _mean_tokens(built))
         for k, (texts, added) in prompts.items():
             runs = tuple(
                 tuple(Request(text, soft) for text, soft in zip(texts, softs, strict=True)) for softs, _ in made
             )
-            method = f"{PLUG} + {config.plug_retriever}" if k else PLUG
+            method = f"{PLUG} + {config.beside}" if k else PLUG
             plans.append(_Plan(method, k, control, runs, added + embedders[0].config.n_tokens, perplexity))
         report("soft prompts", number + 1, len(rows))
     return plans
 
 
+def _adapter_plans(
+    split: LampSplit,
+    questions: Sequence[Question],
+    parts: _Parts,
+    adapters: Adapters,
+    llm: LanguageModel,
+    config: LampConfig,
+    folder: Path,
+    report: Progress,
+) -> list[_Plan]:
+    """The rows with adapters, alone and with records: the task adapter alone, the right user's, another user's."""
+    methods = [method for method in config.methods if method in LORA_METHODS]
+    if not methods:
+        return []
+    own = [question.profile for question in questions]
+    histories: dict[str | None, list[Profile]] = {None: own}
+    if config.controls:
+        histories[OTHER_USER] = other_histories(questions, config.seed)
+    assert parts.beside is not None
+    prompts: dict[str | None, dict[int, tuple[list[str], float]]] = {}
+    for control, profiles in histories.items():
+        prompts[control] = {0: ([question.input for question in questions], 0.0)}
+        for k, built in _prompts(split, questions, profiles, parts.beside, llm, config).items():
+            prompts[control][k] = ([one.text for one in built], _mean_tokens(built))
+
+    def named(method: str, k: int) -> str:
+        return f"{method} + {config.beside}" if k else method
+
+    nobody = tuple(
+        UserAdapters(TASK_ADAPTER, adapters, task, check_llm(llm), split, (), folder, report) for task in adapters.tasks
+    )
+    plans = [
+        _Plan(named(TASK_ADAPTER, k), k, None, tuple(each.alone(texts) for each in nobody), added, adapters=nobody)
+        for k, (texts, added) in prompts[None].items()
+    ]
+    learnt = dict(histories)
+    if config.lora_once:
+        earliest = earliest_profiles(questions)
+        learnt = {control: [earliest[one.user_id] for one in some] for control, some in histories.items()}
+    for method in methods:
+        made = tuple(
+            UserAdapters(method, adapters, task, check_llm(llm), split, learnt[None], folder, report)
+            for task in adapters.tasks
+        )
+        for control, profiles in learnt.items():
+            for k, (texts, added) in prompts[control].items():
+                runs = tuple(each.requests(texts, profiles) for each in made)
+                plans.append(_Plan(named(method, k), k, control, runs, added, adapters=made))
+    return plans
+
+
+def earliest_profiles(questions: Sequence[Question]) -> dict[str, Profile]:
+    """By user the profile of the earliest question, which holds nothing that a later question does not know either."""
+    found: dict[str, Question] = {}
+    for question in questions:
+        first = found.setdefault(question.user_id, question)
+        if (question.time or "", len(question.profile)) < (first.time or "", len(first.profile)):
+            found[question.user_id] = question
+    return {user_id: question.profile for user_id, question in found.items()}
+
+
 def _summary_plans(
     split: LampSplit,
     questions: Sequence[Question],
-    retriever: Retriever,
+    parts: _Parts,
     llm: LanguageModel,
     summarizer: LanguageModel | None,
     config: LampConfig,
@@ -414,13 +502,14 @@ def _summary_plans(
     histories: dict[str | None, list[Profile]] = {None: [question.profile for question in questions]}
     if config.controls:
         histories[OTHER_USER] = other_histories(questions, config.seed)
+    assert parts.beside is not None
     rows = summary_rows(
         split,
         questions,
         histories,
         config.methods,
-        retriever,
-        config.summary_retriever,
+        parts.beside,
+        config.beside,
         config.ks,
         llm,
         form=config.summary_form,
@@ -475,22 +564,22 @@ def _parts(
     """What the methods need; what compares vectors gets a store at `vectors`, open until `stack` ends."""
     names = [method for method in config.methods if method not in _NO_RETRIEVERS]
     plugged = plugs is not None and PLUG in config.methods
-    summarized = bool({*config.methods}.intersection(SUMMARY_METHODS))
-    wanted = {*names, config.plug_retriever} if plugged else {*names}
-    if summarized:
-        wanted.add(config.summary_retriever)
-    if not plugged and not NEEDS_ENCODER.intersection(wanted):
+    beside = any(method in _BESIDE for method in config.methods)
+    wanted = {*names, config.beside} if beside else {*names}
+    compared = any(map(needs_encoder, wanted))
+    if not plugged and not compared and config.relevance is None:
         made = {name: make_retriever(name, view=split.task.view, seed=config.seed) for name in sorted(wanted)}
-        beside = made[config.summary_retriever] if summarized else None
-        return _Parts({name: made[name] for name in names}, beside_summary=beside)
+        return _Parts({name: made[name] for name in names}, made[config.beside] if beside else None)
     from persona.embedding import embed_users
     from persona.encoders import load_encoder
     from persona.store import ProfileStore
 
-    encoder = load_encoder(config.encoder)
+    reads = plugs.with_user[0].config.encoder if plugged and plugs is not None else ""
+    encoder = load_encoder(config.encoder, like=reads)
     store = stack.enter_context(ProfileStore(f"sqlite:///{vectors}"))
     store.upsert((question.user_id, record) for question in questions for record in question.profile)
-    views = [split.task.view] if NEEDS_ENCODER.intersection(wanted) else []
+    views = [split.task.view] if compared else []
+    views += ["text"] if "key_value" in wanted or config.relevance is not None else []
     views += plugs.views if plugged and plugs is not None else ()
     for view in dict.fromkeys(views):
         embed_users(store, encoder, view=view, progress=lambda done, total, records: report("embed users", done, total))
@@ -498,12 +587,16 @@ def _parts(
         name: make_retriever(name, encoder=encoder, store=store, view=split.task.view, seed=config.seed)
         for name in sorted(wanted)
     }
+    if config.relevance is not None:
+        from persona.retrievers.relevance import RelevanceRetriever, load_filter
+
+        judge = load_filter(config.relevance, encoder)
+        made = {name: RelevanceRetriever(one, judge, encoder, store) for name, one in made.items()}
     retrievers = {name: made[name] for name in names}
-    beside = made[config.summary_retriever] if summarized else None
     if plugs is None or not plugged:
-        return _Parts(retrievers, beside_summary=beside)
+        return _Parts(retrievers, made[config.beside] if beside else None)
     soft_prompts = SoftPrompts(plugs, cast("TransformersLM", llm), encoder, store)
-    return _Parts(retrievers, made[config.plug_retriever], soft_prompts, beside)
+    return _Parts(retrievers, made[config.beside], soft_prompts)
 
 
 def other_histories(questions: Sequence[Question], seed: int) -> list[Profile]:
@@ -586,6 +679,8 @@ class _Answers:
         parts: list[Any] = [self._llm.fingerprint, asdict(self._options), request.prompt]
         if request.soft_prompt is not None:
             parts.append(hashlib.blake2b(request.soft_prompt.float().numpy().tobytes()).hexdigest())
+        if isinstance(request, AdapterRequest):
+            parts.append([request.adapter, request.identity])
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -598,9 +693,9 @@ def _score(
 ) -> tuple[LampRow, ...]:
     scored = [None if golds is None else pooled_samples(split, golds, outcome.runs) for outcome in outcomes]
     plain = next((one for one, outcome in zip(scored, outcomes, strict=True) if outcome.method == NO_USER), None)
-    controls = {
-        outcome.k: samples for outcome, samples in zip(outcomes, scored, strict=True) if outcome.control == WITHOUT_USER
-    }
+    each = list(zip(outcomes, scored, strict=True))
+    controls = {outcome.k: samples for outcome, samples in each if outcome.control == WITHOUT_USER}
+    task_alone = {outcome.k: samples for outcome, samples in each if outcome.method.startswith(TASK_ADAPTER)}
     metric = METRICS[split.task.metrics[0]]
     owners = list(users)
 
@@ -626,6 +721,8 @@ def _score(
                 difference = compared(samples, plain)
             if outcome.method.startswith(PLUG) and outcome.control != WITHOUT_USER:
                 gain = compared(samples, controls.get(outcome.k))
+            if outcome.method.split(" + ")[0] in LORA_METHODS:
+                gain = compared(samples, task_alone.get(outcome.k))
         rows.append(
             LampRow(
                 outcome.method,

@@ -48,7 +48,7 @@ def _cells(report: LampReport) -> list[list[str]]:
     if metrics:
         header.append(f"difference in {metrics[0]}")
     if gains:
-        header.append("to trained without user")
+        header.append("to trained without user / task adapter")
     table = [[*header, "tokens added", "seconds"]]
     for row in report.rows:
         cells = [row.name, *[_interval(row.scores[metric]) for metric in metrics]]

@@ -1,5 +1,5 @@
-"""The command line: `persona demo | ingest | embed-users | summarize-users | retrieve | ask | show | forget | eval |
-plug | lora`.
+"""The command line: `persona demo | ingest | embed-users | summarize-users | retrieve | ask | show | entities |
+forget | eval | plug | lora | filter`.
 
 Parse, call, print; the words are those of the Python API. Results go to stdout (`--json` for machines), progress and
 errors to stderr. A known error is one line and exit code 1, wrong usage is exit code 2; `--debug`, anywhere on the
@@ -20,6 +20,17 @@ import typer
 import persona
 from persona.cli_lora import lora_app
 from persona.cli_plug import embed_views, plug_app
+from persona.cli_retrieval import (
+    Base,
+    FilterName,
+    RetrieverModel,
+    WhereText,
+    chosen_retriever,
+    entities,
+    eval_limit,
+    filter_app,
+    reads_vectors,
+)
 from persona.cli_summaries import Summary, SummaryTask, eval_restraint, show_user, summarize_users
 from persona.cli_terminal import (
     AsJson,
@@ -65,6 +76,8 @@ eval_app = typer.Typer(
 app.add_typer(eval_app)
 app.add_typer(plug_app)
 app.add_typer(lora_app)
+app.add_typer(filter_app)
+eval_app.command("limit")(eval_limit)
 app.command("summarize-users")(summarize_users)
 app.command("show")(show_user)
 eval_app.command("restraint")(eval_restraint)
@@ -157,7 +170,7 @@ def embed_users(
         int | None, typer.Option(help="Texts encoded side by side on a CPU (default: by cores).", min=1)
     ] = None,
     export: Annotated[
-        Path | None, typer.Option(help="Write user vectors (user_id, vector) to this Parquet file.")
+        Path | None, typer.Option(help="Write user vectors to this .parquet file, or .npy with .ids.jsonl.")
     ] = None,
     plug: Plug = None,
     as_json: AsJson = False,
@@ -169,15 +182,24 @@ def embed_users(
     Safe to stop at any moment; the next run goes on where this one ended.
     """
     from persona.embedding import embed_users as embed
-    from persona.embedding import export_user_vectors
     from persona.encoders import load_encoder
     from persona.retrievers.indexing import build_indexes
     from persona.settings import Settings, open_store
+    from persona.vector_export import check_export_path, export_user_vectors
     from persona.vectors import vector_fingerprint
 
+    if export is not None:
+        check_export_path(export)
     with open_store(store) as opened:
-        loaded = load_encoder(encoder or Settings().encoder, batch_tokens=batch_tokens, workers=workers)
-        embedder = None if plug is None else _user_embedder(plug, loaded)
+        embedder = None if plug is None else _user_embedder(plug)
+        loaded = load_encoder(
+            encoder or Settings().encoder,
+            batch_tokens=batch_tokens,
+            workers=workers,
+            like=embedder.config.encoder if embedder else "",
+        )
+        if embedder is not None:
+            embedder.check_fits(loaded.fingerprint)
         with progress_bars("users") as progress:
             task = progress.add_task("embed users", total=None)
             report = embed(
@@ -226,19 +248,26 @@ def retrieve(
     retriever: RetrieverName = None,
     encoder: Encoder = None,
     k: Annotated[int, typer.Option("--k", help="How many records at most.", min=1)] = 4,
+    base: Base = None,
+    model: RetrieverModel = None,
+    where: WhereText = None,
+    relevance: FilterName = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the records of a user's history that fit a query."""
-    from persona.registry import make_retriever
+    from persona.encoders import load_encoder
     from persona.settings import Settings, open_store
 
     with open_store(store) as opened:
         name = retriever or Settings().retriever
-        found = make_retriever(name, encoder=_encoder_for(name, encoder), store=opened).retrieve(
-            opened.profile(user_id), query, k
-        )
+        loaded = load_encoder(encoder or Settings().encoder) if reads_vectors(name, base, relevance) else None
+        chosen = chosen_retriever(name, opened, loaded, base=base, model=model, where=where, relevance=relevance)
+        profile = opened.profile(user_id)
+        found = chosen.retrieve(profile, query, k)
     if as_json:
         print_json([_scored(one) for one in found])
+    elif not found and len(profile):
+        say(f"nothing found: none of the {len(profile)} records of {user_id!r} fits")
     elif not found:
         say(f"nothing found: the store holds no records of {user_id!r}")
     for number, one in enumerate([] if as_json else found, 1):
@@ -264,6 +293,10 @@ def ask(
     missing_adapter: Annotated[
         str, typer.Option(help="What a user without an adapter gets: error, prior or base (the plain LLM).")
     ] = "error",
+    base: Base = None,
+    retriever_model: RetrieverModel = None,
+    where: WhereText = None,
+    relevance: FilterName = None,
     summary: Summary = None,
     task: SummaryTask = "free",
     as_json: AsJson = False,
@@ -274,7 +307,6 @@ def ask(
     from persona.personalizer import Personalizer
     from persona.prompts import PromptBuilder
     from persona.protocols import Channel, GenerationOptions
-    from persona.registry import NEEDS_ENCODER, make_retriever
     from persona.settings import Settings, open_store
 
     settings = Settings()
@@ -285,13 +317,21 @@ def ask(
         opened = stack.enter_context(open_store(store))
         name = retriever or settings.retriever
         model = load_llm(llm or settings.llm)
-        loaded = load_encoder(encoder or settings.encoder) if plug or (k and name in NEEDS_ENCODER) else None
+        embedder = None if plug is None else _user_embedder(plug)
+        loaded = None
+        if embedder is not None or (k and reads_vectors(name, base, relevance)):
+            loaded = load_encoder(encoder or settings.encoder, like=embedder.config.encoder if embedder else "")
+        found = None
+        if k:
+            found = chosen_retriever(
+                name, opened, loaded, base=base, model=retriever_model, where=where, relevance=relevance
+            )
         channels: tuple[Channel, ...] = ()
-        if plug is not None:
+        if embedder is not None:
             from persona.soft_prompts import SoftPromptChannel
 
             assert loaded is not None
-            channels = (SoftPromptChannel(plug, model, loaded, opened),)
+            channels = (SoftPromptChannel(embedder, model, loaded, opened),)
         if lora:
             from persona.adapters import AdapterBank, AdapterPool, LoraChannel
 
@@ -304,7 +344,7 @@ def ask(
         personalizer = Personalizer(
             model,
             opened,
-            make_retriever(name, encoder=loaded, store=opened) if k else None,
+            found,
             k=k,
             builder=PromptBuilder(model.tokenizer, max_tokens=max_context_tokens),
             options=GenerationOptions(max_new_tokens=max_new_tokens, num_beams=num_beams),
@@ -329,10 +369,19 @@ def ask(
     )
 
 
+app.command()(entities)
+
+
 @app.command()
 def forget(
     user_id: Annotated[str, typer.Argument(help="Whom to erase.")],
     store: Store = None,
+    exports: Annotated[
+        Path | None,
+        typer.Option(
+            "--exports", envvar="PERSONA_LORA_FOLDER", help="A folder of exported adapters: the user's go too."
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -345,7 +394,12 @@ def forget(
             raise UnknownUserError(f"the store holds nothing on {user_id!r}: nothing was erased")
         if not yes:
             typer.confirm(f"Erase everything on {user_id!r}?", abort=True, err=True)
-        report = opened.forget(user_id)
+        if exports is None:
+            report = opened.forget(user_id)
+        else:
+            from persona.adapters.bank import AdapterBank
+
+            report = AdapterBank(opened).forget(user_id, exports=exports)
     if as_json:
         print_json({"user_id": user_id, **asdict(report)})
     else:
@@ -362,7 +416,10 @@ def eval_lamp(
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
     methods: Annotated[
         str,
-        typer.Option(help="Comma list of none, bm25, bm25+, dense, recency, random, hybrid, plug, stats, summary."),
+        typer.Option(
+            help="Comma list of none, plug, stats, summary, lora, lora+task, neighbours, routed and names of "
+            "retrievers (persona retrieve --help)."
+        ),
     ] = "none,bm25,recency",
     k: Annotated[str, typer.Option("--k", help="Comma list: how many records.")] = "1,4",
     limit: Annotated[int | None, typer.Option(help="Only the first N questions.", min=1)] = None,
@@ -375,8 +432,21 @@ def eval_lamp(
     plug_control: Annotated[
         str | None, typer.Option("--plug-control", help="Comma list: the same, trained with --without-user.")
     ] = None,
-    plug_retriever: Annotated[str, typer.Option(help="Finds the records beside a soft prompt.")] = "bm25",
-    summary_retriever: Annotated[str, typer.Option(help="Finds the records beside a summary.")] = "bm25",
+    beside: Annotated[
+        str, typer.Option(help="Retriever of the records beside a soft prompt, a summary or an adapter.")
+    ] = "bm25",
+    lora_task: Annotated[
+        str | None,
+        typer.Option(
+            "--lora-task", help="Comma list: task adapters (persona lora train-task) of lora and the like, one a seed."
+        ),
+    ] = None,
+    lora_once: Annotated[
+        bool,
+        typer.Option(
+            "--lora-once", help="One adapter a user, from the earliest question's profile, not one a question."
+        ),
+    ] = False,
     summary_form: Annotated[
         str, typer.Option(help="What a summary is in a prompt: record (one target), or sentence.")
     ] = "record",
@@ -384,6 +454,7 @@ def eval_lamp(
         str | None, typer.Option("--summary-llm", help="Writes the summaries (default: the LLM that answers).")
     ] = None,
     encoder: Encoder = None,
+    relevance: FilterName = None,
     task: TaskName = None,
     golds: Annotated[Path | None, typer.Option(help="The golds, if they lie elsewhere.")] = None,
     out: Annotated[
@@ -400,6 +471,7 @@ def eval_lamp(
 
     Resumable: answers that stand in the output folder are not asked for again.
     """
+    from persona.eval.adapters import Adapters
     from persona.eval.lamp import LampConfig, run_lamp
     from persona.eval.report import lamp_markdown, lamp_table
     from persona.eval.soft_prompts import Plugs
@@ -412,12 +484,13 @@ def eval_lamp(
     config = LampConfig(
         methods=names(methods, "--methods"),
         ks=numbers(k, "--k"),
-        plug_retriever=plug_retriever,
-        summary_retriever=summary_retriever,
+        beside=beside,
+        lora_once=lora_once,
         summary_form=summary_form,
         limit=limit,
         controls=controls,
         encoder=encoder or settings.encoder,
+        relevance=relevance,
         max_length=max_length,
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
@@ -427,6 +500,7 @@ def eval_lamp(
     if plug is not None:
         without = () if plug_control is None else names(plug_control, "--plug-control")
         plugs = Plugs.load(names(plug, "--plug"), without)
+    adapters = None if lora_task is None else Adapters.load(names(lora_task, "--lora-task"))
     lamp = read_split(data, split, golds=golds, task=task)
     folder = out or Path("runs") / f"{data.resolve().name}-{split}-{Path(name).name.replace(':', '-')}"
     with progress_bars("steps") as progress:
@@ -436,6 +510,7 @@ def eval_lamp(
             load_llm(name, overlong="truncate"),
             config,
             plugs=plugs,
+            adapters=adapters,
             summarizer=None if summary_llm is None else load_llm(summary_llm),
             out=folder,
             progress=stage_bars(progress),
@@ -522,13 +597,10 @@ def demo(
     say(f"report: {out / 'report.html'}   {report.seconds:.0f} s")
 
 
-def _user_embedder(plug: str, encoder: RecordEncoder) -> UserEmbedder:
-    """The user embedder, if it reads the vectors of this encoder."""
+def _user_embedder(plug: str) -> UserEmbedder:
     from persona.embedder import load_user_embedder
 
-    embedder = load_user_embedder(plug)
-    embedder.check_fits(encoder.fingerprint)
-    return embedder
+    return load_user_embedder(plug)
 
 
 def _store_soft_prompts(
@@ -541,18 +613,6 @@ def _store_soft_prompts(
     embed_views(store, encoder, (view for view in history_views(plug.config) if view != embedded), progress)
     task = progress.add_task("soft prompts", total=store.counts().users)
     return store_soft_prompts(store, plug, encoder, progress=lambda seen: progress.update(task, completed=seen))
-
-
-def _encoder_for(retriever: str, encoder: str | None) -> RecordEncoder | None:
-    """The encoder, if this retriever needs one."""
-    from persona.registry import NEEDS_ENCODER
-
-    if retriever not in NEEDS_ENCODER:
-        return None
-    from persona.encoders import load_encoder
-    from persona.settings import Settings
-
-    return load_encoder(encoder or Settings().encoder)
 
 
 def _scored(one: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from persona.cli_terminal import AsJson, Llm, Store, TaskName, names, print_json, progress_bars, say
+from persona.cli_terminal import AsJson, Llm, Store, TaskName, names, print_json, progress_bars, say, stage_bars
 
 if TYPE_CHECKING:
     from persona.adapters.bank import AdapterBank, StoredAdapter
+    from persona.adapters.examples import Example
     from persona.adapters.family import Family, LoraSpec
+    from persona.protocols import LanguageModel
     from persona.transformers_llm import TransformersLM
 
 lora_app = typer.Typer(
@@ -36,6 +38,14 @@ FamilyKey = Annotated[
 ]
 Epochs = Annotated[int, typer.Option(help="How often each record is seen.", min=1)]
 BatchSize = Annotated[int, typer.Option(help="Records of one user in a step.", min=1)]
+
+
+Halves = Annotated[
+    bool,
+    typer.Option("--halves", help="Half of the rank for the shared adapter, half for the user's: they add up to one."),
+]
+
+_MOST_AUX = 1000
 
 
 @lora_app.command()
@@ -66,10 +76,24 @@ def train(
     ] = None,
     min_records: Annotated[int, typer.Option(help="Fewest records of a user who is trained.", min=1)] = 5,
     margin: Annotated[float, typer.Option(help="Share by which a version must beat the shared adapter.")] = 0.0,
+    task_adapter: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take the shared adapter of this folder (persona lora train-task), its shape, and its router, which "
+            "lends adapters to users with fewer records."
+        ),
+    ] = None,
     neighbours: Annotated[
         int,
         typer.Option(help="Lend users with fewer records the mean of so many adapters that fit.", min=0),
     ] = 0,
+    warm_up: Annotated[
+        int, typer.Option(help="Epochs over the user's own texts, which need no answers, before the records.", min=0)
+    ] = 0,
+    aux_ratio: Annotated[
+        float, typer.Option(help="Examples of the users of the shared adapter mixed in, for each of the user's own.")
+    ] = 0.0,
+    halves: Halves = False,
     chunk_tokens: Annotated[
         int, typer.Option(help="Tokens in a step of all users (persona lora plan finds the best).", min=1)
     ] = 512,
@@ -82,7 +106,7 @@ def train(
     the next run goes on with the users that are left, to the same weights.
     """
     from persona.adapters.bank import AdapterBank
-    from persona.adapters.examples import history_examples
+    from persona.adapters.examples import history_examples, text_examples
     from persona.adapters.training import AdapterTrainer, TrainingOptions
     from persona.lamp import lamp_task
     from persona.settings import open_store
@@ -95,20 +119,36 @@ def train(
         min_records=min_records,
         margin=margin,
         chunk_tokens=chunk_tokens,
+        warm_up=warm_up,
+        aux_ratio=aux_ratio,
+        half="user" if halves else None,
         seed=seed,
     )
+    given = None
     spec = _spec(r, alpha, targets, rslora, dtype)
+    if task_adapter is not None:
+        from persona.adapters.task_adapter import TaskAdapter
+
+        given = TaskAdapter.load(task_adapter)
+        spec = replace(given.family.spec, dtype=dtype)
     examples = partial(history_examples, task=None if task is None else lamp_task(task))
     with open_store(store) as opened:
         bank, trainer = AdapterBank(opened), AdapterTrainer(_load(llm), spec, options)
         shared = None
-        if prior:
+        if given is not None:
+            given.check(trainer.llm)
+            shared = given.row
+        elif prior:
             known = [each for each in bank.families() if each.prior and each.over(None) == trainer.family]
             if known and not new_prior:
                 shared = bank.prior(known[-1])
             else:
                 taught = islice(opened.user_ids(), prior_users)
-                shared = trainer.train_prior(trainer.prior_examples(opened, examples, taught))
+                shared = trainer.train_prior(trainer.prior_examples(opened, examples, taught)).row
+        aux: list[Example] = []
+        if aux_ratio:
+            taught = islice(opened.user_ids(), prior_users)
+            aux = list(islice(trainer.prior_examples(opened, examples, taught), _MOST_AUX))
         with progress_bars("users") as progress:
             bar = progress.add_task("train users", total=None)
             report = trainer.train_users(
@@ -116,6 +156,8 @@ def train(
                 examples,
                 prior=shared,
                 user_ids=None if dirty else opened.user_ids(),
+                text=text_examples,
+                aux=aux,
                 progress=lambda users, seconds: progress.update(bar, completed=users),
             )
         lent = None
@@ -123,6 +165,10 @@ def train(
             from persona.adapters.neighbours import Neighbours
 
             lent = Neighbours(trainer, bank, prior=shared, k=neighbours).lend(examples)
+        elif given is not None and given.router:
+            from persona.adapters.routed import Router
+
+            lent = Router.restored(given.router, trainer, prior=shared).lend(bank, examples)
         family = trainer.family.over(shared)
     if as_json:
         print_json({"family": family.key, **asdict(report), "lent": None if lent is None else asdict(lent)})
@@ -132,12 +178,105 @@ def train(
         f"{report.published} adapters published, {report.kept_prior} users keep the shared one"
     )
     if lent is not None:
-        say(f"{lent.published} of {lent.users} users with fewer records were lent the mean of fitting adapters")
+        say(f"{lent.published} of {lent.users} users with fewer records were lent an adapter")
     if report.too_few or report.too_long:
         say(
             f"left out: {report.too_few} users with fewer than {min_records} records, "
             f"{report.too_long} records that are too long"
         )
+
+
+@lora_app.command("train-task")
+def train_task(
+    data: Annotated[Path, typer.Argument(help="A folder with train_questions.json and train_outputs.json.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the task adapter.")],
+    llm: Llm = None,
+    task: TaskName = None,
+    r: Rank = 8,
+    alpha: Alpha = 16.0,
+    targets: Targets = "all-linear",
+    rslora: RsLora = False,
+    users: Annotated[int | None, typer.Option(help="Only the first N training users.", min=2)] = None,
+    records: Annotated[
+        bool, typer.Option("--records/--questions", help="Learn from the users' records too, or their questions only.")
+    ] = True,
+    task_epochs: Annotated[int, typer.Option(help="Epochs of the task adapter at most.", min=1)] = 2,
+    task_learning_rate: Annotated[float, typer.Option(help="Peak of AdamW's for the task adapter.")] = 2e-3,
+    task_examples: Annotated[int, typer.Option(help="Examples of the task adapter at most.", min=1)] = 20_000,
+    aside: Annotated[float, typer.Option(help="Share of users kept aside to tell when to stop.", min=0)] = 0.1,
+    epochs: Epochs = 3,
+    batch_size: BatchSize = 4,
+    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW's for a user's own part.")] = 2e-3,
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs without a better held-out loss before a user's training ends.", min=1)
+    ] = None,
+    min_records: Annotated[int, typer.Option(help="Fewest records of a user who is trained.", min=1)] = 5,
+    halves: Halves = False,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Leave longer records out (default: what the LLM takes).", min=1)
+    ] = None,
+    candidates: Annotated[
+        int, typer.Option(help="Train so many training users' adapters, from which others may borrow.", min=0)
+    ] = 0,
+    routed: Annotated[
+        int, typer.Option(help="Train so many meta-adapters and what weighs them for a user.", min=0)
+    ] = 0,
+    routed_steps: Annotated[int, typer.Option(help="Steps of that.", min=1)] = 400,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train a task adapter on the training users of a LaMP task: what `persona eval lamp --lora-task` starts from.
+
+    The options of a user's own part are kept with it. Users in the dev or test split are never looked at.
+    """
+    from persona.adapters.task_training import TaskTraining, train_task_adapter
+    from persona.adapters.training import TrainingOptions
+    from persona.models import load_llm
+    from persona.readers import read_split
+    from persona.settings import Settings
+
+    options = TrainingOptions(
+        learning_rate=learning_rate,
+        epochs=epochs,
+        batch_size=batch_size,
+        patience=patience,
+        min_records=min_records,
+        max_tokens=max_tokens,
+        half="user" if halves else None,
+        seed=seed,
+    )
+    training = TaskTraining(
+        users=users,
+        records=records,
+        epochs=task_epochs,
+        learning_rate=task_learning_rate,
+        examples=task_examples,
+        aside=aside,
+        candidates=candidates,
+        routed=routed,
+        routed_steps=routed_steps,
+    )
+    split = read_split(data, "train", task=task)
+    model = _checked(load_llm(llm or Settings().llm, overlong="truncate"))
+    with progress_bars("steps") as progress:
+        made = train_task_adapter(
+            split, model, _spec(r, alpha, targets, rslora, "float32"), options, training, progress=stage_bars(progress)
+        )
+    made.save(out)
+    if as_json:
+        print_json({"out": str(out), "fingerprint": made.fingerprint, **made.report})
+        return
+    told = made.report
+    say(f"{out}: task adapter from {told['examples']:.0f} examples of {told['users']:.0f} users")
+    if "loss" in told:
+        say(f"loss on users kept aside {told['loss']:.4f} nats per token, {told['loss_before']:.4f} without")
+    if routed:
+        say(
+            f"{routed} meta-adapters: loss on users kept aside {told['loss_routed']:.4f}, "
+            f"{told['loss_unrouted']:.4f} with the task adapter alone"
+        )
+    if candidates:
+        say(f"{told['candidates']:.0f} training users' adapters to borrow from")
 
 
 @lora_app.command()
@@ -286,12 +425,16 @@ def rollback(
 
 
 def _load(llm: str | None) -> TransformersLM:
-    from persona.errors import UnsupportedChannelError
     from persona.models import load_llm
     from persona.settings import Settings
+
+    return _checked(load_llm(llm or Settings().llm))
+
+
+def _checked(loaded: LanguageModel) -> TransformersLM:
+    from persona.errors import UnsupportedChannelError
     from persona.transformers_llm import TransformersLM
 
-    loaded = load_llm(llm or Settings().llm)
     if not isinstance(loaded, TransformersLM):
         raise UnsupportedChannelError("adapters need a transformers model: give a folder, a hub id or tiny with --llm")
     return loaded

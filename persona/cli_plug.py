@@ -34,14 +34,20 @@ def train(
     encoder: Encoder = None,
     task: TaskName = None,
     mode: Annotated[str, typer.Option(help="plug, or pplug: the equations of the Persona-Plug paper.")] = "plug",
-    tokens: Annotated[int, typer.Option(help="Soft tokens of a user.", min=1)] = 8,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Soft tokens, random ones at first. Left out, they start as a record in the task's own words.",
+            min=1,
+        ),
+    ] = None,
     heads: Annotated[int, typer.Option(help="Sharp attention heads.", min=1)] = 4,
     width: Annotated[int, typer.Option(help="Hidden size.", min=1)] = 256,
-    warm_up: Annotated[int, typer.Option(help="Steps of the warm-up without the LLM at most.", min=0)] = 600,
+    warm_up: Annotated[int, typer.Option(help="Steps of the warm-up without the LLM at most.", min=0)] = 400,
     steps: Annotated[int, typer.Option(help="Steps at most.", min=1)] = 600,
     batch: Annotated[int, typer.Option(help="Examples in a step.", min=1)] = 16,
     accumulate: Annotated[int, typer.Option(help="Parts in which a batch is computed.", min=1)] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW's.")] = 2e-3,
+    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW's.")] = 1e-3,
     k: Annotated[
         str, typer.Option("--k", help="Comma list: retrieved records in training prompts, drawn equally often.")
     ] = "0,1",
@@ -68,10 +74,11 @@ def train(
     from persona.encoders import load_encoder
     from persona.errors import InvalidOptionError
     from persona.histories import HistoryReader, history_views
+    from persona.instruction_words import InstructionWords
     from persona.models import load_llm
     from persona.plug_training import PlugTraining, train_plug
     from persona.readers import read_split
-    from persona.registry import NEEDS_ENCODER, make_retriever
+    from persona.registry import make_retriever, needs_encoder
     from persona.settings import Settings
     from persona.store import ProfileStore
     from persona.transformers_llm import TransformersLM
@@ -100,7 +107,8 @@ def train(
         encoder=loaded.fingerprint,
         seed=seed,
         mode=mode,
-        n_tokens=tokens,
+        words=InstructionWords.of(split, model, loaded) if tokens is None and mode == "plug" else None,
+        n_tokens=tokens or 2,
         heads=heads,
         width=width,
         # The paper's histories are encoded as LaMP's retrievers see them.
@@ -123,7 +131,7 @@ def train(
 
         found = None
         if any(options.ks):
-            reads = loaded if retriever in NEEDS_ENCODER else None
+            reads = loaded if needs_encoder(retriever) else None
             found = make_retriever(retriever, encoder=reads, store=store, view=split.task.view, seed=seed)
         report = train_plug(
             plug,

@@ -33,7 +33,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 RetrieverName = Annotated[
     str | None,
     typer.Option(
-        "--retriever", help="bm25, bm25+, dense, recency, random or hybrid (default: PERSONA_RETRIEVER, or bm25+)."
+        "--retriever",
+        help="bm25, bm25+, dense, recency, random, hybrid, hybrid+, multi_interest, diverse, key_value, entities, "
+        "late_interaction or rerank (default: PERSONA_RETRIEVER, or bm25+).",
     ),
 ]
 Llm = Annotated[

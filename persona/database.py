@@ -83,9 +83,10 @@ class Database:
         self._pid = os.getpid()
         if self.is_sqlite:
             _refuse_foreign_file(Path(str(self._url.database)))
-        # At most one connection, by the name "reader", for the next reading statement: to take one out of SQLAlchemy's
-        # pool and put it back takes longer than to read a user's index. `pop` and `setdefault` are atomic.
-        self._kept: dict[str, PoolProxiedConnection] = {}
+        # At most one connection, by the name "reader", for the next reading statement, and the driver's own beside it:
+        # to take one out of SQLAlchemy's pool and put it back takes longer than to read a user's index. `pop` and
+        # `setdefault` are atomic.
+        self._kept: dict[str, tuple[PoolProxiedConnection, Any]] = {}
         self._engine = self._connectable()
         try:
             self._prepare()
@@ -103,7 +104,7 @@ class Database:
         self._closed = True
         if self._pid == os.getpid():
             if reader := self._kept.pop("reader", None):
-                reader.close()
+                reader[0].close()
             self._engine.dispose()
 
     def rows(self, statement: Select[Any], parameters: Mapping[str, object]) -> list[Any]:
@@ -121,13 +122,16 @@ class Database:
             compiled = self._compiled[statement] = _compiled(statement, engine)
         sql, fixed = compiled
         try:
-            return self._fetched(engine, sql, {**fixed, **parameters})
+            return self._fetched(engine, sql, {**fixed, **parameters} if fixed else parameters)
         except (SQLAlchemyError, self._driver_error) as error:
             raise self._explained(error) from error
 
     def _fetched(self, engine: Engine, sql: str, parameters: Mapping[str, object], retry: bool = True) -> list[Any]:
-        connection = self._kept.pop("reader", None) or engine.raw_connection()
-        driver: Any = connection.driver_connection
+        reader = self._kept.pop("reader", None)
+        if reader is None:
+            taken = engine.raw_connection()
+            reader = taken, taken.driver_connection
+        connection, driver = reader
         try:
             found: list[Any] = driver.execute(sql, parameters).fetchall()
         except self._driver_error:
@@ -138,7 +142,7 @@ class Database:
             connection.invalidate()  # interrupted in the middle of an answer, which the next reader must not get
             raise
         else:
-            if self._kept.setdefault("reader", connection) is not connection:
+            if self._kept.setdefault("reader", reader) is not reader:
                 connection.close()  # another thread has put its own back meanwhile
             return found
         # A server that was restarted has cut every connection in the pool. To ask each time whether it has not would

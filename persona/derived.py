@@ -23,6 +23,9 @@ from persona.vectors import UserVectors
 
 MAX_KIND_LENGTH = 512
 
+KEPT_KINDS = ("forgotten-entities",)
+"""Indexes that were not made from records and stay when some are deleted: what a user wants forgotten for good."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredIndex:
@@ -51,6 +54,11 @@ class StoredIndex:
                 f"an index's kind must have 1 to {MAX_KIND_LENGTH} characters and no NUL, was: {self.kind!r:.80}"
             )
 
+
+_new = object.__new__
+_set_index = {name: StoredIndex.__dict__[name].__set__ for name in StoredIndex.__slots__}
+_set_vectors = {name: UserVectors.__dict__[name].__set__ for name in UserVectors.__slots__}
+_HALF = np.dtype("<f2")
 
 Derived = TypeVar("Derived", UserVectors, StoredIndex)
 
@@ -96,10 +104,33 @@ def write_indexes(connection: Connection, batch: Sequence[StoredIndex]) -> int:
 
 
 def vectors_from_row(user_id: str, fingerprint: str, row: Any) -> UserVectors:
-    """A row of `persona.queries.Queries.vectors`."""
+    """A row of `persona.queries.Queries.vectors`.
+
+    It was checked when it came in. To check it again takes as long as to search it, so the fields are set directly.
+    """
     revision, record_ids, hashes, matrix, dim = row
-    numbers = np.frombuffer(matrix, dtype="<f2").astype(np.float16, copy=False).reshape(-1, dim)
-    return UserVectors(user_id, fingerprint, _split(record_ids), _split(hashes), numbers, revision)
+    vectors = _new(UserVectors)
+    _set_vectors["user_id"](vectors, user_id)
+    _set_vectors["fingerprint"](vectors, fingerprint)
+    _set_vectors["record_ids"](vectors, _split(record_ids))
+    _set_vectors["hashes"](vectors, _split(hashes))
+    numbers = np.frombuffer(matrix, _HALF).astype(np.float16, copy=False)
+    _set_vectors["matrix"](vectors, numbers.reshape(-1, dim))
+    _set_vectors["revision"](vectors, revision)
+    return vectors
+
+
+def index_from_row(user_id: str, kind: str, row: Any) -> StoredIndex:
+    """A row of `persona.queries.Queries.index`.
+
+    It was checked when it came in: its fields are set directly, in a fifth of the time that `StoredIndex` takes.
+    """
+    index = _new(StoredIndex)
+    _set_index["user_id"](index, user_id)
+    _set_index["kind"](index, kind)
+    _set_index["revision"](index, row[0])
+    _set_index["data"](index, row[1])
+    return index
 
 
 def drop_records(connection: Connection, part: Part, user: Any, revision: int, record_ids: Iterable[str]) -> None:
@@ -112,7 +143,9 @@ def drop_records(connection: Connection, part: Part, user: Any, revision: int, r
         revision: the user's revision from now on.
         record_ids: the deleted records.
     """
-    connection.execute(delete(part.indexes).where(part.indexes.c.uid == user.uid))
+    connection.execute(
+        delete(part.indexes).where(part.indexes.c.uid == user.uid, part.indexes.c.kind.not_in(KEPT_KINDS))
+    )
     connection.execute(delete(part.adapters).where(part.adapters.c.uid == user.uid))
     vectors, gone = part.vectors, frozenset(record_ids)
     for row in connection.execute(select(vectors).where(vectors.c.uid == user.uid)).all():

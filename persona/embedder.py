@@ -17,7 +17,16 @@ identity. The paper's s is 539.97, the length of Flan-T5-XXL's embeddings.
     a_hi = norm(Q_h q + c_h) . norm(K_h k_i) / tau_h - d_h * log(1 + months since record i)
     w_h  = softmax over the records and a learned null record
     z    = [sum_i w_1i g_i, ..., sum_i w_Hi g_i, (sum_i g_i + m g_0) / (n + m)]     g_i = GELU(W_1 v_i + b_1)
-    soft prompt = s * (I + MLP(z))
+    soft prompt = s * (I + MLP(z) + E)
+
+E is the *echo* in the slot, those soft tokens that stand where an answer would (`persona.instruction_words`): with t_i
+the vector of the target of record i, t_0 that of a usual answer, and the same weights and null record as above,
+
+    E = sum_h e_h A (t'_h - t_0)      t'_h = sum_i w_hi t_i + w_h0 t_0      t'_mean = (sum_i t_i + m t_0) / (n + m)
+
+where A maps vectors of answers to the LLM's embeddings of these answers. It starts as their ridge regression, and the
+gates e_h as 1 for the mean and 0 for the sharp heads: before any training the slot holds the LLM's own words for what
+the user usually answers, and the more records there are, the more so.
 
 The null record g_0 is there for every user, so an empty history has an answer, the neutral prompt; m says how many
 records it takes to outweigh it. Both modes pool before the last layer of the projector, which is then applied once
@@ -29,7 +38,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -40,6 +49,9 @@ from torch import Tensor, nn
 from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
 from persona.writing_style import STYLE_DIM
 
+if TYPE_CHECKING:
+    from persona.instruction_words import InstructionWords
+
 # No `from __future__ import annotations` here: the mixin reads the type of `config` from the signature.
 
 Mode = Literal["plug", "pplug", "vectors"]
@@ -48,6 +60,7 @@ MODES: tuple[Mode, ...] = ("plug", "pplug", "vectors")
 _PAPER_INSTRUCTION_SHARE = 1 / 7
 _KEY_DIM = 64
 _DAYS_IN_MONTH = 30.0
+_NULL_RECORDS = 10.0
 _EPSILON = 1e-5
 
 
@@ -76,6 +89,8 @@ class UserEmbedderConfig:
         encoder: fingerprint of the record encoder.
         llm: fingerprint of the LLM.
         view: the view of a record (`Record.view`) that keys are made of; in ``"pplug"`` values as well.
+        slot: first and last but one of the soft tokens that start as the answer a user would probably give
+            (`persona.instruction_words`); two equal numbers if there are none.
 
     Raises:
         InvalidOptionError: if a number is out of range, or there is no such mode.
@@ -91,6 +106,7 @@ class UserEmbedderConfig:
     encoder: str = ""
     llm: str = ""
     view: str = "text"
+    slot: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -102,6 +118,9 @@ class UserEmbedderConfig:
             raise InvalidOptionError(f"`embedding_scale` must be above 0, was: {self.embedding_scale}")
         if self.mode == "pplug" and self.n_tokens != 2:
             object.__setattr__(self, "n_tokens", 2)
+        object.__setattr__(self, "slot", tuple(self.slot))  # JSON has lists only
+        if not 0 <= self.slot[0] <= self.slot[1] <= self.n_tokens:
+            raise InvalidOptionError(f"`slot` must lie within the {self.n_tokens} soft tokens, was: {self.slot}")
 
     @property
     def value_dim(self) -> int:
@@ -142,28 +161,41 @@ class UserEmbedder(
 
     @classmethod
     def for_llm(
-        cls, llm: SoftPromptedModel, *, encoder_dim: int, encoder: str = "", seed: int = 0, **options: Any
+        cls,
+        llm: SoftPromptedModel,
+        *,
+        encoder_dim: int,
+        encoder: str = "",
+        seed: int = 0,
+        words: "InstructionWords | None" = None,
+        **options: Any,
     ) -> Self:
-        """An untrained embedder that fits `llm`; its instruction starts as embeddings of random tokens.
+        """An untrained embedder that fits `llm`; its instruction starts as `words`, or as random tokens.
 
         Args:
             llm: the frozen LLM.
             encoder_dim: length of the record encoder's vectors.
             encoder: the record encoder's fingerprint.
             seed: of all starting values.
+            words: what the instruction starts as; their number is that of the soft tokens. ``"pplug"`` has none.
             **options: `mode`, `n_tokens`, `heads`, `width` and `view` of `UserEmbedderConfig`.
         """
         embeddings = llm.model.get_input_embeddings().weight.detach().float().cpu()
         scale = float(embeddings.norm(dim=1).mean())
+        if words is not None:
+            options |= {"n_tokens": len(words.vectors), "slot": words.slot}
         config = UserEmbedderConfig(
             encoder_dim, llm.hidden_size, embedding_scale=scale, encoder=encoder, llm=llm.fingerprint, **options
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             embedder = cls(config)
+            if words is not None and isinstance(embedder.pooling, _PlugPooling) and embedder.pooling.has_slot:
+                embedder.pooling.echo.weight.data.copy_(words.echo / scale)
+                embedder.pooling.null_target.data.copy_(words.usual)
             if config.mode != "pplug":
-                rows = torch.randint(len(embeddings), (config.n_tokens,))
-                embedder.instruction.data.copy_(embeddings[rows] / scale)
+                random = embeddings[torch.randint(len(embeddings), (config.n_tokens,))]
+                embedder.instruction.data.copy_((random if words is None else words.vectors) / scale)
         return embedder
 
     @classmethod
@@ -341,13 +373,19 @@ class _PlugPooling(nn.Module):
         self.decay = nn.Parameter(torch.full((heads,), -3.0))
         self.null_score = nn.Parameter(torch.zeros(heads))
         self.null_value = nn.Parameter(torch.zeros(width))
-        self.log_null_records = nn.Parameter(torch.zeros(()))
+        self.log_null_records = nn.Parameter(torch.tensor(math.log(_NULL_RECORDS)))
         pooled = (heads + 1) * width
         self.mix = nn.Sequential(nn.LayerNorm(pooled), nn.Linear(pooled, width), nn.GELU())
         self.last = nn.Linear(width, config.n_tokens * config.llm_hidden)
-        # At first every user gets the instruction alone.
+        # At first every user gets the instruction alone, and the echo.
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
+        self.slot = slice(*config.slot)
+        self.has_slot = self.slot.stop > self.slot.start
+        if self.has_slot:
+            self.echo = nn.Linear(dim, (self.slot.stop - self.slot.start) * config.llm_hidden, bias=False)
+            self.null_target = nn.Parameter(torch.zeros(dim))
+            self.echo_gates = nn.Parameter(torch.tensor([0.0] * heads + [1.0]))
 
     def weights(self, keys: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Tensor:
         """Attention of the sharp heads; what is missing to 1 is the null record's.  # (batch, heads, records)"""
@@ -367,20 +405,41 @@ class _PlugPooling(nn.Module):
 
     def forward(self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Tensor:
         """What the user adds to the instruction, over s.  # (batch, n_tokens, llm_hidden)"""
-        tokens: Tensor = self.last(self.summary(keys, values, mask, query, days))
-        return tokens.view(len(tokens), *self.shape)
+        tokens, _ = self.read(keys, values, mask, query, days)
+        return tokens
 
-    def summary(self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Tensor:
-        """What all heads found, mixed: the input of the last layer.  # (batch, width)"""
+    def read(
+        self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What `forward` returns, and what all heads found, mixed.  # (batch, n_tokens, llm_hidden), (batch, width)"""
         hidden = _of_records(self._hidden, values, mask)  # (batch, records, width)
         weights = self.weights(keys, mask, query, days)
+        null_records = self.log_null_records.exp()
         rest = 1 - weights.sum(-1, keepdim=True)
         sharp = weights @ hidden + rest * self.null_value  # (batch, heads, width)
-        null_records = self.log_null_records.exp()
         mean = (hidden.sum(1) + null_records * self.null_value) / (mask.sum(1, keepdim=True) + null_records)
-        pooled = torch.cat((sharp.flatten(1), mean), dim=1)
-        found: Tensor = self.mix(pooled)
-        return found
+        found: Tensor = self.mix(torch.cat((sharp.flatten(1), mean), dim=1))
+        tokens: Tensor = self.last(found).view(len(found), *self.shape)
+        if self.has_slot:
+            echo = torch.zeros_like(tokens)
+            gated = torch.einsum("h,bhd->bd", self.echo_gates, self.echoes(values, mask, weights, null_records))
+            echo[:, self.slot] = gated.view(len(gated), -1, self.shape[1])
+            tokens = tokens + echo
+        return tokens, found
+
+    def echoes(self, values: Tensor, mask: Tensor, weights: Tensor, null_records: Tensor) -> Tensor:
+        """What the targets under each head's weights, the mean's last, are in the LLM's embeddings, beyond the usual.
+
+        (batch, heads + 1, slot_tokens * llm_hidden)
+        """
+        dim = self.blocks[0]
+        targets = values[..., dim : 2 * dim]  # (batch, records, dim)
+        # A record without a target has zeros there.
+        has = (targets.any(-1) & mask)[..., None].to(targets.dtype)
+        apart = has * (targets - self.null_target)
+        mean = apart.sum(1) / (has.sum(1) + null_records)
+        echoes: Tensor = self.echo(torch.cat((weights @ apart, mean[:, None]), dim=1))
+        return echoes
 
     def _hidden(self, values: Tensor) -> Tensor:
         """g_i of some records; each part of a value is normalised (layer norm), so that all count.  # (some, width)

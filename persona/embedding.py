@@ -20,15 +20,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from persona.errors import InvalidOptionError
-from persona.files import replacing
 from persona.protocols import RecordEncoder
 from persona.records import VIEWS, Profile
 from persona.vectors import UserVectors, vector_fingerprint
@@ -42,8 +39,6 @@ hardly help: they are enough to make batches of texts of one length."""
 
 _MOST_ROWS = 2**16
 """Vectors that a chunk holds at most, new and old, a last user aside: where each user has one new record among many."""
-
-_EXPORTED_AT_ONCE = 2**13
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,50 +120,6 @@ def embed_users(
         seconds=time.perf_counter() - begun,
         fingerprint=fingerprint,
     )
-
-
-def export_user_vectors(store: ProfileStore, fingerprint: str, path: str | Path) -> int:
-    """Write one vector per user to a Parquet file: the mean of the user's record vectors, L2-normalised.
-
-    Columns: ``user_id`` (string) and ``vector`` (list of float32; zeros if the user's vectors cancel out). The
-    fingerprint is in the schema's metadata. Users are streamed in the store's order; the file appears when it is whole.
-
-    Args:
-        store: holds the vectors.
-        fingerprint: which vectors (`vector_fingerprint`).
-        path: the file to write.
-
-    Returns:
-        How many users were written: those who have vectors of that fingerprint.
-
-    Raises:
-        OSError: if the file cannot be written; one that was there before is left as it was.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = [("user_id", pa.string()), ("vector", pa.list_(pa.float32()))]
-    schema = pa.schema(columns, metadata={"persona.fingerprint": fingerprint})
-    written = 0
-    with replacing(Path(path)) as temporary, pq.ParquetWriter(temporary, schema) as file:
-        users = _user_vectors(store, fingerprint)
-        while some := list(islice(users, _EXPORTED_AT_ONCE)):
-            names = pa.array([user_id for user_id, _ in some], pa.string())
-            matrix = np.stack([vector for _, vector in some])  # (users, dim)
-            ends = np.arange(len(some) + 1, dtype=np.int32) * np.int32(matrix.shape[1])
-            vectors = pa.ListArray.from_arrays(pa.array(ends), pa.array(matrix.reshape(-1)))
-            file.write_batch(pa.record_batch([names, vectors], schema=schema))
-            written += len(some)
-    return written
-
-
-def _user_vectors(store: ProfileStore, fingerprint: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    for user_id in store.user_ids():
-        vectors = store.vectors(user_id, fingerprint)
-        if vectors is not None and len(vectors):
-            mean = vectors.matrix.mean(axis=0, dtype=np.float32)
-            norm = np.linalg.norm(mean)
-            yield user_id, mean / norm if norm else mean
 
 
 @dataclass(frozen=True, slots=True, eq=False)

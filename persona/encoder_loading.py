@@ -27,8 +27,7 @@ def load(folder: Path, device: torch.device, dtype: str) -> SentenceTransformer:
     try:
         # Layers that the weights leave out get random numbers from transformers. With a fixed seed they are the same in
         # every process, as they must be where one process stores vectors and another one compares them.
-        with _no_progress_bar(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with quiet_loading():
             model = SentenceTransformer(
                 str(folder),
                 device=str(device),
@@ -52,11 +51,14 @@ def load(folder: Path, device: torch.device, dtype: str) -> SentenceTransformer:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
+    """While this is open, models load without a progress bar, and torch's random numbers are those of seed 0."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            yield
     finally:
         if shown:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -13,6 +13,7 @@ from pathlib import Path
 from persona.errors import InvalidOptionError
 from persona.hashing_encoder import HashingEncoder as HashingEncoder
 from persona.protocols import RecordEncoder
+from persona.sentence_encoder import DTYPES
 from persona.sentence_encoder import SentenceTransformerEncoder as SentenceTransformerEncoder
 
 HASHING = "hashing"
@@ -25,6 +26,7 @@ def load_encoder(
     dtype: str = "auto",
     device: str = "auto",
     workers: int | None = None,
+    like: str = "",
 ) -> RecordEncoder:
     """The encoder called `name`.
 
@@ -32,6 +34,8 @@ def load_encoder(
         name: ``"minilm"``; ``"hashing"`` or ``"hashing:DIM"``, which needs no model; or the folder or hub id of a
             sentence-transformers model.
         batch_tokens: with the other options, see `SentenceTransformerEncoder`. The hashing encoder has no use for them.
+        like: fingerprint of an encoder whose vectors are to be read. Where it is this model in another dtype than
+            ``"auto"`` takes on this machine, its dtype is taken: a user embedder from one machine works on the other.
 
     Raises:
         ModelLoadError: if there is no such model.
@@ -43,4 +47,12 @@ def load_encoder(
         if colon and not (dim.isascii() and dim.isdigit()):
             raise InvalidOptionError(f"a hashing encoder is `hashing` or `hashing:DIM`, was: {str(name)!r}")
         return HashingEncoder(int(dim)) if colon else HashingEncoder()
-    return SentenceTransformerEncoder(name, batch_tokens=batch_tokens, dtype=dtype, device=device, workers=workers)
+
+    def load(dtype: str) -> SentenceTransformerEncoder:
+        return SentenceTransformerEncoder(name, batch_tokens=batch_tokens, dtype=dtype, device=device, workers=workers)
+
+    encoder = load(dtype)
+    model, _, wanted = like.rpartition(":")
+    if dtype == "auto" and wanted in DTYPES and encoder.fingerprint.rpartition(":")[0] == model:
+        return load(wanted)
+    return encoder

@@ -112,6 +112,21 @@ _FORMS = {
 }
 
 
+def record_form(task: LampTask) -> str:
+    """How the official prompts word a record of `task`, up to the question, with ``{target}`` for what the user made.
+
+    >>> record_form(lamp_task("LaMP_3"))
+    '{target} is the score for "" . '
+
+    The long field is left empty. In LaMP_7, where users only write text, the text itself is what the user made; in
+    LaMP_1 it is the title that the official prompts show.
+    """
+    form = _FORMS[task.name]
+    if "{target}" in form.piece:
+        return form.piece.replace("{text}", "") + form.end
+    return form.piece.replace("{text}", "{target}") + form.end
+
+
 def lamp_prompt(
     task: LampTask,
     input: str,

@@ -10,6 +10,9 @@ as the server keeps to that; whether they depend on what else the server compute
 float tensor of the shape (tokens, hidden), written by `torch.save` and encoded in base64. The chat endpoint takes it as
 a part of a message, beside the text. The completions endpoint takes embeddings of the whole prompt, so there the text
 has to be embedded here, by `embed`.
+
+**Adapters** are models of their own to a vLLM server that was started with ``--enable-lora``: a request with an adapter
+names it in the place of the model, by the name that `lora` gives (`persona.adapters.served`).
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 from persona.errors import GenerationError, InvalidOptionError, MissingDependencyError, ModelLoadError
-from persona.protocols import SOFT_PROMPT, TEXT, GenerationOptions, Request, TextTokenizer
+from persona.protocols import LORA, SOFT_PROMPT, TEXT, GenerationOptions, Request, TextTokenizer
 from persona.reasons import reason
 from persona.request_checks import check_options, check_requests
 from persona.tokenizers import WhitespaceTokenizer
@@ -60,6 +63,7 @@ class OpenAILM:
             the LLM that they were trained with; it cannot be read off a server.
         embed: gives the input embeddings of a text, special tokens and all, for soft prompts at the completions
             endpoint.  # -> (tokens, hidden_size)
+        lora: gives the server's name of an adapter ``user@version``. With it requests with adapters are taken.
 
     Raises:
         MissingDependencyError: if `openai` is not installed.
@@ -84,6 +88,7 @@ class OpenAILM:
         soft_prompt: Place = "before",
         serves: str | None = None,
         embed: Callable[[str], torch.Tensor] | None = None,
+        lora: Callable[[str], str] | None = None,
     ) -> None:
         if not model:
             raise InvalidOptionError("the model's name at the endpoint must not be empty: openai:MODEL")
@@ -111,12 +116,14 @@ class OpenAILM:
         self._hidden_size = hidden_size
         self._soft_prompt_first = soft_prompt == "before"
         self._embed = embed
+        self._lora = lora
         self.serves = serves
 
     @property
     def channels(self) -> frozenset[str]:
-        """Text, and soft prompts where `hidden_size` is given."""
-        return frozenset({TEXT} if self._hidden_size is None else {TEXT, SOFT_PROMPT})
+        """Text, soft prompts where `hidden_size` is given, and adapters where `lora` is."""
+        given = ((SOFT_PROMPT, self._hidden_size), (LORA, self._lora))
+        return frozenset({TEXT, *(channel for channel, how in given if how is not None)})
 
     @property
     def fingerprint(self) -> str:
@@ -132,7 +139,8 @@ class OpenAILM:
         """The answers, in the order of `requests`. Equal prompts are asked once.
 
         Raises:
-            UnsupportedChannelError: if a request brings more than text.
+            UnsupportedChannelError: if a request brings more than is taken here.
+            UnknownAdapterError: if `lora` knows no adapter of that name.
             InvalidOptionError: if `options` asks for beams, or a soft prompt has the wrong shape.
             GenerationError: if the endpoint refuses a request, cannot be reached, or answers without text.
         """
@@ -140,15 +148,18 @@ class OpenAILM:
         check_requests(requests, self.channels, self.fingerprint)
         for index, request in enumerate(requests):
             self._check_soft_prompt(request, index)
+        # Named before anything is sent: nobody is answered by the plain model because an adapter is gone.
+        models = [self._model_of(request) for request in requests]
         # Equal prompts are one question; a soft prompt is never taken for equal to another.
         keys = [
-            (request.prompt, None if request.soft_prompt is None else index) for index, request in enumerate(requests)
+            (request.prompt, model, None if request.soft_prompt is None else index)
+            for index, (request, model) in enumerate(zip(requests, models, strict=True))
         ]
         different = dict(zip(keys, requests, strict=True))
         if not different:
             return []
         with ThreadPoolExecutor(min(self._max_concurrency, len(different))) as pool:
-            futures = {key: pool.submit(self._answer, request, options) for key, request in different.items()}
+            futures = {key: pool.submit(self._answer, key[1], request, options) for key, request in different.items()}
             try:
                 answers = {key: future.result() for key, future in futures.items()}
             except GenerationError:
@@ -156,6 +167,35 @@ class OpenAILM:
                     future.cancel()
                 raise
         return [answers[key] for key in keys]
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Have a vLLM server read an adapter, at ``/v1/load_lora_adapter``.
+
+        Args:
+            name: what it is to be called.
+            path: its PEFT folder, as the server sees it.
+
+        Raises:
+            GenerationError: if the server refuses it or cannot be reached.
+        """
+        self._post("/load_lora_adapter", {"lora_name": name, "lora_path": path})
+
+    def unload_adapter(self, name: str) -> None:
+        """Have a vLLM server forget an adapter, at ``/v1/unload_lora_adapter``; errors as in `load_adapter`."""
+        self._post("/unload_lora_adapter", {"lora_name": name})
+
+    def _post(self, path: str, body: dict[str, str]) -> None:
+        from openai import OpenAIError
+
+        try:
+            self._client.post(path, cast_to=str, body=body)
+        except OpenAIError as error:
+            raise GenerationError(
+                f"{self.fingerprint} refused {path} for {body['lora_name']}: {reason(error)}"
+            ) from error
+
+    def _model_of(self, request: Request) -> str:
+        return self._model if request.adapter is None or self._lora is None else self._lora(request.adapter)
 
     def _check_soft_prompt(self, request: Request, index: int) -> None:
         vectors = request.soft_prompt
@@ -202,7 +242,7 @@ class OpenAILM:
         # The server wants a prompt beside the embeddings; an empty one adds nothing.
         return "", {"extra_body": {"prompt_embeds": _encoded(torch.cat(parts))}}
 
-    def _answer(self, request: Request, options: GenerationOptions) -> str:
+    def _answer(self, model: str, request: Request, options: GenerationOptions) -> str:
         from openai import OpenAIError
 
         own_host = _OPENAI_HOST in str(self._client.base_url)
@@ -213,11 +253,11 @@ class OpenAILM:
         try:
             if self._endpoint == "completions":
                 prompt, embeddings = self._completion(request)
-                answer = self._client.completions.create(model=self._model, prompt=prompt, **fields, **embeddings)
+                answer = self._client.completions.create(model=model, prompt=prompt, **fields, **embeddings)
                 text = answer.choices[0].text
             else:
                 messages: Any = self._messages(request)
-                chat = self._client.chat.completions.create(model=self._model, messages=messages, **fields)
+                chat = self._client.chat.completions.create(model=model, messages=messages, **fields)
                 text = chat.choices[0].message.content
         except OpenAIError as error:
             raise GenerationError(f"{self.fingerprint} did not answer: {reason(error)}") from error

@@ -65,7 +65,10 @@ class Generation:
 
     @property
     def abstained(self) -> bool:
-        """True if nothing personal was added: the answer is that of the plain LLM."""
+        """True if nothing personal was added, since there was nothing or a relevance filter found nothing that fits.
+
+        The answer is then that of the plain LLM.
+        """
         return not self.channels
 
 
@@ -229,7 +232,7 @@ def personalize(
         The answer's text. `Personalizer.generate` also tells where it came from.
     """
     from persona.models import load_llm
-    from persona.registry import NEEDS_ENCODER, make_retriever
+    from persona.registry import make_retriever, needs_encoder
     from persona.settings import Settings, open_store
 
     check_user_id(user_id)
@@ -237,7 +240,7 @@ def personalize(
         source = stack.enter_context(open_store(store)) if store is None or isinstance(store, str) else store
         name = retriever or Settings().retriever
         encoder = None
-        if plug is not None or (isinstance(name, str) and name in NEEDS_ENCODER):
+        if plug is not None or (isinstance(name, str) and needs_encoder(name)):
             from persona.encoders import load_encoder
 
             encoder = load_encoder(Settings().encoder)

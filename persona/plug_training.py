@@ -4,9 +4,16 @@ A training example is a question of a training user with its answer, and the res
 those of the split and, declared and switchable, more of the same kind made from the users' own histories by leaving one
 record out: its text becomes the question, its target the answer. The loss is that of the LLM on the answer.
 
-Before that comes a warm-up that needs no LLM: from what the heads found and the question, a small head that is thrown
-away afterwards tells the answer's vector from those of the other answers, and its style. Where to look in a history is
-learned there; the LLM then only has to teach how to say it.
+Before that comes a warm-up in which the LLM computes nothing. First the gates of the echo (`persona.embedder`) are set
+by least squares, which is most of what labels and scores need. Then, from what the heads found and the question, a
+small head that is thrown away afterwards tells the answer's vector from those of the other answers, and its style:
+where to look in a history is learned there. And the soft tokens learn to say it: those in the slot become the answer's
+embeddings, as far as the history tells them, and the others stay the words that they are. With x_t soft token t over
+the LLM's scale, I_t the instruction's and y_t the answer's embedding in place t of a slot of s tokens, that loss is
+
+    (sum over the slot |x_t - y_t|^2 + sum over the rest |x_t - I_t|^2) / s
+
+so that the slot becomes the mean of what the answer may be. The LLM then only has to listen.
 
 Everything random in step n follows from ``(seed, n)``, and a checkpoint holds the parameters, the optimizer and the
 step. So a run that was killed goes on to the very weights of an undisturbed one.
@@ -34,6 +41,7 @@ from persona.embedder import UserEmbedder
 from persona.errors import EvaluationError, InvalidOptionError, PersonaError
 from persona.files import replacing, write_atomically
 from persona.histories import History, HistoryBatch, HistoryReader
+from persona.instruction_words import answer_ids, in_slot
 from persona.lamp import LampSplit, LampTask
 from persona.prompts import lamp_prompt
 from persona.protocols import GenerationOptions, Retriever
@@ -51,7 +59,10 @@ NOTES = "training.json"
 _POOLED = 8
 """Batches that are drawn together and sorted by length, so that little is padded."""
 
-_WARM_RATE, _WARM_BATCH, _WARM_TEMPERATURE = 2e-3, 64, 0.05
+_WARM_RATE, _WARM_BATCH, _WARM_LOOK, _WARM_TEMPERATURE = 2e-3, 64, 25, 0.05
+
+_NULL_RECORDS = (1.0, 3.0, 10.0, 30.0, 100.0)
+_CALIBRATION, _GATE_RIDGE = 2048, 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +89,11 @@ class PlugTraining:
         seed: of everything random.
     """
 
-    warm_up: int = 600
+    warm_up: int = 400
     steps: int = 600
     batch: int = 16
     accumulate: int = 1
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 0.01
     ks: tuple[int, ...] = (0, 1)
     leave_one_out: int = 8
@@ -90,7 +101,7 @@ class PlugTraining:
     empty_share: float = 0.1
     query_dropout: float = 0.1
     without_user: bool = False
-    dev_users: float = 0.1
+    dev_users: float = 0.2
     evaluate_every: int = 50
     patience: int = 6
     max_length: int = 256
@@ -179,8 +190,8 @@ def train_plug(
     examples = _Examples(split, reader, options)
     accelerator = Accelerator(cpu=llm.model.device.type == "cpu", gradient_accumulation_steps=1)
     run = _Run(plug.to(llm.model.device), llm, examples, options, out, retriever, accelerator)
-    if not run.resume() and plug.config.mode == "plug" and not options.without_user and options.warm_up:
-        warm_up(plug, examples, reader, options, progress=warm_progress)
+    if not run.resume() and plug.config.mode == "plug" and options.warm_up:
+        warm_up(plug, examples, reader, llm, options, progress=warm_progress)
     run.train(progress or (lambda done, total, loss, best: None))
     report = PlugReport(
         steps=run.step,
@@ -273,6 +284,16 @@ class _Examples:
             made = self._made(profile, split)
             self.warm_up += made
             self.train += [made[place] for place in sorted(draw.permutation(len(made))[: options.leave_one_out])]
+
+    def shown(self, example: _Example, options: PlugTraining, draw: np.random.Generator | None = None) -> History:
+        """What a user embedder sees of the user: for training what `draw` leaves of it, to be tested on all."""
+        history = self.histories[example.user_id].take(example.rows)
+        if options.without_user:
+            return history.take(np.arange(0))
+        if draw is None:
+            return history
+        kept = np.flatnonzero(draw.random(len(history)) >= options.history_dropout * draw.random())
+        return history.take(kept[:0] if draw.random() < options.empty_share else kept)
 
     def _made(self, profile: Profile, split: LampSplit) -> list[_Example]:
         """Questions from the user's own records, each with the others as its history."""
@@ -367,11 +388,7 @@ class _Run:
         for place, number in part:
             example = examples.train[place]
             draw = np.random.default_rng((options.seed, 3, number))
-            history = examples.histories[example.user_id].take(example.rows)
-            kept = np.flatnonzero(draw.random(len(history)) >= options.history_dropout * draw.random())
-            if options.without_user or draw.random() < options.empty_share:
-                kept = kept[:0]
-            histories.append(history.take(kept))
+            histories.append(examples.shown(example, options, draw))
             queries.append(example.query)
             unasked.append(draw.random() < options.query_dropout)
             k = options.ks[int(draw.integers(len(options.ks)))]
@@ -424,10 +441,7 @@ class _Run:
         for start in range(0, len(places), options.batch):
             some = places[start : start + options.batch]
             shown = [examples.dev[place] for place in some]
-            histories = [
-                examples.histories[one.user_id].take(one.rows[:0] if options.without_user else one.rows)
-                for one in shown
-            ]
+            histories = [examples.shown(one, options) for one in shown]
             queries = np.stack([one.query for one in shown])
             batch = HistoryBatch.of(histories, self.plug.config, queries, self.loss.device)
             soft_prompts = self.plug(batch.keys, batch.values, batch.mask, batch.query, batch.days)
@@ -512,69 +526,154 @@ def warm_up(
     plug: UserEmbedder,
     examples: _Examples,
     reader: HistoryReader,
+    llm: TransformersLM,
     options: PlugTraining,
     progress: Progress | None = None,
 ) -> None:
-    """Teach the heads of `plug` where to look, without the LLM; see the module. The best step's weights are kept.
+    """Teach the heads of `plug` where to look and its soft tokens to say it; see the module. The best step is kept.
 
-    With p the head's guess, a_j the vectors of the answers in the batch, the loss is ``-log softmax_j(p . a_j / 0.05)``
-    of the right one plus 10 times the mean squared error of its style.
+    With p the head's guess and a_j the vectors of the answers in the batch, the loss is that of the slot, plus
+    ``-log softmax_j(p . a_j / 0.05)`` of the right one, plus 10 times the mean squared error of its style.
     """
     pooling: Any = plug.pooling
-    config, device = plug.config, next(plug.parameters()).device
-    golds = list(dict.fromkeys(example.gold for example in (*examples.warm_up, *examples.dev)))
-    vectors = torch.from_numpy(reader.questions(golds)).to(device)
-    styles = torch.from_numpy(np.stack([style_vector(gold) for gold in golds])).to(device)
-    places = {gold: place for place, gold in enumerate(golds)}
+    device = next(plug.parameters()).device
+    answers = _Answers.of([*examples.warm_up, *examples.dev], plug, reader, llm)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        head = nn.Sequential(
-            nn.Linear(config.width + config.encoder_dim, config.width),
-            nn.GELU(),
-            nn.Linear(config.width, config.encoder_dim + STYLE_DIM),
-        ).to(device)
+        width, dim = plug.config.width, plug.config.encoder_dim
+        head = nn.Sequential(nn.Linear(width + dim, width), nn.GELU(), nn.Linear(width, dim + STYLE_DIM)).to(device)
     parameters = [*pooling.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=_WARM_RATE, weight_decay=options.weight_decay, betas=(0.9, 0.98))
 
-    def loss_of(some: Sequence[_Example], histories: Sequence[History]) -> torch.Tensor:
-        batch = HistoryBatch.of(histories, config, np.stack([one.query for one in some]), device)
+    if answers.slot_tokens:
+        _set_echo(plug, examples, answers, options)
+
+    def loss_of(some: Sequence[_Example], histories: Sequence[History], asked: bool = True) -> torch.Tensor:
+        batch = HistoryBatch.of(histories, plug.config, np.stack([one.query for one in some]), device)
         assert batch.query is not None
-        found = pooling.summary(batch.keys, batch.values, batch.mask, batch.query, batch.days)
-        guess = head(torch.cat((found, batch.query * config.encoder_dim**0.5), dim=1))
-        right = torch.tensor([places[one.gold] for one in some], device=device)
-        different, answer = torch.unique(right, return_inverse=True)
-        vector, style = guess.split((config.encoder_dim, STYLE_DIM), dim=1)
-        scores = F.normalize(vector, dim=1) @ vectors[different].T / _WARM_TEMPERATURE
-        return F.cross_entropy(scores, answer) + 10 * F.mse_loss(style, styles[right])
+        tokens, found = pooling.read(batch.keys, batch.values, batch.mask, batch.query if asked else None, batch.days)
+        guess = head(torch.cat((found, batch.query * dim**0.5), dim=1))
+        return answers.loss([one.gold for one in some], guess, tokens)
 
     best, best_state, rounds, report = math.inf, _copied(pooling.state_dict()), 0, progress or (lambda *_: None)
-    for step in range(options.warm_up):
-        draw = np.random.default_rng((options.seed, 6, step))
-        some = [examples.warm_up[place] for place in draw.integers(0, len(examples.warm_up), _WARM_BATCH)]
-        histories = []
-        for one in some:
-            history = examples.histories[one.user_id].take(one.rows)
-            histories.append(
-                history.take(np.flatnonzero(draw.random(len(history)) >= options.history_dropout * draw.random()))
-            )
-        for group in optimizer.param_groups:
-            group["lr"] = _WARM_RATE * _learning_rate(step, options.warm_up)
-        optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(some, histories)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        if (step + 1) % options.evaluate_every == 0 or step + 1 == options.warm_up:
+    shown = [examples.shown(one, options) for one in examples.dev]
+    for step in range(options.warm_up + 1):
+        if step % _WARM_LOOK == 0 or step == options.warm_up:
             with torch.no_grad():
-                shown = [examples.histories[one.user_id].take(one.rows) for one in examples.dev]
                 found = float(loss_of(examples.dev, shown))
             rounds = 0 if found < best else rounds + 1
             if found < best:
                 best, best_state = found, _copied(pooling.state_dict())
-        report(step + 1, options.warm_up, float(loss.detach()), best)
-        if rounds >= options.patience:
+            if rounds >= options.patience:
+                break
+        if step == options.warm_up:
             break
+        draw = np.random.default_rng((options.seed, 6, step))
+        some = [examples.warm_up[place] for place in draw.integers(0, len(examples.warm_up), _WARM_BATCH)]
+        histories = [examples.shown(one, options, draw) for one in some]
+        for group in optimizer.param_groups:
+            group["lr"] = _WARM_RATE * _learning_rate(step, options.warm_up)
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(some, histories, asked=bool(draw.random() >= options.query_dropout))
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        report(step + 1, options.warm_up, float(loss.detach()), best)
     pooling.load_state_dict(best_state)
+
+
+@torch.no_grad()
+def _set_echo(plug: UserEmbedder, examples: _Examples, answers: _Answers, options: PlugTraining) -> None:
+    """Set the echo's gates, and how many records outweigh the null record, by least squares on training examples.
+
+    For a given m the gates e that bring ``sum_h e_h echo_h`` nearest to the answers' embeddings solve normal equations
+    of one row per head; m is the one of a few whose gates come nearest.
+    """
+    pooling: Any = plug.pooling
+    device = answers.vectors.device
+    draw = np.random.default_rng((options.seed, 7))
+    drawn = [examples.warm_up[place] for place in draw.permutation(len(examples.warm_up))[:_CALIBRATION]]
+    heads = len(pooling.echo_gates)
+    gram = torch.zeros(len(_NULL_RECORDS), heads, heads, device=device)
+    right = torch.zeros(len(_NULL_RECORDS), heads, device=device)
+    for start in range(0, len(drawn), _WARM_BATCH):
+        some = drawn[start : start + _WARM_BATCH]
+        batch = HistoryBatch.of(
+            [examples.shown(one, options) for one in some],
+            plug.config,
+            np.stack([one.query for one in some]),
+            device,
+        )
+        aims = answers.aims[[answers.places[one.gold] for one in some]][:, slice(*plug.config.slot)].flatten(1)
+        weights = pooling.weights(batch.keys, batch.mask, batch.query, batch.days)
+        for place, null_records in enumerate(_NULL_RECORDS):
+            echoes = pooling.echoes(batch.values, batch.mask, weights, torch.tensor(null_records, device=device))
+            gram[place] += torch.einsum("bhd,bgd->hg", echoes, echoes)
+            right[place] += torch.einsum("bhd,bd->h", echoes, aims)
+    if not bool(gram.any()):
+        return  # nobody has a record with a target
+    ridge = _GATE_RIDGE * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(heads, device=device)
+    gates = torch.linalg.solve(gram + ridge, right)
+    nearness = torch.einsum("mh,mh->m", gates, 2 * right) - torch.einsum("mh,mhg,mg->m", gates, gram, gates)
+    best = int(nearness.argmax())
+    pooling.echo_gates.copy_(gates[best])
+    pooling.log_null_records.fill_(math.log(_NULL_RECORDS[best]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answers:
+    """What the warm-up aims at: each answer as the record encoder, the style and the LLM's embeddings see it.
+
+    Attributes:
+        places: answer -> its row.
+        vectors: of the record encoder.  # (answers, encoder_dim)
+        styles: (answers, STYLE_DIM)
+        aims: what each answer adds to the instruction, over the LLM's scale.  # (answers, n_tokens, llm_hidden)
+        slot_tokens: length of the slot; 0 for none.
+    """
+
+    places: Mapping[str, int]
+    vectors: torch.Tensor
+    styles: torch.Tensor
+    aims: torch.Tensor
+    slot_tokens: int
+
+    @classmethod
+    def of(
+        cls, examples: Sequence[_Example], plug: UserEmbedder, reader: HistoryReader, llm: TransformersLM
+    ) -> _Answers:
+        """The different answers of some examples."""
+        golds = list(dict.fromkeys(example.gold for example in examples))
+        device = next(plug.parameters()).device
+        start, end = plug.config.slot
+        aims = torch.zeros(len(golds), plug.config.n_tokens if end > start else 0, plug.config.llm_hidden)
+        if end > start:
+            aims[:, start:end] = in_slot(llm, answer_ids(llm, golds), end - start) / plug.config.embedding_scale
+            aims[:, start:end] -= plug.instruction.detach().cpu()[start:end]
+        return cls(
+            {gold: place for place, gold in enumerate(golds)},
+            torch.from_numpy(reader.questions(golds)).to(device),
+            torch.from_numpy(np.stack([style_vector(gold) for gold in golds])).to(device),
+            aims.to(device),
+            end - start,
+        )
+
+    def loss(self, golds: Sequence[str], guess: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """The loss of `warm_up`.
+
+        Args:
+            golds: the right answers.
+            guess: the head's.  # (golds, encoder_dim + STYLE_DIM)
+            tokens: what the users add to the instruction.  # (golds, n_tokens, llm_hidden)
+        """
+        right = torch.tensor([self.places[gold] for gold in golds], device=guess.device)
+        different, answer = torch.unique(right, return_inverse=True)
+        vector, style = torch.split(guess, [self.vectors.shape[1], STYLE_DIM], dim=1)
+        scores = F.normalize(vector, dim=1) @ self.vectors[different].T / _WARM_TEMPERATURE
+        loss = F.cross_entropy(scores, answer) + 10 * F.mse_loss(style, self.styles[right])
+        if self.slot_tokens:
+            loss = loss + (tokens - self.aims[right]).square().sum((1, 2)).mean() / self.slot_tokens
+        return loss
 
 
 def prompt_text(

@@ -40,11 +40,28 @@ RETRIEVERS: Mapping[str, Part] = {
     "recency": Part("persona.retrievers.recency:RecencyRetriever"),
     "random": Part("persona.retrievers.sampling:RandomRetriever", ("seed",)),
     "hybrid": Part("persona.retrievers.hybrid:HybridRetriever", ("retrievers",)),
+    "hybrid+": Part("persona.retrievers.hybrid:HybridRetriever", ("retrievers",)),
+    "multi_interest": Part(
+        "persona.retrievers.multi_interest:MultiInterestRetriever", ("encoder", "store", "view", "seed")
+    ),
+    "diverse": Part("persona.retrievers.diverse:DiverseRetriever", ("base", "encoder", "store", "view")),
+    "key_value": Part("persona.retrievers.key_value:KeyValueRetriever", ("encoder", "store")),
+    "entities": Part("persona.retrievers.entities:EntityRetriever", ("store", "view")),
+    "late_interaction": Part("persona.retrievers.late_interaction:LateInteractionRetriever", ("model", "view")),
+    "rerank": Part("persona.retrievers.rerank:RerankRetriever", ("base", "model", "view")),
 }
 """All retrievers by name."""
 
-NEEDS_ENCODER = frozenset({"dense", "hybrid"})
+NEEDS_ENCODER = frozenset({"dense", "hybrid", "hybrid+", "multi_interest", "diverse", "key_value"})
 """Retrievers that compare vectors and so need an encoder."""
+
+BASES: Mapping[str, str] = {"diverse": "dense", "rerank": "bm25+"}
+"""Retrievers that look once more at what another one found, and which one that is if not told."""
+
+
+def needs_encoder(name: str, base: str | None = None) -> bool:
+    """Whether the retriever called `name`, or what it rests on, needs an encoder."""
+    return name in NEEDS_ENCODER or (name in BASES and (base or BASES[name]) in NEEDS_ENCODER)
 
 
 def make_retriever(
@@ -54,6 +71,8 @@ def make_retriever(
     store: ProfileStore | None = None,
     view: str = "text",
     seed: int = 0,
+    base: str | None = None,
+    model: str | None = None,
 ) -> Retriever:
     """The retriever called `name`.
 
@@ -62,20 +81,35 @@ def make_retriever(
         encoder: needed by those in `NEEDS_ENCODER`.
         store: where stored vectors and indexes are read from; without it they are made from the records at hand.
         view: the view of a record that is searched (`Record.view`).
-        seed: for the random one.
+        seed: for the random one, and the clusters of ``multi_interest``.
+        base: for those in `BASES`, the retriever that finds what they look at once more; None takes the one there.
+        model: the multi-vector model of ``late_interaction`` (None: ``minilm``), or the cross-encoder of ``rerank``
+            (None: `persona.retrievers.rerank.RERANKER`); a folder or hub id.
 
     Raises:
         UnknownPartError: if there is no retriever of that name.
-        InvalidOptionError: if it needs an encoder and none was given.
+        InvalidOptionError: if it needs an encoder and none was given, or takes no `base` or `model` and one was given.
+        ModelLoadError: if there is no such model.
     """
     part = RETRIEVERS.get(name)
     if part is None:
         raise UnknownPartError(f"a retriever must be one of {', '.join(RETRIEVERS)}, was: {name!r}")
-    if name in NEEDS_ENCODER and encoder is None:
+    if base is not None and (name not in BASES or base in BASES):
+        raise InvalidOptionError(
+            f"a base is for {' and '.join(BASES)}, and none of these itself, was: {base!r} for {name!r}"
+        )
+    if model is not None and "model" not in part.needs:
+        raise InvalidOptionError(f"the retriever {name!r} takes no model of its own, was: {model!r}")
+    if needs_encoder(name, base) and encoder is None:
         raise InvalidOptionError(f"the retriever {name!r} compares vectors: give it an encoder (e.g. 'minilm')")
     options: dict[str, object] = {"encoder": encoder, "store": store, "view": view, "seed": seed}
     if "retrievers" in part.needs:
+        words = "bm25+" if name == "hybrid+" else "bm25"
         options["retrievers"] = [
-            make_retriever(one, encoder=encoder, store=store, view=view, seed=seed) for one in ("bm25", "dense")
+            make_retriever(one, encoder=encoder, store=store, view=view, seed=seed) for one in (words, "dense")
         ]
-    return cast(Retriever, part.load()(**{need: options[need] for need in part.needs}))
+    if "base" in part.needs:
+        options["base"] = make_retriever(base or BASES[name], encoder=encoder, store=store, view=view, seed=seed)
+    if model is not None:
+        options["model"] = model
+    return cast(Retriever, part.load()(**{need: options[need] for need in part.needs if need in options}))

@@ -10,7 +10,8 @@ from persona.protocols import LORA, SOFT_PROMPT, VOCABULARY, GenerationOptions, 
 _TAKEN_BY = {
     SOFT_PROMPT: "soft prompts are taken by transformers models (a folder, a hub id, 'tiny' or (model, tokenizer)), "
     "and by a vLLM server that is given its `hidden_size`",
-    LORA: "adapters are taken by transformers models with an open AdapterPool, else leave `adapter` at None",
+    LORA: "adapters are taken by transformers models with an open AdapterPool, and by a vLLM server that is given "
+    "`lora`; else leave `adapter` at None",
     VOCABULARY: "lifted tokens are taken by transformers models (a folder, a hub id, 'tiny' or (model, tokenizer))",
 }
 

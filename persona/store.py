@@ -36,7 +36,7 @@ from sqlalchemy import Select, delete, select, update
 
 from persona.database import Database
 from persona.derived import StoredIndex as StoredIndex
-from persona.derived import drop_records, vectors_from_row, write_indexes, write_vectors
+from persona.derived import drop_records, index_from_row, vectors_from_row, write_indexes, write_vectors
 from persona.erasure import ForgetReport as ForgetReport
 from persona.erasure import delete_user, overwrite_deleted
 from persona.queries import counts, encoders_in_use, queries
@@ -260,7 +260,7 @@ class ProfileStore:
         """The user's index of that kind, or None. If its revision is not the profile's, it lags behind it."""
         part = part_of(check_user_id(user_id))
         rows = self.database.rows(queries(part).index, {"user_id": user_id, "kind": kind})
-        return StoredIndex(user_id, kind, *rows[0]) if rows else None
+        return index_from_row(user_id, kind, rows[0]) if rows else None
 
     def put_indexes(self, batch: Iterable[StoredIndex]) -> int:
         """Keep indexes, in one transaction, in place of earlier ones of the same kind, as `put_vectors` keeps vectors.

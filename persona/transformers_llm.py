@@ -196,6 +196,13 @@ class TransformersLM:
         """
         return self._prompts.encode(prompts, [limit] * len(prompts))
 
+    def opening_ids(self, text: str) -> list[int]:
+        """Token ids of `text` as a prompt's opening: after the special tokens that begin one, and without any end."""
+        encoded = self._tokenizer(".", return_special_tokens_mask=True, verbose=False)
+        begin: list[int] = encoded["input_ids"][: encoded["special_tokens_mask"].index(0)]
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
+        return [*begin, *ids]
+
     def target_ids(self, targets: Sequence[str]) -> list[list[int]]:
         """Token ids of answers as the model should write them: the text and the end token."""
         end = [self._tokenizer.eos_token_id] if self._tokenizer.eos_token_id is not None else list(self._eos[:1])

@@ -12,20 +12,42 @@ if TYPE_CHECKING:
     from .bm25 import BM25PlusRetriever as BM25PlusRetriever
     from .bm25 import BM25Retriever as BM25Retriever
     from .dense import DenseRetriever as DenseRetriever
+    from .diverse import DiverseRetriever as DiverseRetriever
+    from .entities import EntityRetriever as EntityRetriever
+    from .entities import EntityStore as EntityStore
     from .hybrid import HybridRetriever as HybridRetriever
     from .indexing import build_indexes as build_indexes
+    from .key_value import KeyValueRetriever as KeyValueRetriever
     from .langchain import PersonaRetriever as PersonaRetriever
+    from .late_interaction import LateInteractionRetriever as LateInteractionRetriever
+    from .multi_interest import MultiInterestRetriever as MultiInterestRetriever
     from .recency import RecencyRetriever as RecencyRetriever
+    from .relevance import RelevanceFilter as RelevanceFilter
+    from .relevance import RelevanceRetriever as RelevanceRetriever
+    from .rerank import RerankRetriever as RerankRetriever
     from .sampling import RandomRetriever as RandomRetriever
+    from .where import Where as Where
+    from .where import WhereRetriever as WhereRetriever
 
 _PLACES = {
     "BM25PlusRetriever": "bm25",
     "BM25Retriever": "bm25",
     "DenseRetriever": "dense",
+    "DiverseRetriever": "diverse",
+    "EntityRetriever": "entities",
+    "EntityStore": "entities",
     "HybridRetriever": "hybrid",
+    "KeyValueRetriever": "key_value",
+    "LateInteractionRetriever": "late_interaction",
+    "MultiInterestRetriever": "multi_interest",
     "PersonaRetriever": "langchain",
     "RandomRetriever": "sampling",
     "RecencyRetriever": "recency",
+    "RelevanceFilter": "relevance",
+    "RelevanceRetriever": "relevance",
+    "RerankRetriever": "rerank",
+    "Where": "where",
+    "WhereRetriever": "where",
     "build_indexes": "indexing",
 }
 
@@ -33,10 +55,21 @@ __all__ = [
     "BM25PlusRetriever",
     "BM25Retriever",
     "DenseRetriever",
+    "DiverseRetriever",
+    "EntityRetriever",
+    "EntityStore",
     "HybridRetriever",
+    "KeyValueRetriever",
+    "LateInteractionRetriever",
+    "MultiInterestRetriever",
     "PersonaRetriever",
     "RandomRetriever",
     "RecencyRetriever",
+    "RelevanceFilter",
+    "RelevanceRetriever",
+    "RerankRetriever",
+    "Where",
+    "WhereRetriever",
     "build_indexes",
 ]
 

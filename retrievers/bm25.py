@@ -181,25 +181,21 @@ class TermRetriever(ABC):
         return frequencies, records, idf.repeat(frequencies) * gains
 
     def _indexed(self, counted: TermCounts, fingerprint: bytes) -> ScoreIndex | None:
-        hashes = term_hashes(list(counted.places))
+        hashes = np.array(term_hashes(list(counted.places)), dtype=np.uint64)
         order = hashes.argsort()
-        hashes = hashes[order]
-        if (hashes[1:] == hashes[:-1]).any():
-            return None
         frequencies, records, weights = self._weigh(counted, order)
-        bounds = np.zeros(len(hashes) + 1, dtype=np.int32)
-        frequencies.cumsum(out=bounds[1:])
-        return ScoreIndex(fingerprint, hashes, bounds, records, weights, len(counted.lengths))
+        return ScoreIndex.build(fingerprint, hashes[order], frequencies, records, weights, len(counted.lengths))
 
     def _stored(self, store: ProfileStore, user_id: str, fingerprint: bytes) -> ScoreIndex | None:
         """The store's index, if it is there, whole and made from these texts by these rules."""
         stored = store.index(user_id, self.kind)
-        if stored is None or read_fingerprint(stored.data) != fingerprint:
+        if stored is None:
             return None
         try:
-            return ScoreIndex.from_bytes(stored.data)
+            index = ScoreIndex.from_bytes(stored.data)
         except DataFormatError:  # the records are at hand: a damaged index costs time and nothing else
             return None
+        return index if index.fingerprint == fingerprint else None
 
     def _count(self, texts: Sequence[str]) -> TermCounts:
         return TermCounts.from_tokens(map(self.tokens, texts))

@@ -36,6 +36,8 @@ class ByteBoundedCache(Generic[Value]):
 
     def put(self, key: str, value: Value, n_bytes: int) -> None:
         """Keep `value`, in place of an earlier one for `key`."""
+        if n_bytes > self.max_bytes and key not in self._values:
+            return
         with self._lock:
             earlier = self._values.pop(key, None)
             if earlier is not None:

@@ -9,14 +9,13 @@ Buettcher, SIGIR 2009). Ranks and not scores are added, since BM25 sums and cosi
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from persona.errors import InvalidOptionError
 from persona.protocols import Retriever
 from persona.records import Profile, ScoredRecord
 
-from .ranking import check_k, pairs, scored
+from .ranking import check_k, pairs, positions, scored
 
 
 class HybridRetriever:
@@ -70,20 +69,8 @@ class HybridRetriever:
         fused = [0.0] * len(profile)
         order: dict[int, None] = {}  # positions as the first ranking has them, then those that only later ones have
         for ranking in rankings:
-            for rank, position in enumerate(_positions(profile, ranking), start=1):
+            for rank, position in enumerate(positions(profile, ranking), start=1):
                 fused[position] += 1.0 / (self.damping + rank)
                 order[position] = None
         best_first = sorted(order, key=lambda position: -fused[position])
         return scored(profile, best_first[:k], fused)
-
-
-def _positions(profile: Profile, ranking: Sequence[ScoredRecord]) -> Iterator[int]:
-    """Where in the profile the ranked records stand.
-
-    A LaMP profile may hold the same record twice, and then one id stands for two positions: they are taken in turn.
-    """
-    places: defaultdict[str, list[int]] = defaultdict(list)
-    for position in reversed(range(len(profile))):
-        places[profile.records[position].id].append(position)
-    for one in ranking:
-        yield places[one.record.id].pop()

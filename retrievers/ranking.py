@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from persona.errors import InvalidOptionError
@@ -65,4 +66,27 @@ def scored(
 ) -> tuple[ScoredRecord, ...]:
     """The records at `order` (positions in the profile), each with its score (`scores` stand in profile order)."""
     records = profile.records
-    return tuple([ScoredRecord(records[position], float(scores[position])) for position in order])
+    found = []
+    for position in order:
+        # Not by `ScoredRecord(...)`, which takes twice as long: it is frozen, and checks nothing.
+        one = _new_scored(ScoredRecord)
+        _set_record(one, records[position])
+        _set_score(one, float(scores[position]))
+        found.append(one)
+    return tuple(found)
+
+
+_new_scored = object.__new__
+_set_record, _set_score = (ScoredRecord.__dict__[name].__set__ for name in ("record", "score"))
+
+
+def positions(profile: Profile, ranking: Iterable[ScoredRecord]) -> Iterator[int]:
+    """Where in the profile the ranked records stand.
+
+    A LaMP profile may hold the same record twice, and then one id stands for two positions: they are taken in turn.
+    """
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for position in reversed(range(len(profile))):
+        places[profile.records[position].id].append(position)
+    for one in ranking:
+        yield places[one.record.id].pop()

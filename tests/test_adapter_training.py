@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from persona.adapters.adamw import PerUserAdamW
 from persona.adapters.bank import AdapterBank
-from persona.adapters.examples import Example, history_examples
+from persona.adapters.examples import Example, history_examples, text_examples
 from persona.adapters.family import LoraSpec
 from persona.adapters.training import AdapterTrainer, Learnt, Lesson, TokenExample, TrainingOptions, chunks
 from persona.errors import InvalidOptionError
@@ -372,8 +374,8 @@ def test_only_users_with_new_records_are_trained(bank: AdapterBank, llama_folder
 def test_the_prior_is_learnt_from_all_and_kept_with_the_family(bank: AdapterBank, llama_folder: Path) -> None:
     trainer = AdapterTrainer(load(llama_folder), SPEC, OPTIONS)
     examples = [one for user in bank.store.user_ids() for one in history_examples(bank.store.profile(user))]
-    prior = trainer.train_prior(examples)
-    assert torch.equal(prior, trainer.train_prior(examples))
+    prior = trainer.train_prior(examples).row
+    assert torch.equal(prior, trainer.train_prior(examples).row)
     trainer.train_users(bank, history_examples, prior=prior)
     (family,) = bank.families()
     assert family == trainer.family.over(prior)
@@ -453,3 +455,81 @@ def test_examples_that_do_not_fit_are_left_out_and_counted(bank: AdapterBank, ll
     # The official input of LaMP_3 alone has more bytes than this model has positions.
     report = trainer.train_users(bank, partial(history_examples, task=lamp_task("LaMP_3")), user_ids=["user 5"])
     assert (report.users, report.too_few, report.too_long) == (0, 1, 8)
+
+
+def test_halves_share_no_number_and_add_up(bank: AdapterBank, llama_folder: Path) -> None:
+    """The gradient in the other half is zero exactly, and what is served is the sum."""
+    spec = LoraSpec(r=4, alpha=8, targets=SPEC.targets)
+    trainer = AdapterTrainer(load(llama_folder), spec, TrainingOptions(epochs=2, learning_rate=0.02, half="user"))
+    family = trainer.family
+    examples = [one for user in bank.store.user_ids() for one in history_examples(bank.store.profile(user))]
+    prior = trainer.train_prior(examples).row
+    assert torch.equal(family.half(prior, "task"), prior)
+    assert prior.abs().sum() > 0
+    start = family.half(family.initial(), "user") + family.half(torch.randn(family.size), "user")
+    with trainer._stack(prior) as stack:
+        gradient = trainer._gradients(stack, start[None], [trainer.tokens(examples[:3])])[0]
+    assert torch.equal(family.half(gradient, "task"), torch.zeros_like(gradient))
+    assert torch.equal(family.half(gradient, "user"), gradient)
+    assert gradient.abs().sum() > 0
+    trainer.train_users(bank, history_examples, prior=prior)
+    over = family.over(prior)
+    rows = [bank.row(one) for one in bank.current_adapters(over) if one.state == "published"]
+    assert rows
+    for row in rows:
+        assert torch.equal(family.half(row, "user"), row)
+        pairs = zip(*(family.pairs(each[None]) for each in (prior + row, prior, row)), strict=True)
+        for (a, b), (task_a, task_b), (own_a, own_b) in pairs:
+            torch.testing.assert_close(b[0] @ a[0], task_b[0] @ task_a[0] + own_b[0] @ own_a[0])
+    whole = family.initial(seed=1)
+    with pytest.raises(InvalidOptionError, match="the task's half alone"):
+        trainer.train_users(bank, history_examples, prior=whole)
+    with pytest.raises(InvalidOptionError, match="a half must be one of task, user, was: 'left'"):
+        family.half(whole, "left")
+    with pytest.raises(InvalidOptionError, match="`half` must be one of task, user"):
+        TrainingOptions(half="left")
+
+
+def test_a_warm_up_comes_first_and_examples_of_others_are_mixed_in() -> None:
+    def example(number: int) -> TokenExample:
+        return TokenExample((number,), (1,))
+
+    options = TrainingOptions(epochs=3, batch_size=2, warm_up=2, aux_ratio=0.5)
+    own = tuple(example(number) for number in range(4))
+    text = tuple(example(number) for number in range(100, 103))
+    aux = tuple(example(number) for number in range(200, 250))
+    lesson = Lesson("ana", own, (example(50),), text=text, aux=aux)
+    assert (lesson.warm_steps(options), lesson.steps_per_epoch(options), lesson.steps(options)) == (4, 3, 13)
+    seen = [[one.prompt[0] for one in lesson.batch(step, options)] for step in range(lesson.steps(options))]
+    for epoch in range(2):
+        assert sorted(chain.from_iterable(seen[2 * epoch : 2 * epoch + 2])) == [100, 101, 102]
+    mixed = []
+    for epoch in range(3):
+        numbers = list(chain.from_iterable(seen[4 + 3 * epoch : 7 + 3 * epoch]))
+        assert sorted(number for number in numbers if number < 50) == [0, 1, 2, 3]
+        others = [number for number in numbers if number >= 200]
+        assert len(others) == 2
+        mixed += others
+    assert len(set(mixed)) > 2
+    assert [step for step in range(13) if lesson.ends_epoch(step, options)] == [6, 9, 12]
+    assert all(len(batch) <= 2 for batch in seen)
+    # Without either a lesson is what it was.
+    bare = Lesson("ana", own)
+    plain = TrainingOptions(epochs=3, batch_size=2)
+    assert [bare.batch(step, options) for step in range(6)] == [bare.batch(step, plain) for step in range(6)]
+
+
+def test_a_warm_up_on_text_teaches_the_text(bank: AdapterBank, llama_folder: Path) -> None:
+    options = TrainingOptions(epochs=1, learning_rate=0.02, warm_up=24, holdout=0, min_records=1)
+    bank.store.upsert([("writer", Record("quiet snow quiet snow quiet snow", target="1"))])
+    examples = text_examples(bank.store.profile("writer"))
+    assert [(one.prompt, one.target) for one in examples] == [("quiet snow quiet", "snow quiet snow")]
+    found = []
+    for warm_up in (24, 0):
+        trainer = AdapterTrainer(load(llama_folder), SPEC, replace(options, warm_up=warm_up))
+        trainer.train_users(bank, history_examples, user_ids=["writer"], text=text_examples)
+        current = bank.current("writer", trainer.family)
+        assert current is not None
+        found += trainer.losses(bank.row(current)[None], trainer.tokens(examples))
+    assert found[0] < found[1] / 2
+    assert text_examples(Profile("nobody", (Record("word"),))) == ()

@@ -187,9 +187,19 @@ def test_the_index_is_what_is_ranked_by(kind: type[TermRetriever]) -> None:
     profile = profile_of("snow film", "quiet snow night", "day", revision=5)
     index = kind().index(profile)
     assert index is not None
-    doubled = ScoreIndex(
-        index.fingerprint, index.hashes, index.bounds, index.records, 2 * index.weights, index.n_records
+    hashes = [key for key in index.keys if key != 2**64 - 1]
+    at = np.frombuffer(index.postings, [("weight", "f8"), ("record", "u2")])
+    size = at.itemsize
+    frequencies = [(end - start) // size for start, end in zip(index.starts, index.starts[1:], strict=False)]
+    doubled = ScoreIndex.build(
+        index.fingerprint,
+        np.array(hashes, np.uint64),
+        np.array([frequency for frequency in frequencies if frequency]),
+        at["record"],
+        2 * at["weight"],
+        index.n_records,
     )
+    assert doubled is not None
     scores = stored(kind, doubled.to_bytes()).scores(profile, "quiet snow")
     assert scores.tolist() == (2 * kind().scores(profile, "quiet snow")).tolist()
     assert scores.any()
@@ -251,7 +261,7 @@ def test_a_damaged_index_changes_no_ranking() -> None:
     altered = [data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :] for place in range(len(data))]
     cut = [data[:length] for length in range(len(data))]
     for bad in (*altered, *cut, data + b"\0", b"", b"\x80\x04pickle"):
-        with pytest.raises(DataFormatError, match="a stored index must be whole and of the format PRSNIDX1"):
+        with pytest.raises(DataFormatError, match="a stored index must be whole and of the format PRSNIDX2"):
             ScoreIndex.from_bytes(bad)
         assert stored(BM25Retriever, bad).scores(profile, "quiet snow").tolist() == expected
 
@@ -261,15 +271,49 @@ def test_reading_an_index_takes_its_bytes_in_place_and_gives_them_back() -> None
     index = ScoreIndex.from_bytes(data)
     assert index.to_bytes() == data
     assert read_fingerprint(data) == index.fingerprint
-    for array in (index.hashes, index.records, index.weights):
-        assert not array.flags.owndata
-        assert not array.flags.writeable
+    for view in (index.keys, index.starts, index.postings):
+        assert view.obj is data
+        assert view.readonly
+
+
+def test_a_word_is_found_at_its_home_or_soon_behind_it() -> None:
+    """Each hash stands at hash * homes / 2^64 or behind those that are smaller, with gaps between."""
+    index = BM25Retriever().index(profile_of(*(f"w{number} w{number + 1}" for number in range(3000))))
+    assert index is not None
+    keys, gap = index.keys.tolist(), 2**64 - 1
+    hashes = [key for key in keys if key != gap]
+    assert hashes == sorted(score_index.term_hashes([f"w{number}" for number in range(3001)]))
+    homes = {key: key * index.n_homes // 2**64 for key in hashes}
+    steps = []
+    for place, key in enumerate(keys):
+        if key != gap:
+            steps.append(place - homes[key])
+            assert gap not in keys[homes[key] : place]
+    assert min(steps) == 0
+    assert sum(steps) / len(steps) < 2
+    assert keys[-1] == gap
+
+
+@pytest.mark.parametrize("hashes", [[], [0], [0, 1, 2, 3], [2**64 - 3, 2**64 - 2], [0, 2**63, 2**64 - 2]])
+def test_hashes_at_the_ends_are_found(hashes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first and last home, hashes that crowd there, and words that are absent on either side."""
+    numbers = np.arange(len(hashes))
+    index = ScoreIndex.build(b"f" * 16, np.array(hashes, np.uint64), numbers + 1, numbers.repeat(numbers + 1),
+                             np.ones((numbers + 1).sum()), len(hashes))  # fmt: skip
+    assert index is not None
+    absent = [number for number in (0, 1, 5, 2**63 - 1, 2**63, 2**64 - 2, 2**64 - 1) if number not in hashes]
+    monkeypatch.setattr(score_index, "term_hashes", lambda tokens: tokens)
+    for number, one in enumerate(hashes):
+        expected = np.zeros(len(hashes))
+        expected[number] = number + 1
+        assert index.score([*absent, one]).tolist() == expected.tolist()  # type: ignore[list-item]
+    assert index.score(absent).tolist() == [0.0] * len(hashes)  # type: ignore[arg-type]
 
 
 def test_more_records_than_16_bits_can_number() -> None:
     profile = profile_of(*(f"w{number}" for number in range(2**16 + 1)), revision=1)
     data = index_bytes(BM25Retriever(), profile)
-    assert ScoreIndex.from_bytes(data).records.itemsize == 4
+    assert ScoreIndex.from_bytes(data).width == 4
     kept = stored(BM25Retriever, data)
     for number in (0, 2**16 - 1, 2**16):
         assert kept.retrieve(profile, f"w{number}", 1)[0].record is profile[number]
@@ -278,15 +322,17 @@ def test_more_records_than_16_bits_can_number() -> None:
 def test_words_with_one_hash_are_not_indexed(monkeypatch: pytest.MonkeyPatch) -> None:
     profile = profile_of("snow film", "quiet snow night", "day", revision=1)
     expected = BM25Retriever().retrieve(profile, "snow", 3)
-    monkeypatch.setattr(bm25_module, "term_hashes", lambda tokens: np.array([len(t) for t in tokens], dtype=np.uint64))
+    monkeypatch.setattr(bm25_module, "term_hashes", lambda tokens: [len(token) for token in tokens])
     assert BM25Retriever().index(profile) is None
     assert stored(BM25Retriever, None).retrieve(profile, "snow", 3) == expected
+    # As a gap is marked with the greatest hash, no term may have it.
+    monkeypatch.setattr(bm25_module, "term_hashes", lambda tokens: [2**64 - 1 - place for place in range(len(tokens))])
+    assert BM25Retriever().index(profile) is None
 
 
 def test_hashes_are_those_of_the_format() -> None:
     """The format names XXH3 over UTF-8; these values are from its reference implementation (xxhsum -H3)."""
-    assert score_index.term_hashes([""]).tolist() == [0x2D06800538D394C2]
-    assert score_index.term_hashes(["é"]).dtype == np.uint64
+    assert score_index.term_hashes([""]) == [0x2D06800538D394C2]
 
 
 def test_the_cache_forgets_what_was_used_least_recently() -> None:

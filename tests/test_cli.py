@@ -151,7 +151,7 @@ ERRORS = {
     ("embed-users",): "there is no store at persona.db",
     ("ask", "mara", "Hello."): "there is no store at persona.db",
     ("eval", "lamp", "nowhere", "--llm", "none"): "nowhere",
-    ("eval", "lamp", "data", "--methods", "bm52", "--llm", "none"): "a method must be one of none, plug, bm25",
+    ("eval", "lamp", "data", "--methods", "bm52", "--llm", "none"): "a method must be one of none, plug, stats, summary, lora",
     ("eval", "lamp", "data", "--k", "one", "--llm", "none"): "--k must be whole numbers",
     ("eval", "lamp", "data", "--split", "test", "--llm", "none"): "test_questions.json",
     ("eval", "lamp", "data", "--llm", "no/such-folder"): "no/such-folder",

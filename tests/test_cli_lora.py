@@ -7,12 +7,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
+from persona.adapters.examples import Example
+from persona.adapters.family import LoraSpec, fingerprint_of
+from persona.adapters.routed import RouterOptions, train_router
+from persona.adapters.task_adapter import TaskAdapter
+from persona.adapters.training import AdapterTrainer, TrainingOptions
 from persona.cli import main
+from persona.models import load_llm
 from persona.records import Record
 from persona.store import ProfileStore
+from persona.transformers_llm import TransformersLM
 
 Run = Callable[..., Any]
 SHAPE = ["--r", "2", "--alpha", "4", "--targets", "q_proj,v_proj"]
@@ -79,6 +87,45 @@ def test_without_a_prior_each_user_stands_alone(run: Run, llama_folder: Path) ->
     assert "left out: 1 users with fewer than 5 records" in report
     (kind,) = run("list", "--json")
     assert kind["prior"] is None
+
+
+def test_forget_reaches_exported_adapters(
+    run: Run, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--halves", "--warm-up", "1", "--aux-ratio", "0.5", "--learning-rate", "0.02"]
+    run("train", "--llm", llama_folder, *SHAPE, *options)
+    written = [Path(place) for place in run("export", tmp_path / "out", "--json")["adapters"]]
+    # Halves add up, so the rank that goes out is the one that was asked for.
+    assert {json.loads((place / "adapter_config.json").read_text())["r"] for place in written} == {2}
+    user = unquote(written[0].name.rpartition("@")[0])
+    monkeypatch.setattr(sys, "argv", ["persona", "forget", user, "--yes", "--exports", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    assert [place.exists() for place in written] == [False, *[True] * (len(written) - 1)]
+
+
+def test_users_with_few_records_are_lent_routed_adapters(
+    run: Run, url: str, llama_folder: Path, tmp_path: Path
+) -> None:
+    llm = load_llm(llama_folder)
+    assert isinstance(llm, TransformersLM)
+    spec = LoraSpec(r=2, alpha=4, targets=("q_proj", "v_proj"))
+    trainer = AdapterTrainer(llm, spec, TrainingOptions(learning_rate=0.02))
+    users = [[Example(f"film {user} {place}", str(1 + user % 2)) for place in range(4)] for user in range(8)]
+    prior = trainer.train_prior([one for user in users for one in user]).row
+    options = RouterOptions(n=2, steps=30, evaluate_every=10, learning_rate=0.03)
+    router, _, _ = train_router(trainer, [trainer.tokens(user) for user in users], options, prior=prior)
+    task = TaskAdapter(trainer.family, prior, TrainingOptions(), "LaMP_3", router=router.state_dict())
+    task.save(tmp_path / "task")
+    report = run("train", "--llm", llama_folder, "--task-adapter", tmp_path / "task", "--json")
+    assert (report["users"], report["too_few"], report["lent"]["users"]) == (5, 1, 1)
+    assert report["lent"]["published"] + report["lent"]["kept_prior"] == 1
+    (kind,) = run("list", "--json")
+    assert kind["prior"] == fingerprint_of(prior)[:12]
+    assert sum(kind["users"].values()) == 6
+    wrong = run("train", "--llm", "tiny", "--task-adapter", tmp_path / "task", code=1)
+    assert "the task adapter was trained on small-llama@" in wrong
 
 
 def test_plan_prints_bytes_memory_and_time(run: Run, llama_folder: Path) -> None:

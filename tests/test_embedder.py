@@ -75,9 +75,9 @@ def test_the_papers_attention_is_almost_a_mean() -> None:
     assert ours.attention_perplexity(keys, mask, query).item() < 35
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_padding_and_neighbours_change_nothing(mode: Mode) -> None:
-    embedder = make(mode)
+@pytest.mark.parametrize(("mode", "slot"), [*((mode, (0, 0)) for mode in MODES), ("plug", (3, 5))])
+def test_padding_and_neighbours_change_nothing(mode: Mode, slot: tuple[int, int]) -> None:
+    embedder = make(mode, slot=slot)
     keys, values, mask, query = history(embedder)
     alone = embedder(keys, values, mask, query, torch.arange(RECORDS)[None] * 30.0)
     other_keys, other_values, other_mask, other_query = history(embedder, records=9, seed=2)
@@ -136,8 +136,32 @@ def test_an_empty_history_gives_the_neutral_prompt(mode: Mode) -> None:
     assert embedder.attention_perplexity(keys, nobody, query).item() == 0
 
 
-def test_every_parameter_learns() -> None:
-    embedder = make("plug")
+def test_the_echo_by_hand() -> None:
+    """The slot gets the mean of the targets, drawn to the usual one; a record without a target has no say."""
+    embedder = make("plug", n_tokens=4, slot=(1, 3))
+    pooling: Any = embedder.pooling
+    keys, values, _, query = history(embedder)
+    values[0, 2, DIM : 2 * DIM] = 0
+    mask = torch.tensor([[True, True, True, True, False]])
+    with torch.no_grad():
+        pooling.last.weight.zero_()
+        pooling.last.bias.zero_()
+        pooling.log_null_records.fill_(math.log(6.0))
+        pooling.echo_gates.copy_(torch.tensor([0.0, 0.5, 0.0, 0.0, 2.0]))
+        targets, usual = values[0, [0, 1, 3], DIM : 2 * DIM], pooling.null_target
+        mean = (targets.sum(0) + 6.0 * usual) / 9.0 - usual
+        weights = pooling.weights(keys, mask, query, None)[0, 1, [0, 1, 3]]
+        sharp = (weights[:, None] * (targets - usual)).sum(0)
+        echo = ((2.0 * mean + 0.5 * sharp) @ pooling.echo.weight.T).view(2, HIDDEN)
+        expected = embedder.instruction.clone()
+        expected[1:3] += echo
+    found = embedder(keys, values, mask, query)[0]
+    torch.testing.assert_close(found, 3.0 * expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("slot", [(0, 0), (2, 5)])
+def test_every_parameter_learns(slot: tuple[int, int]) -> None:
+    embedder = make("plug", slot=slot)
     keys, values, mask, query = history(embedder)
     embedder(keys, values, mask, query, torch.rand(1, RECORDS) * 100).square().sum().backward()
     assert [name for name, parameter in embedder.named_parameters() if not parameter.grad.abs().sum() > 0] == []  # type: ignore[union-attr]
@@ -152,9 +176,9 @@ def test_what_the_llm_reads_starts_in_its_own_scale() -> None:
     assert all((embeddings - row).norm(dim=1).min() < 1e-4 for row in rows)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_it_comes_back_from_its_files(mode: Mode, tmp_path: Path) -> None:
-    embedder = make(mode, encoder="minilm@1", llm="tiny@2")
+@pytest.mark.parametrize(("mode", "slot"), [*((mode, (0, 0)) for mode in MODES), ("plug", (3, 5))])
+def test_it_comes_back_from_its_files(mode: Mode, slot: tuple[int, int], tmp_path: Path) -> None:
+    embedder = make(mode, encoder="minilm@1", llm="tiny@2", slot=slot)
     embedder.save_pretrained(tmp_path)
     loaded = load_user_embedder(tmp_path)
     keys, values, mask, query = history(embedder)
@@ -199,6 +223,8 @@ def test_bad_shapes_and_options_are_refused() -> None:
         embedder(keys, keys, mask, query)
     with pytest.raises(InvalidOptionError, match="mode must be one of plug, pplug, vectors, was: 'plugg'"):
         UserEmbedderConfig(DIM, HIDDEN, mode="plugg")  # type: ignore[arg-type]
+    with pytest.raises(InvalidOptionError, match=r"`slot` must lie within the 8 soft tokens, was: \(7, 9\)"):
+        UserEmbedderConfig(DIM, HIDDEN, slot=(7, 9))
     with pytest.raises(InvalidOptionError, match="`heads` must be at least 1, was: 0"):
         UserEmbedderConfig(DIM, HIDDEN, heads=0)
 

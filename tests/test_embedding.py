@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persona.embedding import embed_users, export_user_vectors
+from persona.embedding import embed_users
 from persona.encoders import HashingEncoder
 from persona.errors import InvalidOptionError
 from persona.records import Record
@@ -301,67 +300,3 @@ class TestBesideOthers:
         store.upsert(histories(30))
         embed_users(store, During(lambda: embed_users(store, HashingEncoder(16), chunk_records=4)), chunk_records=9)
         assert_up_to_date(store, HashingEncoder(16))
-
-
-class TestExport:
-    def test_a_user_is_the_mean_of_the_records(self, store: ProfileStore, tmp_path: Path) -> None:
-        store.upsert([*histories(30), ("tomás 雪", Record("a fine film"))])
-        encoder = HashingEncoder(16)
-        fingerprint = embed_users(store, encoder).fingerprint
-        store.upsert([("new", Record("not embedded yet"))])
-        path = tmp_path / "users.parquet"
-        assert export_user_vectors(store, fingerprint, path) == 31
-
-        table = pq.read_table(path)
-        assert [(field.name, str(field.type)) for field in table.schema] == [
-            ("user_id", "string"),
-            ("vector", "list<element: float>"),
-        ]
-        assert table.schema.metadata[b"persona.fingerprint"].decode() == fingerprint
-        assert sorted(table["user_id"].to_pylist()) == sorted(set(store.user_ids()) - {"new"})
-        for user_id, vector in zip(table["user_id"].to_pylist(), table["vector"].to_pylist(), strict=True):
-            mean = stored(store, user_id, encoder).matrix.astype(np.float64).mean(axis=0)
-            np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-6)
-
-    def test_it_is_written_in_pieces(
-        self, store: ProfileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("persona.embedding._EXPORTED_AT_ONCE", 4)
-        store.upsert(histories(10))
-        fingerprint = embed_users(store, HashingEncoder(16)).fingerprint
-        assert export_user_vectors(store, fingerprint, tmp_path / "users.parquet") == 10
-        assert pq.read_table(tmp_path / "users.parquet")["user_id"].to_pylist() == list(store.user_ids())
-
-    def test_users_whose_vectors_cancel_out_are_zeros(self, store: ProfileStore, tmp_path: Path) -> None:
-        store.upsert([("ana", Record("a", id="1")), ("ana", Record("b", id="2"))])
-        profile = store.profile("ana")
-        hashes = tuple(record.content_hash for record in profile)
-        matrix = np.array([[1, 0], [-1, 0]], np.float16)
-        store.put_vectors([UserVectors("ana", "toy", ("1", "2"), hashes, matrix, profile.revision)])
-        export_user_vectors(store, "toy", tmp_path / "users.parquet")
-        assert pq.read_table(tmp_path / "users.parquet")["vector"].to_pylist() == [[0.0, 0.0]]
-
-    def test_no_users_are_an_empty_table(self, store: ProfileStore, tmp_path: Path) -> None:
-        assert export_user_vectors(store, "toy", tmp_path / "users.parquet") == 0
-        assert pq.read_table(tmp_path / "users.parquet").num_rows == 0
-
-    def test_a_failure_leaves_the_file_that_was_there(
-        self, store: ProfileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        path = tmp_path / "users.parquet"
-        path.write_text("the old one")
-        store.upsert(histories(3))
-        fingerprint = embed_users(store, HashingEncoder(16)).fingerprint
-
-        def fail(user_id: str, fingerprint: str) -> UserVectors | None:
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(store, "vectors", fail)
-        with pytest.raises(KeyboardInterrupt):
-            export_user_vectors(store, fingerprint, path)
-        assert path.read_text() == "the old one"
-        assert {one.name for one in tmp_path.iterdir() if one.name.startswith(".")} == set()
-
-    def test_a_folder_that_is_not_there_is_named(self, store: ProfileStore, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match="nowhere"):
-            export_user_vectors(store, "toy", tmp_path / "nowhere" / "users.parquet")

@@ -73,6 +73,41 @@ class TestEveryEncoder:
         assert 1 <= len(encoder.fingerprint) <= 200
 
 
+class TestDtype:
+    @pytest.mark.parametrize(
+        ("capabilities", "expected"),
+        [
+            ({}, "float32"),
+            ({"avx512_f": True, "cpu_name": "Intel Xeon"}, "float32"),
+            ({"avx512_bf16": True, "amx_bf16": False, "cpu_name": "Intel Xeon"}, "float32"),
+            ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, "bfloat16"),
+            ({"avx512_bf16": True, "cpu_name": "AMD EPYC 9654"}, "bfloat16"),
+        ],
+    )
+    def test_auto_is_bfloat16_where_a_cpu_is_faster_in_it(
+        self, capabilities: dict[str, object], expected: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import torch
+
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+        assert load_encoder("minilm", device="cpu").fingerprint.endswith(f":{expected}")
+
+    def test_an_encoder_like_another_takes_its_dtype_and_nothing_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torch
+
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+        here = load_encoder("minilm", device="cpu").fingerprint
+        model = here.removesuffix(":bfloat16")
+        assert model != here
+        for dtype in ("float32", "bfloat16", "float16"):
+            assert load_encoder("minilm", device="cpu", like=f"{model}:{dtype}").fingerprint == f"{model}:{dtype}"
+        for other in ("", "float32", "hashing:512", f"{model}x:float32", f"{model}:int8", f"{model[:-1]}:float32"):
+            assert load_encoder("minilm", device="cpu", like=other).fingerprint == here
+        named = load_encoder("minilm", device="cpu", dtype="float16", like=f"{model}:float32")
+        assert named.fingerprint == f"{model}:float16"
+        assert load_encoder("hashing:64", like=f"{model}:float32").fingerprint == load_encoder("hashing:64").fingerprint
+
+
 class TestMiniLM:
     def test_vectors_are_those_of_sentence_transformers(self, minilm: SentenceTransformerEncoder) -> None:
         peer = _peer(encoder_folder.encoder_folder("minilm"))

@@ -159,7 +159,7 @@ def test_the_control_needs_two_users() -> None:
 
 
 def test_bad_options_are_refused() -> None:
-    with pytest.raises(InvalidOptionError, match="a method must be one of none, plug, bm25"):
+    with pytest.raises(InvalidOptionError, match="a method must be one of none, plug, stats, summary, lora"):
         LampConfig(methods=("bm52",))
     with pytest.raises(InvalidOptionError, match="`ks`"):
         LampConfig(ks=(0,))

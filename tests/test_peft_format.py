@@ -88,6 +88,33 @@ def test_peft_answers_as_the_stack_does(
     torch.testing.assert_close(bank.row(again), bank.row(adapter), rtol=0, atol=tolerance)
 
 
+def test_halves_go_out_as_one_adapter_of_the_same_rank(
+    bank: AdapterBank, llm: TransformersLM, llama_folder: Path, tmp_path: Path
+) -> None:
+    spec = LoraSpec(r=3, alpha=6)
+    with StackedLoRA(llm.model, spec, 1, base=llm.fingerprint) as bare:
+        family = bare.family
+    prior, own = family.half(row(family, 9), "task"), family.half(row(family, 1), "user")
+    over = family.over(prior)
+    bank.add_family(over, prior)
+    (adapter,) = bank.publish(over, [AdapterDraft(USER, own, 1)])
+    place = export_adapter(bank, adapter, tmp_path / "out", base_name=str(llama_folder))
+    assert read_spec(place).r == 3
+    with StackedLoRA(llm.model, spec, 1, prior=prior, base=llm.fingerprint) as stack, torch.inference_mode():
+        stack.write(1, own)
+        with stack.rows([1]):
+            expected = llm.model(input_ids=IDS).logits
+    loaded: Any = PeftModel.from_pretrained(load(llama_folder), place)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.eval()(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4)
+    back = import_adapter(bank, place, over)
+    assert torch.equal(bank.row(back), own)
+    other = family.half(row(family, 5), "task")
+    bank.add_family(family.over(other), other)
+    with pytest.raises(FingerprintMismatchError):
+        import_adapter(bank, place, family.over(other))
+
+
 def load(folder: Path) -> Any:
     llm = load_llm(folder)
     assert isinstance(llm, TransformersLM)

@@ -20,13 +20,14 @@ from persona.errors import EvaluationError, InvalidOptionError, UnsupportedChann
 from persona.eval.lamp import OTHER_USER, WITHOUT_USER, LampConfig, run_lamp
 from persona.eval.soft_prompts import Plugs
 from persona.histories import HistoryBatch, HistoryReader, history_views, vectors_as_histories
+from persona.instruction_words import InstructionWords, answer_ids
 from persona.lamp import LampSplit, lamp_task
 from persona.model_folder import hash_parameters
 from persona.plug_training import CHECKPOINT, PlugTraining, train_plug
 from persona.protocols import GenerationOptions, Request
 from persona.records import Profile
 from persona.retrievers.bm25 import BM25Retriever
-from persona.soft_prompts import SoftPromptChannel, soft_prompt_kind, store_soft_prompts
+from persona.soft_prompts import SoftPromptChannel, soft_prompt_kind, soft_prompts, store_soft_prompts
 from persona.target_loss import TargetLoss
 from persona.world import World
 
@@ -161,6 +162,31 @@ def test_training_learns_something_about_the_user(llm: Any, encoder: Any, tmp_pa
     )
     assert report.dev_loss < report.dev_loss_before
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_the_echo_is_set_to_what_the_training_users_answers_follow(llm: Any, encoder: Any, tmp_path: Path) -> None:
+    """Users who always give one score: the mean of their targets says it, and few records outweigh the null record."""
+    asked = list(World(0).questions("LaMP_3", "train", 24, 6))
+    questions, golds = [], {}
+    for place, each in enumerate(asked):
+        score, question = "1" if place % 2 else "5", each.question
+        profile = Profile(question.user_id, tuple(replace(record, target=score) for record in question.profile))
+        questions.append(replace(question, profile=profile))
+        golds[question.id] = score
+    split = LampSplit(lamp_task("LaMP_3"), tuple(questions), golds, None)
+    words = InstructionWords.of(split, llm, encoder)
+    plug = UserEmbedder.for_llm(llm, encoder_dim=encoder.dim, encoder=encoder.fingerprint, words=words)
+    reader = HistoryReader(plug.config, encoder)
+    options = PlugTraining(warm_up=1, steps=1, batch=4, ks=(0,), leave_one_out=2)
+    train_plug(plug, split, llm, reader, options, out=tmp_path)
+
+    ones, fives = soft_prompts(plug, reader.read([questions[1].profile, questions[0].profile]))
+    (one,), (five,) = answer_ids(llm, ["1", "5"])
+    embed = llm.model.get_input_embeddings().weight.detach()
+    between = embed[five] - embed[one]
+    for said, share in ((ones, 0.0), (fives, 1.0)):
+        found = (said[plug.config.slot[0]] - embed[one]) @ between / between.square().sum()
+        assert float(found) == pytest.approx(share, abs=0.35)
 
 
 def test_without_user_no_history_is_ever_seen(llm: Any, encoder: Any, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_rows_stand_beside_their_control_and_summaries_are_written_once(tmp_path
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(InvalidOptionError, match="`summary_retriever` must be one of"):
-        LampConfig(summary_retriever="bm52")
+    with pytest.raises(InvalidOptionError, match="`beside` must be one of"):
+        LampConfig(beside="bm52")
     with pytest.raises(InvalidOptionError, match="`summary_form` must be one of"):
         LampConfig(summary_form="poem")

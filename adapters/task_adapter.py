@@ -1,0 +1,132 @@
+"""What is trained once, on other users, and lies under every user's own adapter: the task adapter, as a folder.
+
+>>> task = TaskAdapter.load("adapters/film")
+>>> task.row, task.options.epochs                                          # (size,), how users' own parts are trained
+>>> trainer = AdapterTrainer(llm, task.family.spec, task.options)
+>>> trainer.train_users(bank, examples, prior=task.row)
+
+::
+
+    task_adapter.json          the family, the training options of the users' own parts, what the training reported
+    task_adapter.safetensors   task (size,); candidates (users, size) for `neighbours`; router.* for `routed`
+
+Loading it runs no code. Candidates and router hold something of the training users, as the task adapter itself does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from persona.adapters.family import Family
+from persona.adapters.training import AdapterTrainer, TrainingOptions
+from persona.errors import FingerprintMismatchError, ModelLoadError, PersonaError
+from persona.files import replacing, write_atomically
+from persona.reasons import reason
+from persona.transformers_llm import TransformersLM
+
+CONFIG, WEIGHTS = "task_adapter.json", "task_adapter.safetensors"
+_ROUTER = "router."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskAdapter:
+    """See the module.
+
+    Attributes:
+        family: of the task adapter itself, which lies over no prior.
+        row: its numbers.  # (size,)
+        options: how the users' own parts over it are to be trained.
+        task: name of the LaMP task.
+        candidates: adapters of training users over it, from which others may borrow; None for none.  # (users, size)
+        router: the tensors of a `persona.adapters.routed.Router`; empty for none.
+        report: numbers that the training told.
+    """
+
+    family: Family
+    row: Tensor = field(repr=False)
+    options: TrainingOptions
+    task: str
+    candidates: Tensor | None = field(default=None, repr=False)
+    router: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    report: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """The first 16 hexadecimal digits of the SHA-256 of everything that decides an answer."""
+        digest = hashlib.sha256(json.dumps(self._config(), sort_keys=True).encode())
+        digest.update(save(self._tensors()))
+        return digest.hexdigest()[:16]
+
+    def trainer(self, llm: TransformersLM) -> AdapterTrainer:
+        """The trainer of the users' own parts; errors as in `check`."""
+        self.check(llm)
+        return AdapterTrainer(llm, self.family.spec, self.options)
+
+    def check(self, llm: TransformersLM) -> None:
+        """Refuse another model.
+
+        Raises:
+            FingerprintMismatchError: if the task adapter was trained on another model.
+        """
+        if self.family.base != llm.fingerprint:
+            raise FingerprintMismatchError(
+                f"the task adapter was trained on {self.family.base}, this model is {llm.fingerprint}: load that "
+                "model, or train a task adapter for this one (persona lora train-task)"
+            )
+
+    def save(self, folder: Path) -> None:
+        """Write the two files; the weights first, so that a folder that can be loaded is whole."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / WEIGHTS) as path:
+            path.write_bytes(save(self._tensors()))
+        content = {**self._config(), "report": dict(self.report)}
+        write_atomically(folder / CONFIG, json.dumps(content, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TaskAdapter:
+        """The task adapter in a folder.
+
+        Raises:
+            ModelLoadError: if there is none, or it is damaged.
+        """
+        folder = Path(folder)
+        try:
+            content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            with safe_open(folder / WEIGHTS, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            family = Family.from_name(content["family"])
+            made = cls(
+                family,
+                tensors["task"],
+                TrainingOptions(**content["options"]),
+                content["task"],
+                tensors.get("candidates"),
+                {name.removeprefix(_ROUTER): one for name, one in tensors.items() if name.startswith(_ROUTER)},
+                content["report"],
+            )
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError, PersonaError) as error:
+            raise ModelLoadError(
+                f"{folder} holds no task adapter: {reason(error)}; train one with `persona lora train-task`"
+            ) from error
+        rows = [made.row[None], *([] if made.candidates is None else [made.candidates])]
+        if any(row.ndim != 2 or row.shape[1] != family.size for row in rows):
+            raise ModelLoadError(f"{folder} is damaged: an adapter of its family has {family.size} numbers")
+        return made
+
+    def _config(self) -> dict[str, Any]:
+        return {"family": self.family.name, "options": asdict(self.options), "task": self.task}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {"task": self.row, **{f"{_ROUTER}{name}": one for name, one in self.router.items()}}
+        if self.candidates is not None:
+            tensors["candidates"] = self.candidates
+        return {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}

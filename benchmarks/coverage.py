@@ -1,0 +1,97 @@
+"""How much of a user's interests the k retrieved records cover, by retriever.
+
+    python benchmarks/coverage.py $PERSONA_SHARED/data/lampstyle/LaMP_2_news --labels
+
+*Clusters* are those of the user's own records, found with another seed than the retriever's; a cluster counts by its
+share of the records, and is covered if one of the k records lies in it. *Labels* are covered likewise; no retriever but
+key_value looks at them. *Similarity* is the mean cosine of the records to the question: what coverage is paid with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from persona.embedding import embed_users
+from persona.encoders import load_encoder
+from persona.protocols import Retriever
+from persona.readers import read_split
+from persona.records import Profile
+from persona.registry import make_retriever
+from persona.retrievers import MultiInterestRetriever
+from persona.retrievers.clusters import cluster, nearest
+from persona.retrievers.multi_interest import SharedInterests
+from persona.retrievers.record_vectors import RecordVectors
+from persona.store import ProfileStore
+from persona.vectors import vector_fingerprint
+
+METHODS = ("dense", "multi_interest", "diverse", "key_value", "entities", "random")
+
+
+def covered(groups: Sequence[object], chosen: Sequence[int]) -> float:
+    """The share of the records whose group one of the chosen ones belongs to."""
+    sizes = Counter(groups)
+    return sum(sizes[group] for group in {groups[place] for place in chosen}) / len(groups)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared = Path(os.environ.get("PERSONA_SHARED", Path(__file__).resolve().parents[1].parent / "shared"))
+    parser.add_argument("data", type=Path, nargs="?", default=shared / "data/lampstyle/LaMP_2_news")
+    parser.add_argument("--split", default="dev")
+    parser.add_argument("--limit", type=int, default=None, help="questions")
+    parser.add_argument("--ks", default="1,4,8")
+    parser.add_argument("--encoder", default="minilm")
+    parser.add_argument(
+        "--vectors", default="/tmp/persona-coverage.db", help="SQLite file for vectors, made if missing"
+    )
+    parser.add_argument("--labels", action="store_true", help="labels repeat: say how many are covered")
+    options = parser.parse_args()
+    split = read_split(options.data, options.split)
+    questions = [one for one in split.questions if len(one.profile) >= 8][: options.limit]
+    encoder = load_encoder(options.encoder)
+    ks = [int(k) for k in options.ks.split(",")]
+    with TemporaryDirectory() as folder, ProfileStore(f"sqlite:///{options.vectors or Path(folder) / 'v.db'}") as store:
+        store.upsert((question.user_id, record) for question in questions for record in question.profile)
+        embed_users(store, encoder)
+        profiles = [question.profile for question in questions]
+        queries = [split.task.query(question.input) for question in questions]
+        placed = RecordVectors(encoder, store).place(profiles, queries)
+        groups = [nearest(one.wide, cluster(one.wide, 5, seed=1)).tolist() for one in placed]
+        retrievers: dict[str, Retriever] = {
+            name: make_retriever(name, encoder=encoder, store=store) for name in METHODS
+        }
+        many = SharedInterests.from_store(store, vector_fingerprint(encoder, "text"))
+        retrievers["multi_interest, neighbours"] = MultiInterestRetriever(encoder, store, interests=many)
+        print(f"{len(questions)} questions of {len({one.user_id for one in questions})} users")
+        print("| retriever | k | clusters covered | labels covered | similarity |")
+        print("|---|---:|---:|---:|---:|")
+        for name, retriever in retrievers.items():
+            found = retriever.retrieve_batch(profiles, queries, max(ks))
+            for k in ks:
+                rows = []
+                for profile, some, own, one in zip(profiles, found, groups, placed, strict=True):
+                    places = where(profile, [scored.record.id for scored in some[:k]])
+                    labels = [record.target for record in profile]
+                    rows.append((covered(own, places), covered(labels, places), one.similarities[places].mean()))
+                clusters, labels_, similarity = np.mean(rows, axis=0)
+                told = f"{labels_:.3f}" if options.labels else "-"
+                print(f"| {name} | {k} | {clusters:.3f} | {told} | {similarity:.3f} |", flush=True)
+
+
+def where(profile: Profile, ids: Sequence[str]) -> list[int]:
+    """The positions of records by id; the first of a record that stands twice."""
+    places: dict[str, int] = {}
+    for place, record in enumerate(profile):
+        places.setdefault(record.id, place)
+    return [places[one] for one in ids]
+
+
+if __name__ == "__main__":
+    main()

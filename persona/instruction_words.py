@@ -1,0 +1,134 @@
+"""Words for a soft prompt to start as, around a slot for what the user would probably answer.
+
+An LLM reads soft tokens best that are much like words it knows. So the instruction of a user embedder starts as the
+embeddings of a record in the prompts' own wording, and where the record's target would stand there is a *slot*:
+
+    [CLS] the category for the article : " " is " <slot> " .
+
+The warm-up (`persona.plug_training`) teaches the user embedder to put the answer that a user's history makes likely
+into the slot, in the LLM's own embeddings, before the LLM has computed anything.
+
+Starting values from words are those of prompt tuning (Lester et al., arXiv 2104.08691, section 3.2); a slot that is
+filled for each user is our own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from persona.errors import EvaluationError
+from persona.lamp import LampSplit
+from persona.lamp_prompts import record_form
+from persona.protocols import RecordEncoder
+
+if TYPE_CHECKING:
+    from persona.transformers_llm import TransformersLM
+
+SLOT_TOKENS = 4
+"""Longest slot: long answers are put in as the means of so many parts."""
+
+_RIDGE = 1e-3
+"""Of vectors of length 1: a hundredth of the variance that telling five scores apart has."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InstructionWords:
+    """See the module.
+
+    Attributes:
+        before: embeddings of the words in front of the slot.  # (tokens, llm_hidden)
+        filling: what the slot starts as: the mean over the training answers.  # (slot_tokens, llm_hidden)
+        after: embeddings of the words behind it.  # (tokens, llm_hidden)
+        usual: mean of the record encoder's vectors of the training answers.  # (encoder_dim,)
+        echo: maps what such a vector has beyond `usual` to what the answer's embeddings have beyond `filling`: their
+            ridge regression over the training answers.  # (slot_tokens * llm_hidden, encoder_dim)
+    """
+
+    before: Tensor
+    filling: Tensor
+    after: Tensor
+    usual: Tensor
+    echo: Tensor
+
+    @property
+    def vectors(self) -> Tensor:
+        """The whole, in the LLM's own scale.  # (n_tokens, llm_hidden)"""
+        return torch.cat((self.before, self.filling, self.after))
+
+    @property
+    def slot(self) -> tuple[int, int]:
+        """Where the slot begins and where it has ended."""
+        return len(self.before), len(self.before) + len(self.filling)
+
+    @classmethod
+    def of(cls, split: LampSplit, llm: TransformersLM, encoder: RecordEncoder) -> InstructionWords:
+        """The words of the official prompts for a record of this task.
+
+        The slot is as long as the longest answer, at most `SLOT_TOKENS`.
+
+        Args:
+            split: training questions with golds.
+            llm: the frozen LLM.
+            encoder: the record encoder of the user embedder.
+
+        Raises:
+            EvaluationError: if the split has no golds.
+        """
+        if not split.golds:
+            raise EvaluationError("training needs golds: this split has none")
+        before, _, after = record_form(split.task).partition("{target}")
+        counts = Counter(split.golds.values())
+        answers = answer_ids(llm, list(counts))
+        slot_tokens = min(SLOT_TOKENS, max(map(len, answers)))
+        filled = in_slot(llm, answers, slot_tokens)  # (answers, slot_tokens, hidden)
+        shares = torch.tensor(list(counts.values()), dtype=torch.float32) / counts.total()
+        vectors = torch.from_numpy(np.asarray(encoder.encode(list(counts)), np.float32))
+        filling, usual = torch.einsum("a,ath->th", shares, filled), shares @ vectors
+        apart = (vectors - usual) * shares[:, None]
+        square = apart.T @ (vectors - usual)
+        ridge = torch.linalg.solve(square + _RIDGE * torch.eye(len(square)), apart.T @ (filled - filling).flatten(1))
+        # How the words behind an answer are cut into tokens may depend on what stands before them.
+        usually = before + counts.most_common(1)[0][0]
+        behind = llm.opening_ids(usually + after)[len(llm.opening_ids(usually)) :]
+        embed = _embeddings(llm)
+        return cls(embed[llm.opening_ids(before)], filling, embed[behind], usual, ridge.T.contiguous())
+
+
+def answer_ids(llm: TransformersLM, answers: Sequence[str]) -> list[list[int]]:
+    """Token ids of `answers` without the end token; of an answer without any, the end token alone."""
+    return [ids[:-1] or ids for ids in llm.target_ids(answers)]
+
+
+def in_slot(llm: TransformersLM, answers: Sequence[Sequence[int]], slot_tokens: int) -> Tensor:
+    """The LLM's embeddings of answers, brought to one length: each token of the slot is the mean of its part.
+
+    A shorter answer repeats its tokens: of two in a slot of four each stands twice.
+
+    Args:
+        llm: whose embeddings.
+        answers: token ids, at least one each.
+        slot_tokens: the length, at least 1.
+
+    Returns:
+        float32, on the CPU.  # (answers, slot_tokens, llm_hidden)
+    """
+    embed = _embeddings(llm)
+    filled = torch.empty(len(answers), slot_tokens, embed.shape[1])
+    for row, ids in enumerate(answers):
+        for place in range(slot_tokens):
+            start = place * len(ids) // slot_tokens
+            end = max(start + 1, (place + 1) * len(ids) // slot_tokens)
+            filled[row, place] = embed[list(ids[start:end])].mean(0)
+    return filled
+
+
+def _embeddings(llm: TransformersLM) -> Tensor:
+    embeddings: Tensor = llm.model.get_input_embeddings().weight.detach().float().cpu()
+    return embeddings

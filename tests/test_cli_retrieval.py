@@ -1,0 +1,211 @@
+"""The command line of retrieval: retrievers, filters, entities, `persona filter` and `persona eval limit`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from persona.cli import main
+from persona.lamp import lamp_task
+from persona.registry import RETRIEVERS
+from tests import small_models
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "examples" / "histories.jsonl"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `persona ARGUMENTS` in a folder with a store of the sample histories."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PERSONA_ENCODER", "hashing")
+    monkeypatch.delenv("PERSONA_STORE", raising=False)
+
+    def call(*arguments: str | Path) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["persona", *map(str, arguments)])
+        code: object = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        captured = capsys.readouterr()
+        assert isinstance(code, int)
+        return Outcome(code, captured.out, captured.err)
+
+    assert call("ingest", SAMPLE).code == 0
+    return call
+
+
+QUERY = "a quiet film in the snow"
+
+
+@pytest.mark.parametrize("name", [name for name in RETRIEVERS if name not in ("late_interaction", "rerank")])
+def test_every_retriever_is_on_the_command_line(run: Run, name: str) -> None:
+    done = run("retrieve", "mara", QUERY, "--retriever", name, "--k", "3", "--json")
+    assert done.code == 0
+    assert len(json.loads(done.out)) == 3
+
+
+def test_retrievers_with_models_of_their_own(run: Run, tmp_path: Path) -> None:
+    late = tmp_path / "late"
+    small_models.multi_vector().save_pretrained(str(late))
+    cross = small_models.save_bert(tmp_path / "cross", n_labels=1)
+    for options in (
+        ("late_interaction", "--retriever-model", late),
+        ("rerank", "--retriever-model", cross),
+        ("rerank", "--retriever-model", cross, "--base", "dense"),
+        ("diverse", "--base", "bm25"),
+    ):
+        done = run("retrieve", "mara", QUERY, "--k", "2", "--json", "--retriever", *options)
+        assert (done.code, len(json.loads(done.out))) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--retriever", "bm26"), "a retriever must be one of bm25"),
+        (("--base", "dense"), "a base is for diverse and rerank"),
+        (("--retriever-model", "minilm"), "takes no model of its own"),
+        (("--retriever", "rerank", "--retriever-model", "."), "holds no encoder"),
+        (("--where", "label"), "a filter is FIELD OP VALUE"),
+        (("--where", "time>=soon"), "a time must be like"),
+        (("--filter", "nowhere"), "nowhere holds no relevance filter"),
+    ],
+)
+def test_bad_input_is_one_line(run: Run, options: tuple[str, ...], message: str) -> None:
+    done = run("retrieve", "mara", QUERY, *options)
+    assert (done.code, done.out) == (1, "")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_where(run: Run) -> None:
+    found = json.loads(run("retrieve", "mara", QUERY, "--where", "label=5 and time>=2023-06", "--json").out)
+    assert found
+    assert all(one["target"] == "5" and one["time"] >= "2023-06" for one in found)
+    none = run("retrieve", "mara", QUERY, "--where", "label=17")
+    assert (none.code, none.out.startswith("nothing found: none of the")) == (0, True)
+
+
+def test_ask_with_a_filter_abstains(run: Run) -> None:
+    done = run("ask", "mara", "What is the capital of Australia?", "--filter", "untrained", "--json")
+    answer = json.loads(done.out)
+    assert (done.code, answer["abstained"], answer["records"]) == (0, True, [])
+    kept = json.loads(
+        run("ask", "mara", "A quiet documentary about lighthouse keepers", "--filter", "untrained", "--json").out
+    )
+    assert not kept["abstained"]
+    assert kept["records"]
+
+
+def test_entities_are_shown_and_forgotten(run: Run) -> None:
+    before = json.loads(run("entities", "mara", "--json").out)["entities"]
+    assert "Lisbon" in [one["name"] for one in before]
+    assert "Lisbon  (1 record, last 2023-02-11)" in run("entities", "mara").out
+    done = run("entities", "mara", "--forget", "lisbon")
+    assert (done.code, done.out.splitlines()[0]) == (0, "forgot 'lisbon' of 'mara'")
+    assert "Lisbon" not in done.out
+    again = run("entities", "mara", "--forget", "lisbon")
+    assert "it was not among the entities, and will not be" in again.out
+    assert "Lisbon" not in run("entities", "mara").out
+    assert run("entities", "nobody").code == 1
+
+
+def write_films(folder: Path) -> Path:
+    from tests.test_relevance import split_of
+
+    task, questions = lamp_task("LaMP_3"), []
+    for question in split_of(30).questions:
+        entries = [{**task.entry(record, record.id), "date": "2011"} for record in question.profile]
+        questions.append({"id": question.id, "user_id": question.user_id, "input": question.input, "profile": entries})
+    folder.mkdir()
+    (folder / "train_questions.json").write_text(json.dumps(questions))
+    golds = [{"id": question["id"], "output": "3"} for question in questions]
+    for split in ("train", "dev"):
+        (folder / f"{split}_outputs.json").write_text(json.dumps({"task": "LaMP_3", "golds": golds}))
+    (folder / "dev_questions.json").write_text(json.dumps(questions))
+    return folder
+
+
+def test_filter_train_show_and_use(run: Run, tmp_path: Path) -> None:
+    data = write_films(tmp_path / "films")
+    (tmp_path / "more.txt").write_text("Where is Perth?\n\nWho was Euclid?\n")
+    done = run("filter", "train", data, "--out", "kept", "--general", "more.txt", "--precision", "0.9")
+    assert done.code == 0
+    assert "on users kept aside precision" in done.out
+    assert "30 questions, 126 general ones" in done.out
+    shown = json.loads(run("filter", "show", "kept", "--json").out)
+    assert shown["encoder"].startswith("hashing")
+    assert shown["training"]["options"]["precision"] == 0.9
+    assert "threshold" in run("filter", "show", "kept").out
+    asked = run("retrieve", "mara", "What is the boiling point of water?", "--filter", "kept")
+    assert "nothing found: none of the" in asked.out
+    other = run("retrieve", "mara", QUERY, "--filter", "kept", "--encoder", "hashing:64")
+    assert (other.code, "the relevance filter reads vectors of" in other.err) == (1, True)
+    plain = (
+        "eval",
+        "lamp",
+        data,
+        "--methods",
+        "none,bm25",
+        "--k",
+        "1",
+        "--no-controls",
+        "--json",
+        "--max-new-tokens",
+        "2",
+    )
+    rows = json.loads(run(*plain, "--limit", "4", "--filter", "kept", "--out", "run").out)["rows"]
+    assert next(row for row in rows if row["method"] == "bm25")["tokens_added"] > 0
+
+
+def test_new_retrievers_in_eval_lamp(run: Run, tmp_path: Path) -> None:
+    data = write_films(tmp_path / "films")
+    methods = "none,multi_interest,diverse,key_value,entities,hybrid+"
+    options = ("--methods", methods, "--k", "2", "--limit", "3", "--max-new-tokens", "2", "--json", "--out", "run")
+    done = run("eval", "lamp", data, *options, "--filter", "untrained")
+    assert done.code == 0
+    found = {row["name"] for row in json.loads(done.out)["rows"]}
+    assert {"multi_interest k=2", "key_value k=2, other user", "hybrid+ k=2"} <= found
+
+
+def test_filter_train_with_bad_input(run: Run, tmp_path: Path) -> None:
+    data = write_films(tmp_path / "films")
+    (tmp_path / "empty.txt").write_text("\n")
+    for options, message in (
+        (("--precision", "1.5"), "`precision` must be above 0 and below 1"),
+        (("--general", "empty.txt"), "there must be one question a line"),
+        (("--general", "missing.txt"), "missing.txt: No such file"),
+        (("--view", "body"), "`view` must be one of"),
+    ):
+        done = run("filter", "train", data, "--out", "kept", *options)
+        assert (done.code, done.err.count("\n")) == (1, 1)
+        assert message in done.err
+
+
+def test_eval_limit(run: Run) -> None:
+    table = run("eval", "limit", "--documents", "12", "--queries", "30", "--methods", "bm25+,dense")
+    assert table.code == 0
+    assert "12 documents, 30 queries with 2 right ones each" in table.out
+    assert "recall@2" in table.out
+    report = json.loads(
+        run("eval", "limit", "--documents", "12", "--queries", "30", "--methods", "bm25+", "--json").out
+    )
+    assert report["rows"][0]["recall"]["2"] > 0.9
+    bad = run("eval", "limit", "--documents", "5")
+    assert (bad.code, "need at least 46 documents, was: 5" in bad.err) == (1, True)

@@ -1,0 +1,244 @@
+"""A filter that may return nothing: its maps by hand, its training, its files, and what an answer says of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from persona.errors import EvaluationError, FingerprintMismatchError, InvalidOptionError, ModelLoadError
+from persona.hashing_encoder import HashingEncoder
+from persona.lamp import LampSplit, Question, lamp_task
+from persona.models import load_llm
+from persona.personalizer import Personalizer
+from persona.records import Profile, Record
+from persona.retrievers import BM25PlusRetriever, EntityRetriever, RecencyRetriever, RelevanceRetriever
+from persona.retrievers.background import GENERAL_QUESTIONS
+from persona.retrievers.record_vectors import Placed
+from persona.retrievers.relevance import CONFIG, WEIGHTS, CosineAdapter, UntrainedFilter, load_filter
+from persona.retrievers.relevance_training import RelevanceTraining, _threshold, train_relevance
+from persona.store import ProfileStore
+from persona.vectors import vector_fingerprint
+
+ENCODER = HashingEncoder(dim=256)
+FINGERPRINT = vector_fingerprint(ENCODER, "text")
+
+FILM = re.findall(r"\w+", "snow thriller comedy family quiet loud war love train city actor camera plot ending music")
+
+
+def review(draw: np.random.Generator) -> str:
+    return "the film has " + " and ".join(draw.choice(FILM, 5, replace=False).tolist())
+
+
+def split_of(users: int, seed: int = 0) -> LampSplit:
+    draw = np.random.default_rng(seed)
+    task = lamp_task("LaMP_3")
+    questions = []
+    for user in range(users):
+        records = tuple(Record(review(draw), target="3", id=str(place)) for place in range(8))
+        user_id = f"u{seed}-{user}"
+        text = task.make_input(review(draw))
+        questions.append(Question(user_id, user_id, text, Profile(user_id, records)))
+    return LampSplit(task, tuple(questions), None, None)
+
+
+class Plane:
+    """Vectors by hand: angles in degrees."""
+
+    dim = 2
+    fingerprint = "plane"
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        angles = np.radians([float(text) for text in texts])
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32).reshape(-1, 2)
+
+
+def adapter(threshold: float = 0.5, fingerprint: str = "plane|view=text") -> CosineAdapter:
+    """tanh of the query's second number decides: a = softplus(2 + t), b = -1 + 3 t."""
+    weights = {
+        "hidden.weight": np.array([[0, 1]], np.float32),
+        "hidden.bias": np.zeros(1, np.float32),
+        "out.weight": np.array([[1], [3]], np.float32),
+        "out.bias": np.array([2, -1], np.float32),
+    }
+    return CosineAdapter(weights, threshold, fingerprint)
+
+
+def placed(query: str, *records: str) -> Placed:
+    return Placed(Plane().encode(records).astype(np.float16), Plane().encode([query])[0])
+
+
+def test_the_map_by_hand() -> None:
+    for degrees in (0, 30, 90):
+        t = math.tanh(math.sin(math.radians(degrees)))
+        slope, offset = adapter().line(Plane().encode([str(degrees)])[0])
+        assert slope == pytest.approx(math.log1p(math.exp(2 + t)), abs=1e-5)
+        assert offset == pytest.approx(-1 + 3 * t, abs=1e-5)
+        (score,) = adapter().scores(placed(str(degrees), str(degrees + 60)))
+        assert score == pytest.approx(1 / (1 + math.exp(-(slope * 0.5 + offset))), abs=1e-3)
+
+
+def test_relevance_rises_with_similarity_for_any_weights() -> None:
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        shapes = {"hidden.weight": (3, 2), "hidden.bias": (3,), "out.weight": (2, 3), "out.bias": (2,)}
+        weights = {name: draw.normal(scale=2, size=shape).astype(np.float32) for name, shape in shapes.items()}
+        scores = CosineAdapter(weights, 0.5, "plane|view=text").scores(placed("0", *map(str, range(0, 180, 10))))
+        assert (np.diff(scores) <= 0).all()  # the angle grows, the cosine falls
+
+
+def test_the_order_of_the_base_stays_and_what_does_not_pass_goes() -> None:
+    profile = Profile("ana", tuple(Record(str(angle), id=str(angle)) for angle in (0, 170, 20, 160, 40)))
+    filtered = RelevanceRetriever(RecencyRetriever(), adapter(0.5), Plane())
+    assert [one.record.id for one in filtered.retrieve(profile, "0", 5)] == ["40", "20", "0"]
+    assert [one.record.id for one in filtered.retrieve(profile, "0", 2)] == ["40"]
+    # Another query has another line: at 90 degrees b is high, and all pass that are not behind it.
+    assert len(filtered.retrieve(profile, "90", 5)) == 5
+    batch = filtered.retrieve_batch([profile, Profile("ben"), profile], ["0", "0", "90"], 5)
+    assert [len(found) for found in batch] == [3, 0, 5]
+    nothing = RelevanceRetriever(RecencyRetriever(), adapter(0.9999), Plane())
+    assert nothing.retrieve(profile, "0", 5) == ()
+    base = RecencyRetriever().retrieve(profile, "0", 5)
+    assert set(filtered.retrieve(profile, "0", 5)) <= set(base)
+    with pytest.raises(InvalidOptionError, match="`k` must be at least 1"):
+        filtered.retrieve(profile, "0", 0)
+
+
+def test_untrained_by_hand() -> None:
+    """Background at 0, 60 and 90 degrees: its pairs have the cosines .5, 0 and .866."""
+    judge = UntrainedFilter(Plane(), background=("0", "60", "90"))
+    cosines = [0.5, 0.0, math.cos(math.radians(30))]
+    expected = [(math.cos(math.radians(angle)) - np.mean(cosines)) / np.std(cosines) for angle in (0, 45, 90)]
+    assert judge.scores(placed("0", "0", "45", "90")).tolist() == pytest.approx(expected, abs=5e-3)
+    with pytest.raises(InvalidOptionError, match="at least 3 texts, was: 2"):
+        UntrainedFilter(Plane(), background=("60", "90"))
+    alike = UntrainedFilter(Plane(), background=("60", "60", "60"))
+    assert np.isfinite(alike.scores(placed("0", "0", "90"))).all()
+
+
+def test_the_threshold_is_the_lowest_with_the_wanted_precision() -> None:
+    values = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    labels = np.array([1, 1, 0, 1, 1, 0], np.float32)
+    assert _threshold(values, labels, 0.99) == 0.8
+    assert _threshold(values, labels, 0.8) == 0.5  # 4 of 5
+    assert _threshold(values, labels, 0.6) == 0.4
+    assert _threshold(values, 1 - labels, 0.99) == 0.9  # none: the highest
+    tied = np.array([0.9, 0.5, 0.5])
+    assert _threshold(tied, np.array([1, 1, 0], np.float32), 0.9) == 0.9  # pairs of one value stand or fall together
+
+
+@pytest.fixture(scope="module")
+def trained() -> CosineAdapter:
+    made, report = train_relevance(split_of(60), ENCODER, RelevanceTraining(precision=0.95))
+    assert report.precision >= 0.95
+    assert report.own_kept >= 0.9
+    assert report.general_kept <= 0.1
+    assert made.notes["report"]["threshold"] == made.threshold == report.threshold
+    return made
+
+
+def test_general_questions_get_nothing_and_own_ones_keep_records(trained: CosineAdapter) -> None:
+    """On users, questions and general questions that the training has not seen."""
+    unseen = split_of(40, seed=1)
+    general = [f"how do I {verb} a {noun}?" for verb in ("mend", "buy", "paint", "clean") for noun in ("shed", "boat")]
+    for judge, least in ((trained, 0.9), (load_filter("untrained", ENCODER), 0.8)):
+        retriever = RelevanceRetriever(BM25PlusRetriever(), judge, ENCODER)
+        profiles = [question.profile for question in unseen.questions]
+        own = retriever.retrieve_batch(profiles, [unseen.task.query(one.input) for one in unseen.questions], 4)
+        assert np.mean([bool(found) for found in own]) >= least
+        others = retriever.retrieve_batch(profiles, [general[place % 8] for place in range(40)], 4)
+        assert np.mean([not found for found in others]) >= 0.9
+
+
+def test_the_same_seed_gives_the_same_filter() -> None:
+    options = RelevanceTraining(questions=20, epochs=5)
+    first, _ = train_relevance(split_of(20), ENCODER, options)
+    second, _ = train_relevance(split_of(20), ENCODER, options)
+    assert all((first.weights[name] == second.weights[name]).all() for name in first.weights)
+    assert first.threshold == second.threshold
+
+
+def test_save_and_load(trained: CosineAdapter, tmp_path: Path) -> None:
+    trained.save(tmp_path / "filter")
+    loaded = load_filter(tmp_path / "filter", ENCODER)
+    assert isinstance(loaded, CosineAdapter)
+    assert loaded.threshold == trained.threshold
+    assert loaded.notes == trained.notes
+    query = Placed(ENCODER.encode(["snow", "a boat"]).astype(np.float16), ENCODER.encode(["a film with snow"])[0])
+    assert loaded.scores(query).tolist() == trained.scores(query).tolist()
+    assert load_filter(tmp_path / "filter", ENCODER, threshold=0.25).threshold == 0.25
+    assert load_filter("untrained", ENCODER, threshold=1.0).threshold == 1.0
+    with pytest.raises(FingerprintMismatchError, match="reads vectors of hashing"):
+        load_filter(tmp_path / "filter", HashingEncoder(dim=64))
+    with pytest.raises(FingerprintMismatchError):
+        RelevanceRetriever(RecencyRetriever(), trained, Plane())
+
+
+def test_broken_files_are_refused(trained: CosineAdapter, tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match=r"holds no relevance filter \(relevance.json is missing\)"):
+        load_filter(tmp_path, ENCODER)
+    trained.save(tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    for broken in ("{", "[]", json.dumps({**config, "threshold": "high"}), json.dumps({"format": 1})):
+        (tmp_path / CONFIG).write_text(broken)
+        with pytest.raises(ModelLoadError, match="cannot be read"):
+            load_filter(tmp_path, ENCODER)
+    (tmp_path / CONFIG).write_text(json.dumps({**config, "format": 2}))
+    with pytest.raises(ModelLoadError, match="is of format 2, this persona reads 1"):
+        load_filter(tmp_path, ENCODER)
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    (tmp_path / WEIGHTS).write_bytes(b"\x80\x04.")
+    with pytest.raises(ModelLoadError, match="cannot be read"):
+        load_filter(tmp_path, ENCODER)
+
+
+def test_weights_must_fit_together() -> None:
+    good = adapter().weights
+    with pytest.raises(InvalidOptionError, match="must fit together"):
+        CosineAdapter({**good, "out.bias": np.zeros(3, np.float32)}, 0.5, "f")
+    with pytest.raises(InvalidOptionError, match="must fit together"):
+        CosineAdapter({"hidden.bias": np.zeros(1, np.float32)}, 0.5, "f")
+    with pytest.raises(InvalidOptionError, match="must be finite"):
+        CosineAdapter({**good, "out.bias": np.array([np.nan, 0], np.float32)}, 0.5, "f")
+
+
+def test_too_little_to_train_on() -> None:
+    with pytest.raises(EvaluationError, match="at least 5 users with records and 10 general questions, was: 4 and"):
+        train_relevance(split_of(4), ENCODER)
+    with pytest.raises(EvaluationError, match="was: 9 and 3"):
+        train_relevance(split_of(9), ENCODER, general=["a", "b", "c"])
+    for option, value in (("precision", 1.0), ("precision", 0.0), ("epochs", 0), ("questions", 0), ("width", 0)):
+        with pytest.raises(InvalidOptionError, match=f"`{option}` must be"):
+            RelevanceTraining(**{option: value})  # type: ignore[arg-type]
+
+
+def test_general_questions_are_different() -> None:
+    assert len(GENERAL_QUESTIONS) == len(set(GENERAL_QUESTIONS)) >= 120
+
+
+def test_an_answer_says_that_nothing_personal_was_put_in(tmp_path: Path, trained: CosineAdapter) -> None:
+    with ProfileStore(f"sqlite:///{tmp_path / 'p.db'}") as store:
+        store.upsert(("ana", record) for record in split_of(1).questions[0].profile)
+        retriever = RelevanceRetriever(EntityRetriever(store), trained, ENCODER, store)
+        personalizer = Personalizer(load_llm(lambda prompt: str(len(prompt))), store, retriever, k=3)
+        own = personalizer.generate("ana", "the film has snow and a quiet plot, and music")
+        assert not own.abstained
+        assert own.records
+        other = personalizer.generate("ana", "What is the capital of Australia?")
+        assert other.abstained
+        assert (other.records, other.tokens_added) == ((), 0)
+        assert other.prompt == "What is the capital of Australia?"
+
+
+def test_the_example_in_the_docs_runs() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "relevance.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert isinstance(names["retriever"], RelevanceRetriever)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from persona.cli_retrieval import FilterName
 from persona.cli_terminal import (
     AsJson,
     Encoder,
@@ -24,6 +25,7 @@ from persona.cli_terminal import (
 
 if TYPE_CHECKING:
     from persona.holdings import HeldIndex
+    from persona.protocols import Retriever
 
 _SHOWN = 100
 """Characters of a record that are printed."""
@@ -182,6 +184,7 @@ def eval_restraint(
     methods: Annotated[
         str, typer.Option(help="Comma list of retrievers; the first one's score is what the others are to keep.")
     ] = "bm25",
+    relevance: FilterName = None,
     k: Annotated[int, typer.Option("--k", help="How many records at most.", min=1)] = 1,
     limit: Annotated[int | None, typer.Option(help="Only the first N questions of the task.", min=1)] = None,
     encoder: Encoder = None,
@@ -194,7 +197,8 @@ def eval_restraint(
 ) -> None:
     """Ask questions that need no personalization, and see whether they are left alone.
 
-    120 general questions in the name of the users of a LaMP task, beside the task's own questions.
+    120 general questions in the name of the users of a LaMP task, beside the task's own questions. With --filter each
+    retriever runs as it is and with the filter over it.
     """
     from contextlib import ExitStack
     from tempfile import TemporaryDirectory
@@ -203,7 +207,7 @@ def eval_restraint(
     from persona.eval.restraint import run_restraint
     from persona.models import load_llm
     from persona.readers import read_split
-    from persona.registry import NEEDS_ENCODER, make_retriever
+    from persona.registry import make_retriever, needs_encoder
     from persona.settings import Settings
 
     wanted = names(methods, "--methods")
@@ -211,30 +215,31 @@ def eval_restraint(
     with ExitStack() as stack:
         progress = stack.enter_context(progress_bars("steps"))
         advance = stage_bars(progress)
-        loaded = store = None
-        if NEEDS_ENCODER.intersection(wanted):
-            from persona.embedding import embed_users
+        loaded = store = kept = None
+        if relevance is not None or any(map(needs_encoder, wanted)):
+            from persona.cli_plug import embed_views
             from persona.encoders import load_encoder
+            from persona.retrievers.relevance import RelevanceRetriever, load_filter
             from persona.store import ProfileStore
 
             loaded = load_encoder(encoder or Settings().encoder)
+            kept = None if relevance is None else load_filter(relevance, loaded)
             folder = stack.enter_context(TemporaryDirectory())
             store = stack.enter_context(ProfileStore(f"sqlite:///{folder}/vectors.db"))
             asked = lamp.questions[:limit]
             store.upsert((question.user_id, record) for question in asked for record in question.profile)
-            embed_users(
-                store,
-                loaded,
-                view=lamp.task.view,
-                progress=lambda done, total, records: advance("embed users", done, total),
-            )
+            views = [lamp.task.view] if kept is None else [lamp.task.view, kept.view]
+            embed_views(store, loaded, dict.fromkeys(views), progress)
+        retrievers: dict[str, Retriever] = {}
+        for name in wanted:
+            made = make_retriever(name, encoder=loaded, store=store, view=lamp.task.view, seed=seed)
+            retrievers[name] = made
+            if loaded is not None and kept is not None:
+                retrievers[f"{name} + filter"] = RelevanceRetriever(made, kept, loaded, store)
         report = run_restraint(
             lamp,
             load_llm(llm or Settings().llm, overlong="truncate"),
-            {
-                name: make_retriever(name, encoder=loaded, store=store, view=lamp.task.view, seed=seed)
-                for name in wanted
-            },
+            retrievers,
             k=k,
             limit=limit,
             max_length=max_length,

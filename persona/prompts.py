@@ -124,8 +124,7 @@ class PromptBuilder:
         return BuiltPrompt(prompt)
 
     def _before(self, quotations: Sequence[_Quotation], summary: str, room: int) -> tuple[str, list[_Quotation], str]:
-        """What stands before the prompt, in about `room` tokens, with the records and the summary in it; empty without
-        room."""
+        """What stands before the prompt, in about `room` tokens, and the records and the summary in it; or nothing."""
         room -= self._size(_REQUEST)
         about = shortened = ""
         if summary:

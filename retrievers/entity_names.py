@@ -99,14 +99,10 @@ class EntityExtractor:
         # A headline, or somebody who shouts: capitals tell nothing there.
         if len(plain) >= 4 and capital >= 0.8 * cased:
             return tags
-        inner = {
-            token.group()
-            for token in plain
-            if _has_capital(token.group()) and not _SENTENCE_END.search(text[: token.start()][-3:])
-        }
+        inner = {token.group() for token in plain if _has_capital(token.group()) and not _opens(text, token)}
         found = []
         for first, last in _runs(text, plain):
-            opens = bool(_SENTENCE_END.search(text[: plain[first].start()][-3:]))
+            opens = _opens(text, plain[first])
             while opens and first <= last and plain[first].group().lower() in _OPENERS:
                 first += 1
                 opens = False
@@ -177,6 +173,11 @@ def _side_by_side(text: str, tokens: Sequence[re.Match[str]], place: int) -> boo
         return False
     between = text[tokens[place].end() : tokens[place + 1].start()]
     return between.isspace() and "\n" not in between
+
+
+def _opens(text: str, token: re.Match[str]) -> bool:
+    """Whether a word is the first of a sentence, or of a quotation or a line."""
+    return bool(_SENTENCE_END.search(text[max(0, token.start() - 3) : token.start()]))
 
 
 def _has_capital(word: str) -> bool:

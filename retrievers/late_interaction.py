@@ -181,6 +181,8 @@ def _load(folder: Path, device: str) -> MultiVectorEncoder:
 
 
 def _is_multi_vector(folder: Path) -> bool:
+    if (folder / "artifact.metadata").is_file():  # a ColBERT of Stanford's, which has a layer behind the transformer
+        return True
     path = folder / "config_sentence_transformers.json"
     try:
         return bool(json.loads(path.read_text(encoding="utf-8")).get("model_type") == "MultiVectorEncoder")

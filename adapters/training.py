@@ -323,7 +323,7 @@ class AdapterTrainer:
         with self._stack(None) as stack:
             (learnt,) = self._train_chunk(stack, [Lesson("prior", tokens, judges)], options)
         row = learnt.row.cpu()
-        if learnt.loss is not None and learnt.loss_prior is not None and learnt.loss >= learnt.loss_prior:
+        if learnt.loss is not None and learnt.loss_prior is not None and not learnt.loss < learnt.loss_prior:
             row = self.family.initial(seed=self.options.seed, dtype=row.dtype)
             return Learnt(row, 0, learnt.loss_prior, learnt.loss_prior)
         return replace(learnt, row=row)

@@ -22,7 +22,7 @@ from persona.eval.lamp import OTHER_USER, LampConfig, LampReport, earliest_profi
 from persona.eval.report import lamp_markdown
 from persona.lamp import LampSplit, Question, lamp_task
 from persona.models import load_llm
-from persona.protocols import GenerationOptions, LanguageModel, Request
+from persona.protocols import LanguageModel
 from persona.records import Profile, Record
 from persona.transformers_llm import TransformersLM
 
@@ -177,14 +177,10 @@ def test_it_learns_from_training_users_and_stops_by_others(llm: TransformersLM, 
 
 
 def test_a_prior_that_helps_nobody_changes_nothing(llm: TransformersLM) -> None:
-    """What is learnt from users who answer with a word is worse than nothing for those who answer as the LLM does."""
-    prompts = [TASK.make_input(f"film {place}") for place in range(8)]
-    answered = llm.generate([Request(prompt) for prompt in prompts], GenerationOptions(4))
-    trainer = AdapterTrainer(llm, SPEC, OWN)
-    learnt = trainer.train_prior(
-        [Example(prompt, "zebra") for prompt in prompts],
-        held_out=[Example(prompt, said) for prompt, said in zip(prompts, answered, strict=True)],
-    )
+    """Steps that are far too long ruin the answers of the users kept aside."""
+    trainer = AdapterTrainer(llm, SPEC, replace(OWN, learning_rate=50.0))
+    examples = [Example(TASK.make_input(f"film {place}"), "3") for place in range(8)]
+    learnt = trainer.train_prior(examples[:4], held_out=examples[4:])
     assert learnt.steps == 0
     assert learnt.loss == learnt.loss_prior
     for _, b in trainer.family.pairs(learnt.row[None]):

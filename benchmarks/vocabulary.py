@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from persona.eval.bootstrap import bootstrap_interval, paired_bootstrap
-from persona.eval.lamp import other_histories
 from persona.eval.metrics import ROUGE_1, ROUGE_L, evaluate
 from persona.eval.p_cover import p_cover
+from persona.eval.plans import other_histories
 from persona.lamp_prompts import lamp_prompt
 from persona.models import load_llm
 from persona.protocols import GenerationOptions, PersonalContext, Request

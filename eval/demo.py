@@ -23,7 +23,8 @@ from persona.world import WORLD_TASKS, World
 from persona.world_bounds import no_user_score, oracle_score
 
 from .bootstrap import Interval, gap_share
-from .lamp import NO_USER, PLUG, LampConfig, LampReport, Progress, pooled_samples, run_lamp
+from .lamp import LampReport, pooled_samples, run_lamp
+from .lamp_config import NO_USER, PLUG, LampConfig, Progress
 from .metrics import METRICS
 from .soft_prompts import Plugs
 

@@ -472,7 +472,8 @@ def eval_lamp(
     Resumable: answers that stand in the output folder are not asked for again.
     """
     from persona.eval.adapters import Adapters
-    from persona.eval.lamp import LampConfig, run_lamp
+    from persona.eval.lamp import run_lamp
+    from persona.eval.lamp_config import LampConfig
     from persona.eval.report import lamp_markdown, lamp_table
     from persona.eval.soft_prompts import Plugs
     from persona.models import load_llm

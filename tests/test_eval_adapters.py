@@ -18,7 +18,9 @@ from persona.adapters.training import AdapterTrainer, TrainingOptions
 from persona.cli import main
 from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
 from persona.eval.adapters import Adapters
-from persona.eval.lamp import OTHER_USER, LampConfig, LampReport, earliest_profiles, run_lamp
+from persona.eval.lamp import LampReport, run_lamp
+from persona.eval.lamp_config import OTHER_USER, LampConfig
+from persona.eval.plans import earliest_profiles
 from persona.eval.report import lamp_markdown
 from persona.lamp import LampSplit, Question, lamp_task
 from persona.models import load_llm

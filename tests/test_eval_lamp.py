@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from persona.errors import EvaluationError, InvalidOptionError
-from persona.eval.lamp import NO_USER, OTHER_USER, LampConfig, LampReport, other_histories, run_lamp
+from persona.eval.lamp import LampReport, run_lamp
+from persona.eval.lamp_config import NO_USER, OTHER_USER, LampConfig
+from persona.eval.plans import other_histories
 from persona.eval.report import lamp_markdown, lamp_table
 from persona.lamp import LampSplit, Question, lamp_task
 from persona.models import load_llm

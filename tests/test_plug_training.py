@@ -17,7 +17,8 @@ from persona.embedder import load_user_embedder
 from persona.embedding import embed_users
 from persona.encoders import load_encoder
 from persona.errors import EvaluationError, InvalidOptionError, UnsupportedChannelError
-from persona.eval.lamp import OTHER_USER, WITHOUT_USER, LampConfig, run_lamp
+from persona.eval.lamp import run_lamp
+from persona.eval.lamp_config import OTHER_USER, WITHOUT_USER, LampConfig
 from persona.eval.soft_prompts import Plugs
 from persona.histories import HistoryBatch, HistoryReader, history_views, vectors_as_histories
 from persona.instruction_words import InstructionWords, answer_ids

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from persona.errors import InvalidOptionError
-from persona.eval.lamp import OTHER_USER, LampConfig, run_lamp
+from persona.eval.lamp import run_lamp
+from persona.eval.lamp_config import OTHER_USER, LampConfig
 from persona.eval.summary_rows import RECORD, SENTENCE, summary_prompt
 from persona.lamp import LampSplit, Question, lamp_task
 from persona.lamp_prompts import lamp_prompt

@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 import persona
 from persona.eval.bootstrap import gap_share, paired_bootstrap
 from persona.eval.demo import tiny_plugs
-from persona.eval.lamp import LampConfig, run_lamp
+from persona.eval.lamp import run_lamp
+from persona.eval.lamp_config import LampConfig
 from persona.eval.metrics import METRICS, Samples, evaluate
 from persona.lamp import LampSplit, lamp_task
 from persona.lamp_prompts import lamp_prompt

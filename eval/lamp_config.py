@@ -1,0 +1,80 @@
+"""What an evaluation on a LaMP split is to run: methods, numbers of records, controls, budgets and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from persona.errors import InvalidOptionError
+from persona.eval.adapters import LORA_METHODS
+from persona.eval.summary_rows import SUMMARY_FORMS, SUMMARY_METHODS
+from persona.registry import RETRIEVERS
+
+NO_USER = "none"
+"""The method that sends the question alone."""
+PLUG = "plug"
+"""The method that puts a user embedder's soft prompt before the question."""
+OTHER_USER = "other user"
+"""The control in which each question gets another user's history."""
+WITHOUT_USER = "trained without user"
+"""The control with a user embedder that was trained in the same way and never saw a history."""
+BESIDE_RECORDS = (PLUG, *SUMMARY_METHODS, *LORA_METHODS)
+"""The methods that run alone and with retrieved records beside them."""
+NO_RETRIEVERS = (NO_USER, *BESIDE_RECORDS)
+"""All methods that are no retrievers."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LampConfig:
+    """What to run.
+
+    Attributes:
+        methods: ``none``, ``plug``, ``stats``, ``summary``, `persona.eval.adapters.LORA_METHODS` and names of
+            `persona.registry.RETRIEVERS`.
+        ks: how many records; each retriever runs with each; ``plug``, ``stats``, ``summary`` and adapters alone and
+            with each.
+        beside: the retriever that finds the records beside a soft prompt, a summary or an adapter.
+        lora_once: one adapter a user, from the profile of the user's earliest question, for all questions of that user;
+            else one for each question, from all that is older than it.
+        summary_form: what a summary is in a prompt, one of `persona.eval.summary_rows.SUMMARY_FORMS`.
+        limit: only the first questions; None runs all.
+        controls: also run each method with another user's history.
+        encoder: what `load_encoder` takes, for the methods that compare vectors.
+        relevance: a relevance filter over every retriever, ``"untrained"`` or a folder; None filters nothing.
+        max_length: token budget of the official prompt builder.
+        max_new_tokens: longest answer; None is 16 for labels and 64 for texts.
+        num_beams: 1 is greedy.
+        seed: for the random retriever, the choice of other users and the bootstrap.
+        resamples: bootstrap resamples over users.
+    """
+
+    methods: tuple[str, ...] = (NO_USER, "bm25", "recency")
+    ks: tuple[int, ...] = (1, 4)
+    beside: str = "bm25"
+    lora_once: bool = False
+    summary_form: str = "record"
+    limit: int | None = None
+    controls: bool = True
+    encoder: str = "minilm"
+    relevance: str | None = None
+    max_length: int = 256
+    max_new_tokens: int | None = None
+    num_beams: int = 1
+    seed: int = 0
+    resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            if method not in NO_RETRIEVERS and method not in RETRIEVERS:
+                known = ", ".join((*NO_RETRIEVERS, *RETRIEVERS))
+                raise InvalidOptionError(f"a method must be one of {known}, was: {method!r}")
+        if self.beside not in RETRIEVERS:
+            raise InvalidOptionError(f"`beside` must be one of {', '.join(RETRIEVERS)}, was: {self.beside!r}")
+        if self.summary_form not in SUMMARY_FORMS:
+            raise InvalidOptionError(
+                f"`summary_form` must be one of {', '.join(SUMMARY_FORMS)}, was: {self.summary_form!r}"
+            )
+        if not self.ks or min(self.ks) < 1:
+            raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")

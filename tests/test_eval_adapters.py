@@ -115,7 +115,7 @@ def test_own_adapters_beside_their_controls(llm: TransformersLM, task: TaskAdapt
     assert scores(again) == found
     assert (tmp_path / "answers.jsonl").read_bytes() == before
     assert not [one for one in asked if one[0] == "answers"]
-    assert llm.channels == {"text", "soft_prompt"}
+    assert "lora" not in llm.channels
 
 
 def test_what_cannot_be_run_is_told_before_it_starts(llm: TransformersLM, task: TaskAdapter, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ titles  LaMP_1, 4, 5, 6; other targets   length, casing, last mark, words again 
 texts   LaMP_7; no targets               the same of the texts                   none
 ======  ===============================  ======================================  ======================
 
-*Casing* of a text: ``lower case`` without any capital, ``capitals`` without any small letter, ``title case`` where at
+Targets *repeat* if they are at most half as many different ones as records; where none has more than two words, one
+that comes again is enough. *Casing* of a text: ``lower case`` without any capital, ``capitals`` without any small letter, ``title case`` where at
 least two thirds of its words of four and more letters begin with a capital, else ``sentence case``. A habit is named
 with its share of the texts. *Words that come again* stand in at least a quarter of the texts and in two; one or two
 words, no little words among them, a pair in place of its words where those stand nowhere else. The *most typical*
@@ -59,6 +60,7 @@ _WORDS_READ = 32
 """Of the newest `_TEXTS_READ` texts so many words each are looked at for words that come again: a bound on the time."""
 
 _MOST_SCORES = 11
+_LABEL_WORDS = 2
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _LITTLE_WORDS = frozenset(
     (
@@ -130,7 +132,9 @@ def _kind(targets: Sequence[str]) -> str:
     different = len(set(targets))
     if all(_number(target) is not None for target in targets) and different <= _MOST_SCORES:
         return SCORES
-    return LABELS if 2 * different <= len(targets) else TITLES
+    # A few short words that come again are labels, even if most of them were given once so far.
+    short = all(len(target.split()) <= _LABEL_WORDS for target in targets)
+    return LABELS if 2 * different <= len(targets) or (short and different < len(targets)) else TITLES
 
 
 def _scores(scores: Sequence[float]) -> ProfileStats:
@@ -172,7 +176,7 @@ def _written(noun: str, texts: Sequence[str]) -> str:
     )
     mark, mark_share = _most(_last_mark(text) for text in texts[-_TEXTS_READ:])
     told = [
-        f"{_shown(median(lengths))} words long in the middle ({lengths[0]} to {lengths[-1]})",
+        f"median length {_counted(median(lengths), 'word')} ({lengths[0]} to {lengths[-1]})",
         f"in {casing} ({casing_share:.0%})",
         f'ending in "{mark}" ({mark_share:.0%})' if mark else f"without a mark at the end ({mark_share:.0%})",
     ]
@@ -261,5 +265,5 @@ def _times(count: int) -> str:
     return _TIMES.get(count, f"{count} times")
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def _counted(count: float, noun: str) -> str:
+    return f"{_shown(count)} {noun}" if count == 1 else f"{_shown(count)} {noun}s"

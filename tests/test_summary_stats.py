@@ -49,7 +49,7 @@ def test_titles_have_habits() -> None:
     )
     assert stats.kind == "titles"
     assert stats.text == (
-        "This user wrote 4 titles: 5.5 words long in the middle (3 to 7), in title case (100%), "
+        "This user wrote 4 titles: median length 5.5 words (3 to 7), in title case (100%), "
         'ending in "!" (75%); often with “big day”.'
     )
     # Two of its five words, big and day, stand in two other titles each: 4/5, as for the first one, which is older.
@@ -76,6 +76,8 @@ def test_casing(title: str, casing: str) -> None:
         (("1", "5", "3"), "scores"),
         (("a", "b", "a", "b"), "labels"),
         (("a", "b", "c"), "titles"),
+        (("a", "b", "c c", "a"), "labels"),
+        (("a", "b", "a longer one than that", "a"), "titles"),
         (("10.5", "x", "x", "x"), "labels"),
     ],
 )

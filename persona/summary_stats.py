@@ -19,12 +19,12 @@ texts   LaMP_7; no targets               the same of the texts                  
 ======  ===============================  ======================================  ======================
 
 Targets *repeat* if they are at most half as many different ones as records; where none has more than two words, one
-that comes again is enough. *Casing* of a text: ``lower case`` without any capital, ``capitals`` without any small letter, ``title case`` where at
-least two thirds of its words of four and more letters begin with a capital, else ``sentence case``. A habit is named
-with its share of the texts. *Words that come again* stand in at least a quarter of the texts and in two; one or two
-words, no little words among them, a pair in place of its words where those stand nowhere else. The *most typical*
-title is the one whose words, on average, most of the other titles have too. Where things are equal, the later one
-wins.
+that comes again is enough. *Casing* of a text: ``lower case`` without any capital, ``capitals`` without any small
+letter, ``title case`` where at least two thirds of its words of four and more letters begin with a capital, else
+``sentence case``. A habit is named with its share of the texts. *Words that come again* stand in at least a quarter of
+the texts and in two; one or two words, no little words among them, a pair in place of its words where those stand
+nowhere else. The *most typical* title is the one whose words, on average, most of the other titles have too. Where
+things are equal, the later one wins.
 
 Everything is computed from the records at hand in one pass, so it is never stale and nothing of it is stored.
 """

@@ -27,7 +27,7 @@ from persona.errors import EvaluationError
 from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, Adapters
 from persona.eval.answers import Answers
 from persona.eval.bootstrap import Interval, PairedDifference, bootstrap_interval, paired_bootstrap
-from persona.eval.lamp_config import NO_USER, PLUG, WITHOUT_USER, LampConfig, Progress
+from persona.eval.lamp_config import NO_USER, OTHER_USER, PLUG, WITHOUT_USER, LampConfig, Progress
 from persona.eval.metrics import METRICS, Samples, evaluate
 from persona.eval.plans import make_plans
 from persona.eval.soft_prompts import Plugs
@@ -54,6 +54,8 @@ class LampRow:
         difference: primary metric, this row minus ``none``, paired over users; None for ``none`` itself.
         gain: primary metric, this row minus the row trained without user, or with the task adapter alone, that has the
             same records, paired over users; None where there is none.
+        to_other_user: primary metric, this row minus the same with another user's history, paired over users; None
+            where that was not run. What another user's history does as well is the task's, not the user's.
         tokens_added: mean tokens that records and soft prompt added to the prompt.
         attention_perplexity: over how many records a user embedder's attention spreads; 0 without one.
         seconds: time the LLM took for all questions of the row, the mean over seeds (0 for yardsticks).
@@ -66,6 +68,7 @@ class LampRow:
     scores: Mapping[str, Interval]
     difference: PairedDifference | None
     gain: PairedDifference | None
+    to_other_user: PairedDifference | None
     tokens_added: float
     attention_perplexity: float
     seconds: float
@@ -117,6 +120,7 @@ class LampReport:
                     "scores": {name: asdict(interval) for name, interval in row.scores.items()},
                     "difference_to_none": None if row.difference is None else asdict(row.difference),
                     "gain": None if row.gain is None else asdict(row.gain),
+                    "to_other_user": None if row.to_other_user is None else asdict(row.to_other_user),
                     "seeds": len(row.runs),
                     "tokens_added": row.tokens_added,
                     "attention_perplexity": row.attention_perplexity,
@@ -247,6 +251,7 @@ def _score(
     plain = next((one for one, outcome in zip(scored, outcomes, strict=True) if outcome.method == NO_USER), None)
     each = list(zip(outcomes, scored, strict=True))
     controls = {outcome.k: samples for outcome, samples in each if outcome.control == WITHOUT_USER}
+    others = {(outcome.method, outcome.k): samples for outcome, samples in each if outcome.control == OTHER_USER}
     task_alone = {outcome.k: samples for outcome, samples in each if outcome.method.startswith(TASK_ADAPTER)}
     metric = METRICS[split.task.metrics[0]]
     owners = list(users)
@@ -261,7 +266,7 @@ def _score(
     rows = []
     for outcome, samples in zip(outcomes, scored, strict=True):
         intervals: dict[str, Interval] = {}
-        difference = gain = None
+        difference = gain = to_other_user = None
         if samples is not None:
             intervals = {
                 name: bootstrap_interval(
@@ -275,6 +280,8 @@ def _score(
                 gain = compared(samples, controls.get(outcome.k))
             if outcome.method.split(" + ")[0] in LORA_METHODS:
                 gain = compared(samples, task_alone.get(outcome.k))
+            if outcome.control is None:
+                to_other_user = compared(samples, others.get((outcome.method, outcome.k)))
         rows.append(
             LampRow(
                 outcome.method,
@@ -283,6 +290,7 @@ def _score(
                 intervals,
                 difference,
                 gain,
+                to_other_user,
                 outcome.tokens_added,
                 outcome.attention_perplexity,
                 outcome.seconds,

@@ -49,6 +49,9 @@ def _cells(report: LampReport) -> list[list[str]]:
         header.append(f"difference in {metrics[0]}")
     if gains:
         header.append("to trained without user / task adapter")
+    controlled = any(row.to_other_user is not None for row in report.rows)
+    if controlled:
+        header.append("to another user's")
     table = [[*header, "tokens added", "seconds"]]
     for row in report.rows:
         cells = [row.name, *[_interval(row.scores[metric]) for metric in metrics]]
@@ -56,6 +59,8 @@ def _cells(report: LampReport) -> list[list[str]]:
             cells.append(_difference(row.difference))
         if gains:
             cells.append(_difference(row.gain))
+        if controlled:
+            cells.append(_difference(row.to_other_user))
         table.append([*cells, f"{row.tokens_added:.0f}", f"{row.seconds:.1f}" if row.seconds else "-"])
     return table
 

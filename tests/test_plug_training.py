@@ -407,6 +407,10 @@ def test_rows_with_soft_prompts_stand_beside_their_controls(llm: Any, encoder: A
     assert 1 <= rows["plug"].attention_perplexity <= 6
     values = [rows["plug"].scores["MAE"].value, rows[f"plug, {WITHOUT_USER}"].scores["MAE"].value]
     assert rows["plug"].gain.difference == pytest.approx(values[0] - values[1])
+    other = rows[f"plug, {OTHER_USER}"]
+    assert other.to_other_user is None
+    assert rows["plug"].to_other_user is not None
+    assert rows["plug"].to_other_user.difference == pytest.approx(values[0] - other.scores["MAE"].value)
     assert sorted(file.name for file in (tmp_path / "out" / "predictions").glob("plug_run*")) == [
         "plug_run1.json",
         "plug_run2.json",

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from persona.embedder import UserEmbedder
     from persona.protocols import RecordEncoder
+    from persona.records import Profile
     from persona.store import ProfileStore
 
 app = typer.Typer(
@@ -267,13 +268,21 @@ def retrieve(
     if as_json:
         print_json([_scored(one) for one in found])
     elif not found and len(profile):
-        say(f"nothing found: none of the {len(profile)} records of {user_id!r} fits")
+        say(f"nothing found: none of the {len(profile)} records of {user_id!r} fits{_absent_fields(where, profile)}")
     elif not found:
         say(f"nothing found: the store holds no records of {user_id!r}")
     for number, one in enumerate([] if as_json else found, 1):
         target = f"  -> {one.record.target}" if one.record.target is not None else ""
         say(f"{number}. [{one.score:.3f}] {one.record.time or 'undated'}{target}")
         say(f"   {' '.join(one.record.text.split())}")
+
+
+def _absent_fields(where: str | None, profile: Profile) -> str:
+    """What to add if a filter asks for fields that no record has."""
+    from persona.retrievers.where import Where
+
+    absent = Where.parse(where).absent(profile) if where else ()
+    return f"; none of them has the field {', '.join(map(repr, absent))}" if absent else ""
 
 
 @app.command()

@@ -129,6 +129,11 @@ class Where:
         """Whether the record fits all conditions."""
         return all(condition.matches(record) for condition in self.conditions)
 
+    def absent(self, profile: Profile) -> tuple[str, ...]:
+        """The fields that are asked for and that no record of the profile has: misspelt ones, most likely."""
+        fields = dict.fromkeys(condition.field for condition in self.conditions)
+        return tuple(field for field in fields if all(_field(record, field) is None for record in profile))
+
     def part(self, profile: Profile) -> Profile:
         """The profile with the records that fit, in their order; the profile itself if all do."""
         kept = tuple(record for record in profile if self.matches(record))

@@ -98,6 +98,8 @@ def test_where(run: Run) -> None:
     found = json.loads(run("retrieve", "mara", QUERY, "--where", "label=5 and time>=2023-06", "--json").out)
     assert found
     assert all(one["target"] == "5" and one["time"] >= "2023-06" for one in found)
+    misspelt = run("retrieve", "mara", QUERY, "--where", "tim>=2023 and label=5").out
+    assert misspelt.strip().endswith("fits; none of them has the field 'tim'")
     none = run("retrieve", "mara", QUERY, "--where", "label=17")
     assert (none.code, none.out.startswith("nothing found: none of the")) == (0, True)
 

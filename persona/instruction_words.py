@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from persona.errors import EvaluationError
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 SLOT_TOKENS = 4
 """Longest slot: long answers are put in as the means of so many parts."""
 
+_AT_ONCE = 1024
 _RIDGE = 1e-3
 """Of vectors of length 1: a hundredth of the variance that telling five scores apart has."""
 
@@ -87,18 +89,30 @@ class InstructionWords:
         counts = Counter(split.golds.values())
         answers = answer_ids(llm, list(counts))
         slot_tokens = min(SLOT_TOKENS, max(map(len, answers)))
-        filled = in_slot(llm, answers, slot_tokens)  # (answers, slot_tokens, hidden)
-        shares = torch.tensor(list(counts.values()), dtype=torch.float32) / counts.total()
         vectors = torch.from_numpy(np.asarray(encoder.encode(list(counts)), np.float32))
-        filling, usual = torch.einsum("a,ath->th", shares, filled), shares @ vectors
-        apart = (vectors - usual) * shares[:, None]
+        shares = torch.tensor(list(counts.values()), dtype=torch.float32)[:, None] / counts.total()
+        usual = (shares * vectors).sum(0)
+        apart = shares * (vectors - usual)
+        # By pieces: the embeddings of all answers would be far larger than the LLM's own table.
+        filling = torch.zeros(slot_tokens * llm.hidden_size)
+        product = torch.zeros(len(usual), slot_tokens * llm.hidden_size)
+        for start in range(0, len(answers), _AT_ONCE):
+            piece = slice(start, start + _AT_ONCE)
+            filled = in_slot(llm, answers[piece], slot_tokens).cpu().flatten(1)  # (answers, slot_tokens * hidden)
+            filling += (shares[piece] * filled).sum(0)
+            product += apart[piece].T @ filled  # that `apart` sums to zero spares the centring of `filled`
         square = apart.T @ (vectors - usual)
-        ridge = torch.linalg.solve(square + _RIDGE * torch.eye(len(square)), apart.T @ (filled - filling).flatten(1))
+        echo = torch.linalg.solve(square + _RIDGE * torch.eye(len(square)), product).T
         # How the words behind an answer are cut into tokens may depend on what stands before them.
         usually = before + counts.most_common(1)[0][0]
         behind = llm.opening_ids(usually + after)[len(llm.opening_ids(usually)) :]
-        embed = _embeddings(llm)
-        return cls(embed[llm.opening_ids(before)], filling, embed[behind], usual, ridge.T.contiguous())
+        return cls(
+            _embedded(llm, llm.opening_ids(before)),
+            filling.view(slot_tokens, -1),
+            _embedded(llm, behind),
+            usual,
+            echo.contiguous(),
+        )
 
 
 def answer_ids(llm: TransformersLM, answers: Sequence[str]) -> list[list[int]]:
@@ -117,18 +131,20 @@ def in_slot(llm: TransformersLM, answers: Sequence[Sequence[int]], slot_tokens: 
         slot_tokens: the length, at least 1.
 
     Returns:
-        float32, on the CPU.  # (answers, slot_tokens, llm_hidden)
+        float32, where the LLM is.  # (answers, slot_tokens, llm_hidden)
     """
-    embed = _embeddings(llm)
-    filled = torch.empty(len(answers), slot_tokens, embed.shape[1])
-    for row, ids in enumerate(answers):
+    parts: list[Sequence[int]] = []
+    for ids in answers:
         for place in range(slot_tokens):
             start = place * len(ids) // slot_tokens
-            end = max(start + 1, (place + 1) * len(ids) // slot_tokens)
-            filled[row, place] = embed[list(ids[start:end])].mean(0)
-    return filled
+            parts.append(ids[start : max(start + 1, (place + 1) * len(ids) // slot_tokens)])
+    table = llm.model.get_input_embeddings().weight.detach()
+    flat = torch.tensor([token for part in parts for token in part], device=table.device)
+    lengths = torch.tensor([0, *(len(part) for part in parts[:-1])], device=table.device)
+    means = F.embedding_bag(flat, table, lengths.cumsum(0), mode="mean")
+    return means.float().view(len(answers), slot_tokens, -1)
 
 
-def _embeddings(llm: TransformersLM) -> Tensor:
-    embeddings: Tensor = llm.model.get_input_embeddings().weight.detach().float().cpu()
-    return embeddings
+def _embedded(llm: TransformersLM, ids: Sequence[int]) -> Tensor:
+    embedded: Tensor = llm.model.get_input_embeddings().weight.detach()[list(ids)].float().cpu()
+    return embedded

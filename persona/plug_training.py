@@ -604,7 +604,7 @@ def _set_echo(plug: UserEmbedder, examples: _Examples, answers: _Answers, option
             np.stack([one.query for one in some]),
             device,
         )
-        aims = answers.aims[[answers.places[one.gold] for one in some]][:, slice(*plug.config.slot)].flatten(1)
+        aims = answers.aims([one.gold for one in some]).flatten(1)
         weights = pooling.weights(batch.keys, batch.mask, batch.query, batch.days)
         for place, null_records in enumerate(_NULL_RECORDS):
             targets = pooling.targets(batch.values, batch.mask, weights, torch.tensor(null_records, device=device))
@@ -629,15 +629,17 @@ class _Answers:
         places: answer -> its row.
         vectors: of the record encoder.  # (answers, encoder_dim)
         styles: (answers, STYLE_DIM)
-        aims: what each answer adds to the instruction, over the LLM's scale.  # (answers, n_tokens, llm_hidden)
-        slot_tokens: length of the slot; 0 for none.
+        ids: token ids of each answer.
+        plug: the user embedder that is to say them.
+        llm: the LLM that is to hear them.
     """
 
     places: Mapping[str, int]
     vectors: torch.Tensor
     styles: torch.Tensor
-    aims: torch.Tensor
-    slot_tokens: int
+    ids: Sequence[Sequence[int]]
+    plug: UserEmbedder
+    llm: TransformersLM
 
     @classmethod
     def of(
@@ -646,18 +648,26 @@ class _Answers:
         """The different answers of some examples."""
         golds = list(dict.fromkeys(example.gold for example in examples))
         device = next(plug.parameters()).device
-        start, end = plug.config.slot
-        aims = torch.zeros(len(golds), plug.config.n_tokens if end > start else 0, plug.config.llm_hidden)
-        if end > start:
-            aims[:, start:end] = in_slot(llm, answer_ids(llm, golds), end - start) / plug.config.embedding_scale
-            aims[:, start:end] -= plug.instruction.detach().cpu()[start:end]
         return cls(
             {gold: place for place, gold in enumerate(golds)},
             torch.from_numpy(reader.questions(golds)).to(device),
             torch.from_numpy(np.stack([style_vector(gold) for gold in golds])).to(device),
-            aims.to(device),
-            end - start,
+            answer_ids(llm, golds),
+            plug,
+            llm,
         )
+
+    @property
+    def slot_tokens(self) -> int:
+        """Length of the slot; 0 for none."""
+        start, end = self.plug.config.slot
+        return end - start
+
+    def aims(self, golds: Sequence[str]) -> torch.Tensor:
+        """What answers add to the instruction in the slot, over the LLM's scale.  # (golds, slot_tokens, llm_hidden)"""
+        filled = in_slot(self.llm, [self.ids[self.places[gold]] for gold in golds], self.slot_tokens)
+        instruction = self.plug.instruction.detach()[slice(*self.plug.config.slot)]
+        return filled.to(instruction.device) / self.plug.config.embedding_scale - instruction
 
     def loss(self, golds: Sequence[str], guess: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The loss of `warm_up`.
@@ -673,7 +683,9 @@ class _Answers:
         scores = F.normalize(vector, dim=1) @ self.vectors[different].T / _WARM_TEMPERATURE
         loss = F.cross_entropy(scores, answer) + 10 * F.mse_loss(style, self.styles[right])
         if self.slot_tokens:
-            loss = loss + (tokens - self.aims[right]).square().sum((1, 2)).mean() / self.slot_tokens
+            start, end = self.plug.config.slot
+            aimed = F.pad(self.aims(golds), (0, 0, start, tokens.shape[1] - end))
+            loss = loss + (tokens - aimed).square().sum((1, 2)).mean() / self.slot_tokens
         return loss
 
 

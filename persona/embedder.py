@@ -439,9 +439,10 @@ class _PlugPooling(nn.Module):
         targets = values[..., dim : 2 * dim]  # (batch, records, dim)
         # A record without a target has zeros there.
         has = (targets.any(-1) & mask)[..., None].to(targets.dtype)
-        apart = has * (targets - self.null_target)
-        mean = apart.sum(1) / (has.sum(1) + null_records)
-        return torch.cat((weights @ apart, mean[:, None]), dim=1)
+        rows = torch.cat((weights, mask[:, None].to(weights.dtype)), dim=1)  # (batch, heads + 1, records)
+        beyond = rows @ targets - (rows @ has) * self.null_target
+        mean = beyond[:, -1:] / (has.sum(1, keepdim=True) + null_records)
+        return torch.cat((beyond[:, :-1], mean), dim=1)
 
     def _hidden(self, values: Tensor) -> Tensor:
         """g_i of some records; each part of a value is normalised (layer norm), so that all count.  # (some, width)

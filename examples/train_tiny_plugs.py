@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder, one folder in it for each task")
     parser.add_argument("--users", type=int, default=1000, help="training users of each task")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     llm, encoder = load_llm("tiny", overlong="truncate"), load_encoder("minilm")
@@ -50,7 +50,7 @@ def main() -> None:
                 split,
                 llm,
                 HistoryReader(plug.config, encoder),
-                PlugTraining(steps=options.steps, seed=options.seed, patience=4),
+                PlugTraining(steps=options.steps, seed=options.seed, patience=6),
                 out=options.out / task,
                 retriever=make_retriever("bm25", view=split.task.view),
                 progress=lambda done, total, loss, best, bar=bar: bars.update(bar, completed=done),  # type: ignore[misc]

@@ -63,6 +63,8 @@ _WARM_RATE, _WARM_BATCH, _WARM_LOOK, _WARM_TEMPERATURE = 2e-3, 64, 25, 0.05
 
 _NULL_RECORDS = (1.0, 3.0, 10.0, 30.0, 100.0)
 _CALIBRATION, _GATE_RIDGE = 2048, 0.01
+_PADDED_RECORDS = 2**16
+"""Records of one batch of users kept aside, padding included: with vectors of 384 numbers half a gigabyte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +237,6 @@ class _Examples:
 
     Attributes:
         train: those to train on.
-        warm_up: the questions of the split and one from every record, for the warm-up.
         dev: questions of the split by users kept aside.
         histories: user id -> all records that any question shows of the user.
         n_users: users to train on.
@@ -245,6 +246,7 @@ class _Examples:
         if split.golds is None:
             raise EvaluationError("training needs golds: this split has none")
         self.task = split.task
+        self._labels = split.labels if split.task.name in ("LaMP_2", "LaMP_2N") else None
         # All records of a user, each once, under the ids that the store knows them by.
         union: dict[str, dict[str, Any]] = {}
         for question in split.questions:
@@ -275,15 +277,34 @@ class _Examples:
             for question, query in zip(split.questions, queries, strict=True)
         ]
         self.dev = [example for example in given if example.user_id in aside]
-        self.train = [example for example in given if example.user_id not in aside]
-        self.warm_up = list(self.train)
+        self._given = [example for example in given if example.user_id not in aside]
+        self.train = list(self._given)
+        # A record that could be left out is noted only: what is left of a long history is as long as the history.
+        self._left_out: list[tuple[Profile, int]] = []
         draw = np.random.default_rng((options.seed, 2))
         for profile in profiles:
             if profile.user_id in aside or not options.leave_one_out:
                 continue
-            made = self._made(profile, split)
-            self.warm_up += made
-            self.train += [made[place] for place in sorted(draw.permutation(len(made))[: options.leave_one_out])]
+            rows_left_out = self._answered(profile)
+            self._left_out += [(profile, row) for row in rows_left_out]
+            chosen = sorted(draw.permutation(len(rows_left_out))[: options.leave_one_out])
+            self.train += [self._without(profile, rows_left_out[place]) for place in chosen]
+
+    @property
+    def n_warm_up(self) -> int:
+        """How many examples the warm-up draws from: the questions of the split and one from every record."""
+        return len(self._given) + len(self._left_out)
+
+    def warm_up(self, place: int) -> _Example:
+        """One of them."""
+        if place < len(self._given):
+            return self._given[place]
+        return self._without(*self._left_out[place - len(self._given)])
+
+    def golds(self) -> list[str]:
+        """The different answers of the warm-up's examples and of those kept aside."""
+        made = (profile[row].target or "" for profile, row in self._left_out)
+        return list(dict.fromkeys([*(one.gold for one in self._given), *made, *(one.gold for one in self.dev)]))
 
     def shown(self, example: _Example, options: PlugTraining, draw: np.random.Generator | None = None) -> History:
         """What a user embedder sees of the user: for training what `draw` leaves of it, to be tested on all."""
@@ -295,30 +316,26 @@ class _Examples:
         kept = np.flatnonzero(draw.random(len(history)) >= options.history_dropout * draw.random())
         return history.take(kept[:0] if draw.random() < options.empty_share else kept)
 
-    def _made(self, profile: Profile, split: LampSplit) -> list[_Example]:
-        """Questions from the user's own records, each with the others as its history."""
+    def _answered(self, profile: Profile) -> list[int]:
+        """Rows of the records that a question can be made from."""
         if self.task.name == "LaMP_1":
             return []  # The two references of such a question are in no record.
-        keys = self.histories[profile.user_id].keys
-        labels = split.labels if self.task.name in ("LaMP_2", "LaMP_2N") else None
-        made = []
-        for row, record in enumerate(profile):
-            if record.target is None:
-                continue
-            others = np.delete(np.arange(len(profile), dtype=np.intp), row)
-            made.append(
-                _Example(
-                    profile.user_id,
-                    self.task.make_input(record.text, labels=labels),
-                    record.target,
-                    Profile(profile.user_id, profile.records[:row] + profile.records[row + 1 :]),
-                    others,
-                    # With the view "text" the vector of the question is that of the record.
-                    np.asarray(keys[row], np.float32),
-                    True,
-                )
-            )
-        return made
+        return [row for row, record in enumerate(profile) if record.target is not None]
+
+    def _without(self, profile: Profile, row: int) -> _Example:
+        """The question of one record, with the others as its history."""
+        record = profile[row]
+        assert record.target is not None
+        return _Example(
+            profile.user_id,
+            self.task.make_input(record.text, labels=self._labels),
+            record.target,
+            Profile(profile.user_id, profile.records[:row] + profile.records[row + 1 :]),
+            np.delete(np.arange(len(profile), dtype=np.intp), row),
+            # With the view "text" the vector of the question is that of the record.
+            np.asarray(self.histories[profile.user_id].keys[row], np.float32),
+            True,
+        )
 
 
 class _Run:
@@ -537,7 +554,7 @@ def warm_up(
     """
     pooling: Any = plug.pooling
     device = next(plug.parameters()).device
-    answers = _Answers.of([*examples.warm_up, *examples.dev], plug, reader, llm)
+    answers = _Answers.of(examples.golds(), plug, reader, llm)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         width, dim = plug.config.width, plug.config.encoder_dim
@@ -556,11 +573,16 @@ def warm_up(
         return answers.loss([one.gold for one in some], guess, tokens)
 
     best, best_state, rounds, report = math.inf, _copied(pooling.state_dict()), 0, progress or (lambda *_: None)
-    shown = [examples.shown(one, options) for one in examples.dev]
+    aside = [(one, examples.shown(one, options)) for one in examples.dev]
+    parts = list(_parts([history for _, history in aside], np.random.default_rng((options.seed, 8))))
     for step in range(options.warm_up + 1):
         if step % _WARM_LOOK == 0 or step == options.warm_up:
             with torch.no_grad():
-                found = float(loss_of(examples.dev, shown))
+                losses = [
+                    float(loss_of([aside[place][0] for place in part], [aside[place][1] for place in part]))
+                    for part in parts
+                ]
+            found = float(np.average(losses, weights=[len(part) for part in parts]))
             rounds = 0 if found < best else rounds + 1
             if found < best:
                 best, best_state = found, _copied(pooling.state_dict())
@@ -569,7 +591,7 @@ def warm_up(
         if step == options.warm_up:
             break
         draw = np.random.default_rng((options.seed, 6, step))
-        some = [examples.warm_up[place] for place in draw.integers(0, len(examples.warm_up), _WARM_BATCH)]
+        some = [examples.warm_up(place) for place in draw.integers(0, examples.n_warm_up, _WARM_BATCH)]
         histories = [examples.shown(one, options, draw) for one in some]
         for group in optimizer.param_groups:
             group["lr"] = _WARM_RATE * _learning_rate(step, options.warm_up)
@@ -582,6 +604,20 @@ def warm_up(
     pooling.load_state_dict(best_state)
 
 
+def _parts(histories: Sequence[History], draw: np.random.Generator) -> Iterator[list[int]]:
+    """The histories in parts that fit into memory when padded to their longest; small sets are one part."""
+    part: list[int] = []
+    longest = 1
+    for place in draw.permutation(len(histories)).tolist():
+        longest = max(longest, len(histories[place]))
+        if part and longest * (len(part) + 1) > _PADDED_RECORDS:
+            yield part
+            part, longest = [], max(1, len(histories[place]))
+        part.append(place)
+    if part:
+        yield part
+
+
 @torch.no_grad()
 def _set_echo(plug: UserEmbedder, examples: _Examples, answers: _Answers, options: PlugTraining) -> None:
     """Set the echo's gates, and how many records outweigh the null record, by least squares on training examples.
@@ -592,7 +628,7 @@ def _set_echo(plug: UserEmbedder, examples: _Examples, answers: _Answers, option
     pooling: Any = plug.pooling
     device = answers.vectors.device
     draw = np.random.default_rng((options.seed, 7))
-    drawn = [examples.warm_up[place] for place in draw.permutation(len(examples.warm_up))[:_CALIBRATION]]
+    drawn = [examples.warm_up(place) for place in draw.permutation(examples.n_warm_up)[:_CALIBRATION]]
     heads = len(pooling.echo_gates)
     gram = torch.zeros(len(_NULL_RECORDS), heads, heads, device=device)
     right = torch.zeros(len(_NULL_RECORDS), heads, device=device)
@@ -642,17 +678,14 @@ class _Answers:
     llm: TransformersLM
 
     @classmethod
-    def of(
-        cls, examples: Sequence[_Example], plug: UserEmbedder, reader: HistoryReader, llm: TransformersLM
-    ) -> _Answers:
-        """The different answers of some examples."""
-        golds = list(dict.fromkeys(example.gold for example in examples))
+    def of(cls, golds: Sequence[str], plug: UserEmbedder, reader: HistoryReader, llm: TransformersLM) -> _Answers:
+        """Of different answers."""
         device = next(plug.parameters()).device
         return cls(
             {gold: place for place, gold in enumerate(golds)},
             torch.from_numpy(reader.questions(golds)).to(device),
             torch.from_numpy(np.stack([style_vector(gold) for gold in golds])).to(device),
-            answer_ids(llm, golds),
+            answer_ids(llm, list(golds)),
             plug,
             llm,
         )

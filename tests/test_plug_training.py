@@ -20,11 +20,11 @@ from persona.errors import EvaluationError, InvalidOptionError, UnsupportedChann
 from persona.eval.lamp import run_lamp
 from persona.eval.lamp_config import OTHER_USER, WITHOUT_USER, LampConfig
 from persona.eval.soft_prompts import Plugs
-from persona.histories import HistoryBatch, HistoryReader, history_views, vectors_as_histories
+from persona.histories import History, HistoryBatch, HistoryReader, history_views, vectors_as_histories
 from persona.instruction_words import InstructionWords, answer_ids
 from persona.lamp import LampSplit, lamp_task
 from persona.model_folder import hash_parameters
-from persona.plug_training import CHECKPOINT, PlugTraining, train_plug
+from persona.plug_training import CHECKPOINT, PlugTraining, _parts, train_plug
 from persona.protocols import GenerationOptions, Request
 from persona.records import Profile
 from persona.retrievers.bm25 import BM25Retriever
@@ -188,6 +188,16 @@ def test_the_echo_is_set_to_what_the_training_users_answers_follow(llm: Any, enc
     for said, share in ((ones, 0.0), (fives, 1.0)):
         found = (said[plug.config.slot[0]] - embed[one]) @ between / between.square().sum()
         assert float(found) == pytest.approx(share, abs=0.35)
+
+
+def test_long_histories_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("persona.plug_training._PADDED_RECORDS", 20)
+    lengths = [0, 3, 50, 7, 1, 4, 4, 9, 2, 5]
+    histories = [History(np.zeros((n, 2), np.float16), np.zeros((n, 2), np.float16), None) for n in lengths]
+    parts = list(_parts(histories, np.random.default_rng(0)))
+    assert sorted(place for part in parts for place in part) == list(range(10))
+    assert all(len(part) * max(1, *(lengths[place] for place in part)) <= 20 for part in parts if len(part) > 1)
+    assert 2 < len(parts) < 10
 
 
 def test_without_user_no_history_is_ever_seen(llm: Any, encoder: Any, tmp_path: Path) -> None:

@@ -43,16 +43,21 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
 
-def export_adapter(bank: AdapterBank, adapter: StoredAdapter, folder: Path, *, base_name: str) -> Path:
+def export_adapter(
+    bank: AdapterBank, adapter: StoredAdapter, folder: Path, *, base_name: str, digest: str | None = None
+) -> Path:
     """Write an adapter as a PEFT folder ``<user>@<version>`` in `folder`.
 
-    It appears whole or not at all; one that is there by that name is replaced.
+    It appears whole or not at all; one that is there by that name is replaced. With `digest` the folder is
+    ``<user>@<version>-<digest>`` and means these numbers for ever: one that is there stays as it is, since a server may
+    be reading it.
 
     Args:
         bank: where the adapter is.
         adapter: which one.
         folder: where its folder is to lie; made if it is missing.
         base_name: what the base model is called where the adapter will be loaded.
+        digest: of family and numbers (`persona.adapters.served`); None for a folder without.
 
     Returns:
         The adapter's folder.
@@ -60,16 +65,18 @@ def export_adapter(bank: AdapterBank, adapter: StoredAdapter, folder: Path, *, b
     Raises:
         UnknownAdapterError: if it has no numbers, or was erased.
     """
+    name = f"{safe_name(adapter.user_id)}@{adapter.version}{'' if digest is None else f'-{digest}'}"
+    if digest is not None and (folder / name).is_dir():
+        return folder / name
     prior, row = bank.prior(adapter.family), bank.row(adapter)
     halves = [row] if prior is None else [prior.to(row.dtype), row]
     if prior is not None and _halved(adapter.family, prior, row):
         halves = [halves[0] + row]
-    name = f"{safe_name(adapter.user_id)}@{adapter.version}"
-    return _written(adapter.family, halves, folder, name, base_name, adapter.user_id)
+    return _written(adapter.family, halves, folder, name, base_name, adapter.user_id, keep=digest is not None)
 
 
 def export_prior(bank: AdapterBank, family: Family, folder: Path, *, base_name: str) -> Path:
-    """Write the shared prior alone as a PEFT folder ``@prior-<family>``; otherwise as `export_adapter`.
+    """Write the shared prior alone as a PEFT folder ``@prior-<family>``; otherwise as `export_adapter` with a digest.
 
     Raises:
         UnknownAdapterError: if the family has none.
@@ -77,13 +84,23 @@ def export_prior(bank: AdapterBank, family: Family, folder: Path, *, base_name: 
     prior = bank.prior(family)
     if prior is None:
         raise UnknownAdapterError(f"the family {family.key} has no prior to export")
-    return _written(family, [prior], folder, f"{PRIOR_ADAPTER}-{family.key}", base_name, None)
+    name = f"{PRIOR_ADAPTER}-{family.key}"
+    if (folder / name).is_dir():
+        return folder / name
+    return _written(family, [prior], folder, name, base_name, None, keep=True)
 
 
 def _written(
-    family: Family, halves: list[Tensor], folder: Path, name: str, base_name: str, user_id: str | None
+    family: Family,
+    halves: list[Tensor],
+    folder: Path,
+    name: str,
+    base_name: str,
+    user_id: str | None,
+    *,
+    keep: bool,
 ) -> Path:
-    """An adapter as a PEFT folder `name`: that of `halves` side by side."""
+    """An adapter as a PEFT folder `name`: that of `halves` side by side. With `keep` one that is there stays."""
     dtype = torch.float32 if family.spec.dtype == "int8" else DTYPES[family.spec.dtype]
     tensors: dict[str, Tensor] = {}
     pairs = zip(family.modules, *(family.pairs(half[None]) for half in halves), strict=True)
@@ -119,9 +136,14 @@ def _written(
         made.mkdir()
         (made / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file(tensors, made / WEIGHTS, metadata=notes)
-        if place.exists():
+        if place.exists() and not keep:
             shutil.rmtree(place)
-        os.replace(made, place)
+        try:
+            os.replace(made, place)
+        except OSError:
+            # Another process has just written the same one.
+            if not (keep and place.is_dir()):
+                raise
     return place
 
 

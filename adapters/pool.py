@@ -9,8 +9,9 @@ on the model's device). In the last two the least recently used one makes room. 
 takes the same time however many there are.
 
 **The bank is the truth.** The file has no name and is gone with the process, however that ends. Each batch asks the
-bank whether its adapters still stand there, so what was erased is answered with no more, whoever erased it; `drop`
-overwrites what is held here at once, and `AdapterBank.forget` calls it.
+bank whether its adapters still stand there, with the same numbers, so what was erased is answered with no more, whoever
+erased it, also when its name was given anew; `drop` overwrites what is held here at once, and `AdapterBank.forget`
+calls it.
 """
 
 from __future__ import annotations
@@ -83,8 +84,9 @@ class AdapterPool:
         self._file.truncate(rows * self._stride)
         self._map = mmap.mmap(self._file.fileno(), rows * self._stride)
         self._free_rows, self._free_slots = list(range(rows))[::-1], list(range(1, slots + 1))[::-1]
-        self._rows: OrderedDict[str, int] = OrderedDict()  # name -> row of the file, least recently used first
-        self._slots: OrderedDict[str, int] = OrderedDict()
+        # name -> row of the file and SHA-256 of what lies there, least recently used first
+        self._rows: OrderedDict[str, tuple[int, str | None]] = OrderedDict()
+        self._slots: OrderedDict[str, tuple[int, str | None]] = OrderedDict()
         # A user may be forgotten in one thread while another answers.
         self._lock = RLock()
         llm.attach_adapters(self)
@@ -127,9 +129,11 @@ class AdapterPool:
         found: dict[str | None, int | None] = {None: None, PRIOR_ADAPTER: PRIOR_SLOT}
         with ExitStack() as opened:
             with self._lock:
+                # All are compared with the bank before any gets its slot, as that may give back a user's slots.
+                adapters = [self._known(name) for name in sorted(different)]
                 # Those that are in the stack first, so that none of them makes room for another.
-                for name in sorted(different, key=lambda name: name not in self._slots):
-                    found[name] = self.load(name)
+                for adapter in sorted(adapters, key=lambda adapter: adapter.name not in self._slots):
+                    found[adapter.name] = self._slot(adapter)
                 opened.enter_context(self._stack.rows([found[name] for name in names]))
             yield
 
@@ -139,23 +143,8 @@ class AdapterPool:
         Raises:
             UnknownAdapterError: if the bank has no adapter of that name, or no more.
         """
-        user_id, _, version = name.rpartition("@")
-        if not user_id or not version.isdecimal():
-            raise UnknownAdapterError(f"an adapter's name must have the form user@version, was: {name!r}")
-        try:
-            adapter = self.bank.version(user_id, self.family, int(version))
-        except UnknownAdapterError:
-            self.drop(user_id)
-            raise
         with self._lock:
-            slot = self._slots.get(name)
-            if slot is None:
-                row = self.family.decode(self._at_rest(adapter))
-                slot = self._free_slots.pop() if self._free_slots else self._slots.popitem(last=False)[1]
-                self._stack.write(slot, row)
-                self._slots[name] = slot
-            self._slots.move_to_end(name)
-            return slot
+            return self._slot(self._known(name))
 
     def fill(self) -> int:
         """Read published adapters into the file until it is full; returns how many were read."""
@@ -163,10 +152,13 @@ class AdapterPool:
         for adapter in self.bank.current_adapters(self.family):
             if not self._free_rows:
                 break
-            if adapter.state == PUBLISHED and adapter.name not in self._rows:
-                with self._lock:
+            if adapter.state != PUBLISHED:
+                continue
+            with self._lock:
+                self._drop_others(adapter)
+                if adapter.name not in self._rows:
                     self._at_rest(adapter)
-                count += 1
+                    count += 1
         return count
 
     def drop(self, user_id: str) -> int:
@@ -175,7 +167,7 @@ class AdapterPool:
         with self._lock:
             for held, free in ((self._rows, self._free_rows), (self._slots, self._free_slots)):
                 for name in [name for name in held if name.rpartition("@")[0] == user_id]:
-                    place = held.pop(name)
+                    place, _ = held.pop(name)
                     if held is self._rows:
                         self._map[place * self._stride : (place + 1) * self._stride] = bytes(self._stride)
                     else:
@@ -184,14 +176,43 @@ class AdapterPool:
                     places += 1
         return places
 
+    def _known(self, name: str) -> StoredAdapter:
+        """What the bank has by that name now; nothing else of that name is held here afterwards."""
+        user_id, _, version = name.rpartition("@")
+        if not user_id or not version.isdecimal():
+            raise UnknownAdapterError(f"an adapter's name must have the form user@version, was: {name!r}")
+        try:
+            adapter = self.bank.version(user_id, self.family, int(version))
+        except UnknownAdapterError:
+            self.drop(user_id)
+            raise
+        self._drop_others(adapter)
+        return adapter
+
+    def _drop_others(self, adapter: StoredAdapter) -> None:
+        """Drop the user if other numbers are held by the adapter's name: of one who was forgotten and had the id."""
+        held = (self._rows.get(adapter.name), self._slots.get(adapter.name))
+        if any(one is not None and one[1] != adapter.sha256 for one in held):
+            self.drop(adapter.user_id)
+
+    def _slot(self, adapter: StoredAdapter) -> int:
+        """The adapter's slot, into which it is written if it is in none."""
+        if adapter.name not in self._slots:
+            row = self.family.decode(self._at_rest(adapter))
+            slot = self._free_slots.pop() if self._free_slots else self._slots.popitem(last=False)[1][0]
+            self._stack.write(slot, row)
+            self._slots[adapter.name] = slot, adapter.sha256
+        self._slots.move_to_end(adapter.name)
+        return self._slots[adapter.name][0]
+
     def _at_rest(self, adapter: StoredAdapter) -> bytes:
         """The adapter's bytes, from the file if they are there."""
-        row = self._rows.get(adapter.name)
-        if row is not None:
+        held = self._rows.get(adapter.name)
+        if held is not None:
             self._rows.move_to_end(adapter.name)
-            return self._map[row * self._stride : (row + 1) * self._stride]
+            return self._map[held[0] * self._stride : (held[0] + 1) * self._stride]
         payload = self.bank.payload(adapter)
-        row = self._free_rows.pop() if self._free_rows else self._rows.popitem(last=False)[1]
+        row = self._free_rows.pop() if self._free_rows else self._rows.popitem(last=False)[1][0]
         self._map[row * self._stride : (row + 1) * self._stride] = payload
-        self._rows[adapter.name] = row
+        self._rows[adapter.name] = row, adapter.sha256
         return payload

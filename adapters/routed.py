@@ -102,6 +102,7 @@ class Router(nn.Module):
         hidden: units of the network.
         prior: what the adapters lie over; None for nothing.  # (size,)
         seed: of the first numbers.
+        records: most records of a user that it reads, the newest: as many as it is trained with.
 
     Raises:
         InvalidOptionError: if `n` does not divide the rank.
@@ -110,9 +111,17 @@ class Router(nn.Module):
     meta: Tensor
     mean: Tensor
     spread: Tensor
+    records: Tensor
 
     def __init__(
-        self, trainer: AdapterTrainer, *, n: int = 8, hidden: int = 60, prior: Tensor | None = None, seed: int = 0
+        self,
+        trainer: AdapterTrainer,
+        *,
+        n: int = 8,
+        hidden: int = 60,
+        prior: Tensor | None = None,
+        seed: int = 0,
+        records: int = RouterOptions().records,
     ) -> None:
         super().__init__()
         family = trainer.family.over(prior)
@@ -128,6 +137,7 @@ class Router(nn.Module):
         self.meta = nn.Parameter(family.initial(seed=seed))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("spread", torch.ones(width))
+        self.register_buffer("records", torch.tensor([records]))
 
     @classmethod
     def restored(cls, tensors: Mapping[str, Tensor], trainer: AdapterTrainer, *, prior: Tensor | None = None) -> Router:
@@ -138,7 +148,8 @@ class Router(nn.Module):
         """
         try:
             made = cls(trainer, n=len(tensors["told.bias"]), hidden=len(tensors["read.bias"]), prior=prior)
-            made.load_state_dict(dict(tensors))
+            # One that was saved before the number was kept has the default.
+            made.load_state_dict({"records": made.records, **tensors})
         except (KeyError, RuntimeError) as error:
             raise InvalidOptionError("the router was trained for another model or other adapters") from error
         return made
@@ -174,8 +185,11 @@ class Router(nn.Module):
 
     @torch.no_grad()
     def row(self, examples: Sequence[TokenExample]) -> Tensor:
-        """The adapter of a user with these examples, at least one.  # (size,)"""
-        vectors = record_vectors(self._trainer, examples, prior=self._prior)
+        """The adapter of a user with these examples, at least one, oldest first.  # (size,)
+
+        No more of the newest are read than in training: the network has seen the logarithm of no higher number.
+        """
+        vectors = record_vectors(self._trainer, examples[-int(self.records) :], prior=self._prior)
         return self.rows(self.numbers(vectors.mean(0)[None], torch.tensor([len(vectors)])))[0]
 
     def lend(
@@ -289,7 +303,9 @@ def train_router(
     draw.shuffle(known)
     vectors = [record_vectors(trainer, each, prior=prior) for each in known]
     aside = min(_MOST_ASIDE, max(1, round(options.aside * len(known))))
-    router = Router(trainer, n=options.n, hidden=options.hidden, prior=prior, seed=options.seed)
+    router = Router(
+        trainer, n=options.n, hidden=options.hidden, prior=prior, seed=options.seed, records=options.records
+    )
     every = torch.cat(vectors[aside:])
     # The spread of means of some records, not of single ones.
     router.mean.copy_(every.mean(0))

@@ -121,11 +121,15 @@ class ServedAdapters:
         return adapter
 
     def export(self, name: str, folder: Path, *, base_name: str) -> Path:
-        """Write the adapter that `name` means as a PEFT folder in `folder`; errors as in `find`."""
+        """Write the adapter that `name` means as a PEFT folder in `folder`; errors as in `find`.
+
+        The folder's name holds the digest too, ``ana@3-9a07f1c2b6d4``: what a server reads there is never replaced by
+        another adapter. One that is there already is left as it is.
+        """
         adapter = self.find(name)
         if adapter is None:
             return export_prior(self.bank, self.family, folder, base_name=base_name)
-        return export_adapter(self.bank, adapter, folder, base_name=base_name)
+        return export_adapter(self.bank, adapter, folder, base_name=base_name, digest=self._digest(adapter))
 
     def load(self, server: AdapterServer, adapter: str, folder: Path, *, base_name: str) -> str:
         """Export an adapter and have the server read it.
@@ -148,14 +152,27 @@ class ServedAdapters:
         return name
 
     def unload(self, server: AdapterServer, adapter: str) -> None:
-        """Have the server forget an adapter; errors as in `load`."""
-        server.unload_adapter(self.name(adapter))
+        """Have the server forget an adapter.
+
+        Args:
+            server: the endpoint.
+            adapter: the server's name of it, which `load` returned; or ``user@version`` or `PRIOR_ADAPTER`, as long as
+                the bank has it: not after `AdapterBank.forget`.
+
+        Raises:
+            UnknownAdapterError: if the bank has no adapter of the name ``user@version``, or no more.
+            GenerationError: if the server refuses.
+        """
+        # No name has both forms: the digest of a server's name is no version.
+        server.unload_adapter(adapter if _NAME.fullmatch(adapter) else self.name(adapter))
 
     def _named(self, adapter: StoredAdapter) -> str:
+        return self._signed(f"{quote(adapter.user_id, safe='')}@{adapter.version}-{self._digest(adapter)}")
+
+    def _digest(self, adapter: StoredAdapter) -> str:
         if adapter.sha256 is None:
             raise UnknownAdapterError(f"the bank has no numbers of the adapter {adapter.name}")
-        digest = hashlib.sha256(f"{self.family.name}\n{adapter.sha256}".encode()).hexdigest()[:_DIGITS]
-        return self._signed(f"{quote(adapter.user_id, safe='')}@{adapter.version}-{digest}")
+        return hashlib.sha256(f"{self.family.name}\n{adapter.sha256}".encode()).hexdigest()[:_DIGITS]
 
     def _signed(self, name: str) -> str:
         if self._key is None:

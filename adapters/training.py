@@ -325,13 +325,16 @@ class AdapterTrainer:
         row = learnt.row.cpu()
         if learnt.loss is not None and learnt.loss_prior is not None and not learnt.loss < learnt.loss_prior:
             row = self.family.initial(seed=self.options.seed, dtype=row.dtype)
+            if half is not None:
+                row = self.family.half(row, half)
             return Learnt(row, 0, learnt.loss_prior, learnt.loss_prior)
         return replace(learnt, row=row)
 
     def prior_examples(self, store: ProfileStore, examples: ExampleMaker, user_ids: Iterable[str]) -> Iterator[Example]:
         """What the prior may learn from users who are trained later: all but what will be held out of theirs."""
         for user_id in user_ids:
-            every = examples(store.profile(user_id))
+            # Those that are too long go first, as in a lesson: the same are held out.
+            every = [example for example, _ in self._fitting(examples(store.profile(user_id)))]
             if every:
                 yield from every[: len(every) - self.options.split(len(every))]
 
@@ -352,7 +355,7 @@ class AdapterTrainer:
             bank: where profiles are read and versions are put.
             examples: makes a user's examples.
             text: makes what a user warms up on (`TrainingOptions.warm_up`); None for nothing.
-            aux: examples of others, to mix in (`TrainingOptions.aux_ratio`).
+            aux: examples of others, to mix in (`TrainingOptions.aux_ratio`); a user's own among them are left out.
             prior: the shared prior; None for none.  # (size,)
             user_ids: whom to train; None for the users with records that no version of theirs has seen.
             progress: told how far it is.
@@ -368,6 +371,7 @@ class AdapterTrainer:
         begun = time.perf_counter()
         report, window = TrainingReport(), []
         mixed_in = self.tokens(aux) if self.options.aux_ratio else ()
+        known = frozenset(mixed_in)
         with self._stack(prior) as stack:
             while True:
                 user_id = next(wanted, None)
@@ -380,7 +384,9 @@ class AdapterTrainer:
                         report = replace(report, too_few=report.too_few + 1)
                         continue
                     warm = self.tokens(text(profile)) if text is not None and self.options.warm_up else ()
-                    window.append(replace(lesson, text=warm, aux=mixed_in))
+                    own = known.intersection(tokens)
+                    others = tuple(one for one in mixed_in if one not in own) if own else mixed_in
+                    window.append(replace(lesson, text=warm, aux=others))
                 if window and (user_id is None or len(window) == self.options.window):
                     report = self._train_window(stack, bank, family, window, report, begun, progress)
                     window = []
@@ -447,15 +453,23 @@ class AdapterTrainer:
 
     def _tokens(self, examples: Sequence[Example]) -> tuple[tuple[TokenExample, ...], int]:
         """The examples that are short enough, in tokens; and how many are not."""
+        kept = tuple(example for _, example in self._fitting(examples))
+        return kept, len(examples) - len(kept)
+
+    def _fitting(self, examples: Sequence[Example]) -> list[tuple[Example, TokenExample]]:
+        """The examples that are short enough, as they are and in tokens."""
         if not examples:
-            return (), 0
+            return []
         limits = [self.options.max_tokens, self.llm.prompt_limit(GenerationOptions(max_new_tokens=1))]
         limit = min((limit for limit in limits if limit is not None), default=None)
         prompts = self.llm.prompt_ids([example.prompt for example in examples])
         targets = self.llm.target_ids([example.target for example in examples])
         made = (TokenExample(tuple(one), tuple(other)) for one, other in zip(prompts, targets, strict=True))
-        kept = tuple(example for example in made if limit is None or len(example) <= limit)
-        return kept, len(examples) - len(kept)
+        return [
+            (example, tokens)
+            for example, tokens in zip(examples, made, strict=True)
+            if limit is None or len(tokens) <= limit
+        ]
 
     def _stack(self, prior: Tensor | None) -> StackedLoRA:
         return StackedLoRA(self.llm.model, self.spec, slots=1, prior=prior, base=self.llm.fingerprint)

@@ -127,6 +127,42 @@ def test_what_the_bank_forgot_is_gone_from_the_pool(bank: AdapterBank, llm: Tran
         assert pool._stack._rows.count_nonzero() == 0
 
 
+def test_a_name_that_was_given_anew_is_answered_with_the_new_numbers(bank: AdapterBank, llm: TransformersLM) -> None:
+    store, names = bank.store, ("user 1@1", "user 1@2")
+    requests = [Request(PROMPT, adapter=name) for name in names]
+    with AdapterPool(bank, llm, rows=8) as pool:
+        bank.publish(pool.family, [AdapterDraft("user 1", row(pool.family, 11), 1)])
+        (before,) = llm.generate(requests[1:], OPTIONS)
+        old = bank.payload(bank.version("user 1", pool.family, 2))
+        # Another process: this pool is told nothing.
+        store.forget("user 1")
+        store.upsert([("user 1", Record("of somebody else"))])
+        for seed in (21, 22):
+            draft = AdapterDraft("user 1", row(pool.family, seed), store.profile("user 1").revision)
+            assert AdapterBank(store).publish(pool.family, [draft])
+        # The first of the new ones is held when the second turns out to be another than the one held.
+        pool.load(names[0])
+        mixed = llm.generate(requests, OPTIONS)
+        assert old not in bytes(pool._map)
+        assert not any(torch.equal(one, pool.family.decode(old)) for one in pool._stack._rows)
+        for seed, name in zip((21, 22), names, strict=True):
+            assert torch.equal(pool._stack._rows[pool.load(name)], row(pool.family, seed))
+    with AdapterPool(bank, llm) as pool:
+        assert mixed == llm.generate(requests, OPTIONS)
+    assert before not in mixed
+
+
+def test_filling_takes_the_new_numbers_of_an_old_name(bank: AdapterBank, llm: TransformersLM) -> None:
+    with AdapterPool(bank, llm, rows=8) as pool:
+        assert (pool.fill(), pool.fill()) == (4, 0)
+        bank.store.forget("user 1")
+        bank.store.upsert([("user 1", Record("of somebody else"))])
+        bank.publish(pool.family, [AdapterDraft("user 1", row(pool.family, 21), bank.store.profile("user 1").revision)])
+        assert (pool.fill(), len(pool)) == (1, 4)
+        assert pool.family.encode(row(pool.family, 21)) in bytes(pool._map)
+        assert pool.family.encode(row(pool.family, 1)) not in bytes(pool._map)
+
+
 @pytest.mark.parametrize("name", ["user 1", "user 1@", "@1", "user 1@one", "user 1@2", "nobody@1"])
 def test_an_unknown_name_is_an_error_and_never_the_plain_model(
     bank: AdapterBank, llm: TransformersLM, name: str

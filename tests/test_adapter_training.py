@@ -457,6 +457,50 @@ def test_examples_that_do_not_fit_are_left_out_and_counted(bank: AdapterBank, ll
     assert (report.users, report.too_few, report.too_long) == (0, 1, 8)
 
 
+def test_what_is_held_out_of_a_user_is_not_in_the_prior(bank: AdapterBank, llama_folder: Path) -> None:
+    trainer = AdapterTrainer(load(llama_folder), SPEC, TrainingOptions(holdout=0.4))
+    made = [Example(f"film {place}" if place % 3 else "long " * 100, str(place)) for place in range(9)]
+    lesson = trainer.lesson("user 5", made)
+    assert lesson is not None
+    assert len(lesson.held_out) == 3
+    learnt = list(trainer.prior_examples(bank.store, lambda profile: made, ["user 5"]))
+    assert learnt == [made[place] for place in (1, 2, 4)]
+    assert trainer.tokens(learnt) == lesson.train
+
+
+def test_a_users_own_examples_are_not_those_of_others(
+    bank: AdapterBank, llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = AdapterTrainer(load(llama_folder), SPEC, replace(OPTIONS, aux_ratio=0.5))
+    users = ["user 4", "user 5"]
+    examples = {user: history_examples(bank.store.profile(user)) for user in users}
+    lessons: dict[str, Lesson] = {}
+    train = AdapterTrainer._train_chunk
+
+    def seen(self: AdapterTrainer, stack: Any, chunk: Sequence[Lesson], options: TrainingOptions) -> list[Learnt]:
+        lessons.update((lesson.user_id, lesson) for lesson in chunk)
+        return train(self, stack, chunk, options)
+
+    monkeypatch.setattr(AdapterTrainer, "_train_chunk", seen)
+    trainer.train_users(bank, history_examples, user_ids=users, aux=[*examples["user 4"], *examples["user 5"]])
+    for user, other in (users, users[::-1]):
+        own = set(trainer.tokens(examples[user]))
+        expected = tuple(one for one in trainer.tokens(examples[other]) if one not in own)
+        assert expected
+        assert lessons[user].aux == expected
+
+
+def test_a_halved_prior_that_learnt_nothing_has_the_tasks_half_alone(bank: AdapterBank, llama_folder: Path) -> None:
+    # So small a rate moves no loss: no epoch is better than the adapter that changes nothing.
+    options = replace(OPTIONS, learning_rate=1e-30, epochs=1, half="user")
+    trainer = AdapterTrainer(load(llama_folder), SPEC, options)
+    learnt = trainer.train_prior([Example("a film", "1")] * 4, held_out=[Example("a film", "2")])
+    assert learnt.steps == 0
+    assert torch.equal(trainer.family.half(learnt.row, "task"), learnt.row)
+    assert learnt.row.abs().sum() > 0
+    assert trainer.train_users(bank, history_examples, prior=learnt.row, user_ids=["user 5"]).users == 1
+
+
 def test_halves_share_no_number_and_add_up(bank: AdapterBank, llama_folder: Path) -> None:
     """The gradient in the other half is zero exactly, and what is served is the sum."""
     spec = LoraSpec(r=4, alpha=8, targets=SPEC.targets)

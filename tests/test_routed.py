@@ -98,6 +98,20 @@ def test_users_are_told_apart_by_a_few_records(trainer: AdapterTrainer, tmp_path
         assert bank.current("user 100", kept.family) is None
 
 
+def test_no_more_records_are_read_than_in_training(trainer: AdapterTrainer) -> None:
+    users = [trainer.tokens(answers(user, 4)) for user in range(6)]
+    router, _, _ = train_router(trainer, users, RouterOptions(n=2, hidden=3, steps=2, users=2, records=3))
+    router.meta.data = torch.randn(router.meta.shape, generator=torch.Generator().manual_seed(0))
+    many = trainer.tokens([*answers(0, 3), *answers(1, 4)])
+    kept = Router.restored(router.state_dict(), trainer)
+    for one in (router, kept):
+        assert torch.equal(one.row(many), router.row(many[-3:]))
+        assert not torch.equal(one.row(many[-3:]), router.row(many[-2:]))
+    # One that was saved before the number was kept.
+    older = {name: tensor for name, tensor in router.state_dict().items() if name != "records"}
+    assert not torch.equal(Router.restored(older, trainer).row(many), router.row(many))
+
+
 def losses(trainer: AdapterTrainer, row: Tensor, prior: Tensor, user: int) -> list[float]:
     """Of the user's own answer to a new question, and of the other kind's."""
     found = []

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import sys
 import tomllib
 from abc import ABC, abstractmethod
@@ -257,8 +259,8 @@ def test_loading_and_unloading_through_the_endpoints(store: ProfileStore, vllm: 
     with pytest.raises(GenerationError, match="does not exist"):
         llm.generate([Request("Hi", adapter=adapter)], OPTIONS)
     name = served.load(llm, adapter, tmp_path / "exports", base_name=BASE)
-    assert vllm.loaded == {name: str(tmp_path / "exports" / "ana@1")}
-    assert import_adapter(bank, tmp_path / "exports" / "ana@1", OVER).version == 2
+    assert vllm.loaded == {name: str(tmp_path / "exports" / name)}
+    assert import_adapter(bank, tmp_path / "exports" / name, OVER).version == 2
     llm.generate([Request("Hi", adapter=adapter)], OPTIONS)
     assert vllm.asked == [name]
     served.unload(llm, adapter)
@@ -267,6 +269,62 @@ def test_loading_and_unloading_through_the_endpoints(store: ProfileStore, vllm: 
         served.unload(llm, adapter)
     with pytest.raises(UnknownAdapterError, match="no adapter 'ana@1-"):  # Not the current one any more.
         served.load(llm, adapter, tmp_path / "exports", base_name=BASE)
+
+
+def test_what_was_forgotten_is_unloaded_by_the_servers_name(store: ProfileStore, vllm: VLLM, tmp_path: Path) -> None:
+    bank = AdapterBank(store)
+    served = ServedAdapters(bank, OVER, key=b"0123456789abcdef")
+    llm = served_llm(vllm, served)
+    names = [
+        served.load(llm, adapter, tmp_path, base_name=BASE)
+        for adapter in (publish(bank, "ana", 0.25), publish(bank, STRANGE, 0.5), PRIOR_ADAPTER)
+    ]
+    bank.forget("ana", exports=tmp_path)
+    store.forget(STRANGE)
+    with pytest.raises(UnknownAdapterError, match="no adapter ana@1"):
+        served.unload(llm, "ana@1")
+    for name in names:
+        assert name in vllm.loaded
+        served.unload(llm, name)
+    assert vllm.loaded == {}
+
+
+def test_a_folder_means_one_adapter_for_ever(
+    store: ProfileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank, served = AdapterBank(store), ServedAdapters(AdapterBank(store), OVER)
+    exports = tmp_path / "exports"
+
+    def export(name: str) -> Path:
+        return served.export(name, exports, base_name=BASE)
+
+    def contents() -> dict[Path, tuple[int, bytes]]:
+        return {path: (path.stat().st_ino, path.read_bytes()) for path in exports.glob("[!.]*/*")}
+
+    old, prior = served.name(publish(bank, "ana", 1.0)), served.name(PRIOR_ADAPTER)
+    first, shared = export(old), export(prior)
+    before = contents()
+    assert (export(old), export(prior)) == (first, shared)
+    assert contents() == before
+    store.forget("ana")
+    store.upsert([("ana", Record("another ana", target="2"))])
+    name = publish(bank, "ana", 3.0)
+    assert name == "ana@1"
+    # Another process writes the same one between the look and the rename.
+    rename = os.replace
+
+    def second(made: Path, place: Path) -> None:
+        shutil.copytree(made, place)
+        before.update(contents())
+        rename(made, place)
+
+    monkeypatch.setattr(os, "replace", second)
+    again = export(served.name(name))
+    assert again != first
+    assert contents() == before
+    assert sorted(path.name for path in exports.iterdir()) == sorted([first.name, again.name, shared.name])
+    bank.forget("ana", exports=exports)
+    assert [path.name for path in exports.iterdir()] == [shared.name]
 
 
 def test_the_plug_in_registers_itself(store: ProfileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +345,8 @@ def test_the_plug_in_registers_itself(store: ProfileStore, tmp_path: Path, monke
     monkeypatch.setenv(vllm_plugin.KEY, "0123456789abcdef")
     register_resolver()
     signed = ServedAdapters(bank, OVER, key=b"0123456789abcdef").name(name)
-    assert resolved(registered["persona"], signed).lora_path == str(tmp_path / "exports" / "ana@1")
+    unsigned = ServedAdapters(bank, OVER).name(name)
+    assert resolved(registered["persona"], signed).lora_path == str(tmp_path / "exports" / unsigned)
     assert resolved(registered["persona"], ServedAdapters(bank, OVER).name(name)) is None
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     place = f"{register_resolver.__module__}:{register_resolver.__name__}"

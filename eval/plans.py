@@ -102,7 +102,7 @@ def _check_plugs(config: LampConfig, plugs: Plugs | None, llm: LanguageModel) ->
     if PLUG not in config.methods:
         return
     if plugs is None:
-        raise InvalidOptionError("the method 'plug' needs a user embedder: name its folder")
+        raise InvalidOptionError("the method 'plug' needs a user embedder: name its folder (--plug)")
     if SOFT_PROMPT not in llm.channels or not hasattr(llm, "model"):
         raise InvalidOptionError(
             "the method 'plug' needs an LLM that takes soft prompts, a transformers model (folder, hub id or "

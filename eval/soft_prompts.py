@@ -44,7 +44,7 @@ class Plugs:
 
     def __post_init__(self) -> None:
         if not self.with_user:
-            raise InvalidOptionError("the method 'plug' needs a user embedder: name its folder")
+            raise InvalidOptionError("the method 'plug' needs a user embedder: name its folder (--plug)")
         if self.without_user and len(self.without_user) != len(self.with_user):
             raise InvalidOptionError(
                 f"there must be as many user embedders trained without the user as with it, {len(self.with_user)}, "

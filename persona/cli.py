@@ -40,6 +40,8 @@ from persona.cli_terminal import (
     RetrieverName,
     Store,
     TaskName,
+    check_split,
+    counted,
     names,
     numbers,
     print_json,
@@ -48,7 +50,7 @@ from persona.cli_terminal import (
     show,
     stage_bars,
 )
-from persona.errors import InvalidOptionError, PersonaError
+from persona.errors import InvalidOptionError, PersonaError, UnknownAdapterError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -57,6 +59,9 @@ if TYPE_CHECKING:
     from persona.protocols import RecordEncoder
     from persona.records import Profile
     from persona.store import ProfileStore
+
+_MISSING_ADAPTER = ("error", "prior", "base")
+"""`persona.adapters.channel.POLICIES`, without importing torch for it."""
 
 app = typer.Typer(
     name="persona",
@@ -163,7 +168,9 @@ def ingest(
 def embed_users(
     store: Store = None,
     encoder: Encoder = None,
-    view: Annotated[str, typer.Option(help="What of a record is embedded: text, target+text or title+text.")] = "text",
+    view: Annotated[
+        str, typer.Option(help="What of a record is embedded: text, target, target+text or title+text.")
+    ] = "text",
     batch_tokens: Annotated[
         int | None, typer.Option(help="Tokens in one batch of the encoder (default: by device).", min=1)
     ] = None,
@@ -316,15 +323,31 @@ def ask(
     from persona.personalizer import Personalizer
     from persona.prompts import PromptBuilder
     from persona.protocols import Channel, GenerationOptions
+    from persona.registry import check_retriever
     from persona.settings import Settings, open_store
 
     settings = Settings()
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text.strip():
         raise InvalidOptionError("the prompt must not be empty")
+    name = retriever or settings.retriever
+    check_retriever(name)
+    if missing_adapter not in _MISSING_ADAPTER:
+        raise InvalidOptionError(
+            f"--missing-adapter must be one of {', '.join(_MISSING_ADAPTER)}, was: {missing_adapter!r}"
+        )
     with ExitStack() as stack:
         opened = stack.enter_context(open_store(store))
-        name = retriever or settings.retriever
+        told = None
+        if summary is not None:
+            from persona.summaries import SummaryChannel
+
+            told = SummaryChannel(opened, summary, task=task)
+        if lora:
+            from persona.adapters import AdapterBank
+
+            if not AdapterBank(opened).families():
+                raise UnknownAdapterError("the store holds no adapters: train them with `persona lora train`")
         model = load_llm(llm or settings.llm)
         embedder = None if plug is None else _user_embedder(plug)
         loaded = None
@@ -342,14 +365,12 @@ def ask(
             assert loaded is not None
             channels = (SoftPromptChannel(embedder, model, loaded, opened),)
         if lora:
-            from persona.adapters import AdapterBank, AdapterPool, LoraChannel
+            from persona.adapters import AdapterPool, LoraChannel
 
             pool = stack.enter_context(AdapterPool(AdapterBank(opened), model, slots=1, rows=num_beams))
             channels = (*channels, LoraChannel(pool, missing=missing_adapter))
-        if summary is not None:
-            from persona.summaries import SummaryChannel
-
-            channels = (*channels, SummaryChannel(opened, summary, task=task))
+        if told is not None:
+            channels = (*channels, told)
         personalizer = Personalizer(
             model,
             opened,
@@ -398,6 +419,11 @@ def forget(
     from persona.errors import UnknownUserError
     from persona.settings import open_store
 
+    if exports is not None and not exports.is_dir():
+        raise InvalidOptionError(
+            f"--exports (or PERSONA_LORA_FOLDER) must be a folder that is there, was: {str(exports)!r}; "
+            "nothing was erased"
+        )
     with open_store(store) as opened:
         if user_id not in opened:
             raise UnknownUserError(f"the store holds nothing on {user_id!r}: nothing was erased")
@@ -413,8 +439,9 @@ def forget(
         print_json({"user_id": user_id, **asdict(report)})
     else:
         say(
-            f"erased {report.records} records, {report.vectors} vector matrices, {report.indexes} indexes "
-            f"and {report.adapters} adapters of {user_id!r}"
+            f"erased {counted(report.records, 'record')}, "
+            f"{counted(report.vectors, 'vector matrix', 'vector matrices')}, "
+            f"{counted(report.indexes, 'index', 'indexes')} and {counted(report.adapters, 'adapter')} of {user_id!r}"
         )
 
 
@@ -482,7 +509,7 @@ def eval_lamp(
     """
     from persona.eval.adapters import Adapters
     from persona.eval.lamp import run_lamp
-    from persona.eval.lamp_config import LampConfig
+    from persona.eval.lamp_config import PLUG, LampConfig
     from persona.eval.report import lamp_markdown, lamp_table
     from persona.eval.soft_prompts import Plugs
     from persona.models import load_llm
@@ -490,6 +517,7 @@ def eval_lamp(
     from persona.settings import Settings
 
     settings = Settings()
+    check_split(split, "train", "dev", "test")
     name = llm or settings.llm
     config = LampConfig(
         methods=names(methods, "--methods"),
@@ -507,6 +535,8 @@ def eval_lamp(
         seed=seed,
     )
     plugs = None
+    if plug is None and PLUG in config.methods:
+        raise InvalidOptionError("the method 'plug' needs a user embedder: name its folder with --plug")
     if plug is not None:
         without = () if plug_control is None else names(plug_control, "--plug-control")
         plugs = Plugs.load(names(plug, "--plug"), without)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from persona.protocols import RecordEncoder
     from persona.store import ProfileStore
 
+_TRAINED = ("plug", "pplug")
+"""The modes that are trained from histories."""
+
 plug_app = typer.Typer(
     name="plug",
     help="User embedders: a history as a few soft tokens before a frozen LLM.",
@@ -78,7 +81,7 @@ def train(
     from persona.models import load_llm
     from persona.plug_training import PlugTraining, train_plug
     from persona.readers import read_split
-    from persona.registry import make_retriever, needs_encoder
+    from persona.registry import check_retriever, make_retriever, needs_encoder
     from persona.settings import Settings
     from persona.store import ProfileStore
     from persona.transformers_llm import TransformersLM
@@ -96,6 +99,11 @@ def train(
         patience=patience,
         seed=seed,
     )
+    if mode not in _TRAINED:
+        raise InvalidOptionError(f"--mode must be one of {', '.join(_TRAINED)}, was: {mode!r}")
+    check_retriever(retriever)
+    if out.exists() and not out.is_dir():
+        raise InvalidOptionError(f"--out must be a folder, was a file: {str(out)!r}")
     split = read_split(data, "train", task=task)
     model = load_llm(llm or Settings().llm, overlong="truncate")
     if not isinstance(model, TransformersLM):

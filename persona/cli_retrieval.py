@@ -143,7 +143,9 @@ def train(
         float, typer.Option(help="Wanted share of relevant records among those that pass, on users kept aside.")
     ] = 0.95,
     questions: Annotated[int, typer.Option(help="At most so many questions of DATA.", min=1)] = 1000,
-    view: Annotated[str, typer.Option(help="What of a record is compared: text, target+text or title+text.")] = "text",
+    view: Annotated[
+        str, typer.Option(help="What of a record is compared: text, target, target+text or title+text.")
+    ] = "text",
     seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -197,7 +199,8 @@ def show_filter(
         if name != "training":
             say(f"{name:12} {value}")
     for name, value in loaded.notes.get("report", {}).items():
-        say(f"{name:12} {value}")
+        if name not in told:
+            say(f"{name:12} {value}")
 
 
 def eval_limit(

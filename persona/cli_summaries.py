@@ -15,6 +15,7 @@ from persona.cli_terminal import (
     Llm,
     Store,
     TaskName,
+    check_split,
     names,
     print_json,
     progress_bars,
@@ -22,6 +23,7 @@ from persona.cli_terminal import (
     show,
     stage_bars,
 )
+from persona.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from persona.holdings import HeldIndex
@@ -47,7 +49,7 @@ def summarize_users(
         str, typer.Option(help="How to ask: instruct, or task (LLMs that know LaMP's tasks and nothing else).")
     ] = "instruct",
     stale_after: Annotated[
-        int, typer.Option(help="So many records may a summary lag behind before it is written anew.", min=0)
+        int, typer.Option(help="So many new records may a summary lag behind before it is written anew.", min=0)
     ] = 10,
     context_tokens: Annotated[
         int, typer.Option(help="Longest prompt; longer histories are read in parts.", min=1)
@@ -58,13 +60,15 @@ def summarize_users(
 ) -> None:
     """Let an LLM write a summary of each user, once, for `ask --summary llm`.
 
-    Only missing ones, ones too far behind, and ones by another LLM or prompt are written. Safe to stop at any moment;
-    the next run goes on where this one ended.
+    Only missing ones, ones too far behind or whose records were changed, and ones by another LLM or prompt are written.
+    Safe to stop at any moment; the next run goes on where this one ended.
     """
     from persona.models import load_llm
     from persona.settings import Settings, open_store
+    from persona.summaries import check_form
     from persona.summaries import summarize_users as summarize
 
+    check_form(form, task)
     with open_store(store) as opened, progress_bars("users") as progress:
         model = load_llm(llm or Settings().llm)
         bar = progress.add_task("summarize users", total=None)
@@ -182,7 +186,10 @@ def eval_restraint(
     llm: Llm = None,
     split: Annotated[str, typer.Option(help="train or dev.")] = "dev",
     methods: Annotated[
-        str, typer.Option(help="Comma list of retrievers; the first one's score is what the others are to keep.")
+        str,
+        typer.Option(
+            help="Comma list of retrievers (none is always run); the first one's score is what the others are to keep."
+        ),
     ] = "bm25",
     relevance: FilterName = None,
     k: Annotated[int, typer.Option("--k", help="How many records at most.", min=1)] = 1,
@@ -204,13 +211,18 @@ def eval_restraint(
     from tempfile import TemporaryDirectory
 
     from persona.eval.report import restraint_cells, restraint_table
-    from persona.eval.restraint import run_restraint
+    from persona.eval.restraint import NO_USER, run_restraint
     from persona.models import load_llm
     from persona.readers import read_split
-    from persona.registry import make_retriever, needs_encoder
+    from persona.registry import check_retriever, make_retriever, needs_encoder
     from persona.settings import Settings
 
+    check_split(split, "train", "dev")
     wanted = names(methods, "--methods")
+    if NO_USER in wanted:
+        raise InvalidOptionError(f"the row {NO_USER!r} is always there: --methods names retrievers, was: {methods!r}")
+    for name in wanted:
+        check_retriever(name)
     lamp = read_split(data, split, task=task)
     with ExitStack() as stack:
         progress = stack.enter_context(progress_bars("steps"))

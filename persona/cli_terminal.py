@@ -69,7 +69,7 @@ def show(part: RenderableType) -> None:
 
 @contextmanager
 def progress_bars(unit: str) -> Iterator[Progress]:
-    """A progress bar on stderr with rate and time left."""
+    """A progress bar on stderr with rate and time left, where stderr is a terminal; else nothing is printed."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -96,7 +96,8 @@ def progress_bars(unit: str) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield progress
 
 
@@ -110,6 +111,21 @@ def stage_bars(progress: Progress) -> Callable[[str, int, int], None]:
         progress.update(bars[stage], completed=done, total=total)
 
     return advance
+
+
+def counted(count: int, one: str, several: str | None = None) -> str:
+    """``1 record``, ``2 records``."""
+    return f"{count} {one if count == 1 else several or one + 's'}"
+
+
+def check_split(split: str, *splits: str) -> None:
+    """Refuse a split that is none of `splits`.
+
+    Raises:
+        InvalidOptionError: if it is none.
+    """
+    if split not in splits:
+        raise InvalidOptionError(f"--split must be one of {', '.join(splits)}, was: {split!r}")
 
 
 def names(value: str, option: str) -> tuple[str, ...]:

@@ -42,7 +42,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -497,9 +498,24 @@ def load_user_embedder(place: str | Path) -> UserEmbedder:
     Raises:
         ModelLoadError: if there is none, or its files do not fit together.
     """
+    folder = Path(place)
+    wrong = f"no user embedder could be loaded from {str(place)!r}"
+    mend = "name the folder of one, or train it with `persona plug train`"
+    if folder.is_file():
+        raise ModelLoadError(f"{wrong}: it is a file; {mend}")
+    if folder.is_dir():
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise ModelLoadError(f"{wrong}: the folder holds none, {name} is missing; {mend}")
+    else:
+        try:
+            hf_hub_download(str(place), "config.json")
+        # What the hub raises on ids that it does not know or that can be none, and offline without a copy.
+        except (OSError, HFValidationError) as error:
+            raise ModelLoadError(f"{wrong}: there is no such folder, and no such hub id here; {mend}") from error
     try:
         with redirect_stdout(StringIO()):  # the mixin prints a line on what it does
             return UserEmbedder.from_pretrained(str(place)).eval()
     except (OSError, TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ModelLoadError(f"no user embedder could be loaded from {str(place)!r}: {reason}") from error
+        raise ModelLoadError(f"{wrong}: {reason}") from error

@@ -64,6 +64,16 @@ def needs_encoder(name: str, base: str | None = None) -> bool:
     return name in NEEDS_ENCODER or (name in BASES and (base or BASES[name]) in NEEDS_ENCODER)
 
 
+def check_retriever(name: str) -> None:
+    """Refuse a name that no retriever has, before anything is loaded.
+
+    Raises:
+        UnknownPartError: if none has it.
+    """
+    if name not in RETRIEVERS:
+        raise UnknownPartError(f"a retriever must be one of {', '.join(RETRIEVERS)}, was: {name!r}")
+
+
 def make_retriever(
     name: str,
     *,
@@ -91,9 +101,8 @@ def make_retriever(
         InvalidOptionError: if it needs an encoder and none was given, or takes no `base` or `model` and one was given.
         ModelLoadError: if there is no such model.
     """
-    part = RETRIEVERS.get(name)
-    if part is None:
-        raise UnknownPartError(f"a retriever must be one of {', '.join(RETRIEVERS)}, was: {name!r}")
+    check_retriever(name)
+    part = RETRIEVERS[name]
     if base is not None and (name not in BASES or base in BASES):
         raise InvalidOptionError(
             f"a base is for {' and '.join(BASES)}, and none of these itself, was: {base!r} for {name!r}"

@@ -20,8 +20,8 @@ stand for them - so that the summary is one *target*.
 were records, until one is left (map-reduce). The chunks of many users make one batch.
 
 **Kept as the user's other derived data are**: a summary goes when a record is deleted and is erased with the user. It
-names the records it rests on. Up to `stale_after` records behind - new ones, or changed since - it is
-still read and not written anew.
+names the records it rests on, and where one of them is gone or says something else now, it is stale at once: it may
+repeat what the user has corrected. Up to `stale_after` new records behind it is still read and not written anew.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ INSTRUCT, TASK = FORMS = ("instruct", "task")
 """The ways to ask an LLM for a summary."""
 
 STALE_AFTER = 10
-"""So many records may a summary lag behind, unless something else is said."""
+"""So many new records may a summary lag behind, unless something else is said."""
 
 CONTEXT_TOKENS = 2048
 """The longest prompt for a summary, unless something else is said, or the LLM takes less."""
@@ -131,10 +131,25 @@ class Summary:
         return f"{LLM}:{self.task}:{self.prompt}:{self.llm}"
 
     def behind(self, profile: Profile) -> int:
-        """How many records of `profile` it does not rest on: new ones, and ones that were changed."""
+        """How many records of `profile` are new since it was written."""
+        return sum(record.id not in self.records for record in profile)
+
+    def stale(self, profile: Profile, stale_after: int | None = STALE_AFTER) -> bool:
+        """Whether it should be written anew, and not be read until then.
+
+        Args:
+            profile: the user's records now.
+            stale_after: how many new records it may lag behind; None for any number.
+
+        Returns:
+            True if a record that it rests on is gone or has another content, or too many are new.
+        """
         if profile.revision == self.revision and profile.revision:
-            return 0
-        return sum(self.records.get(record.id) != record.content_hash for record in profile)
+            return False
+        now = {record.id: record.content_hash for record in profile}
+        if any(now.get(id) != content for id, content in self.records.items()):
+            return True
+        return stale_after is not None and self.behind(profile) > stale_after
 
 
 def summary_kind(task: str) -> str:
@@ -208,7 +223,7 @@ class SummarizeReport:
     Attributes:
         users: users of the store that were gone through.
         written: summaries that were written and kept.
-        fresh: users whose summary was there and not too far behind.
+        fresh: users whose summary was there and not stale.
         empty: of those written, how many the LLM left empty.
         passed_over: users who were forgotten or changed while their summary was being written.
         seconds: how long it took.
@@ -234,7 +249,7 @@ def summarize_users(
     users_at_once: int = USERS_AT_ONCE,
     progress: Callable[[int, int], object] | None = None,
 ) -> SummarizeReport:
-    """Write the summaries that are missing, too far behind, or from another LLM or prompt, and keep them in `store`.
+    """Write the summaries that are missing, stale, or from another LLM or prompt, and keep them in `store`.
 
     It may be killed at any moment and run again: what was put in stays, and only the rest is written. A summary
     does not depend on the other users of its batch, as far as the LLM's answers do not.
@@ -244,7 +259,7 @@ def summarize_users(
         llm: writes them; it need not be the one that will read them.
         task: as in `write_summaries`, like `form`, `context_tokens` and `max_new_tokens`.
         form: how to ask.
-        stale_after: how many records a summary may lag behind without being written anew; 0 or more.
+        stale_after: how many new records a summary may lag behind without being written anew; 0 or more.
         context_tokens: the longest prompt.
         max_new_tokens: the longest summary.
         users_at_once: users asked about together and kept in one transaction, at least 1.
@@ -301,7 +316,7 @@ def summarize_users(
         if (
             known is not None
             and (known.prompt, known.llm) == (version, fingerprint)
-            and known.behind(profile) <= stale_after
+            and not known.stale(profile, stale_after)
         ):
             fresh += 1
             if progress is not None and not due:
@@ -321,7 +336,8 @@ class SummaryChannel:
         store: where summaries are read from; None is enough for ``stats``.
         source: ``stats``, ``llm`` or ``both`` (`SOURCES`).
         task: what the summaries are for: a LaMP task's name, or `FREE`.
-        stale_after: a summary that lags more records behind is not used; None uses one of any age.
+        stale_after: a summary that lags more new records behind is not used; None allows any number. One that rests on
+            a record that was changed since is never used.
 
     Raises:
         InvalidOptionError: if an option is out of range, or there is no store to read from.
@@ -371,13 +387,10 @@ class SummaryChannel:
         if self.source in (LLM, BOTH) and len(profile):
             assert self.store is not None
             summary = stored_summary(self.store, profile.user_id, self.task)
-            if summary is not None and summary.text and self._fresh(summary, profile):
+            if summary is not None and summary.text and not summary.stale(profile, self.stale_after):
                 texts.append(summary.text)
                 sources.append(summary.source)
         return " ".join(texts), " + ".join(sources)
-
-    def _fresh(self, summary: Summary, profile: Profile) -> bool:
-        return self.stale_after is None or summary.behind(profile) <= self.stale_after
 
 
 def check_stale_after(records: int) -> None:
@@ -388,6 +401,16 @@ def check_stale_after(records: int) -> None:
     """
     if records < 0:
         raise InvalidOptionError(f"`stale_after` must be at least 0, was: {records}")
+
+
+def check_form(form: str, task: str) -> None:
+    """Refuse a way to ask that there is not, or that does not go with a task.
+
+    Raises:
+        InvalidOptionError: if it is one of these.
+        UnknownTaskError: if there is no such task.
+    """
+    _form(form, check_task(task))
 
 
 def prompt_version(form: str) -> str:

@@ -10,7 +10,9 @@ is all zeros.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
@@ -49,13 +51,16 @@ def export_user_vectors(store: ProfileStore, fingerprint: str, path: str | Path)
 
 
 def check_export_path(path: Path) -> None:
-    """Refuse a file that would be neither Parquet nor NumPy, before any work is done.
+    """Refuse a file that would be neither Parquet nor NumPy, or that has no folder, before any work is done.
 
     Raises:
         InvalidOptionError: if the name ends in neither.
+        FileNotFoundError: if there is no such folder.
     """
     if path.suffix not in (".parquet", ".npy"):
         raise InvalidOptionError(f"user vectors are exported to a .parquet or .npy file, was: {str(path)!r}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
 
 
 def _write_parquet(users: Iterator[tuple[str, NDArray[np.float32]]], fingerprint: str, path: Path) -> int:

@@ -262,8 +262,16 @@ class World:
             records_per_user: length of each profile.
 
         Raises:
-            InvalidOptionError: as `questions` does.
+            InvalidOptionError: as `questions` does; then no file was touched.
         """
+        _check_task(task)
+        for split, count in users.items():
+            if split not in SPLITS:
+                raise InvalidOptionError(f"a split must be one of {', '.join(SPLITS)}, was: {split!r}")
+            if count < 0:
+                raise InvalidOptionError(f"a number of users must be at least 0, was: {count} for {split!r}")
+        if records_per_user < 0:
+            raise InvalidOptionError(f"a number of records must be at least 0, was: {records_per_user}")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         lamp = lamp_task(task)
@@ -295,8 +303,7 @@ class World:
 
     def _written(self, user: WorldUser, task: str, stream: int, n: int) -> list[tuple[Content, str, str]]:
         """Content, text and answer of the first `n` rows that a user throws for a task."""
-        if task not in WORLD_TASKS:
-            raise InvalidOptionError(f"a task of the world must be one of {', '.join(WORLD_TASKS)}, was: {task!r}")
+        _check_task(task)
         if n < 0:
             raise InvalidOptionError(f"a number of records must be at least 0, was: {n}")
         place = 1 + 2 * WORLD_TASKS.index(task) + stream
@@ -321,6 +328,11 @@ class World:
 
 
 @lru_cache(maxsize=2**14)
+def _check_task(task: str) -> None:
+    if task not in WORLD_TASKS:
+        raise InvalidOptionError(f"a task of the world must be one of {', '.join(WORLD_TASKS)}, was: {task!r}")
+
+
 def _iso_date(day: int) -> str:
     return date.fromordinal(day).isoformat()
 

@@ -160,6 +160,7 @@ class LateInteractionRetriever:
 
 
 def _load(folder: Path, device: str) -> MultiVectorEncoder:
+    import torch
     from sentence_transformers import MultiVectorEncoder
     from sentence_transformers.base.modules import Normalize, Transformer
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
@@ -167,7 +168,8 @@ def _load(folder: Path, device: str) -> MultiVectorEncoder:
     from persona.encoder_loading import quiet_loading
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    weights: dict[str, Any] = {"use_safetensors": True}
+    # Left out, the type would be the stored one's, and the fingerprint says float32.
+    weights: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32}
     try:
         with quiet_loading():
             if _is_multi_vector(folder):

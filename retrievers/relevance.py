@@ -214,9 +214,12 @@ def load_filter(name: str | Path, encoder: RecordEncoder, *, threshold: float | 
         threshold: in place of the filter's own.
 
     Raises:
+        InvalidOptionError: if the name is empty.
         ModelLoadError: if the folder holds none.
         FingerprintMismatchError: if it was trained on vectors of another encoder.
     """
+    if not str(name).strip():
+        raise InvalidOptionError(f"a filter must be {UNTRAINED!r} or a folder, was: {str(name)!r}")
     if name == UNTRAINED:
         return UntrainedFilter(encoder, threshold=UNTRAINED_THRESHOLD if threshold is None else threshold)
     loaded = CosineAdapter.load(Path(name))

@@ -126,6 +126,7 @@ def _one_label(model: CrossEncoder) -> CrossEncoder:
 
 
 def _load(folder: Path, device: str) -> CrossEncoder:
+    import torch
     from sentence_transformers import CrossEncoder
 
     from persona.encoder_loading import quiet_loading
@@ -137,7 +138,7 @@ def _load(folder: Path, device: str) -> CrossEncoder:
                 device=device,
                 local_files_only=True,
                 trust_remote_code=False,
-                model_kwargs={"use_safetensors": True},
+                model_kwargs={"use_safetensors": True, "dtype": torch.float32},
             )
             return model
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError) as error:

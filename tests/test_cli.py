@@ -163,6 +163,20 @@ ERRORS = {
     ("eval", "lamp", "data", "--k", "one", "--llm", "none"): "--k must be whole numbers",
     ("eval", "lamp", "data", "--split", "test", "--llm", "none"): "test_questions.json",
     ("eval", "lamp", "data", "--llm", "no/such-folder"): "no/such-folder",
+    ("eval", "lamp", "data", "--split", "foo"): "--split must be one of train, dev, test, was: 'foo'",
+    ("eval", "lamp", "data", "--methods", "plug", "--llm", "no/such"): "--plug",
+    ("eval", "restraint", "data", "--methods", "none", "--llm", "no/such"): "the row 'none' is always there",
+    ("eval", "restraint", "data", "--split", "test"): "--split must be one of train, dev",
+    ("eval", "limit", "--methods", "foo"): "a retriever must be one of",
+    ("plug", "show", "data"): "no user embedder could be loaded from 'data': the folder holds none, config.json is",
+    ("plug", "show", "nope"): "there is no such folder, and no such hub id here",
+    ("plug", "train", "data", "--out", "x", "--mode", "foo", "--llm", "no/such"): "--mode must be one of plug, pplug",
+    ("plug", "train", "data", "--out", "x", "--retriever", "foo", "--llm", "no/such"): "a retriever must be one of",
+    ("plug", "train", "data", "--out", "data/dev_outputs.json", "--llm", "no/such"): "--out must be a folder",
+    ("summarize-users", "--form", "x", "--llm", "no/such"): "one of instruct, task, was: 'x'",
+    ("summarize-users", "--task", "LaMP_9", "--llm", "no/such"): "LaMP_9",
+    ("forget", "mara", "--yes", "--exports", "nope"): "must be a folder that is there, was: 'nope'; nothing was erased",
+    ("embed-users", "--export", "nope/x.parquet"): "nope: No such file or directory",
 }
 
 
@@ -172,9 +186,41 @@ def test_an_error_is_one_line_and_exit_code_1(run: Run, tmp_path: Path, argument
     outcome = run(*arguments)
     assert outcome.code == 1
     assert outcome.out == ""
-    (line,) = [line for line in outcome.err.splitlines() if line.startswith("persona: error:")]
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("persona: error:")
     assert ERRORS[arguments] in line
-    assert "Traceback" not in outcome.err
+
+
+IN_A_STORE = {
+    ("ask", "mara", "Hello.", "--summary", "nope"): "a summary must be one of stats, llm, both",
+    ("ask", "mara", "Hello.", "--missing-adapter", "foo"): "--missing-adapter must be one of error, prior, base",
+    ("ask", "mara", "Hello.", "--retriever", "foo"): "a retriever must be one of",
+    ("ask", "mara", "Hello.", "--lora"): "`persona lora train`",
+    ("embed-users", "--view", "foo"): "`view` must be one of",
+    ("retrieve", "mara", "film", "--filter", ""): "a filter must be 'untrained' or a folder, was: ''",
+    ("ingest", "none.jsonl"): "none.jsonl",
+}
+
+
+@pytest.mark.parametrize("arguments", IN_A_STORE)
+def test_options_are_checked_before_the_llm_is_loaded(stocked: Run, arguments: tuple[str, ...]) -> None:
+    outcome = stocked(*arguments, *(("--llm", "no/such") if arguments[0] == "ask" else ()))
+    assert (outcome.code, outcome.out) == (1, "")
+    (line,) = outcome.err.splitlines()
+    assert line.startswith("persona: error:")
+    assert IN_A_STORE[arguments] in line
+
+
+def test_forget_with_a_folder_that_is_not_there_erases_nothing(stocked: Run) -> None:
+    assert stocked("forget", "mara", "--yes", "--exports", "nope").code == 1
+    assert json.loads(stocked("retrieve", "mara", "film", "--json").out)
+
+
+def test_the_policies_of_missing_adapters_are_those_of_the_channel() -> None:
+    from persona.adapters.channel import POLICIES
+    from persona.cli import _MISSING_ADAPTER
+
+    assert _MISSING_ADAPTER == POLICIES
 
 
 def test_debug_shows_the_traceback(run: Run) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import MultiVectorEncoder
+from transformers import BertForSequenceClassification, BertModel
 
 from persona.errors import InvalidOptionError, ModelLoadError
 from persona.records import Profile, Record
@@ -123,6 +125,19 @@ def test_rerank_from_a_folder(tmp_path: Path) -> None:
         RerankRetriever(RecencyRetriever(), several).retrieve(PROFILE, "opals", 1)
     with pytest.raises(InvalidOptionError, match="`depth` must be at least 1, was: 0"):
         RerankRetriever(RecencyRetriever(), small_models.cross_encoder(), depth=0)
+
+
+def test_half_precision_weights_are_computed_in_the_dtype_of_the_fingerprint(tmp_path: Path) -> None:
+    pair, single = small_models.save_bert(tmp_path / "pair", n_labels=1), small_models.save_bert(tmp_path / "single")
+    BertForSequenceClassification.from_pretrained(pair, dtype=torch.bfloat16).save_pretrained(pair)
+    BertModel.from_pretrained(single, dtype=torch.bfloat16).save_pretrained(single)
+    small_models.multi_vector().to(torch.bfloat16).save_pretrained(str(tmp_path / "several"))
+    small_models.multi_vector.cache_clear()
+    for folder in (single, tmp_path / "several"):
+        retriever = LateInteractionRetriever(folder)
+        assert {one.dtype for one in retriever._model().parameters()} == {torch.float32}
+    reranker = RerankRetriever(RecencyRetriever(), pair)
+    assert {one.dtype for one in reranker._model().parameters()} == {torch.float32}
 
 
 def test_which_retrievers_take_a_base_or_a_model() -> None:

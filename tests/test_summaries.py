@@ -23,6 +23,7 @@ from persona.records import Profile, Record
 from persona.registry import make_retriever
 from persona.store import ProfileStore
 from persona.summaries import (
+    Summary,
     SummaryChannel,
     stored_summary,
     summarize_users,
@@ -95,13 +96,31 @@ def test_only_missing_and_stale_ones_are_written(store: ProfileStore) -> None:
     assert summarize_users(store, load_llm(lambda prompt: "x", name="other"), stale_after=2).written == 2
 
 
-def test_a_changed_record_counts_as_new(store: ProfileStore) -> None:
-    store.upsert([("cy", Record("before", id="r"))])
-    summarize_users(store, Asked().llm)
-    store.upsert([("cy", Record("after", id="r"))])
+def test_a_summary_of_a_changed_record_is_stale_at_once(store: ProfileStore) -> None:
+    """Or it would go on repeating what the user has corrected."""
+    store.upsert([("cy", Record("I eat meat", id="r")), ("cy", Record("and bread", id="s"))])
+    quotes = load_llm(lambda prompt: prompt.split('"')[1], name="quotes")
+    summarize_users(store, quotes)
+    anew = SummaryChannel(store), SummaryChannel(store, stale_after=None)
+    assert [channel.of(store.profile("cy"))[0] for channel in anew] == ["I eat meat"] * 2
+    store.upsert([("cy", Record("I eat no meat", id="r"))])
     summary = stored_summary(store, "cy")
     assert summary is not None
-    assert summary.behind(store.profile("cy")) == 1
+    assert summary.behind(store.profile("cy")) == 0
+    assert [channel.of(store.profile("cy"))[0] for channel in anew] == [""] * 2
+    report = summarize_users(store, quotes)
+    assert (report.written, report.fresh) == (1, 2)
+    assert [channel.of(store.profile("cy"))[0] for channel in anew] == ["I eat no meat"] * 2
+
+
+def test_a_summary_is_stale_for_a_profile_that_lacks_a_record_of_it() -> None:
+    one, two, three = records(3)
+    summary = Summary("ana", "free", "x", "p", "l", 0, {each.id: each.content_hash for each in (one, two)})
+    assert not summary.stale(Profile("ana", (one, two)), 0)
+    assert summary.stale(Profile("ana", (one,)), None)
+    assert summary.stale(Profile("ana", (one, two, three)), 0)
+    assert not summary.stale(Profile("ana", (one, two, three)), 1)
+    assert not summary.stale(Profile("ana", (one, two, three)), None)
 
 
 def test_a_request_reads_what_is_there_and_makes_nothing(store: ProfileStore) -> None:

@@ -376,3 +376,16 @@ def test_official_files_hold_the_questions(task: str, tmp_path: Path) -> None:
             assert [(r.text, r.target, r.time) for r in read] == [(r.text, r.target, r.time) for r in kept]
         ids |= {row["id"] for row in questions}
     assert len(ids) == sum(users.values())
+
+
+@pytest.mark.parametrize(
+    ("task", "users", "n"), [("LaMP_5", {"dev": 1}, 5), ("LaMP_3", {"dav": 1}, 5), ("LaMP_3", {"dev": 1}, -1)]
+)
+def test_what_cannot_be_written_leaves_the_files_as_they_were(
+    task: str, users: dict[str, int], n: int, tmp_path: Path
+) -> None:
+    for split in ("dev", "dav"):
+        (tmp_path / f"{split}_questions.json").write_text("kept")
+    with pytest.raises(InvalidOptionError):
+        World(5).write_lamp(tmp_path, task, users, records_per_user=n)
+    assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["kept", "kept"]

@@ -188,7 +188,7 @@ def eval_restraint(
     methods: Annotated[
         str,
         typer.Option(
-            help="Comma list of retrievers (none is always run); the first one's score is what the others are to keep."
+            help="Comma list of retrievers, beside the row none; the first one's score is what the others are to keep."
         ),
     ] = "bm25",
     relevance: FilterName = None,

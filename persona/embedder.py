@@ -516,6 +516,8 @@ def load_user_embedder(place: str | Path) -> UserEmbedder:
     try:
         with redirect_stdout(StringIO()):  # the mixin prints a line on what it does
             return UserEmbedder.from_pretrained(str(place)).eval()
-    except (OSError, TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except TypeError as error:  # fields of the configuration that are missing, or no fields of it
+        raise ModelLoadError(f"{wrong}: its config.json is not that of a user embedder; {mend}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelLoadError(f"{wrong}: {reason}") from error

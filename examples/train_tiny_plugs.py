@@ -25,6 +25,7 @@ from persona.transformers_llm import TransformersLM
 from persona.world import WORLD_TASKS, World
 
 RECORDS = 20
+LEARNING_RATES = {"LaMP_2": 1e-3, "LaMP_3": 1e-3, "LaMP_4": 2e-3}
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def main() -> None:
                 split,
                 llm,
                 HistoryReader(plug.config, encoder),
-                PlugTraining(steps=options.steps, seed=options.seed, patience=6),
+                PlugTraining(steps=options.steps, learning_rate=LEARNING_RATES[task], seed=options.seed, patience=6),
                 out=options.out / task,
                 retriever=make_retriever("bm25", view=split.task.view),
                 progress=lambda done, total, loss, best, bar=bar: bars.update(bar, completed=done),  # type: ignore[misc]

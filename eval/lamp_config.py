@@ -42,6 +42,10 @@ class LampConfig:
         limit: only the first questions; None runs all.
         controls: also run each method with another user's history.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
+        base: for the retrievers in `persona.registry.BASES`, the one that finds what they look at; None takes the one
+            there.
+        retriever_model: the model of the retrievers that have one of their own; None takes theirs.
+        where: retrievers are handed only the records that fit, e.g. ``"time>=2011"``; None hands them all.
         relevance: a relevance filter over every retriever, ``"untrained"`` or a folder; None filters nothing.
         max_length: token budget of the official prompt builder.
         max_new_tokens: longest answer; None is 16 for labels and 64 for texts.
@@ -58,12 +62,21 @@ class LampConfig:
     limit: int | None = None
     controls: bool = True
     encoder: str = "minilm"
+    base: str | None = None
+    retriever_model: str | None = None
+    where: str | None = None
     relevance: str | None = None
     max_length: int = 256
     max_new_tokens: int | None = None
     num_beams: int = 1
     seed: int = 0
     resamples: int = 2000
+
+    @property
+    def retrievers(self) -> tuple[str, ...]:
+        """The retrievers that run: those among the methods, and the one beside the others where there are any."""
+        beside = (self.beside,) if any(method in BESIDE_RECORDS for method in self.methods) else ()
+        return tuple(dict.fromkeys((*(one for one in self.methods if one not in NO_RETRIEVERS), *beside)))
 
     def __post_init__(self) -> None:
         for method in self.methods:

@@ -17,7 +17,6 @@ import numpy as np
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, Adapters, UserAdapters, check_llm
 from persona.eval.lamp_config import (
-    BESIDE_RECORDS,
     NO_RETRIEVERS,
     NO_USER,
     OTHER_USER,
@@ -32,7 +31,7 @@ from persona.lamp import LampSplit, Question
 from persona.prompts import LampPrompt, lamp_prompt
 from persona.protocols import SOFT_PROMPT, LanguageModel, Request, Retriever
 from persona.records import Profile
-from persona.registry import make_retriever, needs_encoder
+from persona.registry import make_retrievers, needs_encoder
 
 if TYPE_CHECKING:
     from persona.embedder import UserEmbedder
@@ -329,37 +328,44 @@ def _parts(
     """What the methods need; what compares vectors gets a store at `vectors`, open until `stack` ends."""
     names = [method for method in config.methods if method not in NO_RETRIEVERS]
     plugged = plugs is not None and PLUG in config.methods
-    beside = any(method in BESIDE_RECORDS for method in config.methods)
-    wanted = {*names, config.beside} if beside else {*names}
-    compared = any(map(needs_encoder, wanted))
-    if not plugged and not compared and config.relevance is None:
-        made = {name: make_retriever(name, view=split.task.view, seed=config.seed) for name in sorted(wanted)}
-        return _Parts({name: made[name] for name in names}, made[config.beside] if beside else None)
-    from persona.embedding import embed_users
-    from persona.encoders import load_encoder
-    from persona.store import ProfileStore
+    wanted = config.retrievers
+    compared = any(needs_encoder(name, config.base) for name in wanted)
+    encoder = store = judge = None
+    if plugged or compared or config.relevance is not None:
+        from persona.embedding import embed_users
+        from persona.encoders import load_encoder
+        from persona.retrievers.relevance import load_filter
+        from persona.store import ProfileStore
 
-    reads = plugs.with_user[0].config.encoder if plugged and plugs is not None else ""
-    encoder = load_encoder(config.encoder, like=reads)
-    store = stack.enter_context(ProfileStore(f"sqlite:///{vectors}"))
-    store.upsert((question.user_id, record) for question in questions for record in question.profile)
-    views = [split.task.view] if compared else []
-    views += ["text"] if "key_value" in wanted or config.relevance is not None else []
-    views += plugs.views if plugged and plugs is not None else ()
-    for view in dict.fromkeys(views):
-        embed_users(store, encoder, view=view, progress=lambda done, total, records: report("embed users", done, total))
-    made = {
-        name: make_retriever(name, encoder=encoder, store=store, view=split.task.view, seed=config.seed)
-        for name in sorted(wanted)
-    }
-    if config.relevance is not None:
-        from persona.retrievers.relevance import RelevanceRetriever, load_filter
-
-        judge = load_filter(config.relevance, encoder)
-        made = {name: RelevanceRetriever(one, judge, encoder, store) for name, one in made.items()}
+        reads = plugs.with_user[0].config.encoder if plugged and plugs is not None else ""
+        encoder = load_encoder(config.encoder, like=reads)
+        judge = None if config.relevance is None else load_filter(config.relevance, encoder)
+        store = stack.enter_context(ProfileStore(f"sqlite:///{vectors}"))
+        store.upsert((question.user_id, record) for question in questions for record in question.profile)
+        views = [split.task.view] if compared else []
+        views += ["text"] if "key_value" in wanted else []
+        views += [judge.view] if judge is not None else []
+        views += plugs.views if plugged and plugs is not None else ()
+        for view in dict.fromkeys(views):
+            embed_users(
+                store, encoder, view=view, progress=lambda done, total, records: report("embed users", done, total)
+            )
+    made = make_retrievers(
+        wanted,
+        base=config.base,
+        model=config.retriever_model,
+        encoder=encoder,
+        store=store,
+        view=split.task.view,
+        seed=config.seed,
+        where=config.where,
+        relevance=judge,
+    )
     retrievers = {name: made[name] for name in names}
     if plugs is None or not plugged:
-        return _Parts(retrievers, made[config.beside] if beside else None)
+        return _Parts(retrievers, made.get(config.beside))
+    assert encoder is not None
+    assert store is not None
     soft_prompts = SoftPrompts(plugs, cast("TransformersLM", llm), encoder, store)
     return _Parts(retrievers, made[config.beside], soft_prompts)
 

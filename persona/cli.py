@@ -25,11 +25,10 @@ from persona.cli_retrieval import (
     FilterName,
     RetrieverModel,
     WhereText,
-    chosen_retriever,
+    encoder_for,
     entities,
     eval_limit,
     filter_app,
-    reads_vectors,
 )
 from persona.cli_summaries import Summary, SummaryTask, eval_restraint, show_user, summarize_users
 from persona.cli_terminal import (
@@ -263,13 +262,24 @@ def retrieve(
     as_json: AsJson = False,
 ) -> None:
     """Show the records of a user's history that fit a query."""
-    from persona.encoders import load_encoder
+    from persona.errors import UnknownUserError
+    from persona.registry import check_retriever, make_retriever, needs_encoder
     from persona.settings import Settings, open_store
 
     with open_store(store) as opened:
+        if user_id not in opened:
+            raise UnknownUserError(f"the store holds nothing on {user_id!r}")
         name = retriever or Settings().retriever
-        loaded = load_encoder(encoder or Settings().encoder) if reads_vectors(name, base, relevance) else None
-        chosen = chosen_retriever(name, opened, loaded, base=base, model=model, where=where, relevance=relevance)
+        check_retriever(name)
+        chosen = make_retriever(
+            name,
+            encoder=encoder_for(encoder, needs_encoder(name, base, relevance), name),
+            store=opened,
+            base=base,
+            model=model,
+            where=where,
+            relevance=relevance,
+        )
         profile = opened.profile(user_id)
         found = chosen.retrieve(profile, query, k)
     if as_json:
@@ -318,12 +328,11 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer a prompt with a frozen LLM as if it knew the user."""
-    from persona.encoders import load_encoder
     from persona.models import load_llm
     from persona.personalizer import Personalizer
     from persona.prompts import PromptBuilder
     from persona.protocols import Channel, GenerationOptions
-    from persona.registry import check_retriever
+    from persona.registry import check_retriever, make_retriever, needs_encoder
     from persona.settings import Settings, open_store
 
     settings = Settings()
@@ -350,13 +359,22 @@ def ask(
                 raise UnknownAdapterError("the store holds no adapters: train them with `persona lora train`")
         model = load_llm(llm or settings.llm)
         embedder = None if plug is None else _user_embedder(plug)
-        loaded = None
-        if embedder is not None or (k and reads_vectors(name, base, relevance)):
-            loaded = load_encoder(encoder or settings.encoder, like=embedder.config.encoder if embedder else "")
+        loaded = encoder_for(
+            encoder,
+            embedder is not None or (k > 0 and needs_encoder(name, base, relevance)),
+            name if k else "--k 0",
+            like=embedder.config.encoder if embedder else "",
+        )
         found = None
         if k:
-            found = chosen_retriever(
-                name, opened, loaded, base=base, model=retriever_model, where=where, relevance=relevance
+            found = make_retriever(
+                name,
+                encoder=loaded,
+                store=opened,
+                base=base,
+                model=retriever_model,
+                where=where,
+                relevance=relevance,
             )
         channels: tuple[Channel, ...] = ()
         if embedder is not None:
@@ -490,6 +508,9 @@ def eval_lamp(
         str | None, typer.Option("--summary-llm", help="Writes the summaries (default: the LLM that answers).")
     ] = None,
     encoder: Encoder = None,
+    base: Base = None,
+    retriever_model: RetrieverModel = None,
+    where: WhereText = None,
     relevance: FilterName = None,
     task: TaskName = None,
     golds: Annotated[Path | None, typer.Option(help="The golds, if they lie elsewhere.")] = None,
@@ -528,6 +549,9 @@ def eval_lamp(
         limit=limit,
         controls=controls,
         encoder=encoder or settings.encoder,
+        base=base,
+        retriever_model=retriever_model,
+        where=where,
         relevance=relevance,
         max_length=max_length,
         max_new_tokens=max_new_tokens,

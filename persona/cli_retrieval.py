@@ -21,8 +21,7 @@ from persona.cli_terminal import (
 )
 
 if TYPE_CHECKING:
-    from persona.protocols import RecordEncoder, Retriever
-    from persona.store import ProfileStore
+    from persona.protocols import RecordEncoder
 
 Base = Annotated[
     str | None,
@@ -44,6 +43,15 @@ FilterName = Annotated[
     typer.Option("--filter", help="Drop what is not relevant: untrained, or a folder of `persona filter train`."),
 ]
 
+General = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--general",
+        help="More questions that need nobody's records: a text file with one a line, or a folder like DATA of another "
+        "domain. May be given several times.",
+    ),
+]
+
 filter_app = typer.Typer(
     name="filter",
     help="Relevance filters: when a question needs none of the user's records.",
@@ -53,37 +61,26 @@ filter_app = typer.Typer(
 )
 
 
-def chosen_retriever(
-    name: str,
-    store: ProfileStore,
-    encoder: RecordEncoder | None,
-    *,
-    base: str | None = None,
-    model: str | None = None,
-    where: str | None = None,
-    relevance: str | None = None,
-) -> Retriever:
-    """The retriever that the options name; `encoder` must be there if `reads_vectors` says so."""
-    from persona.registry import make_retriever
+def encoder_for(encoder: str | None, read: bool, by: str, **options: Any) -> RecordEncoder | None:
+    """The encoder of `--encoder` or the setting, if it is `read`; by whom else not.
 
-    retriever = make_retriever(name, encoder=encoder, store=store, base=base, model=model)
-    if where is not None:
-        from persona.retrievers.where import WhereRetriever
+    Raises:
+        InvalidOptionError: if one was named that nothing reads.
+        ModelLoadError: if there is none of that name.
+    """
+    if read:
+        from persona.encoders import load_encoder
+        from persona.settings import Settings
 
-        retriever = WhereRetriever(retriever, where)
-    if relevance is not None:
-        from persona.retrievers.relevance import RelevanceRetriever, load_filter
+        return load_encoder(encoder or Settings().encoder, **options)
+    if encoder is not None:
+        from persona.errors import InvalidOptionError
 
-        assert encoder is not None
-        retriever = RelevanceRetriever(retriever, load_filter(relevance, encoder), encoder, store)
-    return retriever
-
-
-def reads_vectors(name: str, base: str | None, relevance: str | None) -> bool:
-    """Whether these options need an encoder."""
-    from persona.registry import needs_encoder
-
-    return relevance is not None or needs_encoder(name, base)
+        raise InvalidOptionError(
+            f"--encoder is for what compares vectors, and {by} does not: leave it out, or take a retriever that does "
+            f"(e.g. dense); was: {encoder!r}"
+        )
+    return None
 
 
 def entities(
@@ -131,14 +128,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Folder for the filter.")],
     encoder: Encoder = None,
     task: TaskName = None,
-    general: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--general",
-            help="More questions that need nobody's records: a text file with one a line, or a folder like DATA of "
-            "another domain (its train questions). May be given several times.",
-        ),
-    ] = None,
+    general: General = None,
     precision: Annotated[
         float, typer.Option(help="Wanted share of relevant records among those that pass, on users kept aside.")
     ] = 0.95,
@@ -157,6 +147,7 @@ def train(
     from dataclasses import asdict
 
     from persona.encoders import load_encoder
+    from persona.eval.general_questions import read_general
     from persona.readers import read_split
     from persona.retrievers.background import GENERAL_QUESTIONS
     from persona.retrievers.relevance_training import RelevanceTraining, train_relevance
@@ -164,7 +155,8 @@ def train(
 
     options = RelevanceTraining(precision=precision, questions=questions, view=view, seed=seed)
     split = read_split(data, "train", task=task)
-    texts = [*GENERAL_QUESTIONS, *(text for place in general or () for text in _general(place, questions))]
+    more = [one for place in general or () for one in read_general(place, questions)]
+    texts = [*GENERAL_QUESTIONS, *(one.query or one.question for one in more)]
     adapter, report = train_relevance(split, load_encoder(encoder or Settings().encoder), options, general=texts)
     adapter.save(out)
     if as_json:
@@ -221,14 +213,12 @@ def eval_limit(
     """
     from rich.table import Table
 
-    from persona.encoders import load_encoder
     from persona.eval.limit import CUTS, make_limit, run_limit
     from persona.registry import needs_encoder
-    from persona.settings import Settings
 
     chosen = names(methods, "--methods")
     corpus = make_limit(documents, queries, relevant, seed)
-    loaded = load_encoder(encoder or Settings().encoder) if any(map(needs_encoder, chosen)) else None
+    loaded = encoder_for(encoder, any(map(needs_encoder, chosen)), methods)
     with progress_bars("queries") as progress:
         report = run_limit(corpus, chosen, encoder=loaded, model=model, seed=seed, progress=stage_bars(progress))
     if as_json:
@@ -241,18 +231,3 @@ def eval_limit(
         shares: list[Any] = [f"{row.recall[cut]:.3f}" for cut in CUTS]
         table.add_row(row.method, *shares, f"{row.exact:.3f}", f"{row.seconds:.1f}")
     show(table)
-
-
-def _general(place: Path, at_most: int) -> list[str]:
-    """Questions from a text file or a LaMP folder."""
-    from persona.errors import DataFormatError
-    from persona.readers import read_split
-
-    if place.is_dir():
-        split = read_split(place, "train")
-        step = max(1, len(split.questions) // at_most)
-        return [split.task.query(question.input) for question in split.questions[::step][:at_most]]
-    texts = [line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not texts:
-        raise DataFormatError("there must be one question a line, the file is empty", source=place)
-    return texts

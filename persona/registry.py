@@ -8,15 +8,17 @@ A name here is the name on the command line (`--retriever bm25`) and in result f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from persona.errors import InvalidOptionError, UnknownPartError
 from persona.protocols import RecordEncoder, Retriever
 
 if TYPE_CHECKING:
+    from persona.retrievers.relevance import RelevanceFilter
     from persona.store import ProfileStore
 
 
@@ -58,10 +60,13 @@ NEEDS_ENCODER = frozenset({"dense", "hybrid", "hybrid+", "multi_interest", "dive
 BASES: Mapping[str, str] = {"diverse": "dense", "rerank": "bm25+"}
 """Retrievers that look once more at what another one found, and which one that is if not told."""
 
+WITH_MODEL = frozenset(name for name, part in RETRIEVERS.items() if "model" in part.needs)
+"""Retrievers that read texts with a model of their own."""
 
-def needs_encoder(name: str, base: str | None = None) -> bool:
-    """Whether the retriever called `name`, or what it rests on, needs an encoder."""
-    return name in NEEDS_ENCODER or (name in BASES and (base or BASES[name]) in NEEDS_ENCODER)
+
+def needs_encoder(name: str, base: str | None = None, relevance: object = None) -> bool:
+    """Whether the retriever called `name`, what it rests on, or a filter over it needs an encoder."""
+    return relevance is not None or name in NEEDS_ENCODER or (name in BASES and (base or BASES[name]) in NEEDS_ENCODER)
 
 
 def check_retriever(name: str) -> None:
@@ -83,8 +88,10 @@ def make_retriever(
     seed: int = 0,
     base: str | None = None,
     model: str | None = None,
+    where: str | None = None,
+    relevance: RelevanceFilter | str | Path | None = None,
 ) -> Retriever:
-    """The retriever called `name`.
+    """The retriever called `name`, and what is wanted over it.
 
     Args:
         name: one of `RETRIEVERS`.
@@ -95,11 +102,15 @@ def make_retriever(
         base: for those in `BASES`, the retriever that finds what they look at once more; None takes the one there.
         model: the multi-vector model of ``late_interaction`` (None: ``minilm``), or the cross-encoder of ``rerank``
             (None: `persona.retrievers.rerank.RERANKER`); a folder or hub id.
+        where: it is handed only the records that fit (`persona.retrievers.where`).
+        relevance: of what it finds, only that which passes: a filter, or what `load_filter` takes; needs the encoder.
 
     Raises:
         UnknownPartError: if there is no retriever of that name.
-        InvalidOptionError: if it needs an encoder and none was given, or takes no `base` or `model` and one was given.
-        ModelLoadError: if there is no such model.
+        InvalidOptionError: if it needs an encoder and none was given, or takes no `base` or `model` and one was given,
+            or `where` is no condition.
+        ModelLoadError: if there is no such model, or no such filter.
+        FingerprintMismatchError: if the filter was trained on vectors of another encoder.
     """
     check_retriever(name)
     part = RETRIEVERS[name]
@@ -121,4 +132,39 @@ def make_retriever(
         options["base"] = make_retriever(base or BASES[name], encoder=encoder, store=store, view=view, seed=seed)
     if model is not None:
         options["model"] = model
-    return cast(Retriever, part.load()(**{need: options[need] for need in part.needs if need in options}))
+    made = cast(Retriever, part.load()(**{need: options[need] for need in part.needs if need in options}))
+    if where is not None:
+        from persona.retrievers.where import WhereRetriever
+
+        made = WhereRetriever(made, where)
+    if relevance is not None:
+        from persona.retrievers.relevance import RelevanceFilter, RelevanceRetriever, load_filter
+
+        if encoder is None:
+            raise InvalidOptionError("a relevance filter compares vectors: give it an encoder (e.g. 'minilm')")
+        judge = relevance if isinstance(relevance, RelevanceFilter) else load_filter(relevance, encoder)
+        made = RelevanceRetriever(made, judge, encoder, store)
+    return made
+
+
+def make_retrievers(
+    names: Iterable[str], *, base: str | None = None, model: str | None = None, **options: Any
+) -> dict[str, Retriever]:
+    """`make_retriever` for each of several names; `base` and `model` go to those that take them.
+
+    Raises:
+        InvalidOptionError: if none of them takes a `base` or a `model` that is given.
+        PersonaError: as `make_retriever`.
+    """
+    wanted = list(dict.fromkeys(names))
+    for option, value, takers in (("base", base, BASES), ("model", model, WITH_MODEL)):
+        if value is not None and not any(name in takers for name in wanted):
+            raise InvalidOptionError(
+                f"a {option} is for {' and '.join(sorted(takers))}, was: {value!r} for {', '.join(wanted)}"
+            )
+    return {
+        name: make_retriever(
+            name, base=base if name in BASES else None, model=model if name in WITH_MODEL else None, **options
+        )
+        for name in wanted
+    }

@@ -330,7 +330,7 @@ def _parts(
     plugged = plugs is not None and PLUG in config.methods
     wanted = config.retrievers
     compared = any(needs_encoder(name, config.base) for name in wanted)
-    encoder = store = judge = None
+    encoder = store = relevance = None
     if plugged or compared or config.relevance is not None:
         from persona.embedding import embed_users
         from persona.encoders import load_encoder
@@ -339,12 +339,12 @@ def _parts(
 
         reads = plugs.with_user[0].config.encoder if plugged and plugs is not None else ""
         encoder = load_encoder(config.encoder, like=reads)
-        judge = None if config.relevance is None else load_filter(config.relevance, encoder)
+        relevance = None if config.relevance is None else load_filter(config.relevance, encoder)
         store = stack.enter_context(ProfileStore(f"sqlite:///{vectors}"))
         store.upsert((question.user_id, record) for question in questions for record in question.profile)
         views = [split.task.view] if compared else []
         views += ["text"] if "key_value" in wanted else []
-        views += [judge.view] if judge is not None else []
+        views += [relevance.view] if relevance is not None else []
         views += plugs.views if plugged and plugs is not None else ()
         for view in dict.fromkeys(views):
             embed_users(
@@ -359,7 +359,8 @@ def _parts(
         view=split.task.view,
         seed=config.seed,
         where=config.where,
-        relevance=judge,
+        relevance=relevance,
+        judge=config.judge,
     )
     retrievers = {name: made[name] for name in names}
     if plugs is None or not plugged:

@@ -23,6 +23,7 @@ from persona.cli_plug import embed_views, plug_app
 from persona.cli_retrieval import (
     Base,
     FilterName,
+    Judge,
     RetrieverModel,
     WhereText,
     encoder_for,
@@ -259,6 +260,7 @@ def retrieve(
     model: RetrieverModel = None,
     where: WhereText = None,
     relevance: FilterName = None,
+    judge: Judge = "question",
     as_json: AsJson = False,
 ) -> None:
     """Show the records of a user's history that fit a query."""
@@ -279,6 +281,7 @@ def retrieve(
             model=model,
             where=where,
             relevance=relevance,
+            judge=judge,
         )
         profile = opened.profile(user_id)
         found = chosen.retrieve(profile, query, k)
@@ -323,6 +326,7 @@ def ask(
     retriever_model: RetrieverModel = None,
     where: WhereText = None,
     relevance: FilterName = None,
+    judge: Judge = "question",
     summary: Summary = None,
     task: SummaryTask = "free",
     as_json: AsJson = False,
@@ -375,6 +379,7 @@ def ask(
                 model=retriever_model,
                 where=where,
                 relevance=relevance,
+                judge=judge,
             )
         channels: tuple[Channel, ...] = ()
         if embedder is not None:
@@ -512,6 +517,7 @@ def eval_lamp(
     retriever_model: RetrieverModel = None,
     where: WhereText = None,
     relevance: FilterName = None,
+    judge: Judge = "question",
     task: TaskName = None,
     golds: Annotated[Path | None, typer.Option(help="The golds, if they lie elsewhere.")] = None,
     out: Annotated[
@@ -557,6 +563,7 @@ def eval_lamp(
         retriever_model=retriever_model,
         where=where,
         relevance=relevance,
+        judge=judge,
         max_length=max_length,
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,

@@ -40,7 +40,15 @@ WhereText = Annotated[
 ]
 FilterName = Annotated[
     str | None,
-    typer.Option("--filter", help="Drop what is not relevant: untrained, or a folder of `persona filter train`."),
+    typer.Option(
+        "--filter", help="No records where nothing is relevant: untrained, or a folder of `persona filter train`."
+    ),
+]
+Judge = Annotated[
+    str,
+    typer.Option(
+        "--judge", help="What the filter judges: question (all of the records found, or none), or record (each alone)."
+    ),
 ]
 
 General = Annotated[
@@ -129,9 +137,13 @@ def train(
     encoder: Encoder = None,
     task: TaskName = None,
     general: General = None,
+    recall: Annotated[
+        float, typer.Option(help="Wanted share of the users' own questions that keep their records.")
+    ] = 0.93,
     precision: Annotated[
-        float, typer.Option(help="Wanted share of relevant records among those that pass, on users kept aside.")
-    ] = 0.95,
+        float | None,
+        typer.Option(help="In place of --recall: wanted share of own questions among those that keep records."),
+    ] = None,
     questions: Annotated[int, typer.Option(help="At most so many questions of DATA.", min=1)] = 1000,
     view: Annotated[
         str, typer.Option(help="What of a record is compared: text, target, target+text or title+text.")
@@ -141,31 +153,34 @@ def train(
 ) -> None:
     """Train a relevance filter on the training users of a LaMP task.
 
-    A user's own questions are to keep the records nearest to them, general questions none. About 120 general questions
-    come with persona.
+    A user's own questions are to keep their records, general questions none. Some 160 general ones come with persona;
+    give more with --general, of the kind that your users ask beside the task.
     """
     from dataclasses import asdict
 
     from persona.encoders import load_encoder
     from persona.eval.general_questions import read_general
     from persona.readers import read_split
-    from persona.retrievers.background import GENERAL_QUESTIONS
-    from persona.retrievers.relevance_training import RelevanceTraining, train_relevance
+    from persona.retrievers.relevance_training import GENERAL, LEAST_GENERAL, RelevanceTraining, train_relevance
     from persona.settings import Settings
 
-    options = RelevanceTraining(precision=precision, questions=questions, view=view, seed=seed)
+    options = RelevanceTraining(recall=recall, precision=precision, questions=questions, view=view, seed=seed)
     split = read_split(data, "train", task=task)
-    more = [one for place in general or () for one in read_general(place, questions)]
-    texts = [*GENERAL_QUESTIONS, *(one.query or one.question for one in more)]
-    adapter, report = train_relevance(split, load_encoder(encoder or Settings().encoder), options, general=texts)
+    kinds: dict[str, list[str]] = {name: list(texts) for name, texts in GENERAL.items()}
+    for place in general or ():
+        more = [one.query or one.question for one in read_general(place, questions)]
+        # Too few to be weighed as a kind of their own.
+        kinds.setdefault(place.resolve().name if len(more) >= LEAST_GENERAL else "questions", []).extend(more)
+    adapter, report = train_relevance(split, load_encoder(encoder or Settings().encoder), options, general=kinds)
     adapter.save(out)
     if as_json:
         print_json({**asdict(report), "out": str(out)})
         return
+    kept = ", ".join(f"{share:.1%} of {name}" for name, share in report.general_kept.items())
     say(
-        f"{out}: threshold {report.threshold:.3f}; on users kept aside precision {report.precision:.3f}, recall "
-        f"{report.recall:.3f}; records pass for {report.own_kept:.1%} of their questions and for "
-        f"{report.general_kept:.1%} of the general ones; {report.questions} questions, {report.general} general ones"
+        f"{out}: threshold {report.threshold:.3f}; on users and questions kept aside {report.recall:.1%} of own "
+        f"questions keep their records, and {kept} (precision {report.precision:.3f}); {report.questions} questions, "
+        f"{report.general} general ones"
     )
 
 

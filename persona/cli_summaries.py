@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from persona.cli_retrieval import Base, General, RetrieverModel, WhereText, encoder_for
+from persona.cli_retrieval import Base, General, Judge, RetrieverModel, WhereText, encoder_for
 from persona.cli_terminal import (
     AsJson,
     Encoder,
@@ -196,6 +196,7 @@ def eval_restraint(
         list[str] | None,
         typer.Option("--filter", help="untrained, or a folder of `persona filter train`. May be given several times."),
     ] = None,
+    judge: Judge = "question",
     general: General = None,
     k: Annotated[int, typer.Option("--k", help="How many records at most.", min=1)] = 1,
     limit: Annotated[
@@ -243,18 +244,18 @@ def eval_restraint(
         advance = stage_bars(progress)
         loaded = encoder_for(encoder, any(needs_encoder(name, base, relevance) for name in wanted), methods)
         store = None
-        judges: dict[str, RelevanceFilter] = {}
+        filters: dict[str, RelevanceFilter] = {}
         if loaded is not None:
             from persona.cli_plug import embed_views
             from persona.retrievers.relevance import load_filter
             from persona.store import ProfileStore
 
-            judges = {name: load_filter(name, loaded) for name in dict.fromkeys(relevance or ())}
+            filters = {name: load_filter(name, loaded) for name in dict.fromkeys(relevance or ())}
             folder = stack.enter_context(TemporaryDirectory())
             store = stack.enter_context(ProfileStore(f"sqlite:///{folder}/vectors.db"))
             asked = lamp.questions[:limit]
             store.upsert((question.user_id, record) for question in asked for record in question.profile)
-            views = [lamp.task.view, *(judge.view for judge in judges.values())]
+            views = [lamp.task.view, *(one.view for one in filters.values())]
             embed_views(store, loaded, dict.fromkeys(views), progress)
         retrievers: dict[str, Retriever] = {}
         for name, made in make_retrievers(
@@ -268,10 +269,10 @@ def eval_restraint(
             seed=seed,
         ).items():
             retrievers[name] = made
-            for called, judge in judges.items():
+            for called, one in filters.items():
                 assert loaded is not None
-                told = f"{name} + {'filter' if len(judges) == 1 else called}"
-                retrievers[told] = RelevanceRetriever(made, judge, loaded, store)
+                told = f"{name} + {'filter' if len(filters) == 1 else called}"
+                retrievers[told] = RelevanceRetriever(made, one, loaded, store, judge=judge)
         report = run_restraint(
             lamp,
             load_llm(llm or Settings().llm, overlong="truncate"),

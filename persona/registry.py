@@ -90,6 +90,7 @@ def make_retriever(
     model: str | None = None,
     where: str | None = None,
     relevance: RelevanceFilter | str | Path | None = None,
+    judge: str = "question",
 ) -> Retriever:
     """The retriever called `name`, and what is wanted over it.
 
@@ -103,7 +104,8 @@ def make_retriever(
         model: the multi-vector model of ``late_interaction`` (None: ``minilm``), or the cross-encoder of ``rerank``
             (None: `persona.retrievers.rerank.RERANKER`); a folder or hub id.
         where: it is handed only the records that fit (`persona.retrievers.where`).
-        relevance: of what it finds, only that which passes: a filter, or what `load_filter` takes; needs the encoder.
+        relevance: nothing where nothing is relevant: a filter, or what `load_filter` takes; needs the encoder.
+        judge: what the filter judges, the ``question`` or each ``record`` (`persona.retrievers.relevance.JUDGED`).
 
     Raises:
         UnknownPartError: if there is no retriever of that name.
@@ -142,8 +144,8 @@ def make_retriever(
 
         if encoder is None:
             raise InvalidOptionError("a relevance filter compares vectors: give it an encoder (e.g. 'minilm')")
-        judge = relevance if isinstance(relevance, RelevanceFilter) else load_filter(relevance, encoder)
-        made = RelevanceRetriever(made, judge, encoder, store)
+        loaded = relevance if isinstance(relevance, RelevanceFilter) else load_filter(relevance, encoder)
+        made = RelevanceRetriever(made, loaded, encoder, store, judge=judge)
     return made
 
 

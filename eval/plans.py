@@ -354,6 +354,7 @@ def _parts(
         wanted,
         base=config.base,
         model=config.retriever_model,
+        neighbours=config.interest_neighbours,
         encoder=encoder,
         store=store,
         view=split.task.view,

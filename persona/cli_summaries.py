@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from persona.cli_retrieval import Base, General, Judge, RetrieverModel, WhereText, encoder_for
+from persona.cli_retrieval import Base, General, InterestNeighbours, Judge, RetrieverModel, WhereText, encoder_for
 from persona.cli_terminal import (
     AsJson,
     Encoder,
@@ -205,6 +205,7 @@ def eval_restraint(
     encoder: Encoder = None,
     base: Base = None,
     retriever_model: RetrieverModel = None,
+    neighbours: InterestNeighbours = 0,
     where: WhereText = None,
     task: TaskName = None,
     max_length: Annotated[int, typer.Option(help="Token budget of the official prompt.", min=1)] = 256,
@@ -262,6 +263,7 @@ def eval_restraint(
             wanted,
             base=base,
             model=retriever_model,
+            neighbours=neighbours,
             where=where,
             encoder=loaded,
             store=store,

@@ -44,7 +44,8 @@ RETRIEVERS: Mapping[str, Part] = {
     "hybrid": Part("persona.retrievers.hybrid:HybridRetriever", ("retrievers",)),
     "hybrid+": Part("persona.retrievers.hybrid:HybridRetriever", ("retrievers",)),
     "multi_interest": Part(
-        "persona.retrievers.multi_interest:MultiInterestRetriever", ("encoder", "store", "view", "seed")
+        "persona.retrievers.multi_interest:MultiInterestRetriever",
+        ("encoder", "store", "view", "seed", "interests", "neighbours"),
     ),
     "diverse": Part("persona.retrievers.diverse:DiverseRetriever", ("base", "encoder", "store", "view")),
     "key_value": Part("persona.retrievers.key_value:KeyValueRetriever", ("encoder", "store")),
@@ -59,6 +60,9 @@ NEEDS_ENCODER = frozenset({"dense", "hybrid", "hybrid+", "multi_interest", "dive
 
 BASES: Mapping[str, str] = {"diverse": "dense", "rerank": "bm25+"}
 """Retrievers that look once more at what another one found, and which one that is if not told."""
+
+SHARES = "multi_interest"
+"""The retriever whose shares the neighbours smooth."""
 
 WITH_MODEL = frozenset(name for name, part in RETRIEVERS.items() if "model" in part.needs)
 """Retrievers that read texts with a model of their own."""
@@ -88,6 +92,7 @@ def make_retriever(
     seed: int = 0,
     base: str | None = None,
     model: str | None = None,
+    neighbours: int = 0,
     where: str | None = None,
     relevance: RelevanceFilter | str | Path | None = None,
     judge: str = "question",
@@ -103,14 +108,16 @@ def make_retriever(
         base: for those in `BASES`, the retriever that finds what they look at once more; None takes the one there.
         model: the multi-vector model of ``late_interaction`` (None: ``minilm``), or the cross-encoder of ``rerank``
             (None: `persona.retrievers.rerank.RERANKER`); a folder or hub id.
+        neighbours: for ``multi_interest``, so many users of `store` who are most like this one smooth the shares of the
+            interests (`persona.retrievers.multi_interest.SharedInterests`); 0 looks at nobody else.
         where: it is handed only the records that fit (`persona.retrievers.where`).
         relevance: nothing where nothing is relevant: a filter, or what `load_filter` takes; needs the encoder.
         judge: what the filter judges, the ``question`` or each ``record`` (`persona.retrievers.relevance.JUDGED`).
 
     Raises:
         UnknownPartError: if there is no retriever of that name.
-        InvalidOptionError: if it needs an encoder and none was given, or takes no `base` or `model` and one was given,
-            or `where` is no condition.
+        InvalidOptionError: if it needs an encoder and none was given, or takes no `base`, `model` or `neighbours`
+            and one was given, or there are no users to be neighbours, or `where` is no condition.
         ModelLoadError: if there is no such model, or no such filter.
         FingerprintMismatchError: if the filter was trained on vectors of another encoder.
     """
@@ -134,6 +141,18 @@ def make_retriever(
         options["base"] = make_retriever(base or BASES[name], encoder=encoder, store=store, view=view, seed=seed)
     if model is not None:
         options["model"] = model
+    if neighbours and name != SHARES:
+        raise InvalidOptionError(f"neighbours are for {SHARES}, was: {neighbours} for {name!r}")
+    if neighbours and (store is None or encoder is None):
+        raise InvalidOptionError(f"the neighbours of {SHARES} are read from a store: give it one")
+    if neighbours:
+        from persona.retrievers.multi_interest import SharedInterests
+        from persona.vectors import vector_fingerprint
+
+        assert store is not None
+        assert encoder is not None
+        options["interests"] = SharedInterests.from_store(store, vector_fingerprint(encoder, view), seed=seed)
+        options["neighbours"] = neighbours
     made = cast(Retriever, part.load()(**{need: options[need] for need in part.needs if need in options}))
     if where is not None:
         from persona.retrievers.where import WhereRetriever
@@ -150,23 +169,33 @@ def make_retriever(
 
 
 def make_retrievers(
-    names: Iterable[str], *, base: str | None = None, model: str | None = None, **options: Any
+    names: Iterable[str],
+    *,
+    base: str | None = None,
+    model: str | None = None,
+    neighbours: int = 0,
+    **options: Any,
 ) -> dict[str, Retriever]:
-    """`make_retriever` for each of several names; `base` and `model` go to those that take them.
+    """`make_retriever` for each of several names; `base`, `model` and `neighbours` go to those that take them.
 
     Raises:
-        InvalidOptionError: if none of them takes a `base` or a `model` that is given.
+        InvalidOptionError: if none of them takes one that is given.
         PersonaError: as `make_retriever`.
     """
     wanted = list(dict.fromkeys(names))
-    for option, value, takers in (("base", base, BASES), ("model", model, WITH_MODEL)):
-        if value is not None and not any(name in takers for name in wanted):
+    given = (("a base is", base, BASES), ("a model is", model, WITH_MODEL), ("neighbours are", neighbours, (SHARES,)))
+    for option, value, takers in given:
+        if value and not any(name in takers for name in wanted):
             raise InvalidOptionError(
-                f"a {option} is for {' and '.join(sorted(takers))}, was: {value!r} for {', '.join(wanted)}"
+                f"{option} for {' and '.join(sorted(takers))}, was: {value!r} for {', '.join(wanted)}"
             )
     return {
         name: make_retriever(
-            name, base=base if name in BASES else None, model=model if name in WITH_MODEL else None, **options
+            name,
+            base=base if name in BASES else None,
+            model=model if name in WITH_MODEL else None,
+            neighbours=neighbours if name == SHARES else 0,
+            **options,
         )
         for name in wanted
     }

@@ -14,11 +14,13 @@ NO_USER = "none"
 """The method that sends the question alone."""
 PLUG = "plug"
 """The method that puts a user embedder's soft prompt before the question."""
+VOCABULARY = "vocabulary"
+"""The method that lifts the words of a user's own targets (`persona.vocabulary`)."""
 OTHER_USER = "other user"
 """The control in which each question gets another user's history."""
 WITHOUT_USER = "trained without user"
 """The control with a user embedder that was trained in the same way and never saw a history."""
-BESIDE_RECORDS = (PLUG, *SUMMARY_METHODS, *LORA_METHODS)
+BESIDE_RECORDS = (PLUG, *SUMMARY_METHODS, VOCABULARY, *LORA_METHODS)
 """The methods that run alone and with retrieved records beside them."""
 NO_RETRIEVERS = (NO_USER, *BESIDE_RECORDS)
 """All methods that are no retrievers."""
@@ -31,14 +33,15 @@ class LampConfig:
     """What to run.
 
     Attributes:
-        methods: ``none``, ``plug``, ``stats``, ``summary``, `persona.eval.adapters.LORA_METHODS` and names of
-            `persona.registry.RETRIEVERS`.
+        methods: ``none``, ``plug``, ``stats``, ``summary``, ``vocabulary``, `persona.eval.adapters.LORA_METHODS` and
+            names of `persona.registry.RETRIEVERS`.
         ks: how many records; each retriever runs with each; ``plug``, ``stats``, ``summary`` and adapters alone and
             with each.
         beside: the retriever that finds the records beside a soft prompt, a summary or an adapter.
         lora_once: one adapter a user, from the profile of the user's earliest question, for all questions of that user;
             else one for each question, from all that is older than it.
         summary_form: what a summary is in a prompt, one of `persona.eval.summary_rows.SUMMARY_FORMS`.
+        vocabulary: the weight of the method ``vocabulary``.
         limit: only the first questions; None runs all.
         controls: also run each method with another user's history.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
@@ -63,6 +66,7 @@ class LampConfig:
     beside: str = "bm25"
     lora_once: bool = False
     summary_form: str = "record"
+    vocabulary: float = 0.0
     limit: int | None = None
     controls: bool = True
     encoder: str = "minilm"
@@ -95,6 +99,10 @@ class LampConfig:
         if self.summary_form not in SUMMARY_FORMS:
             raise InvalidOptionError(
                 f"`summary_form` must be one of {', '.join(SUMMARY_FORMS)}, was: {self.summary_form!r}"
+            )
+        if VOCABULARY in self.methods and not self.vocabulary > 0:
+            raise InvalidOptionError(
+                f"the method {VOCABULARY!r} needs a weight above 0 (--vocabulary), was: {self.vocabulary}"
             )
         if not self.ks or min(self.ks) < 1:
             raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")

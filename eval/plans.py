@@ -21,6 +21,7 @@ from persona.eval.lamp_config import (
     NO_USER,
     OTHER_USER,
     PLUG,
+    VOCABULARY,
     WITHOUT_USER,
     LampConfig,
     Progress,
@@ -92,6 +93,8 @@ def make_plans(
         if any(method in SUMMARY_METHODS for method in config.methods):
             kept = folder / "summaries.jsonl"
             plans += _summary_plans(split, questions, parts, llm, summarizer, config, kept, report)
+        if VOCABULARY in config.methods:
+            plans += _vocabulary_plans(split, questions, parts, llm, config, report)
         if adapters is not None:
             plans += _adapter_plans(split, questions, parts, adapters, llm, config, folder / "adapters", report)
     return plans
@@ -283,6 +286,41 @@ def _summary_plans(
         progress=report,
     )
     return [Plan(row.method, row.k, row.control, (row.requests,), row.tokens_added) for row in rows]
+
+
+def _vocabulary_plans(
+    split: LampSplit,
+    questions: Sequence[Question],
+    parts: _Parts,
+    llm: LanguageModel,
+    config: LampConfig,
+    report: Progress,
+) -> list[Plan]:
+    """The rows with lifted words, alone and with records: the right user's, and another's words and records.
+
+    What is common to everybody is read from all the histories of the split.
+    """
+    from persona.vocabulary import TokenBackground, VocabularyChannel, check_lifting
+
+    assert parts.beside is not None
+    background = TokenBackground.from_profiles(check_lifting(llm), (one.profile for one in split.questions))
+    channel = VocabularyChannel(llm, background, config.vocabulary)
+    histories: dict[str | None, list[Profile]] = {None: [question.profile for question in questions]}
+    if config.controls:
+        histories[OTHER_USER] = other_histories(questions, config.seed)
+    plans = []
+    for number, (control, profiles) in enumerate(histories.items()):
+        known = {id(profile): channel.lifts(profile) for profile in profiles}
+        prompts: dict[int, tuple[list[str], float]] = {0: ([question.input for question in questions], 0.0)}
+        for k, built in _prompts(split, questions, profiles, parts.beside, llm, config).items():
+            prompts[k] = ([one.text for one in built], _mean_tokens(built))
+        for k, (texts, added) in prompts.items():
+            requests = tuple(
+                Request(text, lifts=known[id(profile)] or None) for text, profile in zip(texts, profiles, strict=True)
+            )
+            plans.append(Plan(f"{VOCABULARY} + {config.beside}" if k else VOCABULARY, k, control, (requests,), added))
+        report("vocabulary", number + 1, len(histories))
+    return plans
 
 
 def _prompts(

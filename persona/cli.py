@@ -333,6 +333,10 @@ def ask(
     judge: Judge = "question",
     summary: Summary = None,
     task: SummaryTask = "free",
+    vocabulary: Annotated[
+        float,
+        typer.Option("--vocabulary", help="Lift words that the user writes more often than others: the weight.", min=0),
+    ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Answer a prompt with a frozen LLM as if it knew the user."""
@@ -399,6 +403,11 @@ def ask(
             channels = (*channels, LoraChannel(pool, missing=missing_adapter))
         if told is not None:
             channels = (*channels, told)
+        if vocabulary:
+            from persona.vocabulary import TokenBackground, VocabularyChannel, check_lifting
+
+            background = TokenBackground.from_store(check_lifting(model), opened)
+            channels = (*channels, VocabularyChannel(model, background, vocabulary))
         personalizer = Personalizer(
             model,
             opened,
@@ -481,8 +490,8 @@ def eval_lamp(
     methods: Annotated[
         str,
         typer.Option(
-            help="Comma list of none, plug, stats, summary, lora, lora+task, neighbours, routed and names of "
-            "retrievers (persona retrieve --help)."
+            help="Comma list of none, plug, stats, summary, vocabulary, lora, lora+task, neighbours, routed and names "
+            "of retrievers (persona retrieve --help)."
         ),
     ] = "none,bm25,recency",
     k: Annotated[str, typer.Option("--k", help="Comma list: how many records.")] = "1,4",
@@ -497,7 +506,7 @@ def eval_lamp(
         str | None, typer.Option("--plug-control", help="Comma list: the same, trained with --without-user.")
     ] = None,
     beside: Annotated[
-        str, typer.Option(help="Retriever of the records beside a soft prompt, a summary or an adapter.")
+        str, typer.Option(help="Retriever of the records beside a soft prompt, a summary, lifted words or an adapter.")
     ] = "bm25",
     lora_task: Annotated[
         str | None,
@@ -514,6 +523,9 @@ def eval_lamp(
     summary_form: Annotated[
         str, typer.Option(help="What a summary is in a prompt: record (one target), or sentence.")
     ] = "record",
+    vocabulary: Annotated[
+        float, typer.Option("--vocabulary", help="The weight of the method vocabulary: above 0.", min=0)
+    ] = 0.0,
     summary_llm: Annotated[
         str | None, typer.Option("--summary-llm", help="Writes the summaries (default: the LLM that answers).")
     ] = None,
@@ -562,6 +574,7 @@ def eval_lamp(
         beside=beside,
         lora_once=lora_once,
         summary_form=summary_form,
+        vocabulary=vocabulary,
         limit=limit,
         controls=controls,
         encoder=encoder or settings.encoder,

@@ -8,8 +8,10 @@ Pairs of a query and a record, each with its similarity:
   records of the same task will not do: two critics write of the same films, and a record that fits is no less fitting
   because another wrote it.)
 
-The network is fitted by binary cross-entropy on four fifths of the users (and of the general questions), and stops when
-it gets no better on the rest. On that rest the threshold is chosen, by questions: one *keeps* its records if the
+Networks are fitted by binary cross-entropy on four fifths of the users (and of the general questions), each to pairs of
+its own draw, and stop when they get no better on the rest. Their mean is one network again, which is a little more
+certain than any of them (area under the curve of news against film reviews 0.967 instead of 0.959, on training users
+kept aside). On that rest the threshold is chosen, by questions: one *keeps* its records if the
 nearest of them passes (`persona.retrievers.relevance.RelevanceRetriever`). It is the highest threshold at which the
 wanted share of the users' questions keep theirs (*recall*): as strict as that allows, since domains that the training
 has not seen lie between. Or, if so wanted, the lowest at which users' questions are the wanted share of those that keep
@@ -59,7 +61,8 @@ class RelevanceTraining:
         recall: wanted share of the users' questions that keep records, above 0 and below 1.
         precision: wanted share of users' questions among those that keep records, above 0 and below 1, in place of
             `recall`; None wants none.
-        width: hidden units.
+        members: networks that are averaged.
+        width: hidden units of each.
         epochs: at most.
         questions: at most so many of the split.
         view: the view of a record that is compared.
@@ -69,8 +72,9 @@ class RelevanceTraining:
         InvalidOptionError: if a number is out of range.
     """
 
-    recall: float = 0.93
+    recall: float = 0.95
     precision: float | None = None
+    members: int = 4
     width: int = 32
     epochs: int = 200
     questions: int = 1_000
@@ -81,7 +85,7 @@ class RelevanceTraining:
         for name in ("recall", "precision"):
             if (value := getattr(self, name)) is not None and not 0 < value < 1:
                 raise InvalidOptionError(f"`{name}` must be above 0 and below 1, was: {value}")
-        for name in ("width", "epochs", "questions"):
+        for name in ("members", "width", "epochs", "questions"):
             if getattr(self, name) < 1:
                 raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
 
@@ -161,13 +165,15 @@ def train_relevance(
 
     held_users = set(draw.permutation(users)[: max(1, len(users) // 5)].tolist())
     held_general = [draw.permutation(len(texts)) < len(texts) // 5 for texts in unrelated]
-    sides = []
-    for held in (False, True):
+
+    def pairs(held: bool) -> _Pairs:
         places = [place for place, question in enumerate(asked) if (question.user_id in held_users) is held]
         texts = [some[flags == held] for some, flags in zip(unrelated, held_general, strict=True)]
-        sides.append(_pairs([own[place] for place in places], texts, draw))
-    fitted, aside = sides
-    weights = _fit(fitted, aside, options)
+        return _pairs([own[place] for place in places], texts, draw)
+
+    aside = pairs(held=True)
+    drawn = [pairs(held=False) for _ in range(options.members)]
+    weights = _mean([_fit(fitted, aside, options, member) for member, fitted in enumerate(drawn)])
     adapter = CosineAdapter(weights, 0.5, vector_fingerprint(encoder, options.view), options.view)
     values = _values(adapter, aside)
     mine = _best(values, aside, _OWN)
@@ -180,7 +186,7 @@ def train_relevance(
     report = RelevanceReport(
         questions=len(asked),
         general=sum(map(len, kinds.values())),
-        pairs=len(fitted.labels) + len(aside.labels),
+        pairs=sum(len(some.labels) for some in (*drawn, aside)),
         threshold=adapter.threshold,
         precision=_precision(mine, others, adapter.threshold),
         recall=_share(mine, adapter.threshold),
@@ -214,14 +220,25 @@ def _pairs(own: Sequence[Placed], general: Sequence[NDArray[np.float32]], draw: 
     )
 
 
-def _fit(fitted: _Pairs, aside: _Pairs, options: RelevanceTraining) -> dict[str, NDArray[np.float32]]:
-    """The weights that do best on the pairs kept aside."""
+def _mean(members: Sequence[Mapping[str, NDArray[np.float32]]]) -> dict[str, NDArray[np.float32]]:
+    """One network whose outputs are the mean of those of `members`: all their hidden units side by side."""
+    count = np.float32(len(members))
+    return {
+        "hidden.weight": np.concatenate([one["hidden.weight"] for one in members]),
+        "hidden.bias": np.concatenate([one["hidden.bias"] for one in members]),
+        "out.weight": np.concatenate([one["out.weight"] for one in members], axis=1) / count,
+        "out.bias": np.sum([one["out.bias"] for one in members], axis=0) / count,
+    }
+
+
+def _fit(fitted: _Pairs, aside: _Pairs, options: RelevanceTraining, member: int) -> dict[str, NDArray[np.float32]]:
+    """The weights of one network that do best on the pairs kept aside."""
     import torch
     from torch import nn
     from torch.nn import functional
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
+        torch.manual_seed(options.seed + 1_000 * member)
         hidden, out = nn.Linear(fitted.queries.shape[1], options.width), nn.Linear(options.width, 2)
         model = nn.ModuleDict({"hidden": hidden, "out": out})
         with torch.no_grad():

@@ -3,9 +3,9 @@
     python benchmarks/relevance.py $PERSONA_SHARED/data/lampstyle --questions 120 [--general]
 
 A filter is trained for each set on its `train` users, with the general questions that come with persona and, where
---general says so, with the other sets' `train` questions, each set a kind of its own. It is measured on `dev` users: the
-share of questions that keep their records. Whatever is printed of other domains is of sets that the filter has not seen,
-unless --general is given.
+--general says so, with the other sets' `train` questions, each set a kind of its own. It is measured on `dev` users:
+the share of questions that keep their records. Whatever is printed of other domains is of sets that the filter has not
+seen, unless --general is given.
 """
 
 from __future__ import annotations

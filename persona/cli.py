@@ -27,6 +27,7 @@ from persona.cli_retrieval import (
     Judge,
     RetrieverModel,
     WhereText,
+    check_encoder_is_read,
     encoder_for,
     entities,
     eval_limit,
@@ -563,6 +564,7 @@ def eval_lamp(
     from persona.eval.soft_prompts import Plugs
     from persona.models import load_llm
     from persona.readers import read_split
+    from persona.registry import needs_encoder
     from persona.settings import Settings
 
     settings = Settings()
@@ -590,6 +592,8 @@ def eval_lamp(
         mbr=mbr,
         seed=seed,
     )
+    read = relevance is not None or plug is not None or any(needs_encoder(one, base) for one in config.retrievers)
+    check_encoder_is_read(encoder, read, methods)
     plugs = None
     if plug is None and PLUG in config.methods:
         raise InvalidOptionError("the method 'plug' needs a user embedder: name its folder with --plug")

@@ -79,25 +79,34 @@ filter_app = typer.Typer(
 
 
 def encoder_for(encoder: str | None, read: bool, by: str, **options: Any) -> RecordEncoder | None:
-    """The encoder of `--encoder` or the setting, if it is `read`; by whom else not.
+    """The encoder of `--encoder` or the setting; None if `by`, the retriever or the methods, does not read it.
 
     Raises:
-        InvalidOptionError: if one was named that nothing reads.
+        InvalidOptionError: if one was named that is not read.
         ModelLoadError: if there is none of that name.
     """
-    if read:
-        from persona.encoders import load_encoder
-        from persona.settings import Settings
+    check_encoder_is_read(encoder, read, by)
+    if not read:
+        return None
+    from persona.encoders import load_encoder
+    from persona.settings import Settings
 
-        return load_encoder(encoder or Settings().encoder, **options)
-    if encoder is not None:
+    return load_encoder(encoder or Settings().encoder, **options)
+
+
+def check_encoder_is_read(encoder: str | None, read: bool, by: str) -> None:
+    """Refuse an `--encoder` that nothing reads.
+
+    Raises:
+        InvalidOptionError: if it was given and is not read.
+    """
+    if encoder is not None and not read:
         from persona.errors import InvalidOptionError
 
         raise InvalidOptionError(
             f"--encoder is for what compares vectors, and {by} does not: leave it out, or take a retriever that does "
             f"(e.g. dense); was: {encoder!r}"
         )
-    return None
 
 
 def entities(
@@ -215,6 +224,8 @@ def show_filter(
         if name != "training":
             say(f"{name:12} {value}")
     for name, value in loaded.notes.get("report", {}).items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{share:.1%} of {kind}" for kind, share in value.items())
         if name not in told:
             say(f"{name:12} {value}")
 

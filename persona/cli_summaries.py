@@ -228,7 +228,6 @@ def eval_restraint(
     from persona.models import load_llm
     from persona.readers import read_split
     from persona.registry import check_retriever, make_retrievers, needs_encoder
-    from persona.retrievers.relevance import RelevanceRetriever
     from persona.settings import Settings
 
     check_split(split, "train", "dev")
@@ -258,23 +257,29 @@ def eval_restraint(
             store.upsert((question.user_id, record) for question in asked for record in question.profile)
             views = [lamp.task.view, *(one.view for one in filters.values())]
             embed_views(store, loaded, dict.fromkeys(views), progress)
+
+        def made(relevance: RelevanceFilter | None) -> dict[str, Retriever]:
+            return make_retrievers(
+                wanted,
+                base=base,
+                model=retriever_model,
+                neighbours=neighbours,
+                where=where,
+                relevance=relevance,
+                judge="question" if relevance is None else judge,
+                encoder=loaded,
+                store=store,
+                view=lamp.task.view,
+                seed=seed,
+            )
+
+        plain = made(None)
+        filtered = {called: made(one) for called, one in filters.items()}
         retrievers: dict[str, Retriever] = {}
-        for name, made in make_retrievers(
-            wanted,
-            base=base,
-            model=retriever_model,
-            neighbours=neighbours,
-            where=where,
-            encoder=loaded,
-            store=store,
-            view=lamp.task.view,
-            seed=seed,
-        ).items():
-            retrievers[name] = made
-            for called, one in filters.items():
-                assert loaded is not None
-                told = f"{name} + {'filter' if len(filters) == 1 else called}"
-                retrievers[told] = RelevanceRetriever(made, one, loaded, store, judge=judge)
+        for name in wanted:
+            retrievers[name] = plain[name]
+            for called, some in filtered.items():
+                retrievers[f"{name} + {'filter' if len(filters) == 1 else called}"] = some[name]
         report = run_restraint(
             lamp,
             load_llm(llm or Settings().llm, overlong="truncate"),

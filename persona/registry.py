@@ -154,10 +154,6 @@ def make_retriever(
         options["interests"] = SharedInterests.from_store(store, vector_fingerprint(encoder, view), seed=seed)
         options["neighbours"] = neighbours
     made = cast(Retriever, part.load()(**{need: options[need] for need in part.needs if need in options}))
-    if where is not None:
-        from persona.retrievers.where import WhereRetriever
-
-        made = WhereRetriever(made, where)
     if relevance is not None:
         from persona.retrievers.relevance import RelevanceFilter, RelevanceRetriever, load_filter
 
@@ -165,6 +161,13 @@ def make_retriever(
             raise InvalidOptionError("a relevance filter compares vectors: give it an encoder (e.g. 'minilm')")
         loaded = relevance if isinstance(relevance, RelevanceFilter) else load_filter(relevance, encoder)
         made = RelevanceRetriever(made, loaded, encoder, store, judge=judge)
+    elif judge != "question":
+        raise InvalidOptionError(f"`judge` says what a relevance filter judges, and there is none, was: {judge!r}")
+    if where is not None:
+        from persona.retrievers.where import WhereRetriever
+
+        # Outermost: a record that does not fit must not let a question pass either.
+        made = WhereRetriever(made, where)
     return made
 
 

@@ -86,6 +86,7 @@ def test_retrievers_with_models_of_their_own(run: Run, tmp_path: Path) -> None:
         (("--where", "time>=soon"), "a time must be like"),
         (("--filter", "nowhere"), "nowhere holds no relevance filter"),
         (("--filter", "untrained", "--judge", "answer"), "`judge` must be one of question, record"),
+        (("--judge", "record"), "`judge` says what a relevance filter judges, and there is none"),
         (("--encoder", "nope"), "--encoder is for what compares vectors, and bm25+ does not"),
         (("--interest-neighbours", "3"), "neighbours are for multi_interest"),
         (
@@ -99,6 +100,20 @@ def test_bad_input_is_one_line(run: Run, options: tuple[str, ...], message: str)
     assert (done.code, done.out) == (1, "")
     assert message in done.err
     assert done.err.count("\n") == 1
+
+
+def test_only_records_that_fit_let_a_question_pass(run: Run) -> None:
+    question = ("retrieve", "mara", "A quiet documentary about lighthouse keepers", "--filter", "untrained", "--json")
+    found = json.loads(run(*question, "--k", "1").out)
+    assert found
+    assert json.loads(run(*question, "--where", f"time<{found[0]['time']}").out) == []
+
+
+def test_an_encoder_that_no_method_reads_is_refused(run: Run, tmp_path: Path) -> None:
+    data = write_films(tmp_path / "films")
+    for command in ("lamp", "restraint"):
+        done = run("eval", command, data, "--methods", "bm25", "--encoder", "hashing")
+        assert (done.code, "--encoder is for what compares vectors, and bm25 does not" in done.err) == (1, True)
 
 
 @pytest.mark.parametrize("arguments", [("retrieve", "nobody", QUERY), ("lora", "list", "nobody")])

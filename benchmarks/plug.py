@@ -191,8 +191,7 @@ def many_users(users: int, rounds: int) -> dict[str, float]:
     histories = []
     for _ in range(users):
         chosen = draw.integers(0, len(rows), int(draw.integers(20, 80)))
-        values = rows[chosen]
-        histories.append(History(np.ascontiguousarray(values[:, :384]), values, None))
+        histories.append(History(rows[chosen]))
     records = sum(map(len, histories))
     products = [
         (records, config.value_dim, config.width),

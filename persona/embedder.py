@@ -63,6 +63,8 @@ _KEY_DIM = 64
 _DAYS_IN_MONTH = 30.0
 _NULL_RECORDS = 10.0
 _EPSILON = 1e-5
+_FULL = 7 / 8
+"""Share of records in a padded batch from which on its padding is computed, too."""
 
 
 class SoftPromptedModel(Protocol):
@@ -482,10 +484,13 @@ class _VectorMap(nn.Module):
 
 
 def _of_records(layer: Any, values: Tensor, mask: Tensor) -> Tensor:
-    """`layer` of the values under `mask`, zeros elsewhere: nothing is computed for padding.  # (batch, records, out)"""
-    if bool(mask.all()):
-        whole: Tensor = layer(values.flatten(0, 1))
-        return whole.view(*mask.shape, -1)
+    """`layer` of the values under `mask`, zeros elsewhere.  # (batch, records, out)
+
+    Nothing is computed for padding, but where it is so little that picking the records out would take longer.
+    """
+    if int(mask.sum()) >= _FULL * mask.numel():
+        whole: Tensor = layer(values.flatten(0, 1)).view(*mask.shape, -1)
+        return whole if bool(mask.all()) else whole.masked_fill(~mask[..., None], 0)
     some: Tensor = layer(values[mask])
     hidden = some.new_zeros((*mask.shape, some.shape[-1]))
     hidden[mask] = some

@@ -38,21 +38,20 @@ class History:
     """One user's records in numbers.
 
     Attributes:
-        keys: float16.  # (records, encoder_dim)
-        values: float16.  # (records, value_dim)
+        values: float16; a value begins with the record's key, in its first `encoder_dim` numbers.
+            # (records, value_dim)
         days: the day of each record, counted from year 1; None where a record has no date.  # (records,)
     """
 
-    keys: NDArray[np.float16]
     values: NDArray[np.float16]
-    days: NDArray[np.float32] | None
+    days: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.values)
 
     def take(self, rows: NDArray[np.intp]) -> History:
         """The records at `rows`, in that order."""
-        return History(self.keys[rows], self.values[rows], None if self.days is None else self.days[rows])
+        return History(self.values[rows], None if self.days is None else self.days[rows])
 
 
 class HistoryReader:
@@ -77,7 +76,7 @@ class HistoryReader:
         }
         keys = parts[self.config.view]
         if self.config.mode != "plug":
-            return [History(each, each, _days(profile)) for each, profile in zip(keys, profiles, strict=True)]
+            return [History(each, _days(profile)) for each, profile in zip(keys, profiles, strict=True)]
         histories = []
         for profile, key, target in zip(profiles, keys, parts[_TARGET], strict=True):
             style = np.zeros((len(profile), STYLE_DIM), np.float16)
@@ -85,7 +84,7 @@ class HistoryReader:
                 style[row] = style_vector(record.text if record.target is None else record.target)
                 if record.target is None:
                     target[row] = 0
-            histories.append(History(key, np.concatenate((key, target, style), axis=1), _days(profile)))
+            histories.append(History(np.concatenate((key, target, style), axis=1), _days(profile)))
         return histories
 
     def questions(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -140,7 +139,7 @@ class HistoryBatch:
     """Histories side by side, padded to the longest; the arguments of `UserEmbedder.forward`.
 
     Attributes:
-        keys: float32.  # (batch, records, encoder_dim)
+        keys: float32; a view of `values`.  # (batch, records, encoder_dim)
         values: float32.  # (batch, records, value_dim)
         mask: True where there is a record.  # (batch, records)
         query: float32; None for prompts that fit any question.  # (batch, encoder_dim)
@@ -170,19 +169,24 @@ class HistoryBatch:
             device: where to put it.
         """
         longest = max(1, *map(len, histories))
-        keys = np.zeros((len(histories), longest, config.encoder_dim), np.float16)
         values = np.zeros((len(histories), longest, config.value_dim), np.float16)
         days = np.zeros((len(histories), longest), np.float32)
         mask = np.zeros((len(histories), longest), bool)
         for place, history in enumerate(histories):
             n = len(history)
-            keys[place, :n], values[place, :n], mask[place, :n] = history.keys, history.values, True
+            values[place, :n], mask[place, :n] = history.values, True
             if history.days is not None and n:
                 days[place, :n] = history.days.max() - history.days
         # Widened by torch, and where they are used: numpy takes several times as long to widen a half.
-        moved = [torch.from_numpy(array).to(device) for array in (keys, values, mask, days)]
+        widened = torch.from_numpy(values).to(device).float()
         asked = None if query is None else torch.from_numpy(np.asarray(query, np.float32)).to(device)
-        return cls(moved[0].float(), moved[1].float(), moved[2], asked, moved[3])
+        return cls(
+            widened[..., : config.encoder_dim],
+            widened,
+            torch.from_numpy(mask).to(device),
+            asked,
+            torch.from_numpy(days).to(device),
+        )
 
 
 def vectors_as_histories(vectors: Mapping[str, NDArray[np.float32]], user_ids: Sequence[str]) -> list[History]:
@@ -197,7 +201,7 @@ def vectors_as_histories(vectors: Mapping[str, NDArray[np.float32]], user_ids: S
     for user_id in user_ids:
         vector = vectors.get(user_id)
         rows = np.zeros((0, dim), np.float16) if vector is None else np.asarray(vector, np.float16)[None]
-        histories.append(History(rows, rows, None))
+        histories.append(History(rows))
     return histories
 
 

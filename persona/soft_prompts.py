@@ -37,6 +37,9 @@ USERS_AT_ONCE = 256
 _RECORDS_AT_ONCE = 2048
 """Records that are computed together: as floats some 7 MB, so that they stay in a processor's cache."""
 
+_RECORDS_ALIKE = 512
+"""So many records of histories of one length are computed without others."""
+
 
 class SoftPromptChannel:
     """Puts a user embedder's soft prompt into the context of each request.
@@ -115,6 +118,8 @@ def soft_prompts(
 ) -> list[torch.Tensor]:
     """The soft prompt of each history; those of like length are computed together.
 
+    Where enough are of the very same length, only they are: then there is no padding, and nothing to pick out of it.
+
     Args:
         plug: the user embedder.
         histories: of the users.
@@ -128,7 +133,10 @@ def soft_prompts(
     order = sorted(range(len(histories)), key=lambda place: len(histories[place]))
     while order:
         # The longest histories first; their length says how many fit.
-        size = max(1, _RECORDS_AT_ONCE // max(1, len(histories[order[-1]])))
+        longest = len(histories[order[-1]])
+        size = max(1, _RECORDS_AT_ONCE // max(1, longest))
+        alike = sum(1 for place in order[-size:] if len(histories[place]) == longest)
+        size = alike if alike * longest >= _RECORDS_ALIKE else size
         places, order = order[-size:], order[:-size]
         asked = None if queries is None else queries[places]
         batch = HistoryBatch.of([histories[place] for place in places], plug.config, asked, device)

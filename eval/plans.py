@@ -339,7 +339,7 @@ def _parts(
     from persona.encoders import load_encoder
     from persona.store import ProfileStore
 
-    reads = plugs.with_user[0].config.encoder if plugged and plugs is not None else ""
+    reads = plugs.with_user[0].config.encoder if plugged and plugs is not None and plugs.vectors is None else ""
     encoder = load_encoder(config.encoder, like=reads)
     store = stack.enter_context(ProfileStore(f"sqlite:///{vectors}"))
     store.upsert((question.user_id, record) for question in questions for record in question.profile)

@@ -40,6 +40,7 @@ from persona.cli_terminal import (
     RetrieverName,
     Store,
     TaskName,
+    UserVectors,
     check_split,
     counted,
     names,
@@ -305,6 +306,7 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 64,
     num_beams: Annotated[int, typer.Option(help="1 is greedy decoding.", min=1)] = 1,
     plug: Plug = None,
+    user_vectors: UserVectors = None,
     lora: Annotated[bool, typer.Option("--lora", help="Answer with the user's own adapter, from the store.")] = False,
     missing_adapter: Annotated[
         str, typer.Option(help="What a user without an adapter gets: error, prior or base (the plain LLM).")
@@ -325,7 +327,10 @@ def ask(
     from persona.protocols import Channel, GenerationOptions
     from persona.registry import check_retriever
     from persona.settings import Settings, open_store
+    from persona.user_vectors import UserVectorFile
 
+    if user_vectors is not None and plug is None:
+        raise InvalidOptionError("--user-vectors are read by a user embedder: name its folder with --plug")
     settings = Settings()
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text.strip():
@@ -350,9 +355,11 @@ def ask(
                 raise UnknownAdapterError("the store holds no adapters: train them with `persona lora train`")
         model = load_llm(llm or settings.llm)
         embedder = None if plug is None else _user_embedder(plug)
+        file = None if user_vectors is None else UserVectorFile(user_vectors)
+        reads = embedder.config.encoder if embedder is not None and file is None else ""
         loaded = None
-        if embedder is not None or (k and reads_vectors(name, base, relevance)):
-            loaded = load_encoder(encoder or settings.encoder, like=embedder.config.encoder if embedder else "")
+        if (embedder is not None and file is None) or (k and reads_vectors(name, base, relevance)):
+            loaded = load_encoder(encoder or settings.encoder, like=reads)
         found = None
         if k:
             found = chosen_retriever(
@@ -362,8 +369,9 @@ def ask(
         if embedder is not None:
             from persona.soft_prompts import SoftPromptChannel
 
-            assert loaded is not None
-            channels = (SoftPromptChannel(embedder, model, loaded, opened),)
+            source = file or loaded
+            assert source is not None
+            channels = (SoftPromptChannel(embedder, model, source, opened),)
         if lora:
             from persona.adapters import AdapterPool, LoraChannel
 
@@ -468,6 +476,7 @@ def eval_lamp(
     plug_control: Annotated[
         str | None, typer.Option("--plug-control", help="Comma list: the same, trained with --without-user.")
     ] = None,
+    user_vectors: UserVectors = None,
     beside: Annotated[
         str, typer.Option(help="Retriever of the records beside a soft prompt, a summary or an adapter.")
     ] = "bm25",
@@ -544,7 +553,7 @@ def eval_lamp(
         raise InvalidOptionError("the method 'plug' needs a user embedder: name its folder with --plug")
     if plug is not None:
         without = () if plug_control is None else names(plug_control, "--plug-control")
-        plugs = Plugs.load(names(plug, "--plug"), without)
+        plugs = Plugs.load(names(plug, "--plug"), without, vectors=user_vectors)
     adapters = None if lora_task is None else Adapters.load(names(lora_task, "--lora-task"))
     lamp = read_split(data, split, golds=golds, task=task)
     folder = out or Path("runs") / f"{data.resolve().name}-{split}-{Path(name).name.replace(':', '-')}"

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,6 +48,13 @@ Llm = Annotated[
 
 Plug = Annotated[
     str | None, typer.Option("--plug", help="A user embedder, its folder or hub id: adds its soft prompt.")
+]
+
+UserVectors = Annotated[
+    Path | None,
+    typer.Option(
+        help="Vectors of users that you have (.parquet, or .npy with .ids.jsonl), for a user embedder that reads them."
+    ),
 ]
 
 

@@ -202,18 +202,21 @@ class UserEmbedder(
         return embedder
 
     @classmethod
-    def from_vectors(cls, llm: SoftPromptedModel, *, dim: int, n_tokens: int = 4, seed: int = 0) -> Self:
+    def from_vectors(
+        cls, llm: SoftPromptedModel, *, dim: int, vectors: str = "", n_tokens: int = 4, seed: int = 0
+    ) -> Self:
         """An embedder for vectors that somebody else made of each user: one linear map to soft tokens.
 
-        After E2P ("Embedding to Prefix"). Give the vectors as keys and values of one record per user.
+        After E2P ("Embedding to Prefix"). `persona.user_vectors.UserVectorFile` reads such vectors.
 
         Args:
             llm: the frozen LLM.
             dim: length of a user's vector.
+            vectors: their fingerprint (`UserVectorFile.fingerprint`).
             n_tokens: soft tokens of a user.
             seed: of all starting values.
         """
-        return cls.for_llm(llm, encoder_dim=dim, seed=seed, mode="vectors", n_tokens=n_tokens)
+        return cls.for_llm(llm, encoder_dim=dim, encoder=vectors, seed=seed, mode="vectors", n_tokens=n_tokens)
 
     def forward(
         self,
@@ -287,7 +290,7 @@ class UserEmbedder(
         Raises:
             FingerprintMismatchError: with both names.
         """
-        pairs = [("record encoder", self.config.encoder, encoder)]
+        pairs = [("user vectors" if self.config.mode == "vectors" else "record encoder", self.config.encoder, encoder)]
         if llm is not None:
             # An endpoint cannot show its weights; its caller can say whose they are.
             pairs.append(("LLM", self.config.llm, getattr(llm, "serves", None) or llm.fingerprint))

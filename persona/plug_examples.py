@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.errors import EvaluationError, InvalidOptionError
-from persona.histories import History, HistoryReader
+from persona.histories import History, ReadsHistories
 from persona.lamp import LampSplit
 from persona.records import Profile
 
@@ -112,7 +112,7 @@ class Examples:
         n_users: users to train on.
     """
 
-    def __init__(self, split: LampSplit, reader: HistoryReader, options: PlugTraining) -> None:
+    def __init__(self, split: LampSplit, reader: ReadsHistories, options: PlugTraining) -> None:
         if split.golds is None:
             raise EvaluationError("training needs golds: this split has none")
         self.task, self._dim = split.task, reader.config.encoder_dim

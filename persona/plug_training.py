@@ -24,7 +24,7 @@ import persona
 from persona.embedder import UserEmbedder
 from persona.errors import InvalidOptionError, PersonaError
 from persona.files import replacing, write_atomically
-from persona.histories import HistoryBatch, HistoryReader
+from persona.histories import HistoryBatch, ReadsHistories
 from persona.lamp import LampSplit, LampTask
 from persona.plug_examples import Examples, PlugTraining
 from persona.plug_warm_up import Progress, copied_state, rate_share, warm_up
@@ -70,7 +70,7 @@ def train_plug(
     plug: UserEmbedder,
     split: LampSplit,
     llm: TransformersLM,
-    reader: HistoryReader,
+    reader: ReadsHistories,
     options: PlugTraining | None = None,
     *,
     out: Path,
@@ -100,7 +100,7 @@ def train_plug(
     """
     options = options or PlugTraining()
     begun = time.perf_counter()
-    plug.check_fits(reader.encoder.fingerprint, llm)
+    plug.check_fits(reader.fingerprint, llm)
     if any(options.ks) and retriever is None:
         raise InvalidOptionError("training prompts with records need a retriever: give one, or set `ks=(0,)`")
     examples = Examples(split, reader, options)

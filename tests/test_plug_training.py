@@ -20,7 +20,7 @@ from persona.errors import EvaluationError, InvalidOptionError, UnsupportedChann
 from persona.eval.lamp import run_lamp
 from persona.eval.lamp_config import OTHER_USER, WITHOUT_USER, LampConfig
 from persona.eval.soft_prompts import Plugs
-from persona.histories import History, HistoryBatch, HistoryReader, history_views, vectors_as_histories
+from persona.histories import History, HistoryReader, history_views
 from persona.instruction_words import InstructionWords, answer_ids
 from persona.lamp import LampSplit, lamp_task
 from persona.model_folder import hash_parameters
@@ -297,19 +297,6 @@ def test_stored_vectors_are_used_and_stale_ones_are_not(llm: Any, tmp_path: Path
     fresh_ones = HistoryReader(config, encoder).read([Profile("ana", (Record("Old.", "5"), Record("Older.", "4")))])[0]
     assert np.array_equal(stored.values, fresh_ones.values)
     assert len(changed) != len(stored) or not np.array_equal(changed.values, stored.values)
-
-
-def test_vectors_of_a_companys_own_become_soft_prompts(llm: Any) -> None:
-    plug = UserEmbedder.from_vectors(llm, dim=5, n_tokens=3)
-    torch.nn.init.normal_(plug.pooling.map.weight)  # type: ignore[union-attr, arg-type]
-    vectors = {"ana": np.arange(5, dtype=np.float32), "ben": np.ones(5, dtype=np.float32)}
-    batch = HistoryBatch.of(vectors_as_histories(vectors, ["ana", "ben", "nobody"]), plug.config)
-    found = plug(batch.keys, batch.values, batch.mask)
-    assert found.shape == (3, 3, llm.hidden_size)
-    linear = plug.pooling.map.weight @ torch.tensor(vectors["ana"])  # type: ignore[union-attr, operator]
-    expected = plug.config.embedding_scale * (plug.instruction + linear.view(3, -1))
-    torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found[2], plug.config.embedding_scale * plug.instruction)
 
 
 # ------------------------------------------------------------------------------------------------------ the channel

@@ -75,7 +75,11 @@ def train(
     """Train a user embedder on the training users of a LaMP task.
 
     The LLM stays as it is. Stopped at any moment, the same command goes on from the last look at the users kept aside.
+    On several GPUs: torchrun --nproc-per-node N -m persona plug train ...
     """
+    import torch
+    from accelerate import PartialState
+
     from persona.embedder import UserEmbedder
     from persona.encoders import load_encoder
     from persona.errors import InvalidOptionError
@@ -112,6 +116,8 @@ def train(
     if out.exists() and not out.is_dir():
         raise InvalidOptionError(f"--out must be a folder, was a file: {str(out)!r}")
     split = read_split(data, "train", task=task)
+    # Of several processes each has its own device, before anything is loaded onto one.
+    state = PartialState(cpu=not torch.cuda.is_available())
     model = load_llm(llm or Settings().llm, overlong="truncate")
     if not isinstance(model, TransformersLM):
         raise InvalidOptionError(f"a user embedder is trained against a transformers model, was: {model.fingerprint}")
@@ -139,10 +145,12 @@ def train(
         )
     out.mkdir(parents=True, exist_ok=True)
     kept = vectors or out / "vectors.db"
-    with progress_bars("steps") as progress, ProfileStore(f"sqlite:///{kept}") as store:
-        store.upsert((question.user_id, record) for question in split.questions for record in question.profile)
-        if loaded is not None:
-            embed_views(store, loaded, history_views(plug.config), progress)
+    shown = state.is_main_process
+    with progress_bars("steps", shown=shown) as progress, ProfileStore(f"sqlite:///{kept}") as store:
+        with state.main_process_first():  # what the first one puts in, the others find
+            store.upsert((question.user_id, record) for question in split.questions for record in question.profile)
+            if loaded is not None:
+                embed_views(store, loaded, history_views(plug.config), progress)
         warm_bar = progress.add_task("warm-up", total=warm_up, visible=warm_up > 0 and plug.config.mode == "plug")
         bar = progress.add_task("train", total=steps)
 
@@ -171,8 +179,12 @@ def train(
             progress=advance,
             warm_progress=warm,
         )
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        return
     if vectors is None:  # The training users' vectors are no part of the embedder.
-        kept.unlink()
+        for name in (kept.name, f"{kept.name}-wal", f"{kept.name}-shm"):
+            kept.with_name(name).unlink(missing_ok=True)
     if as_json:
         from dataclasses import asdict
 

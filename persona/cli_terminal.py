@@ -76,8 +76,13 @@ def show(part: RenderableType) -> None:
 
 
 @contextmanager
-def progress_bars(unit: str) -> Iterator[Progress]:
-    """A progress bar on stderr with rate and time left, where stderr is a terminal; else nothing is printed."""
+def progress_bars(unit: str, *, shown: bool = True) -> Iterator[Progress]:
+    """A progress bar on stderr with rate and time left, where stderr is a terminal; else nothing is printed.
+
+    Args:
+        unit: what is counted.
+        shown: False prints nothing anywhere.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -105,7 +110,7 @@ def progress_bars(unit: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as progress:
         yield progress
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -428,3 +431,44 @@ def test_the_method_needs_an_embedder_and_a_model_that_takes_soft_prompts(llm: A
         InvalidOptionError, match="as many user embedders trained without the user as with it, 1, were: 2"
     ):
         Plugs((fresh(llm, encoder),), (fresh(llm, encoder), fresh(llm, encoder)))
+
+
+# ----------------------------------------------------------------------------------------------- types and processes
+
+
+def test_the_llm_may_be_in_bfloat16(encoder: Any, tmp_path: Path) -> None:
+    narrow = load_llm("tiny", dtype="bfloat16", overlong="truncate")
+    before = hash_parameters(narrow.model)  # type: ignore[attr-defined]
+    plug = train(narrow, encoder, tmp_path)
+    assert hash_parameters(narrow.model) == before  # type: ignore[attr-defined]
+    assert {parameter.dtype for parameter in plug.parameters()} == {torch.float32}
+    notes = json.loads((tmp_path / "training.json").read_text())["report"]
+    assert notes["steps"] == SMALL.steps
+    assert 0 < notes["dev_loss"] <= notes["dev_loss_before"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(llm: Any, encoder: Any, tmp_path: Path) -> None:
+    World(0).write_lamp(tmp_path / "data", "LaMP_3", {"train": 12}, 6)
+    steps = "--steps 4 --batch 5 --evaluate-every 4 --warm-up 0 --tokens 2 --leave-one-out 2 --k 0"
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
+    for out, launcher in (("one", ()), ("two", torchrun)):
+        start = [sys.executable, *launcher, "-m", "persona", "plug", "train", "data", "--llm", "tiny"]
+        command = [*start, "--encoder", "hashing", "--out", out, *steps.split()]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 1  # one of them speaks
+        assert not list((tmp_path / out).glob("*.db*"))
+    begun = UserEmbedder.for_llm(llm, encoder_dim=encoder.dim, encoder=encoder.fingerprint, n_tokens=2).state_dict()
+    one, two = (load_user_embedder(tmp_path / out).state_dict() for out in ("one", "two"))
+    first, second = (torch.cat([(state[name] - begun[name]).flatten() for name in begun]) for state in (one, two))
+    assert first.abs().max() > 1e-4
+    # Not to the bit: AdamW divides by the gradient's size, and where that is next to nothing rounding decides.
+    assert torch.cosine_similarity(first, second, dim=0) > 0.98
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port

@@ -416,7 +416,6 @@ def forget(
     as_json: AsJson = False,
 ) -> None:
     """Erase everything that is held on a user: records, vectors, indexes, adapters; the bytes too."""
-    from persona.errors import UnknownUserError
     from persona.settings import open_store
 
     if exports is not None and not exports.is_dir():
@@ -426,7 +425,8 @@ def forget(
         )
     with open_store(store) as opened:
         if user_id not in opened:
-            raise UnknownUserError(f"the store holds nothing on {user_id!r}: nothing was erased")
+            _finish_forgetting(opened, user_id, exports, as_json=as_json)
+            return
         if not yes:
             typer.confirm(f"Erase everything on {user_id!r}?", abort=True, err=True)
         if exports is None:
@@ -443,6 +443,24 @@ def forget(
             f"{counted(report.vectors, 'vector matrix', 'vector matrices')}, "
             f"{counted(report.indexes, 'index', 'indexes')} and {counted(report.adapters, 'adapter')} of {user_id!r}"
         )
+
+
+def _finish_forgetting(store: ProfileStore, user_id: str, exports: Path | None, *, as_json: bool) -> None:
+    """What is left to erase where the user's rows are gone: bytes that could not be overwritten, exported adapters."""
+    from persona.erasure import ForgetReport
+    from persona.errors import UnknownUserError
+
+    exported = 0
+    if exports is not None:
+        from persona.adapters.bank import erase_exports
+
+        exported = erase_exports(user_id, exports)
+    if not store.finish_forgetting() and not exported:
+        raise UnknownUserError(f"the store holds nothing on {user_id!r}: nothing was erased")
+    if as_json:
+        print_json({"user_id": user_id, **asdict(ForgetReport())})
+    else:
+        say(f"finished what an earlier forget had left over, and erased {counted(exported, 'exported adapter')}")
 
 
 @eval_app.command("lamp")

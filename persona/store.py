@@ -216,6 +216,17 @@ class ProfileStore:
         overwrite_deleted(self.database)
         return report
 
+    def finish_forgetting(self) -> int:
+        """Overwrite what an earlier `forget` deleted and could not overwrite, since it was stopped or others read.
+
+        Returns:
+            How many parts of the users were written anew; 0 if nothing was left over.
+
+        Raises:
+            StoreError: if another session still stands in the way.
+        """
+        return overwrite_deleted(self.database)
+
     def vectors(self, user_id: str, fingerprint: str) -> UserVectors | None:
         """The user's vectors from that encoder, or None. If their revision is not the profile's, they lag behind it."""
         part = part_of(check_user_id(user_id))

@@ -471,6 +471,7 @@ def test_an_unknown_name_is_one_clear_line(name: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        (None, {}, "an encoder's name must be a string or a path, was: None"),
         ("hashing:", {}, "`hashing:DIM`, was: 'hashing:'"),
         ("hashing:many", {}, "`hashing:DIM`, was: 'hashing:many'"),
         ("hashing:1", {}, "`dim` must be at least 2, was: 1"),

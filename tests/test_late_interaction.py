@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -147,6 +148,8 @@ def test_which_retrievers_take_a_base_or_a_model() -> None:
         make_retriever("rerank", base="diverse")
     with pytest.raises(InvalidOptionError, match="takes no model of its own"):
         make_retriever("bm25", model="minilm")
+    with pytest.raises(InvalidOptionError, match=r"give it an encoder .*, was: 'hashing'"):
+        make_retriever("dense", encoder=cast(Any, "hashing"))
     with pytest.raises(InvalidOptionError, match="compares vectors: give it an encoder"):
         make_retriever("rerank", base="dense")
     with pytest.raises(InvalidOptionError, match="compares vectors: give it an encoder"):

@@ -106,7 +106,12 @@ def test_a_retriever_that_mixes_up_users_does_not_reach_the_llm(store: ProfileSt
             return [(ScoredRecord(profiles[-1][0], 1.0),) for _ in profiles]
 
     asked: list[str] = []
-    personalizer = Personalizer(load_llm(lambda prompt: str(asked.append(prompt))), store, Mixing(), k=1)
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        return "fine"
+
+    personalizer = Personalizer(load_llm(answer), store, Mixing(), k=1)
     assert personalizer.generate("bo", "Hello.").records[0].record.target == "5"
     asked.clear()
     with pytest.raises(InvalidOptionError, match="among the records of 'ana', but found one that is not there"):

@@ -565,7 +565,7 @@ def eval_lamp(
         plugs = Plugs.load(names(plug, "--plug"), without)
     adapters = None if lora_task is None else Adapters.load(names(lora_task, "--lora-task"))
     lamp = read_split(data, split, golds=golds, task=task)
-    folder = out or Path("runs") / f"{data.resolve().name}-{split}-{Path(name).name.replace(':', '-')}"
+    folder = out or Path("runs") / f"{data.resolve().name}-{split}-{_short_name(name)}"
     with progress_bars("steps") as progress:
         # Over-long inputs are cut as LaMP's own code cuts them, at the right end.
         report = run_lamp(
@@ -585,6 +585,13 @@ def eval_lamp(
     else:
         show(lamp_table(report, title=f"{data.resolve().name} {split}"))
         say(f"predictions and results: {folder}")
+
+
+def _short_name(llm: str) -> str:
+    """An LLM's name as a part of a folder's: of an endpoint the model's, of a folder or hub id the last part."""
+    kind, colon, model = llm.partition("@http")[0].rpartition(":")
+    name = Path(model).resolve().name
+    return f"{kind}-{name}" if colon else name
 
 
 @eval_app.command("score")

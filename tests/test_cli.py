@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from persona.cli import main
+from persona.cli import _short_name, main
 from persona.errors import StoreError
 from persona.lamp import lamp_task
 
@@ -155,6 +155,21 @@ def test_forget_reaches_the_exports_of_who_was_forgotten_before(stocked: Run, tm
     finished = stocked("forget", "tomás", "--yes", "--exports", tmp_path / "out")
     assert (finished.code, "1 exported adapter" in finished.out) == (0, True)
     assert [folder.name for folder in (tmp_path / "out").iterdir()] == ["mara@1"]
+
+
+@pytest.mark.parametrize(
+    ("llm", "name"),
+    [
+        ("tiny", "tiny"),
+        ("models/small/", "small"),
+        ("owner/name", "name"),
+        ("openai:gpt", "openai-gpt"),
+        # The end of the URL, "v1", would be one folder for all models of a server.
+        ("vllm:Qwen/Qwen2.5@http://127.0.0.1:8000/v1", "vllm-Qwen2.5"),
+    ],
+)
+def test_the_folder_of_an_evaluation_is_named_after_the_llm(llm: str, name: str) -> None:
+    assert _short_name(llm) == name
 
 
 def test_eval_score_prints_the_official_values(run: Run, tmp_path: Path) -> None:

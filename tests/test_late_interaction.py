@@ -96,6 +96,12 @@ def test_late_interaction_options(tmp_path: Path) -> None:
     (broken / "config.json").write_text("{}")
     with pytest.raises(ModelLoadError, match="cannot be loaded"):
         LateInteractionRetriever(broken).retrieve(PROFILE, "opals", 1)
+    cut = small_models.save_bert(tmp_path / "cut")
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    for retriever in (LateInteractionRetriever(cut), RerankRetriever(RecencyRetriever(), cut)):
+        with pytest.raises(ModelLoadError, match="cannot be loaded: SafetensorError"):
+            retriever.retrieve(PROFILE, "opals", 1)
 
 
 def test_rerank_is_the_order_of_predict() -> None:

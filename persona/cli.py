@@ -424,7 +424,6 @@ def forget(
     as_json: AsJson = False,
 ) -> None:
     """Erase everything that is held on a user: records, vectors, indexes, adapters; the bytes too."""
-    from persona.errors import UnknownUserError
     from persona.settings import open_store
 
     if exports is not None and not exports.is_dir():
@@ -434,7 +433,8 @@ def forget(
         )
     with open_store(store) as opened:
         if user_id not in opened:
-            raise UnknownUserError(f"the store holds nothing on {user_id!r}: nothing was erased")
+            _finish_forgetting(opened, user_id, exports, as_json=as_json)
+            return
         if not yes:
             typer.confirm(f"Erase everything on {user_id!r}?", abort=True, err=True)
         if exports is None:
@@ -451,6 +451,24 @@ def forget(
             f"{counted(report.vectors, 'vector matrix', 'vector matrices')}, "
             f"{counted(report.indexes, 'index', 'indexes')} and {counted(report.adapters, 'adapter')} of {user_id!r}"
         )
+
+
+def _finish_forgetting(store: ProfileStore, user_id: str, exports: Path | None, *, as_json: bool) -> None:
+    """What is left to erase where the user's rows are gone: bytes that could not be overwritten, exported adapters."""
+    from persona.erasure import ForgetReport
+    from persona.errors import UnknownUserError
+
+    exported = 0
+    if exports is not None:
+        from persona.adapters.bank import erase_exports
+
+        exported = erase_exports(user_id, exports)
+    if not store.finish_forgetting() and not exported:
+        raise UnknownUserError(f"the store holds nothing on {user_id!r}: nothing was erased")
+    if as_json:
+        print_json({"user_id": user_id, **asdict(ForgetReport())})
+    else:
+        say(f"finished what an earlier forget had left over, and erased {counted(exported, 'exported adapter')}")
 
 
 @eval_app.command("lamp")
@@ -556,7 +574,7 @@ def eval_lamp(
         plugs = Plugs.load(names(plug, "--plug"), without, vectors=user_vectors)
     adapters = None if lora_task is None else Adapters.load(names(lora_task, "--lora-task"))
     lamp = read_split(data, split, golds=golds, task=task)
-    folder = out or Path("runs") / f"{data.resolve().name}-{split}-{Path(name).name.replace(':', '-')}"
+    folder = out or Path("runs") / f"{data.resolve().name}-{split}-{_short_name(name)}"
     with progress_bars("steps") as progress:
         # Over-long inputs are cut as LaMP's own code cuts them, at the right end.
         report = run_lamp(
@@ -576,6 +594,13 @@ def eval_lamp(
     else:
         show(lamp_table(report, title=f"{data.resolve().name} {split}"))
         say(f"predictions and results: {folder}")
+
+
+def _short_name(llm: str) -> str:
+    """An LLM's name as a part of a folder's: of an endpoint the model's, of a folder or hub id the last part."""
+    kind, colon, model = llm.partition("@http")[0].rpartition(":")
+    name = Path(model).resolve().name
+    return f"{kind}-{name}" if colon else name
 
 
 @eval_app.command("score")

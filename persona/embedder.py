@@ -524,7 +524,7 @@ def load_user_embedder(place: str | Path) -> UserEmbedder:
     try:
         with redirect_stdout(StringIO()):  # the mixin prints a line on what it does
             return UserEmbedder.from_pretrained(str(place)).eval()
-    except TypeError as error:  # fields of the configuration that are missing, or no fields of it
+    except (TypeError, AttributeError, IndexError) as error:  # fields that are missing or odd, or no fields at all
         raise ModelLoadError(f"{wrong}: its config.json is not that of a user embedder; {mend}") from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]

@@ -210,6 +210,8 @@ def test_another_llm_or_encoder_is_refused_with_both_names() -> None:
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 40), "no user embedder could be loaded"),
         (lambda folder: (folder / "config.json").write_text("{}"), "its config.json is not that of a user embedder"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "its config.json is not that of a user embedder"),
+        (lambda folder: (folder / "config.json").write_text("null"), "its config.json is not that of a user embedder"),
         (lambda folder: (folder / "config.json").write_text("{"), "no user embedder could be loaded"),
     ],
 )

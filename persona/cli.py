@@ -23,13 +23,15 @@ from persona.cli_plug import embed_views, plug_app
 from persona.cli_retrieval import (
     Base,
     FilterName,
+    InterestNeighbours,
+    Judge,
     RetrieverModel,
     WhereText,
-    chosen_retriever,
+    check_encoder_is_read,
+    encoder_for,
     entities,
     eval_limit,
     filter_app,
-    reads_vectors,
 )
 from persona.cli_summaries import Summary, SummaryTask, eval_restraint, show_user, summarize_users
 from persona.cli_terminal import (
@@ -259,18 +261,33 @@ def retrieve(
     k: Annotated[int, typer.Option("--k", help="How many records at most.", min=1)] = 4,
     base: Base = None,
     model: RetrieverModel = None,
+    neighbours: InterestNeighbours = 0,
     where: WhereText = None,
     relevance: FilterName = None,
+    judge: Judge = "question",
     as_json: AsJson = False,
 ) -> None:
     """Show the records of a user's history that fit a query."""
-    from persona.encoders import load_encoder
+    from persona.errors import UnknownUserError
+    from persona.registry import check_retriever, make_retriever, needs_encoder
     from persona.settings import Settings, open_store
 
     with open_store(store) as opened:
+        if user_id not in opened:
+            raise UnknownUserError(f"the store holds nothing on {user_id!r}")
         name = retriever or Settings().retriever
-        loaded = load_encoder(encoder or Settings().encoder) if reads_vectors(name, base, relevance) else None
-        chosen = chosen_retriever(name, opened, loaded, base=base, model=model, where=where, relevance=relevance)
+        check_retriever(name)
+        chosen = make_retriever(
+            name,
+            encoder=encoder_for(encoder, needs_encoder(name, base, relevance), name),
+            store=opened,
+            base=base,
+            model=model,
+            neighbours=neighbours,
+            where=where,
+            relevance=relevance,
+            judge=judge,
+        )
         profile = opened.profile(user_id)
         found = chosen.retrieve(profile, query, k)
     if as_json:
@@ -313,19 +330,24 @@ def ask(
     ] = "error",
     base: Base = None,
     retriever_model: RetrieverModel = None,
+    neighbours: InterestNeighbours = 0,
     where: WhereText = None,
     relevance: FilterName = None,
+    judge: Judge = "question",
     summary: Summary = None,
     task: SummaryTask = "free",
+    vocabulary: Annotated[
+        float,
+        typer.Option("--vocabulary", help="Lift words that the user writes more often than others: the weight.", min=0),
+    ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Answer a prompt with a frozen LLM as if it knew the user."""
-    from persona.encoders import load_encoder
     from persona.models import load_llm
     from persona.personalizer import Personalizer
     from persona.prompts import PromptBuilder
     from persona.protocols import Channel, GenerationOptions
-    from persona.registry import check_retriever
+    from persona.registry import check_retriever, make_retriever, needs_encoder
     from persona.settings import Settings, open_store
     from persona.user_vectors import UserVectorFile
 
@@ -356,14 +378,25 @@ def ask(
         model = load_llm(llm or settings.llm)
         embedder = None if plug is None else _user_embedder(plug)
         file = None if user_vectors is None else UserVectorFile(user_vectors)
-        reads = embedder.config.encoder if embedder is not None and file is None else ""
-        loaded = None
-        if (embedder is not None and file is None) or (k and reads_vectors(name, base, relevance)):
-            loaded = load_encoder(encoder or settings.encoder, like=reads)
+        of_records = embedder if file is None else None
+        loaded = encoder_for(
+            encoder,
+            of_records is not None or (k > 0 and needs_encoder(name, base, relevance)),
+            name if k else "--k 0",
+            like=of_records.config.encoder if of_records else "",
+        )
         found = None
         if k:
-            found = chosen_retriever(
-                name, opened, loaded, base=base, model=retriever_model, where=where, relevance=relevance
+            found = make_retriever(
+                name,
+                encoder=loaded,
+                store=opened,
+                base=base,
+                model=retriever_model,
+                neighbours=neighbours,
+                where=where,
+                relevance=relevance,
+                judge=judge,
             )
         channels: tuple[Channel, ...] = ()
         if embedder is not None:
@@ -379,6 +412,11 @@ def ask(
             channels = (*channels, LoraChannel(pool, missing=missing_adapter))
         if told is not None:
             channels = (*channels, told)
+        if vocabulary:
+            from persona.vocabulary import TokenBackground, VocabularyChannel, check_lifting
+
+            background = TokenBackground.from_store(check_lifting(model), opened)
+            channels = (*channels, VocabularyChannel(model, background, vocabulary))
         personalizer = Personalizer(
             model,
             opened,
@@ -479,8 +517,8 @@ def eval_lamp(
     methods: Annotated[
         str,
         typer.Option(
-            help="Comma list of none, plug, stats, summary, lora, lora+task, neighbours, routed and names of "
-            "retrievers (persona retrieve --help)."
+            help="Comma list of none, plug, stats, summary, vocabulary, lora, lora+task, neighbours, routed and names "
+            "of retrievers (persona retrieve --help)."
         ),
     ] = "none,bm25,recency",
     k: Annotated[str, typer.Option("--k", help="Comma list: how many records.")] = "1,4",
@@ -496,7 +534,7 @@ def eval_lamp(
     ] = None,
     user_vectors: UserVectors = None,
     beside: Annotated[
-        str, typer.Option(help="Retriever of the records beside a soft prompt, a summary or an adapter.")
+        str, typer.Option(help="Retriever of the records beside a soft prompt, a summary, lifted words or an adapter.")
     ] = "bm25",
     lora_task: Annotated[
         str | None,
@@ -513,11 +551,19 @@ def eval_lamp(
     summary_form: Annotated[
         str, typer.Option(help="What a summary is in a prompt: record (one target), or sentence.")
     ] = "record",
+    vocabulary: Annotated[
+        float, typer.Option("--vocabulary", help="The weight of the method vocabulary: above 0.", min=0)
+    ] = 0.0,
     summary_llm: Annotated[
         str | None, typer.Option("--summary-llm", help="Writes the summaries (default: the LLM that answers).")
     ] = None,
     encoder: Encoder = None,
+    base: Base = None,
+    retriever_model: RetrieverModel = None,
+    neighbours: InterestNeighbours = 0,
+    where: WhereText = None,
     relevance: FilterName = None,
+    judge: Judge = "question",
     task: TaskName = None,
     golds: Annotated[Path | None, typer.Option(help="The golds, if they lie elsewhere.")] = None,
     out: Annotated[
@@ -545,6 +591,7 @@ def eval_lamp(
     from persona.eval.soft_prompts import Plugs
     from persona.models import load_llm
     from persona.readers import read_split
+    from persona.registry import needs_encoder
     from persona.settings import Settings
 
     settings = Settings()
@@ -556,16 +603,24 @@ def eval_lamp(
         beside=beside,
         lora_once=lora_once,
         summary_form=summary_form,
+        vocabulary=vocabulary,
         limit=limit,
         controls=controls,
         encoder=encoder or settings.encoder,
+        base=base,
+        retriever_model=retriever_model,
+        interest_neighbours=neighbours,
+        where=where,
         relevance=relevance,
+        judge=judge,
         max_length=max_length,
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
         mbr=mbr,
         seed=seed,
     )
+    read = relevance is not None or plug is not None or any(needs_encoder(one, base) for one in config.retrievers)
+    check_encoder_is_read(encoder, read, methods)
     plugs = None
     if plug is None and PLUG in config.methods:
         raise InvalidOptionError("the method 'plug' needs a user embedder: name its folder with --plug")

@@ -96,6 +96,8 @@ class LampReport:
         questions: how many were asked.
         users: how many users they belong to.
         llm: the LLM's fingerprint.
+        trained: fingerprints of what was trained beforehand, one for each seed in the order of `LampRow.runs`: of
+            ``task_adapters``, ``user_embedders`` and ``user_embedders_without_user``, as far as they were given.
         config: what was run.
         rows: methods, controls and yardsticks, in the order run.
     """
@@ -104,6 +106,7 @@ class LampReport:
     questions: int
     users: int
     llm: str
+    trained: Mapping[str, tuple[str, ...]]
     config: LampConfig
     rows: tuple[LampRow, ...]
 
@@ -133,6 +136,7 @@ class LampReport:
             "questions": self.questions,
             "users": self.users,
             "llm": self.llm,
+            "trained": {name: list(each) for name, each in self.trained.items()},
             "config": asdict(self.config),
             "rows": rows,
         }
@@ -216,10 +220,21 @@ def run_lamp(
             for name, predictions in yardsticks(split.task, questions).items()
         ]
     rows = _score(split, golds, users, outcomes, config)
-    result = LampReport(split.task.name, len(questions), len(set(users)), llm.fingerprint, config, rows)
+    trained = _fingerprints(plugs, adapters)
+    result = LampReport(split.task.name, len(questions), len(set(users)), llm.fingerprint, trained, config, rows)
     if out is not None:
         _save(result, out)
     return result
+
+
+def _fingerprints(plugs: Plugs | None, adapters: Adapters | None) -> dict[str, tuple[str, ...]]:
+    """Of everything that was trained beforehand."""
+    given = {
+        "task_adapters": () if adapters is None else adapters.tasks,
+        "user_embedders": () if plugs is None else plugs.with_user,
+        "user_embedders_without_user": () if plugs is None else plugs.without_user,
+    }
+    return {name: tuple(one.fingerprint for one in each) for name, each in given.items() if each}
 
 
 def _options(split: LampSplit, config: LampConfig) -> GenerationOptions:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import persona
-from persona.errors import EvaluationError
+from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, Adapters
 from persona.eval.answers import Answers
 from persona.eval.bootstrap import Interval, PairedDifference, bootstrap_interval, paired_bootstrap
@@ -33,9 +33,10 @@ from persona.eval.plans import make_plans
 from persona.eval.soft_prompts import Plugs
 from persona.eval.yardsticks import yardsticks
 from persona.files import write_atomically
-from persona.lamp import LampSplit
+from persona.lamp import LOWER_IS_BETTER, LampSplit
 from persona.protocols import GenerationOptions, LanguageModel
 from persona.readers import write_predictions
+from persona.request_checks import check_options
 
 _LABEL_TOKENS = 16
 _TEXT_TOKENS = 64
@@ -177,6 +178,7 @@ def run_lamp(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     report = progress or (lambda stage, done, total: None)
+    options = _options(split, config)
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         plans = make_plans(
@@ -190,7 +192,7 @@ def run_lamp(
             adapters=adapters,
             summarizer=summarizer,
         )
-        answers = Answers(None if out is None else out / "answers.jsonl", llm, _options(split, config))
+        answers = Answers(None if out is None else out / "answers.jsonl", llm, options)
         answers.ask((one for plan in plans if not plan.adapters for run in plan.runs for one in run), report)
         for plan in plans:
             for made, run in zip(plan.adapters, plan.runs, strict=False):
@@ -239,7 +241,17 @@ def _fingerprints(plugs: Plugs | None, adapters: Adapters | None) -> dict[str, t
 
 def _options(split: LampSplit, config: LampConfig) -> GenerationOptions:
     tokens = config.max_new_tokens or (_TEXT_TOKENS if split.task.labels is None else _LABEL_TOKENS)
-    return GenerationOptions(max_new_tokens=tokens, num_beams=config.num_beams)
+    scores: tuple[str, ...] = ()
+    if config.mbr:
+        if not LOWER_IS_BETTER.issuperset(split.task.metrics):
+            raise InvalidOptionError(
+                f"`mbr` answers with the score of least expected error, and {split.task.name} asks for none "
+                f"({split.task.title}): leave it out"
+            )
+        scores = split.task.labels or ()
+    options = GenerationOptions(max_new_tokens=tokens, num_beams=config.num_beams, median_of=scores)
+    check_options(options)
+    return options
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ class LampConfig:
         max_length: token budget of the official prompt builder.
         max_new_tokens: longest answer; None is 16 for labels and 64 for texts.
         num_beams: 1 is greedy.
+        mbr: ratings: answer with the median of the LLM's distribution over the scores, which has the least expected
+            absolute error (minimum Bayes risk decoding, `persona.median_decoding`), and not with the likeliest.
         seed: for the random retriever, the choice of other users and the bootstrap.
         resamples: bootstrap resamples over users.
     """
@@ -62,6 +64,7 @@ class LampConfig:
     max_length: int = 256
     max_new_tokens: int | None = None
     num_beams: int = 1
+    mbr: bool = False
     seed: int = 0
     resamples: int = 2000
 

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from persona import UserEmbedder, load_encoder, load_llm
 from persona.histories import HistoryReader
 from persona.instruction_words import InstructionWords
-from persona.plug_training import PlugTraining, train_plug
+from persona.plug_examples import PlugTraining
+from persona.plug_training import train_plug
 from persona.readers import read_split
 from persona.registry import make_retriever
 from persona.transformers_llm import TransformersLM

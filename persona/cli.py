@@ -499,6 +499,10 @@ def eval_lamp(
     max_length: Annotated[int, typer.Option(help="Token budget of the official prompt.", min=1)] = 256,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer (default: by task).", min=1)] = None,
     num_beams: Annotated[int, typer.Option(help="1 is greedy decoding, 4 is LaMP's.", min=1)] = 1,
+    mbr: Annotated[
+        bool,
+        typer.Option("--mbr", help="Ratings: the median of the LLM's distribution over the scores, not the likeliest."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="For the random retriever, the controls and the bootstrap.", min=0)] = 0,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: AsJson = False,
@@ -532,6 +536,7 @@ def eval_lamp(
         max_length=max_length,
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
+        mbr=mbr,
         seed=seed,
     )
     plugs = None

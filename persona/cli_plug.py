@@ -79,7 +79,8 @@ def train(
     from persona.histories import HistoryReader, history_views
     from persona.instruction_words import InstructionWords
     from persona.models import load_llm
-    from persona.plug_training import PlugTraining, train_plug
+    from persona.plug_examples import PlugTraining
+    from persona.plug_training import train_plug
     from persona.readers import read_split
     from persona.registry import check_retriever, make_retriever, needs_encoder
     from persona.settings import Settings

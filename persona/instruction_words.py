@@ -5,7 +5,7 @@ embeddings of a record in the prompts' own wording, and where the record's targe
 
     [CLS] the category for the article : " " is " <slot> " .
 
-The warm-up (`persona.plug_training`) teaches the user embedder to put the answer that a user's history makes likely
+The warm-up (`persona.plug_warm_up`) teaches the user embedder to put the answer that a user's history makes likely
 into the slot, in the LLM's own embeddings, before the LLM has computed anything.
 
 Starting values from words are those of prompt tuning (Lester et al., arXiv 2104.08691, section 3.2); a slot that is

@@ -144,7 +144,7 @@ class OpenAILM:
             InvalidOptionError: if `options` asks for beams, or a soft prompt has the wrong shape.
             GenerationError: if the endpoint refuses a request, cannot be reached, or answers without text.
         """
-        check_options(options, max_beams=1, llm=self.fingerprint)
+        check_options(options, only_text=self.fingerprint)
         check_requests(requests, self.channels, self.fingerprint)
         for index, request in enumerate(requests):
             self._check_soft_prompt(request, index)

@@ -154,10 +154,13 @@ class GenerationOptions:
     Attributes:
         max_new_tokens: at least 1.
         num_beams: at least 1.
+        median_of: answers in ascending order, to answer with the median of the LLM's distribution over them
+            (`persona.median_decoding`); none for the LLM's own words. Greedy only, transformers models only.
     """
 
     max_new_tokens: int = 64
     num_beams: int = 1
+    median_of: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -50,23 +50,31 @@ def _channels_of(request: Request) -> Iterable[str]:
         yield VOCABULARY
 
 
-def check_options(options: GenerationOptions, *, max_beams: int | None = None, llm: str = "") -> None:
+def check_options(options: GenerationOptions, *, only_text: str | None = None) -> None:
     """Refuse decoding options out of their range.
 
     Args:
         options: how to decode.
-        max_beams: most beams that the LLM can do; None for no limit.
-        llm: the LLM's name, for the message.
+        only_text: the name of an LLM that gives its likeliest text and no scores; None for one that gives scores.
 
     Raises:
-        InvalidOptionError: if a number is below 1 or there are more beams than the LLM can do.
+        InvalidOptionError: if a number is below 1, an LLM that gives text only is asked for more, or a median is asked
+            for with beams.
     """
     for name in ("max_new_tokens", "num_beams"):
         value = getattr(options, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InvalidOptionError(f"`{name}` must be a whole number of at least 1, was: {value!r}")
-    if max_beams is not None and options.num_beams > max_beams:
+    if only_text is not None and options.num_beams > 1:
         raise InvalidOptionError(
-            f"beam search needs a transformers model; the LLM {llm} can do `num_beams={max_beams}` only, "
+            f"beam search needs a transformers model; the LLM {only_text} can do `num_beams=1` only, "
             f"was: {options.num_beams}"
+        )
+    if only_text is not None and options.median_of:
+        raise InvalidOptionError(
+            f"a median needs a transformers model: the LLM {only_text} does not tell its scores; leave `median_of` out"
+        )
+    if options.median_of and options.num_beams > 1:
+        raise InvalidOptionError(
+            f"a median is of the LLM's own scores, not of beams: set `num_beams=1`, was: {options.num_beams}"
         )

@@ -63,7 +63,7 @@ class CallableLM:
             InvalidOptionError: if `options` asks for beams.
             GenerationError: if the function raises, or returns no string.
         """
-        check_options(options, max_beams=1, llm=self.fingerprint)
+        check_options(options, only_text=self.fingerprint)
         check_requests(requests, self.channels, self.fingerprint)
         return [self._answer(index, request.prompt) for index, request in enumerate(requests)]
 
@@ -134,7 +134,7 @@ class RunnableLM:
             InvalidOptionError: if `options` asks for beams.
             GenerationError: if the runnable raises, or answers with neither a string nor a message.
         """
-        check_options(options, max_beams=1, llm=self.fingerprint)
+        check_options(options, only_text=self.fingerprint)
         check_requests(requests, self.channels, self.fingerprint)
         answers = self._runnable.batch(
             [request.prompt for request in requests],

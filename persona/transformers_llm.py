@@ -12,9 +12,9 @@ on the right. In float32 and float64 a request gets the very answer that it gets
 answer with a decision so close that its batch could have turned it (see `persona.decoding`) is generated again alone.
 In 16-bit types there is no such guarantee.
 
-**Decoding** is plain greedy or beam search over the model's own scores. Of the model's generation config only the
-rules about tokens are kept (where answers start and end, what is forced or suppressed), never sampling, penalties or
-minimum lengths. White space around an answer is stripped.
+**Decoding** is plain greedy or beam search over the model's own scores, or the median of some answers. Of the model's
+generation config only the rules about tokens are kept (where answers start and end, what is forced or suppressed),
+never sampling, penalties or minimum lengths. White space around an answer is stripped.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from transformers import GenerationConfig
 
 from persona.decoding import NOISE, BeamMargin, GreedyMargin, MarginWatch
 from persona.errors import GenerationError, InvalidOptionError, ModelLoadError
+from persona.median_decoding import MedianDecoding
 from persona.model_folder import hash_parameters
 from persona.prompt_tokens import ChatTemplate, Overlong, PromptEncoder
 from persona.protocols import LORA, SOFT_PROMPT, TEXT, VOCABULARY, AdapterSource, GenerationOptions, Request
@@ -335,10 +336,16 @@ class TransformersLM:
         handle.generation_config = rules
         names = [each.adapter for each in inputs]
         # The watch comes last: it looks at the scores by which the decisions are taken.
-        lifts = [TokenLifts([each.lifts for each in inputs], options.num_beams)] if any(_lifted(inputs)) else []
+        changes: list[Any] = []
+        if any(_lifted(inputs)):
+            changes.append(TokenLifts([each.lifts for each in inputs], options.num_beams))
+        if options.median_of:
+            forced = int(self.encoder_decoder and getattr(rules, "forced_bos_token_id", None) is not None)
+            answers = self.target_ids(options.median_of)
+            changes.append(MedianDecoding(answers, options.max_new_tokens, forced))
         try:
             with nullcontext() if self._adapters is None else self._adapters.named(names):
-                output = handle.generate(**arguments, generation_config=rules, logits_processor=[*lifts, watch])
+                output = handle.generate(**arguments, generation_config=rules, logits_processor=[*changes, watch])
         except torch.OutOfMemoryError as error:
             raise GenerationError(
                 f"{self.name} ran out of memory with {len(inputs)} requests of {max(map(len, inputs))} tokens in a "

@@ -24,7 +24,9 @@ from persona.histories import History, HistoryBatch, HistoryReader, history_view
 from persona.instruction_words import InstructionWords, answer_ids
 from persona.lamp import LampSplit, lamp_task
 from persona.model_folder import hash_parameters
-from persona.plug_training import CHECKPOINT, PlugTraining, _parts, train_plug
+from persona.plug_examples import PlugTraining
+from persona.plug_training import CHECKPOINT, train_plug
+from persona.plug_warm_up import _parts
 from persona.protocols import GenerationOptions, Request
 from persona.records import Profile
 from persona.retrievers.bm25 import BM25Retriever
@@ -191,7 +193,7 @@ def test_the_echo_is_set_to_what_the_training_users_answers_follow(llm: Any, enc
 
 
 def test_long_histories_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("persona.plug_training._PADDED_RECORDS", 20)
+    monkeypatch.setattr("persona.plug_warm_up._PADDED_RECORDS", 20)
     lengths = [0, 3, 50, 7, 1, 4, 4, 9, 2, 5]
     histories = [History(np.zeros((n, 2), np.float16), np.zeros((n, 2), np.float16), None) for n in lengths]
     parts = list(_parts(histories, np.random.default_rng(0)))

@@ -98,7 +98,7 @@ class TrainingOptions:
 
     learning_rate: float = 2e-3
     epochs: int = 3
-    min_steps: int = 24
+    min_steps: int = 12
     batch_size: int = 4
     warmup: float = 0.1
     weight_decay: float = 0.01
@@ -337,9 +337,7 @@ class AdapterTrainer:
         if not tokens:
             raise InvalidOptionError("a prior needs examples, and there are none: name users with records")
         half = None if self.options.half is None else "task"
-        options = replace(
-            self.options, batch_size=batch_size, min_steps=0, patience=1 if judges else None, half=half
-        )
+        options = replace(self.options, batch_size=batch_size, min_steps=0, patience=1 if judges else None, half=half)
         with self._stack(None) as stack:
             (learnt,) = self._train_chunk(stack, [Lesson("prior", tokens, judges)], options)
         row = learnt.row.cpu()

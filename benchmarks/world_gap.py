@@ -3,8 +3,9 @@
     python benchmarks/world_gap.py RUN [RUN ...] [--world 0] [--split dev]
 
 RUN is a folder that `persona eval lamp` wrote for questions of `World.write_lamp`. The gap is that between the best
-that can be had without the user (0 %) and the oracle that knows the user's habits (100 %), both exact, for the questions
-asked (`persona.world_bounds`). Intervals are 95 %, bootstrap over users; seeds count together. Prints Markdown.
+that can be had without the user (0 %) and the oracle that knows the user's habits (100 %), both exact, for the
+questions asked (`persona.world_bounds`). Intervals are 95 %, bootstrap over users; seeds count together. What is
+printed is Markdown.
 """
 
 from __future__ import annotations
@@ -57,10 +58,15 @@ def table(folder: Path, world: int, split: str) -> str:
         samples = {name: np.concatenate([each.samples[name] for each in scored]) for name in scored[0].samples}
         users = [one.user.user_id for one in asked] * row["seeds"]
         share = gap_share(metric, samples, users, floor=floor, ceiling=ceiling)
-        lines.append(
-            f"| {row['name']} | {metric.value(samples):.3f} | {share.value:.0%} ({share.low:.0%} to {share.high:.0%}) | "
-            f"{difference(row['difference_to_none'])} | {difference(row['gain'])} | {row['tokens_added']:.0f} |"
-        )
+        cells = [
+            row["name"],
+            f"{metric.value(samples):.3f}",
+            f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})",
+            difference(row["difference_to_none"]),
+            difference(row["gain"]),
+            f"{row['tokens_added']:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

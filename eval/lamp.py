@@ -231,12 +231,13 @@ def run_lamp(
 
 def _fingerprints(plugs: Plugs | None, adapters: Adapters | None) -> dict[str, tuple[str, ...]]:
     """Of everything that was trained beforehand."""
-    given = {
-        "task_adapters": () if adapters is None else adapters.tasks,
-        "user_embedders": () if plugs is None else plugs.with_user,
-        "user_embedders_without_user": () if plugs is None else plugs.without_user,
-    }
-    return {name: tuple(one.fingerprint for one in each) for name, each in given.items() if each}
+    found: dict[str, tuple[str, ...]] = {}
+    if adapters is not None:
+        found["task_adapters"] = tuple(task.fingerprint for task in adapters.tasks)
+    if plugs is not None:
+        found["user_embedders"] = tuple(plug.fingerprint for plug in plugs.with_user)
+        found["user_embedders_without_user"] = tuple(plug.fingerprint for plug in plugs.without_user)
+    return found
 
 
 def _options(split: LampSplit, config: LampConfig) -> GenerationOptions:

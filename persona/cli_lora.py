@@ -73,7 +73,7 @@ def train(
         bool, typer.Option("--dirty/--all", help="Only users with records that no version of theirs has seen.")
     ] = True,
     epochs: Epochs = 3,
-    min_steps: MinSteps = 24,
+    min_steps: MinSteps = 12,
     batch_size: BatchSize = 4,
     learning_rate: Annotated[float, typer.Option(help="Peak of AdamW's.")] = 2e-3,
     patience: Annotated[
@@ -213,7 +213,7 @@ def train_task(
     task_examples: Annotated[int, typer.Option(help="Examples of the task adapter at most.", min=1)] = 20_000,
     aside: Annotated[float, typer.Option(help="Share of users kept aside to tell when to stop.", min=0)] = 0.1,
     epochs: Epochs = 3,
-    min_steps: MinSteps = 24,
+    min_steps: MinSteps = 12,
     batch_size: BatchSize = 4,
     learning_rate: Annotated[float, typer.Option(help="Peak of AdamW's for a user's own part.")] = 2e-3,
     patience: Annotated[
@@ -303,7 +303,7 @@ def plan(
     records: Annotated[int, typer.Option(help="Records of a user.", min=1)] = 50,
     tokens: Annotated[int, typer.Option(help="Tokens of a record with its answer.", min=8)] = 128,
     epochs: Epochs = 3,
-    min_steps: MinSteps = 24,
+    min_steps: MinSteps = 12,
     batch_size: BatchSize = 4,
     as_json: AsJson = False,
 ) -> None:

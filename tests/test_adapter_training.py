@@ -281,7 +281,8 @@ def test_examples_are_the_users_own_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("epochs", 0), ("min_steps", -1), ("learning_rate", 0.0), ("holdout", 1.0), ("window", 0), ("min_records", 0)]
+    ("option", "value"),
+    [("epochs", 0), ("min_steps", -1), ("learning_rate", 0.0), ("holdout", 1.0), ("window", 0), ("min_records", 0)],
 )
 def test_options_out_of_range_are_refused(option: str, value: float) -> None:
     with pytest.raises(InvalidOptionError, match=f"`{option}` must be .* was: {value}"):
@@ -543,7 +544,9 @@ def test_a_halved_prior_that_learnt_nothing_has_the_tasks_half_alone(bank: Adapt
 def test_halves_share_no_number_and_add_up(bank: AdapterBank, llama_folder: Path) -> None:
     """The gradient in the other half is zero exactly, and what is served is the sum."""
     spec = LoraSpec(r=4, alpha=8, targets=SPEC.targets)
-    trainer = AdapterTrainer(load(llama_folder), spec, TrainingOptions(epochs=2, min_steps=0, learning_rate=0.02, half="user"))
+    trainer = AdapterTrainer(
+        load(llama_folder), spec, TrainingOptions(epochs=2, min_steps=0, learning_rate=0.02, half="user")
+    )
     family = trainer.family
     examples = [one for user in bank.store.user_ids() for one in history_examples(bank.store.profile(user))]
     prior = trainer.train_prior(examples).row

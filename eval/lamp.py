@@ -97,6 +97,8 @@ class LampReport:
         questions: how many were asked.
         users: how many users they belong to.
         llm: the LLM's fingerprint.
+        trained: fingerprints of what was trained beforehand, one for each seed in the order of `LampRow.runs`: of
+            ``task_adapters``, ``user_embedders`` and ``user_embedders_without_user``, as far as they were given.
         config: what was run.
         rows: methods, controls and yardsticks, in the order run.
     """
@@ -105,6 +107,7 @@ class LampReport:
     questions: int
     users: int
     llm: str
+    trained: Mapping[str, tuple[str, ...]]
     config: LampConfig
     rows: tuple[LampRow, ...]
 
@@ -134,6 +137,7 @@ class LampReport:
             "questions": self.questions,
             "users": self.users,
             "llm": self.llm,
+            "trained": {name: list(each) for name, each in self.trained.items()},
             "config": asdict(self.config),
             "rows": rows,
         }
@@ -218,10 +222,22 @@ def run_lamp(
             for name, predictions in yardsticks(split.task, questions).items()
         ]
     rows = _score(split, golds, users, outcomes, config)
-    result = LampReport(split.task.name, len(questions), len(set(users)), llm.fingerprint, config, rows)
+    trained = _fingerprints(plugs, adapters)
+    result = LampReport(split.task.name, len(questions), len(set(users)), llm.fingerprint, trained, config, rows)
     if out is not None:
         _save(result, out)
     return result
+
+
+def _fingerprints(plugs: Plugs | None, adapters: Adapters | None) -> dict[str, tuple[str, ...]]:
+    """Of everything that was trained beforehand."""
+    found: dict[str, tuple[str, ...]] = {}
+    if adapters is not None:
+        found["task_adapters"] = tuple(task.fingerprint for task in adapters.tasks)
+    if plugs is not None:
+        found["user_embedders"] = tuple(plug.fingerprint for plug in plugs.with_user)
+        found["user_embedders_without_user"] = tuple(plug.fingerprint for plug in plugs.without_user)
+    return found
 
 
 def _options(split: LampSplit, config: LampConfig) -> GenerationOptions:

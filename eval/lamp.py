@@ -12,6 +12,7 @@ was stopped goes on where it ended, and two rows that send the same request ask 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ from persona.eval.plans import make_plans
 from persona.eval.soft_prompts import Plugs
 from persona.eval.yardsticks import yardsticks
 from persona.files import write_atomically
-from persona.lamp import LOWER_IS_BETTER, LampSplit
+from persona.lamp import LOWER_IS_BETTER, LampSplit, Question
 from persona.protocols import GenerationOptions, LanguageModel
 from persona.readers import write_predictions
 from persona.request_checks import check_options
@@ -93,12 +94,14 @@ class LampReport:
 
     Attributes:
         task: LaMP task name.
-        split: train, dev or test (as named by the caller of the reader).
         questions: how many were asked.
         users: how many users they belong to.
         llm: the LLM's fingerprint.
         config: what was run.
         rows: methods, controls and yardsticks, in the order run.
+        data: hash of questions, profiles and golds: two reports with the same one are of the same data.
+        parts: fingerprints of what was trained or written elsewhere: user embedders, task adapters, the LLM that wrote
+            summaries.
     """
 
     task: str
@@ -107,6 +110,8 @@ class LampReport:
     llm: str
     config: LampConfig
     rows: tuple[LampRow, ...]
+    data: str = ""
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the predictions, ready for JSON."""
@@ -133,7 +138,9 @@ class LampReport:
             "task": self.task,
             "questions": self.questions,
             "users": self.users,
+            "data": self.data,
             "llm": self.llm,
+            "parts": {name: list(fingerprints) for name, fingerprints in self.parts.items()},
             "config": asdict(self.config),
             "rows": rows,
         }
@@ -218,10 +225,37 @@ def run_lamp(
             for name, predictions in yardsticks(split.task, questions).items()
         ]
     rows = _score(split, golds, users, outcomes, config)
-    result = LampReport(split.task.name, len(questions), len(set(users)), llm.fingerprint, config, rows)
+    parts: dict[str, tuple[str, ...]] = {}
+    if plugs is not None:
+        parts["plug"] = tuple(one.fingerprint for one in plugs.with_user)
+        parts["plug without user"] = tuple(one.fingerprint for one in plugs.without_user)
+    if adapters is not None:
+        parts["task adapter"] = tuple(one.fingerprint for one in adapters.tasks)
+    if summarizer is not None:
+        parts["summarizer"] = (summarizer.fingerprint,)
+    result = LampReport(
+        split.task.name,
+        len(questions),
+        len(set(users)),
+        llm.fingerprint,
+        config,
+        rows,
+        _data_hash(questions, golds),
+        parts,
+    )
     if out is not None:
         _save(result, out)
     return result
+
+
+def _data_hash(questions: Sequence[Question], golds: Mapping[str, str] | None) -> str:
+    """BLAKE2b of all that the questions, their profiles and the golds say, 16 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=8)
+    for one in questions:
+        gold = None if golds is None else golds[one.id]
+        said = [one.id, one.user_id, one.input, gold, [record.content_hash for record in one.profile]]
+        digest.update(json.dumps(said).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _options(split: LampSplit, config: LampConfig) -> GenerationOptions:

@@ -19,7 +19,9 @@ Each carries the revision of the profile that it was made from, by which a reade
   the server wrote to its log (``pg_wal``) before stays in there until the segment is recycled and written over, and
   in archives and standbys for as long as they are kept: only whoever runs the server can limit that.
 
-Neither reaches backups, copies, file-system snapshots or the blocks that a disk has let go of. To forget a user takes
+Neither reaches backups, copies, file-system snapshots or the blocks that a disk has let go of; nor files that were
+written from the store or beside it: exported vectors and adapters (`persona forget --exports` takes those), and the
+folders of evaluations and trainings, which hold the histories they were given. To forget a user takes
 as long as writing a thirty-second of the database anew (`persona.schema` says why); during that time this part of the
 users can be read on SQLite, and has to wait on PostgreSQL.
 """

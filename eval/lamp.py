@@ -101,8 +101,8 @@ class LampReport:
         rows: methods, controls and yardsticks, in the order run.
         data: hash of questions, profiles and golds: two reports with the same one are of the same data.
         parts: fingerprints of what else took part, one for each seed in the order of `LampRow.runs`: of
-            ``task_adapters``, ``user_embedders``, ``user_embedders_without_user`` and the ``summarizer``, as far as they
-            were given.
+            ``task_adapters``, ``user_embedders``, ``user_embedders_without_user`` and the ``summarizer``, where there
+            are any.
     """
 
     task: str

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from persona.cli import _short_name, main
+from persona.cli import main
+from persona.cli_eval import _short_name
 from persona.errors import StoreError
 from persona.lamp import lamp_task
 

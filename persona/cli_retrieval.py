@@ -245,14 +245,12 @@ def eval_limit(
 
 def _general(place: Path, at_most: int) -> list[str]:
     """Questions from a text file or a LaMP folder."""
-    from persona.errors import DataFormatError
     from persona.readers import read_split
+    from persona.text_source import TextSource
 
     if place.is_dir():
         split = read_split(place, "train")
         step = max(1, len(split.questions) // at_most)
         return [split.task.query(question.input) for question in split.questions[::step][:at_most]]
-    texts = [line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not texts:
-        raise DataFormatError("there must be one question a line, the file is empty", source=place)
-    return texts
+    with TextSource(place) as source:
+        return [line.strip() for _, line in source.lines()]

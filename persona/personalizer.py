@@ -32,7 +32,7 @@ from persona.protocols import (
     Retriever,
 )
 from persona.records import Profile, ScoredRecord, check_user_id
-from persona.request_checks import check_options
+from persona.request_checks import check_options, check_prompt
 
 if TYPE_CHECKING:
     from persona.adapters.bank import AdapterBank
@@ -139,7 +139,7 @@ class Personalizer:
             if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
                 raise InvalidOptionError(f"a batch is of pairs of a user id and a prompt, was: {pair!r:.80}")
             check_user_id(pair[0])
-            _check_prompt(pair[1])
+            check_prompt(pair[1])
         profiles = {user_id: self.store.profile(user_id) for user_id, _ in questions}
         contexts = self._contexts([profiles[user_id] for user_id, _ in questions], [prompt for _, prompt in questions])
         drafts = [
@@ -155,7 +155,7 @@ class Personalizer:
 
     def context(self, user_id: str, prompt: str) -> PersonalContext:
         """What the channels find for `prompt`, without asking the LLM."""
-        _check_prompt(prompt)
+        check_prompt(prompt)
         return self._contexts([self.store.profile(user_id)], [prompt])[0]
 
     def _contexts(self, profiles: Sequence[Profile], prompts: Sequence[str]) -> list[PersonalContext]:
@@ -217,11 +217,6 @@ class Personalizer:
             return self.builder
         taken = self.llm.tokenizer.count(prompt) + (0 if context.soft_prompt is None else len(context.soft_prompt))
         return replace(self.builder, max_tokens=min(self.builder.max_tokens, max(0, limit - taken)))
-
-
-def _check_prompt(prompt: object) -> None:
-    if not isinstance(prompt, str):
-        raise InvalidOptionError(f"a prompt must be a string, was: {type(prompt).__name__}")
 
 
 def _check_owned(profile: Profile, records: Sequence[ScoredRecord]) -> None:

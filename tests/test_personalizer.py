@@ -87,9 +87,13 @@ def test_a_part_of_the_wrong_kind_is_refused_before_any_question(
         replace(personalizer, **{part: wrong})
 
 
-@pytest.mark.parametrize("pair", ["ab", ("ana",), ("ana", "Hello.", 4), None, ("ana", 5), ("ana", None)])
+@pytest.mark.parametrize(
+    "pair", ["ab", ("ana",), ("ana", "Hello.", 4), None, ("ana", 5), ("ana", None), ("ana", "a\udcff")]
+)
 def test_a_batch_is_of_pairs_of_user_and_prompt(personalizer: Personalizer, pair: Any) -> None:
-    with pytest.raises(InvalidOptionError, match=r"pairs of a user id and a prompt|a prompt must be a string"):
+    with pytest.raises(
+        InvalidOptionError, match=r"pairs of a user id and a prompt|a prompt must be (a string|UTF-8 text)"
+    ):
         personalizer.batch([("ana", "Hello."), pair])
 
 

@@ -63,6 +63,8 @@ class Neighbours:
         k: most neighbours of a user, at least 1.
         candidates: how many users' adapters are looked at, at least `k`: the first that are found.
         rows: adapters to look at instead of the bank's own.  # (n, size)
+        records: most records of a user that choose, the newest, at least 1: each costs a forward pass for every
+            candidate, and a few are enough.
 
     Raises:
         InvalidOptionError: if a number is out of its range.
@@ -78,11 +80,14 @@ class Neighbours:
         k: int = 4,
         candidates: int = 64,
         rows: Tensor | None = None,
+        records: int = 24,
     ) -> None:
         if not 1 <= k <= candidates:
             raise InvalidOptionError(f"`k` must be from 1 to `candidates`, was: {k} of {candidates}")
+        if records < 1:
+            raise InvalidOptionError(f"`records` must be at least 1, was: {records}")
         self.family = trainer.family.over(prior)
-        self._trainer, self._bank, self._prior, self._k = trainer, bank, prior, k
+        self._trainer, self._bank, self._prior, self._k, self._records = trainer, bank, prior, k, records
         self._rows = self._of_bank(candidates) if rows is None else rows  # (candidates, size)
 
     def _of_bank(self, candidates: int) -> Tensor:
@@ -121,7 +126,7 @@ class Neighbours:
 
     def _draft(self, user_id: str, examples: ExampleMaker) -> AdapterDraft | None:
         profile = self._bank.store.profile(user_id)
-        tokens = self._trainer.tokens(examples(profile))
+        tokens = self._trainer.tokens(examples(profile))[-self._records :]
         if not tokens:
             return None
         nothing = torch.zeros(1, self.family.size, dtype=self._rows.dtype)

@@ -84,14 +84,18 @@ def plan_training(trainer: AdapterTrainer, users: int, *, records: int = 50, tok
 
     at_once, speeds = {}, {}
     for budget in BUDGETS:
-        tried = replace(options, chunk_tokens=budget, epochs=1, patience=None)
+        tried = replace(options, chunk_tokens=budget, epochs=1, min_steps=0, patience=None)
         most = [lesson(number) for number in range(math.ceil(budget / tokens))]
         chunk = next(chunks(most, tried))
         at_once[budget] = len(chunk)
         speeds[budget] = len(chunk) / _seconds(AdapterTrainer(trainer.llm, trainer.spec, tried), chunk)
     best = max(speeds, key=lambda budget: speeds[budget])
     learnt = records - options.split(records)
-    steps = options.epochs * math.ceil(learnt / options.batch_size)
+    per_epoch = math.ceil(learnt / options.batch_size)
+    epochs = options.epochs_of(per_epoch)
+    steps = epochs * per_epoch
+    if options.refit and learnt < records:
+        steps += epochs * math.ceil(records / options.batch_size)
     per_second = speeds[best] / steps
     in_chunk = 4 * 4 * family.size * at_once[best]
     return TrainingPlan(

@@ -25,7 +25,8 @@ add up to one adapter of the family's rank, half of what is served otherwise (af
 
 **Prior and gate.** The user's part is trained over the shared prior, which stays as it is, and starts from zero;
 `weight_decay` pulls it back there. The newest records are held out. Only if the user's part has a smaller loss on them
-than the prior alone is it published; otherwise "use the prior" is.
+than the prior alone is it published; otherwise "use the prior" is. What is published is trained anew on all records, as
+many epochs as it was judged after: of five records the one that judges is a fifth of what is known (`refit`).
 
 **Streams.** Users are read a window at a time, sorted by length within it, cut into chunks by tokens, and published
 together, in one transaction. A run that was killed goes on with the window that it was in: whoever is in the bank is no
@@ -69,6 +70,7 @@ class TrainingOptions:
     Attributes:
         learning_rate: the highest, above 0.
         epochs: how often each example is seen, at least 1.
+        min_steps: fewest steps of a user's training: with few examples there are more epochs. At least 0.
         batch_size: most examples of one user in a step, at least 1.
         warmup: share of a user's steps that warm up, from 0 to 1.
         weight_decay: of AdamW.
@@ -77,6 +79,7 @@ class TrainingOptions:
             publishes whatever was learnt.
         max_holdout: most examples that are held out.
         margin: by which share the held-out loss must be below the prior's.
+        refit: train who is published anew, on the held-out examples too.
         patience: end a user's training when the held-out loss has not fallen for so many epochs, and take the best
             one; None trains to the end.
         min_records: fewest examples of a user who is trained, at least 1.
@@ -95,6 +98,7 @@ class TrainingOptions:
 
     learning_rate: float = 2e-3
     epochs: int = 3
+    min_steps: int = 12
     batch_size: int = 4
     warmup: float = 0.1
     weight_decay: float = 0.01
@@ -102,6 +106,7 @@ class TrainingOptions:
     holdout: float = 0.2
     max_holdout: int = 16
     margin: float = 0.0
+    refit: bool = True
     patience: int | None = None
     min_records: int = 5
     max_tokens: int | None = None
@@ -118,8 +123,9 @@ class TrainingOptions:
                 raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
         if not self.learning_rate > 0:
             raise InvalidOptionError(f"`learning_rate` must be above 0, was: {self.learning_rate}")
-        if self.warm_up < 0:
-            raise InvalidOptionError(f"`warm_up` must be at least 0, was: {self.warm_up}")
+        for name in ("warm_up", "min_steps"):
+            if getattr(self, name) < 0:
+                raise InvalidOptionError(f"`{name}` must be at least 0, was: {getattr(self, name)}")
         if not 0 <= self.aux_ratio < math.inf:
             raise InvalidOptionError(f"`aux_ratio` must be at least 0, was: {self.aux_ratio}")
         if self.half is not None and self.half not in HALVES:
@@ -132,6 +138,10 @@ class TrainingOptions:
         """The learning rate at `step` (from 0) of `steps`."""
         warm = max(1, math.ceil(self.warmup * steps))
         return self.learning_rate * min((step + 1) / warm, (steps - step) / (steps - warm + 1))
+
+    def epochs_of(self, steps: int) -> int:
+        """Epochs of who makes so many steps in each."""
+        return max(self.epochs, math.ceil(self.min_steps / steps))
 
     def split(self, count: int) -> int:
         """How many of `count` examples are held out: none where there would be none left to learn from."""
@@ -165,6 +175,7 @@ class Lesson:
         revision: of the profile.
         text: to warm up on.
         aux: examples of others, to mix in.
+        epochs: how often each example is seen; None for what the options say.
     """
 
     user_id: str
@@ -173,6 +184,7 @@ class Lesson:
     revision: int = 0
     text: tuple[TokenExample, ...] = ()
     aux: tuple[TokenExample, ...] = ()
+    epochs: int | None = None
 
     @property
     def longest(self) -> int:
@@ -193,12 +205,18 @@ class Lesson:
 
     def steps(self, options: TrainingOptions) -> int:
         """All optimizer steps."""
-        return self.warm_steps(options) + options.epochs * self.steps_per_epoch(options)
+        per_epoch = self.steps_per_epoch(options)
+        return self.warm_steps(options) + (self.epochs or options.epochs_of(per_epoch)) * per_epoch
 
     def ends_epoch(self, step: int, options: TrainingOptions) -> bool:
         """Whether an epoch over the records ends with `step`."""
         after = step + 1 - self.warm_steps(options)
         return after > 0 and after % self.steps_per_epoch(options) == 0
+
+    def refitted(self, steps: int, options: TrainingOptions) -> Lesson:
+        """The same with nothing held out, for as many epochs as there are in `steps`."""
+        epochs = (steps - self.warm_steps(options)) // self.steps_per_epoch(options)
+        return replace(self, train=(*self.train, *self.held_out), held_out=(), epochs=epochs)
 
     def batch(self, step: int, options: TrainingOptions) -> list[TokenExample]:
         """The examples of a step: each epoch shuffles anew and deals into parts of nearly equal size."""
@@ -319,7 +337,7 @@ class AdapterTrainer:
         if not tokens:
             raise InvalidOptionError("a prior needs examples, and there are none: name users with records")
         half = None if self.options.half is None else "task"
-        options = replace(self.options, batch_size=batch_size, patience=1 if judges else None, half=half)
+        options = replace(self.options, batch_size=batch_size, min_steps=0, patience=1 if judges else None, half=half)
         with self._stack(None) as stack:
             (learnt,) = self._train_chunk(stack, [Lesson("prior", tokens, judges)], options)
         row = learnt.row.cpu()
@@ -485,11 +503,21 @@ class AdapterTrainer:
         progress: Progress | None,
     ) -> TrainingReport:
         drafts: list[AdapterDraft] = []
+        again: list[Lesson] = []
         for chunk in chunks(window, self.options):
             for lesson, learnt in zip(chunk, self._train_chunk(stack, chunk, self.options), strict=True):
                 drafts.append(_draft(lesson, learnt, self.options))
+                if self.options.refit and lesson.held_out and drafts[-1].row is not None:
+                    again.append(lesson.refitted(learnt.steps, self.options))
             if progress is not None:
                 progress(report.users + len(drafts), time.perf_counter() - begun)
+        place = {draft.user_id: index for index, draft in enumerate(drafts)}
+        for chunk in chunks(again, self.options):
+            for lesson, learnt in zip(chunk, self._train_chunk(stack, chunk, self.options), strict=True):
+                index = place[lesson.user_id]
+                # The losses stay those of the judged one: nothing is left to judge this one by.
+                metrics = {**drafts[index].metrics, "examples": len(lesson.train), "steps": learnt.steps}
+                drafts[index] = replace(drafts[index], row=learnt.row, metrics=metrics)
         kept = bank.publish(family, drafts)
         published = sum(adapter.sha256 is not None for adapter in kept)
         return replace(

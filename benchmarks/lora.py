@@ -276,7 +276,7 @@ def train(folder: Path, rounds: int) -> list[dict[str, Any]]:
         spec = LoraSpec(r=8, alpha=16, targets=targets)
         some = lessons(users, batch, tokens)
         llm = language_model()
-        options = TrainingOptions(epochs=STEPS, batch_size=batch)
+        options = TrainingOptions(epochs=STEPS, min_steps=0, batch_size=batch)
         trainer = AdapterTrainer(llm, spec, options)
         wrapped = peft_model(model(), trainer.family, adapter_rows(trainer.family, 1))
         arms: dict[str, Callable[[], Any]] = {

@@ -18,6 +18,7 @@ import numpy as np
 
 from persona.errors import DataFormatError
 from persona.readers import read_split
+from persona.text_source import TextSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,7 @@ def read_general(place: Path, at_most: int, split: str = "train") -> tuple[Gener
         The questions; of a folder with the golds as answers, where there are any.
 
     Raises:
-        DataFormatError: if the file is empty, or the folder is not like LaMP's.
+        DataFormatError: if the file is missing, empty or not UTF-8, or the folder is not like LaMP's.
     """
     domain = place.resolve().name
     if place.is_dir():
@@ -207,9 +208,9 @@ def read_general(place: Path, at_most: int, split: str = "train") -> tuple[Gener
             for one in read.questions
         ]
     else:
-        lines = place.read_text(encoding="utf-8").splitlines()
-        found = [GeneralQuestion(domain, line.strip(), "") for line in lines if line.strip()]
+        with TextSource(place) as source:
+            found = [GeneralQuestion(domain, line.strip(), "") for _, line in source.lines()]
     if not found:
-        raise DataFormatError("there must be one question a line, the file is empty", source=place)
+        raise DataFormatError("there must be at least one question", source=place)
     places = np.linspace(0, len(found) - 1, min(at_most, len(found))).round().astype(int)
     return tuple(found[place] for place in places)

@@ -375,7 +375,7 @@ def _parts(
         from persona.retrievers.relevance import load_filter
         from persona.store import ProfileStore
 
-        reads = plugs.with_user[0].config.encoder if plugged and plugs is not None else ""
+        reads = plugs.with_user[0].config.encoder if plugged and plugs is not None and plugs.vectors is None else ""
         encoder = load_encoder(config.encoder, like=reads)
         relevance = None if config.relevance is None else load_filter(config.relevance, encoder)
         store = stack.enter_context(ProfileStore(f"sqlite:///{vectors}"))

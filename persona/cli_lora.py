@@ -37,6 +37,10 @@ FamilyKey = Annotated[
     str | None, typer.Option("--family", help="Which adapters, where there are several kinds (persona lora list).")
 ]
 Epochs = Annotated[int, typer.Option(help="How often each record is seen.", min=1)]
+MinSteps = Annotated[int, typer.Option(help="Fewest steps of a user: with few records, more epochs.", min=0)]
+Refit = Annotated[
+    bool, typer.Option("--refit/--no-refit", help="Train who is published anew on all records, the held-out ones too.")
+]
 BatchSize = Annotated[int, typer.Option(help="Records of one user in a step.", min=1)]
 LearningRate = Annotated[float, typer.Option(help="Peak of AdamW's for a user's own part.")]
 Patience = Annotated[
@@ -73,10 +77,12 @@ def train(
         bool, typer.Option("--dirty/--all", help="Only users with records that no version of theirs has seen.")
     ] = True,
     epochs: Epochs = 3,
+    min_steps: MinSteps = 12,
     batch_size: BatchSize = 4,
     learning_rate: LearningRate = 2e-3,
     patience: Patience = None,
     min_records: MinRecords = 5,
+    refit: Refit = True,
     margin: Annotated[float, typer.Option(help="Share by which a version must beat the shared adapter.")] = 0.0,
     task_adapter: Annotated[
         Path | None,
@@ -116,9 +122,11 @@ def train(
     options = TrainingOptions(
         learning_rate=learning_rate,
         epochs=epochs,
+        min_steps=min_steps,
         batch_size=batch_size,
         patience=patience,
         min_records=min_records,
+        refit=refit,
         margin=margin,
         chunk_tokens=chunk_tokens,
         warm_up=warm_up,
@@ -207,10 +215,12 @@ def train_task(
     task_examples: Annotated[int, typer.Option(help="Examples of the task adapter at most.", min=1)] = 20_000,
     aside: Annotated[float, typer.Option(help="Share of users kept aside to tell when to stop.", min=0)] = 0.1,
     epochs: Epochs = 3,
+    min_steps: MinSteps = 12,
     batch_size: BatchSize = 4,
     learning_rate: LearningRate = 2e-3,
     patience: Patience = None,
     min_records: MinRecords = 5,
+    refit: Refit = True,
     halves: Halves = False,
     max_tokens: Annotated[
         int | None, typer.Option(help="Leave longer records out (default: what the LLM takes).", min=1)
@@ -239,9 +249,11 @@ def train_task(
     options = TrainingOptions(
         learning_rate=learning_rate,
         epochs=epochs,
+        min_steps=min_steps,
         batch_size=batch_size,
         patience=patience,
         min_records=min_records,
+        refit=refit,
         max_tokens=max_tokens,
         half="user" if halves else None,
         seed=seed,
@@ -292,6 +304,7 @@ def plan(
     records: Annotated[int, typer.Option(help="Records of a user.", min=1)] = 50,
     tokens: Annotated[int, typer.Option(help="Tokens of a record with its answer.", min=8)] = 128,
     epochs: Epochs = 3,
+    min_steps: MinSteps = 12,
     batch_size: BatchSize = 4,
     as_json: AsJson = False,
 ) -> None:
@@ -299,7 +312,7 @@ def plan(
     from persona.adapters.planning import plan_training
     from persona.adapters.training import AdapterTrainer, TrainingOptions
 
-    options = TrainingOptions(epochs=epochs, batch_size=batch_size)
+    options = TrainingOptions(epochs=epochs, min_steps=min_steps, batch_size=batch_size)
     trainer = AdapterTrainer(_load(llm), _spec(r, alpha, targets, rslora, dtype), options)
     found = plan_training(trainer, users, records=records, tokens=tokens)
     if as_json:

@@ -129,8 +129,11 @@ def make_retriever(
         )
     if model is not None and "model" not in part.needs:
         raise InvalidOptionError(f"the retriever {name!r} takes no model of its own, was: {model!r}")
-    if needs_encoder(name, base) and encoder is None:
-        raise InvalidOptionError(f"the retriever {name!r} compares vectors: give it an encoder (e.g. 'minilm')")
+    if needs_encoder(name, base) and not hasattr(encoder, "fingerprint"):
+        given = "" if encoder is None else f", was: {encoder!r:.80}"
+        raise InvalidOptionError(
+            f"the retriever {name!r} compares vectors: give it an encoder (persona.load_encoder('minilm')){given}"
+        )
     options: dict[str, object] = {"encoder": encoder, "store": store, "view": view, "seed": seed}
     if "retrievers" in part.needs:
         words = "bm25+" if name == "hybrid+" else "bm25"

@@ -141,7 +141,7 @@ def test_it_is_what_a_peft_loop_over_each_user_gives(
     kind: str, llama_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     llm, spec = exact(kind, llama_folder, monkeypatch)
-    options = TrainingOptions(learning_rate=5e-3, epochs=3, batch_size=3, clip=0.05, weight_decay=0.1)
+    options = TrainingOptions(learning_rate=5e-3, epochs=3, min_steps=0, batch_size=3, clip=0.05, weight_decay=0.1)
     trainer = AdapterTrainer(llm, spec, options)
     lessons = [lesson(llm, user, count) for user, count in enumerate((1, 3, 4, 7, 8))]
     learnt = trainer.train_lessons(lessons)
@@ -155,7 +155,7 @@ def test_it_is_what_a_peft_loop_over_each_user_gives(
 
 def test_a_prior_lies_under_and_gets_no_gradient(llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llm, spec = exact("llama", llama_folder, monkeypatch)
-    trainer = AdapterTrainer(llm, spec, TrainingOptions(epochs=2))
+    trainer = AdapterTrainer(llm, spec, TrainingOptions(epochs=2, min_steps=0))
     prior = torch.randn(trainer.family.size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 0.1
     lessons = [lesson(llm, user, 5, held_out=2) for user in range(3)]
     untouched = prior.clone()
@@ -192,7 +192,7 @@ def test_gradients_in_float32_are_those_of_each_user_alone(llama_folder: Path) -
 
 def test_training_one_user_leaves_another_bit_equal(llama_folder: Path) -> None:
     llm = load(llama_folder)
-    trainer = AdapterTrainer(llm, SPEC, TrainingOptions(epochs=2, batch_size=2, weight_decay=0.5))
+    trainer = AdapterTrainer(llm, SPEC, TrainingOptions(epochs=2, min_steps=0, batch_size=2, weight_decay=0.5))
     others = [lesson(llm, 1, 2), lesson(llm, 2, 4)]
     longest = lesson(llm, 3, 9)
     # The first is done after 2 steps, the second after 4, while the third goes on to 10.
@@ -238,7 +238,7 @@ def test_patience_takes_the_best_epoch(llama_folder: Path) -> None:
     lessons = [lesson(llm, user, 4, held_out=3) for user in range(4)]
 
     def trained(epochs: int, patience: int | None) -> list[Learnt]:
-        options = ConstantRate(learning_rate=3e-2, epochs=epochs, patience=patience)
+        options = ConstantRate(learning_rate=3e-2, epochs=epochs, min_steps=0, patience=patience)
         return AdapterTrainer(llm, SPEC, options).train_lessons(lessons)
 
     steps = 12
@@ -281,7 +281,8 @@ def test_examples_are_the_users_own_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("epochs", 0), ("learning_rate", 0.0), ("holdout", 1.0), ("window", 0), ("min_records", 0)]
+    ("option", "value"),
+    [("epochs", 0), ("min_steps", -1), ("learning_rate", 0.0), ("holdout", 1.0), ("window", 0), ("min_records", 0)],
 )
 def test_options_out_of_range_are_refused(option: str, value: float) -> None:
     with pytest.raises(InvalidOptionError, match=f"`{option}` must be .* was: {value}"):
@@ -331,7 +332,7 @@ def fill(store: ProfileStore, users: int = 12) -> None:
     )
 
 
-OPTIONS = TrainingOptions(learning_rate=1e-2, epochs=4, window=4, chunk_tokens=64)
+OPTIONS = TrainingOptions(learning_rate=1e-2, epochs=4, min_steps=0, window=4, chunk_tokens=64)
 
 
 @pytest.fixture
@@ -353,11 +354,50 @@ def test_only_what_beats_the_prior_is_published(bank: AdapterBank, llama_folder:
         wins = adapter.metrics["loss"] < adapter.metrics["loss_prior"]
         assert adapter.state == ("published" if wins else "prior")
         assert adapter.revision == 1
-    strict = AdapterTrainer(load(llama_folder), SPEC, TrainingOptions(margin=0.99, epochs=1))
+    strict = AdapterTrainer(load(llama_folder), SPEC, TrainingOptions(margin=0.99, epochs=1, min_steps=0))
     assert strict.train_users(bank, history_examples, user_ids=["user 3"]).kept_prior == 1
     current = bank.current("user 3", trainer.family)
     assert current is not None
     assert (current.state, current.version) == ("prior", 2)
+
+
+def test_who_is_published_learns_from_what_judged_too(bank: AdapterBank, llama_folder: Path) -> None:
+    trainer = AdapterTrainer(load(llama_folder), SPEC, replace(OPTIONS, refit=False))
+    trainer.train_users(bank, history_examples)
+    again = AdapterTrainer(load(llama_folder), SPEC, OPTIONS)
+    again.train_users(bank, history_examples, user_ids=bank.store.user_ids())
+    published = 0
+    for adapter in bank.current_adapters(trainer.family):
+        examples = trainer.tokens(history_examples(bank.store.profile(adapter.user_id)))
+        lesson = trainer.lesson(adapter.user_id, history_examples(bank.store.profile(adapter.user_id)))
+        assert lesson is not None
+        (judged,) = trainer.train_lessons([lesson])
+        # Whether it is published is still said by records that the judged one has not seen.
+        assert judged.loss == pytest.approx(adapter.metrics["loss"], rel=1e-4)
+        if adapter.state == "published":
+            published += 1
+            (whole,) = trainer.train_lessons([Lesson(adapter.user_id, examples)])
+            torch.testing.assert_close(bank.row(adapter), whole.row, rtol=1e-3, atol=1e-4)
+            assert not torch.allclose(bank.row(adapter), judged.row, rtol=1e-3, atol=1e-4)
+            assert adapter.metrics["examples"] == len(examples)
+    assert published
+
+
+def test_a_refit_makes_as_many_epochs_as_were_judged_best() -> None:
+    example = TokenExample((1,), (1,))
+    lesson = Lesson("ana", (example,) * 4, (example,) * 3, text=(example,) * 2)
+    options = TrainingOptions(batch_size=2, warm_up=1, patience=2, epochs=50)
+    # One step of warm-up, and the best after three epochs of two steps.
+    whole = lesson.refitted(7, options)
+    assert (len(whole.train), whole.held_out, whole.epochs) == (7, (), 3)
+    assert whole.steps(options) == 1 + 3 * 4
+
+
+def test_few_examples_are_seen_more_often() -> None:
+    example = TokenExample((1,), (1,))
+    options = TrainingOptions(epochs=3, min_steps=10, batch_size=4)
+    found = [Lesson("ana", (example,) * count).steps(options) for count in (1, 5, 12, 40)]
+    assert found == [10, 10, 12, 30]
 
 
 def test_only_users_with_new_records_are_trained(bank: AdapterBank, llama_folder: Path) -> None:
@@ -394,7 +434,7 @@ from persona.adapters.family import LoraSpec
 from persona.adapters.training import AdapterTrainer, TrainingOptions
 from persona.models import load_llm
 from persona.store import ProfileStore
-options = TrainingOptions(learning_rate=1e-2, epochs=4, window=4, chunk_tokens=64)
+options = TrainingOptions(learning_rate=1e-2, epochs=4, min_steps=0, window=4, chunk_tokens=64)
 spec = LoraSpec(r=2, alpha=4, targets=("q_proj", "v_proj", "down_proj"))
 trainer = AdapterTrainer(load_llm(sys.argv[2]), spec, options)
 told = lambda users, seconds: print(users, flush=True)
@@ -504,7 +544,9 @@ def test_a_halved_prior_that_learnt_nothing_has_the_tasks_half_alone(bank: Adapt
 def test_halves_share_no_number_and_add_up(bank: AdapterBank, llama_folder: Path) -> None:
     """The gradient in the other half is zero exactly, and what is served is the sum."""
     spec = LoraSpec(r=4, alpha=8, targets=SPEC.targets)
-    trainer = AdapterTrainer(load(llama_folder), spec, TrainingOptions(epochs=2, learning_rate=0.02, half="user"))
+    trainer = AdapterTrainer(
+        load(llama_folder), spec, TrainingOptions(epochs=2, min_steps=0, learning_rate=0.02, half="user")
+    )
     family = trainer.family
     examples = [one for user in bank.store.user_ids() for one in history_examples(bank.store.profile(user))]
     prior = trainer.train_prior(examples).row
@@ -538,7 +580,7 @@ def test_a_warm_up_comes_first_and_examples_of_others_are_mixed_in() -> None:
     def example(number: int) -> TokenExample:
         return TokenExample((number,), (1,))
 
-    options = TrainingOptions(epochs=3, batch_size=2, warm_up=2, aux_ratio=0.5)
+    options = TrainingOptions(epochs=3, min_steps=0, batch_size=2, warm_up=2, aux_ratio=0.5)
     own = tuple(example(number) for number in range(4))
     text = tuple(example(number) for number in range(100, 103))
     aux = tuple(example(number) for number in range(200, 250))
@@ -559,12 +601,12 @@ def test_a_warm_up_comes_first_and_examples_of_others_are_mixed_in() -> None:
     assert all(len(batch) <= 2 for batch in seen)
     # Without either a lesson is what it was.
     bare = Lesson("ana", own)
-    plain = TrainingOptions(epochs=3, batch_size=2)
+    plain = TrainingOptions(epochs=3, min_steps=0, batch_size=2)
     assert [bare.batch(step, options) for step in range(6)] == [bare.batch(step, plain) for step in range(6)]
 
 
 def test_a_warm_up_on_text_teaches_the_text(bank: AdapterBank, llama_folder: Path) -> None:
-    options = TrainingOptions(epochs=1, learning_rate=0.02, warm_up=24, holdout=0, min_records=1)
+    options = TrainingOptions(epochs=1, min_steps=0, learning_rate=0.02, warm_up=24, holdout=0, min_records=1)
     bank.store.upsert([("writer", Record("quiet snow quiet snow quiet snow", target="1"))])
     examples = text_examples(bank.store.profile("writer"))
     assert [(one.prompt, one.target) for one in examples] == [("quiet snow quiet", "snow quiet snow")]

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from persona.cli import main
+from persona.cli_eval import _short_name
+from persona.errors import StoreError
 from persona.lamp import lamp_task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,6 +134,45 @@ def test_forget_erases_one_user(stocked: Run) -> None:
     assert len(json.loads(stocked("retrieve", "mara", "film", "--json").out)) == 4
     gone = stocked("forget", "tomás", "--yes")
     assert (gone.code, gone.err) == (1, "persona: error: the store holds nothing on 'tomás': nothing was erased\n")
+
+
+def test_forget_finishes_what_was_stopped_between_rows_and_bytes(
+    stocked: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise StoreError("their bytes could not be overwritten; call forget once more")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("persona.erasure._rewrite_sqlite", stopped)
+        assert stocked("forget", "tomás", "--yes").code == 1
+    finished = stocked("forget", "tomás", "--yes")
+    assert (finished.code, finished.err) == (0, "")
+    assert finished.out.startswith("finished what an earlier forget had left over")
+    assert stocked("forget", "tomás", "--yes").code == 1
+
+
+def test_forget_reaches_the_exports_of_who_was_forgotten_before(stocked: Run, tmp_path: Path) -> None:
+    for name in ("tom%C3%A1s@2", "mara@1"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    assert stocked("forget", "tomás", "--yes").code == 0
+    finished = stocked("forget", "tomás", "--yes", "--exports", tmp_path / "out")
+    assert (finished.code, "1 exported adapter" in finished.out) == (0, True)
+    assert [folder.name for folder in (tmp_path / "out").iterdir()] == ["mara@1"]
+
+
+@pytest.mark.parametrize(
+    ("llm", "name"),
+    [
+        ("tiny", "tiny"),
+        ("models/small/", "small"),
+        ("owner/name", "name"),
+        ("openai:gpt", "openai-gpt"),
+        # The end of the URL, "v1", would be one folder for all models of a server.
+        ("vllm:Qwen/Qwen2.5@http://127.0.0.1:8000/v1", "vllm-Qwen2.5"),
+    ],
+)
+def test_the_folder_of_an_evaluation_is_named_after_the_llm(llm: str, name: str) -> None:
+    assert _short_name(llm) == name
 
 
 def test_eval_score_prints_the_official_values(run: Run, tmp_path: Path) -> None:

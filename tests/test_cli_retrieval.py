@@ -239,11 +239,13 @@ def test_new_retrievers_in_eval_lamp(run: Run, tmp_path: Path) -> None:
 def test_filter_train_with_bad_input(run: Run, tmp_path: Path) -> None:
     data = write_films(tmp_path / "films")
     (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "latin.txt").write_bytes("Où est la gare ?".encode("latin-1"))
     for options, message in (
         (("--precision", "1.5"), "`precision` must be above 0 and below 1"),
         (("--recall", "0"), "`recall` must be above 0 and below 1"),
-        (("--general", "empty.txt"), "there must be one question a line"),
-        (("--general", "missing.txt"), "missing.txt: No such file"),
+        (("--general", "empty.txt"), "empty.txt: the file is empty"),
+        (("--general", "missing.txt"), "missing.txt: the file cannot be read: No such file"),
+        (("--general", "latin.txt"), "latin.txt, line 1: the file must be UTF-8"),
         (("--view", "body"), "`view` must be one of"),
     ):
         done = run("filter", "train", data, "--out", "kept", *options)

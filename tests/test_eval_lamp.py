@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,20 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
         named, answers = read_golds(file)
         assert named == "LaMP_3"
         assert set(answers) == {question.id for question in make_split().questions}
+
+
+def test_results_say_which_data_they_are_of(tmp_path: Path) -> None:
+    split, config, llm = make_split(), replace(CONFIG, methods=(NO_USER,)), load_llm(copy_the_first_score)
+    other_gold = replace(split, golds={**(split.golds or {}), "00": "2"})
+    first = split.questions[0]
+    shorter = replace(first, profile=Profile(first.user_id, first.profile.records[:-1]))
+    other_profile = replace(split, questions=(shorter, *split.questions[1:]))
+    said = [run_lamp(one, llm, config).data for one in (split, make_split(), other_gold, other_profile)]
+    assert said[0] == said[1]
+    assert len({said[0], *said[2:]}) == 3
+    run_lamp(split, llm, config, summarizer=load_llm(str.upper, name="writer"), out=tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert (results["data"], results["parts"]) == (said[0], {"summarizer": ["callable:writer"]})
 
 
 def test_without_golds_there_are_predictions_and_no_scores(tmp_path: Path) -> None:

@@ -65,9 +65,14 @@ def test_a_user_is_lent_what_fits(bank: AdapterBank, llama_folder: Path) -> None
     trainer.train_users(bank, history_examples)
     with pytest.raises(InvalidOptionError, match="`k` must be from 1 to `candidates`, was: 9 of 8"):
         Neighbours(trainer, bank, k=9, candidates=8)
+    with pytest.raises(InvalidOptionError, match="`records` must be at least 1, was: 0"):
+        Neighbours(trainer, bank, records=0)
     report = Neighbours(trainer, bank, k=2).lend(history_examples)
     assert (report.users, report.published, report.without_examples) == (3, 2, 1)
-    for user, right, wrong in (("user 0", "1", "2"), ("user 1", "2", "1")):
+    # The newest record alone chooses for one whose older ones would have it otherwise.
+    bank.store.upsert(("turned", Record(f"film {at}", f"{2 if at == 3 else 1}", f"2020-01-0{at}")) for at in (1, 2, 3))
+    Neighbours(trainer, bank, k=2, records=1).lend(history_examples, user_ids=["turned"])
+    for user, right, wrong in (("user 0", "1", "2"), ("user 1", "2", "1"), ("turned", "2", "1")):
         current = bank.current(user, trainer.family)
         assert current is not None
         assert current.metrics["loss_lent"] < current.metrics["loss_prior"] / 2

@@ -142,7 +142,7 @@ def test_questions_from_elsewhere_are_read_and_told_apart(tmp_path: Path) -> Non
     golds = {"task": "LaMP_5", "golds": [{"id": "1", "output": "On proofs"}]}
     (folder / "dev_outputs.json").write_text(json.dumps(golds))
     assert read_general(folder, 5, "dev") == (GeneralQuestion("other", text, "On proofs", "a proof"),)
-    with pytest.raises(DataFormatError, match="one question a line"):
+    with pytest.raises(DataFormatError, match="the file is empty"):
         read_general(write(tmp_path / "empty.txt", "\n"), 5)
     # What is looked for is the query, what is asked the question.
     elsewhere = GeneralQuestion("other", "A lighthouse?", "no", query="nothing of the kind")

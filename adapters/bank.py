@@ -145,12 +145,14 @@ class AdapterBank:
             user_id: whom.
             exports: a folder into which adapters were exported: the user's go too.
         """
-        for copies in self._caches:
-            copies.drop(user_id)
         if exports is not None:
-            for folder in exports.glob(f"{safe_name(user_id)}@*"):
-                shutil.rmtree(folder)
-        return self.store.forget(user_id)
+            erase_exports(user_id, exports)
+        try:
+            return self.store.forget(user_id)
+        finally:
+            # Not before: who answers a request meanwhile could read the adapter from the bank once more.
+            for copies in list(self._caches):
+                copies.drop(user_id)
 
     def add_family(self, family: Family, prior: Tensor | None = None) -> None:
         """Make a family known, with the prior that its adapters lie over. One that is known is left as it is.
@@ -394,6 +396,14 @@ def safe_name(user_id: str) -> str:
     if quoted.startswith("."):
         quoted = f"%2E{quoted[1:]}"
     return quoted if len(quoted) <= 120 else f"{quoted[:80]}%{hashlib.sha256(user_id.encode()).hexdigest()[:32]}"
+
+
+def erase_exports(user_id: str, exports: Path) -> int:
+    """Remove the user's adapters from a folder into which adapters were exported; how many there were."""
+    folders = list(exports.glob(f"{safe_name(check_user_id(user_id))}@*"))
+    for folder in folders:
+        shutil.rmtree(folder)
+    return len(folders)
 
 
 def _users(connection: Connection, part: Part, user_ids: list[str]) -> dict[str, tuple[int, int, int]]:

@@ -68,6 +68,8 @@ class AdapterPool:
             raise InvalidOptionError(f"`rows` must be at least 1, was: {rows}")
         if not isinstance(llm, TransformersLM):
             raise UnsupportedChannelError("adapters need a transformers model (folder, hub id or (model, tokenizer))")
+        if not isinstance(bank, AdapterBank):
+            raise InvalidOptionError(f"adapters are read from an AdapterBank, was: {bank!r:.80}: AdapterBank(store)")
         self.bank = bank
         self.family = family or bank.family(llm.fingerprint)
         if self.family.base != llm.fingerprint:

@@ -1,10 +1,11 @@
 """How often a relevance filter keeps a user's records, for the user's own questions and for those of another domain.
 
-    python benchmarks/relevance.py $PERSONA_SHARED/data/lampstyle --questions 120
+    python benchmarks/relevance.py $PERSONA_SHARED/data/lampstyle --questions 120 [--general]
 
-A filter is trained for each set on its `train` users (general questions: those that come with persona, and half of the
-other sets' `train` questions where --general says so) and measured on `dev` users: k nearest records by `dense`, then
-the filter. Whatever is printed of other domains is of sets that the filter has not seen, unless --general is given.
+A filter is trained for each set on its `train` users, with the general questions that come with persona and, where
+--general says so, with the other sets' `train` questions, each set a kind of its own. It is measured on `dev` users:
+the share of questions that keep their records. Whatever is printed of other domains is of sets that the filter has not
+seen, unless --general is given.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ from persona.lamp import LampSplit
 from persona.readers import read_split
 from persona.records import Profile
 from persona.retrievers import DenseRetriever, RelevanceFilter, RelevanceRetriever
-from persona.retrievers.background import GENERAL_QUESTIONS
 from persona.retrievers.relevance import load_filter
-from persona.retrievers.relevance_training import RelevanceTraining, train_relevance
+from persona.retrievers.relevance_training import GENERAL, RelevanceTraining, train_relevance
 
 FACTS = tuple(
     f"{ask} {what}?"
@@ -76,12 +76,10 @@ def sampled(split: LampSplit, at_most: int, seed: int) -> LampSplit:
     return dataclasses.replace(split, questions=tuple(chosen))
 
 
-def kept(
-    judge: RelevanceFilter, encoder: Remembering, profiles: Sequence[Profile], queries: Sequence[str], k: int
-) -> tuple[float, float]:
-    """The share of questions for which any record passes, and the mean share of the k records."""
-    found = RelevanceRetriever(DenseRetriever(encoder), judge, encoder).retrieve_batch(profiles, queries, k)
-    return float(np.mean([bool(some) for some in found])), float(np.mean([len(some) / k for some in found]))
+def kept(judge: RelevanceFilter, encoder: Remembering, profiles: Sequence[Profile], queries: Sequence[str]) -> float:
+    """The share of questions that keep their records."""
+    found = RelevanceRetriever(DenseRetriever(encoder), judge, encoder).retrieve_batch(profiles, queries, 1)
+    return float(np.mean([bool(some) for some in found]))
 
 
 def main() -> None:
@@ -93,21 +91,19 @@ def main() -> None:
     parser.add_argument("--dev", type=int, default=100, help="of each dev split, at most")
     parser.add_argument("--encoder", default="minilm")
     parser.add_argument("--general", action="store_true", help="train with the other sets' train questions too")
-    parser.add_argument("-k", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     encoder = Remembering(options.encoder)
     names = options.sets.split(",")
     train = {name: sampled(read_split(options.data / name, "train"), options.questions, options.seed) for name in names}
     dev = {name: sampled(read_split(options.data / name, "dev"), options.dev, options.seed) for name in names}
-    print(
-        "| trained on | filter | own questions that keep records | records kept | other domains' | questions of fact |"
-    )
-    print("|---|---|---:|---:|---:|---:|")
+    print("| trained on | filter | own questions that keep records | other domains' | questions of fact |")
+    print("|---|---|---:|---:|---:|")
     for name in names:
-        general = list(GENERAL_QUESTIONS)
-        if options.general:
-            general += [train[one].task.query(q.input) for one in names if one != name for q in train[one].questions]
+        general = dict(GENERAL)
+        for one in names if options.general else ():
+            if one != name:
+                general[one] = [train[one].task.query(question.input) for question in train[one].questions]
         training = RelevanceTraining(questions=options.questions, seed=options.seed)
         adapter, _ = train_relevance(train[name], encoder, training, general=general)
         profiles = [question.profile for question in dev[name].questions]
@@ -121,10 +117,10 @@ def main() -> None:
         facts = [(profile, FACTS[place % len(FACTS)]) for place, profile in enumerate(profiles)]
         judges: dict[str, RelevanceFilter] = {"trained": adapter, "untrained": load_filter("untrained", encoder)}
         for called, judge in judges.items():
-            own, share = kept(judge, encoder, profiles, queries, options.k)
-            away, _ = kept(judge, encoder, [p for p, _ in others], [q for _, q in others], options.k)
-            fact, _ = kept(judge, encoder, [p for p, _ in facts], [q for _, q in facts], options.k)
-            print(f"| {name} | {called} | {own:.1%} | {share:.1%} | {away:.1%} | {fact:.1%} |", flush=True)
+            own = kept(judge, encoder, profiles, queries)
+            away = kept(judge, encoder, [p for p, _ in others], [q for _, q in others])
+            fact = kept(judge, encoder, [p for p, _ in facts], [q for _, q in facts])
+            print(f"| {name} | {called} | {own:.1%} | {away:.1%} | {fact:.1%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,8 @@ class Answers:
         parts: list[Any] = [self._llm.fingerprint, asdict(self._options), request.prompt]
         if request.soft_prompt is not None:
             parts.append(hashlib.blake2b(request.soft_prompt.float().numpy().tobytes()).hexdigest())
+        if request.lifts:
+            parts.append(sorted(request.lifts.items()))
         if isinstance(request, AdapterRequest):
             parts.append([request.adapter, request.identity])
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

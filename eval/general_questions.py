@@ -2,7 +2,8 @@
 
 Each is a question and a short answer that anybody would accept, in our own words, in four domains: facts, numbers,
 language and everyday know-how. None is about films, reviews, news or papers, the subjects of the histories they are
-mixed with (`persona.eval.restraint`).
+mixed with (`persona.eval.restraint`), and none is among those that filters are trained with
+(`persona.retrievers.background`). Questions of another domain are read from files (`read_general`).
 
 >>> len(GENERAL_QUESTIONS), GENERAL_QUESTIONS[0].question
 (120, 'Which planet is closest to the sun?')
@@ -11,15 +12,30 @@ mixed with (`persona.eval.restraint`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from persona.errors import DataFormatError
+from persona.readers import read_split
+from persona.text_source import TextSource
 
 
 @dataclass(frozen=True, slots=True)
 class GeneralQuestion:
-    """A question, its answer, and which of the four domains it is from."""
+    """A question that is not about the user.
+
+    Attributes:
+        domain: where it is from.
+        question: as it is asked.
+        answer: a right one.
+        query: what is looked for in the history; empty is the question as it is.
+    """
 
     domain: str
     question: str
     answer: str
+    query: str = ""
 
 
 _FACTS = """
@@ -33,8 +49,8 @@ Which ocean lies between Africa and Australia?|the Indian Ocean
 How many bones does a grown human body have, about?|206
 What do bees collect from flowers to make honey?|nectar
 Which river flows through Cairo?|the Nile
-Who painted the ceiling of the Sistine Chapel?|Michelangelo
-What is the largest mammal alive?|the blue whale
+Who wrote the play Hamlet?|Shakespeare
+What is the largest bird alive?|the ostrich
 In which year did people first walk on the moon?|1969
 Which metal is liquid at room temperature?|mercury
 What is the longest side of a right triangle called?|the hypotenuse
@@ -63,7 +79,7 @@ What is half of 250?|125
 How many centimetres are in two and a half metres?|250
 What is 15 percent of 200?|30
 How many sides does a hexagon have?|six
-What is the square root of 144?|12
+What is the cube of 5?|125
 If a train leaves at 9:40 and arrives at 11:05, how long is the ride?|1 hour and 25 minutes
 How many grams are in 1.2 kilograms?|1200
 What is 1000 minus 387?|613
@@ -90,7 +106,7 @@ Round 3.678 to one digit after the point.|3.7
 
 _LANGUAGE = """
 What is the plural of the English word mouse?|mice
-What is the past tense of the verb to swim?|swam
+What is the past tense of the verb to fly?|flew
 Give a word that means the opposite of scarce.|plentiful
 How is the German word Wasser translated into English?|water
 Which letter comes after Q in the English alphabet?|R
@@ -167,3 +183,34 @@ GENERAL_QUESTIONS = (
     *_read("know-how", _KNOW_HOW),
 )
 """All of them, domain by domain."""
+
+
+def read_general(place: Path, at_most: int, split: str = "train") -> tuple[GeneralQuestion, ...]:
+    """Questions that are not about the users at hand, from a file or from another domain.
+
+    Args:
+        place: a text file with one question a line, or a folder like LaMP's with another task's questions.
+        at_most: so many, spread over all there are.
+        split: of the folder: train or dev.
+
+    Returns:
+        The questions; of a folder with the golds as answers, where there are any.
+
+    Raises:
+        DataFormatError: if the file is missing, empty or not UTF-8, or the folder is not like LaMP's.
+    """
+    domain = place.resolve().name
+    if place.is_dir():
+        read = read_split(place, split)
+        golds = read.golds or {}
+        found = [
+            GeneralQuestion(domain, one.input, golds.get(one.id, ""), read.task.query(one.input))
+            for one in read.questions
+        ]
+    else:
+        with TextSource(place) as source:
+            found = [GeneralQuestion(domain, line.strip(), "") for _, line in source.lines()]
+    if not found:
+        raise DataFormatError("there must be at least one question", source=place)
+    places = np.linspace(0, len(found) - 1, min(at_most, len(found))).round().astype(int)
+    return tuple(found[place] for place in places)

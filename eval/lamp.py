@@ -12,6 +12,7 @@ was stopped goes on where it ended, and two rows that send the same request ask 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ from persona.eval.plans import make_plans
 from persona.eval.soft_prompts import Plugs
 from persona.eval.yardsticks import yardsticks
 from persona.files import write_atomically
-from persona.lamp import LOWER_IS_BETTER, LampSplit
+from persona.lamp import LOWER_IS_BETTER, LampSplit, Question
 from persona.protocols import GenerationOptions, LanguageModel
 from persona.readers import write_predictions
 from persona.request_checks import check_options
@@ -93,23 +94,25 @@ class LampReport:
 
     Attributes:
         task: LaMP task name.
-        split: train, dev or test (as named by the caller of the reader).
         questions: how many were asked.
         users: how many users they belong to.
         llm: the LLM's fingerprint.
-        trained: fingerprints of what was trained beforehand, one for each seed in the order of `LampRow.runs`: of
-            ``task_adapters``, ``user_embedders`` and ``user_embedders_without_user``, as far as they were given.
         config: what was run.
         rows: methods, controls and yardsticks, in the order run.
+        data: hash of questions, profiles and golds: two reports with the same one are of the same data.
+        parts: fingerprints of what else took part, one for each seed in the order of `LampRow.runs`: of
+            ``task_adapters``, ``user_embedders``, ``user_embedders_without_user`` and the ``summarizer``, where there
+            are any.
     """
 
     task: str
     questions: int
     users: int
     llm: str
-    trained: Mapping[str, tuple[str, ...]]
     config: LampConfig
     rows: tuple[LampRow, ...]
+    data: str = ""
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the predictions, ready for JSON."""
@@ -136,8 +139,9 @@ class LampReport:
             "task": self.task,
             "questions": self.questions,
             "users": self.users,
+            "data": self.data,
             "llm": self.llm,
-            "trained": {name: list(each) for name, each in self.trained.items()},
+            "parts": {name: list(fingerprints) for name, fingerprints in self.parts.items()},
             "config": asdict(self.config),
             "rows": rows,
         }
@@ -222,22 +226,38 @@ def run_lamp(
             for name, predictions in yardsticks(split.task, questions).items()
         ]
     rows = _score(split, golds, users, outcomes, config)
-    trained = _fingerprints(plugs, adapters)
-    result = LampReport(split.task.name, len(questions), len(set(users)), llm.fingerprint, trained, config, rows)
+    parts = _fingerprints(plugs, adapters, summarizer)
+    data = _data_hash(questions, golds)
+    n_users = len(set(users))
+    result = LampReport(split.task.name, len(questions), n_users, llm.fingerprint, config, rows, data, parts)
     if out is not None:
         _save(result, out)
     return result
 
 
-def _fingerprints(plugs: Plugs | None, adapters: Adapters | None) -> dict[str, tuple[str, ...]]:
-    """Of everything that was trained beforehand."""
+def _fingerprints(
+    plugs: Plugs | None, adapters: Adapters | None, summarizer: LanguageModel | None
+) -> dict[str, tuple[str, ...]]:
+    """See `LampReport.parts`."""
     found: dict[str, tuple[str, ...]] = {}
     if adapters is not None:
         found["task_adapters"] = tuple(task.fingerprint for task in adapters.tasks)
     if plugs is not None:
         found["user_embedders"] = tuple(plug.fingerprint for plug in plugs.with_user)
         found["user_embedders_without_user"] = tuple(plug.fingerprint for plug in plugs.without_user)
+    if summarizer is not None:
+        found["summarizer"] = (summarizer.fingerprint,)
     return found
+
+
+def _data_hash(questions: Sequence[Question], golds: Mapping[str, str] | None) -> str:
+    """BLAKE2b of all that the questions, their profiles and the golds say, 16 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=8)
+    for one in questions:
+        gold = None if golds is None else golds[one.id]
+        said = [one.id, one.user_id, one.input, gold, [record.content_hash for record in one.profile]]
+        digest.update(json.dumps(said).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _options(split: LampSplit, config: LampConfig) -> GenerationOptions:

@@ -14,11 +14,13 @@ NO_USER = "none"
 """The method that sends the question alone."""
 PLUG = "plug"
 """The method that puts a user embedder's soft prompt before the question."""
+VOCABULARY = "vocabulary"
+"""The method that lifts the words of a user's own targets (`persona.vocabulary`)."""
 OTHER_USER = "other user"
 """The control in which each question gets another user's history."""
 WITHOUT_USER = "trained without user"
 """The control with a user embedder that was trained in the same way and never saw a history."""
-BESIDE_RECORDS = (PLUG, *SUMMARY_METHODS, *LORA_METHODS)
+BESIDE_RECORDS = (PLUG, *SUMMARY_METHODS, VOCABULARY, *LORA_METHODS)
 """The methods that run alone and with retrieved records beside them."""
 NO_RETRIEVERS = (NO_USER, *BESIDE_RECORDS)
 """All methods that are no retrievers."""
@@ -31,18 +33,25 @@ class LampConfig:
     """What to run.
 
     Attributes:
-        methods: ``none``, ``plug``, ``stats``, ``summary``, `persona.eval.adapters.LORA_METHODS` and names of
-            `persona.registry.RETRIEVERS`.
+        methods: ``none``, ``plug``, ``stats``, ``summary``, ``vocabulary``, `persona.eval.adapters.LORA_METHODS` and
+            names of `persona.registry.RETRIEVERS`.
         ks: how many records; each retriever runs with each; ``plug``, ``stats``, ``summary`` and adapters alone and
             with each.
         beside: the retriever that finds the records beside a soft prompt, a summary or an adapter.
         lora_once: one adapter a user, from the profile of the user's earliest question, for all questions of that user;
             else one for each question, from all that is older than it.
         summary_form: what a summary is in a prompt, one of `persona.eval.summary_rows.SUMMARY_FORMS`.
+        vocabulary: the weight of the method ``vocabulary``.
         limit: only the first questions; None runs all.
         controls: also run each method with another user's history.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
+        base: for the retrievers in `persona.registry.BASES`, the one that finds what they look at; None takes the one
+            there.
+        retriever_model: the model of the retrievers that have one of their own; None takes theirs.
+        interest_neighbours: for ``multi_interest``, so many of the other users smooth the shares of interests.
+        where: retrievers are handed only the records that fit, e.g. ``"time>=2011"``; None hands them all.
         relevance: a relevance filter over every retriever, ``"untrained"`` or a folder; None filters nothing.
+        judge: what the filter judges, one of `persona.retrievers.relevance.JUDGED`.
         max_length: token budget of the official prompt builder.
         max_new_tokens: longest answer; None is 16 for labels and 64 for texts.
         num_beams: 1 is greedy.
@@ -57,16 +66,28 @@ class LampConfig:
     beside: str = "bm25"
     lora_once: bool = False
     summary_form: str = "record"
+    vocabulary: float = 0.0
     limit: int | None = None
     controls: bool = True
     encoder: str = "minilm"
+    base: str | None = None
+    retriever_model: str | None = None
+    interest_neighbours: int = 0
+    where: str | None = None
     relevance: str | None = None
+    judge: str = "question"
     max_length: int = 256
     max_new_tokens: int | None = None
     num_beams: int = 1
     mbr: bool = False
     seed: int = 0
     resamples: int = 2000
+
+    @property
+    def retrievers(self) -> tuple[str, ...]:
+        """The retrievers that run: those among the methods, and the one beside the others where there are any."""
+        beside = (self.beside,) if any(method in BESIDE_RECORDS for method in self.methods) else ()
+        return tuple(dict.fromkeys((*(one for one in self.methods if one not in NO_RETRIEVERS), *beside)))
 
     def __post_init__(self) -> None:
         for method in self.methods:
@@ -78,6 +99,10 @@ class LampConfig:
         if self.summary_form not in SUMMARY_FORMS:
             raise InvalidOptionError(
                 f"`summary_form` must be one of {', '.join(SUMMARY_FORMS)}, was: {self.summary_form!r}"
+            )
+        if VOCABULARY in self.methods and not self.vocabulary > 0:
+            raise InvalidOptionError(
+                f"the method {VOCABULARY!r} needs a weight above 0 (--vocabulary), was: {self.vocabulary}"
             )
         if not self.ks or min(self.ks) < 1:
             raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")

@@ -17,11 +17,11 @@ import numpy as np
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, Adapters, UserAdapters, check_llm
 from persona.eval.lamp_config import (
-    BESIDE_RECORDS,
     NO_RETRIEVERS,
     NO_USER,
     OTHER_USER,
     PLUG,
+    VOCABULARY,
     WITHOUT_USER,
     LampConfig,
     Progress,
@@ -32,7 +32,7 @@ from persona.lamp import LampSplit, Question
 from persona.prompts import LampPrompt, lamp_prompt
 from persona.protocols import SOFT_PROMPT, LanguageModel, Request, Retriever
 from persona.records import Profile
-from persona.registry import make_retriever, needs_encoder
+from persona.registry import make_retrievers, needs_encoder
 
 if TYPE_CHECKING:
     from persona.embedder import UserEmbedder
@@ -93,6 +93,8 @@ def make_plans(
         if any(method in SUMMARY_METHODS for method in config.methods):
             kept = folder / "summaries.jsonl"
             plans += _summary_plans(split, questions, parts, llm, summarizer, config, kept, report)
+        if VOCABULARY in config.methods:
+            plans += _vocabulary_plans(split, questions, parts, llm, config, report)
         if adapters is not None:
             plans += _adapter_plans(split, questions, parts, adapters, llm, config, folder / "adapters", report)
     return plans
@@ -286,6 +288,41 @@ def _summary_plans(
     return [Plan(row.method, row.k, row.control, (row.requests,), row.tokens_added) for row in rows]
 
 
+def _vocabulary_plans(
+    split: LampSplit,
+    questions: Sequence[Question],
+    parts: _Parts,
+    llm: LanguageModel,
+    config: LampConfig,
+    report: Progress,
+) -> list[Plan]:
+    """The rows with lifted words, alone and with records: the right user's, and another's words and records.
+
+    What is common to everybody is read from all the histories of the split.
+    """
+    from persona.vocabulary import TokenBackground, VocabularyChannel, check_lifting
+
+    assert parts.beside is not None
+    background = TokenBackground.from_profiles(check_lifting(llm), (one.profile for one in split.questions))
+    channel = VocabularyChannel(llm, background, config.vocabulary)
+    histories: dict[str | None, list[Profile]] = {None: [question.profile for question in questions]}
+    if config.controls:
+        histories[OTHER_USER] = other_histories(questions, config.seed)
+    plans = []
+    for number, (control, profiles) in enumerate(histories.items()):
+        known = {id(profile): channel.lifts(profile) for profile in profiles}
+        prompts: dict[int, tuple[list[str], float]] = {0: ([question.input for question in questions], 0.0)}
+        for k, built in _prompts(split, questions, profiles, parts.beside, llm, config).items():
+            prompts[k] = ([one.text for one in built], _mean_tokens(built))
+        for k, (texts, added) in prompts.items():
+            requests = tuple(
+                Request(text, lifts=known[id(profile)] or None) for text, profile in zip(texts, profiles, strict=True)
+            )
+            plans.append(Plan(f"{VOCABULARY} + {config.beside}" if k else VOCABULARY, k, control, (requests,), added))
+        report("vocabulary", number + 1, len(histories))
+    return plans
+
+
 def _prompts(
     split: LampSplit,
     questions: Sequence[Question],
@@ -329,37 +366,46 @@ def _parts(
     """What the methods need; what compares vectors gets a store at `vectors`, open until `stack` ends."""
     names = [method for method in config.methods if method not in NO_RETRIEVERS]
     plugged = plugs is not None and PLUG in config.methods
-    beside = any(method in BESIDE_RECORDS for method in config.methods)
-    wanted = {*names, config.beside} if beside else {*names}
-    compared = any(map(needs_encoder, wanted))
-    if not plugged and not compared and config.relevance is None:
-        made = {name: make_retriever(name, view=split.task.view, seed=config.seed) for name in sorted(wanted)}
-        return _Parts({name: made[name] for name in names}, made[config.beside] if beside else None)
-    from persona.embedding import embed_users
-    from persona.encoders import load_encoder
-    from persona.store import ProfileStore
+    wanted = config.retrievers
+    compared = any(needs_encoder(name, config.base) for name in wanted)
+    encoder = store = relevance = None
+    if plugged or compared or config.relevance is not None:
+        from persona.embedding import embed_users
+        from persona.encoders import load_encoder
+        from persona.retrievers.relevance import load_filter
+        from persona.store import ProfileStore
 
-    reads = plugs.with_user[0].config.encoder if plugged and plugs is not None else ""
-    encoder = load_encoder(config.encoder, like=reads)
-    store = stack.enter_context(ProfileStore(f"sqlite:///{vectors}"))
-    store.upsert((question.user_id, record) for question in questions for record in question.profile)
-    views = [split.task.view] if compared else []
-    views += ["text"] if "key_value" in wanted or config.relevance is not None else []
-    views += plugs.views if plugged and plugs is not None else ()
-    for view in dict.fromkeys(views):
-        embed_users(store, encoder, view=view, progress=lambda done, total, records: report("embed users", done, total))
-    made = {
-        name: make_retriever(name, encoder=encoder, store=store, view=split.task.view, seed=config.seed)
-        for name in sorted(wanted)
-    }
-    if config.relevance is not None:
-        from persona.retrievers.relevance import RelevanceRetriever, load_filter
-
-        judge = load_filter(config.relevance, encoder)
-        made = {name: RelevanceRetriever(one, judge, encoder, store) for name, one in made.items()}
+        reads = plugs.with_user[0].config.encoder if plugged and plugs is not None and plugs.vectors is None else ""
+        encoder = load_encoder(config.encoder, like=reads)
+        relevance = None if config.relevance is None else load_filter(config.relevance, encoder)
+        store = stack.enter_context(ProfileStore(f"sqlite:///{vectors}"))
+        store.upsert((question.user_id, record) for question in questions for record in question.profile)
+        views = [split.task.view] if compared else []
+        views += ["text"] if "key_value" in wanted else []
+        views += [relevance.view] if relevance is not None else []
+        views += plugs.views if plugged and plugs is not None else ()
+        for view in dict.fromkeys(views):
+            embed_users(
+                store, encoder, view=view, progress=lambda done, total, records: report("embed users", done, total)
+            )
+    made = make_retrievers(
+        wanted,
+        base=config.base,
+        model=config.retriever_model,
+        neighbours=config.interest_neighbours,
+        encoder=encoder,
+        store=store,
+        view=split.task.view,
+        seed=config.seed,
+        where=config.where,
+        relevance=relevance,
+        judge=config.judge,
+    )
     retrievers = {name: made[name] for name in names}
     if plugs is None or not plugged:
-        return _Parts(retrievers, made[config.beside] if beside else None)
+        return _Parts(retrievers, made.get(config.beside))
+    assert encoder is not None
+    assert store is not None
     soft_prompts = SoftPrompts(plugs, cast("TransformersLM", llm), encoder, store)
     return _Parts(retrievers, made[config.beside], soft_prompts)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .bootstrap import Interval, PairedDifference
 from .demo import DemoReport
+from .general_questions import GENERAL_QUESTIONS
 from .lamp import LampReport
 from .restraint import RestraintReport
 
@@ -76,11 +77,14 @@ def _difference(difference: PairedDifference | None) -> str:
 
 
 def restraint_cells(report: RestraintReport) -> list[list[str]]:
-    """Header and rows of a restraint report as strings."""
+    """Header and rows of a restraint report as strings; questions from elsewhere have a column of their own."""
+    built_in = {one.domain for one in GENERAL_QUESTIONS}
+    others = [domain for domain in report.rows[0].by_domain if domain not in built_in]
     table = [
         [
             "method",
             "nothing added",
+            *(f"{domain}: nothing added" for domain in others),
             "answer unchanged",
             "token F1",
             "ROUGE-L",
@@ -97,7 +101,9 @@ def restraint_cells(report: RestraintReport) -> list[list[str]]:
         table.append(
             [
                 row.method if row.method == "none" else f"{row.method} k={report.k}",
-                *(_interval(one) for one in (row.restraint, row.unchanged)),
+                _interval(row.restraint),
+                *(f"{row.by_domain[domain]:.3f}" for domain in others),
+                _interval(row.unchanged),
                 *(f"{one.value:.3f}" for one in (row.token_f1, row.rouge_l, row.over_general)),
                 f"{row.tokens_general:.0f}",
                 _interval(row.score),
@@ -117,8 +123,8 @@ def restraint_table(report: RestraintReport, *, title: str) -> Table:
     header, *rows = restraint_cells(report)
     table = Table(
         title=f"{title}: {report.task}, {report.general} general questions beside {report.personal} personal ones",
-        caption="the first six columns are about the general questions, the others about the personal ones; intervals: "
-        "95 %, bootstrap over users",
+        caption=f"the columns before {report.metric} are about the general questions, the others about the personal "
+        "ones; intervals: 95 %, bootstrap over users",
         title_justify="left",
         caption_justify="left",
     )

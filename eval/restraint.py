@@ -70,6 +70,7 @@ class RestraintRow:
     Attributes:
         method: the retriever's name, or `NO_USER`.
         restraint: share of the general questions to which nothing personal was added.
+        by_domain: the same for each domain of general questions (`GeneralQuestion.domain`).
         unchanged: share of the general questions with the plain LLM's answer, to the letter.
         token_f1: ROUGE-1 between the answers to general questions and the plain LLM's.
         rouge_l: ROUGE-L between them.
@@ -85,6 +86,7 @@ class RestraintRow:
 
     method: str
     restraint: Interval
+    by_domain: Mapping[str, float]
     unchanged: Interval
     token_f1: Interval
     rouge_l: Interval
@@ -199,9 +201,10 @@ def run_restraint(
         )
         for place, one in enumerate(general)
     ]
+    queries = [one.query or one.question for one in general] + [split.task.query(one.input) for one in questions]
     prompts: dict[str, list[LampPrompt]] = {NO_USER: [LampPrompt(one.input) for one in (*asked, *questions)]}
     for name, retriever in retrievers.items():
-        prompts[name] = _prompts(split, (*asked, *questions), retriever, k, llm, max_length)
+        prompts[name] = _prompts(split, (*asked, *questions), queries, retriever, k, llm, max_length)
     answers = _answers(llm, prompts, GenerationOptions(max_new_tokens=max_new_tokens), progress)
 
     owners = [one.user_id for one in asked], [one.user_id for one in questions]
@@ -219,6 +222,10 @@ def run_restraint(
         ]
         return mean(shares, users)
 
+    domains: dict[str, list[int]] = {}
+    for place, one in enumerate(general):
+        domains.setdefault(one.domain, []).append(place)
+
     plain = answers[NO_USER][: len(asked)]
     rows: list[RestraintRow] = []
     kept_from: float | None = None
@@ -235,6 +242,7 @@ def run_restraint(
             RestraintRow(
                 name,
                 mean([float(each) for each in nothing[: len(asked)]], owners[0]),
+                {domain: float(nothing[places].mean()) for domain, places in domains.items()},
                 mean([float(one == other) for one, other in zip(said, plain, strict=True)], owners[0]),
                 mean([_alike(rouge_1, one, other) for one, other in zip(plain, said, strict=True)], owners[0]),
                 mean([_alike(rouge_l, one, other) for one, other in zip(plain, said, strict=True)], owners[0]),
@@ -251,11 +259,15 @@ def run_restraint(
 
 
 def _prompts(
-    split: LampSplit, questions: Sequence[Question], retriever: Retriever, k: int, llm: LanguageModel, max_length: int
+    split: LampSplit,
+    questions: Sequence[Question],
+    queries: Sequence[str],
+    retriever: Retriever,
+    k: int,
+    llm: LanguageModel,
+    max_length: int,
 ) -> list[LampPrompt]:
-    found = retriever.retrieve_batch(
-        [one.profile for one in questions], [split.task.query(one.input) for one in questions], k
-    )
+    found = retriever.retrieve_batch([one.profile for one in questions], queries, k)
     return [
         lamp_prompt(split.task, one.input, [scored.record for scored in best], llm.tokenizer, max_length=max_length)
         for one, best in zip(questions, found, strict=True)

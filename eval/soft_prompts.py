@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from persona.errors import InvalidOptionError
-from persona.histories import History, HistoryBatch, HistoryReader, history_views
+from persona.histories import History, HistoryBatch, history_reader, history_views
 from persona.protocols import RecordEncoder
 from persona.records import Profile
 from persona.soft_prompts import soft_prompts
+from persona.user_vectors import UserVectorFile
 
 if TYPE_CHECKING:
     from persona.embedder import UserEmbedder
@@ -34,6 +35,7 @@ class Plugs:
     Attributes:
         with_user: trained with histories, one per seed.
         without_user: the control, trained without any; one per seed, or none.
+        vectors: the file of user vectors that those of mode ``"vectors"`` read; else None.
 
     Raises:
         InvalidOptionError: if there is no embedder, or they differ in what they read.
@@ -41,6 +43,7 @@ class Plugs:
 
     with_user: tuple[UserEmbedder, ...]
     without_user: tuple[UserEmbedder, ...] = ()
+    vectors: UserVectorFile | None = None
 
     def __post_init__(self) -> None:
         if not self.with_user:
@@ -53,17 +56,30 @@ class Plugs:
         shapes = {(plug.config.mode, plug.config.view, plug.config.encoder_dim) for plug in self.with_user}
         if len(shapes) > 1:
             raise InvalidOptionError(f"user embedders of one row must differ in their seed only, were: {shapes}")
+        if (self.with_user[0].config.mode == "vectors") != (self.vectors is not None):
+            raise InvalidOptionError(
+                "a file of user vectors (--user-vectors) goes with user embedders of mode 'vectors', and they with it; "
+                f"the mode was: {self.with_user[0].config.mode!r}"
+            )
 
     @classmethod
-    def load(cls, with_user: Sequence[str | Path], without_user: Sequence[str | Path] = ()) -> Plugs:
-        """The user embedders in these folders.
+    def load(
+        cls,
+        with_user: Sequence[str | Path],
+        without_user: Sequence[str | Path] = (),
+        *,
+        vectors: str | Path | None = None,
+    ) -> Plugs:
+        """The user embedders in these folders, and the user vectors in a file.
 
         Raises:
-            ModelLoadError: if there is none in one of them.
+            ModelLoadError: if there is none in one of the folders.
+            DataFormatError: if there are no user vectors in the file.
         """
         from persona.embedder import load_user_embedder
 
-        return cls(tuple(map(load_user_embedder, with_user)), tuple(map(load_user_embedder, without_user)))
+        file = None if vectors is None else UserVectorFile(vectors)
+        return cls(tuple(map(load_user_embedder, with_user)), tuple(map(load_user_embedder, without_user)), file)
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -77,7 +93,7 @@ class SoftPrompts:
     Args:
         plugs: the user embedders.
         llm: the frozen LLM that they were trained with.
-        encoder: likewise.
+        encoder: likewise; not asked where they read vectors of users.
         store: where the vectors of the profiles' records are.
 
     Raises:
@@ -85,9 +101,10 @@ class SoftPrompts:
     """
 
     def __init__(self, plugs: Plugs, llm: TransformersLM, encoder: RecordEncoder, store: ProfileStore) -> None:
+        source = plugs.vectors or encoder
         for plug in (*plugs.with_user, *plugs.without_user):
-            plug.check_fits(encoder.fingerprint, llm)
-        self._reader = HistoryReader(plugs.with_user[0].config, encoder, store)
+            plug.check_fits(source.fingerprint, llm)
+        self._reader = history_reader(plugs.with_user[0].config, source, store)
 
     def queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of what the questions ask for.  # (questions, encoder_dim)"""

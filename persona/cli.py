@@ -18,20 +18,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import persona
+from persona.cli_eval import eval_app
 from persona.cli_lora import lora_app
 from persona.cli_plug import embed_views, plug_app
 from persona.cli_retrieval import (
     Base,
     FilterName,
+    InterestNeighbours,
+    Judge,
     RetrieverModel,
     WhereText,
-    chosen_retriever,
+    encoder_for,
     entities,
-    eval_limit,
     filter_app,
-    reads_vectors,
 )
-from persona.cli_summaries import Summary, SummaryTask, eval_restraint, show_user, summarize_users
+from persona.cli_summaries import Summary, SummaryTask, show_user, summarize_users
 from persona.cli_terminal import (
     AsJson,
     Encoder,
@@ -40,10 +41,8 @@ from persona.cli_terminal import (
     RetrieverName,
     Store,
     TaskName,
-    check_split,
+    UserVectors,
     counted,
-    names,
-    numbers,
     print_json,
     progress_bars,
     say,
@@ -72,21 +71,12 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help, in half the time
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-eval_app = typer.Typer(
-    name="eval",
-    help="Score answers the way LaMP does, against controls.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help, in half the time
-)
 app.add_typer(eval_app)
 app.add_typer(plug_app)
 app.add_typer(lora_app)
 app.add_typer(filter_app)
-eval_app.command("limit")(eval_limit)
 app.command("summarize-users")(summarize_users)
 app.command("show")(show_user)
-eval_app.command("restraint")(eval_restraint)
 
 
 def main() -> None:
@@ -258,18 +248,33 @@ def retrieve(
     k: Annotated[int, typer.Option("--k", help="How many records at most.", min=1)] = 4,
     base: Base = None,
     model: RetrieverModel = None,
+    neighbours: InterestNeighbours = 0,
     where: WhereText = None,
     relevance: FilterName = None,
+    judge: Judge = "question",
     as_json: AsJson = False,
 ) -> None:
     """Show the records of a user's history that fit a query."""
-    from persona.encoders import load_encoder
+    from persona.errors import UnknownUserError
+    from persona.registry import check_retriever, make_retriever, needs_encoder
     from persona.settings import Settings, open_store
 
     with open_store(store) as opened:
+        if user_id not in opened:
+            raise UnknownUserError(f"the store holds nothing on {user_id!r}")
         name = retriever or Settings().retriever
-        loaded = load_encoder(encoder or Settings().encoder) if reads_vectors(name, base, relevance) else None
-        chosen = chosen_retriever(name, opened, loaded, base=base, model=model, where=where, relevance=relevance)
+        check_retriever(name)
+        chosen = make_retriever(
+            name,
+            encoder=encoder_for(encoder, needs_encoder(name, base, relevance), name),
+            store=opened,
+            base=base,
+            model=model,
+            neighbours=neighbours,
+            where=where,
+            relevance=relevance,
+            judge=judge,
+        )
         profile = opened.profile(user_id)
         found = chosen.retrieve(profile, query, k)
     if as_json:
@@ -305,27 +310,36 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 64,
     num_beams: Annotated[int, typer.Option(help="1 is greedy decoding.", min=1)] = 1,
     plug: Plug = None,
+    user_vectors: UserVectors = None,
     lora: Annotated[bool, typer.Option("--lora", help="Answer with the user's own adapter, from the store.")] = False,
     missing_adapter: Annotated[
         str, typer.Option(help="What a user without an adapter gets: error, prior or base (the plain LLM).")
     ] = "error",
     base: Base = None,
     retriever_model: RetrieverModel = None,
+    neighbours: InterestNeighbours = 0,
     where: WhereText = None,
     relevance: FilterName = None,
+    judge: Judge = "question",
     summary: Summary = None,
     task: SummaryTask = "free",
+    vocabulary: Annotated[
+        float,
+        typer.Option("--vocabulary", help="Lift words that the user writes more often than others: the weight.", min=0),
+    ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Answer a prompt with a frozen LLM as if it knew the user."""
-    from persona.encoders import load_encoder
     from persona.models import load_llm
     from persona.personalizer import Personalizer
     from persona.prompts import PromptBuilder
     from persona.protocols import Channel, GenerationOptions
-    from persona.registry import check_retriever
+    from persona.registry import check_retriever, make_retriever, needs_encoder
     from persona.settings import Settings, open_store
+    from persona.user_vectors import UserVectorFile
 
+    if user_vectors is not None and plug is None:
+        raise InvalidOptionError("--user-vectors are read by a user embedder: name its folder with --plug")
     settings = Settings()
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text.strip():
@@ -350,20 +364,34 @@ def ask(
                 raise UnknownAdapterError("the store holds no adapters: train them with `persona lora train`")
         model = load_llm(llm or settings.llm)
         embedder = None if plug is None else _user_embedder(plug)
-        loaded = None
-        if embedder is not None or (k and reads_vectors(name, base, relevance)):
-            loaded = load_encoder(encoder or settings.encoder, like=embedder.config.encoder if embedder else "")
+        file = None if user_vectors is None else UserVectorFile(user_vectors)
+        of_records = embedder if file is None else None
+        loaded = encoder_for(
+            encoder,
+            of_records is not None or (k > 0 and needs_encoder(name, base, relevance)),
+            name if k else "--k 0",
+            like=of_records.config.encoder if of_records else "",
+        )
         found = None
         if k:
-            found = chosen_retriever(
-                name, opened, loaded, base=base, model=retriever_model, where=where, relevance=relevance
+            found = make_retriever(
+                name,
+                encoder=loaded,
+                store=opened,
+                base=base,
+                model=retriever_model,
+                neighbours=neighbours,
+                where=where,
+                relevance=relevance,
+                judge=judge,
             )
         channels: tuple[Channel, ...] = ()
         if embedder is not None:
             from persona.soft_prompts import SoftPromptChannel
 
-            assert loaded is not None
-            channels = (SoftPromptChannel(embedder, model, loaded, opened),)
+            source = file or loaded
+            assert source is not None
+            channels = (SoftPromptChannel(embedder, model, source, opened),)
         if lora:
             from persona.adapters import AdapterPool, LoraChannel
 
@@ -371,6 +399,11 @@ def ask(
             channels = (*channels, LoraChannel(pool, missing=missing_adapter))
         if told is not None:
             channels = (*channels, told)
+        if vocabulary:
+            from persona.vocabulary import TokenBackground, VocabularyChannel, check_lifting
+
+            background = TokenBackground.from_store(check_lifting(model), opened)
+            channels = (*channels, VocabularyChannel(model, background, vocabulary))
         personalizer = Personalizer(
             model,
             opened,
@@ -416,7 +449,6 @@ def forget(
     as_json: AsJson = False,
 ) -> None:
     """Erase everything that is held on a user: records, vectors, indexes, adapters; the bytes too."""
-    from persona.errors import UnknownUserError
     from persona.settings import open_store
 
     if exports is not None and not exports.is_dir():
@@ -426,7 +458,8 @@ def forget(
         )
     with open_store(store) as opened:
         if user_id not in opened:
-            raise UnknownUserError(f"the store holds nothing on {user_id!r}: nothing was erased")
+            _finish_forgetting(opened, user_id, exports, as_json=as_json)
+            return
         if not yes:
             typer.confirm(f"Erase everything on {user_id!r}?", abort=True, err=True)
         if exports is None:
@@ -445,161 +478,22 @@ def forget(
         )
 
 
-@eval_app.command("lamp")
-def eval_lamp(
-    data: Annotated[Path, typer.Argument(help="A folder with {train,dev,test}_questions.json.")],
-    llm: Llm = None,
-    split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
-    methods: Annotated[
-        str,
-        typer.Option(
-            help="Comma list of none, plug, stats, summary, lora, lora+task, neighbours, routed and names of "
-            "retrievers (persona retrieve --help)."
-        ),
-    ] = "none,bm25,recency",
-    k: Annotated[str, typer.Option("--k", help="Comma list: how many records.")] = "1,4",
-    limit: Annotated[int | None, typer.Option(help="Only the first N questions.", min=1)] = None,
-    controls: Annotated[
-        bool, typer.Option("--controls/--no-controls", help="Also run each method with another user's history.")
-    ] = True,
-    plug: Annotated[
-        str | None, typer.Option("--plug", help="Comma list: user embedders of the method plug, one for each seed.")
-    ] = None,
-    plug_control: Annotated[
-        str | None, typer.Option("--plug-control", help="Comma list: the same, trained with --without-user.")
-    ] = None,
-    beside: Annotated[
-        str, typer.Option(help="Retriever of the records beside a soft prompt, a summary or an adapter.")
-    ] = "bm25",
-    lora_task: Annotated[
-        str | None,
-        typer.Option(
-            "--lora-task", help="Comma list: task adapters (persona lora train-task) of lora and the like, one a seed."
-        ),
-    ] = None,
-    lora_once: Annotated[
-        bool,
-        typer.Option(
-            "--lora-once", help="One adapter a user, from the earliest question's profile, not one a question."
-        ),
-    ] = False,
-    summary_form: Annotated[
-        str, typer.Option(help="What a summary is in a prompt: record (one target), or sentence.")
-    ] = "record",
-    summary_llm: Annotated[
-        str | None, typer.Option("--summary-llm", help="Writes the summaries (default: the LLM that answers).")
-    ] = None,
-    encoder: Encoder = None,
-    relevance: FilterName = None,
-    task: TaskName = None,
-    golds: Annotated[Path | None, typer.Option(help="The golds, if they lie elsewhere.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for predictions and results (default: runs/DATA-SPLIT-LLM).")
-    ] = None,
-    max_length: Annotated[int, typer.Option(help="Token budget of the official prompt.", min=1)] = 256,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer (default: by task).", min=1)] = None,
-    num_beams: Annotated[int, typer.Option(help="1 is greedy decoding, 4 is LaMP's.", min=1)] = 1,
-    mbr: Annotated[
-        bool,
-        typer.Option("--mbr", help="Ratings: the median of the LLM's distribution over the scores, not the likeliest."),
-    ] = False,
-    seed: Annotated[int, typer.Option(help="For the random retriever, the controls and the bootstrap.", min=0)] = 0,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Run methods on a LaMP task and score them, with intervals, yardsticks and controls.
+def _finish_forgetting(store: ProfileStore, user_id: str, exports: Path | None, *, as_json: bool) -> None:
+    """What is left to erase where the user's rows are gone: bytes that could not be overwritten, exported adapters."""
+    from persona.erasure import ForgetReport
+    from persona.errors import UnknownUserError
 
-    Resumable: answers that stand in the output folder are not asked for again.
-    """
-    from persona.eval.adapters import Adapters
-    from persona.eval.lamp import run_lamp
-    from persona.eval.lamp_config import PLUG, LampConfig
-    from persona.eval.report import lamp_markdown, lamp_table
-    from persona.eval.soft_prompts import Plugs
-    from persona.models import load_llm
-    from persona.readers import read_split
-    from persona.settings import Settings
+    exported = 0
+    if exports is not None:
+        from persona.adapters.bank import erase_exports
 
-    settings = Settings()
-    check_split(split, "train", "dev", "test")
-    name = llm or settings.llm
-    config = LampConfig(
-        methods=names(methods, "--methods"),
-        ks=numbers(k, "--k"),
-        beside=beside,
-        lora_once=lora_once,
-        summary_form=summary_form,
-        limit=limit,
-        controls=controls,
-        encoder=encoder or settings.encoder,
-        relevance=relevance,
-        max_length=max_length,
-        max_new_tokens=max_new_tokens,
-        num_beams=num_beams,
-        mbr=mbr,
-        seed=seed,
-    )
-    plugs = None
-    if plug is None and PLUG in config.methods:
-        raise InvalidOptionError("the method 'plug' needs a user embedder: name its folder with --plug")
-    if plug is not None:
-        without = () if plug_control is None else names(plug_control, "--plug-control")
-        plugs = Plugs.load(names(plug, "--plug"), without)
-    adapters = None if lora_task is None else Adapters.load(names(lora_task, "--lora-task"))
-    lamp = read_split(data, split, golds=golds, task=task)
-    folder = out or Path("runs") / f"{data.resolve().name}-{split}-{Path(name).name.replace(':', '-')}"
-    with progress_bars("steps") as progress:
-        # Over-long inputs are cut as LaMP's own code cuts them, at the right end.
-        report = run_lamp(
-            lamp,
-            load_llm(name, overlong="truncate"),
-            config,
-            plugs=plugs,
-            adapters=adapters,
-            summarizer=None if summary_llm is None else load_llm(summary_llm),
-            out=folder,
-            progress=stage_bars(progress),
-        )
+        exported = erase_exports(user_id, exports)
+    if not store.finish_forgetting() and not exported:
+        raise UnknownUserError(f"the store holds nothing on {user_id!r}: nothing was erased")
     if as_json:
-        print_json(report.as_dict())
-    elif markdown:
-        say(lamp_markdown(report).rstrip())
+        print_json({"user_id": user_id, **asdict(ForgetReport())})
     else:
-        show(lamp_table(report, title=f"{data.resolve().name} {split}"))
-        say(f"predictions and results: {folder}")
-
-
-@eval_app.command("score")
-def eval_score(
-    golds: Annotated[Path, typer.Option(help="Official outputs file.")],
-    predictions: Annotated[Path, typer.Option(help="Predictions in the same form.")],
-    task: TaskName = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Comma list of all labels, where the task does not fix them.")
-    ] = None,
-    bootstrap: Annotated[
-        bool, typer.Option("--bootstrap", help="ROUGE as the official median of 1,000 bootstrap means.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="For --bootstrap.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Score a predictions file exactly as LaMP's evaluator does, offline."""
-    from persona.eval.official import score_files
-
-    scores = score_files(
-        golds,
-        predictions,
-        task=task,
-        labels=None if labels is None else names(labels, "--labels"),
-        bootstrap=bootstrap,
-        seed=seed,
-    )
-    if as_json:
-        print_json({"task": scores.task, "questions": scores.questions, **scores.values})
-    else:
-        say(f"{scores.task}, {scores.questions} questions")
-        for metric, value in scores.values.items():
-            say(f"{metric:10} {value:.4f}")
+        say(f"finished what an earlier forget had left over, and erased {counted(exported, 'exported adapter')}")
 
 
 @app.command()

@@ -42,8 +42,12 @@ Refit = Annotated[
     bool, typer.Option("--refit/--no-refit", help="Train who is published anew on all records, the held-out ones too.")
 ]
 BatchSize = Annotated[int, typer.Option(help="Records of one user in a step.", min=1)]
-
-
+LearningRate = Annotated[float, typer.Option(help="Peak of AdamW's for a user's own part.")]
+Patience = Annotated[
+    int | None, typer.Option(help="Epochs without a better held-out loss before a user's training ends.", min=1)
+]
+MinRecords = Annotated[int, typer.Option(help="Fewest records of a user who is trained.", min=1)]
+Seed = Annotated[int, typer.Option(help="Of everything random.", min=0)]
 Halves = Annotated[
     bool,
     typer.Option("--halves", help="Half of the rank for the shared adapter, half for the user's: they add up to one."),
@@ -75,11 +79,9 @@ def train(
     epochs: Epochs = 3,
     min_steps: MinSteps = 12,
     batch_size: BatchSize = 4,
-    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW's.")] = 2e-3,
-    patience: Annotated[
-        int | None, typer.Option(help="Epochs without a better held-out loss before a user's training ends.", min=1)
-    ] = None,
-    min_records: Annotated[int, typer.Option(help="Fewest records of a user who is trained.", min=1)] = 5,
+    learning_rate: LearningRate = 2e-3,
+    patience: Patience = None,
+    min_records: MinRecords = 5,
     refit: Refit = True,
     margin: Annotated[float, typer.Option(help="Share by which a version must beat the shared adapter.")] = 0.0,
     task_adapter: Annotated[
@@ -103,7 +105,7 @@ def train(
     chunk_tokens: Annotated[
         int, typer.Option(help="Tokens in a step of all users (persona lora plan finds the best).", min=1)
     ] = 512,
-    seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter for every user, many users at once.
@@ -215,11 +217,9 @@ def train_task(
     epochs: Epochs = 3,
     min_steps: MinSteps = 12,
     batch_size: BatchSize = 4,
-    learning_rate: Annotated[float, typer.Option(help="Peak of AdamW's for a user's own part.")] = 2e-3,
-    patience: Annotated[
-        int | None, typer.Option(help="Epochs without a better held-out loss before a user's training ends.", min=1)
-    ] = None,
-    min_records: Annotated[int, typer.Option(help="Fewest records of a user who is trained.", min=1)] = 5,
+    learning_rate: LearningRate = 2e-3,
+    patience: Patience = None,
+    min_records: MinRecords = 5,
     refit: Refit = True,
     halves: Halves = False,
     max_tokens: Annotated[
@@ -232,13 +232,14 @@ def train_task(
         int, typer.Option(help="Train so many meta-adapters and what weighs them for a user.", min=0)
     ] = 0,
     routed_steps: Annotated[int, typer.Option(help="Steps of that.", min=1)] = 400,
-    seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Train a task adapter on the training users of a LaMP task: what `persona eval lamp --lora-task` starts from.
 
     The options of a user's own part are kept with it. Users in the dev or test split are never looked at.
     """
+    from persona.adapters.family import find_modules
     from persona.adapters.task_training import TaskTraining, train_task_adapter
     from persona.adapters.training import TrainingOptions
     from persona.models import load_llm
@@ -268,12 +269,12 @@ def train_task(
         routed=routed,
         routed_steps=routed_steps,
     )
-    split = read_split(data, "train", task=task)
+    spec = _spec(r, alpha, targets, rslora, "float32")
     model = _checked(load_llm(llm or Settings().llm, overlong="truncate"))
+    find_modules(model.model, spec)  # A layer that is not there is told before the records are read.
+    split = read_split(data, "train", task=task)
     with progress_bars("steps") as progress:
-        made = train_task_adapter(
-            split, model, _spec(r, alpha, targets, rslora, "float32"), options, training, progress=stage_bars(progress)
-        )
+        made = train_task_adapter(split, model, spec, options, training, progress=stage_bars(progress))
     made.save(out)
     if as_json:
         print_json({"out": str(out), "fingerprint": made.fingerprint, **made.report})
@@ -335,11 +336,14 @@ def list_adapters(
 ) -> None:
     """List the kinds of adapters in the store, or all versions of one user."""
     from persona.adapters.bank import AdapterBank
+    from persona.errors import UnknownUserError
     from persona.settings import open_store
 
     with open_store(store) as opened:
         bank = AdapterBank(opened)
         if user_id is not None:
+            if user_id not in opened:
+                raise UnknownUserError(f"the store holds nothing on {user_id!r}")
             found = [(family, bank.versions(user_id, family)) for family in bank.families()]
             versions = [_version(family, one) for family, some in found for one in some]
             _print(versions, as_json, f"there are no adapters of {user_id!r}")

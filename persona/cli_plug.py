@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from persona.cli_terminal import AsJson, Encoder, Llm, TaskName, numbers, print_json, progress_bars, say
+from persona.cli_terminal import AsJson, Encoder, Llm, TaskName, UserVectors, numbers, print_json, progress_bars, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _TRAINED = ("plug", "pplug")
 """The modes that are trained from histories."""
+_VECTOR_TOKENS = 4
+"""Soft tokens from users' own vectors, where nothing else is said."""
 
 plug_app = typer.Typer(
     name="plug",
@@ -37,6 +39,7 @@ def train(
     encoder: Encoder = None,
     task: TaskName = None,
     mode: Annotated[str, typer.Option(help="plug, or pplug: the equations of the Persona-Plug paper.")] = "plug",
+    user_vectors: UserVectors = None,
     tokens: Annotated[
         int | None,
         typer.Option(
@@ -72,11 +75,15 @@ def train(
     """Train a user embedder on the training users of a LaMP task.
 
     The LLM stays as it is. Stopped at any moment, the same command goes on from the last look at the users kept aside.
+    On several GPUs: torchrun --nproc-per-node N -m persona plug train ...
     """
+    import torch
+    from accelerate import PartialState
+
     from persona.embedder import UserEmbedder
     from persona.encoders import load_encoder
     from persona.errors import InvalidOptionError
-    from persona.histories import HistoryReader, history_views
+    from persona.histories import history_reader, history_views
     from persona.instruction_words import InstructionWords
     from persona.models import load_llm
     from persona.plug_examples import PlugTraining
@@ -86,6 +93,7 @@ def train(
     from persona.settings import Settings
     from persona.store import ProfileStore
     from persona.transformers_llm import TransformersLM
+    from persona.user_vectors import UserVectorFile
 
     options = PlugTraining(
         warm_up=warm_up,
@@ -102,33 +110,48 @@ def train(
     )
     if mode not in _TRAINED:
         raise InvalidOptionError(f"--mode must be one of {', '.join(_TRAINED)}, was: {mode!r}")
+    if user_vectors is not None and mode != "plug":
+        raise InvalidOptionError(f"--user-vectors takes the place of the records: leave --mode out, was: {mode!r}")
     check_retriever(retriever)
     if out.exists() and not out.is_dir():
         raise InvalidOptionError(f"--out must be a folder, was a file: {str(out)!r}")
     split = read_split(data, "train", task=task)
+    # Of several processes each has its own device, before anything is loaded onto one.
+    state = PartialState(cpu=not torch.cuda.is_available())
     model = load_llm(llm or Settings().llm, overlong="truncate")
     if not isinstance(model, TransformersLM):
         raise InvalidOptionError(f"a user embedder is trained against a transformers model, was: {model.fingerprint}")
-    loaded = load_encoder(encoder or Settings().encoder)
-    plug = UserEmbedder.for_llm(
-        model,
-        encoder_dim=loaded.dim,
-        encoder=loaded.fingerprint,
-        seed=seed,
-        mode=mode,
-        words=InstructionWords.of(split, model, loaded) if tokens is None and mode == "plug" else None,
-        n_tokens=tokens or 2,
-        heads=heads,
-        width=width,
-        # The paper's histories are encoded as LaMP's retrievers see them.
-        view=split.task.view if mode == "pplug" else "text",
-    )
+    file = None if user_vectors is None else UserVectorFile(user_vectors)
+    reads = needs_encoder(retriever) and any(options.ks)
+    loaded = load_encoder(encoder or Settings().encoder) if file is None or reads else None
+    if file is not None:
+        plug = UserEmbedder.from_vectors(
+            model, dim=file.dim, vectors=file.fingerprint, n_tokens=tokens or _VECTOR_TOKENS, seed=seed
+        )
+    else:
+        assert loaded is not None
+        plug = UserEmbedder.for_llm(
+            model,
+            encoder_dim=loaded.dim,
+            encoder=loaded.fingerprint,
+            seed=seed,
+            mode=mode,
+            words=InstructionWords.of(split, model, loaded) if tokens is None and mode == "plug" else None,
+            n_tokens=tokens or 2,
+            heads=heads,
+            width=width,
+            # The paper's histories are encoded as LaMP's retrievers see them.
+            view=split.task.view if mode == "pplug" else "text",
+        )
     out.mkdir(parents=True, exist_ok=True)
     kept = vectors or out / "vectors.db"
-    with progress_bars("steps") as progress, ProfileStore(f"sqlite:///{kept}") as store:
-        store.upsert((question.user_id, record) for question in split.questions for record in question.profile)
-        embed_views(store, loaded, history_views(plug.config), progress)
-        warm_bar = progress.add_task("warm-up", total=warm_up, visible=warm_up > 0 and not without_user)
+    shown = state.is_main_process
+    with progress_bars("steps", shown=shown) as progress, ProfileStore(f"sqlite:///{kept}") as store:
+        with state.main_process_first():  # what the first one puts in, the others find
+            store.upsert((question.user_id, record) for question in split.questions for record in question.profile)
+            if loaded is not None:
+                embed_views(store, loaded, history_views(plug.config), progress)
+        warm_bar = progress.add_task("warm-up", total=warm_up, visible=warm_up > 0 and plug.config.mode == "plug")
         bar = progress.add_task("train", total=steps)
 
         def advance(done: int, total: int, loss: float, best: float) -> None:
@@ -140,21 +163,28 @@ def train(
 
         found = None
         if any(options.ks):
-            reads = loaded if needs_encoder(retriever) else None
-            found = make_retriever(retriever, encoder=reads, store=store, view=split.task.view, seed=seed)
+            found = make_retriever(
+                retriever, encoder=loaded if reads else None, store=store, view=split.task.view, seed=seed
+            )
+        source = file or loaded
+        assert source is not None
         report = train_plug(
             plug,
             split,
             model,
-            HistoryReader(plug.config, loaded, store),
+            history_reader(plug.config, source, store),
             options,
             out=out,
             retriever=found,
             progress=advance,
             warm_progress=warm,
         )
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        return
     if vectors is None:  # The training users' vectors are no part of the embedder.
-        kept.unlink()
+        for name in (kept.name, f"{kept.name}-wal", f"{kept.name}-shm"):
+            kept.with_name(name).unlink(missing_ok=True)
     if as_json:
         from dataclasses import asdict
 

@@ -21,8 +21,7 @@ from persona.cli_terminal import (
 )
 
 if TYPE_CHECKING:
-    from persona.protocols import RecordEncoder, Retriever
-    from persona.store import ProfileStore
+    from persona.protocols import RecordEncoder
 
 Base = Annotated[
     str | None,
@@ -35,13 +34,39 @@ RetrieverModel = Annotated[
         help="The multi-vector model of late_interaction (default minilm) or the cross-encoder of rerank.",
     ),
 ]
+InterestNeighbours = Annotated[
+    int,
+    typer.Option(
+        "--interest-neighbours",
+        help="For multi_interest: smooth the shares of a user's interests by so many users of the store who are most "
+        "like this one. They must be embedded.",
+        min=0,
+    ),
+]
 WhereText = Annotated[
     str | None,
     typer.Option("--where", help="Only these records, e.g. 'time>=2011 and label=5'; other fields are metadata."),
 ]
 FilterName = Annotated[
     str | None,
-    typer.Option("--filter", help="Drop what is not relevant: untrained, or a folder of `persona filter train`."),
+    typer.Option(
+        "--filter", help="No records where nothing is relevant: untrained, or a folder of `persona filter train`."
+    ),
+]
+Judge = Annotated[
+    str,
+    typer.Option(
+        "--judge", help="What the filter judges: question (all of the records found, or none), or record (each alone)."
+    ),
+]
+
+General = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--general",
+        help="More questions that need nobody's records: a text file with one a line, or a folder like DATA of another "
+        "domain. May be given several times.",
+    ),
 ]
 
 filter_app = typer.Typer(
@@ -53,37 +78,35 @@ filter_app = typer.Typer(
 )
 
 
-def chosen_retriever(
-    name: str,
-    store: ProfileStore,
-    encoder: RecordEncoder | None,
-    *,
-    base: str | None = None,
-    model: str | None = None,
-    where: str | None = None,
-    relevance: str | None = None,
-) -> Retriever:
-    """The retriever that the options name; `encoder` must be there if `reads_vectors` says so."""
-    from persona.registry import make_retriever
+def encoder_for(encoder: str | None, read: bool, by: str, **options: Any) -> RecordEncoder | None:
+    """The encoder of `--encoder` or the setting; None if `by`, the retriever or the methods, does not read it.
 
-    retriever = make_retriever(name, encoder=encoder, store=store, base=base, model=model)
-    if where is not None:
-        from persona.retrievers.where import WhereRetriever
+    Raises:
+        InvalidOptionError: if one was named that is not read.
+        ModelLoadError: if there is none of that name.
+    """
+    check_encoder_is_read(encoder, read, by)
+    if not read:
+        return None
+    from persona.encoders import load_encoder
+    from persona.settings import Settings
 
-        retriever = WhereRetriever(retriever, where)
-    if relevance is not None:
-        from persona.retrievers.relevance import RelevanceRetriever, load_filter
-
-        assert encoder is not None
-        retriever = RelevanceRetriever(retriever, load_filter(relevance, encoder), encoder, store)
-    return retriever
+    return load_encoder(encoder or Settings().encoder, **options)
 
 
-def reads_vectors(name: str, base: str | None, relevance: str | None) -> bool:
-    """Whether these options need an encoder."""
-    from persona.registry import needs_encoder
+def check_encoder_is_read(encoder: str | None, read: bool, by: str) -> None:
+    """Refuse an `--encoder` that nothing reads.
 
-    return relevance is not None or needs_encoder(name, base)
+    Raises:
+        InvalidOptionError: if it was given and is not read.
+    """
+    if encoder is not None and not read:
+        from persona.errors import InvalidOptionError
+
+        raise InvalidOptionError(
+            f"--encoder is for what compares vectors, and {by} does not: leave it out, or take a retriever that does "
+            f"(e.g. dense); was: {encoder!r}"
+        )
 
 
 def entities(
@@ -131,17 +154,14 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Folder for the filter.")],
     encoder: Encoder = None,
     task: TaskName = None,
-    general: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--general",
-            help="More questions that need nobody's records: a text file with one a line, or a folder like DATA of "
-            "another domain (its train questions). May be given several times.",
-        ),
-    ] = None,
-    precision: Annotated[
-        float, typer.Option(help="Wanted share of relevant records among those that pass, on users kept aside.")
+    general: General = None,
+    recall: Annotated[
+        float, typer.Option(help="Wanted share of the users' own questions that keep their records.")
     ] = 0.95,
+    precision: Annotated[
+        float | None,
+        typer.Option(help="In place of --recall: wanted share of own questions among those that keep records."),
+    ] = None,
     questions: Annotated[int, typer.Option(help="At most so many questions of DATA.", min=1)] = 1000,
     view: Annotated[
         str, typer.Option(help="What of a record is compared: text, target, target+text or title+text.")
@@ -151,29 +171,34 @@ def train(
 ) -> None:
     """Train a relevance filter on the training users of a LaMP task.
 
-    A user's own questions are to keep the records nearest to them, general questions none. About 120 general questions
-    come with persona.
+    A user's own questions are to keep their records, general questions none. Some 160 general ones come with persona;
+    give more with --general, of the kind that your users ask beside the task.
     """
     from dataclasses import asdict
 
     from persona.encoders import load_encoder
+    from persona.eval.general_questions import read_general
     from persona.readers import read_split
-    from persona.retrievers.background import GENERAL_QUESTIONS
-    from persona.retrievers.relevance_training import RelevanceTraining, train_relevance
+    from persona.retrievers.relevance_training import GENERAL, LEAST_GENERAL, RelevanceTraining, train_relevance
     from persona.settings import Settings
 
-    options = RelevanceTraining(precision=precision, questions=questions, view=view, seed=seed)
+    options = RelevanceTraining(recall=recall, precision=precision, questions=questions, view=view, seed=seed)
     split = read_split(data, "train", task=task)
-    texts = [*GENERAL_QUESTIONS, *(text for place in general or () for text in _general(place, questions))]
-    adapter, report = train_relevance(split, load_encoder(encoder or Settings().encoder), options, general=texts)
+    kinds: dict[str, list[str]] = {name: list(texts) for name, texts in GENERAL.items()}
+    for place in general or ():
+        more = [one.query or one.question for one in read_general(place, questions)]
+        # Too few to be weighed as a kind of their own.
+        kinds.setdefault(place.resolve().name if len(more) >= LEAST_GENERAL else "questions", []).extend(more)
+    adapter, report = train_relevance(split, load_encoder(encoder or Settings().encoder), options, general=kinds)
     adapter.save(out)
     if as_json:
         print_json({**asdict(report), "out": str(out)})
         return
+    kept = ", ".join(f"{share:.1%} of {name}" for name, share in report.general_kept.items())
     say(
-        f"{out}: threshold {report.threshold:.3f}; on users kept aside precision {report.precision:.3f}, recall "
-        f"{report.recall:.3f}; records pass for {report.own_kept:.1%} of their questions and for "
-        f"{report.general_kept:.1%} of the general ones; {report.questions} questions, {report.general} general ones"
+        f"{out}: threshold {report.threshold:.3f}; on users and questions kept aside {report.recall:.1%} of own "
+        f"questions keep their records, and {kept} (precision {report.precision:.3f}); {report.questions} questions, "
+        f"{report.general} general ones"
     )
 
 
@@ -199,6 +224,8 @@ def show_filter(
         if name != "training":
             say(f"{name:12} {value}")
     for name, value in loaded.notes.get("report", {}).items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{share:.1%} of {kind}" for kind, share in value.items())
         if name not in told:
             say(f"{name:12} {value}")
 
@@ -221,14 +248,12 @@ def eval_limit(
     """
     from rich.table import Table
 
-    from persona.encoders import load_encoder
     from persona.eval.limit import CUTS, make_limit, run_limit
     from persona.registry import needs_encoder
-    from persona.settings import Settings
 
     chosen = names(methods, "--methods")
     corpus = make_limit(documents, queries, relevant, seed)
-    loaded = load_encoder(encoder or Settings().encoder) if any(map(needs_encoder, chosen)) else None
+    loaded = encoder_for(encoder, any(map(needs_encoder, chosen)), methods)
     with progress_bars("queries") as progress:
         report = run_limit(corpus, chosen, encoder=loaded, model=model, seed=seed, progress=stage_bars(progress))
     if as_json:
@@ -241,18 +266,3 @@ def eval_limit(
         shares: list[Any] = [f"{row.recall[cut]:.3f}" for cut in CUTS]
         table.add_row(row.method, *shares, f"{row.exact:.3f}", f"{row.seconds:.1f}")
     show(table)
-
-
-def _general(place: Path, at_most: int) -> list[str]:
-    """Questions from a text file or a LaMP folder."""
-    from persona.errors import DataFormatError
-    from persona.readers import read_split
-
-    if place.is_dir():
-        split = read_split(place, "train")
-        step = max(1, len(split.questions) // at_most)
-        return [split.task.query(question.input) for question in split.questions[::step][:at_most]]
-    texts = [line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not texts:
-        raise DataFormatError("there must be one question a line, the file is empty", source=place)
-    return texts

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from persona.cli_retrieval import FilterName
+from persona.cli_retrieval import Base, General, InterestNeighbours, Judge, RetrieverModel, WhereText, encoder_for
 from persona.cli_terminal import (
     AsJson,
     Encoder,
@@ -28,6 +28,7 @@ from persona.errors import InvalidOptionError
 if TYPE_CHECKING:
     from persona.holdings import HeldIndex
     from persona.protocols import Retriever
+    from persona.retrievers.relevance import RelevanceFilter
 
 _SHOWN = 100
 """Characters of a record that are printed."""
@@ -191,10 +192,21 @@ def eval_restraint(
             help="Comma list of retrievers, beside the row none; the first one's score is what the others are to keep."
         ),
     ] = "bm25",
-    relevance: FilterName = None,
+    relevance: Annotated[
+        list[str] | None,
+        typer.Option("--filter", help="untrained, or a folder of `persona filter train`. May be given several times."),
+    ] = None,
+    judge: Judge = "question",
+    general: General = None,
     k: Annotated[int, typer.Option("--k", help="How many records at most.", min=1)] = 1,
-    limit: Annotated[int | None, typer.Option(help="Only the first N questions of the task.", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Only the first N questions of the task, and at most N of --general.", min=1)
+    ] = None,
     encoder: Encoder = None,
+    base: Base = None,
+    retriever_model: RetrieverModel = None,
+    neighbours: InterestNeighbours = 0,
+    where: WhereText = None,
     task: TaskName = None,
     max_length: Annotated[int, typer.Option(help="Token budget of the official prompt.", min=1)] = 256,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 64,
@@ -204,17 +216,18 @@ def eval_restraint(
 ) -> None:
     """Ask questions that need no personalization, and see whether they are left alone.
 
-    120 general questions in the name of the users of a LaMP task, beside the task's own questions. With --filter each
-    retriever runs as it is and with the filter over it.
+    120 general questions and those of --general in the name of the users of a LaMP task, beside the task's own
+    questions. With --filter each retriever runs as it is and with the filter over it.
     """
     from contextlib import ExitStack
     from tempfile import TemporaryDirectory
 
+    from persona.eval.general_questions import GENERAL_QUESTIONS, read_general
     from persona.eval.report import restraint_cells, restraint_table
     from persona.eval.restraint import NO_USER, run_restraint
     from persona.models import load_llm
     from persona.readers import read_split
-    from persona.registry import check_retriever, make_retriever, needs_encoder
+    from persona.registry import check_retriever, make_retrievers, needs_encoder
     from persona.settings import Settings
 
     check_split(split, "train", "dev")
@@ -224,36 +237,56 @@ def eval_restraint(
     for name in wanted:
         check_retriever(name)
     lamp = read_split(data, split, task=task)
+    more = [one for place in general or () for one in read_general(place, limit or len(lamp.questions), split)]
+    questions = (*GENERAL_QUESTIONS, *more)
     with ExitStack() as stack:
         progress = stack.enter_context(progress_bars("steps"))
         advance = stage_bars(progress)
-        loaded = store = kept = None
-        if relevance is not None or any(map(needs_encoder, wanted)):
+        loaded = encoder_for(encoder, any(needs_encoder(name, base, relevance) for name in wanted), methods)
+        store = None
+        filters: dict[str, RelevanceFilter] = {}
+        if loaded is not None:
             from persona.cli_plug import embed_views
-            from persona.encoders import load_encoder
-            from persona.retrievers.relevance import RelevanceRetriever, load_filter
+            from persona.retrievers.relevance import load_filter
             from persona.store import ProfileStore
 
-            loaded = load_encoder(encoder or Settings().encoder)
-            kept = None if relevance is None else load_filter(relevance, loaded)
+            filters = {name: load_filter(name, loaded) for name in dict.fromkeys(relevance or ())}
             folder = stack.enter_context(TemporaryDirectory())
             store = stack.enter_context(ProfileStore(f"sqlite:///{folder}/vectors.db"))
             asked = lamp.questions[:limit]
             store.upsert((question.user_id, record) for question in asked for record in question.profile)
-            views = [lamp.task.view] if kept is None else [lamp.task.view, kept.view]
+            views = [lamp.task.view, *(one.view for one in filters.values())]
             embed_views(store, loaded, dict.fromkeys(views), progress)
+
+        def made(relevance: RelevanceFilter | None) -> dict[str, Retriever]:
+            return make_retrievers(
+                wanted,
+                base=base,
+                model=retriever_model,
+                neighbours=neighbours,
+                where=where,
+                relevance=relevance,
+                judge="question" if relevance is None else judge,
+                encoder=loaded,
+                store=store,
+                view=lamp.task.view,
+                seed=seed,
+            )
+
+        plain = made(None)
+        filtered = {called: made(one) for called, one in filters.items()}
         retrievers: dict[str, Retriever] = {}
         for name in wanted:
-            made = make_retriever(name, encoder=loaded, store=store, view=lamp.task.view, seed=seed)
-            retrievers[name] = made
-            if loaded is not None and kept is not None:
-                retrievers[f"{name} + filter"] = RelevanceRetriever(made, kept, loaded, store)
+            retrievers[name] = plain[name]
+            for called, some in filtered.items():
+                retrievers[f"{name} + {'filter' if len(filters) == 1 else called}"] = some[name]
         report = run_restraint(
             lamp,
             load_llm(llm or Settings().llm, overlong="truncate"),
             retrievers,
             k=k,
             limit=limit,
+            general=questions,
             max_length=max_length,
             max_new_tokens=max_new_tokens,
             seed=seed,

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,6 +50,13 @@ Plug = Annotated[
     str | None, typer.Option("--plug", help="A user embedder, its folder or hub id: adds its soft prompt.")
 ]
 
+UserVectors = Annotated[
+    Path | None,
+    typer.Option(
+        help="Vectors of users that you have (.parquet, or .npy with .ids.jsonl), for a user embedder that reads them."
+    ),
+]
+
 
 def print_json(value: object) -> None:
     """`value` on stdout."""
@@ -68,8 +76,13 @@ def show(part: RenderableType) -> None:
 
 
 @contextmanager
-def progress_bars(unit: str) -> Iterator[Progress]:
-    """A progress bar on stderr with rate and time left, where stderr is a terminal; else nothing is printed."""
+def progress_bars(unit: str, *, shown: bool = True) -> Iterator[Progress]:
+    """A progress bar on stderr with rate and time left, where stderr is a terminal; else nothing is printed.
+
+    Args:
+        unit: what is counted.
+        shown: False prints nothing anywhere.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -97,7 +110,7 @@ def progress_bars(unit: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as progress:
         yield progress
 
 

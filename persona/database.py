@@ -279,6 +279,8 @@ def _checked(url: str) -> URL:
     Raises:
         StoreError: if it names no database that a store can lie in.
     """
+    if not isinstance(url, str):
+        raise StoreError(f"a store's URL must be a string like sqlite:///file.db, was: {url!r:.80}")
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator:
         # A path is taken as it is, not decoded as a part of a URL would be: it is what `open_store` and the shell see.

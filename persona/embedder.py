@@ -63,6 +63,8 @@ _KEY_DIM = 64
 _DAYS_IN_MONTH = 30.0
 _NULL_RECORDS = 10.0
 _EPSILON = 1e-5
+_FULL = 7 / 8
+"""Share of records in a padded batch from which on its padding is computed, too."""
 
 
 class SoftPromptedModel(Protocol):
@@ -200,18 +202,21 @@ class UserEmbedder(
         return embedder
 
     @classmethod
-    def from_vectors(cls, llm: SoftPromptedModel, *, dim: int, n_tokens: int = 4, seed: int = 0) -> Self:
+    def from_vectors(
+        cls, llm: SoftPromptedModel, *, dim: int, vectors: str = "", n_tokens: int = 4, seed: int = 0
+    ) -> Self:
         """An embedder for vectors that somebody else made of each user: one linear map to soft tokens.
 
-        After E2P ("Embedding to Prefix"). Give the vectors as keys and values of one record per user.
+        After E2P ("Embedding to Prefix"). `persona.user_vectors.UserVectorFile` reads such vectors.
 
         Args:
             llm: the frozen LLM.
             dim: length of a user's vector.
+            vectors: their fingerprint (`UserVectorFile.fingerprint`).
             n_tokens: soft tokens of a user.
             seed: of all starting values.
         """
-        return cls.for_llm(llm, encoder_dim=dim, seed=seed, mode="vectors", n_tokens=n_tokens)
+        return cls.for_llm(llm, encoder_dim=dim, encoder=vectors, seed=seed, mode="vectors", n_tokens=n_tokens)
 
     def forward(
         self,
@@ -285,7 +290,7 @@ class UserEmbedder(
         Raises:
             FingerprintMismatchError: with both names.
         """
-        pairs = [("record encoder", self.config.encoder, encoder)]
+        pairs = [("user vectors" if self.config.mode == "vectors" else "record encoder", self.config.encoder, encoder)]
         if llm is not None:
             # An endpoint cannot show its weights; its caller can say whose they are.
             pairs.append(("LLM", self.config.llm, getattr(llm, "serves", None) or llm.fingerprint))
@@ -482,10 +487,13 @@ class _VectorMap(nn.Module):
 
 
 def _of_records(layer: Any, values: Tensor, mask: Tensor) -> Tensor:
-    """`layer` of the values under `mask`, zeros elsewhere: nothing is computed for padding.  # (batch, records, out)"""
-    if bool(mask.all()):
-        whole: Tensor = layer(values.flatten(0, 1))
-        return whole.view(*mask.shape, -1)
+    """`layer` of the values under `mask`, zeros elsewhere.  # (batch, records, out)
+
+    Nothing is computed for padding, but where it is so little that picking the records out would take longer.
+    """
+    if int(mask.sum()) >= _FULL * mask.numel():
+        whole: Tensor = layer(values.flatten(0, 1)).view(*mask.shape, -1)
+        return whole if bool(mask.all()) else whole.masked_fill(~mask[..., None], 0)
     some: Tensor = layer(values[mask])
     hidden = some.new_zeros((*mask.shape, some.shape[-1]))
     hidden[mask] = some
@@ -516,7 +524,7 @@ def load_user_embedder(place: str | Path) -> UserEmbedder:
     try:
         with redirect_stdout(StringIO()):  # the mixin prints a line on what it does
             return UserEmbedder.from_pretrained(str(place)).eval()
-    except TypeError as error:  # fields of the configuration that are missing, or no fields of it
+    except (TypeError, AttributeError, IndexError) as error:  # fields that are missing or odd, or no fields at all
         raise ModelLoadError(f"{wrong}: its config.json is not that of a user embedder; {mend}") from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]

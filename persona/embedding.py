@@ -92,6 +92,8 @@ def embed_users(
     """
     if view not in VIEWS:
         raise InvalidOptionError(f"`view` must be one of {', '.join(VIEWS)}, was: {view!r}")
+    if not hasattr(encoder, "fingerprint"):
+        raise InvalidOptionError(f"an encoder must be made with `persona.load_encoder`, was: {encoder!r:.80}")
     if chunk_records < 1:
         raise InvalidOptionError(f"`chunk_records` must be at least 1, was: {chunk_records}")
     begun = time.perf_counter()

@@ -40,8 +40,10 @@ def load_encoder(
     Raises:
         ModelLoadError: if there is no such model.
         MissingDependencyError: if it is ``"minilm"`` and its package is not installed.
-        InvalidOptionError: if an option is out of range.
+        InvalidOptionError: if `name` is no name, or an option is out of range.
     """
+    if not isinstance(name, str | Path):
+        raise InvalidOptionError(f"an encoder's name must be a string or a path, was: {name!r:.80}")
     kind, colon, dim = str(name).partition(":")
     if kind == HASHING:
         if colon and not (dim.isascii() and dim.isdigit()):

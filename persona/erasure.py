@@ -69,13 +69,14 @@ def delete_user(connection: Connection, part: Part, user_id: str) -> ForgetRepor
     return ForgetReport(named[0], named[1], named[2], sum(deleted.values()), named[3])
 
 
-def overwrite_deleted(database: Database) -> None:
-    """Rewrite every part that is marked.
+def overwrite_deleted(database: Database) -> int:
+    """Rewrite every part that is marked; how many were.
 
     Raises:
         StoreError: if another session stands in the way for longer than `BUSY_SECONDS`.
     """
-    for number, due in database.rows(_DUE, {}):
+    marked = database.rows(_DUE, {})
+    for number, due in marked:
         if database.is_sqlite:
             _rewrite_sqlite(database, PART_TABLES[number])
         else:
@@ -84,6 +85,7 @@ def overwrite_deleted(database: Database) -> None:
             # If there is one more by now, somebody has deleted rows that may have come too late for this rewriting.
             all_done = (parts.c.part == number) & (parts.c.rewrites_due == due)
             connection.execute(update(parts).where(all_done).values(rewrites_due=0))
+    return len(marked)
 
 
 def _rewrite_sqlite(database: Database, part: Part) -> None:

@@ -7,18 +7,20 @@ wrote (`persona.writing_style`). Vectors come from the store, where `embed_users
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from persona.embedder import UserEmbedderConfig
+from persona.errors import InvalidOptionError
 from persona.protocols import RecordEncoder
 from persona.records import Profile, Record
+from persona.user_vectors import UserVectorFile
 from persona.vectors import vector_fingerprint
 from persona.writing_style import STYLE_DIM, style_vector
 
@@ -29,7 +31,9 @@ _TARGET = "target"
 
 
 def history_views(config: UserEmbedderConfig) -> tuple[str, ...]:
-    """The views of a record whose vectors a user embedder reads."""
+    """The views of a record whose vectors a user embedder reads; none in mode ``"vectors"``."""
+    if config.mode == "vectors":
+        return ()
     return (config.view, _TARGET) if config.mode == "plug" else (config.view,)
 
 
@@ -38,21 +42,88 @@ class History:
     """One user's records in numbers.
 
     Attributes:
-        keys: float16.  # (records, encoder_dim)
-        values: float16.  # (records, value_dim)
+        values: float16; a value begins with the record's key, in its first `encoder_dim` numbers.
+            # (records, value_dim)
         days: the day of each record, counted from year 1; None where a record has no date.  # (records,)
     """
 
-    keys: NDArray[np.float16]
     values: NDArray[np.float16]
-    days: NDArray[np.float32] | None
+    days: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.values)
 
     def take(self, rows: NDArray[np.intp]) -> History:
         """The records at `rows`, in that order."""
-        return History(self.keys[rows], self.values[rows], None if self.days is None else self.days[rows])
+        return History(self.values[rows], None if self.days is None else self.days[rows])
+
+
+class ReadsHistories(Protocol):
+    """What training, serving and evaluation ask of a reader: `HistoryReader` and `UserVectorReader` have it.
+
+    Attributes:
+        config: of the user embedder that is to read the histories.
+        fingerprint: of what its vectors come from, as `UserEmbedder.check_fits` wants it.
+    """
+
+    config: UserEmbedderConfig
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def read(self, profiles: Sequence[Profile]) -> list[History]: ...
+
+    def questions(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+
+
+def history_reader(
+    config: UserEmbedderConfig, source: RecordEncoder | UserVectorFile, store: ProfileStore | None = None
+) -> ReadsHistories:
+    """The reader for a user embedder: of records through an encoder, or of vectors that somebody made of the users.
+
+    Raises:
+        InvalidOptionError: if `source` is not what the mode of `config` reads.
+    """
+    if (config.mode == "vectors") != isinstance(source, UserVectorFile):
+        reads = "a file of user vectors" if config.mode == "vectors" else "records, through a record encoder"
+        raise InvalidOptionError(f"a user embedder of mode {config.mode!r} reads {reads}, was: {type(source).__name__}")
+    if isinstance(source, UserVectorFile):
+        return UserVectorReader(config, source)
+    return HistoryReader(config, source, store)
+
+
+class UserVectorReader:
+    """A user's vector as a history, for `UserEmbedder.from_vectors`: it stands once for each record of the profile.
+
+    So it is shown wherever any part of the history is, and a user who lost all records to `history_dropout` has none,
+    as one who is not in the file. Questions have no say: their vectors are zeros.
+
+    Args:
+        config: of the user embedder.
+        vectors: of the users.
+    """
+
+    def __init__(self, config: UserEmbedderConfig, vectors: UserVectorFile) -> None:
+        self.config = config
+        self.vectors = vectors
+
+    @property
+    def fingerprint(self) -> str:
+        return self.vectors.fingerprint
+
+    def read(self, profiles: Sequence[Profile]) -> list[History]:
+        """The histories of `profiles`; empty for users who have no vector."""
+        histories = []
+        for profile in profiles:
+            vector = self.vectors.of(profile.user_id)
+            rows = 0 if vector is None else max(1, len(profile))
+            told = np.zeros(self.vectors.dim, np.float16) if vector is None else vector.astype(np.float16)
+            histories.append(History(np.broadcast_to(told, (rows, self.vectors.dim))))
+        return histories
+
+    def questions(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Zeros.  # (texts, dim)"""
+        return np.zeros((len(texts), self.vectors.dim), np.float32)
 
 
 class HistoryReader:
@@ -69,6 +140,11 @@ class HistoryReader:
         self.encoder = encoder
         self.store = store
 
+    @property
+    def fingerprint(self) -> str:
+        """The encoder's."""
+        return self.encoder.fingerprint
+
     def read(self, profiles: Sequence[Profile]) -> list[History]:
         """The histories of `profiles`; texts that the store has no vector of are encoded together, each once."""
         parts = {
@@ -77,7 +153,7 @@ class HistoryReader:
         }
         keys = parts[self.config.view]
         if self.config.mode != "plug":
-            return [History(each, each, _days(profile)) for each, profile in zip(keys, profiles, strict=True)]
+            return [History(each, _days(profile)) for each, profile in zip(keys, profiles, strict=True)]
         histories = []
         for profile, key, target in zip(profiles, keys, parts[_TARGET], strict=True):
             style = np.zeros((len(profile), STYLE_DIM), np.float16)
@@ -85,7 +161,7 @@ class HistoryReader:
                 style[row] = style_vector(record.text if record.target is None else record.target)
                 if record.target is None:
                     target[row] = 0
-            histories.append(History(key, np.concatenate((key, target, style), axis=1), _days(profile)))
+            histories.append(History(np.concatenate((key, target, style), axis=1), _days(profile)))
         return histories
 
     def questions(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -140,7 +216,7 @@ class HistoryBatch:
     """Histories side by side, padded to the longest; the arguments of `UserEmbedder.forward`.
 
     Attributes:
-        keys: float32.  # (batch, records, encoder_dim)
+        keys: float32; a view of `values`.  # (batch, records, encoder_dim)
         values: float32.  # (batch, records, value_dim)
         mask: True where there is a record.  # (batch, records)
         query: float32; None for prompts that fit any question.  # (batch, encoder_dim)
@@ -170,35 +246,24 @@ class HistoryBatch:
             device: where to put it.
         """
         longest = max(1, *map(len, histories))
-        keys = np.zeros((len(histories), longest, config.encoder_dim), np.float16)
         values = np.zeros((len(histories), longest, config.value_dim), np.float16)
         days = np.zeros((len(histories), longest), np.float32)
         mask = np.zeros((len(histories), longest), bool)
         for place, history in enumerate(histories):
             n = len(history)
-            keys[place, :n], values[place, :n], mask[place, :n] = history.keys, history.values, True
+            values[place, :n], mask[place, :n] = history.values, True
             if history.days is not None and n:
                 days[place, :n] = history.days.max() - history.days
         # Widened by torch, and where they are used: numpy takes several times as long to widen a half.
-        moved = [torch.from_numpy(array).to(device) for array in (keys, values, mask, days)]
+        widened = torch.from_numpy(values).to(device).float()
         asked = None if query is None else torch.from_numpy(np.asarray(query, np.float32)).to(device)
-        return cls(moved[0].float(), moved[1].float(), moved[2], asked, moved[3])
-
-
-def vectors_as_histories(vectors: Mapping[str, NDArray[np.float32]], user_ids: Sequence[str]) -> list[History]:
-    """Vectors that somebody made of users, as histories of one record for `UserEmbedder.from_vectors`.
-
-    Args:
-        vectors: user id -> vector.  # (dim,)
-        user_ids: whose; one who has no vector gets an empty history.
-    """
-    dim = len(next(iter(vectors.values())))
-    histories = []
-    for user_id in user_ids:
-        vector = vectors.get(user_id)
-        rows = np.zeros((0, dim), np.float16) if vector is None else np.asarray(vector, np.float16)[None]
-        histories.append(History(rows, rows, None))
-    return histories
+        return cls(
+            widened[..., : config.encoder_dim],
+            widened,
+            torch.from_numpy(mask).to(device),
+            asked,
+            torch.from_numpy(days).to(device),
+        )
 
 
 def _days(profile: Profile) -> NDArray[np.float32] | None:

@@ -32,6 +32,7 @@ from persona.protocols import (
     Retriever,
 )
 from persona.records import Profile, ScoredRecord, check_user_id
+from persona.request_checks import check_options, check_prompt
 
 if TYPE_CHECKING:
     from persona.adapters.bank import AdapterBank
@@ -85,6 +86,10 @@ class Personalizer:
             in the LLM's own tokens.
         options: how to decode.
         channels: further channels (summary, soft prompt, adapter), applied in order.
+
+    Raises:
+        InvalidOptionError: if a part is not what it should be (a retriever's name where a retriever belongs), or `k` or
+            `options` are out of range.
     """
 
     llm: LanguageModel
@@ -96,8 +101,19 @@ class Personalizer:
     channels: tuple[Channel, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.k < 0:
-            raise InvalidOptionError(f"`k` must be at least 0, was: {self.k}")
+        for name, part, members, mend in (
+            ("llm", self.llm, ("channels", "tokenizer", "generate"), "make one with `persona.load_llm`"),
+            ("store", self.store, ("profile",), "open one with `persona.ProfileStore`"),
+            ("retriever", self.retriever, ("retrieve_batch",), "make one with `persona.make_retriever`"),
+        ):
+            lacking = isinstance(part, type) or not all(hasattr(part, member) for member in members)
+            if lacking and not (name == "retriever" and part is None):
+                raise InvalidOptionError(f"`{name}` must not be {part!r:.80} ({type(part).__name__}): {mend}")
+        if not isinstance(self.channels, Sequence) or not all(map(callable, self.channels)):
+            raise InvalidOptionError(f"`channels` must be a tuple of channels, was: {self.channels!r:.80}")
+        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 0:
+            raise InvalidOptionError(f"`k` must be a whole number of at least 0, was: {self.k!r}")
+        check_options(self.options)
         if self.builder is None:
             object.__setattr__(self, "builder", PromptBuilder(self.llm.tokenizer))
 
@@ -114,9 +130,16 @@ class Personalizer:
         return self.batch([(user_id, prompt)])[0]
 
     def batch(self, questions: Sequence[tuple[str, str]]) -> list[Generation]:
-        """`generate` for many (user id, prompt) pairs at once; the users may differ, the answers keep the order."""
-        for user_id, _ in questions:
-            check_user_id(user_id)
+        """`generate` for many (user id, prompt) pairs at once; the users may differ, the answers keep the order.
+
+        Raises:
+            InvalidOptionError: if something is no such pair.
+        """
+        for pair in questions:
+            if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+                raise InvalidOptionError(f"a batch is of pairs of a user id and a prompt, was: {pair!r:.80}")
+            check_user_id(pair[0])
+            check_prompt(pair[1])
         profiles = {user_id: self.store.profile(user_id) for user_id, _ in questions}
         contexts = self._contexts([profiles[user_id] for user_id, _ in questions], [prompt for _, prompt in questions])
         drafts = [
@@ -132,6 +155,7 @@ class Personalizer:
 
     def context(self, user_id: str, prompt: str) -> PersonalContext:
         """What the channels find for `prompt`, without asking the LLM."""
+        check_prompt(prompt)
         return self._contexts([self.store.profile(user_id)], [prompt])[0]
 
     def _contexts(self, profiles: Sequence[Profile], prompts: Sequence[str]) -> list[PersonalContext]:
@@ -139,6 +163,8 @@ class Personalizer:
             contexts = [PersonalContext() for _ in prompts]
         else:
             found = self.retriever.retrieve_batch(profiles, prompts, self.k)
+            for profile, records in zip(profiles, found, strict=True):
+                _check_owned(profile, records)
             contexts = [PersonalContext(records=records) for records in found]
         for channel in self.channels:
             contexts = channel(profiles, prompts, contexts)
@@ -193,6 +219,15 @@ class Personalizer:
         return replace(self.builder, max_tokens=min(self.builder.max_tokens, max(0, limit - taken)))
 
 
+def _check_owned(profile: Profile, records: Sequence[ScoredRecord]) -> None:
+    """Let nobody's records through but the user's own, whatever a retriever from elsewhere does with those it saw."""
+    for scored in records:
+        if scored.record not in profile.records:
+            raise InvalidOptionError(
+                f"a retriever must choose among the records of {profile.user_id!r}, but found one that is not there"
+            )
+
+
 def personalize(
     llm: Any,
     user_id: str,
@@ -240,10 +275,14 @@ def personalize(
         source = stack.enter_context(open_store(store)) if store is None or isinstance(store, str) else store
         name = retriever or Settings().retriever
         encoder = None
+        if isinstance(plug, str):
+            from persona.embedder import load_user_embedder
+
+            plug = load_user_embedder(plug)
         if plug is not None or (isinstance(name, str) and needs_encoder(name)):
             from persona.encoders import load_encoder
 
-            encoder = load_encoder(Settings().encoder)
+            encoder = load_encoder(Settings().encoder, like=plug.config.encoder if plug else "")
         chosen = make_retriever(name, encoder=encoder, store=source) if isinstance(name, str) else name
         model = load_llm(llm)
         channels: tuple[Channel, ...] = ()

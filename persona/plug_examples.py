@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.errors import EvaluationError, InvalidOptionError
-from persona.histories import History, HistoryReader
+from persona.histories import History, ReadsHistories
 from persona.lamp import LampSplit
 from persona.records import Profile
 
@@ -112,10 +112,10 @@ class Examples:
         n_users: users to train on.
     """
 
-    def __init__(self, split: LampSplit, reader: HistoryReader, options: PlugTraining) -> None:
+    def __init__(self, split: LampSplit, reader: ReadsHistories, options: PlugTraining) -> None:
         if split.golds is None:
             raise EvaluationError("training needs golds: this split has none")
-        self.task = split.task
+        self.task, self._dim = split.task, reader.config.encoder_dim
         self._labels = split.labels if split.task.name in ("LaMP_2", "LaMP_2N") else None
         # All records of a user, each once, under the ids that the store knows them by.
         union: dict[str, dict[str, Any]] = {}
@@ -203,6 +203,6 @@ class Examples:
             Profile(profile.user_id, profile.records[:row] + profile.records[row + 1 :]),
             np.delete(np.arange(len(profile), dtype=np.intp), row),
             # With the view "text" the vector of the question is that of the record.
-            np.asarray(self.histories[profile.user_id].keys[row], np.float32),
+            np.asarray(self.histories[profile.user_id].values[row, : self._dim], np.float32),
             True,
         )

@@ -24,7 +24,7 @@ import persona
 from persona.embedder import UserEmbedder
 from persona.errors import InvalidOptionError, PersonaError
 from persona.files import replacing, write_atomically
-from persona.histories import HistoryBatch, HistoryReader
+from persona.histories import HistoryBatch, ReadsHistories
 from persona.lamp import LampSplit, LampTask
 from persona.plug_examples import Examples, PlugTraining
 from persona.plug_warm_up import Progress, copied_state, rate_share, warm_up
@@ -70,7 +70,7 @@ def train_plug(
     plug: UserEmbedder,
     split: LampSplit,
     llm: TransformersLM,
-    reader: HistoryReader,
+    reader: ReadsHistories,
     options: PlugTraining | None = None,
     *,
     out: Path,
@@ -100,11 +100,15 @@ def train_plug(
     """
     options = options or PlugTraining()
     begun = time.perf_counter()
-    plug.check_fits(reader.encoder.fingerprint, llm)
+    plug.check_fits(reader.fingerprint, llm)
     if any(options.ks) and retriever is None:
         raise InvalidOptionError("training prompts with records need a retriever: give one, or set `ks=(0,)`")
     examples = Examples(split, reader, options)
     accelerator = Accelerator(cpu=llm.model.device.type == "cpu", gradient_accumulation_steps=1)
+    if options.batch < accelerator.num_processes:
+        raise InvalidOptionError(
+            f"`batch` must be at least the number of processes, {accelerator.num_processes}, was: {options.batch}"
+        )
     run = _Run(plug.to(llm.model.device), llm, examples, options, out, retriever, accelerator)
     if not run.resume() and plug.config.mode == "plug" and options.warm_up:
         warm_up(plug, examples, reader, llm, options, progress=warm_progress)
@@ -173,11 +177,13 @@ class _Run:
         """One optimizer step; the batch's mean loss."""
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        mine = batch[self.accelerator.process_index :: self.accelerator.num_processes]
+        processes = self.accelerator.num_processes
+        mine = batch[self.accelerator.process_index :: processes]
         size = -(-len(mine) // self.options.accumulate)
         for start in range(0, len(mine), size):
             part = mine[start : start + size]
-            loss = self._loss(part).sum() / len(mine)
+            # Gradients are averaged over the processes, whose shares of the batch need not be equal.
+            loss = self._loss(part).sum() * processes / len(batch)
             self.accelerator.backward(loss)
             total += float(loss.detach())
         self.accelerator.clip_grad_norm_(self.plug.parameters(), 1.0)

@@ -25,7 +25,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from persona.embedder import UserEmbedder
-from persona.histories import History, HistoryBatch, HistoryReader
+from persona.histories import History, HistoryBatch, ReadsHistories
 from persona.instruction_words import answer_ids, in_slot
 from persona.plug_examples import Example, Examples, PlugTraining
 from persona.transformers_llm import TransformersLM
@@ -45,7 +45,7 @@ _PADDED_RECORDS = 2**16
 def warm_up(
     plug: UserEmbedder,
     examples: Examples,
-    reader: HistoryReader,
+    reader: ReadsHistories,
     llm: TransformersLM,
     options: PlugTraining,
     progress: Progress | None = None,
@@ -181,7 +181,7 @@ class _Answers:
     llm: TransformersLM
 
     @classmethod
-    def of(cls, golds: Sequence[str], plug: UserEmbedder, reader: HistoryReader, llm: TransformersLM) -> _Answers:
+    def of(cls, golds: Sequence[str], plug: UserEmbedder, reader: ReadsHistories, llm: TransformersLM) -> _Answers:
         """Of different answers."""
         device = next(plug.parameters()).device
         return cls(

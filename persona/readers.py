@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdError
 from persona.fields import described
 from persona.json_text import parse_line
+from persona.lamp import lamp_task
 from persona.lamp_outputs import read_golds, write_predictions
 from persona.lamp_questions import lamp_records, read_lamp, read_split
 from persona.records import Record
@@ -94,16 +95,21 @@ def read_records(
 
     Raises:
         DataFormatError: if the source is missing, empty, of no known form, or broken; partly while iterating.
-        InvalidOptionError: if `format` is none of `FORMATS` or not that of `source`.
+        InvalidOptionError: if `format` is none of `FORMATS` or not that of `source`, or `task` is given for a source
+            that is not of LaMP.
         UnknownTaskError: if there is no LaMP task called `task`.
     """
     if format not in FORMATS:
         raise InvalidOptionError(f"a format must be one of {', '.join(FORMATS)}, was: {format!r}")
+    if task is not None:
+        lamp_task(task)
     if not isinstance(source, str | PathLike):
         return _read_dataset(source, format)
     path = os.fspath(source)
     if format == "auto":
         format = _format_of(path)
+    if task is not None and format != "lamp":
+        raise InvalidOptionError(f"a task is for LaMP's files, and {path} is of the form {format}: leave it out")
     if format == "lamp":
         return RecordReader(path, format, lamp_records(path, task=task))
     if format == "parquet":

@@ -64,10 +64,16 @@ class Record:
         _check_string("id", self.id)
         if len(self.id) > MAX_ID_LENGTH:
             raise DataFormatError(f"a record's `id` must have at most {MAX_ID_LENGTH} characters, was: {len(self.id)}")
-        for key, value in self.metadata.items():
-            _check_string("metadata key", key)
-            _check_string(f"metadata {key!r}", value)
-        if not isinstance(self.metadata, MappingProxyType):
+        if self.metadata is not _NO_METADATA:
+            if not isinstance(self.metadata, Mapping):
+                raise DataFormatError(
+                    f"a record's metadata must be a mapping of strings, was: {self.metadata!r:.80} "
+                    f"({type(self.metadata).__name__})"
+                )
+            for key, value in self.metadata.items():
+                _check_string("metadata key", key)
+                _check_string(f"metadata {key!r}", value)
+            # Copied also where it is read-only already: what it shows may still be changed by who made it.
             object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
         if not self.id:
             object.__setattr__(self, "id", self.content_hash)
@@ -130,8 +136,13 @@ class Profile:
 
     @classmethod
     def from_records(cls, user_id: str, records: Iterable[Record]) -> Profile:
-        """A profile with `records` put oldest first; undated ones come first, equal times keep their order."""
-        return cls(user_id, tuple(sorted(records, key=lambda record: record.time or "")))
+        """A profile with `records` put oldest first; undated ones come first, equal times keep their order.
+
+        Raises:
+            InvalidUserIdError: if `user_id` is not a legal id.
+            DataFormatError: if something is no `Record`.
+        """
+        return cls(user_id, tuple(sorted(records, key=_time)))
 
     def __len__(self) -> int:
         return len(self.records)
@@ -167,6 +178,12 @@ def check_user_id(user_id: object) -> str:
     if flaw:
         raise InvalidUserIdError(f"a user id must not hold {flaw}, was: {user_id!r}")
     return user_id
+
+
+def _time(record: Record) -> str:
+    if not isinstance(record, Record):
+        raise DataFormatError(f"a profile is of records, was: {record!r:.80} ({type(record).__name__})")
+    return record.time or ""
 
 
 def _check_string(name: str, value: object) -> None:

@@ -17,7 +17,7 @@ _TAKEN_BY = {
 
 
 def check_requests(requests: Sequence[Request], channels: frozenset[str], llm: str) -> None:
-    """Refuse requests that use a channel outside `channels`, or whose prompt is no string.
+    """Refuse requests that use a channel outside `channels`, or whose prompt is no text.
 
     Args:
         requests: what is about to be generated.
@@ -26,19 +26,37 @@ def check_requests(requests: Sequence[Request], channels: frozenset[str], llm: s
 
     Raises:
         UnsupportedChannelError: if a request uses a channel that the LLM cannot take.
-        InvalidOptionError: if a prompt is no string.
+        InvalidOptionError: as in `check_prompt`.
     """
     for index, request in enumerate(requests):
-        if not isinstance(request.prompt, str):
-            raise InvalidOptionError(
-                f"a prompt must be a string, was: {type(request.prompt).__name__} (request {index})"
-            )
+        check_prompt(request.prompt, f" (request {index})")
         for channel in _channels_of(request):
             if channel not in channels:
                 raise UnsupportedChannelError(
                     f"the LLM {llm} takes {', '.join(sorted(channels))}, but request {index} brings a {channel}: "
                     f"{_TAKEN_BY[channel]}"
                 )
+
+
+def check_prompt(prompt: object, place: str = "") -> None:
+    """Refuse a prompt that no tokenizer and no endpoint can take.
+
+    Args:
+        prompt: what is about to be asked.
+        place: which one it is, for the message.
+
+    Raises:
+        InvalidOptionError: if it is no string, or holds a lone surrogate: what Python makes of bytes that are not UTF-8
+            on a command line or in stdin.
+    """
+    if not isinstance(prompt, str):
+        raise InvalidOptionError(f"a prompt must be a string, was: {type(prompt).__name__}{place}")
+    if not prompt.isascii():
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            half = f"{prompt[error.start]!r} at character {error.start}"
+            raise InvalidOptionError(f"a prompt must be UTF-8 text, and holds {half}{place}") from None
 
 
 def _channels_of(request: Request) -> Iterable[str]:

@@ -4,7 +4,7 @@
 >>> chain.invoke({"topic": "Bond"}, config={"configurable": {"user_id": "critic-7"}})
 
 The user comes from the input (``{"user_id": ..., "prompt": ...}``) or from the config's ``configurable``; where
-neither names one, the call fails: there is no default user.
+neither names one, or both name different ones, the call fails: there is no default user.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import get_config_list, run_in_executor
 
-from persona.errors import InvalidOptionError, InvalidUserIdError
+from persona.errors import InvalidOptionError, InvalidUserIdError, PersonaError
 from persona.personalizer import Generation, Personalizer
 
 
@@ -39,7 +39,7 @@ class PersonalizedRunnable(Runnable[Any, str]):
         """The answer to one input.
 
         Raises:
-            InvalidUserIdError: if neither the input nor the config names a user.
+            InvalidUserIdError: if neither the input nor the config names a user, or they name two.
             InvalidOptionError: if the input is of no known kind.
         """
         return self._call_with_config(self._answer, input, config, **kwargs)
@@ -62,7 +62,8 @@ class PersonalizedRunnable(Runnable[Any, str]):
         """
         if not inputs:
             return []
-        return self._batch_with_config(self._answer_all, inputs, config, return_exceptions=return_exceptions, **kwargs)
+        answer = self._answer_apart if return_exceptions else self._answer_all
+        return self._batch_with_config(answer, inputs, config, return_exceptions=return_exceptions, **kwargs)
 
     async def abatch(
         self,
@@ -85,17 +86,32 @@ class PersonalizedRunnable(Runnable[Any, str]):
     def _answer_all(
         self, inputs: list[Any], run_manager: list[CallbackManagerForChainRun], config: list[RunnableConfig]
     ) -> list[Exception | str]:
-        """Answers in the order of `inputs`; an exception stands where an input named no user or no prompt."""
+        """Answers in the order of `inputs`."""
+        questions = [_question(one, settings) for one, settings in zip(inputs, config, strict=True)]
+        return [generation.text for generation in self.personalizer.batch(questions)]
+
+    def _answer_apart(
+        self, inputs: list[Any], run_manager: list[CallbackManagerForChainRun], config: list[RunnableConfig]
+    ) -> list[Exception | str]:
+        """Answers in the order of `inputs`; an exception stands where an input cannot be answered."""
         questions: dict[int, tuple[str, str]] = {}
         answers: list[Exception | str] = [""] * len(inputs)
         for index, (one, settings) in enumerate(zip(inputs, config, strict=True)):
             try:
                 questions[index] = _question(one, settings)
-            except (InvalidUserIdError, InvalidOptionError) as error:
+            except PersonaError as error:
                 answers[index] = error
-        generations: list[Generation] = self.personalizer.batch(list(questions.values()))
-        for index, generation in zip(questions, generations, strict=True):
-            answers[index] = generation.text
+        try:
+            generations: list[Generation] = self.personalizer.batch(list(questions.values()))
+        except PersonaError:  # of one of them: asked alone, each tells whether it is that one
+            for index, question in questions.items():
+                try:
+                    answers[index] = self.personalizer.generate(*question).text
+                except PersonaError as error:
+                    answers[index] = error
+        else:
+            for index, generation in zip(questions, generations, strict=True):
+                answers[index] = generation.text
         return answers
 
 
@@ -107,7 +123,11 @@ def _question(value: Any, config: RunnableConfig) -> tuple[str, str]:
             raise InvalidOptionError(
                 f"a mapping must hold 'prompt' (and may hold 'user_id'), has: {', '.join(map(str, value))}"
             )
-        user_id = value.get("user_id", user_id)
+        named = value.get("user_id")
+        if named is not None and user_id is not None and named != user_id:
+            # Who serves a chain sets the config, and whoever asks may write the input: neither is taken on trust.
+            raise InvalidUserIdError(f"input and config must name one user, were: {named!r} and {user_id!r}")
+        user_id = user_id if named is None else named
         value = value["prompt"]
     if user_id is None:
         raise InvalidUserIdError(

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from persona.derived import StoredIndex
 from persona.embedder import UserEmbedder, load_user_embedder
 from persona.errors import UnsupportedChannelError
-from persona.histories import History, HistoryBatch, HistoryReader
+from persona.histories import History, HistoryBatch, history_reader
 from persona.protocols import SOFT_PROMPT, PersonalContext, RecordEncoder
 from persona.records import Profile
+from persona.user_vectors import UserVectorFile
 
 if TYPE_CHECKING:
     from persona.store import ProfileStore
@@ -37,6 +38,9 @@ USERS_AT_ONCE = 256
 _RECORDS_AT_ONCE = 2048
 """Records that are computed together: as floats some 7 MB, so that they stay in a processor's cache."""
 
+_RECORDS_ALIKE = 512
+"""So many records of histories of one length are computed without others."""
+
 
 class SoftPromptChannel:
     """Puts a user embedder's soft prompt into the context of each request.
@@ -44,13 +48,14 @@ class SoftPromptChannel:
     Args:
         plug: the user embedder, or its folder or hub id.
         llm: the frozen LLM that is to read the soft prompts.
-        encoder: the record encoder that `plug` was trained with.
+        encoder: the record encoder that `plug` was trained with; for one of mode ``"vectors"`` the user vectors.
         store: where vectors and stored soft prompts are read from; None encodes every record anew.
         query_free: read stored soft prompts, made for any question; one that is missing or stale is made on the spot.
 
     Raises:
         UnsupportedChannelError: if the LLM takes no soft prompts.
         FingerprintMismatchError: if `plug` was trained with another LLM or encoder.
+        InvalidOptionError: if `plug` reads records and was given user vectors, or the other way round.
         ModelLoadError: if `plug` cannot be loaded.
     """
 
@@ -58,7 +63,7 @@ class SoftPromptChannel:
         self,
         plug: UserEmbedder | str | Path,
         llm: Any,
-        encoder: RecordEncoder,
+        encoder: RecordEncoder | UserVectorFile,
         store: ProfileStore | None = None,
         *,
         query_free: bool = False,
@@ -69,10 +74,10 @@ class SoftPromptChannel:
                 "soft prompts need a transformers model (folder, hub id or (model, tokenizer))"
             )
         self.plug = plug if isinstance(plug, UserEmbedder) else load_user_embedder(plug)
+        self._reader = history_reader(self.plug.config, encoder, store)
         self.plug.check_fits(encoder.fingerprint, llm)
         self.store = store
         self.query_free = query_free
-        self._reader = HistoryReader(self.plug.config, encoder, store)
         self._kind = soft_prompt_kind(self.plug) if query_free else ""
 
     def __call__(
@@ -115,6 +120,8 @@ def soft_prompts(
 ) -> list[torch.Tensor]:
     """The soft prompt of each history; those of like length are computed together.
 
+    Where enough are of the very same length, only they are: then there is no padding, and nothing to pick out of it.
+
     Args:
         plug: the user embedder.
         histories: of the users.
@@ -128,7 +135,10 @@ def soft_prompts(
     order = sorted(range(len(histories)), key=lambda place: len(histories[place]))
     while order:
         # The longest histories first; their length says how many fit.
-        size = max(1, _RECORDS_AT_ONCE // max(1, len(histories[order[-1]])))
+        longest = len(histories[order[-1]])
+        size = max(1, _RECORDS_AT_ONCE // max(1, longest))
+        alike = sum(1 for place in order[-size:] if len(histories[place]) == longest)
+        size = alike if alike * longest >= _RECORDS_ALIKE else size
         places, order = order[-size:], order[:-size]
         asked = None if queries is None else queries[places]
         batch = HistoryBatch.of([histories[place] for place in places], plug.config, asked, device)
@@ -158,7 +168,7 @@ def store_soft_prompts(
     Returns:
         How many were made and kept. A user who is being changed at this moment is passed over.
     """
-    kind, reader = soft_prompt_kind(plug), HistoryReader(plug.config, encoder, store)
+    kind, reader = soft_prompt_kind(plug), history_reader(plug.config, encoder, store)
     kept = seen = 0
     users = store.user_ids()
     while user_ids := list(islice(users, USERS_AT_ONCE)):

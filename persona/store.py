@@ -19,7 +19,9 @@ Each carries the revision of the profile that it was made from, by which a reade
   the server wrote to its log (``pg_wal``) before stays in there until the segment is recycled and written over, and
   in archives and standbys for as long as they are kept: only whoever runs the server can limit that.
 
-Neither reaches backups, copies, file-system snapshots or the blocks that a disk has let go of. To forget a user takes
+Neither reaches backups, copies, file-system snapshots or the blocks that a disk has let go of; nor files that were
+written from the store or beside it: exported vectors and adapters (`persona forget --exports` takes those), and the
+folders of evaluations and trainings, which hold the histories they were given. To forget a user takes
 as long as writing a thirty-second of the database anew (`persona.schema` says why); during that time this part of the
 users can be read on SQLite, and has to wait on PostgreSQL.
 """
@@ -39,6 +41,7 @@ from persona.derived import StoredIndex as StoredIndex
 from persona.derived import drop_records, index_from_row, vectors_from_row, write_indexes, write_vectors
 from persona.erasure import ForgetReport as ForgetReport
 from persona.erasure import delete_user, overwrite_deleted
+from persona.errors import InvalidOptionError
 from persona.queries import counts, encoders_in_use, queries
 from persona.records import Profile, Record, check_user_id
 from persona.schema import PART_TABLES, part_of
@@ -178,8 +181,13 @@ class ProfileStore:
 
         Returns:
             How many records were deleted.
+
+        Raises:
+            InvalidOptionError: if `record_ids` is a single string, whose letters would be taken for ids.
         """
         part = part_of(check_user_id(user_id))
+        if isinstance(record_ids, str):
+            raise InvalidOptionError(f"`record_ids` must be several, as in [{record_ids!r:.80}]")
         unwanted = list(dict.fromkeys(record_ids))
         records, users = part.records, part.users
         with self.database.writing() as connection:
@@ -215,6 +223,17 @@ class ProfileStore:
             report = delete_user(connection, part, user_id)
         overwrite_deleted(self.database)
         return report
+
+    def finish_forgetting(self) -> int:
+        """Overwrite what an earlier `forget` deleted and could not overwrite, since it was stopped or others read.
+
+        Returns:
+            How many parts of the users were written anew; 0 if nothing was left over.
+
+        Raises:
+            StoreError: if another session still stands in the way.
+        """
+        return overwrite_deleted(self.database)
 
     def vectors(self, user_id: str, fingerprint: str) -> UserVectors | None:
         """The user's vectors from that encoder, or None. If their revision is not the profile's, they lag behind it."""

@@ -82,7 +82,11 @@ def chunks(pairs: Iterable[tuple[str, Record]]) -> Iterator[Chunk]:
     # The records of a user mostly come one after the other.
     last: str | None = None
     history: _History = {}
-    for user_id, record in pairs:
+    for pair in pairs:
+        try:
+            user_id, record = pair
+        except (TypeError, ValueError):
+            raise DataFormatError(f"the store takes pairs of a user id and a Record, was: {pair!r:.80}") from None
         if not isinstance(record, Record):
             raise DataFormatError(f"the store takes pairs of a user id and a Record, was: {record!r:.80}")
         if user_id != last:

@@ -22,13 +22,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, cast
 
 from persona.errors import InvalidOptionError, UnsupportedChannelError
 from persona.protocols import VOCABULARY, LanguageModel, PersonalContext
 from persona.records import Profile, Record
 
 if TYPE_CHECKING:
+    from persona.store import ProfileStore
     from persona.transformers_llm import TransformersLM
 
 MOST_TOKENS = 512
@@ -59,9 +61,34 @@ class TokenBackground:
                 counts.update(set(ids))
         return cls(len(given), dict(counts))
 
+    @classmethod
+    def from_store(cls, llm: TransformersLM, store: ProfileStore, *, users: int = 1_000) -> TokenBackground:
+        """Count what the first `users` users of `store` have written: their targets, or texts where there are none."""
+        profiles = (store.profile(user_id) for user_id in islice(store.user_ids(), users))
+        return cls.from_profiles(llm, profiles)
+
+    @classmethod
+    def from_profiles(cls, llm: TransformersLM, profiles: Iterable[Profile]) -> TokenBackground:
+        """Count what the users of `profiles` have written; a text that stands in several is counted once."""
+        return cls.from_texts(llm, sorted({_written(record) for profile in profiles for record in profile}))
+
     def idf(self, token: int) -> float:
         """``log((1 + N) / (1 + df))``: 0 for a token of every text."""
         return math.log((1 + self.texts) / (1 + self.counts.get(token, 0)))
+
+
+def check_lifting(llm: LanguageModel) -> TransformersLM:
+    """`llm`, if it can lift tokens.
+
+    Raises:
+        UnsupportedChannelError: if it cannot.
+    """
+    if VOCABULARY not in llm.channels:
+        raise UnsupportedChannelError(
+            f"the LLM {llm.fingerprint} takes {', '.join(sorted(llm.channels))}, was given: {VOCABULARY}; lifted "
+            "tokens need a transformers model (folder, hub id or (model, tokenizer))"
+        )
+    return cast("TransformersLM", llm)  # the only kind with this channel
 
 
 class VocabularyChannel:
@@ -80,12 +107,7 @@ class VocabularyChannel:
     def __init__(self, llm: LanguageModel, background: TokenBackground, beta: float = 0.0) -> None:
         if not (math.isfinite(beta) and beta >= 0):
             raise InvalidOptionError(f"`beta` must be a number of at least 0, was: {beta}")
-        if VOCABULARY not in llm.channels:
-            raise UnsupportedChannelError(
-                f"the LLM {llm.fingerprint} takes {', '.join(sorted(llm.channels))}, was given: {VOCABULARY}; lifted "
-                "tokens need a transformers model (folder, hub id or (model, tokenizer))"
-            )
-        self.llm: TransformersLM = llm  # type: ignore[assignment]  # the only kind with this channel
+        self.llm = check_lifting(llm)
         self.background = background
         self.beta = beta
         self._special = frozenset(self.llm.special_tokens)

@@ -14,18 +14,26 @@ STEPS = 25
 """Lloyd's steps at most; fifty records settle in three to six."""
 
 
-def cluster(vectors: NDArray[np.float32], n_clusters: int, seed: int = 0) -> NDArray[np.float32]:
+def cluster(vectors: NDArray[np.float32], n_clusters: int, seed: int = 0, *, restarts: int = 1) -> NDArray[np.float32]:
     """The centroids of `vectors`, the biggest cluster first; none of them is empty, so there may be fewer than asked.
 
     Args:
         vectors: unit vectors, float32.  # (vectors, dim)
         n_clusters: at least 1.
         seed: of the first centroids.
+        restarts: it is tried so often from other first centroids; the tightest clusters are taken.
 
     Returns:
         Unit vectors.  # (at most n_clusters, dim)
     """
-    centroids = _spread(vectors, n_clusters, np.random.default_rng(seed))
+    draw = np.random.default_rng(seed)
+    tried = [_settled(vectors, n_clusters, draw) for _ in range(restarts)]
+    return max(tried, key=lambda centroids: round(float((vectors @ centroids.T).max(1).sum()), 3))
+
+
+def _settled(vectors: NDArray[np.float32], n_clusters: int, draw: np.random.Generator) -> NDArray[np.float32]:
+    """Lloyd's steps from one draw of first centroids."""
+    centroids = _spread(vectors, n_clusters, draw)
     labels = np.full(len(vectors), -1)
     for _ in range(STEPS):
         found = nearest(vectors, centroids)

@@ -9,6 +9,12 @@ with nothing. So the similarity s of a record is mapped by a function that depen
 and one threshold on f serves all queries (Cosine Adapter, Rossi et al., arXiv 2408.04887; here in its linear form).
 `persona.retrievers.relevance_training` fits it. Since f rises with s, the order of the records is never changed.
 
+**What is judged.** The *question*, by default: if none of the user's records passes, not even the nearest, nothing is
+returned; if one does, the question is about the user, and what the retriever found stays whole. Whether to look into
+the history at all is the decision that matters, and what a retriever ranks by need not be the cosine: of the records
+that BM25 puts first for the users' own questions, fewer than half would pass. Or each *record* by itself: of those
+found, the ones that do not pass are dropped.
+
 **Untrained**, s is measured by what two texts that have nothing to do with one another have in this encoder's space:
 
     z = (s - mean) / std       mean and std over all pairs of some 120 general questions
@@ -52,6 +58,10 @@ UNTRAINED_THRESHOLD = 2.5
 WEIGHTS = "relevance.safetensors"
 CONFIG = "relevance.json"
 _FORMAT = 1
+
+QUESTION, RECORD = JUDGED = ("question", "record")
+"""What a filter judges."""
+
 _SHAPES = ("hidden.weight", "hidden.bias", "out.weight", "out.bias")
 
 
@@ -230,17 +240,20 @@ def load_filter(name: str | Path, encoder: RecordEncoder, *, threshold: float | 
 
 
 class RelevanceRetriever:
-    """Retrieves what another retriever finds and a filter finds relevant: at most `k` records, and perhaps none.
+    """Retrieves what another retriever finds, where a filter finds it relevant: at most `k` records, and perhaps none.
 
     Order and scores are those of the base.
 
     Args:
         base: finds the records.
-        relevance: judges them.
+        relevance: judges.
         encoder: makes vectors; that of the filter.
         store: where vectors of records are read from.
+        judge: what is judged, one of `JUDGED`. ``"question"``: all that was found is kept if any record of the profile
+            passes, found or not, else nothing. ``"record"``: of what was found that is kept which passes.
 
     Raises:
+        InvalidOptionError: if `judge` is neither.
         FingerprintMismatchError: if the filter reads vectors of another encoder.
     """
 
@@ -250,14 +263,19 @@ class RelevanceRetriever:
         relevance: RelevanceFilter,
         encoder: RecordEncoder,
         store: ProfileStore | None = None,
+        *,
+        judge: str = QUESTION,
     ) -> None:
         _check_fits(relevance, encoder)
+        if judge not in JUDGED:
+            raise InvalidOptionError(f"`judge` must be one of {', '.join(JUDGED)}, was: {judge!r}")
         self.base = base
         self.relevance = relevance
+        self.judge = judge
         self._vectors = RecordVectors(encoder, store, relevance.view)
 
     def __repr__(self) -> str:
-        return f"RelevanceRetriever({self.base!r}, {type(self.relevance).__name__})"
+        return f"RelevanceRetriever({self.base!r}, {type(self.relevance).__name__}, judge={self.judge!r})"
 
     def retrieve(self, profile: Profile, query: str, k: int) -> tuple[ScoredRecord, ...]:
         """Those of the base's `k` records that are relevant.
@@ -274,15 +292,21 @@ class RelevanceRetriever:
         k = check_k(k)
         asked = pairs(profiles, queries)
         found = self.base.retrieve_batch(profiles, queries, k)
-        judged = [
-            (place, Profile(asked[place][0].user_id, tuple(one.record for one in some), asked[place][0].revision))
-            for place, some in enumerate(found)
-            if some
-        ]
-        placed = self._vectors.place([part for _, part in judged], [asked[place][1] for place, _ in judged])
-        for (place, _), one in zip(judged, placed, strict=True):
-            passes = self.relevance.passes(one).tolist()
-            found[place] = tuple(scored for scored, kept in zip(found[place], passes, strict=True) if kept)
+        judged = [place for place, some in enumerate(found) if some]
+        looked_at = [asked[place][0] for place in judged]
+        if self.judge == RECORD:
+            looked_at = [
+                Profile(profile.user_id, tuple(one.record for one in found[place]), profile.revision)
+                for profile, place in zip(looked_at, judged, strict=True)
+            ]
+        placed = self._vectors.place(looked_at, [asked[place][1] for place in judged])
+        for place, one in zip(judged, placed, strict=True):
+            passes = self.relevance.passes(one)
+            if self.judge == QUESTION:
+                found[place] = found[place] if passes.any() else ()
+            else:
+                kept = passes.tolist()
+                found[place] = tuple(scored for scored, stays in zip(found[place], kept, strict=True) if stays)
         return found
 
 

@@ -25,7 +25,7 @@ from persona.models import load_llm
 from persona.personalizer import Personalizer, personalize
 from persona.protocols import LORA, PRIOR_ADAPTER, GenerationOptions, Request
 from persona.records import Record
-from persona.store import ProfileStore
+from persona.store import ForgetReport, ProfileStore
 from persona.transformers_llm import TransformersLM
 
 SPEC = LoraSpec(r=2, alpha=4)
@@ -125,6 +125,22 @@ def test_what_the_bank_forgot_is_gone_from_the_pool(bank: AdapterBank, llm: Tran
             llm.generate([Request(PROMPT, adapter="user 2@1")], OPTIONS)
         assert len(pool) == 2
         assert pool._stack._rows.count_nonzero() == 0
+
+
+def test_an_answer_in_the_midst_of_forgetting_leaves_no_copy(
+    bank: AdapterBank, llm: TransformersLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with AdapterPool(bank, llm, rows=8) as pool:
+        payload = bank.payload(bank.version("user 1", pool.family, 1))
+        erase = bank.store.forget
+
+        def asked_meanwhile(user_id: str) -> ForgetReport:
+            llm.generate([Request(PROMPT, adapter="user 1@1")], OPTIONS)
+            return erase(user_id)
+
+        monkeypatch.setattr(bank.store, "forget", asked_meanwhile)
+        bank.forget("user 1")
+        assert payload not in bytes(pool._map)
 
 
 def test_a_name_that_was_given_anew_is_answered_with_the_new_numbers(bank: AdapterBank, llm: TransformersLM) -> None:

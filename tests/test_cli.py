@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from persona.cli import main
+from persona.cli_eval import _short_name
+from persona.errors import StoreError
 from persona.lamp import lamp_task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,15 +123,56 @@ def test_retrieve_prints_for_people_too(stocked: Run) -> None:
     shown = stocked("retrieve", "ops-team", "certificate", "--k", "1").out
     assert shown.startswith("1. [")
     assert "2024-01-19  -> tls\n   Certificate for the mail relay" in shown
-    assert "nothing found: the store holds no records of 'nobody'" in stocked("retrieve", "nobody", "certificate").out
+    unknown = stocked("retrieve", "nobody", "certificate")
+    assert (unknown.code, unknown.err) == (1, "persona: error: the store holds nothing on 'nobody'\n")
 
 
 def test_forget_erases_one_user(stocked: Run) -> None:
     assert json.loads(stocked("forget", "tomás", "--yes", "--json").out)["records"] == 7
-    assert json.loads(stocked("retrieve", "tomás", "soup", "--json").out) == []
+    after = stocked("retrieve", "tomás", "soup", "--json")
+    assert (after.code, after.out, "holds nothing on 'tomás'" in after.err) == (1, "", True)
     assert len(json.loads(stocked("retrieve", "mara", "film", "--json").out)) == 4
     gone = stocked("forget", "tomás", "--yes")
     assert (gone.code, gone.err) == (1, "persona: error: the store holds nothing on 'tomás': nothing was erased\n")
+
+
+def test_forget_finishes_what_was_stopped_between_rows_and_bytes(
+    stocked: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise StoreError("their bytes could not be overwritten; call forget once more")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("persona.erasure._rewrite_sqlite", stopped)
+        assert stocked("forget", "tomás", "--yes").code == 1
+    finished = stocked("forget", "tomás", "--yes")
+    assert (finished.code, finished.err) == (0, "")
+    assert finished.out.startswith("finished what an earlier forget had left over")
+    assert stocked("forget", "tomás", "--yes").code == 1
+
+
+def test_forget_reaches_the_exports_of_who_was_forgotten_before(stocked: Run, tmp_path: Path) -> None:
+    for name in ("tom%C3%A1s@2", "mara@1"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    assert stocked("forget", "tomás", "--yes").code == 0
+    finished = stocked("forget", "tomás", "--yes", "--exports", tmp_path / "out")
+    assert (finished.code, "1 exported adapter" in finished.out) == (0, True)
+    assert [folder.name for folder in (tmp_path / "out").iterdir()] == ["mara@1"]
+
+
+@pytest.mark.parametrize(
+    ("llm", "name"),
+    [
+        ("tiny", "tiny"),
+        ("models/small/", "small"),
+        ("owner/name", "name"),
+        ("openai:gpt", "openai-gpt"),
+        # The end of the URL, "v1", would be one folder for all models of a server.
+        ("vllm:Qwen/Qwen2.5@http://127.0.0.1:8000/v1", "vllm-Qwen2.5"),
+    ],
+)
+def test_the_folder_of_an_evaluation_is_named_after_the_llm(llm: str, name: str) -> None:
+    assert _short_name(llm) == name
 
 
 def test_eval_score_prints_the_official_values(run: Run, tmp_path: Path) -> None:
@@ -159,7 +202,7 @@ ERRORS = {
         "bm52",
         "--llm",
         "none",
-    ): "a method must be one of none, plug, stats, summary, lora",
+    ): "a method must be one of none, plug, stats, summary, vocabulary, lora",
     ("eval", "lamp", "data", "--k", "one", "--llm", "none"): "--k must be whole numbers",
     ("eval", "lamp", "data", "--split", "test", "--llm", "none"): "test_questions.json",
     ("eval", "lamp", "data", "--llm", "no/such-folder"): "no/such-folder",

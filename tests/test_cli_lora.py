@@ -143,6 +143,7 @@ def test_plan_prints_bytes_memory_and_time(run: Run, llama_folder: Path) -> None
     ("arguments", "message"),
     [
         (["train", "--targets", "out_proj"], "was: 'out_proj'"),
+        (["train-task", "nowhere", "--out", "x", "--llm", "tiny", "--targets", "out_proj"], "was: 'out_proj'"),
         (["train", "--task", "LaMP_1"], "LaMP_1 names two papers"),
         (["train", "--llm", "openai:gpt@http://127.0.0.1:1/v1"], "need a transformers model"),
         (["export", "out"], "no adapters"),

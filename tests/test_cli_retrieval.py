@@ -85,6 +85,14 @@ def test_retrievers_with_models_of_their_own(run: Run, tmp_path: Path) -> None:
         (("--where", "label"), "a filter is FIELD OP VALUE"),
         (("--where", "time>=soon"), "a time must be like"),
         (("--filter", "nowhere"), "nowhere holds no relevance filter"),
+        (("--filter", "untrained", "--judge", "answer"), "`judge` must be one of question, record"),
+        (("--judge", "record"), "`judge` says what a relevance filter judges, and there is none"),
+        (("--encoder", "nope"), "--encoder is for what compares vectors, and bm25+ does not"),
+        (("--interest-neighbours", "3"), "neighbours are for multi_interest"),
+        (
+            ("--retriever", "multi_interest", "--interest-neighbours", "3"),
+            "shared interests need vectors of at least one user",
+        ),
     ],
 )
 def test_bad_input_is_one_line(run: Run, options: tuple[str, ...], message: str) -> None:
@@ -92,6 +100,39 @@ def test_bad_input_is_one_line(run: Run, options: tuple[str, ...], message: str)
     assert (done.code, done.out) == (1, "")
     assert message in done.err
     assert done.err.count("\n") == 1
+
+
+def test_only_records_that_fit_let_a_question_pass(run: Run) -> None:
+    question = ("retrieve", "mara", "A quiet documentary about lighthouse keepers", "--filter", "untrained", "--json")
+    found = json.loads(run(*question, "--k", "1").out)
+    assert found
+    assert json.loads(run(*question, "--where", f"time<{found[0]['time']}").out) == []
+
+
+def test_an_encoder_that_no_method_reads_is_refused(run: Run, tmp_path: Path) -> None:
+    data = write_films(tmp_path / "films")
+    for command in ("lamp", "restraint"):
+        done = run("eval", command, data, "--methods", "bm25", "--encoder", "hashing")
+        assert (done.code, "--encoder is for what compares vectors, and bm25 does not" in done.err) == (1, True)
+
+
+@pytest.mark.parametrize("arguments", [("retrieve", "nobody", QUERY), ("lora", "list", "nobody")])
+def test_an_unknown_user_is_an_error(run: Run, arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert (done.code, done.out, done.err) == (1, "", "persona: error: the store holds nothing on 'nobody'\n")
+
+
+def test_neighbours_smooth_the_interests(run: Run) -> None:
+    assert run("embed-users").code == 0
+    done = run("retrieve", "mara", QUERY, "--retriever", "multi_interest", "--interest-neighbours", "2", "--json")
+    assert (done.code, len(json.loads(done.out))) == (0, 4)
+
+
+def test_ask_lifts_the_words_of_the_user(run: Run) -> None:
+    plain = json.loads(run("ask", "mara", QUERY, "--k", "0", "--json").out)
+    lifted = json.loads(run("ask", "mara", QUERY, "--k", "0", "--vocabulary", "2", "--json").out)
+    assert (plain["channels"], lifted["channels"]) == ([], ["vocabulary"])
+    assert run("ask", "mara", QUERY, "--vocabulary", "-1").code == 2
 
 
 def test_where(run: Run) -> None:
@@ -149,8 +190,8 @@ def test_filter_train_show_and_use(run: Run, tmp_path: Path) -> None:
     (tmp_path / "more.txt").write_text("Where is Perth?\n\nWho was Euclid?\n")
     done = run("filter", "train", data, "--out", "kept", "--general", "more.txt", "--precision", "0.9")
     assert done.code == 0
-    assert "on users kept aside precision" in done.out
-    assert "30 questions, 126 general ones" in done.out
+    assert "of own questions keep their records, and " in done.out
+    assert "30 questions, 166 general ones" in done.out  # two are too few to be a kind of their own
     shown = json.loads(run("filter", "show", "kept", "--json").out)
     assert shown["encoder"].startswith("hashing")
     assert shown["training"]["options"]["precision"] == 0.9
@@ -184,20 +225,54 @@ def test_new_retrievers_in_eval_lamp(run: Run, tmp_path: Path) -> None:
     assert done.code == 0
     found = {row["name"] for row in json.loads(done.out)["rows"]}
     assert {"multi_interest k=2", "key_value k=2, other user", "hybrid+ k=2"} <= found
+    over = ("--base", "bm25", "--where", "label=3", "--interest-neighbours", "2", "--out", "run2")
+    done = run("eval", "lamp", data, *options[2:-2], *over, "--methods", "none,diverse,multi_interest")
+    assert done.code == 0
+    config = json.loads((tmp_path / "run2" / "results.json").read_text())["config"]
+    assert (config["base"], config["where"], config["interest_neighbours"]) == ("bm25", "label=3", 2)
+    fits_none = ("--methods", "none,bm25", "--where", "label=9", "--out", "run3")
+    nothing = run("eval", "lamp", data, *options[2:-2], *fits_none)
+    rows = {row["name"]: row for row in json.loads(nothing.out)["rows"]}
+    assert rows["bm25 k=2"]["tokens_added"] == 0
 
 
 def test_filter_train_with_bad_input(run: Run, tmp_path: Path) -> None:
     data = write_films(tmp_path / "films")
     (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "latin.txt").write_bytes("Où est la gare ?".encode("latin-1"))
     for options, message in (
         (("--precision", "1.5"), "`precision` must be above 0 and below 1"),
-        (("--general", "empty.txt"), "there must be one question a line"),
-        (("--general", "missing.txt"), "missing.txt: No such file"),
+        (("--recall", "0"), "`recall` must be above 0 and below 1"),
+        (("--general", "empty.txt"), "empty.txt: the file is empty"),
+        (("--general", "missing.txt"), "missing.txt: the file cannot be read: No such file"),
+        (("--general", "latin.txt"), "latin.txt, line 1: the file must be UTF-8"),
         (("--view", "body"), "`view` must be one of"),
     ):
         done = run("filter", "train", data, "--out", "kept", *options)
         assert (done.code, done.err.count("\n")) == (1, 1)
         assert message in done.err
+
+
+def test_eval_restraint_with_filters_and_questions_of_another_domain(run: Run, tmp_path: Path) -> None:
+    data = write_films(tmp_path / "films")
+    (tmp_path / "boats.txt").write_text("\n".join(f"How do I mend boat number {number}?" for number in range(12)))
+    assert run("filter", "train", data, "--out", "kept", "--general", "boats.txt", "--recall", "0.9").code == 0
+    filters = ("--filter", "untrained", "--filter", "kept")
+    done = run(
+        "eval", "restraint", data, *filters, "--general", "boats.txt", "--limit", "8", "--max-new-tokens", "2", "--json"
+    )
+    assert done.code == 0
+    report = json.loads(done.out)
+    rows = {row["method"]: row for row in report["rows"]}
+    assert list(rows) == ["none", "bm25", "bm25 + untrained", "bm25 + kept"]
+    assert report["general"] == 128  # 120, and eight of the twelve
+    assert rows["bm25"]["by_domain"]["boats.txt"] == 0
+    assert rows["bm25 + kept"]["by_domain"]["boats.txt"] >= 0.75
+    assert rows["bm25 + kept"]["restraint"]["value"] >= 0.9
+    assert rows["bm25 + kept"]["abstained"]["value"] <= 0.25
+    short = ("--limit", "2", "--max-new-tokens", "1", "--markdown")
+    table = run("eval", "restraint", data, "--general", "boats.txt", *short).out
+    assert "| boats.txt: nothing added |" in table
 
 
 def test_eval_limit(run: Run) -> None:

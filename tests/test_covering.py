@@ -63,12 +63,42 @@ def test_clusters_are_never_empty() -> None:
 
 
 def test_places_are_dealt_by_weight_and_within_a_cluster_by_the_query() -> None:
-    retriever = MultiInterestRetriever(Written(), n_clusters=3)
+    retriever = MultiInterestRetriever(Written(), n_clusters=3, centrality=0)
     found = retriever.retrieve(MIXED, at(10).text, 10)
     # Priorities: .6, .3, .6/3 = .2, .6/5 = .12, then .3/3 and .1: a tie that the record nearer to the query wins.
     assert ids(found)[:6] == ["10", "88", "8", "6", "90", "180"]
     assert [round(one.score, 4) for one in found[:6]] == [0.6, 0.3, 0.2, 0.12, 0.1, 0.1]
     assert len(found) == 10
+
+
+def test_within_a_cluster_comes_first_what_stands_for_it_and_is_near_the_query() -> None:
+    """Of the six at 0 to 10 degrees the centre is at 5; the query at 40 is nearest to the one at 10."""
+
+    def first(centrality: float) -> str:
+        return ids(MultiInterestRetriever(Written(), n_clusters=3, centrality=centrality).retrieve(MIXED, query, 1))[0]
+
+    query = at(40).text
+    assert first(0) == "10"
+    assert first(1) in ("4", "6")  # one degree from the centre on either side
+    # (1 - b) cos(40 - x) + b cos(x - 5) is greatest at 10 as long as its slope there, (1 - b) sin 30 - b sin 5, is
+    # above 0: always, until b = 0.85.
+    assert first(0.8) == "10"
+    assert first(0.93) == "8"  # the greatest is at 7.6: tan of it from the weighted sum of both directions
+    for centrality in (-0.1, 1.1, math.nan):
+        with pytest.raises(InvalidOptionError, match="`centrality` must be within 0 and 1"):
+            MultiInterestRetriever(Written(), centrality=centrality)
+
+
+def test_the_tightest_of_several_attempts_is_taken() -> None:
+    vectors = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def tightness(restarts: int, seed: int) -> float:
+        return float((vectors @ cluster(vectors, 6, seed, restarts=restarts).T).max(1).sum())
+
+    once, often = ([tightness(restarts, seed) for seed in range(8)] for restarts in (1, 5))
+    assert all(after >= before - 1e-3 for before, after in zip(once, often, strict=True))  # the first is among them
+    assert np.mean(often) > np.mean(once)
 
 
 def test_a_plain_search_would_give_all_places_to_one_interest() -> None:
@@ -198,7 +228,7 @@ def test_diverse_is_maximal_marginal_relevance() -> None:
 def test_diverse_at_the_ends_of_its_balance() -> None:
     records = [at(0, id="a"), at(1, id="b"), at(40, id="c"), at(89, id="d")]
     profile = Profile("ana", tuple(records))
-    base = MultiInterestRetriever(Written(), n_clusters=1)
+    base = MultiInterestRetriever(Written(), n_clusters=1, centrality=0)
     order = ids(base.retrieve(profile, "1 0", 4))
     assert ids(DiverseRetriever(base, Written(), balance=1).retrieve(profile, "1 0", 4)) == order
     varied = ids(DiverseRetriever(base, Written(), balance=0).retrieve(profile, "1 0", 4))

@@ -76,19 +76,21 @@ def test_the_papers_attention_is_almost_a_mean() -> None:
 
 
 @pytest.mark.parametrize(("mode", "slot"), [*((mode, (0, 0)) for mode in MODES), ("plug", (3, 5))])
-def test_padding_and_neighbours_change_nothing(mode: Mode, slot: tuple[int, int]) -> None:
+@pytest.mark.parametrize("padding", [4, 1])  # much of it is picked out, a little is computed and dropped
+def test_padding_and_neighbours_change_nothing(mode: Mode, slot: tuple[int, int], padding: int) -> None:
     embedder = make(mode, slot=slot)
     keys, values, mask, query = history(embedder)
     alone = embedder(keys, values, mask, query, torch.arange(RECORDS)[None] * 30.0)
-    other_keys, other_values, other_mask, other_query = history(embedder, records=9, seed=2)
-    padded_keys, padded_values = torch.full((1, 4, DIM), 7.0), torch.full((1, 4, embedder.config.value_dim), -7.0)
+    other_keys, other_values, other_mask, other_query = history(embedder, records=RECORDS + padding, seed=2)
+    padded_keys = torch.full((1, padding, DIM), 7.0)
+    padded_values = torch.full((1, padding, embedder.config.value_dim), -7.0)
 
     together = embedder(
         torch.cat((torch.cat((keys, padded_keys), 1), other_keys)),
         torch.cat((torch.cat((values, padded_values), 1), other_values)),
-        torch.cat((torch.cat((mask, torch.zeros(1, 4, dtype=torch.bool)), 1), other_mask)),
+        torch.cat((torch.cat((mask, torch.zeros(1, padding, dtype=torch.bool)), 1), other_mask)),
         torch.cat((query, other_query)),
-        torch.cat((torch.tensor([[0, 30, 60, 90, 120, 5, 5, 5, 5]]), torch.zeros(1, 9))).float(),
+        torch.cat((torch.tensor([[0, 30, 60, 90, 120] + [5] * padding]), torch.zeros(1, RECORDS + padding))).float(),
     )
 
     torch.testing.assert_close(together[:1], alone, rtol=1e-5, atol=1e-5)
@@ -208,6 +210,8 @@ def test_another_llm_or_encoder_is_refused_with_both_names() -> None:
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 40), "no user embedder could be loaded"),
         (lambda folder: (folder / "config.json").write_text("{}"), "its config.json is not that of a user embedder"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "its config.json is not that of a user embedder"),
+        (lambda folder: (folder / "config.json").write_text("null"), "its config.json is not that of a user embedder"),
         (lambda folder: (folder / "config.json").write_text("{"), "no user embedder could be loaded"),
     ],
 )

@@ -391,6 +391,11 @@ def _spoil_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
 
 
+def _spoil_a_field_of_the_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": "wide"}))
+
+
 def _spoil_by_leaving_out_weights(folder: Path) -> None:
     for path in folder.rglob("*.safetensors"):
         path.unlink()
@@ -429,6 +434,7 @@ def _spoil_with_nan(folder: Path) -> None:
         (_spoil_config_in_another_way, "config.json must hold a JSON object, was: list"),
         (_spoil_modules, "must be a list of modules"),
         (_spoil_weights, "cannot be loaded: "),
+        (_spoil_a_field_of_the_config, "cannot be loaded: StrictDataclass"),
         (_spoil_by_leaving_out_weights, "holds no weights"),
         (_spoil_by_pickling, "is a pickle"),
         (_spoil_by_an_adapter, "holds an adapter"),
@@ -471,6 +477,7 @@ def test_an_unknown_name_is_one_clear_line(name: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        (None, {}, "an encoder's name must be a string or a path, was: None"),
         ("hashing:", {}, "`hashing:DIM`, was: 'hashing:'"),
         ("hashing:many", {}, "`hashing:DIM`, was: 'hashing:many'"),
         ("hashing:1", {}, "`dim` must be at least 2, was: 1"),

@@ -100,7 +100,7 @@ def test_own_adapters_beside_their_controls(llm: TransformersLM, task: TaskAdapt
     assert rows["none"].difference is None
     assert (rows["lora, other user"].control, rows["lora"].control) == (OTHER_USER, None)
     assert "task adapter" in lamp_markdown(report).splitlines()[0]
-    kept = json.loads((tmp_path / "results.json").read_text())["trained"]
+    kept = json.loads((tmp_path / "results.json").read_text())["parts"]
     assert kept == {"task_adapters": [task.fingerprint, other.fingerprint]}
     assert task.fingerprint != other.fingerprint
     # Profiles differ between the questions of a user, so there are adapters for each.

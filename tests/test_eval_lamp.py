@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from persona.errors import EvaluationError, InvalidOptionError
+from persona.errors import EvaluationError, InvalidOptionError, UnsupportedChannelError
 from persona.eval.lamp import LampReport, run_lamp
 from persona.eval.lamp_config import NO_USER, OTHER_USER, LampConfig
 from persona.eval.plans import other_histories
 from persona.eval.report import lamp_markdown, lamp_table
 from persona.lamp import LampSplit, Question, lamp_task
 from persona.models import load_llm
-from persona.protocols import LanguageModel
+from persona.protocols import LanguageModel, Retriever
 from persona.readers import read_golds
 from persona.records import Profile, Record
+from persona.registry import make_retriever, make_retrievers
 
 TASK = lamp_task("LaMP_3")
 USERS = 6
@@ -125,6 +128,20 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
         assert set(answers) == {question.id for question in make_split().questions}
 
 
+def test_results_say_which_data_they_are_of(tmp_path: Path) -> None:
+    split, config, llm = make_split(), replace(CONFIG, methods=(NO_USER,)), load_llm(copy_the_first_score)
+    other_gold = replace(split, golds={**(split.golds or {}), "00": "2"})
+    first = split.questions[0]
+    shorter = replace(first, profile=Profile(first.user_id, first.profile.records[:-1]))
+    other_profile = replace(split, questions=(shorter, *split.questions[1:]))
+    said = [run_lamp(one, llm, config).data for one in (split, make_split(), other_gold, other_profile)]
+    assert said[0] == said[1]
+    assert len({said[0], *said[2:]}) == 3
+    run_lamp(split, llm, config, summarizer=load_llm(str.upper, name="writer"), out=tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert (results["data"], results["parts"]) == (said[0], {"summarizer": ["callable:writer"]})
+
+
 def test_without_golds_there_are_predictions_and_no_scores(tmp_path: Path) -> None:
     split = make_split()
     unscored = LampSplit(split.task, split.questions, None, split.labels)
@@ -161,10 +178,70 @@ def test_the_control_needs_two_users() -> None:
 
 
 def test_bad_options_are_refused() -> None:
-    with pytest.raises(InvalidOptionError, match="a method must be one of none, plug, stats, summary, lora"):
+    with pytest.raises(
+        InvalidOptionError, match="a method must be one of none, plug, stats, summary, vocabulary, lora"
+    ):
         LampConfig(methods=("bm52",))
     with pytest.raises(InvalidOptionError, match="`ks`"):
         LampConfig(ks=(0,))
     empty = LampSplit(TASK, (), {}, TASK.labels)
     with pytest.raises(EvaluationError, match="no questions"):
         run_lamp(empty, load_llm(copy_the_first_score), CONFIG)
+
+
+def test_retrievers_run_with_what_is_wanted_over_them() -> None:
+    """Only records of 2010 are seen, by every retriever and by the one beside the statistics."""
+    seen: list[str] = []
+
+    def note(prompt: str) -> str:
+        seen.append(prompt)
+        return "3"
+
+    config = LampConfig(
+        methods=("bm25", "rerank", "stats"), ks=(3,), base="bm25", where="time=2010", controls=False, resamples=50
+    )
+    from persona.eval import plans
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plans, "make_retrievers", without_cross_encoder)
+        run_lamp(make_split(), load_llm(note), config)
+    shown = [prompt for prompt in seen if " is the score for " in prompt]
+    assert shown
+    assert all(f"film {number} {later} of" not in prompt for prompt in shown for number in (0, 1) for later in (1, 2))
+    assert {prompt.count("of user") for prompt in shown} == {0, 1}
+    with pytest.raises(InvalidOptionError, match="a base is for diverse and rerank, was: 'bm25' for recency"):
+        run_lamp(make_split(), load_llm(note), LampConfig(methods=("recency",), base="bm25", controls=False))
+    with pytest.raises(InvalidOptionError, match="a model is for late_interaction and rerank"):
+        run_lamp(make_split(), load_llm(note), LampConfig(methods=("bm25",), retriever_model="x", controls=False))
+    with pytest.raises(InvalidOptionError, match="neighbours are for multi_interest, was: 3 for bm25"):
+        run_lamp(make_split(), load_llm(note), LampConfig(methods=("bm25",), interest_neighbours=3, controls=False))
+
+
+def without_cross_encoder(names: tuple[str, ...], **options: Any) -> dict[str, Retriever]:
+    """`make_retrievers` where `rerank` is its base."""
+    made = make_retrievers([name for name in names if name != "rerank"], **{**options, "base": None})
+    return {**made, "rerank": make_retriever(options["base"], where=options["where"])}
+
+
+def test_lifted_words_are_those_of_the_right_user(llama_folder: Path) -> None:
+    task = lamp_task("LaMP_5")
+    letters = "zqxj"
+    questions = tuple(
+        Question(f"q{place}", f"u{place}", task.make_input("x"), Profile(f"u{place}", (Record("x", target=letter),)))
+        for place, letter in enumerate(letters)
+    )
+    split = LampSplit(task, questions, {one.id: letters[place] * 4 for place, one in enumerate(questions)}, None)
+    config = LampConfig(methods=(NO_USER, "vocabulary"), ks=(1,), vocabulary=500.0, max_new_tokens=4, resamples=50)
+    report = run_lamp(split, load_llm(llama_folder), config)
+    rows = {row.name: row for row in report.rows}
+    for name in ("vocabulary", "vocabulary + bm25 k=1"):
+        assert [rows[name].predictions[one.id] for one in questions] == [letter * 4 for letter in letters]
+        others = rows[f"{name}, {OTHER_USER}"]
+        assert all(others.predictions[one.id] in {x * 4 for x in letters} for one in questions)
+        assert others.scores["rouge-1"].value == 0
+    assert rows["vocabulary"].tokens_added == 0 < rows["vocabulary + bm25 k=1"].tokens_added
+    assert "z" * 4 not in rows["none"].predictions.values()
+    with pytest.raises(InvalidOptionError, match="needs a weight above 0"):
+        LampConfig(methods=("vocabulary",))
+    with pytest.raises(UnsupportedChannelError, match="lifted tokens need"):
+        run_lamp(split, load_llm(lambda prompt: "x"), config)

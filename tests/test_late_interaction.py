@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -95,6 +96,12 @@ def test_late_interaction_options(tmp_path: Path) -> None:
     (broken / "config.json").write_text("{}")
     with pytest.raises(ModelLoadError, match="cannot be loaded"):
         LateInteractionRetriever(broken).retrieve(PROFILE, "opals", 1)
+    cut = small_models.save_bert(tmp_path / "cut")
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    for retriever in (LateInteractionRetriever(cut), RerankRetriever(RecencyRetriever(), cut)):
+        with pytest.raises(ModelLoadError, match="cannot be loaded: SafetensorError"):
+            retriever.retrieve(PROFILE, "opals", 1)
 
 
 def test_rerank_is_the_order_of_predict() -> None:
@@ -147,6 +154,8 @@ def test_which_retrievers_take_a_base_or_a_model() -> None:
         make_retriever("rerank", base="diverse")
     with pytest.raises(InvalidOptionError, match="takes no model of its own"):
         make_retriever("bm25", model="minilm")
+    with pytest.raises(InvalidOptionError, match=r"give it an encoder .*, was: 'hashing'"):
+        make_retriever("dense", encoder=cast(Any, "hashing"))
     with pytest.raises(InvalidOptionError, match="compares vectors: give it an encoder"):
         make_retriever("rerank", base="dense")
     with pytest.raises(InvalidOptionError, match="compares vectors: give it an encoder"):

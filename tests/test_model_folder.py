@@ -104,6 +104,8 @@ def drop_tokenizer(folder: Path) -> None:
         (drop_head, "1 tensors such as lm_head.weight are missing"),
         (shorten_head, "cannot be loaded|are missing or of another shape"),
         (cut_weights, "cannot be loaded: SafetensorError"),
+        (lambda folder: edit_config(folder, attention_dropout="some"), "cannot be loaded: StrictDataclass"),
+        (lambda folder: edit_config(folder, dtype="float17"), "cannot be loaded: AttributeError"),
         (only_adapter, "holds an adapter, not a model"),
         (own_code, "brings its own code, which is never run"),
         (drop_tokenizer, "cannot be loaded: "),

@@ -150,6 +150,8 @@ class TestContract:
             answers(llm, ["A"], options)
 
     def test_a_prompt_must_be_a_string(self, llm: LanguageModel) -> None:
+        with pytest.raises(InvalidOptionError, match=r"UTF-8 text, and holds '\\udcff' at character 1 \(request 0\)"):
+            llm.generate([Request("a\udcff")], SHORT)
         with pytest.raises(InvalidOptionError, match="a prompt must be a string, was: int"):
             llm.generate([Request(7)], SHORT)  # type: ignore[arg-type]
 

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from persona.errors import InvalidOptionError, InvalidUserIdError, StoreError, UnsupportedChannelError
+import persona
+import persona.encoders
+from persona.embedder import load_user_embedder
+from persona.errors import (
+    InvalidOptionError,
+    InvalidUserIdError,
+    ModelLoadError,
+    StoreError,
+    UnsupportedChannelError,
+)
 from persona.models import load_llm
 from persona.personalizer import Personalizer, personalize
-from persona.protocols import PersonalContext
-from persona.records import Profile, Record
+from persona.protocols import GenerationOptions, PersonalContext, RecordEncoder
+from persona.records import Profile, Record, ScoredRecord
 from persona.registry import make_retriever
 from persona.store import ProfileStore
 
@@ -56,6 +66,63 @@ def test_a_batch_mixes_users_and_gives_each_its_own_history(personalizer: Person
     assert answers == [personalizer.generate(answer.user_id, prompt) for answer in answers]
 
 
+@pytest.mark.parametrize(
+    ("part", "wrong", "said"),
+    [
+        ("llm", "tiny", r"`llm` must not be 'tiny' \(str\): make one with `persona.load_llm`"),
+        ("llm", str.upper, "make one with `persona.load_llm`"),
+        ("store", "sqlite:///persona.db", "open one with `persona.ProfileStore`"),
+        ("store", ProfileStore, "open one with `persona.ProfileStore`"),
+        ("retriever", "bm25+", "make one with `persona.make_retriever`"),
+        ("channels", str.upper, "`channels` must be a tuple of channels"),
+        ("k", "4", "`k` must be a whole number of at least 0, was: '4'"),
+        ("k", True, "`k` must be a whole number of at least 0, was: True"),
+        ("options", GenerationOptions(max_new_tokens=0), "`max_new_tokens` must be a whole number of at least 1"),
+    ],
+)
+def test_a_part_of_the_wrong_kind_is_refused_before_any_question(
+    personalizer: Personalizer, part: str, wrong: Any, said: str
+) -> None:
+    with pytest.raises(InvalidOptionError, match=said):
+        replace(personalizer, **{part: wrong})
+
+
+@pytest.mark.parametrize(
+    "pair", ["ab", ("ana",), ("ana", "Hello.", 4), None, ("ana", 5), ("ana", None), ("ana", "a\udcff")]
+)
+def test_a_batch_is_of_pairs_of_user_and_prompt(personalizer: Personalizer, pair: Any) -> None:
+    with pytest.raises(
+        InvalidOptionError, match=r"pairs of a user id and a prompt|a prompt must be (a string|UTF-8 text)"
+    ):
+        personalizer.batch([("ana", "Hello."), pair])
+
+
+def test_a_retriever_that_mixes_up_users_does_not_reach_the_llm(store: ProfileStore) -> None:
+    class Mixing:
+        """Answers with what it saw last, as one with a wrong cache would."""
+
+        def retrieve(self, profile: Profile, query: str, k: int) -> tuple[ScoredRecord, ...]:
+            raise NotImplementedError
+
+        def retrieve_batch(
+            self, profiles: Sequence[Profile], queries: Sequence[str], k: int
+        ) -> list[tuple[ScoredRecord, ...]]:
+            return [(ScoredRecord(profiles[-1][0], 1.0),) for _ in profiles]
+
+    asked: list[str] = []
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        return "fine"
+
+    personalizer = Personalizer(load_llm(answer), store, Mixing(), k=1)
+    assert personalizer.generate("bo", "Hello.").records[0].record.target == "5"
+    asked.clear()
+    with pytest.raises(InvalidOptionError, match="among the records of 'ana', but found one that is not there"):
+        personalizer.batch([("ana", "Hello."), ("bo", "Hello.")])
+    assert not asked
+
+
 def test_an_unknown_user_is_a_cold_start_and_gets_the_plain_llm(personalizer: Personalizer) -> None:
     answer = personalizer.generate("nobody", "Hello.")
     assert (answer.prompt, answer.text) == ("Hello.", "HELLO.")
@@ -65,7 +132,7 @@ def test_an_unknown_user_is_a_cold_start_and_gets_the_plain_llm(personalizer: Pe
 
 def test_k_zero_sends_no_record(personalizer: Personalizer) -> None:
     assert replace(personalizer, k=0).generate("ana", "Rate this superhero film.").abstained
-    with pytest.raises(InvalidOptionError, match="`k` must be at least 0, was: -1"):
+    with pytest.raises(InvalidOptionError, match="`k` must be a whole number of at least 0, was: -1"):
         replace(personalizer, k=-1)
 
 
@@ -120,3 +187,20 @@ def test_a_long_history_is_cut_to_what_the_llm_can_read(store: ProfileStore) -> 
     assert answer.records
     assert tiny.tokenizer.count(answer.prompt) <= 512 - personalizer.options.max_new_tokens
     assert answer.prompt.endswith("Rate this superhero film.")
+
+
+def test_the_encoder_of_a_user_embedder_takes_the_type_it_was_trained_with(
+    store: ProfileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `persona ask --plug` does: where the encoder would take another type, the embedder would be refused."""
+    plug = load_user_embedder(Path(persona.__file__).parent / "tiny" / "plugs" / "LaMP_3")
+    asked: list[str] = []
+
+    def loaded(name: str, *, like: str = "") -> RecordEncoder:
+        asked.append(like)
+        raise ModelLoadError("far enough")
+
+    monkeypatch.setattr(persona.encoders, "load_encoder", loaded)
+    with pytest.raises(ModelLoadError, match="far enough"):
+        personalize("tiny", "ana", "Hello.", store=store, plug=plug)
+    assert asked == [plug.config.encoder] != [""]

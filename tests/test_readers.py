@@ -599,6 +599,10 @@ def test_options_are_checked_first(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "h.jsonl", ROWS)
     with pytest.raises(InvalidOptionError, match="one of auto, lamp, jsonl, parquet, datasets, was: 'csv'"):
         read_records(path, format="csv")
+    with pytest.raises(InvalidOptionError, match=r"a task is for LaMP's files, and .* is of the form jsonl: leave it"):
+        read_records(path, task="LaMP_3")
+    with pytest.raises(UnknownTaskError, match="was: 'LaMP_99'"):
+        read_records(path, task="LaMP_99")
     with pytest.raises(InvalidOptionError, match=r"is for a datasets\.Dataset"):
         read_records(path, format="datasets")
     with pytest.raises(InvalidOptionError, match=r"a path or a datasets\.Dataset, was: builtins\.list"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from types import MappingProxyType
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -47,8 +49,9 @@ def test_records_survive_pickling_and_are_hashable(text: str, target: str | None
 def test_metadata_cannot_be_changed_from_outside() -> None:
     given_metadata = {"a": "b"}
     record = Record("x", metadata=given_metadata)
+    view = Record("x", metadata=MappingProxyType(given_metadata))
     given_metadata["a"] = "c"
-    assert record.metadata["a"] == "b"
+    assert record.metadata["a"] == view.metadata["a"] == "b"
 
 
 @pytest.mark.parametrize(
@@ -62,11 +65,18 @@ def test_metadata_cannot_be_changed_from_outside() -> None:
         ({"text": "a", "target": 5}, "target must be a string"),
         ({"text": "a", "id": "x" * 513}, "at most 512"),
         ({"text": "a", "metadata": {"k": 1}}, "metadata 'k' must be a string"),
+        ({"text": "a", "metadata": ["k"]}, r"metadata must be a mapping of strings, was: \['k'\] \(list\)"),
+        ({"text": "a", "metadata": None}, "metadata must be a mapping of strings, was: None"),
     ],
 )
 def test_bad_fields_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(DataFormatError, match=message):
         Record(**fields)  # type: ignore[arg-type]
+
+
+def test_a_profile_is_of_records() -> None:
+    with pytest.raises(DataFormatError, match=r"a profile is of records, was: 'x' \(str\)"):
+        Profile.from_records("u", cast(Any, [Record("y"), "x"]))
 
 
 def test_a_profile_is_oldest_first_and_undated_records_lead() -> None:

@@ -22,7 +22,14 @@ from persona.retrievers import BM25PlusRetriever, EntityRetriever, RecencyRetrie
 from persona.retrievers.background import GENERAL_QUESTIONS
 from persona.retrievers.record_vectors import Placed
 from persona.retrievers.relevance import CONFIG, WEIGHTS, CosineAdapter, UntrainedFilter, load_filter
-from persona.retrievers.relevance_training import RelevanceTraining, _threshold, train_relevance
+from persona.retrievers.relevance_training import (
+    GENERAL,
+    RelevanceTraining,
+    _for_precision,
+    _for_recall,
+    _mean,
+    train_relevance,
+)
 from persona.store import ProfileStore
 from persona.vectors import vector_fingerprint
 
@@ -95,19 +102,32 @@ def test_relevance_rises_with_similarity_for_any_weights() -> None:
 
 def test_the_order_of_the_base_stays_and_what_does_not_pass_goes() -> None:
     profile = Profile("ana", tuple(Record(str(angle), id=str(angle)) for angle in (0, 170, 20, 160, 40)))
-    filtered = RelevanceRetriever(RecencyRetriever(), adapter(0.5), Plane())
+    filtered = RelevanceRetriever(RecencyRetriever(), adapter(0.5), Plane(), judge="record")
     assert [one.record.id for one in filtered.retrieve(profile, "0", 5)] == ["40", "20", "0"]
     assert [one.record.id for one in filtered.retrieve(profile, "0", 2)] == ["40"]
     # Another query has another line: at 90 degrees b is high, and all pass that are not behind it.
     assert len(filtered.retrieve(profile, "90", 5)) == 5
     batch = filtered.retrieve_batch([profile, Profile("ben"), profile], ["0", "0", "90"], 5)
     assert [len(found) for found in batch] == [3, 0, 5]
-    nothing = RelevanceRetriever(RecencyRetriever(), adapter(0.9999), Plane())
+    nothing = RelevanceRetriever(RecencyRetriever(), adapter(0.9999), Plane(), judge="record")
     assert nothing.retrieve(profile, "0", 5) == ()
     base = RecencyRetriever().retrieve(profile, "0", 5)
     assert set(filtered.retrieve(profile, "0", 5)) <= set(base)
     with pytest.raises(InvalidOptionError, match="`k` must be at least 1"):
         filtered.retrieve(profile, "0", 0)
+
+
+def test_a_question_is_judged_by_the_nearest_of_all_records() -> None:
+    """What the base finds stays whole, or goes whole; the record that decides need not be among it."""
+    profile = Profile("ana", tuple(Record(str(angle), id=str(angle)) for angle in (0, 170, 160)))
+    filtered = RelevanceRetriever(RecencyRetriever(), adapter(0.5), Plane())
+    assert [one.record.id for one in filtered.retrieve(profile, "0", 2)] == ["160", "170"]
+    assert filtered.retrieve(profile, "0", 2) == RecencyRetriever().retrieve(profile, "0", 2)
+    far = Profile("ben", profile.records[1:])
+    batch = filtered.retrieve_batch([profile, far, Profile("cy")], ["0", "0", "0"], 5)
+    assert [len(found) for found in batch] == [3, 0, 0]
+    with pytest.raises(InvalidOptionError, match="`judge` must be one of question, record, was: 'answer'"):
+        RelevanceRetriever(RecencyRetriever(), adapter(), Plane(), judge="answer")
 
 
 def test_untrained_by_hand() -> None:
@@ -122,23 +142,50 @@ def test_untrained_by_hand() -> None:
     assert np.isfinite(alike.scores(placed("0", "0", "90"))).all()
 
 
-def test_the_threshold_is_the_lowest_with_the_wanted_precision() -> None:
-    values = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
-    labels = np.array([1, 1, 0, 1, 1, 0], np.float32)
-    assert _threshold(values, labels, 0.99) == 0.8
-    assert _threshold(values, labels, 0.8) == 0.5  # 4 of 5
-    assert _threshold(values, labels, 0.6) == 0.4
-    assert _threshold(values, 1 - labels, 0.99) == 0.9  # none: the highest
-    tied = np.array([0.9, 0.5, 0.5])
-    assert _threshold(tied, np.array([1, 1, 0], np.float32), 0.9) == 0.9  # pairs of one value stand or fall together
+def test_the_threshold_for_a_wanted_recall_is_the_highest_that_has_it() -> None:
+    mine = np.array([0.4, 0.9, 0.7, 0.8, 0.5])
+    assert _for_recall(mine, 0.6) == 0.7  # three of five
+    assert _for_recall(mine, 0.61) == 0.5
+    assert _for_recall(mine, 0.99) == 0.4
+    assert _for_recall(mine, 0.01) == 0.9
+    assert _for_recall(np.array([0.2, 0.6, 0.6, 0.6]), 0.75) == 0.6
+
+
+def test_the_threshold_for_a_wanted_precision_is_the_lowest_that_has_it() -> None:
+    """Two kinds of general questions, one of them ten times as frequent: both count alike."""
+    mine = np.array([0.9, 0.8, 0.6, 0.3])
+    others = [np.array([0.5] * 10 + [0.1] * 10), np.array([0.7, 0.2])]
+    # At 0.8: 2/4 of mine and none of the others. At 0.6: 3/4 and (0 + 1/2) / 2. At 0.3: 4/4 and (1/2 + 1/2) / 2.
+    assert _for_precision(mine, others, 0.99) == 0.8
+    assert _for_precision(mine, others, 0.75) == 0.6
+    assert _for_precision(mine, others, 0.6) == 0.3
+    assert _for_precision(mine, others, 0.1) == 0.1
+    assert _for_precision(np.array([0.1]), [np.array([0.9])], 0.9) == 0.9  # none has it: the highest
+
+
+def test_the_mean_of_networks_is_one_network() -> None:
+    draw = np.random.default_rng(0)
+    shapes = {"hidden.weight": (3, 2), "hidden.bias": (3,), "out.weight": (2, 3), "out.bias": (2,)}
+    members = [{name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(3)]
+    query = Plane().encode(["30"])[0]
+
+    def outputs(weights: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        hidden = np.tanh(weights["hidden.weight"] @ query + weights["hidden.bias"])
+        return np.asarray(weights["out.weight"] @ hidden + weights["out.bias"])
+
+    assert outputs(_mean(members)).tolist() == pytest.approx(np.mean([outputs(one) for one in members], axis=0), 1e-5)
+    slope, offset = CosineAdapter(_mean(members), 0.5, "plane|view=text").line(query)
+    assert slope == pytest.approx(math.log1p(math.exp(np.mean([outputs(one)[0] for one in members]))), 1e-5)
+    assert offset == pytest.approx(np.mean([outputs(one)[1] for one in members]), 1e-5)
 
 
 @pytest.fixture(scope="module")
 def trained() -> CosineAdapter:
-    made, report = train_relevance(split_of(60), ENCODER, RelevanceTraining(precision=0.95))
+    made, report = train_relevance(split_of(60), ENCODER, general=GENERAL)
+    assert report.recall >= 0.95
     assert report.precision >= 0.95
-    assert report.own_kept >= 0.9
-    assert report.general_kept <= 0.1
+    assert report.general_kept.keys() == {"questions", "requests"}
+    assert max(report.general_kept.values()) <= 0.1
     assert made.notes["report"]["threshold"] == made.threshold == report.threshold
     return made
 
@@ -157,7 +204,7 @@ def test_general_questions_get_nothing_and_own_ones_keep_records(trained: Cosine
 
 
 def test_the_same_seed_gives_the_same_filter() -> None:
-    options = RelevanceTraining(questions=20, epochs=5)
+    options = RelevanceTraining(questions=20, epochs=5, members=2)
     first, _ = train_relevance(split_of(20), ENCODER, options)
     second, _ = train_relevance(split_of(20), ENCODER, options)
     assert all((first.weights[name] == second.weights[name]).all() for name in first.weights)
@@ -209,11 +256,22 @@ def test_weights_must_fit_together() -> None:
 
 
 def test_too_little_to_train_on() -> None:
-    with pytest.raises(EvaluationError, match="at least 5 users with records and 10 general questions, was: 4 and"):
+    with pytest.raises(
+        EvaluationError, match="at least 5 users with records and 10 general questions of each kind, was: 4"
+    ):
         train_relevance(split_of(4), ENCODER)
     with pytest.raises(EvaluationError, match="was: 9 and 3"):
         train_relevance(split_of(9), ENCODER, general=["a", "b", "c"])
-    for option, value in (("precision", 1.0), ("precision", 0.0), ("epochs", 0), ("questions", 0), ("width", 0)):
+    with pytest.raises(EvaluationError, match="was: 9 and 3"):
+        train_relevance(split_of(9), ENCODER, general={**GENERAL, "few": ["a", "b", "c"]})
+    for option, value in (
+        ("recall", 1.0),
+        ("precision", 1.0),
+        ("precision", 0.0),
+        ("epochs", 0),
+        ("questions", 0),
+        ("width", 0),
+    ):
         with pytest.raises(InvalidOptionError, match=f"`{option}` must be"):
             RelevanceTraining(**{option: value})  # type: ignore[arg-type]
 

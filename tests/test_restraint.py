@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from persona.errors import EvaluationError, InvalidOptionError
-from persona.eval.general_questions import GENERAL_QUESTIONS
+from persona.errors import DataFormatError, EvaluationError, InvalidOptionError
+from persona.eval.general_questions import GENERAL_QUESTIONS, GeneralQuestion, read_general
 from persona.eval.report import restraint_cells, restraint_table
 from persona.eval.restraint import (
     NO_USER,
@@ -22,6 +23,7 @@ from persona.models import load_llm
 from persona.protocols import Retriever
 from persona.records import Profile, Record, ScoredRecord
 from persona.registry import make_retriever
+from persona.retrievers import background
 
 TASK = lamp_task("LaMP_3")
 
@@ -124,6 +126,44 @@ def test_the_questions_are_many_and_different() -> None:
     assert len({one.question for one in GENERAL_QUESTIONS}) == len(GENERAL_QUESTIONS)
     assert all(one.question.strip() and one.answer.strip() for one in GENERAL_QUESTIONS)
     assert len({one.domain for one in GENERAL_QUESTIONS}) == 4
+
+
+def test_questions_from_elsewhere_are_read_and_told_apart(tmp_path: Path) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("one?\n\n two? \nthree?\nfour?\nfive?\n")
+    assert [one.question for one in read_general(lines, 3)] == ["one?", "three?", "five?"]
+    assert {one.domain for one in read_general(lines, 9)} == {"lines.txt"}
+    folder = tmp_path / "other"
+    folder.mkdir()
+    other = lamp_task("LaMP_5")
+    text = other.make_input("a proof")
+    questions = [{"id": "1", "user_id": "u", "input": text, "profile": []}]
+    (folder / "dev_questions.json").write_text(json.dumps(questions))
+    golds = {"task": "LaMP_5", "golds": [{"id": "1", "output": "On proofs"}]}
+    (folder / "dev_outputs.json").write_text(json.dumps(golds))
+    assert read_general(folder, 5, "dev") == (GeneralQuestion("other", text, "On proofs", "a proof"),)
+    with pytest.raises(DataFormatError, match="the file is empty"):
+        read_general(write(tmp_path / "empty.txt", "\n"), 5)
+    # What is looked for is the query, what is asked the question.
+    elsewhere = GeneralQuestion("other", "A lighthouse?", "no", query="nothing of the kind")
+    report = run_restraint(
+        make_split(),
+        load_llm(score_alone),
+        {"only reviews": OnlyReviews(make_retriever("bm25"))},
+        general=[*GENERAL_QUESTIONS[:3], elsewhere],
+        resamples=50,
+    )
+    assert report.rows[1].by_domain == {"facts": 1.0, "other": 1.0}
+    assert "other: nothing added" in restraint_cells(report)[0]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_general_questions_are_not_those_that_filters_learn_from() -> None:
+    assert not {one.question for one in GENERAL_QUESTIONS} & {*background.GENERAL_QUESTIONS, *background.LONG_REQUESTS}
 
 
 def test_reports_can_be_printed(report: RestraintReport) -> None:

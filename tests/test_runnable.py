@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from langchain_core.runnables import RunnableConfig
 
-from persona.errors import InvalidOptionError, InvalidUserIdError
+from persona.errors import GenerationError, InvalidOptionError, InvalidUserIdError
 from persona.models import load_llm
 from persona.personalizer import Personalizer
 from persona.records import Record
@@ -34,7 +35,15 @@ def test_the_user_comes_from_the_input_or_the_config(runnable: PersonalizedRunna
     by_input = runnable.invoke({"user_id": "ana", "prompt": "Drink?"})
     assert "tea" in by_input
     assert runnable.invoke("Drink?", ANA) == by_input
-    assert "coffee" in runnable.invoke({"user_id": "bo", "prompt": "Drink?"}, ANA)
+    assert by_input == runnable.invoke({"user_id": "ana", "prompt": "Drink?"}, ANA)
+    assert by_input == runnable.invoke({"user_id": None, "prompt": "Drink?"}, ANA)
+
+
+def test_an_input_cannot_ask_in_the_name_of_another_than_the_config_says(runnable: PersonalizedRunnable) -> None:
+    asked = {"user_id": "bo", "prompt": "Drink?"}
+    with pytest.raises(InvalidUserIdError, match="input and config must name one user, were: 'bo' and 'ana'"):
+        runnable.invoke(asked, ANA)
+    assert isinstance(runnable.batch([asked], [ANA], return_exceptions=True)[0], InvalidUserIdError)
 
 
 def test_it_stands_in_a_chain(runnable: PersonalizedRunnable) -> None:
@@ -59,6 +68,24 @@ def test_batch_can_return_exceptions(runnable: PersonalizedRunnable) -> None:
     assert isinstance(bad, InvalidUserIdError)
     with pytest.raises(InvalidUserIdError):
         runnable.batch([{"user_id": "ana", "prompt": "Drink?"}, "Drink?"])
+
+
+@pytest.mark.parametrize("user_id", [7, "", "bo"])
+def test_an_input_that_cannot_be_answered_does_not_take_the_others_down(
+    runnable: PersonalizedRunnable, user_id: object
+) -> None:
+    def answer(prompt: str) -> str:
+        if "coffee" in prompt:
+            raise ValueError("too long")
+        return prompt
+
+    shy = PersonalizedRunnable(replace(runnable.personalizer, llm=load_llm(answer)))
+    inputs = [{"user_id": "ana", "prompt": "Drink?"}, {"user_id": user_id, "prompt": "Drink?"}]
+    good, bad = shy.batch(inputs, return_exceptions=True)
+    assert "tea" in good
+    assert isinstance(bad, GenerationError if user_id == "bo" else InvalidUserIdError)
+    with pytest.raises((GenerationError, InvalidUserIdError)):
+        shy.batch(inputs)
 
 
 def test_async_gives_the_same(runnable: PersonalizedRunnable) -> None:

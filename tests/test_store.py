@@ -201,10 +201,20 @@ def test_unknown_users(store: ProfileStore) -> None:
     assert store.forget("nobody") == ForgetReport()
 
 
-def test_what_is_no_record_is_refused(store: ProfileStore) -> None:
+@pytest.mark.parametrize(
+    "pair", [("ana", {"text": "bad"}), Record("alone"), "ana", ("ana", "text", Record("three")), 5]
+)
+def test_what_is_no_record_is_refused(store: ProfileStore, pair: object) -> None:
     with pytest.raises(DataFormatError, match="pairs of a user id and a Record"):
-        store.upsert(cast(Any, [("ana", Record("good")), ("ana", {"text": "bad"})]))
+        store.upsert(cast(Any, [("ana", Record("good")), pair]))
     assert "ana" not in store
+
+
+def test_the_letters_of_one_record_id_are_not_taken_for_ids(store: ProfileStore) -> None:
+    store.upsert([("ana", Record("text", id="a")), ("ana", Record("other", id="ab"))])
+    with pytest.raises(InvalidOptionError, match=r"`record_ids` must be several, as in \['ab'\]"):
+        store.delete_records("ana", "ab")
+    assert len(store.profile("ana")) == 2
 
 
 @pytest.mark.parametrize("user_id", ILLEGAL)

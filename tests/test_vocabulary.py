@@ -99,6 +99,16 @@ def test_each_user_of_a_batch_has_their_own_words(llm: TransformersLM, tmp_path:
     assert all(answer.tokens_added == 0 for answer in answers)
 
 
+def test_the_background_of_a_store_counts_each_text_once(llm: TransformersLM, tmp_path: Path) -> None:
+    with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
+        store.upsert([("ana", Record("x", target="zz")), ("bo", Record("y", target="zz")), ("bo", Record("q"))])
+        background = TokenBackground.from_store(llm, store)
+        first = TokenBackground.from_store(llm, store, users=1)
+    z, q = llm.target_ids(["z"])[0][0], llm.target_ids(["q"])[0][0]
+    assert (background.texts, background.counts[z], background.counts[q]) == (2, 1, 1)
+    assert first.texts == 1
+
+
 def test_options_are_checked(llm: TransformersLM) -> None:
     background = TokenBackground(0, {})
     for beta in (-1.0, math.nan, math.inf):

@@ -365,25 +365,25 @@ def _parts(
 ) -> _Parts:
     """What the methods need; what compares vectors gets a store at `vectors`, open until `stack` ends."""
     names = [method for method in config.methods if method not in NO_RETRIEVERS]
-    plugged = plugs is not None and PLUG in config.methods
+    used = plugs if PLUG in config.methods else None
+    embedded = used is not None and used.vectors is None
     wanted = config.retrievers
     compared = any(needs_encoder(name, config.base) for name in wanted)
     encoder = store = relevance = None
-    if plugged or compared or config.relevance is not None:
+    if embedded or compared or config.relevance is not None:
         from persona.embedding import embed_users
         from persona.encoders import load_encoder
         from persona.retrievers.relevance import load_filter
         from persona.store import ProfileStore
 
-        reads = plugs.with_user[0].config.encoder if plugged and plugs is not None and plugs.vectors is None else ""
-        encoder = load_encoder(config.encoder, like=reads)
+        encoder = load_encoder(config.encoder, like=used.with_user[0].config.encoder if used and embedded else "")
         relevance = None if config.relevance is None else load_filter(config.relevance, encoder)
         store = stack.enter_context(ProfileStore(f"sqlite:///{vectors}"))
         store.upsert((question.user_id, record) for question in questions for record in question.profile)
         views = [split.task.view] if compared else []
         views += ["text"] if "key_value" in wanted else []
         views += [relevance.view] if relevance is not None else []
-        views += plugs.views if plugged and plugs is not None else ()
+        views += used.views if used else ()
         for view in dict.fromkeys(views):
             embed_users(
                 store, encoder, view=view, progress=lambda done, total, records: report("embed users", done, total)
@@ -402,11 +402,11 @@ def _parts(
         judge=config.judge,
     )
     retrievers = {name: made[name] for name in names}
-    if plugs is None or not plugged:
+    if used is None:
         return _Parts(retrievers, made.get(config.beside))
-    assert encoder is not None
-    assert store is not None
-    soft_prompts = SoftPrompts(plugs, cast("TransformersLM", llm), encoder, store)
+    source = used.vectors or encoder
+    assert source is not None
+    soft_prompts = SoftPrompts(used, cast("TransformersLM", llm), source, store)
     return _Parts(retrievers, made[config.beside], soft_prompts)
 
 

@@ -93,15 +93,16 @@ class SoftPrompts:
     Args:
         plugs: the user embedders.
         llm: the frozen LLM that they were trained with.
-        encoder: likewise; not asked where they read vectors of users.
-        store: where the vectors of the profiles' records are.
+        source: what they read: the record encoder that they were trained with, or the vectors of users.
+        store: where the vectors of the profiles' records are; None where none are read.
 
     Raises:
         FingerprintMismatchError: if one was trained with another LLM or encoder.
     """
 
-    def __init__(self, plugs: Plugs, llm: TransformersLM, encoder: RecordEncoder, store: ProfileStore) -> None:
-        source = plugs.vectors or encoder
+    def __init__(
+        self, plugs: Plugs, llm: TransformersLM, source: RecordEncoder | UserVectorFile, store: ProfileStore | None
+    ) -> None:
         for plug in (*plugs.with_user, *plugs.without_user):
             plug.check_fits(source.fingerprint, llm)
         self._reader = history_reader(plugs.with_user[0].config, source, store)

@@ -156,7 +156,10 @@ def eval_lamp(
         mbr=mbr,
         seed=seed,
     )
-    read = relevance is not None or plug is not None or any(needs_encoder(one, base) for one in config.retrievers)
+    if user_vectors is not None and plug is None:
+        raise InvalidOptionError("--user-vectors are read by a user embedder: name its folder with --plug")
+    embedded = plug is not None and user_vectors is None
+    read = relevance is not None or embedded or any(needs_encoder(one, base) for one in config.retrievers)
     check_encoder_is_read(encoder, read, methods)
     plugs = None
     if plug is None and PLUG in config.methods:

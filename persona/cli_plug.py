@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from persona.cli_retrieval import check_encoder_is_read
 from persona.cli_terminal import AsJson, Encoder, Llm, TaskName, UserVectors, numbers, print_json, progress_bars, say
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def train(
     if user_vectors is not None and mode != "plug":
         raise InvalidOptionError(f"--user-vectors takes the place of the records: leave --mode out, was: {mode!r}")
     check_retriever(retriever)
+    reads = needs_encoder(retriever) and any(options.ks)
+    check_encoder_is_read(encoder, user_vectors is None or reads, "--user-vectors")
     if out.exists() and not out.is_dir():
         raise InvalidOptionError(f"--out must be a folder, was a file: {str(out)!r}")
     split = read_split(data, "train", task=task)
@@ -122,7 +125,6 @@ def train(
     if not isinstance(model, TransformersLM):
         raise InvalidOptionError(f"a user embedder is trained against a transformers model, was: {model.fingerprint}")
     file = None if user_vectors is None else UserVectorFile(user_vectors)
-    reads = needs_encoder(retriever) and any(options.ks)
     loaded = load_encoder(encoder or Settings().encoder) if file is None or reads else None
     if file is not None:
         plug = UserEmbedder.from_vectors(

@@ -205,6 +205,7 @@ def test_training_learns_to_listen_to_them(llm: Any, tmp_path: Path) -> None:
 
 def test_train_ask_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PERSONA_ENCODER", "no/such")  # none is loaded
     World(0).write_lamp("data", "LaMP_3", {"train": 6, "dev": 4}, 4)
     vectors = {**taste(read_split("data", "train")), **taste(read_split("data", "dev"))}
     write_parquet(tmp_path / "users.parquet", vectors)
@@ -226,11 +227,14 @@ def test_train_ask_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     rows = {(row["method"], row["control"]) for row in json.loads(result.stdout)["rows"]}
     assert rows >= {("none", None), ("plug", None), ("plug", "other user"), ("plug + bm25", None)}
 
+    monkeypatch.setenv("PERSONA_ENCODER", "hashing")
     for arguments, message in (
         (("ask", "ana", "x", "--llm", "tiny", "--plug", "plug", "--k", "0"), "reads a file of user vectors"),
         (("ask", "ana", "x", "--llm", "tiny", "--user-vectors", "users.parquet"), "name its folder with --plug"),
         (("eval", "lamp", "data", "--llm", "tiny", "--methods", "plug", "--plug", "plug"), "--user-vectors"),
+        (("eval", "lamp", "data", "--llm", "tiny", "--user-vectors", "users.parquet"), "name its folder with --plug"),
         ((*trained, "--user-vectors", "users.parquet", "--mode", "pplug"), "leave --mode out"),
+        ((*trained, "--user-vectors", "users.parquet", "--encoder", "hashing"), "--encoder is for what compares"),
         (("ask", "ana", "x", *with_vectors[:-1], "longer.parquet", "--k", "0"), "'user-vectors:5'"),
     ):
         result = run(*arguments)

@@ -157,12 +157,15 @@ def train(
     general: General = None,
     recall: Annotated[
         float, typer.Option(help="Wanted share of the users' own questions that keep their records.")
-    ] = 0.95,
+    ] = 0.97,
     precision: Annotated[
         float | None,
         typer.Option(help="In place of --recall: wanted share of own questions among those that keep records."),
     ] = None,
     questions: Annotated[int, typer.Option(help="At most so many questions of DATA.", min=1)] = 1000,
+    records: Annotated[
+        int, typer.Option(help="At most so many records of DATA that stand as questions, too.", min=0)
+    ] = 4000,
     view: Annotated[
         str, typer.Option(help="What of a record is compared: text, target, target+text or title+text.")
     ] = "text",
@@ -182,7 +185,9 @@ def train(
     from persona.retrievers.relevance_training import GENERAL, LEAST_GENERAL, RelevanceTraining, train_relevance
     from persona.settings import Settings
 
-    options = RelevanceTraining(recall=recall, precision=precision, questions=questions, view=view, seed=seed)
+    options = RelevanceTraining(
+        recall=recall, precision=precision, questions=questions, records=records, view=view, seed=seed
+    )
     split = read_split(data, "train", task=task)
     kinds: dict[str, list[str]] = {name: list(texts) for name, texts in GENERAL.items()}
     for place in general or ():
@@ -198,7 +203,7 @@ def train(
     say(
         f"{out}: threshold {report.threshold:.3f}; on users and questions kept aside {report.recall:.1%} of own "
         f"questions keep their records, and {kept} (precision {report.precision:.3f}); {report.questions} questions, "
-        f"{report.general} general ones"
+        f"{report.records} records that stood as ones, {report.general} general ones"
     )
 
 

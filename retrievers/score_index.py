@@ -8,10 +8,11 @@ where each one's postings begin among the bytes that follow (u32), and the posti
 or u32 beyond 65,536 records) each. They are looked at in place: reading runs no code and copies nothing. No word stands
 in them.
 
-Hashes are 64-bit XXH3 of the UTF-8 bytes. They stand in ascending order, each at its *home* or soon behind it: a share
-of ``hash / 2^64`` into half as many homes again as there are terms. A gap holds the greatest number there is. So a word
-is found in one or two steps from its home, or a hash that is greater, and a query touches a few lines of memory: with
-some 20 words that is twice as fast as numpy, whose every call has to fetch code of its own when the caches are cold.
+Hashes are 64-bit XXH3 of the UTF-8 bytes. They stand in ascending order, each at its *home* or soon behind it: the
+place that its first bits name, of a power of two that leaves a quarter of the places empty or more. A gap holds the
+greatest number there is. So a word is found in one or two steps from its home, or a hash that is greater, and a query
+touches a few lines of memory: with some 20 words that is twice as fast as numpy, whose every call has to fetch code of
+its own when the caches are cold.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from persona.errors import DataFormatError
 
 from .term_counts import sum_by_record
 
-_MAGIC = b"PRSNIDX2"
+_MAGIC = b"PRSNIDX3"
 
 _HEADER = struct.Struct("=8sQ16sIIII")
-"""Magic, checksum of all that follows it, fingerprint, homes, places, records, bytes per record number.
+"""Magic, checksum of all that follows it, fingerprint, shift, places, records, bytes per record number.
 
 On a machine of the other byte order the checksum fails, and the text is ranked."""
 
@@ -54,7 +55,7 @@ class ScoreIndex:
         starts: where the postings of each place begin in `postings`, and the end; u32.  # (places + 1,)
         postings: structures of ``weight`` and ``record``, as bytes.
         width: bytes of a record's number.
-        n_homes: how many homes the hashes were dealt over.
+        shift: how many of a hash's last bits do not count for its home.
         n_records: how many records the profile has.
     """
 
@@ -64,7 +65,7 @@ class ScoreIndex:
     starts: memoryview[int]
     postings: memoryview[int]
     width: int
-    n_homes: int
+    shift: int
     n_records: int
 
     @classmethod
@@ -89,12 +90,12 @@ class ScoreIndex:
         """
         if (hashes[1:] == hashes[:-1]).any() or (hashes[-1:] == _GAP).any():
             return None
-        n_homes = len(hashes) + len(hashes) // 2 + 1
+        bits = max(1, (len(hashes) * 4 // 3).bit_length())
         # Each at its home, or behind the one before it: place[i] = max(home[i], place[i - 1] + 1), all at once.
         order = np.arange(len(hashes))
-        places = np.maximum.accumulate(_homes(hashes, n_homes) - order) + order
+        places = np.maximum.accumulate((hashes >> np.uint64(64 - bits)).astype(np.int64) - order) + order
         # Every home is a place, and a gap stands behind the last hash.
-        n_places = max(n_homes, int(places[-1]) + 2 if len(places) else 1)
+        n_places = max(2**bits, int(places[-1]) + 2 if len(places) else 1)
         keys = np.full(n_places, _GAP, dtype=np.uint64)
         keys[places] = hashes
         width = 2 if n_records <= 2**16 else 4
@@ -103,7 +104,7 @@ class ScoreIndex:
         lengths = np.zeros(n_places + 1, dtype=np.int64)
         lengths[places + 1] = frequencies
         starts = (lengths.cumsum() * postings.itemsize).astype(np.uint32)
-        header = _HEADER.pack(_MAGIC, 0, fingerprint, n_homes, n_places, n_records, width)[_CHECKED_FROM:]
+        header = _HEADER.pack(_MAGIC, 0, fingerprint, 64 - bits, n_places, n_records, width)[_CHECKED_FROM:]
         checked = b"".join((header, keys.tobytes(), starts.tobytes(), postings.tobytes()))
         return cls.from_bytes(_MAGIC + struct.pack("=Q", xxhash.xxh3_64_intdigest(checked)) + checked)
 
@@ -112,10 +113,10 @@ class ScoreIndex:
 
         A word that is no term of the profile is taken for one with a probability of terms / 2^64.
         """
-        keys, starts, postings, n_homes = self.keys, self.starts, self.postings, self.n_homes
+        keys, starts, postings, shift = self.keys, self.starts, self.postings, self.shift
         found = []
         for asked in term_hashes(tokens):
-            place = asked * n_homes >> 64
+            place = asked >> shift
             while (key := keys[place]) < asked:
                 place += 1
             if key == asked:
@@ -140,13 +141,13 @@ class ScoreIndex:
             DataFormatError: if `data` is cut short, altered or of another format.
         """
         if len(data) >= _HEADER.size and data[:8] == _MAGIC:
-            _, checksum, fingerprint, n_homes, n_places, n_records, width = _HEADER.unpack_from(data)
+            _, checksum, fingerprint, shift, n_places, n_records, width = _HEADER.unpack_from(data)
             view = memoryview(data)
             if xxhash.xxh3_64_intdigest(view[_CHECKED_FROM:]) == checksum:
                 middle = _HEADER.size + 8 * n_places
                 end = middle + 4 * (n_places + 1)
                 keys, starts = view[_HEADER.size : middle].cast("Q"), view[middle:end].cast("I")
-                return cls(fingerprint, data, keys, starts, view[end:], width, n_homes, n_records)
+                return cls(fingerprint, data, keys, starts, view[end:], width, shift, n_records)
         raise DataFormatError(
             f"a stored index must be whole and of the format {_MAGIC.decode()}, was: "
             f"{len(data)} bytes that are not; build it again from the records"
@@ -169,10 +170,3 @@ def term_hashes(tokens: Sequence[str]) -> list[int]:
     except UnicodeEncodeError:
         # A query may hold a lone surrogate, a record never: such a word must get a hash, and meets no term.
         return [digest(token.encode("utf-8", "surrogatepass")) for token in tokens]
-
-
-def _homes(hashes: NDArray[np.uint64], n_homes: int) -> NDArray[np.int64]:
-    """``hash * n_homes >> 64``, which numpy has to do in two halves.  # (hashes,)"""
-    high, low = hashes >> np.uint64(32), hashes & np.uint64(2**32 - 1)
-    homes = np.uint64(n_homes)
-    return ((high * homes + (low * homes >> np.uint64(32))) >> np.uint64(32)).astype(np.int64)

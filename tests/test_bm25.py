@@ -261,7 +261,7 @@ def test_a_damaged_index_changes_no_ranking() -> None:
     altered = [data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :] for place in range(len(data))]
     cut = [data[:length] for length in range(len(data))]
     for bad in (*altered, *cut, data + b"\0", b"", b"\x80\x04pickle"):
-        with pytest.raises(DataFormatError, match="a stored index must be whole and of the format PRSNIDX2"):
+        with pytest.raises(DataFormatError, match="a stored index must be whole and of the format PRSNIDX3"):
             ScoreIndex.from_bytes(bad)
         assert stored(BM25Retriever, bad).scores(profile, "quiet snow").tolist() == expected
 
@@ -277,13 +277,13 @@ def test_reading_an_index_takes_its_bytes_in_place_and_gives_them_back() -> None
 
 
 def test_a_word_is_found_at_its_home_or_soon_behind_it() -> None:
-    """Each hash stands at hash * homes / 2^64 or behind those that are smaller, with gaps between."""
+    """Each hash stands at the place that its first bits name or behind those that are smaller, with gaps between."""
     index = BM25Retriever().index(profile_of(*(f"w{number} w{number + 1}" for number in range(3000))))
     assert index is not None
     keys, gap = index.keys.tolist(), 2**64 - 1
     hashes = [key for key in keys if key != gap]
     assert hashes == sorted(score_index.term_hashes([f"w{number}" for number in range(3001)]))
-    homes = {key: key * index.n_homes // 2**64 for key in hashes}
+    homes = {key: key >> index.shift for key in hashes}
     steps = []
     for place, key in enumerate(keys):
         if key != gap:

@@ -28,6 +28,7 @@ class Answers:
         self._path = path
         self._llm = llm
         self._options = options
+        self._settings = repr(sorted(getattr(llm, "settings", {}).items()))
         self._known: dict[str, tuple[str, float]] = {}
         if path is not None and path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
@@ -62,7 +63,7 @@ class Answers:
         return sum(self._known[self._key(request)][1] for request in requests)
 
     def _key(self, request: Request) -> str:
-        parts: list[Any] = [self._llm.fingerprint, asdict(self._options), request.prompt]
+        parts: list[Any] = [self._llm.fingerprint, self._settings, asdict(self._options), request.prompt]
         if request.soft_prompt is not None:
             parts.append(hashlib.blake2b(request.soft_prompt.float().numpy().tobytes()).hexdigest())
         if request.lifts:

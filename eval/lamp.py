@@ -51,7 +51,7 @@ class LampRow:
         method: ``none``, a retriever's name, ``plug``, ``stats``, ``summary`` or a method with adapters, one of these
             with `` + `` and a retriever's name, the control ``task adapter``, or a yardstick's.
         k: records asked for; 0 where there are none.
-        control: None, `OTHER_USER` or `WITHOUT_USER`.
+        control: None, `OTHER_USER`, `NO_HISTORY` or `WITHOUT_USER`.
         scores: metric name -> value with its interval; empty where the split has no golds.
         difference: primary metric, this row minus ``none``, paired over users; None for ``none`` itself.
         gain: primary metric, this row minus the row trained without user, or with the task adapter alone, that has the

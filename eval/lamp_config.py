@@ -18,6 +18,8 @@ VOCABULARY = "vocabulary"
 """The method that lifts the words of a user's own targets (`persona.vocabulary`)."""
 OTHER_USER = "other user"
 """The control in which each question gets another user's history."""
+NO_HISTORY = "no history"
+"""The control in which the user embedder reads an empty history: what it says of a user of whom nothing is known."""
 WITHOUT_USER = "trained without user"
 """The control with a user embedder that was trained in the same way and never saw a history."""
 BESIDE_RECORDS = (PLUG, *SUMMARY_METHODS, VOCABULARY, *LORA_METHODS)

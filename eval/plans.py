@@ -17,6 +17,7 @@ import numpy as np
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, Adapters, UserAdapters, check_llm
 from persona.eval.lamp_config import (
+    NO_HISTORY,
     NO_RETRIEVERS,
     NO_USER,
     OTHER_USER,
@@ -180,11 +181,13 @@ def _plug_plans(
     rows: list[tuple[str | None, tuple[UserEmbedder, ...], list[Profile], list[Profile]]] = [
         (None, plugs.with_user, own, own)
     ]
+    nobody = [Profile(question.user_id) for question in questions]
     if config.controls:
         others = other_histories(questions, config.seed)
         rows.append((OTHER_USER, plugs.with_user, others, others))
+        if plugs.vectors is None:  # a file of user vectors has one for every user, whatever the history
+            rows.append((NO_HISTORY, plugs.with_user, nobody, own))
     if plugs.without_user:
-        nobody = [Profile(question.user_id) for question in questions]
         rows.append((WITHOUT_USER, plugs.without_user, nobody, own))
     plans = []
     for number, (control, embedders, shown, retrieved) in enumerate(rows):

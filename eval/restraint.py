@@ -18,19 +18,24 @@ question and the answer that of the plain LLM. Of each retriever it is told
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from persona.errors import EvaluationError, InvalidOptionError
+from persona.eval.answers import Answers
 from persona.eval.bootstrap import Interval, bootstrap_interval
 from persona.eval.general_questions import GENERAL_QUESTIONS, GeneralQuestion
+from persona.eval.lamp_config import Progress
 from persona.eval.metrics import METRICS, Array, Metric, evaluate
 from persona.eval.rouge import rouge_1, rouge_l
+from persona.files import write_atomically
 from persona.lamp import LampSplit, Question
 from persona.lamp_prompts import LampPrompt, lamp_prompt
 from persona.protocols import GenerationOptions, LanguageModel, Request, Retriever
@@ -39,7 +44,6 @@ from persona.records import Profile
 NO_USER = "none"
 """The row in which nobody's history is looked at."""
 
-_CHUNK = 64
 _TERM = re.compile(r"[^\W_]{3,}")
 _NO_TERMS = frozenset(
     (
@@ -159,7 +163,8 @@ def run_restraint(
     max_new_tokens: int = 64,
     seed: int = 0,
     resamples: int = 2000,
-    progress: Callable[[str, int, int], object] | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
 ) -> RestraintReport:
     """Ask general questions in the name of a split's users, beside the split's own.
 
@@ -174,6 +179,7 @@ def run_restraint(
         max_new_tokens: longest answer.
         seed: who asks which general question, and the bootstrap.
         resamples: bootstrap resamples over users.
+        out: folder for answers (a run that was stopped goes on) and ``results.json``; None keeps nothing.
         progress: called with a stage's name, what is done and what there is to do.
 
     Raises:
@@ -205,7 +211,14 @@ def run_restraint(
     prompts: dict[str, list[LampPrompt]] = {NO_USER: [LampPrompt(one.input) for one in (*asked, *questions)]}
     for name, retriever in retrievers.items():
         prompts[name] = _prompts(split, (*asked, *questions), queries, retriever, k, llm, max_length)
-    answers = _answers(llm, prompts, GenerationOptions(max_new_tokens=max_new_tokens), progress)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    kept = Answers(
+        None if out is None else out / "answers.jsonl", llm, GenerationOptions(max_new_tokens=max_new_tokens)
+    )
+    requests = {name: [Request(one.text) for one in row] for name, row in prompts.items()}
+    kept.ask((one for row in requests.values() for one in row), progress or (lambda stage, done, total: None))
+    answers = {name: [kept.text(one) for one in row] for name, row in requests.items()}
 
     owners = [one.user_id for one in asked], [one.user_id for one in questions]
     terms = {id(one.profile): profile_terms(one.profile) for one in (*asked, *questions)}
@@ -255,7 +268,10 @@ def run_restraint(
                 float(added[len(asked) :].mean()),
             )
         )
-    return RestraintReport(split.task.name, metric.name, llm.fingerprint, k, len(asked), len(questions), tuple(rows))
+    report = RestraintReport(split.task.name, metric.name, llm.fingerprint, k, len(asked), len(questions), tuple(rows))
+    if out is not None:
+        write_atomically(out / "results.json", json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    return report
 
 
 def _prompts(
@@ -272,23 +288,6 @@ def _prompts(
         lamp_prompt(split.task, one.input, [scored.record for scored in best], llm.tokenizer, max_length=max_length)
         for one, best in zip(questions, found, strict=True)
     ]
-
-
-def _answers(
-    llm: LanguageModel,
-    prompts: Mapping[str, Sequence[LampPrompt]],
-    options: GenerationOptions,
-    progress: Callable[[str, int, int], object] | None,
-) -> dict[str, list[str]]:
-    """The answers of each row; equal prompts are asked once, those of like length together."""
-    different = sorted({one.text for row in prompts.values() for one in row}, key=lambda text: (len(text), text))
-    known: dict[str, str] = {}
-    for start in range(0, len(different), _CHUNK):
-        chunk = different[start : start + _CHUNK]
-        known.update(zip(chunk, llm.generate([Request(text) for text in chunk], options), strict=True))
-        if progress is not None:
-            progress("answers", start + len(chunk), len(different))
-    return {name: [known[one.text] for one in row] for name, row in prompts.items()}
 
 
 def _alike(measure: Callable[[str, str], float], plain: str, said: str) -> float:

@@ -362,9 +362,11 @@ def ask(
 
             if not AdapterBank(opened).families():
                 raise UnknownAdapterError("the store holds no adapters: train them with `persona lora train`")
-        model = load_llm(llm or settings.llm)
         embedder = None if plug is None else _user_embedder(plug)
         file = None if user_vectors is None else UserVectorFile(user_vectors)
+        if embedder is not None and file is None and embedder.config.mode == "vectors":
+            raise InvalidOptionError(f"{plug} reads a file of user vectors: name it with --user-vectors")
+        model = load_llm(llm or settings.llm)
         of_records = embedder if file is None else None
         loaded = encoder_for(
             encoder,

@@ -22,6 +22,7 @@ _TRAINED = ("plug", "pplug")
 """The modes that are trained from histories."""
 _VECTOR_TOKENS = 4
 """Soft tokens from users' own vectors, where nothing else is said."""
+_HEADS, _WIDTH, _WARM_UP = 4, 256, 400
 
 plug_app = typer.Typer(
     name="plug",
@@ -48,9 +49,11 @@ def train(
             min=1,
         ),
     ] = None,
-    heads: Annotated[int, typer.Option(help="Sharp attention heads.", min=1)] = 4,
-    width: Annotated[int, typer.Option(help="Hidden size.", min=1)] = 256,
-    warm_up: Annotated[int, typer.Option(help="Steps of the warm-up without the LLM at most.", min=0)] = 400,
+    heads: Annotated[int | None, typer.Option(help=f"Sharp attention heads ({_HEADS}).", min=1)] = None,
+    width: Annotated[int | None, typer.Option(help=f"Hidden size ({_WIDTH}).", min=1)] = None,
+    warm_up: Annotated[
+        int | None, typer.Option(help=f"Steps of the warm-up without the LLM at most ({_WARM_UP}).", min=0)
+    ] = None,
     steps: Annotated[int, typer.Option(help="Steps at most.", min=1)] = 600,
     batch: Annotated[int, typer.Option(help="Examples in a step.", min=1)] = 16,
     accumulate: Annotated[int, typer.Option(help="Parts in which a batch is computed.", min=1)] = 1,
@@ -96,6 +99,12 @@ def train(
     from persona.transformers_llm import TransformersLM
     from persona.user_vectors import UserVectorFile
 
+    if user_vectors is not None or mode == "pplug":
+        unread = [f"--{name}" for name, value in (("heads", heads), ("width", width), ("warm-up", warm_up)) if value]
+        if unread:
+            of = "--mode pplug" if user_vectors is None else "--user-vectors"
+            raise InvalidOptionError(f"with {of} nothing reads {', '.join(unread)}: leave it out")
+    warm_up = _WARM_UP if warm_up is None else warm_up
     options = PlugTraining(
         warm_up=warm_up,
         steps=steps,
@@ -140,8 +149,8 @@ def train(
             mode=mode,
             words=InstructionWords.of(split, model, loaded) if tokens is None and mode == "plug" else None,
             n_tokens=tokens or 2,
-            heads=heads,
-            width=width,
+            heads=heads or _HEADS,
+            width=width or _WIDTH,
             # The paper's histories are encoded as LaMP's retrievers see them.
             view=split.task.view if mode == "pplug" else "text",
         )

@@ -208,6 +208,9 @@ def eval_restraint(
     neighbours: InterestNeighbours = 0,
     where: WhereText = None,
     task: TaskName = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for answers, from which a stopped run goes on, and results.json.")
+    ] = None,
     max_length: Annotated[int, typer.Option(help="Token budget of the official prompt.", min=1)] = 256,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Who asks what, and the bootstrap.", min=0)] = 0,
@@ -290,6 +293,7 @@ def eval_restraint(
             max_length=max_length,
             max_new_tokens=max_new_tokens,
             seed=seed,
+            out=out,
             progress=advance,
         )
     if as_json:

@@ -131,6 +131,17 @@ class OpenAILM:
         return f"openai:{self._model}@{str(self._client.base_url).rstrip('/')}"
 
     @property
+    def settings(self) -> dict[str, object]:
+        """What besides the model and a request decides an answer."""
+        return {
+            "endpoint": self._endpoint,
+            "seed": self._seed,
+            "fields": self._fields,
+            "system": self._system,
+            "soft_prompt": "before" if self._soft_prompt_first else "after",
+        }
+
+    @property
     def tokenizer(self) -> TextTokenizer:
         """Measures prompts, or estimates them."""
         return self._tokenizer

@@ -48,6 +48,12 @@ class PromptEncoder:
         self._tokenizer: Any = tokenizer
         self._truncates = overlong == "truncate"
 
+    @property
+    def settings(self) -> dict[str, object]:
+        """What decides the tokens of a prompt besides the tokenizer's vocabulary."""
+        template = self._tokenizer.chat_template if self.uses_chat_template else None
+        return {"chat_template": template, "truncates": self._truncates}
+
     def encode(self, prompts: Sequence[str], limits: Sequence[int | None]) -> list[list[int]]:
         """Token ids of `prompts`, special tokens included.
 

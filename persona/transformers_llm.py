@@ -146,6 +146,11 @@ class TransformersLM:
         return f"{self.name}@{self._weights_hash()}:{str(self.model.dtype).removeprefix('torch.')}"
 
     @property
+    def settings(self) -> dict[str, object]:
+        """What besides the model and a request decides an answer."""
+        return {**self._prompts.settings, "max_prompt_tokens": self._max_prompt_tokens}
+
+    @property
     def tokenizer(self) -> HuggingFaceTokenizer:
         """Measures prompts in the model's tokens, without the chat template."""
         return self._prompts.measure

@@ -191,7 +191,9 @@ def test_filter_train_show_and_use(run: Run, tmp_path: Path) -> None:
     done = run("filter", "train", data, "--out", "kept", "--general", "more.txt", "--precision", "0.9")
     assert done.code == 0
     assert "of own questions keep their records, and " in done.out
-    assert "30 questions, 192 records that stood as ones, 166 general ones" in done.out  # two are too few to be a kind of their own
+    assert (
+        "30 questions, 192 records that stood as ones, 166 general ones" in done.out
+    )  # two are too few to be a kind of their own
     shown = json.loads(run("filter", "show", "kept", "--json").out)
     assert shown["encoder"].startswith("hashing")
     assert shown["training"]["options"]["precision"] == 0.9
@@ -271,8 +273,13 @@ def test_eval_restraint_with_filters_and_questions_of_another_domain(run: Run, t
     assert rows["bm25 + kept"]["restraint"]["value"] >= 0.9
     assert rows["bm25 + kept"]["abstained"]["value"] <= 0.25
     short = ("--limit", "2", "--max-new-tokens", "1", "--markdown")
-    table = run("eval", "restraint", data, "--general", "boats.txt", *short).out
+    table = run("eval", "restraint", data, "--general", "boats.txt", *short, "--out", "kept run").out
     assert "| boats.txt: nothing added |" in table
+    results = json.loads(Path("kept run/results.json").read_text())
+    assert [row["method"] for row in results["rows"]] == ["none", "bm25"]
+    answers = Path("kept run/answers.jsonl").read_bytes()
+    assert run("eval", "restraint", data, "--general", "boats.txt", *short, "--out", "kept run").out == table
+    assert Path("kept run/answers.jsonl").read_bytes() == answers
 
 
 def test_eval_limit(run: Run) -> None:

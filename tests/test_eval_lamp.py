@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from persona.errors import EvaluationError, InvalidOptionError, UnsupportedChannelError
+from persona.eval.answers import Answers
 from persona.eval.lamp import LampReport, run_lamp
 from persona.eval.lamp_config import NO_USER, OTHER_USER, LampConfig
 from persona.eval.plans import other_histories
 from persona.eval.report import lamp_markdown, lamp_table
 from persona.lamp import LampSplit, Question, lamp_task
 from persona.models import load_llm
-from persona.protocols import LanguageModel, Retriever
+from persona.protocols import GenerationOptions, LanguageModel, Request, Retriever
 from persona.readers import read_golds
 from persona.records import Profile, Record
 from persona.registry import make_retriever, make_retrievers
@@ -92,6 +93,28 @@ def test_a_stopped_run_goes_on_and_gives_the_same_numbers(tmp_path: Path) -> Non
     known = sum(bool(line) for line in lines)
     assert len(asked) == known - sum(bool(line) for line in lines[:5])
     assert len(asked) == len(set(asked))
+
+
+def test_answers_under_other_settings_are_asked_anew(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        return "3"
+
+    llm: Any = load_llm(answer)
+    for settings, expected in (({"system": "Be brief."}, 1), ({"system": "Be brief."}, 1), ({"system": None}, 2)):
+        llm.settings = settings
+        answers = Answers(tmp_path / "answers.jsonl", llm, GenerationOptions())
+        answers.ask([Request("What is the score?")], lambda stage, done, total: None)
+        assert len(asked) == expected
+
+
+def test_settings_tell_what_decides_an_answer_besides_the_model() -> None:
+    options: tuple[dict[str, Any], ...] = ({}, {"overlong": "truncate"}, {"max_prompt_tokens": 9})
+    loaded: list[Any] = [load_llm("tiny", **one) for one in options]
+    assert len({one.fingerprint for one in loaded}) == 1
+    assert len({repr(one.settings) for one in loaded}) == 3
 
 
 def _with_fingerprint_of(llm: LanguageModel, function: Callable[[str], str]) -> LanguageModel:

@@ -227,14 +227,17 @@ def test_train_ask_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     rows = {(row["method"], row["control"]) for row in json.loads(result.stdout)["rows"]}
     assert rows >= {("none", None), ("plug", None), ("plug", "other user"), ("plug + bm25", None)}
 
+    result = run("ask", "ana", "x", "--llm", "no/llm", "--plug", "plug", "--k", "0")
+    assert "plug reads a file of user vectors: name it with --user-vectors" in str(result.exception) + result.output
     monkeypatch.setenv("PERSONA_ENCODER", "hashing")
     for arguments, message in (
-        (("ask", "ana", "x", "--llm", "tiny", "--plug", "plug", "--k", "0"), "reads a file of user vectors"),
         (("ask", "ana", "x", "--llm", "tiny", "--user-vectors", "users.parquet"), "name its folder with --plug"),
         (("eval", "lamp", "data", "--llm", "tiny", "--methods", "plug", "--plug", "plug"), "--user-vectors"),
         (("eval", "lamp", "data", "--llm", "tiny", "--user-vectors", "users.parquet"), "name its folder with --plug"),
         ((*trained, "--user-vectors", "users.parquet", "--mode", "pplug"), "leave --mode out"),
         ((*trained, "--user-vectors", "users.parquet", "--encoder", "hashing"), "--encoder is for what compares"),
+        ((*trained, "--user-vectors", "users.parquet", "--heads", "2"), "with --user-vectors nothing reads --heads"),
+        ((*trained, "--mode", "pplug", "--width", "8", "--warm-up", "9"), "nothing reads --width, --warm-up"),
         (("ask", "ana", "x", *with_vectors[:-1], "longer.parquet", "--k", "0"), "'user-vectors:5'"),
     ):
         result = run(*arguments)

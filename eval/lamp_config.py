@@ -35,10 +35,9 @@ class LampConfig:
     """What to run.
 
     Attributes:
-        methods: ``none``, ``plug``, ``stats``, ``summary``, ``vocabulary``, `persona.eval.adapters.LORA_METHODS` and
-            names of `persona.registry.RETRIEVERS`.
-        ks: how many records; each retriever runs with each; ``plug``, ``stats``, ``summary`` and adapters alone and
-            with each.
+        methods: ``none``, ``plug``, `persona.eval.summary_rows.SUMMARY_METHODS`, ``vocabulary``,
+            `persona.eval.adapters.LORA_METHODS` and names of `persona.registry.RETRIEVERS`.
+        ks: how many records; each retriever runs with each; ``plug``, summaries and adapters alone and with each.
         beside: the retriever that finds the records beside a soft prompt, a summary or an adapter.
         lora_once: one adapter a user, from the profile of the user's earliest question, for all questions of that user;
             else one for each question, from all that is older than it.

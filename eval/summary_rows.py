@@ -1,7 +1,8 @@
-"""Summaries in an evaluation: the rows ``stats`` and ``summary``, alone and beside retrieved records.
+"""Summaries in an evaluation: ``stats``, ``summary`` and ``stats+summary``, alone and beside retrieved records.
 
 ``stats`` is what is computed exactly from a profile (`persona.summary_stats`), ``summary`` what an LLM wrote about it
-(`persona.summaries`). In front of an official prompt a summary takes one of two forms (`SUMMARY_FORMS`):
+(`persona.summaries`); ``stats+summary`` has both, where they differ. In front of an official prompt a summary takes one
+of two forms (`SUMMARY_FORMS`):
 
 ``record``
     one target that stands for all of the user's, worded as the task words a record, before the other records::
@@ -38,8 +39,8 @@ from persona.records import Profile, Record
 from persona.summaries import INSTRUCT, TASK, TYPICAL_RECORD, prompt_version, write_summaries
 from persona.summary_stats import profile_stats
 
-STATS, SUMMARY = SUMMARY_METHODS = ("stats", "summary")
-"""Names of the methods: exact statistics, and what an LLM wrote."""
+STATS, SUMMARY, BOTH = SUMMARY_METHODS = ("stats", "summary", "stats+summary")
+"""Names of the methods: exact statistics, what an LLM wrote, and both."""
 
 RECORD, SENTENCE = SUMMARY_FORMS = ("record", "sentence")
 
@@ -73,33 +74,34 @@ def summary_prompt(
     task: LampTask,
     input: str,
     records: Sequence[Record],
-    summary: str,
+    summaries: Sequence[str],
     tokenizer: TextTokenizer,
     *,
     form: str,
     max_length: int,
 ) -> LampPrompt:
-    """The official prompt with a summary before its records.
+    """The official prompt with summaries before its records.
 
     Args:
         task: whose wording to use.
         input: the question as LaMP gives it; it is never cut.
         records: retrieved ones, best first; may be none.
-        summary: a target in the form ``record``, words in the form ``sentence``; empty adds nothing.
+        summaries: targets in the form ``record``, words in the form ``sentence``; an empty one adds nothing.
         tokenizer: the LLM's.
         form: one of `SUMMARY_FORMS`.
-        max_length: the budget for question, records and summary, in tokens, at least 1.
+        max_length: the budget for question, records and summaries, in tokens, at least 1.
     """
-    if not summary.strip():
+    summaries = list(dict.fromkeys(stripped for each in summaries if (stripped := each.strip())))
+    if not summaries:
         return lamp_prompt(task, input, records, tokenizer, max_length=max_length)
     input_tokens, special = tokenizer.count(input), tokenizer.count("")
     if summary_form(task, form) == RECORD:
-        typical = Record(TYPICAL_RECORD[task.name], target=summary.strip())
-        built = lamp_prompt(task, input, [typical, *records], tokenizer, max_length=max_length)
-        return LampPrompt(built.text, tuple(one for one in built.records if one is not typical), built.tokens_added)
+        typical = [Record(TYPICAL_RECORD[task.name], target=each) for each in summaries]
+        built = lamp_prompt(task, input, [*typical, *records], tokenizer, max_length=max_length)
+        return LampPrompt(built.text, tuple(one for one in built.records if one not in typical), built.tokens_added)
     room = (max_length - input_tokens) // 2
     frame = tokenizer.count(_HEAD.format("word")) - special - 1
-    words = quoted(summary)
+    words = quoted(" ".join(summaries))
     if tokenizer.count(words) - special > room - frame:
         words = "" if room <= frame else quoted(tokenizer.truncate(words, room - frame + special))
     if not words:
@@ -152,11 +154,12 @@ def summary_rows(
     rows = []
     for method in (each for each in methods if each in SUMMARY_METHODS):
         for control, profiles in histories.items():
-            texts = (
-                [_stats(task, profile, form) for profile in profiles]
-                if method == STATS
-                else _written(split, profiles, writer or llm, form, max_length, kept, progress)
-            )
+            texts: list[list[str]] = [[] for _ in profiles]
+            if method in (STATS, BOTH):
+                texts = [[_stats(task, profile, form)] for profile in profiles]
+            if method in (SUMMARY, BOTH):
+                written = _written(split, profiles, writer or llm, form, max_length, kept, progress)
+                texts = [[*said, more] for said, more in zip(texts, written, strict=True)]
             found = retriever.retrieve_batch(profiles, queries, max(ks))
             for k in (0, *ks):
                 built = [

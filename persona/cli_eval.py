@@ -54,8 +54,8 @@ def eval_lamp(
     methods: Annotated[
         str,
         typer.Option(
-            help="Comma list of none, plug, stats, summary, vocabulary, lora, lora+task, neighbours, routed and names "
-            "of retrievers (persona retrieve --help)."
+            help="Comma list of none, plug, stats, summary, stats+summary, vocabulary, lora, lora+task, neighbours, "
+            "routed and names of retrievers (persona retrieve --help)."
         ),
     ] = "none,bm25,recency",
     k: Annotated[str, typer.Option("--k", help="Comma list: how many records.")] = "1,4",

@@ -23,20 +23,28 @@ REVIEW = Record("great thing", target="5")
 
 
 def test_a_summary_is_the_first_record() -> None:
-    built = summary_prompt(TASK, QUESTION, [REVIEW], "4", MEASURE, form=RECORD, max_length=256)
+    built = summary_prompt(TASK, QUESTION, [REVIEW], ["4"], MEASURE, form=RECORD, max_length=256)
     assert built.text == (
         '4 is the score for "a typical review of this user" , and 5 is the score for "great thing" . ' + QUESTION
     )
     assert built.records == (REVIEW,)
     assert built.tokens_added == len(built.text.split()) - len(QUESTION.split())
-    alone = summary_prompt(TASK, QUESTION, [], "4", MEASURE, form=RECORD, max_length=256)
+    both = summary_prompt(TASK, QUESTION, [REVIEW], ["4", "2", "4", ""], MEASURE, form=RECORD, max_length=256)
+    assert both.text == (
+        '4 is the score for "a typical review of this user" , and 2 is the score for "a typical review of this user" , '
+        f'and 5 is the score for "great thing" . {QUESTION}'
+    )
+    assert both.records == (REVIEW,)
+    alone = summary_prompt(TASK, QUESTION, [], ["4"], MEASURE, form=RECORD, max_length=256)
     assert alone.text == f'4 is the score for "a typical review of this user" . {QUESTION}'
     assert not alone.records
 
 
 def test_a_summary_is_a_sentence_before_the_records() -> None:
-    built = summary_prompt(TASK, QUESTION, [REVIEW], 'scores "4"', MEASURE, form=SENTENCE, max_length=256)
+    built = summary_prompt(TASK, QUESTION, [REVIEW], ['scores "4"'], MEASURE, form=SENTENCE, max_length=256)
     official = lamp_prompt(TASK, QUESTION, [REVIEW], MEASURE, max_length=256).text
+    both = summary_prompt(TASK, QUESTION, [REVIEW], ["Gave 4.", "Kind."], MEASURE, form=SENTENCE, max_length=256)
+    assert both.text == f'About this user: "Gave 4. Kind." . {official}'
     assert built.text == f"About this user: \"scores '4'\" . {official}"
 
 
@@ -45,7 +53,7 @@ def test_a_summary_is_a_sentence_before_the_records() -> None:
 def test_the_budget_holds_and_the_question_is_never_cut(form: str, max_length: int) -> None:
     summary = "4" if form == RECORD else " ".join(f"s{number}" for number in range(100))
     long = Record(" ".join(f"w{number}" for number in range(100)), target="1")
-    built = summary_prompt(TASK, QUESTION, [long], summary, MEASURE, form=form, max_length=max_length)
+    built = summary_prompt(TASK, QUESTION, [long], [summary], MEASURE, form=form, max_length=max_length)
     assert built.text.endswith(QUESTION)
     own = MEASURE.count(QUESTION)
     # The official builder keeps 40 % of the budget for records where the question is longer than its share.
@@ -54,17 +62,17 @@ def test_the_budget_holds_and_the_question_is_never_cut(form: str, max_length: i
 
 def test_without_room_or_words_there_is_no_summary() -> None:
     official = lamp_prompt(TASK, QUESTION, [REVIEW], MEASURE, max_length=20)
-    assert summary_prompt(TASK, QUESTION, [REVIEW], "likes", MEASURE, form=SENTENCE, max_length=20) == official
+    assert summary_prompt(TASK, QUESTION, [REVIEW], ["likes"], MEASURE, form=SENTENCE, max_length=20) == official
     whole = lamp_prompt(TASK, QUESTION, [REVIEW], MEASURE, max_length=256)
-    assert summary_prompt(TASK, QUESTION, [REVIEW], " ", MEASURE, form=RECORD, max_length=256) == whole
+    assert summary_prompt(TASK, QUESTION, [REVIEW], [" "], MEASURE, form=RECORD, max_length=256) == whole
 
 
 def test_paraphrases_have_the_sentence_only() -> None:
     tweets = lamp_task("LaMP_7")
-    built = summary_prompt(tweets, tweets.make_input("hi"), [], "short", MEASURE, form=RECORD, max_length=256)
+    built = summary_prompt(tweets, tweets.make_input("hi"), [], ["short"], MEASURE, form=RECORD, max_length=256)
     assert built.text.startswith('About this user: "short" . Paraphrase')
     with pytest.raises(InvalidOptionError, match="`summary_form` must be one of record, sentence"):
-        summary_prompt(tweets, "hi", [], "short", MEASURE, form="poem", max_length=256)
+        summary_prompt(tweets, "hi", [], ["short"], MEASURE, form="poem", max_length=256)
 
 
 def make_split(users: int = 5) -> LampSplit:
@@ -91,7 +99,7 @@ def test_rows_stand_beside_their_control_and_summaries_are_written_once(tmp_path
         prompts.append(prompt)
         return answer(prompt)
 
-    config = LampConfig(methods=("none", "stats", "summary"), ks=(1,), resamples=50)
+    config = LampConfig(methods=("none", "stats", "summary", "stats+summary"), ks=(1,), resamples=50)
     llm, writer = load_llm(answer, name="answers"), load_llm(write, name="writes")
     report = run_lamp(make_split(), llm, config, summarizer=writer, out=tmp_path)
     scores = {row.name: row.scores["MAE"].value for row in report.rows}
@@ -100,6 +108,7 @@ def test_rows_stand_beside_their_control_and_summaries_are_written_once(tmp_path
         assert scores[f"{name}, {OTHER_USER}"] > 0
     tokens = {row.name: row.tokens_added for row in report.rows}
     assert 0 < tokens["stats"] == tokens["summary"] < tokens["stats + bm25 k=1"]
+    assert tokens["stats+summary"] == tokens["stats"]  # both say the same
     assert len(prompts) == 5
     assert all("a typical review of this user" in prompt for prompt in prompts)
     # Stopped while it wrote the last line, a run goes on; the other user's are the same summaries.

@@ -78,7 +78,7 @@ class RelevanceTraining:
         InvalidOptionError: if a number is out of range.
     """
 
-    recall: float = 0.98
+    recall: float = 0.97
     precision: float | None = None
     members: int = 4
     width: int = 32

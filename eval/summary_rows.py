@@ -9,7 +9,10 @@ of two forms (`SUMMARY_FORMS`):
 
         4 is the score for "a typical review of this user" , and 5 is the score for "great thing" . What is the ...
 
-    For LLMs that were trained on LaMP's prompts, which know records and nothing else.
+    For LLMs that were trained on LaMP's prompts, which know records and nothing else. Labels stand behind the records,
+    next to the question: there the record that was retrieved does not outweigh them (accuracy 0.77 instead of 0.74 on
+    tags and 0.69 instead of 0.67 on news, beside one record, on users that no report is made on; scores and titles were
+    no better for it).
 ``sentence``
     words about the user before everything else::
 
@@ -46,6 +49,7 @@ RECORD, SENTENCE = SUMMARY_FORMS = ("record", "sentence")
 
 _HEAD = 'About this user: "{}" . '
 _AT_ONCE = 64
+_LABELLED = ("LaMP_2", "LaMP_2N")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ def summary_prompt(
     form: str,
     max_length: int,
 ) -> LampPrompt:
-    """The official prompt with summaries before its records.
+    """The official prompt with summaries beside its records.
 
     Args:
         task: whose wording to use.
@@ -97,7 +101,8 @@ def summary_prompt(
     input_tokens, special = tokenizer.count(input), tokenizer.count("")
     if summary_form(task, form) == RECORD:
         typical = [Record(TYPICAL_RECORD[task.name], target=each) for each in summaries]
-        built = lamp_prompt(task, input, [*typical, *records], tokenizer, max_length=max_length)
+        shown = [*records, *typical] if task.name in _LABELLED else [*typical, *records]
+        built = lamp_prompt(task, input, shown, tokenizer, max_length=max_length)
         return LampPrompt(built.text, tuple(one for one in built.records if one not in typical), built.tokens_added)
     room = (max_length - input_tokens) // 2
     frame = tokenizer.count(_HEAD.format("word")) - special - 1

@@ -40,6 +40,17 @@ def test_a_summary_is_the_first_record() -> None:
     assert not alone.records
 
 
+def test_labels_stand_next_to_the_question() -> None:
+    movies = lamp_task("LaMP_2")
+    question = movies.make_input("a film about a lighthouse")
+    built = summary_prompt(
+        movies, question, [Record("a heist", target="action")], ["comedy, action"], MEASURE, form=RECORD, max_length=256
+    )
+    first, second = (built.text.index(words) for words in ("a heist", "a typical movie of this user"))
+    assert first < second < built.text.index("lighthouse")
+    assert built.records == (Record("a heist", target="action"),)
+
+
 def test_a_summary_is_a_sentence_before_the_records() -> None:
     built = summary_prompt(TASK, QUESTION, [REVIEW], ['scores "4"'], MEASURE, form=SENTENCE, max_length=256)
     official = lamp_prompt(TASK, QUESTION, [REVIEW], MEASURE, max_length=256).text

@@ -178,12 +178,21 @@ def train(
     give more with --general, of the kind that your users ask beside the task.
     """
     from dataclasses import asdict
+    from tempfile import TemporaryDirectory
 
+    from persona.cli_plug import embed_views
     from persona.encoders import load_encoder
     from persona.eval.general_questions import read_general
     from persona.readers import read_split
-    from persona.retrievers.relevance_training import GENERAL, LEAST_GENERAL, RelevanceTraining, train_relevance
+    from persona.retrievers.relevance_training import (
+        GENERAL,
+        LEAST_GENERAL,
+        RelevanceTraining,
+        train_relevance,
+        training_questions,
+    )
     from persona.settings import Settings
+    from persona.store import ProfileStore
 
     options = RelevanceTraining(
         recall=recall, precision=precision, questions=questions, records=records, view=view, seed=seed
@@ -194,7 +203,18 @@ def train(
         more = [one.query or one.question for one in read_general(place, questions)]
         # Too few to be weighed as a kind of their own.
         kinds.setdefault(place.resolve().name if len(more) >= LEAST_GENERAL else "questions", []).extend(more)
-    adapter, report = train_relevance(split, load_encoder(encoder or Settings().encoder), options, general=kinds)
+    loaded = load_encoder(encoder or Settings().encoder)
+    with (
+        progress_bars("steps") as progress,
+        TemporaryDirectory() as folder,
+        ProfileStore(f"sqlite:///{folder}/vectors.db") as store,
+    ):
+        asked = training_questions(split, options)
+        store.upsert((question.user_id, record) for question in asked for record in question.profile)
+        embed_views(store, loaded, [view], progress)
+        adapter, report = train_relevance(
+            split, loaded, options, general=kinds, store=store, progress=stage_bars(progress)
+        )
     adapter.save(out)
     if as_json:
         print_json({**asdict(report), "out": str(out)})

@@ -25,16 +25,16 @@ the split that a report is made on is looked at.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from persona.errors import EvaluationError, InvalidOptionError
-from persona.lamp import LampSplit
+from persona.lamp import LampSplit, Question
 from persona.protocols import RecordEncoder
 from persona.records import Profile
 from persona.vectors import vector_fingerprint
@@ -42,6 +42,9 @@ from persona.vectors import vector_fingerprint
 from .background import GENERAL_QUESTIONS, LONG_REQUESTS
 from .record_vectors import Placed, RecordVectors
 from .relevance import CosineAdapter
+
+if TYPE_CHECKING:
+    from persona.store import ProfileStore
 
 TOP = 4
 """The records of a user that count as found for a question."""
@@ -70,7 +73,8 @@ class RelevanceTraining:
         width: hidden units of each.
         epochs: at most.
         questions: at most so many of the split.
-        records: at most so many records that stand as questions, drawn from all training users; 0 for none.
+        records: at most so many records that stand as questions, drawn from all training users; 0 for none. In views
+            with the target, which no question has, there are none.
         view: the view of a record that is compared.
         seed: of everything random.
 
@@ -153,29 +157,38 @@ class _Pairs:
     kinds: NDArray[np.intp]
 
 
+def training_questions(split: LampSplit, options: RelevanceTraining) -> list[Question]:
+    """The questions that `train_relevance` takes: those with records, or so many of them drawn at random."""
+    asked = [question for question in split.questions if question.profile.records]
+    draw = np.random.default_rng(options.seed)
+    return [asked[place] for place in sorted(draw.permutation(len(asked))[: options.questions].tolist())]
+
+
 def train_relevance(
     split: LampSplit,
     encoder: RecordEncoder,
     options: RelevanceTraining | None = None,
     *,
     general: Sequence[str] | Mapping[str, Sequence[str]] = GENERAL,
+    store: ProfileStore | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
 ) -> tuple[CosineAdapter, RelevanceReport]:
     """A filter for the users of a task.
 
     Args:
         split: the training users' questions with their profiles; golds are not looked at.
-        encoder: makes the vectors, one call for all.
+        encoder: makes the vectors.
         options: how.
         general: questions for which nobody's records are relevant, of one kind or by kind; at least 10 of each.
+        store: where the vectors of the users' records are (`persona.embedding.embed_users`); None makes them now.
+        progress: called with a stage's name, what is done and what there is to do.
 
     Raises:
         EvaluationError: if there are fewer than 5 users with records, or fewer than 10 general questions of a kind.
     """
     options = options or RelevanceTraining()
+    asked = training_questions(split, options)
     draw = np.random.default_rng(options.seed)
-    asked = [question for question in split.questions if question.profile.records]
-    chosen = sorted(draw.permutation(len(asked))[: options.questions].tolist())
-    asked = [asked[place] for place in chosen]
     users = sorted({question.user_id for question in asked})
     kinds = general if isinstance(general, Mapping) else {"general": general}
     fewest = min(map(len, kinds.values()), default=0)
@@ -185,13 +198,12 @@ def train_relevance(
             f"was: {len(users)} and {fewest}"
         )
     held_users = set(draw.permutation(users)[: max(1, len(users) // 5)].tolist())
-    vectors = RecordVectors(encoder, None, options.view)
-    as_questions = _records_as_questions([one.profile for one in asked if one.user_id not in held_users], options, draw)
-    profiles: list[Profile] = [question.profile for question in asked] + [profile for profile, _ in as_questions]
-    texts = [split.task.query(question.input) for question in asked] + [text for _, text in as_questions]
-    placed = vectors.place(profiles, texts)
-    own = [_asked(one, itself=False) for one in placed[: len(asked)]]
-    stand_ins = [_asked(one, itself=True) for one in placed[len(asked) :]]
+    profiles: list[Profile] = [question.profile for question in asked]
+    queries = [split.task.query(question.input) for question in asked]
+    placed = RecordVectors(encoder, store, options.view).place(profiles, queries)
+    own = [_Asked(one, _nearest(one.similarities)) for one in placed]
+    others = {one.user_id: some for one, some in zip(asked, placed, strict=True) if one.user_id not in held_users}
+    stand_ins = [] if "target" in options.view else _records_as_questions(others, options.records, draw)
     unrelated = [encoder.encode(list(texts)) for texts in kinds.values()]
     held_general = [draw.permutation(len(texts)) < len(texts) // 5 for texts in unrelated]
 
@@ -206,48 +218,48 @@ def train_relevance(
         drawn = pairs(held=False)
         weights.append(_fit(drawn, aside, options, member))
         fitted += len(drawn.labels)
+        if progress is not None:
+            progress("networks", member + 1, options.members)
     adapter = CosineAdapter(_mean(weights), 0.5, vector_fingerprint(encoder, options.view), options.view)
     values = _values(adapter, aside)
     mine = _best(values, aside, _OWN)
-    others = [_best(values, aside, kind) for kind in range(len(kinds))]
+    theirs = [_best(values, aside, kind) for kind in range(len(kinds))]
     adapter.threshold = (
         _for_recall(mine, options.recall)
         if options.precision is None
-        else _for_precision(mine, others, options.precision)
+        else _for_precision(mine, theirs, options.precision)
     )
     report = RelevanceReport(
         questions=len(asked),
-        records=len(as_questions),
+        records=len(stand_ins),
         general=sum(map(len, kinds.values())),
         pairs=fitted + len(aside.labels),
         threshold=adapter.threshold,
-        precision=_precision(mine, others, adapter.threshold),
+        precision=_precision(mine, theirs, adapter.threshold),
         recall=_share(mine, adapter.threshold),
-        general_kept={name: _share(values, adapter.threshold) for name, values in zip(kinds, others, strict=True)},
+        general_kept={name: _share(values, adapter.threshold) for name, values in zip(kinds, theirs, strict=True)},
     )
     adapter.notes = {"options": asdict(options), "report": asdict(report)}
     return adapter, report
 
 
-def _records_as_questions(
-    profiles: Sequence[Profile], options: RelevanceTraining, draw: np.random.Generator
-) -> list[tuple[Profile, str]]:
-    """Records that stand as questions: each one's profile and text, of every user's longest profile."""
-    longest: dict[str, Profile] = {}
-    for profile in profiles:
-        if len(profile) > len(longest.get(profile.user_id, ())):
-            longest[profile.user_id] = profile
-    every = [(profile, record.text) for profile in longest.values() if len(profile) > 1 for record in profile]
-    chosen = sorted(draw.permutation(len(every))[: options.records].tolist())
-    return [every[place] for place in chosen]
+def _records_as_questions(users: Mapping[str, Placed], most: int, draw: np.random.Generator) -> list[_Asked]:
+    """Records that stand as questions to the rest of their profile, one profile a user."""
+    every = [(one, row) for one in users.values() if len(one.records) > 1 for row in range(len(one.records))]
+    made = []
+    for place in sorted(draw.permutation(len(every))[:most].tolist()):
+        one, row = every[place]
+        asked = Placed(one.records, one.records[row].astype(np.float32))
+        similarities = asked.similarities
+        copies = similarities >= _SAME
+        copies[row] = True
+        made.append(_Asked(asked, _nearest(similarities[~copies])))
+    return made
 
 
-def _asked(placed: Placed, itself: bool) -> _Asked:
-    similarities = np.sort(placed.similarities)[::-1]
-    if itself:
-        others = similarities[similarities < _SAME]
-        similarities = others if others.size else similarities[1:]
-    return _Asked(placed, similarities[:TOP].tolist())
+def _nearest(similarities: NDArray[np.float32]) -> list[float]:
+    nearest: list[float] = np.sort(similarities)[::-1][:TOP].tolist()
+    return nearest
 
 
 def _pairs(own: Sequence[_Asked], general: Sequence[NDArray[np.float32]], draw: np.random.Generator) -> _Pairs:

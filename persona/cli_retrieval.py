@@ -157,7 +157,7 @@ def train(
     general: General = None,
     recall: Annotated[
         float, typer.Option(help="Wanted share of the users' own questions that keep their records.")
-    ] = 0.97,
+    ] = 0.95,
     precision: Annotated[
         float | None,
         typer.Option(help="In place of --recall: wanted share of own questions among those that keep records."),

@@ -192,7 +192,7 @@ def test_filter_train_show_and_use(run: Run, tmp_path: Path) -> None:
     assert done.code == 0
     assert "of own questions keep their records, and " in done.out
     assert (
-        "30 questions, 192 records that stood as ones, 166 general ones" in done.out
+        "30 questions, 240 records that stood as ones, 166 general ones" in done.out
     )  # two are too few to be a kind of their own
     shown = json.loads(run("filter", "show", "kept", "--json").out)
     assert shown["encoder"].startswith("hashing")

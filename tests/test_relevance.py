@@ -204,7 +204,7 @@ def test_general_questions_get_nothing_and_own_ones_keep_records(trained: Cosine
 
 
 def test_the_same_seed_gives_the_same_filter() -> None:
-    options = RelevanceTraining(questions=20, epochs=5, members=2)
+    options = RelevanceTraining(questions=20, epochs=5, folds=2, members=1)
     first, _ = train_relevance(split_of(20), ENCODER, options)
     second, _ = train_relevance(split_of(20), ENCODER, options)
     assert all((first.weights[name] == second.weights[name]).all() for name in first.weights)
@@ -271,6 +271,10 @@ def test_too_little_to_train_on() -> None:
         ("epochs", 0),
         ("questions", 0),
         ("width", 0),
+        ("folds", 1),
+        ("members", 0),
+        ("folds", 11),
+        ("records", -1),
     ):
         with pytest.raises(InvalidOptionError, match=f"`{option}` must be"):
             RelevanceTraining(**{option: value})  # type: ignore[arg-type]

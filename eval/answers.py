@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from persona.eval.adapters import AdapterRequest
 from persona.eval.lamp_config import Progress
-from persona.protocols import GenerationOptions, LanguageModel, Request
+from persona.lamp import Question
+from persona.protocols import GenerationOptions, LanguageModel, Request, answer_settings
 
 CHUNK = 64
 """Answers that are asked for, saved and reported together."""
@@ -28,7 +29,7 @@ class Answers:
         self._path = path
         self._llm = llm
         self._options = options
-        self._settings = repr(sorted(getattr(llm, "settings", {}).items()))
+        self._settings = answer_settings(llm)
         self._known: dict[str, tuple[str, float]] = {}
         if path is not None and path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
@@ -71,3 +72,13 @@ class Answers:
         if isinstance(request, AdapterRequest):
             parts.append([request.adapter, request.identity])
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def data_hash(questions: Sequence[Question], golds: Mapping[str, str] | None) -> str:
+    """BLAKE2b of all that the questions, their profiles and the golds say, 16 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=8)
+    for one in questions:
+        gold = None if golds is None else golds[one.id]
+        said = [one.id, one.user_id, one.input, gold, [record.content_hash for record in one.profile]]
+        digest.update(json.dumps(said).encode() + b"\n")
+    return digest.hexdigest()

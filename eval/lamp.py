@@ -12,7 +12,6 @@ was stopped goes on where it ended, and two rows that send the same request ask 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ import numpy as np
 import persona
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, Adapters
-from persona.eval.answers import Answers
+from persona.eval.answers import Answers, data_hash
 from persona.eval.bootstrap import Interval, PairedDifference, bootstrap_interval, paired_bootstrap
 from persona.eval.lamp_config import NO_USER, OTHER_USER, PLUG, WITHOUT_USER, LampConfig, Progress
 from persona.eval.metrics import METRICS, Samples, evaluate
@@ -34,7 +33,7 @@ from persona.eval.plans import make_plans
 from persona.eval.soft_prompts import Plugs
 from persona.eval.yardsticks import yardsticks
 from persona.files import write_atomically
-from persona.lamp import LOWER_IS_BETTER, LampSplit, Question
+from persona.lamp import LOWER_IS_BETTER, LampSplit
 from persona.protocols import GenerationOptions, LanguageModel
 from persona.readers import write_predictions
 from persona.request_checks import check_options
@@ -48,10 +47,10 @@ class LampRow:
     """One way to answer all questions, scored.
 
     Attributes:
-        method: ``none``, a retriever's name, ``plug``, ``stats``, ``summary`` or a method with adapters, one of these
+        method: ``none``, a retriever's name, ``plug``, ``vocabulary``, a method of summaries or adapters, one of these
             with `` + `` and a retriever's name, the control ``task adapter``, or a yardstick's.
         k: records asked for; 0 where there are none.
-        control: None, `OTHER_USER`, `NO_HISTORY` or `WITHOUT_USER`.
+        control: None, `OTHER_USER`, `EMPTY_HISTORY` or `WITHOUT_USER`.
         scores: metric name -> value with its interval; empty where the split has no golds.
         difference: primary metric, this row minus ``none``, paired over users; None for ``none`` itself.
         gain: primary metric, this row minus the row trained without user, or with the task adapter alone, that has the
@@ -166,7 +165,7 @@ def run_lamp(
         config: what to run.
         plugs: the user embedders of the method ``plug``.
         adapters: the task adapters of the methods with adapters.
-        summarizer: writes the summaries of the method ``summary``; None is `llm`.
+        summarizer: writes the summaries of ``summary`` and ``stats+summary``; None is `llm`.
         out: folder for answers (resumable), summaries, predictions in the official form and ``results.json``; None
             keeps nothing.
         progress: called with a stage's name, what is done and what there is to do.
@@ -227,7 +226,7 @@ def run_lamp(
         ]
     rows = _score(split, golds, users, outcomes, config)
     parts = _fingerprints(plugs, adapters, summarizer)
-    data = _data_hash(questions, golds)
+    data = data_hash(questions, golds)
     n_users = len(set(users))
     result = LampReport(split.task.name, len(questions), n_users, llm.fingerprint, config, rows, data, parts)
     if out is not None:
@@ -248,16 +247,6 @@ def _fingerprints(
     if summarizer is not None:
         found["summarizer"] = (summarizer.fingerprint,)
     return found
-
-
-def _data_hash(questions: Sequence[Question], golds: Mapping[str, str] | None) -> str:
-    """BLAKE2b of all that the questions, their profiles and the golds say, 16 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=8)
-    for one in questions:
-        gold = None if golds is None else golds[one.id]
-        said = [one.id, one.user_id, one.input, gold, [record.content_hash for record in one.profile]]
-        digest.update(json.dumps(said).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def _options(split: LampSplit, config: LampConfig) -> GenerationOptions:

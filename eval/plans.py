@@ -1,7 +1,8 @@
 """The rows of an evaluation before they are answered: which requests each of them sends.
 
 A row is a retriever with its k, ``none``, or what stands before the question (a soft prompt, a summary, an adapter),
-alone and with records beside it; and each of these as a control, with another user's history or trained without one.
+alone and with records beside it; and each of these as a control, with another user's history, an empty one, or trained
+without one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, Adapters, UserAdapters, check_llm
 from persona.eval.lamp_config import (
-    NO_HISTORY,
+    EMPTY_HISTORY,
     NO_RETRIEVERS,
     NO_USER,
     OTHER_USER,
@@ -79,7 +80,7 @@ def make_plans(
         report: told how far it is.
         plugs: the user embedders of the method ``plug``.
         adapters: the task adapters of the methods with adapters.
-        summarizer: writes the summaries of the method ``summary``; None is `llm`.
+        summarizer: writes the summaries of ``summary`` and ``stats+summary``; None is `llm`.
 
     Raises:
         InvalidOptionError: if a method lacks what it needs.
@@ -186,7 +187,7 @@ def _plug_plans(
         others = other_histories(questions, config.seed)
         rows.append((OTHER_USER, plugs.with_user, others, others))
         if plugs.vectors is None:  # a file of user vectors has one for every user, whatever the history
-            rows.append((NO_HISTORY, plugs.with_user, nobody, own))
+            rows.append((EMPTY_HISTORY, plugs.with_user, nobody, own))
     if plugs.without_user:
         rows.append((WITHOUT_USER, plugs.without_user, nobody, own))
     plans = []

@@ -21,15 +21,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import persona
 from persona.errors import EvaluationError, InvalidOptionError
-from persona.eval.answers import Answers
+from persona.eval.answers import Answers, data_hash
 from persona.eval.bootstrap import Interval, bootstrap_interval
 from persona.eval.general_questions import GENERAL_QUESTIONS, GeneralQuestion
 from persona.eval.lamp_config import Progress
@@ -115,6 +116,8 @@ class RestraintReport:
         general: how many general questions were asked.
         personal: how many of the task's own.
         rows: `NO_USER`, then the retrievers in the order given.
+        data: hash of the task's own questions, their profiles and golds.
+        config: what else decided the numbers, as the caller tells it.
     """
 
     task: str
@@ -124,10 +127,12 @@ class RestraintReport:
     general: int
     personal: int
     rows: tuple[RestraintRow, ...]
+    data: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        return asdict(self)
+        return {"persona": persona.__version__, **asdict(self)}
 
 
 def profile_terms(profile: Profile) -> frozenset[str]:
@@ -164,6 +169,7 @@ def run_restraint(
     seed: int = 0,
     resamples: int = 2000,
     out: Path | None = None,
+    config: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> RestraintReport:
     """Ask general questions in the name of a split's users, beside the split's own.
@@ -180,6 +186,7 @@ def run_restraint(
         seed: who asks which general question, and the bootstrap.
         resamples: bootstrap resamples over users.
         out: folder for answers (a run that was stopped goes on) and ``results.json``; None keeps nothing.
+        config: what else decides the numbers (how the retrievers were made), for the report.
         progress: called with a stage's name, what is done and what there is to do.
 
     Raises:
@@ -268,7 +275,17 @@ def run_restraint(
                 float(added[len(asked) :].mean()),
             )
         )
-    report = RestraintReport(split.task.name, metric.name, llm.fingerprint, k, len(asked), len(questions), tuple(rows))
+    report = RestraintReport(
+        split.task.name,
+        metric.name,
+        llm.fingerprint,
+        k,
+        len(asked),
+        len(questions),
+        tuple(rows),
+        data_hash(questions, golds),
+        {**(config or {}), "max_length": max_length, "max_new_tokens": max_new_tokens, "seed": seed, "limit": limit},
+    )
     if out is not None:
         write_atomically(out / "results.json", json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")
     return report

@@ -9,10 +9,7 @@ of two forms (`SUMMARY_FORMS`):
 
         4 is the score for "a typical review of this user" , and 5 is the score for "great thing" . What is the ...
 
-    For LLMs that were trained on LaMP's prompts, which know records and nothing else. Labels stand behind the records,
-    next to the question: there the record that was retrieved does not outweigh them (accuracy 0.77 instead of 0.74 on
-    tags and 0.69 instead of 0.67 on news, beside one record, on users that no report is made on; scores and titles were
-    no better for it).
+    For LLMs that were trained on LaMP's prompts, which know records and nothing else.
 ``sentence``
     words about the user before everything else::
 
@@ -37,7 +34,7 @@ from persona.errors import InvalidOptionError
 from persona.lamp import LampSplit, LampTask, Question
 from persona.lamp_prompts import LampPrompt, lamp_prompt
 from persona.prompts import quoted
-from persona.protocols import LanguageModel, Request, Retriever, TextTokenizer
+from persona.protocols import LanguageModel, Request, Retriever, TextTokenizer, answer_settings
 from persona.records import Profile, Record
 from persona.summaries import INSTRUCT, TASK, TYPICAL_RECORD, prompt_version, write_summaries
 from persona.summary_stats import profile_stats
@@ -49,7 +46,6 @@ RECORD, SENTENCE = SUMMARY_FORMS = ("record", "sentence")
 
 _HEAD = 'About this user: "{}" . '
 _AT_ONCE = 64
-_LABELLED = ("LaMP_2", "LaMP_2N")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ def summary_prompt(
     form: str,
     max_length: int,
 ) -> LampPrompt:
-    """The official prompt with summaries beside its records.
+    """The official prompt with summaries before its records.
 
     Args:
         task: whose wording to use.
@@ -101,8 +97,7 @@ def summary_prompt(
     input_tokens, special = tokenizer.count(input), tokenizer.count("")
     if summary_form(task, form) == RECORD:
         typical = [Record(TYPICAL_RECORD[task.name], target=each) for each in summaries]
-        shown = [*records, *typical] if task.name in _LABELLED else [*typical, *records]
-        built = lamp_prompt(task, input, shown, tokenizer, max_length=max_length)
+        built = lamp_prompt(task, input, [*typical, *records], tokenizer, max_length=max_length)
         return LampPrompt(built.text, tuple(one for one in built.records if one not in typical), built.tokens_added)
     room = (max_length - input_tokens) // 2
     frame = tokenizer.count(_HEAD.format("word")) - special - 1
@@ -210,10 +205,17 @@ def _written(
     A line of the file: ``{"key": "9f...", "text": "..."}``.
     """
     asked = TASK if summary_form(split.task, form) == RECORD else INSTRUCT
-    settings = [llm.fingerprint, prompt_version(asked), split.task.name, split.labels, context_tokens]
+    decides = [
+        llm.fingerprint,
+        answer_settings(llm),
+        prompt_version(asked),
+        split.task.name,
+        split.labels,
+        context_tokens,
+    ]
 
     def key(profile: Profile) -> str:
-        content = [*settings, [record.content_hash for record in profile]]
+        content = [*decides, [record.content_hash for record in profile]]
         return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
     known: dict[str, str] = {}

@@ -24,6 +24,7 @@ from persona.cli_terminal import (
     Llm,
     TaskName,
     UserVectors,
+    check_folder,
     check_split,
     names,
     numbers,
@@ -126,6 +127,7 @@ def eval_lamp(
     from persona.eval.lamp_config import PLUG, LampConfig
     from persona.eval.report import lamp_markdown, lamp_table
     from persona.eval.soft_prompts import Plugs
+    from persona.eval.summary_rows import BOTH, SUMMARY
     from persona.models import load_llm
     from persona.readers import read_split
     from persona.registry import needs_encoder
@@ -168,8 +170,12 @@ def eval_lamp(
         without = () if plug_control is None else names(plug_control, "--plug-control")
         plugs = Plugs.load(names(plug, "--plug"), without, vectors=user_vectors)
     adapters = None if lora_task is None else Adapters.load(names(lora_task, "--lora-task"))
-    lamp = read_split(data, split, golds=golds, task=task)
+    written = not {SUMMARY, BOTH}.isdisjoint(config.methods)
+    if summary_llm is not None and not written:
+        raise InvalidOptionError(f"--summary-llm writes summaries, and {methods} has none: name the method summary")
     folder = out or Path("runs") / f"{data.resolve().name}-{split}-{_short_name(name)}"
+    check_folder(folder)
+    lamp = read_split(data, split, golds=golds, task=task)
     with progress_bars("steps") as progress:
         # Over-long inputs are cut as LaMP's own code cuts them, at the right end.
         report = run_lamp(

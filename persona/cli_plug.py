@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from persona.cli_retrieval import check_encoder_is_read
-from persona.cli_terminal import AsJson, Encoder, Llm, TaskName, UserVectors, numbers, print_json, progress_bars, say
+from persona.cli_terminal import (
+    AsJson,
+    Encoder,
+    Llm,
+    TaskName,
+    UserVectors,
+    check_folder,
+    numbers,
+    print_json,
+    progress_bars,
+    say,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -100,10 +111,12 @@ def train(
     from persona.user_vectors import UserVectorFile
 
     if user_vectors is not None or mode == "pplug":
-        unread = [f"--{name}" for name, value in (("heads", heads), ("width", width), ("warm-up", warm_up)) if value]
+        given = {"heads": heads, "width": width, "warm-up": warm_up, "tokens": tokens if mode == "pplug" else None}
+        unread = [f"--{name}" for name, value in given.items() if value is not None]
         if unread:
             of = "--mode pplug" if user_vectors is None else "--user-vectors"
             raise InvalidOptionError(f"with {of} nothing reads {', '.join(unread)}: leave it out")
+        warm_up = 0
     warm_up = _WARM_UP if warm_up is None else warm_up
     options = PlugTraining(
         warm_up=warm_up,
@@ -125,8 +138,7 @@ def train(
     check_retriever(retriever)
     reads = needs_encoder(retriever) and any(options.ks)
     check_encoder_is_read(encoder, user_vectors is None or reads, "--user-vectors")
-    if out.exists() and not out.is_dir():
-        raise InvalidOptionError(f"--out must be a folder, was a file: {str(out)!r}")
+    check_folder(out)
     split = read_split(data, "train", task=task)
     # Of several processes each has its own device, before anything is loaded onto one.
     state = PartialState(cpu=not torch.cuda.is_available())

@@ -12,6 +12,7 @@ from persona.cli_terminal import (
     Encoder,
     Store,
     TaskName,
+    check_folder,
     names,
     print_json,
     progress_bars,
@@ -156,16 +157,19 @@ def train(
     task: TaskName = None,
     general: General = None,
     recall: Annotated[
-        float, typer.Option(help="Wanted share of the users' own questions that keep their records.")
-    ] = 0.95,
+        float | None, typer.Option(help="Wanted share of the users' own questions that keep their records (0.95).")
+    ] = None,
     precision: Annotated[
         float | None,
         typer.Option(help="In place of --recall: wanted share of own questions among those that keep records."),
     ] = None,
     questions: Annotated[int, typer.Option(help="At most so many questions of DATA.", min=1)] = 1000,
     records: Annotated[
-        int, typer.Option(help="At most so many records of DATA that stand as questions, too.", min=0)
-    ] = 4000,
+        int | None,
+        typer.Option(
+            help="At most so many records of DATA that stand as questions, too (4000; none with a target).", min=0
+        ),
+    ] = None,
     view: Annotated[
         str, typer.Option(help="What of a record is compared: text, target, target+text or title+text.")
     ] = "text",
@@ -182,6 +186,7 @@ def train(
 
     from persona.cli_plug import embed_views
     from persona.encoders import load_encoder
+    from persona.errors import InvalidOptionError
     from persona.eval.general_questions import read_general
     from persona.readers import read_split
     from persona.retrievers.relevance_training import (
@@ -194,9 +199,21 @@ def train(
     from persona.settings import Settings
     from persona.store import ProfileStore
 
+    if recall is not None and precision is not None:
+        raise InvalidOptionError("a threshold has either --recall or --precision, not both: leave one out")
+    if records and "target" in view:
+        raise InvalidOptionError(
+            f"no record stands as a question in a view with its target: leave --records out, was: {records}"
+        )
     options = RelevanceTraining(
-        recall=recall, precision=precision, questions=questions, records=records, view=view, seed=seed
+        recall=0.95 if recall is None else recall,
+        precision=precision,
+        questions=questions,
+        records=4000 if records is None else records,
+        view=view,
+        seed=seed,
     )
+    check_folder(out)
     split = read_split(data, "train", task=task)
     kinds: dict[str, list[str]] = {name: list(texts) for name, texts in GENERAL.items()}
     for place in general or ():
@@ -221,7 +238,7 @@ def train(
         return
     kept = ", ".join(f"{share:.1%} of {name}" for name, share in report.general_kept.items())
     say(
-        f"{out}: threshold {report.threshold:.3f}; on users and questions kept aside {report.recall:.1%} of own "
+        f"{out}: threshold {report.threshold:.3f}; judged by networks not fitted to them, {report.recall:.1%} of own "
         f"questions keep their records, and {kept} (precision {report.precision:.3f}); {report.questions} questions, "
         f"{report.records} records that stood as ones, {report.general} general ones"
     )

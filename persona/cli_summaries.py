@@ -15,6 +15,7 @@ from persona.cli_terminal import (
     Llm,
     Store,
     TaskName,
+    check_folder,
     check_split,
     names,
     print_json,
@@ -239,6 +240,12 @@ def eval_restraint(
         raise InvalidOptionError(f"the row {NO_USER!r} is always there: --methods names retrievers, was: {methods!r}")
     for name in wanted:
         check_retriever(name)
+    if judge != "question" and not relevance:
+        raise InvalidOptionError(
+            f"--judge says what a filter judges, and there is none: name one with --filter, was: {judge!r}"
+        )
+    if out is not None:
+        check_folder(out)
     lamp = read_split(data, split, task=task)
     more = [one for place in general or () for one in read_general(place, limit or len(lamp.questions), split)]
     questions = (*GENERAL_QUESTIONS, *more)
@@ -294,6 +301,18 @@ def eval_restraint(
             max_new_tokens=max_new_tokens,
             seed=seed,
             out=out,
+            config={
+                "split": split,
+                "methods": wanted,
+                "filters": {called: [one.fingerprint, one.threshold] for called, one in filters.items()},
+                "judge": judge,
+                "general": list(map(str, general or ())),
+                "encoder": None if loaded is None else loaded.fingerprint,
+                "base": base,
+                "retriever_model": retriever_model,
+                "interest_neighbours": neighbours,
+                "where": where,
+            },
             progress=advance,
         )
     if as_json:
@@ -304,3 +323,5 @@ def eval_restraint(
             say(f"| {' | '.join(cells)} |")
     else:
         show(restraint_table(report, title=f"{data.resolve().name} {split}"))
+        if out is not None:
+            say(f"answers and results: {out}")

@@ -131,6 +131,16 @@ def counted(count: int, one: str, several: str | None = None) -> str:
     return f"{count} {one if count == 1 else several or one + 's'}"
 
 
+def check_folder(path: Path, option: str = "--out") -> None:
+    """Refuse a folder to write to that is a file.
+
+    Raises:
+        InvalidOptionError: if it is one.
+    """
+    if path.exists() and not path.is_dir():
+        raise InvalidOptionError(f"{option} must be a folder, was a file: {str(path)!r}")
+
+
 def check_split(split: str, *splits: str) -> None:
     """Refuse a split that is none of `splits`.
 

@@ -180,6 +180,9 @@ class LanguageModel(Protocol):
         channels: which of `CHANNELS` it can take.
         fingerprint: names model and weights.
         tokenizer: measures prompts in the model's unit (an estimate for models that are reached over a wire).
+
+    One that answers otherwise under other settings (a chat template, a system text) may have a mapping `settings` as
+    well, which tells them: answers that an evaluation has kept under others are then asked anew.
     """
 
     @property
@@ -199,3 +202,8 @@ class LanguageModel(Protocol):
             GenerationError: if the model does not answer.
         """
         ...
+
+
+def answer_settings(llm: LanguageModel) -> str:
+    """What besides model and request decides an LLM's answers, where it tells (see `LanguageModel`)."""
+    return repr(sorted(getattr(llm, "settings", {}).items()))

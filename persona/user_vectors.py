@@ -46,6 +46,10 @@ class UserVectorFile:
 
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
+        if path.suffix in (".npy", ".parquet") and not path.is_file():
+            raise DataFormatError(
+                "there is no such file of user vectors: `persona embed-users --export` makes one", source=path
+            )
         if path.suffix == ".npy":
             names, self._matrix, told = *_read_npy(path), None
         elif path.suffix == ".parquet":

@@ -272,11 +272,25 @@ def test_eval_restraint_with_filters_and_questions_of_another_domain(run: Run, t
     assert rows["bm25 + kept"]["by_domain"]["boats.txt"] >= 0.75
     assert rows["bm25 + kept"]["restraint"]["value"] >= 0.9
     assert rows["bm25 + kept"]["abstained"]["value"] <= 0.25
+    assert report["config"]["filters"].keys() == {"untrained", "kept"}
+    judged = run("eval", "restraint", data, "--judge", "record")
+    assert (judged.code, "--judge says what a filter judges, and there is none" in judged.err) == (1, True)
+    for command in (("eval", "restraint", data), ("filter", "train", data), ("eval", "lamp", data)):
+        refused = run(*command, "--out", "boats.txt")
+        assert (refused.code, "--out must be a folder, was a file: 'boats.txt'" in refused.err) == (1, True)
+    for wrong, message in (
+        (("--recall", "0.9", "--precision", "0.9"), "either --recall or --precision"),
+        (("--view", "target+text", "--records", "9"), "no record stands as a question in a view with its target"),
+    ):
+        refused = run("filter", "train", data, "--out", "kept", *wrong)
+        assert (refused.code, message in refused.err) == (1, True)
     short = ("--limit", "2", "--max-new-tokens", "1", "--markdown")
     table = run("eval", "restraint", data, "--general", "boats.txt", *short, "--out", "kept run").out
     assert "| boats.txt: nothing added |" in table
     results = json.loads(Path("kept run/results.json").read_text())
     assert [row["method"] for row in results["rows"]] == ["none", "bm25"]
+    assert (results["config"]["methods"], results["config"]["limit"]) == (["bm25"], 2)
+    assert len(results["data"]) == 16
     answers = Path("kept run/answers.jsonl").read_bytes()
     assert run("eval", "restraint", data, "--general", "boats.txt", *short, "--out", "kept run").out == table
     assert Path("kept run/answers.jsonl").read_bytes() == answers

@@ -21,7 +21,7 @@ from persona.embedding import embed_users
 from persona.encoders import load_encoder
 from persona.errors import EvaluationError, InvalidOptionError, UnsupportedChannelError
 from persona.eval.lamp import run_lamp
-from persona.eval.lamp_config import NO_HISTORY, OTHER_USER, WITHOUT_USER, LampConfig
+from persona.eval.lamp_config import EMPTY_HISTORY, OTHER_USER, WITHOUT_USER, LampConfig
 from persona.eval.soft_prompts import Plugs
 from persona.histories import History, HistoryReader, history_views
 from persona.instruction_words import InstructionWords, answer_ids
@@ -397,8 +397,8 @@ def test_rows_with_soft_prompts_stand_beside_their_controls(llm: Any, encoder: A
         "plug + bm25 k=1",
         f"plug, {OTHER_USER}",
         f"plug + bm25 k=1, {OTHER_USER}",
-        f"plug, {NO_HISTORY}",
-        f"plug + bm25 k=1, {NO_HISTORY}",
+        f"plug, {EMPTY_HISTORY}",
+        f"plug + bm25 k=1, {EMPTY_HISTORY}",
         f"plug, {WITHOUT_USER}",
         f"plug + bm25 k=1, {WITHOUT_USER}",
     ]
@@ -411,7 +411,7 @@ def test_rows_with_soft_prompts_stand_beside_their_controls(llm: Any, encoder: A
     assert 1 <= rows["plug"].attention_perplexity <= 6
     values = [rows["plug"].scores["MAE"].value, rows[f"plug, {WITHOUT_USER}"].scores["MAE"].value]
     assert rows["plug"].gain.difference == pytest.approx(values[0] - values[1])
-    nobody = rows[f"plug, {NO_HISTORY}"]
+    nobody = rows[f"plug, {EMPTY_HISTORY}"]
     assert nobody.gain is not None
     assert nobody.attention_perplexity == 0
     other = rows[f"plug, {OTHER_USER}"]

@@ -28,6 +28,7 @@ from persona.retrievers.relevance_training import (
     _for_precision,
     _for_recall,
     _mean,
+    _records_as_questions,
     train_relevance,
 )
 from persona.store import ProfileStore
@@ -201,6 +202,26 @@ def test_general_questions_get_nothing_and_own_ones_keep_records(trained: Cosine
         assert np.mean([bool(found) for found in own]) >= least
         others = retriever.retrieve_batch(profiles, [general[place % 8] for place in range(40)], 4)
         assert np.mean([not found for found in others]) >= 0.9
+
+
+def test_a_record_is_not_its_own_neighbour_and_neither_are_its_copies() -> None:
+    texts = ("a film with snow", "a film with snow", "snow at night", "a boat")
+    vectors = ENCODER.encode(list(texts)).astype(np.float16)
+    alone = Placed(vectors[:1], vectors[0].astype(np.float32))
+    placed = Placed(vectors, vectors[3].astype(np.float32))
+    made = _records_as_questions({"ana": placed, "bob": alone}, 100, np.random.default_rng(0))
+    assert len(made) == 4  # a record without others is no question
+    similarities = vectors.astype(np.float32) @ vectors.astype(np.float32).T
+    for row, one in enumerate(made):
+        assert one.user_id == "ana"
+        others = [number for number in range(4) if texts[number] != texts[row]]
+        assert one.nearest == pytest.approx(sorted(similarities[row, others], reverse=True), abs=1e-3)
+    assert len(_records_as_questions({"ana": placed}, 2, np.random.default_rng(0))) == 2
+
+
+def test_views_with_the_target_have_no_records_that_stand_as_questions() -> None:
+    options = RelevanceTraining(questions=20, epochs=2, members=1, view="target+text")
+    assert train_relevance(split_of(20), ENCODER, options)[1].records == 0
 
 
 def test_the_same_seed_gives_the_same_filter() -> None:

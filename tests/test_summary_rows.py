@@ -40,17 +40,6 @@ def test_a_summary_is_the_first_record() -> None:
     assert not alone.records
 
 
-def test_labels_stand_next_to_the_question() -> None:
-    movies = lamp_task("LaMP_2")
-    question = movies.make_input("a film about a lighthouse")
-    built = summary_prompt(
-        movies, question, [Record("a heist", target="action")], ["comedy, action"], MEASURE, form=RECORD, max_length=256
-    )
-    first, second = (built.text.index(words) for words in ("a heist", "a typical movie of this user"))
-    assert first < second < built.text.index("lighthouse")
-    assert built.records == (Record("a heist", target="action"),)
-
-
 def test_a_summary_is_a_sentence_before_the_records() -> None:
     built = summary_prompt(TASK, QUESTION, [REVIEW], ['scores "4"'], MEASURE, form=SENTENCE, max_length=256)
     official = lamp_prompt(TASK, QUESTION, [REVIEW], MEASURE, max_length=256).text
@@ -127,10 +116,15 @@ def test_rows_stand_beside_their_control_and_summaries_are_written_once(tmp_path
     kept.write_text("\n".join([*kept.read_text().splitlines()[:-1], '{"key": "h']))
     run_lamp(make_split(), llm, config, summarizer=writer, out=tmp_path)
     assert len(prompts) == 6
+    # Another system text, other summaries.
+    writer.settings = {"system": "Be brief."}  # type: ignore[attr-defined]
+    run_lamp(make_split(), llm, config, summarizer=writer, out=tmp_path)
+    assert len(prompts) == 11
+    del writer.settings  # type: ignore[attr-defined]
     instructed = LampConfig(methods=("summary",), ks=(1,), summary_form="sentence", controls=False, resamples=50)
     run_lamp(make_split(), llm, instructed, summarizer=writer, out=tmp_path)
     assert "In at most three short sentences" in prompts[-1]
-    assert len(prompts) == 11
+    assert len(prompts) == 16
 
 
 def test_options_are_checked() -> None:

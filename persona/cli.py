@@ -20,7 +20,7 @@ import typer
 import persona
 from persona.cli_eval import eval_app
 from persona.cli_lora import lora_app
-from persona.cli_plug import embed_views, plug_app
+from persona.cli_plug import plug_app
 from persona.cli_retrieval import (
     Base,
     FilterName,
@@ -43,6 +43,7 @@ from persona.cli_terminal import (
     TaskName,
     UserVectors,
     counted,
+    embed_views,
     print_json,
     progress_bars,
     say,

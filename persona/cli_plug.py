@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +16,7 @@ from persona.cli_terminal import (
     TaskName,
     UserVectors,
     check_folder,
+    embed_views,
     numbers,
     print_json,
     progress_bars,
@@ -24,10 +24,7 @@ from persona.cli_terminal import (
 )
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-    from persona.protocols import RecordEncoder
-    from persona.store import ProfileStore
+    pass
 
 _TRAINED = ("plug", "pplug")
 """The modes that are trained from histories."""
@@ -248,16 +245,3 @@ def show(
     if told["training"]:
         for name, value in told["training"]["report"].items():
             say(f"{name:16} {value}")
-
-
-def embed_views(store: ProfileStore, encoder: RecordEncoder, views: Iterable[str], progress: Progress) -> None:
-    """Embed the records of all users in some views, with a bar each."""
-    from persona.embedding import embed_users
-
-    for view in views:
-        bar = progress.add_task(f"embed users ({view})", total=None)
-
-        def advance(done: int, total: int, records: int, bar: TaskID = bar) -> None:
-            progress.update(bar, completed=done, total=total)
-
-        embed_users(store, encoder, view=view, progress=advance)

@@ -13,6 +13,7 @@ from persona.cli_terminal import (
     Store,
     TaskName,
     check_folder,
+    embed_views,
     names,
     print_json,
     progress_bars,
@@ -184,7 +185,6 @@ def train(
     from dataclasses import asdict
     from tempfile import TemporaryDirectory
 
-    from persona.cli_plug import embed_views
     from persona.encoders import load_encoder
     from persona.errors import InvalidOptionError
     from persona.eval.general_questions import read_general

@@ -17,6 +17,7 @@ from persona.cli_terminal import (
     TaskName,
     check_folder,
     check_split,
+    embed_views,
     names,
     print_json,
     progress_bars,
@@ -256,7 +257,6 @@ def eval_restraint(
         store = None
         filters: dict[str, RelevanceFilter] = {}
         if loaded is not None:
-            from persona.cli_plug import embed_views
             from persona.retrievers.relevance import load_filter
             from persona.store import ProfileStore
 

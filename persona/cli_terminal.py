@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +16,9 @@ from persona.errors import InvalidOptionError
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress, TaskID
+
+    from persona.protocols import RecordEncoder
+    from persona.store import ProfileStore
 
 _FILE_WIDTH = 140
 """Columns of a table that goes into a file or a pipe."""
@@ -124,6 +127,19 @@ def stage_bars(progress: Progress) -> Callable[[str, int, int], None]:
         progress.update(bars[stage], completed=done, total=total)
 
     return advance
+
+
+def embed_views(store: ProfileStore, encoder: RecordEncoder, views: Iterable[str], progress: Progress) -> None:
+    """Embed the records of all users in some views, with a bar each."""
+    from persona.embedding import embed_users
+
+    for view in views:
+        bar = progress.add_task(f"embed users ({view})", total=None)
+
+        def advance(done: int, total: int, records: int, bar: TaskID = bar) -> None:
+            progress.update(bar, completed=done, total=total)
+
+        embed_users(store, encoder, view=view, progress=advance)
 
 
 def counted(count: int, one: str, several: str | None = None) -> str:

@@ -14,7 +14,7 @@ What is done, and why:
   ``McQueen`` and ``l'homme`` meets ``homme``. Marks belong to the word: Python's ``\\w`` alone would cut Hindi or
   Tamil at every vowel sign.
 - *Scripts written without blanks* (Han, kana, Thai, ...) and Hangul, whose particles cling to the noun, give
-  characters and pairs of neighbouring characters.
+  characters, each with its marks, and pairs of neighbouring characters.
 - *An emoji is a word*, its skin tone and variation selector are not: in tweets it often is the only common word.
 """
 
@@ -25,7 +25,7 @@ import unicodedata
 from collections.abc import Iterator
 from functools import cache
 
-WORDS_VERSION = f"words-1/unicode-{unicodedata.unidata_version}"
+WORDS_VERSION = f"words-2/unicode-{unicodedata.unidata_version}"
 """Names the rules: it changes when the same text may give other words, so that stored indexes are made anew."""
 
 _ASCII_WORD = re.compile(r"[a-z0-9_]+")
@@ -90,11 +90,11 @@ def _cut(word: str) -> Iterator[str]:
     for run in _UNSPACED.finditer(word):
         if run.start() > done:
             yield word[done : run.start()]
-        characters = run.group()
+        characters = _character_pattern().findall(run.group())
         for place, character in enumerate(characters):
             yield character
             if place + 1 < len(characters):
-                yield characters[place : place + 2]
+                yield character + characters[place + 1]
         done = run.end()
     if done < len(word):
         yield word[done:]
@@ -102,13 +102,21 @@ def _cut(word: str) -> Iterator[str]:
 
 @cache
 def _word_pattern() -> re.Pattern[str]:
-    """One emoji, or a letter or digit with all letters, digits and marks that follow.
+    """One emoji, or a letter or digit with all letters, digits and marks that follow."""
+    return re.compile(rf"{_EMOJI}|\w[\w{_marks()}]*")
 
-    Python's `re` has no name for marks, so they are listed (about 2,400), once and only when text needs them.
-    """
-    marks = "".join(
+
+@cache
+def _character_pattern() -> re.Pattern[str]:
+    """A character with the marks that follow; a mark that follows none is no character."""
+    return re.compile(f"[^{_marks()}][{_marks()}]*")
+
+
+@cache
+def _marks() -> str:
+    """All marks (about 2,400): Python's `re` has no name for them. Listed once, and only when text needs them."""
+    return "".join(
         character
         for character in map(chr, range(0x300, 0x1F000))
         if unicodedata.category(character) in ("Mn", "Mc") and not _INVISIBLE.match(character)
     )
-    return re.compile(rf"{_EMOJI}|\w[\w{marks}]*")

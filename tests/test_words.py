@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from persona.retrievers import words as words_module
@@ -81,6 +81,7 @@ def test_typographic_punctuation_ends_a_word() -> None:
     assert all(list(words_module._folded_words(f"a{character}b")) == ["a", "b"] for character in listed)
 
 
+@example("0\u0e33")  # Thai, and in its normal form a digit, a mark and a vowel
 @given(st.text(alphabet=st.characters(categories=["L", "N", "Z", "P", "S"])))
 def test_words_are_words(text: str) -> None:
     """What is a word stays one: an index of words of words would be the same index."""

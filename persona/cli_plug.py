@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -22,9 +22,6 @@ from persona.cli_terminal import (
     progress_bars,
     say,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _TRAINED = ("plug", "pplug")
 """The modes that are trained from histories."""

@@ -147,14 +147,14 @@ def counted(count: int, one: str, several: str | None = None) -> str:
     return f"{count} {one if count == 1 else several or one + 's'}"
 
 
-def check_folder(path: Path, option: str = "--out") -> None:
-    """Refuse a folder to write to that is a file.
+def check_folder(out: Path) -> None:
+    """Refuse an `--out` that should be a folder and is a file.
 
     Raises:
         InvalidOptionError: if it is one.
     """
-    if path.exists() and not path.is_dir():
-        raise InvalidOptionError(f"{option} must be a folder, was a file: {str(path)!r}")
+    if out.exists() and not out.is_dir():
+        raise InvalidOptionError(f"--out must be a folder, was a file: {str(out)!r}")
 
 
 def check_split(split: str, *splits: str) -> None:

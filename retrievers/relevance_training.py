@@ -15,13 +15,13 @@ Users and general questions are dealt into five folds. For each, three networks 
 cross-entropy, each to pairs of its own draw, and stop when they get no better on their own fold. The mean of networks
 is one network again, and more certain than any of them (area under the curve of news against film reviews 0.967 for the
 mean of four, 0.959 for one, on training users kept aside). The threshold is chosen by questions, each judged by the
-mean of the networks that have not seen it: a question *keeps*
-its records if the nearest of them passes (`persona.retrievers.relevance.RelevanceRetriever`). It is the highest
-threshold at which the wanted share of the users' questions keep theirs (*recall*): as strict as that allows, since
-domains that the training has not seen lie between. Or, if so wanted, the lowest at which users' questions are the
-wanted share of those that keep records, with as many general questions as users' ones and each kind as frequent as the
-others (*precision*). All questions have a say in it: chosen on one fold of them, where a few decide, it let 7 or 32 %
-of the film reviews pass, by the draw. Nothing of the split that a report is made on is looked at.
+mean of the networks that were not fitted to it: a question *keeps* its records if the nearest of them passes
+(`persona.retrievers.relevance.RelevanceRetriever`). It is the highest threshold at which the wanted share of the users'
+questions keep theirs (*recall*): as strict as that allows, since domains that the training has not seen lie between.
+Or, if so wanted, the lowest at which users' questions are the wanted share of those that keep records, with as many
+general questions as users' ones and each kind as frequent as the others (*precision*). All questions have a say in it:
+chosen on one fold of them, where a few decide, it let 7 or 32 % of the film reviews pass, by the draw. Nothing of the
+split that a report is made on is looked at.
 """
 
 from __future__ import annotations

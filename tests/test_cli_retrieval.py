@@ -278,6 +278,8 @@ def test_eval_restraint_with_filters_and_questions_of_another_domain(run: Run, t
     for command in (("eval", "restraint", data), ("filter", "train", data), ("eval", "lamp", data)):
         refused = run(*command, "--out", "boats.txt")
         assert (refused.code, "--out must be a folder, was a file: 'boats.txt'" in refused.err) == (1, True)
+    refused = run("eval", "lamp", data, "--methods", "none,stats", "--summary-llm", "tiny")
+    assert (refused.code, "--summary-llm writes summaries, and none,stats has none" in refused.err) == (1, True)
     for wrong, message in (
         (("--recall", "0.9", "--precision", "0.9"), "either --recall or --precision"),
         (("--view", "target+text", "--records", "9"), "no record stands as a question in a view with its target"),

@@ -87,8 +87,8 @@ def eval_lamp(
         ),
     ] = False,
     summary_form: Annotated[
-        str, typer.Option(help="What a summary is in a prompt: record (one target), or sentence.")
-    ] = "record",
+        str | None, typer.Option(help="What a summary is in a prompt: record (one target; the default), or sentence.")
+    ] = None,
     vocabulary: Annotated[
         float, typer.Option("--vocabulary", help="The weight of the method vocabulary: above 0.", min=0)
     ] = 0.0,
@@ -127,7 +127,7 @@ def eval_lamp(
     from persona.eval.lamp_config import PLUG, LampConfig
     from persona.eval.report import lamp_markdown, lamp_table
     from persona.eval.soft_prompts import Plugs
-    from persona.eval.summary_rows import BOTH, SUMMARY
+    from persona.eval.summary_rows import BOTH, RECORD, SUMMARY, SUMMARY_METHODS
     from persona.models import load_llm
     from persona.readers import read_split
     from persona.registry import needs_encoder
@@ -141,7 +141,7 @@ def eval_lamp(
         ks=numbers(k, "--k"),
         beside=beside,
         lora_once=lora_once,
-        summary_form=summary_form,
+        summary_form=RECORD if summary_form is None else summary_form,
         vocabulary=vocabulary,
         limit=limit,
         controls=controls,
@@ -173,6 +173,8 @@ def eval_lamp(
     written = not {SUMMARY, BOTH}.isdisjoint(config.methods)
     if summary_llm is not None and not written:
         raise InvalidOptionError(f"--summary-llm writes summaries, and {methods} has none: name the method summary")
+    if summary_form is not None and set(SUMMARY_METHODS).isdisjoint(config.methods):
+        raise InvalidOptionError(f"--summary-form is for summaries, and {methods} has none: name the method stats")
     folder = out or Path("runs") / f"{data.resolve().name}-{split}-{_short_name(name)}"
     check_folder(folder)
     lamp = read_split(data, split, golds=golds, task=task)

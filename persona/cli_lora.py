@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from persona.cli_terminal import AsJson, Llm, Store, TaskName, names, print_json, progress_bars, say, stage_bars
+from persona.cli_terminal import (
+    AsJson,
+    Llm,
+    Store,
+    TaskName,
+    check_folder,
+    names,
+    print_json,
+    progress_bars,
+    say,
+    stage_bars,
+)
 
 if TYPE_CHECKING:
     from persona.adapters.bank import AdapterBank, StoredAdapter
@@ -270,6 +281,7 @@ def train_task(
         routed_steps=routed_steps,
     )
     spec = _spec(r, alpha, targets, rslora, "float32")
+    check_folder(out)
     model = _checked(load_llm(llm or Settings().llm, overlong="truncate"))
     find_modules(model.model, spec)  # A layer that is not there is told before the records are read.
     split = read_split(data, "train", task=task)

@@ -70,6 +70,12 @@ def train(
     leave_one_out: Annotated[
         int, typer.Option(help="Questions made from each user's own records; 0 makes none.", min=0)
     ] = 8,
+    with_question: Annotated[
+        bool,
+        typer.Option(
+            "--with-question", help="Let the soft prompt say what such a question is usually answered, whoever asks."
+        ),
+    ] = False,
     without_user: Annotated[
         bool, typer.Option("--without-user", help="Never show a record: the control of the same training.")
     ] = False,
@@ -107,6 +113,7 @@ def train(
     if user_vectors is not None or mode == "pplug":
         given = {"heads": heads, "width": width, "warm-up": warm_up, "tokens": tokens if mode == "pplug" else None}
         unread = [f"--{name}" for name, value in given.items() if value is not None]
+        unread += ["--with-question"] if with_question else []
         if unread:
             of = "--mode pplug" if user_vectors is None else "--user-vectors"
             raise InvalidOptionError(f"with {of} nothing reads {', '.join(unread)}: leave it out")
@@ -156,6 +163,7 @@ def train(
             words=InstructionWords.of(split, model, loaded) if tokens is None and mode == "plug" else None,
             n_tokens=tokens or 2,
             heads=heads or _HEADS,
+            with_question=with_question,
             width=width or _WIDTH,
             # The paper's histories are encoded as LaMP's retrievers see them.
             view=split.task.view if mode == "pplug" else "text",

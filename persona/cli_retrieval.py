@@ -158,11 +158,15 @@ def train(
     task: TaskName = None,
     general: General = None,
     recall: Annotated[
-        float | None, typer.Option(help="Wanted share of the users' own questions that keep their records (0.95).")
+        float | None, typer.Option(help="Wanted share of the users' own questions that keep their records (0.98).")
+    ] = None,
+    restraint: Annotated[
+        float | None,
+        typer.Option(help="Least share of the general questions that keep none (0.9); goes before --recall."),
     ] = None,
     precision: Annotated[
         float | None,
-        typer.Option(help="In place of --recall: wanted share of own questions among those that keep records."),
+        typer.Option(help="In place of both: wanted share of own questions among those that keep records."),
     ] = None,
     questions: Annotated[int, typer.Option(help="At most so many questions of DATA.", min=1)] = 1000,
     records: Annotated[
@@ -199,14 +203,15 @@ def train(
     from persona.settings import Settings
     from persona.store import ProfileStore
 
-    if recall is not None and precision is not None:
-        raise InvalidOptionError("a threshold has either --recall or --precision, not both: leave one out")
+    if precision is not None and (recall is not None or restraint is not None):
+        raise InvalidOptionError("a threshold has either --recall and --restraint or --precision: leave one out")
     if records and "target" in view:
         raise InvalidOptionError(
             f"no record stands as a question in a view with its target: leave --records out, was: {records}"
         )
     options = RelevanceTraining(
-        recall=0.95 if recall is None else recall,
+        recall=0.98 if recall is None else recall,
+        restraint=0.9 if restraint is None else restraint,
         precision=precision,
         questions=questions,
         records=4000 if records is None else records,

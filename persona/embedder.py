@@ -19,6 +19,10 @@ identity. The paper's s is 539.97, the length of Flan-T5-XXL's embeddings.
     z    = [sum_i w_1i g_i, ..., sum_i w_Hi g_i, (sum_i g_i + m g_0) / (n + m)]     g_i = GELU(W_1 v_i + b_1)
     soft prompt = s * (I + MLP(z) + E)
 
+With `UserEmbedderConfig.with_question` z ends with the question, GELU(W_q sqrt(dim) q + b_q): the soft prompt can say
+what such a question is usually answered, and bend that by what the heads found. The same training without the user has
+it as well, so what the task alone can teach is in the control, and is not taken for personalization.
+
 E is the *echo* in the slot, those soft tokens that stand where an answer would (`persona.instruction_words`): with t_i
 the vector of the target of record i, t_0 that of a usual answer, and the same weights and null record as above,
 
@@ -94,6 +98,7 @@ class UserEmbedderConfig:
         view: the view of a record (`Record.view`) that keys are made of; in ``"pplug"`` values as well.
         slot: first and last but one of the soft tokens that start as the answer a user would probably give
             (`persona.instruction_words`); two equal numbers if there are none.
+        with_question: whether the layers behind the heads see the question, too. Only ``"plug"`` can.
 
     Raises:
         InvalidOptionError: if a number is out of range, or there is no such mode.
@@ -110,10 +115,13 @@ class UserEmbedderConfig:
     llm: str = ""
     view: str = "text"
     slot: tuple[int, int] = (0, 0)
+    with_question: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise InvalidOptionError(f"a user embedder's mode must be one of {', '.join(MODES)}, was: {self.mode!r}")
+        if self.with_question and self.mode != "plug":
+            raise InvalidOptionError(f"only a user embedder of mode 'plug' can be `with_question`, was: {self.mode!r}")
         for name in ("encoder_dim", "llm_hidden", "n_tokens", "heads", "width"):
             if getattr(self, name) < 1:
                 raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
@@ -181,7 +189,7 @@ class UserEmbedder(
             encoder: the record encoder's fingerprint.
             seed: of all starting values.
             words: what the instruction starts as; their number is that of the soft tokens. ``"pplug"`` has none.
-            **options: `mode`, `n_tokens`, `heads`, `width` and `view` of `UserEmbedderConfig`.
+            **options: `mode`, `n_tokens`, `heads`, `width`, `view` and `with_question` of `UserEmbedderConfig`.
         """
         embeddings = llm.model.get_input_embeddings().weight.detach().float().cpu()
         scale = float(embeddings.norm(dim=1).mean())
@@ -369,6 +377,7 @@ class _PlugPooling(nn.Module):
         self.blocks = [dim, dim, STYLE_DIM]
         self.shape = (config.n_tokens, config.llm_hidden)
         self.heads = heads
+        self.with_question = config.with_question
         self.value = nn.Linear(config.value_dim, width)
         self.key = nn.Linear(dim, heads * _KEY_DIM, bias=False)
         self.query = nn.Linear(dim, heads * _KEY_DIM, bias=False)
@@ -381,6 +390,10 @@ class _PlugPooling(nn.Module):
         self.null_value = nn.Parameter(torch.zeros(width))
         self.log_null_records = nn.Parameter(torch.tensor(math.log(_NULL_RECORDS)))
         pooled = (heads + 1) * width
+        if config.with_question:
+            pooled += width
+            self.question = nn.Sequential(nn.Linear(dim, width), nn.GELU())
+            self.no_question = nn.Parameter(torch.zeros(width))
         self.mix = nn.Sequential(nn.LayerNorm(pooled), nn.Linear(pooled, width), nn.GELU())
         self.last = nn.Linear(width, config.n_tokens * config.llm_hidden)
         # At first every user gets the instruction alone, and the echo.
@@ -431,7 +444,12 @@ class _PlugPooling(nn.Module):
         sums = torch.cat((weights, torch.ones_like(weights[:, :1])), dim=1) @ hidden  # (batch, heads + 1, width)
         sharp = sums[:, :-1] + rest * self.null_value  # (batch, heads, width)
         mean = (sums[:, -1] + null_records * self.null_value) / (mask.sum(1, keepdim=True) + null_records)
-        found: Tensor = self.mix(torch.cat((sharp.flatten(1), mean), dim=1))
+        parts = [sharp.flatten(1), mean]
+        if self.with_question:
+            # A question's vector has length 1, what the values are made of about 1 in each number.
+            asked = self.no_question if query is None else self.question(query * query.shape[1] ** 0.5)
+            parts.append(asked.expand_as(mean))
+        found: Tensor = self.mix(torch.cat(parts, dim=1))
         tokens: Tensor = self.last(found).view(len(found), *self.shape)
         if self.has_slot:
             targets = torch.einsum("h,bhd->bd", self.echo_gates, self.targets(values, mask, weights, null_records))

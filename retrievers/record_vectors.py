@@ -30,10 +30,12 @@ class Placed:
     Attributes:
         records: the vectors of the records, in profile order, float16.  # (records, dim)
         query: the vector of the query, float32.  # (dim,)
+        text: the query itself.
     """
 
     records: NDArray[np.float16]
     query: NDArray[np.float32]
+    text: str
 
     @property
     def similarities(self) -> NDArray[np.float32]:
@@ -83,7 +85,7 @@ class RecordVectors:
         different = list(dict.fromkeys([*queries, *missing]))
         encoded = dict(zip(different, self.encoder.encode(different), strict=True)) if different else {}
         matrices = {key: self._matrix(texts[key], known[key], encoded) for key in known}
-        return [Placed(matrices[id(profile)], encoded[query]) for profile, query in asked]
+        return [Placed(matrices[id(profile)], encoded[query], query) for profile, query in asked]
 
     def _stored(self, profile: Profile) -> list[NDArray[np.float16] | None] | None:
         """The stored vector of each record, None for one without; None if there is none at all."""

@@ -4,10 +4,12 @@ A retriever ranks and always has k records to give; whether any of them has to d
 What a cosine of 0.35 means depends on the question: a long review has that with any other review, "What is 17 * 3?"
 with nothing. So the similarity s of a record is mapped by a function that depends on the query and rises with s:
 
-    f(s; q) = sigmoid(a(q) s + b(q)),   a = softplus(.) > 0,   (a, b) from a small network that reads the query's vector
+    f(s; q) = sigmoid(a(q) s + b(q)),   a = softplus(.) > 0,   (a, b) from a small network that reads the query
 
 and one threshold on f serves all queries (Cosine Adapter, Rossi et al., arXiv 2408.04887; here in its linear form).
-`persona.retrievers.relevance_training` fits it. Since f rises with s, the order of the records is never changed.
+`persona.retrievers.relevance_training` fits it. Since f rises with s, the order of the records is never changed. Of the
+query the network reads the vector and the writing style (`persona.writing_style`): what users ask of a task is worded
+alike, and a sentence encoder throws that away.
 
 **What is judged.** The *question*, by default: if none of the user's records passes, not even the nearest, nothing is
 returned; if one does, the question is about the user, and what the retriever found stays whole. Whether to look into
@@ -41,6 +43,7 @@ from persona.files import replacing, write_atomically
 from persona.protocols import RecordEncoder, Retriever
 from persona.records import Profile, ScoredRecord
 from persona.vectors import vector_fingerprint
+from persona.writing_style import STYLE_DIM, style_vector
 
 from .background import GENERAL_QUESTIONS
 from .ranking import check_k, pairs
@@ -57,7 +60,7 @@ UNTRAINED_THRESHOLD = 2.5
 
 WEIGHTS = "relevance.safetensors"
 CONFIG = "relevance.json"
-_FORMAT = 1
+_FORMAT = 2
 
 QUESTION, RECORD = JUDGED = ("question", "record")
 """What a filter judges."""
@@ -128,8 +131,8 @@ class CosineAdapter(RelevanceFilter):
     """The trained filter.
 
     Args:
-        weights: ``hidden.weight`` (width, dim), ``hidden.bias`` (width,), ``out.weight`` (2, width), ``out.bias`` (2,);
-            float32.
+        weights: ``hidden.weight`` (width, dim + STYLE_DIM), ``hidden.bias`` (width,), ``out.weight`` (2, width),
+            ``out.bias`` (2,); float32.
         threshold: within 0 and 1.
         fingerprint: of the vectors that it was trained on.
         view: the view of a record that it was trained on.
@@ -148,8 +151,8 @@ class CosineAdapter(RelevanceFilter):
         notes: Mapping[str, Any] | None = None,
     ) -> None:
         shapes = [weights[name].shape if name in weights else None for name in _SHAPES]
-        width = shapes[0][0] if shapes[0] and len(shapes[0]) == 2 else 0
-        if not width or shapes[1:] != [(width,), (2, width), (2,)]:
+        width, read = shapes[0] if shapes[0] and len(shapes[0]) == 2 else (0, 0)
+        if not width or read <= STYLE_DIM or shapes[1:] != [(width,), (2, width), (2,)]:
             raise InvalidOptionError(
                 f"the weights of a filter must fit together, was: {dict(zip(_SHAPES, shapes, strict=True))}"
             )
@@ -161,15 +164,19 @@ class CosineAdapter(RelevanceFilter):
         self.view = view
         self.notes = dict(notes or {})
 
-    def line(self, query: NDArray[np.float32]) -> tuple[float, float]:
-        """a(q), which is above 0, and b(q)."""
-        hidden = np.tanh(self.weights["hidden.weight"] @ query + self.weights["hidden.bias"])
+    def line(self, read: NDArray[np.float32]) -> tuple[float, float]:
+        """a(q), which is above 0, and b(q).
+
+        Args:
+            read: what `read_queries` makes of the query.  # (dim + STYLE_DIM,)
+        """
+        hidden = np.tanh(self.weights["hidden.weight"] @ read + self.weights["hidden.bias"])
         raw, offset = (self.weights["out.weight"] @ hidden + self.weights["out.bias"]).astype(np.float64)
         return float(np.logaddexp(0.0, raw)), float(offset)
 
     def scores(self, placed: Placed) -> NDArray[np.float64]:
         """f(s; q) of each record, 0 to 1."""
-        slope, offset = self.line(placed.query)
+        slope, offset = self.line(read_queries(placed.query[None], [placed.text])[0])
         return np.asarray(_sigmoid(slope * placed.similarities.astype(np.float64) + offset), dtype=np.float64)
 
     def save(self, folder: Path) -> None:
@@ -206,13 +213,26 @@ class CosineAdapter(RelevanceFilter):
         try:
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             if config["format"] != _FORMAT:
-                raise ModelLoadError(f"{folder} is of format {config['format']}, this persona reads {_FORMAT}")
+                raise ModelLoadError(
+                    f"the relevance filter in {folder} is of format {config['format']}, this persona reads {_FORMAT}: "
+                    "train it again with `persona filter train`"
+                )
             weights = load_file(folder / WEIGHTS)
             return cls(weights, float(config["threshold"]), config["encoder"], config["view"], config["training"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             if isinstance(error, ModelLoadError):
                 raise
             raise ModelLoadError(f"the relevance filter in {folder} cannot be read: {error}") from error
+
+
+def read_queries(vectors: NDArray[np.float32], texts: Sequence[str]) -> NDArray[np.float32]:
+    """What a `CosineAdapter` reads of queries: their vectors and their styles.  # (queries, dim + STYLE_DIM)
+
+    Args:
+        vectors: float32.  # (queries, dim)
+        texts: the queries.
+    """
+    return np.concatenate([vectors, np.stack([style_vector(text) for text in texts])], axis=1)
 
 
 def load_filter(name: str | Path, encoder: RecordEncoder, *, threshold: float | None = None) -> RelevanceFilter:

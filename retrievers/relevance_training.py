@@ -17,11 +17,12 @@ is one network again, and more certain than any of them (area under the curve of
 mean of four, 0.959 for one, on training users kept aside). The threshold is chosen by questions, each judged by the
 mean of the networks that were not fitted to it: a question *keeps* its records if the nearest of them passes
 (`persona.retrievers.relevance.RelevanceRetriever`). It is the highest threshold at which the wanted share of the users'
-questions keep theirs (*recall*): as strict as that allows, since domains that the training has not seen lie between.
-Or, if so wanted, the lowest at which users' questions are the wanted share of those that keep records, with as many
-general questions as users' ones and each kind as frequent as the others (*precision*). All questions have a say in it:
-chosen on one fold of them, where a few decide, it let 7 or 32 % of the film reviews pass, by the draw. Nothing of the
-split that a report is made on is looked at.
+questions keep theirs (*recall*): as strict as that allows, since domains that the training has not seen lie between. If
+fewer than the wanted share of general questions, each kind as frequent as the others, are left alone by it
+(*restraint*), it is raised until they are: restraint goes before recall. Or, if so wanted, it is the lowest at which
+users' questions are the wanted share of those that keep records (*precision*). All questions have a say in it: chosen
+on one fold of them, where a few decide, it let 7 or 32 % of the film reviews pass, by the draw. Nothing of the split
+that a report is made on is looked at.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ from persona.records import Profile
 from persona.vectors import vector_fingerprint
 
 from .background import GENERAL_QUESTIONS, LONG_REQUESTS
+from .ranking import view_texts
 from .record_vectors import Placed, RecordVectors
-from .relevance import CosineAdapter
+from .relevance import CosineAdapter, read_queries
 
 if TYPE_CHECKING:
     from persona.store import ProfileStore
@@ -69,8 +71,9 @@ class RelevanceTraining:
 
     Attributes:
         recall: wanted share of the users' questions that keep records, above 0 and below 1.
+        restraint: least share of the general questions that keep none, above 0 and below 1; goes before `recall`.
         precision: wanted share of users' questions among those that keep records, above 0 and below 1, in place of
-            `recall`; None wants none.
+            both; None wants none.
         folds: parts into which the users are dealt, each left out by other networks; 2 to 10.
         members: networks for each fold; all are averaged in the end.
         width: hidden units of each.
@@ -85,7 +88,8 @@ class RelevanceTraining:
         InvalidOptionError: if a number is out of range.
     """
 
-    recall: float = 0.95
+    recall: float = 0.98
+    restraint: float = 0.9
     precision: float | None = None
     folds: int = 5
     members: int = 3
@@ -97,7 +101,7 @@ class RelevanceTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("recall", "precision"):
+        for name in ("recall", "restraint", "precision"):
             if (value := getattr(self, name)) is not None and not 0 < value < 1:
                 raise InvalidOptionError(f"`{name}` must be above 0 and below 1, was: {value}")
         if not 2 <= self.folds <= LEAST_GENERAL:
@@ -144,12 +148,21 @@ class _Asked:
     Attributes:
         user_id: whose.
         placed: the user's records and the question.
+        read: what a network reads of the question (`read_queries`).  # (dim + STYLE_DIM,)
         nearest: similarities of the `TOP` nearest records, those of a record itself and of its copies left out.
     """
 
     user_id: str
     placed: Placed
+    read: NDArray[np.float32]
     nearest: list[float]
+
+    @classmethod
+    def of(cls, user_id: str, placed: Placed, similarities: NDArray[np.float32]) -> _Asked:
+        """By the similarities of the records that count."""
+        (read,) = read_queries(placed.query[None], [placed.text])
+        nearest: list[float] = np.sort(similarities)[::-1][:TOP].tolist()
+        return cls(user_id, placed, read, nearest)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,10 +170,10 @@ class _Pairs:
     """Pairs: of which query each is, its similarity, its label (1 is relevant), of which question, what kind.
 
     A kind is the number of the general questions' kind, `_OWN`, or `_OTHER` for a user's question with another text.
-    `vectors` (queries, dim) has each query once, the others have a row for each pair.
+    `read` (queries, dim + STYLE_DIM) has each query once (`read_queries`), the others have a row for each pair.
     """
 
-    vectors: NDArray[np.float32]
+    read: NDArray[np.float32]
     queries: NDArray[np.intp]
     similarities: NDArray[np.float32]
     labels: NDArray[np.float32]
@@ -211,10 +224,10 @@ def train_relevance(
     profiles: list[Profile] = [question.profile for question in asked]
     queries = [split.task.query(question.input) for question in asked]
     placed = RecordVectors(encoder, store, options.view).place(profiles, queries)
-    own = [_Asked(one.user_id, some, _nearest(some.similarities)) for one, some in zip(asked, placed, strict=True)]
-    by_user = {one.user_id: one.placed for one in own}
-    stand_ins = [] if "target" in options.view else _records_as_questions(by_user, options.records, draw)
-    unrelated = [encoder.encode(list(texts)) for texts in kinds.values()]
+    own = [_Asked.of(one.user_id, some, some.similarities) for one, some in zip(asked, placed, strict=True)]
+    by_user = {one.user_id: (one.profile, some) for one, some in zip(asked, placed, strict=True)}
+    stand_ins = [] if "target" in options.view else _records_as_questions(by_user, options, draw)
+    unrelated = [read_queries(encoder.encode(list(texts)), texts) for texts in kinds.values()]
 
     folds = min(options.folds, len(users))
     fold_of = {user: place % folds for place, user in enumerate(draw.permutation(users).tolist())}
@@ -240,7 +253,7 @@ def train_relevance(
             found.append(_best(values, outside, kind))
     mine, *theirs = map(np.concatenate, best)
     threshold = (
-        _for_recall(mine, options.recall)
+        max(_for_recall(mine, options.recall), _for_restraint(theirs, options.restraint))
         if options.precision is None
         else _for_precision(mine, theirs, options.precision)
     )
@@ -259,27 +272,26 @@ def train_relevance(
     return adapter, report
 
 
-def _records_as_questions(users: Mapping[str, Placed], most: int, draw: np.random.Generator) -> list[_Asked]:
+def _records_as_questions(
+    users: Mapping[str, tuple[Profile, Placed]], options: RelevanceTraining, draw: np.random.Generator
+) -> list[_Asked]:
     """Records that stand as questions to the rest of their profile, one profile a user."""
-    every = [(name, row) for name, one in users.items() if len(one.records) > 1 for row in range(len(one.records))]
+    every = [(name, row) for name, (profile, _) in users.items() if len(profile) > 1 for row in range(len(profile))]
+    texts = {name: view_texts(profile, options.view) for name, (profile, _) in users.items()}
     made = []
-    for place in sorted(draw.permutation(len(every))[:most].tolist()):
+    for place in sorted(draw.permutation(len(every))[: options.records].tolist()):
         name, row = every[place]
-        one = users[name]
-        asked = Placed(one.records, one.records[row].astype(np.float32))
+        _, one = users[name]
+        asked = Placed(one.records, one.records[row].astype(np.float32), texts[name][row])
         similarities = asked.similarities
         copies = similarities >= _SAME
         copies[row] = True
-        made.append(_Asked(name, asked, _nearest(similarities[~copies])))
+        made.append(_Asked.of(name, asked, similarities[~copies]))
     return made
 
 
-def _nearest(similarities: NDArray[np.float32]) -> list[float]:
-    nearest: list[float] = np.sort(similarities)[::-1][:TOP].tolist()
-    return nearest
-
-
 def _pairs(own: Sequence[_Asked], general: Sequence[NDArray[np.float32]], draw: np.random.Generator) -> _Pairs:
+    """Pairs of users' questions, and of general ones as `read_queries` gives them, by kind."""
     rows: list[tuple[int, float, float, int, int]] = []
     begins = np.cumsum([len(own), *map(len, general)]).tolist()
     asked = len(own)
@@ -289,16 +301,16 @@ def _pairs(own: Sequence[_Asked], general: Sequence[NDArray[np.float32]], draw: 
         for _ in range(OTHERS):
             texts = general[int(draw.integers(len(general)))]
             text = texts[int(draw.integers(len(texts)))]
-            rows.append((place, float(text @ query), 0.0, place, _OTHER))
+            rows.append((place, float(text[: len(query)] @ query), 0.0, place, _OTHER))
         wide = one.placed.wide
         for kind, texts in enumerate(general):
             number = int(draw.integers(len(texts)))
-            found = np.sort(wide @ texts[number])[::-1][:TOP]
+            found = np.sort(wide @ texts[number, : wide.shape[1]])[::-1][:TOP]
             rows += [(begins[kind] + number, value, 0.0, asked, kind) for value in found.tolist()]
             asked += 1
     queries, similarities, labels, questions, kinds = zip(*rows, strict=True)
     return _Pairs(
-        np.concatenate([np.stack([one.placed.query for one in own]), *general]),
+        np.concatenate([np.stack([one.read for one in own]), *general]),
         np.array(queries),
         np.array(similarities, np.float32),
         np.array(labels, np.float32),
@@ -326,7 +338,7 @@ def _fit(fitted: _Pairs, aside: _Pairs, options: RelevanceTraining, member: int)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed + 1_000 * member)
-        hidden, out = nn.Linear(fitted.vectors.shape[1], options.width), nn.Linear(options.width, 2)
+        hidden, out = nn.Linear(fitted.read.shape[1], options.width), nn.Linear(options.width, 2)
         model = nn.ModuleDict({"hidden": hidden, "out": out})
         with torch.no_grad():
             # The line of an untrained reader: 0.5 at a similarity of 0.3, whatever the query.
@@ -334,7 +346,7 @@ def _fit(fitted: _Pairs, aside: _Pairs, options: RelevanceTraining, member: int)
             out.weight.mul_(0.1)
 
         def loss(pairs: _Pairs) -> Any:
-            line = out(torch.tanh(hidden(torch.from_numpy(pairs.vectors))))[torch.from_numpy(pairs.queries)]
+            line = out(torch.tanh(hidden(torch.from_numpy(pairs.read))))[torch.from_numpy(pairs.queries)]
             logits = functional.softplus(line[:, 0]) * torch.from_numpy(pairs.similarities) + line[:, 1]
             return functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(pairs.labels))
 
@@ -356,7 +368,7 @@ def _fit(fitted: _Pairs, aside: _Pairs, options: RelevanceTraining, member: int)
 
 def _values(adapter: CosineAdapter, pairs: _Pairs) -> NDArray[np.float64]:
     """f of each pair.  # (pairs,)"""
-    lines = np.array([adapter.line(vector) for vector in pairs.vectors])[pairs.queries]
+    lines = np.array([adapter.line(read) for read in pairs.read])[pairs.queries]
     return np.asarray(1 / (1 + np.exp(-(lines[:, 0] * pairs.similarities + lines[:, 1]))), dtype=np.float64)
 
 
@@ -383,6 +395,13 @@ def _for_recall(mine: NDArray[np.float64], recall: float) -> float:
     """The highest threshold at which at least the wanted share of `mine` pass."""
     descending = np.sort(mine)[::-1]
     return float(descending[math.ceil(round(recall * len(mine), 9)) - 1])
+
+
+def _for_restraint(others: Sequence[NDArray[np.float64]], restraint: float) -> float:
+    """The lowest threshold at which at least the wanted share of all others, each kind as frequent, do not pass."""
+    tried = np.unique(np.nextafter(np.concatenate(others), np.inf))
+    passing = [float(np.mean([_share(values, value) for values in others])) for value in tried.tolist()]
+    return float(tried[np.flatnonzero(np.array(passing) <= 1 - restraint + 1e-9)[0]])
 
 
 def _for_precision(mine: NDArray[np.float64], others: Sequence[NDArray[np.float64]], precision: float) -> float:

@@ -275,13 +275,16 @@ def test_eval_restraint_with_filters_and_questions_of_another_domain(run: Run, t
     assert report["config"]["filters"].keys() == {"untrained", "kept"}
     judged = run("eval", "restraint", data, "--judge", "record")
     assert (judged.code, "--judge says what a filter judges, and there is none" in judged.err) == (1, True)
-    for command in (("eval", "restraint", data), ("filter", "train", data), ("eval", "lamp", data)):
+    folders = (("eval", "restraint"), ("filter", "train"), ("eval", "lamp"), ("lora", "train-task"))
+    for command in ((*words, data) for words in folders):
         refused = run(*command, "--out", "boats.txt")
         assert (refused.code, "--out must be a folder, was a file: 'boats.txt'" in refused.err) == (1, True)
+    refused = run("eval", "lamp", data, "--methods", "none,bm25", "--summary-form", "sentence")
+    assert (refused.code, "--summary-form is for summaries, and none,bm25 has none" in refused.err) == (1, True)
     refused = run("eval", "lamp", data, "--methods", "none,stats", "--summary-llm", "tiny")
     assert (refused.code, "--summary-llm writes summaries, and none,stats has none" in refused.err) == (1, True)
     for wrong, message in (
-        (("--recall", "0.9", "--precision", "0.9"), "either --recall or --precision"),
+        (("--recall", "0.9", "--precision", "0.9"), "either --recall and --restraint or --precision"),
         (("--view", "target+text", "--records", "9"), "no record stands as a question in a view with its target"),
     ):
         refused = run("filter", "train", data, "--out", "kept", *wrong)

@@ -18,6 +18,11 @@ from persona.models import load_llm
 from persona.writing_style import STYLE_DIM, STYLE_NAMES, style_vector
 
 DIM, HIDDEN, RECORDS = 12, 8, 5
+KINDS: list[dict[str, Any]] = [
+    *({"mode": mode} for mode in MODES),
+    {"mode": "plug", "slot": (3, 5)},
+    {"mode": "plug", "with_question": True},
+]
 
 
 def make(mode: Mode, **options: object) -> UserEmbedder:
@@ -75,10 +80,10 @@ def test_the_papers_attention_is_almost_a_mean() -> None:
     assert ours.attention_perplexity(keys, mask, query).item() < 35
 
 
-@pytest.mark.parametrize(("mode", "slot"), [*((mode, (0, 0)) for mode in MODES), ("plug", (3, 5))])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("padding", [4, 1])  # much of it is picked out, a little is computed and dropped
-def test_padding_and_neighbours_change_nothing(mode: Mode, slot: tuple[int, int], padding: int) -> None:
-    embedder = make(mode, slot=slot)
+def test_padding_and_neighbours_change_nothing(kind: dict[str, Any], padding: int) -> None:
+    embedder = make(**kind)
     keys, values, mask, query = history(embedder)
     alone = embedder(keys, values, mask, query, torch.arange(RECORDS)[None] * 30.0)
     other_keys, other_values, other_mask, other_query = history(embedder, records=RECORDS + padding, seed=2)
@@ -97,9 +102,9 @@ def test_padding_and_neighbours_change_nothing(mode: Mode, slot: tuple[int, int]
     assert (together[1] - together[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_without_times_the_order_of_records_changes_nothing(mode: Mode) -> None:
-    embedder = make(mode)
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_times_the_order_of_records_changes_nothing(kind: dict[str, Any]) -> None:
+    embedder = make(**kind)
     keys, values, mask, query = history(embedder)
     order = torch.tensor([3, 1, 4, 0, 2])
     shuffled = embedder(keys[:, order], values[:, order], mask, query)
@@ -161,12 +166,27 @@ def test_the_echo_by_hand() -> None:
     torch.testing.assert_close(found, 3.0 * expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("slot", [(0, 0), (2, 5)])
-def test_every_parameter_learns(slot: tuple[int, int]) -> None:
-    embedder = make("plug", slot=slot)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["mode"] == "plug"])
+def test_every_parameter_learns(kind: dict[str, Any]) -> None:
+    embedder = make(**kind)
     keys, values, mask, query = history(embedder)
-    embedder(keys, values, mask, query, torch.rand(1, RECORDS) * 100).square().sum().backward()
+    days = torch.rand(1, RECORDS) * 100
+    (embedder(keys, values, mask, query, days) + embedder(keys, values, mask, None, days)).square().sum().backward()
     assert [name for name, parameter in embedder.named_parameters() if not parameter.grad.abs().sum() > 0] == []  # type: ignore[union-attr]
+
+
+def test_with_question_a_new_users_prompt_depends_on_what_is_asked() -> None:
+    embedder = make("plug", with_question=True)
+    pooling: Any = embedder.pooling
+    keys, values, mask, query = history(embedder)
+    nobody, other_query = torch.zeros_like(mask), history(embedder, seed=3)[3]
+    asked, otherwise = embedder(keys, values, nobody, query), embedder(keys, values, nobody, other_query)
+    assert (asked - otherwise).abs().max() > 1e-3
+    # The last of what is mixed is the question's own part, of a vector as long as those of records.
+    own = torch.nn.functional.gelu(query[0] * math.sqrt(DIM) @ pooling.question[0].weight.T + pooling.question[0].bias)
+    null = pooling.null_value.repeat(pooling.heads + 1)
+    tokens = pooling.last(pooling.mix(torch.cat((null, own))[None])).view(1, -1, HIDDEN)
+    torch.testing.assert_close(asked, 3.0 * (embedder.instruction + tokens), rtol=1e-5, atol=1e-5)
 
 
 def test_what_the_llm_reads_starts_in_its_own_scale() -> None:
@@ -178,9 +198,9 @@ def test_what_the_llm_reads_starts_in_its_own_scale() -> None:
     assert all((embeddings - row).norm(dim=1).min() < 1e-4 for row in rows)
 
 
-@pytest.mark.parametrize(("mode", "slot"), [*((mode, (0, 0)) for mode in MODES), ("plug", (3, 5))])
-def test_it_comes_back_from_its_files(mode: Mode, slot: tuple[int, int], tmp_path: Path) -> None:
-    embedder = make(mode, encoder="minilm@1", llm="tiny@2", slot=slot)
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_comes_back_from_its_files(kind: dict[str, Any], tmp_path: Path) -> None:
+    embedder = make(**kind, encoder="minilm@1", llm="tiny@2")
     embedder.save_pretrained(tmp_path)
     loaded = load_user_embedder(tmp_path)
     keys, values, mask, query = history(embedder)
@@ -231,6 +251,8 @@ def test_bad_shapes_and_options_are_refused() -> None:
         UserEmbedderConfig(DIM, HIDDEN, mode="plugg")  # type: ignore[arg-type]
     with pytest.raises(InvalidOptionError, match=r"`slot` must lie within the 8 soft tokens, was: \(7, 9\)"):
         UserEmbedderConfig(DIM, HIDDEN, slot=(7, 9))
+    with pytest.raises(InvalidOptionError, match="mode 'plug' can be `with_question`, was: 'pplug'"):
+        UserEmbedderConfig(DIM, HIDDEN, mode="pplug", with_question=True)
     with pytest.raises(InvalidOptionError, match="`heads` must be at least 1, was: 0"):
         UserEmbedderConfig(DIM, HIDDEN, heads=0)
 

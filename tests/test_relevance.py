@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +22,20 @@ from persona.records import Profile, Record
 from persona.retrievers import BM25PlusRetriever, EntityRetriever, RecencyRetriever, RelevanceRetriever
 from persona.retrievers.background import GENERAL_QUESTIONS
 from persona.retrievers.record_vectors import Placed
-from persona.retrievers.relevance import CONFIG, WEIGHTS, CosineAdapter, UntrainedFilter, load_filter
+from persona.retrievers.relevance import CONFIG, WEIGHTS, CosineAdapter, UntrainedFilter, load_filter, read_queries
 from persona.retrievers.relevance_training import (
     GENERAL,
     RelevanceTraining,
     _for_precision,
     _for_recall,
+    _for_restraint,
     _mean,
     _records_as_questions,
     train_relevance,
 )
 from persona.store import ProfileStore
 from persona.vectors import vector_fingerprint
+from persona.writing_style import STYLE_DIM, style_vector
 
 ENCODER = HashingEncoder(dim=256)
 FINGERPRINT = vector_fingerprint(ENCODER, "text")
@@ -67,10 +70,13 @@ class Plane:
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32).reshape(-1, 2)
 
 
+SHAPES = {"hidden.weight": (3, 2 + STYLE_DIM), "hidden.bias": (3,), "out.weight": (2, 3), "out.bias": (2,)}
+
+
 def adapter(threshold: float = 0.5, fingerprint: str = "plane|view=text") -> CosineAdapter:
-    """tanh of the query's second number decides: a = softplus(2 + t), b = -1 + 3 t."""
+    """tanh of the query's second number decides: a = softplus(2 + t), b = -1 + 3 t; its style does nothing."""
     weights = {
-        "hidden.weight": np.array([[0, 1]], np.float32),
+        "hidden.weight": np.array([[0, 1, *[0] * STYLE_DIM]], np.float32),
         "hidden.bias": np.zeros(1, np.float32),
         "out.weight": np.array([[1], [3]], np.float32),
         "out.bias": np.array([2, -1], np.float32),
@@ -79,13 +85,18 @@ def adapter(threshold: float = 0.5, fingerprint: str = "plane|view=text") -> Cos
 
 
 def placed(query: str, *records: str) -> Placed:
-    return Placed(Plane().encode(records).astype(np.float16), Plane().encode([query])[0])
+    return Placed(Plane().encode(records).astype(np.float16), Plane().encode([query])[0], query)
+
+
+def read(query: str) -> NDArray[np.float32]:
+    (seen,) = read_queries(Plane().encode([query]), [query])
+    return np.asarray(seen)
 
 
 def test_the_map_by_hand() -> None:
     for degrees in (0, 30, 90):
         t = math.tanh(math.sin(math.radians(degrees)))
-        slope, offset = adapter().line(Plane().encode([str(degrees)])[0])
+        slope, offset = adapter().line(read(str(degrees)))
         assert slope == pytest.approx(math.log1p(math.exp(2 + t)), abs=1e-5)
         assert offset == pytest.approx(-1 + 3 * t, abs=1e-5)
         (score,) = adapter().scores(placed(str(degrees), str(degrees + 60)))
@@ -95,8 +106,7 @@ def test_the_map_by_hand() -> None:
 def test_relevance_rises_with_similarity_for_any_weights() -> None:
     draw = np.random.default_rng(0)
     for _ in range(50):
-        shapes = {"hidden.weight": (3, 2), "hidden.bias": (3,), "out.weight": (2, 3), "out.bias": (2,)}
-        weights = {name: draw.normal(scale=2, size=shape).astype(np.float32) for name, shape in shapes.items()}
+        weights = {name: draw.normal(scale=2, size=shape).astype(np.float32) for name, shape in SHAPES.items()}
         scores = CosineAdapter(weights, 0.5, "plane|view=text").scores(placed("0", *map(str, range(0, 180, 10))))
         assert (np.diff(scores) <= 0).all()  # the angle grows, the cosine falls
 
@@ -152,6 +162,28 @@ def test_the_threshold_for_a_wanted_recall_is_the_highest_that_has_it() -> None:
     assert _for_recall(np.array([0.2, 0.6, 0.6, 0.6]), 0.75) == 0.6
 
 
+def test_the_threshold_for_a_wanted_restraint_is_the_lowest_that_has_it() -> None:
+    """Two kinds, both counted alike, however many questions they have."""
+    others = [np.array([0.5] * 10 + [0.1] * 10), np.array([0.7, 0.2])]
+    assert _for_restraint(others, 0.99) == pytest.approx(0.7)
+    assert _for_restraint(others, 0.99) > 0.7  # what stands at the threshold passes
+    assert _for_restraint(others, 0.75) == pytest.approx(0.5)  # 0/20 and 1/2
+    assert _for_restraint(others, 0.5) == pytest.approx(0.2)  # 10/20 and 1/2
+    assert _for_restraint(others, 0.25) == pytest.approx(0.1)
+
+
+def test_restraint_goes_before_recall() -> None:
+    """Reviews by nobody among the general questions keep records as own ones do, until restraint takes both."""
+    draw = np.random.default_rng(2)
+    general = [*GENERAL["questions"], *(review(draw) for _ in range(20))]
+    options = RelevanceTraining(recall=0.999, restraint=0.01, epochs=5, folds=2, members=1)
+    _, lax = train_relevance(split_of(30), ENCODER, options, general=general)
+    _, strict = train_relevance(split_of(30), ENCODER, replace(options, restraint=0.97), general=general)
+    assert lax.recall == 1 > strict.recall
+    assert strict.general_kept["general"] <= 0.03 < lax.general_kept["general"]
+    assert strict.threshold > lax.threshold
+
+
 def test_the_threshold_for_a_wanted_precision_is_the_lowest_that_has_it() -> None:
     """Two kinds of general questions, one of them ten times as frequent: both count alike."""
     mine = np.array([0.9, 0.8, 0.6, 0.3])
@@ -166,9 +198,8 @@ def test_the_threshold_for_a_wanted_precision_is_the_lowest_that_has_it() -> Non
 
 def test_the_mean_of_networks_is_one_network() -> None:
     draw = np.random.default_rng(0)
-    shapes = {"hidden.weight": (3, 2), "hidden.bias": (3,), "out.weight": (2, 3), "out.bias": (2,)}
-    members = [{name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(3)]
-    query = Plane().encode(["30"])[0]
+    members = [{name: draw.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()} for _ in range(3)]
+    query = read("30")
 
     def outputs(weights: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         hidden = np.tanh(weights["hidden.weight"] @ query + weights["hidden.bias"])
@@ -207,16 +238,18 @@ def test_general_questions_get_nothing_and_own_ones_keep_records(trained: Cosine
 def test_a_record_is_not_its_own_neighbour_and_neither_are_its_copies() -> None:
     texts = ("a film with snow", "a film with snow", "snow at night", "a boat")
     vectors = ENCODER.encode(list(texts)).astype(np.float16)
-    alone = Placed(vectors[:1], vectors[0].astype(np.float32))
-    placed = Placed(vectors, vectors[3].astype(np.float32))
-    made = _records_as_questions({"ana": placed, "bob": alone}, 100, np.random.default_rng(0))
+    profile = Profile("ana", tuple(map(Record, texts)))
+    alone = Profile("bob", profile.records[:1]), Placed(vectors[:1], vectors[0].astype(np.float32), texts[0])
+    users = {"ana": (profile, Placed(vectors, vectors[3].astype(np.float32), texts[3])), "bob": alone}
+    made = _records_as_questions(users, RelevanceTraining(records=100), np.random.default_rng(0))
     assert len(made) == 4  # a record without others is no question
     similarities = vectors.astype(np.float32) @ vectors.astype(np.float32).T
     for row, one in enumerate(made):
-        assert one.user_id == "ana"
+        assert (one.user_id, one.placed.text) == ("ana", texts[row])
+        assert one.read.tolist() == [*vectors[row].astype(np.float32).tolist(), *style_vector(texts[row]).tolist()]
         others = [number for number in range(4) if texts[number] != texts[row]]
         assert one.nearest == pytest.approx(sorted(similarities[row, others], reverse=True), abs=1e-3)
-    assert len(_records_as_questions({"ana": placed}, 2, np.random.default_rng(0))) == 2
+    assert len(_records_as_questions(users, RelevanceTraining(records=2), np.random.default_rng(0))) == 2
 
 
 def test_views_with_the_target_have_no_records_that_stand_as_questions() -> None:
@@ -238,7 +271,8 @@ def test_save_and_load(trained: CosineAdapter, tmp_path: Path) -> None:
     assert isinstance(loaded, CosineAdapter)
     assert loaded.threshold == trained.threshold
     assert loaded.notes == trained.notes
-    query = Placed(ENCODER.encode(["snow", "a boat"]).astype(np.float16), ENCODER.encode(["a film with snow"])[0])
+    text = "a film with snow"
+    query = Placed(ENCODER.encode(["snow", "a boat"]).astype(np.float16), ENCODER.encode([text])[0], text)
     assert loaded.scores(query).tolist() == trained.scores(query).tolist()
     assert load_filter(tmp_path / "filter", ENCODER, threshold=0.25).threshold == 0.25
     assert load_filter("untrained", ENCODER, threshold=1.0).threshold == 1.0
@@ -253,12 +287,12 @@ def test_broken_files_are_refused(trained: CosineAdapter, tmp_path: Path) -> Non
         load_filter(tmp_path, ENCODER)
     trained.save(tmp_path)
     config = json.loads((tmp_path / CONFIG).read_text())
-    for broken in ("{", "[]", json.dumps({**config, "threshold": "high"}), json.dumps({"format": 1})):
+    for broken in ("{", "[]", json.dumps({**config, "threshold": "high"}), json.dumps({"format": 2})):
         (tmp_path / CONFIG).write_text(broken)
         with pytest.raises(ModelLoadError, match="cannot be read"):
             load_filter(tmp_path, ENCODER)
-    (tmp_path / CONFIG).write_text(json.dumps({**config, "format": 2}))
-    with pytest.raises(ModelLoadError, match="is of format 2, this persona reads 1"):
+    (tmp_path / CONFIG).write_text(json.dumps({**config, "format": 1}))
+    with pytest.raises(ModelLoadError, match="is of format 1, this persona reads 2: train it again"):
         load_filter(tmp_path, ENCODER)
     (tmp_path / CONFIG).write_text(json.dumps(config))
     (tmp_path / WEIGHTS).write_bytes(b"\x80\x04.")
@@ -287,6 +321,7 @@ def test_too_little_to_train_on() -> None:
         train_relevance(split_of(9), ENCODER, general={**GENERAL, "few": ["a", "b", "c"]})
     for option, value in (
         ("recall", 1.0),
+        ("restraint", 0.0),
         ("precision", 1.0),
         ("precision", 0.0),
         ("epochs", 0),

@@ -240,6 +240,7 @@ def test_train_ask_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ((*trained, "--mode", "pplug", "--width", "8", "--warm-up", "9"), "nothing reads --width, --warm-up"),
         ((*trained, "--mode", "pplug", "--tokens", "3"), "nothing reads --tokens"),
         ((*trained, "--mode", "pplug", "--warm-up", "0"), "nothing reads --warm-up"),
+        ((*trained, "--mode", "pplug", "--with-question"), "nothing reads --with-question"),
         ((*trained, "--user-vectors", "none.parquet"), "there is no such file of user vectors"),
         (("ask", "ana", "x", *with_vectors[:-1], "longer.parquet", "--k", "0"), "'user-vectors:5'"),
     ):

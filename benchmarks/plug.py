@@ -14,7 +14,8 @@ random weights, 8 questions in a step; every arm trains in a process of its own,
 **Generation** on questions of the generated world: plain, with a soft prompt, with 4 retrieved records, and with both.
 Twice: ratings with `tiny`, whose answers of 2 tokens leave hardly anything but the prompt to compute, and headlines
 with a larger Llama of random weights, whose answers all have 32 tokens. Eight soft tokens are a sixth of a bare
-question and a twentieth of one with records, so the price of a soft prompt is told for both.
+question and a twentieth of one with records, so the price of a soft prompt is told for both; and beside the same number
+of tokens of text, which is the least that reading them can cost.
 
 **Soft prompts** for many users whose vectors are in memory: users per second, and how much of the time is not spent in
 matrix products (those of the same shapes, timed alone).
@@ -176,8 +177,10 @@ def generation(llm: Any, task_name: str, tokens: int, rounds: int, questions: in
         with_records.append(Request(lamp_prompt(task, one.input, records, llm.tokenizer, max_length=512).text))
     # An own tensor for each, as for users who differ.
     softs = [soft + 1e-4 * place for place in range(len(asked))]
+    longer = [Request(with_tokens(llm, one.prompt, len(soft))) for one in plain]
     requests = {
         "plain": plain,
+        "as long text": longer,
         "soft prompt": [Request(one.prompt, soft) for one, soft in zip(plain, softs, strict=True)],
         "4 records": with_records,
         "both": [Request(one.prompt, soft) for one, soft in zip(with_records, softs, strict=True)],
@@ -185,6 +188,12 @@ def generation(llm: Any, task_name: str, tokens: int, rounds: int, questions: in
     options = GenerationOptions(max_new_tokens=tokens)
     seconds = timed([lambda some=some: llm.generate(some, options) for some in requests.values()], rounds + 1)
     return {name: statistics.median(each[1:]) for name, each in zip(requests, seconds, strict=True)}
+
+
+def with_tokens(llm: Any, prompt: str, tokens: int) -> str:
+    """`prompt` with words before it, so that it has `tokens` tokens more."""
+    wanted = llm.tokenizer.count(prompt) + tokens
+    return next(text for n in range(1, 4 * tokens) if llm.tokenizer.count(text := "so " * n + prompt) == wanted)
 
 
 def many_users(users: int, rounds: int) -> dict[str, float]:
@@ -239,9 +248,11 @@ def main() -> None:
         "training step, pplug": arms["recipe"]["seconds"] / arms["pplug"]["seconds"],
         "peak memory": arms["plug"]["mebibytes"] / arms["recipe"]["mebibytes"],
         "soft prompt / plain": answered["soft prompt"] / answered["plain"],
+        "soft prompt / as long text": answered["soft prompt"] / answered["as long text"],
         "soft prompt / plain, records in both": answered["both"] / answered["4 records"],
         "4 records / soft prompt": answered["4 records"] / answered["soft prompt"],
         "soft prompt / plain, answers of 32 tokens": long["soft prompt"] / long["plain"],
+        "soft prompt / as long text, answers of 32 tokens": long["soft prompt"] / long["as long text"],
         "soft prompt / plain, records in both, answers of 32 tokens": long["both"] / long["4 records"],
         "4 records / soft prompt, answers of 32 tokens": long["4 records"] / long["soft prompt"],
     }
@@ -258,8 +269,8 @@ def main() -> None:
         return
     table = Table("what", "ratio", "target", title="user embedder")
     for name, ratio in found.items():
-        target = TARGETS[name.split(",")[0]]
-        table.add_row(name, f"{ratio:.2f}", f"{target:.2f}")
+        target = TARGETS.get(name.split(",")[0])
+        table.add_row(name, f"{ratio:.2f}", "" if target is None else f"{target:.2f}")
     table.add_row("soft prompts, users/s", f"{users['users/s']:,.0f}", "")
     table.add_row("  of it outside matrix products", f"{users['outside matrix products']:.0%}", "20%")
     Console().print(table)

@@ -158,7 +158,7 @@ def train(
     task: TaskName = None,
     general: General = None,
     recall: Annotated[
-        float | None, typer.Option(help="Wanted share of the users' own questions that keep their records (0.98).")
+        float | None, typer.Option(help="Wanted share of the users' own questions that keep their records (0.97).")
     ] = None,
     restraint: Annotated[
         float | None,
@@ -210,7 +210,7 @@ def train(
             f"no record stands as a question in a view with its target: leave --records out, was: {records}"
         )
     options = RelevanceTraining(
-        recall=0.98 if recall is None else recall,
+        recall=0.97 if recall is None else recall,
         restraint=0.9 if restraint is None else restraint,
         precision=precision,
         questions=questions,

@@ -257,8 +257,9 @@ class UserEmbedder(
         if isinstance(self.pooling, _PaperPooling):
             soft_prompts = self.pooling(keys, values, mask, query)
         else:
-            soft_prompts = self.instruction + self.pooling(keys, values, mask, query, days)
-        return self.config.embedding_scale * soft_prompts
+            # In place: this is the largest tensor of all.
+            soft_prompts = self.pooling(keys, values, mask, query, days).add_(self.instruction)
+        return soft_prompts.mul_(self.config.embedding_scale)
 
     @torch.no_grad()
     def attention_perplexity(
@@ -401,7 +402,7 @@ class _PlugPooling(nn.Module):
         nn.init.zeros_(self.last.bias)
         start, end = config.slot
         self.has_slot = end > start
-        self.around_slot = (start, config.n_tokens - end)
+        self.slot = slice(start, end)
         if self.has_slot:
             self.echo = nn.Linear(dim, (end - start) * config.llm_hidden, bias=False)
             self.null_target = nn.Parameter(torch.zeros(dim))
@@ -453,8 +454,7 @@ class _PlugPooling(nn.Module):
         tokens: Tensor = self.last(found).view(len(found), *self.shape)
         if self.has_slot:
             targets = torch.einsum("h,bhd->bd", self.echo_gates, self.targets(values, mask, weights, null_records))
-            echo = F.pad(self.echo(targets).view(len(found), -1, self.shape[1]), (0, 0, *self.around_slot))
-            tokens = tokens + echo
+            tokens[:, self.slot] += self.echo(targets).view(len(found), -1, self.shape[1])
         return tokens, found
 
     def targets(self, values: Tensor, mask: Tensor, weights: Tensor, null_records: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class RelevanceTraining:
         InvalidOptionError: if a number is out of range.
     """
 
-    recall: float = 0.98
+    recall: float = 0.97
     restraint: float = 0.9
     precision: float | None = None
     folds: int = 5

@@ -166,7 +166,7 @@ def random_llama() -> Any:
 
 
 def generation(llm: Any, task_name: str, tokens: int, rounds: int, questions: int = 64) -> dict[str, float]:
-    """Median seconds for some questions: plain, with 8 soft tokens, with 4 records, both; answers of one length."""
+    """Median seconds for some questions, by what stands before them (`requests`); answers of one length."""
     asked = [one.question for one in World(0).questions(task_name, "test", questions, 20)]
     task, retriever = lamp_task(task_name), BM25Retriever()
     soft = llm.model.get_input_embeddings().weight[:8].detach().clone()

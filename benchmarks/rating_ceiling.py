@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,12 +76,13 @@ def predicted(seen: Vectors, weights: Vectors) -> Vectors:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    shared = Path(os.environ.get("PERSONA_SHARED", Path(__file__).resolve().parents[1].parent / "shared"))
+    parser.add_argument("data", type=Path, nargs="?", default=shared / "data/lampstyle/LaMP_3_film")
     parser.add_argument("--encoder", default="minilm")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    train, dev = (read_split(options.data, name) for name in ("train", "dev"))
+    train, dev = (read_split(options.data, name, task="LaMP_3") for name in ("train", "dev"))
     fitted, tested = asked_of(train, records=True), asked_of(dev, records=False)
     texts = dict.fromkeys(one.text for one in (*fitted, *tested))
     texts |= dict.fromkeys(record.text for one in (*fitted, *tested) for record in one.profile)
@@ -130,7 +132,7 @@ def main() -> None:
         for name, values in answers.items()
     }
     table = Table("seen", "MAE", "difference", "RMSE", "difference", title=f"{options.data.name}, ridge {strength:g}")
-    told: dict[str, object] = {"ridge": strength, "fitted": len(fitted), "questions": len(tested)}
+    result: dict[str, object] = {"ridge": strength, "fitted": len(fitted), "questions": len(tested)}
     for name, one in found.items():
         cells, row = [], {}
         for metric in (MAE, RMSE):
@@ -140,10 +142,10 @@ def main() -> None:
                 f"{one.values[metric.name]:.3f}",
                 "" if name == "text" else f"{gap.difference:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]",
             ]
-        told[name] = row
+        result[name] = row
         table.add_row(name, *cells)
     if options.json:
-        print(json.dumps(told, indent=2))
+        print(json.dumps(result, indent=2))
     else:
         Console().print(table)
 

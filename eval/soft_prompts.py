@@ -53,9 +53,15 @@ class Plugs:
                 f"there must be as many user embedders trained without the user as with it, {len(self.with_user)}, "
                 f"were: {len(self.without_user)}"
             )
-        shapes = {(plug.config.mode, plug.config.view, plug.config.encoder_dim) for plug in self.with_user}
+        shapes = {
+            (plug.config.mode, plug.config.view, plug.config.encoder_dim, plug.config.with_question)
+            for plug in (*self.with_user, *self.without_user)
+        }
         if len(shapes) > 1:
-            raise InvalidOptionError(f"user embedders of one row must differ in their seed only, were: {shapes}")
+            raise InvalidOptionError(
+                "the user embedders of one row, and their controls, must differ in their seed only; their mode, view, "
+                f"encoder_dim and with_question were: {', '.join(map(str, sorted(shapes)))}"
+            )
         if (self.with_user[0].config.mode == "vectors") != (self.vectors is not None):
             raise InvalidOptionError(
                 "a file of user vectors (--user-vectors) goes with user embedders of mode 'vectors', and they with it; "

@@ -204,7 +204,10 @@ def train(
     from persona.store import ProfileStore
 
     if precision is not None and (recall is not None or restraint is not None):
-        raise InvalidOptionError("a threshold has either --recall and --restraint or --precision: leave one out")
+        given = [f"--{name}" for name, value in (("recall", recall), ("restraint", restraint)) if value is not None]
+        raise InvalidOptionError(
+            f"--precision stands in place of --recall and --restraint: leave it out, or {' and '.join(given)}"
+        )
     if records and "target" in view:
         raise InvalidOptionError(
             f"no record stands as a question in a view with its target: leave --records out, was: {records}"
@@ -241,6 +244,11 @@ def train(
     if as_json:
         print_json({**asdict(report), "out": str(out)})
         return
+    if options.precision is None and report.recall < options.recall:
+        say(
+            f"--restraint {options.restraint:g} raised the threshold: fewer own questions keep their records than the "
+            f"{options.recall:.0%} of --recall"
+        )
     kept = ", ".join(f"{share:.1%} of {name}" for name, share in report.general_kept.items())
     say(
         f"{out}: threshold {report.threshold:.3f}; judged by networks not fitted to them, {report.recall:.1%} of own "

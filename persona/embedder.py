@@ -21,7 +21,8 @@ identity. The paper's s is 539.97, the length of Flan-T5-XXL's embeddings.
 
 With `UserEmbedderConfig.with_question` z ends with the question, GELU(W_q sqrt(dim) q + b_q): the soft prompt can say
 what such a question is usually answered, and bend that by what the heads found. The same training without the user has
-it as well, so what the task alone can teach is in the control, and is not taken for personalization.
+it as well, so what the task alone can teach is in the control, and is not taken for personalization. In a prompt that
+fits any question zeros stand there, and Q_h q is left out above.
 
 E is the *echo* in the slot, those soft tokens that stand where an answer would (`persona.instruction_words`): with t_i
 the vector of the target of record i, t_0 that of a usual answer, and the same weights and null record as above,
@@ -101,7 +102,7 @@ class UserEmbedderConfig:
         with_question: whether the layers behind the heads see the question, too. Only ``"plug"`` can.
 
     Raises:
-        InvalidOptionError: if a number is out of range, or there is no such mode.
+        InvalidOptionError: if a number is out of range, there is no such mode, or it cannot be `with_question`.
     """
 
     encoder_dim: int
@@ -394,7 +395,6 @@ class _PlugPooling(nn.Module):
         if config.with_question:
             pooled += width
             self.question = nn.Sequential(nn.Linear(dim, width), nn.GELU())
-            self.no_question = nn.Parameter(torch.zeros(width))
         self.mix = nn.Sequential(nn.LayerNorm(pooled), nn.Linear(pooled, width), nn.GELU())
         self.last = nn.Linear(width, config.n_tokens * config.llm_hidden)
         # At first every user gets the instruction alone, and the echo.
@@ -448,8 +448,7 @@ class _PlugPooling(nn.Module):
         parts = [sharp.flatten(1), mean]
         if self.with_question:
             # A question's vector has length 1, what the values are made of about 1 in each number.
-            asked = self.no_question if query is None else self.question(query * query.shape[1] ** 0.5)
-            parts.append(asked.expand_as(mean))
+            parts.append(torch.zeros_like(mean) if query is None else self.question(query * query.shape[1] ** 0.5))
         found: Tensor = self.mix(torch.cat(parts, dim=1))
         tokens: Tensor = self.last(found).view(len(found), *self.shape)
         if self.has_slot:

@@ -152,7 +152,11 @@ class CosineAdapter(RelevanceFilter):
     ) -> None:
         shapes = [weights[name].shape if name in weights else None for name in _SHAPES]
         width, read = shapes[0] if shapes[0] and len(shapes[0]) == 2 else (0, 0)
-        if not width or read <= STYLE_DIM or shapes[1:] != [(width,), (2, width), (2,)]:
+        if width and read <= STYLE_DIM:
+            raise InvalidOptionError(
+                f"a filter reads a query's vector and its style, more than {STYLE_DIM} numbers, was: {read}"
+            )
+        if not width or shapes[1:] != [(width,), (2, width), (2,)]:
             raise InvalidOptionError(
                 f"the weights of a filter must fit together, was: {dict(zip(_SHAPES, shapes, strict=True))}"
             )
@@ -200,7 +204,7 @@ class CosineAdapter(RelevanceFilter):
         """Read what `save` wrote.
 
         Raises:
-            ModelLoadError: if `folder` holds no filter, or one of a newer persona.
+            ModelLoadError: if `folder` holds no filter, or one of another format.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load_file

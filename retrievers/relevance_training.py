@@ -2,10 +2,11 @@
 
 Pairs of a query and a record, each with its similarity:
 
-- *relevant*: a question and the records of its own user that are nearest to it, which a retriever would find. The text
-  of a record, too, stands as a question to the rest of its profile, since questions are few and records are of the same
-  kind: on training users kept aside this let 6 instead of 14 % of the film reviews pass a filter for news that kept
-  93 % of own questions, and 13 instead of 51 % of the papers, which it was never shown;
+- *relevant*: a question and the records of its own user that are nearest to it, which a retriever would find; each
+  question in two forms, bare and in the task's words, as a prompt asks it (`Personalizer`). The text of a record, too,
+  stands as a question to the rest of its profile, since questions are few and records are of the same kind: on training
+  users kept aside this let 6 instead of 14 % of the film reviews pass a filter for news that kept 93 % of own
+  questions, and 13 instead of 51 % of the papers, which it was never shown;
 - *not relevant*: a general question and the records of a user that are nearest to it, as many of each kind; and a
   user's question with general questions in the place of records, that is with text on other topics. (Other users'
   records of the same task will not do: two critics write of the same films, and a record that fits is no less fitting
@@ -17,9 +18,9 @@ is one network again, and more certain than any of them (area under the curve of
 mean of four, 0.959 for one, on training users kept aside). The threshold is chosen by questions, each judged by the
 mean of the networks that were not fitted to it: a question *keeps* its records if the nearest of them passes
 (`persona.retrievers.relevance.RelevanceRetriever`). It is the highest threshold at which the wanted share of the users'
-questions keep theirs (*recall*): as strict as that allows, since domains that the training has not seen lie between. If
-fewer than the wanted share of general questions, each kind as frequent as the others, are left alone by it
-(*restraint*), it is raised until they are: restraint goes before recall. Or, if so wanted, it is the lowest at which
+questions keep theirs in either form (*recall*): as strict as that allows, since domains that the training has not seen
+lie between. If fewer than the wanted share of general questions, each kind as frequent as the others, are left alone by
+it (*restraint*), it is raised until they are: restraint goes before recall. Or, if so wanted, it is the lowest at which
 users' questions are the wanted share of those that keep records (*precision*). All questions have a say in it: chosen
 on one fold of them, where a few decide, it let 7 or 32 % of the film reviews pass, by the draw. Nothing of the split
 that a report is made on is looked at.
@@ -56,6 +57,9 @@ OTHERS = 2
 """Texts on other topics that stand beside them."""
 GENERAL: Mapping[str, Sequence[str]] = MappingProxyType({"questions": GENERAL_QUESTIONS, "requests": LONG_REQUESTS})
 """The kinds of general questions that come with persona."""
+
+BARE, WHOLE = "bare", "whole"
+"""The forms of a user's question: what it asks about alone (`LampTask.query`), and the whole input."""
 
 LEAST_GENERAL = 10
 """Fewest general questions of a kind."""
@@ -127,7 +131,7 @@ class RelevanceReport:
         pairs: of all networks, those kept aside included.
         threshold: chosen.
         precision: of the questions that keep records, the share of users' ones, all kinds being equally frequent.
-        recall: of the users' questions, the share that keep records.
+        recall: of the users' questions, the share that keep records, in the form that keeps fewer.
         general_kept: of the general questions of each kind, the share that keep records.
     """
 
@@ -221,11 +225,15 @@ def train_relevance(
             f"a filter needs at least 5 users with records and {LEAST_GENERAL} general questions of each kind, "
             f"was: {len(users)} and {fewest}"
         )
-    profiles: list[Profile] = [question.profile for question in asked]
-    queries = [split.task.query(question.input) for question in asked]
-    placed = RecordVectors(encoder, store, options.view).place(profiles, queries)
-    own = [_Asked.of(one.user_id, some, some.similarities) for one, some in zip(asked, placed, strict=True)]
-    by_user = {one.user_id: (one.profile, some) for one, some in zip(asked, placed, strict=True)}
+    # Bare, as evaluations ask it, and in the task's words, as it comes in a prompt.
+    texts = [*(split.task.query(one.input) for one in asked), *(one.input for one in asked)]
+    profiles: list[Profile] = [one.profile for one in asked]
+    placed = RecordVectors(encoder, store, options.view).place([*profiles, *profiles], texts)
+    twice = [
+        _Asked.of(one.user_id, some, some.similarities) for one, some in zip([*asked, *asked], placed, strict=True)
+    ]
+    own = {BARE: twice[: len(asked)], WHOLE: twice[len(asked) :]}
+    by_user = {one.user_id: (one.profile, some) for one, some in zip(asked, placed, strict=False)}
     stand_ins = [] if "target" in options.view else _records_as_questions(by_user, options, draw)
     unrelated = [read_queries(encoder.encode(list(texts)), texts) for texts in kinds.values()]
 
@@ -234,13 +242,15 @@ def train_relevance(
     general_folds = [draw.permutation(len(texts)) % folds for texts in unrelated]
     networks: list[dict[str, NDArray[np.float32]]] = []
     n_pairs = 0
-    # Per kind, `_OWN` first: for each question the greatest f of its records, by networks not fitted to it.
-    best: list[list[NDArray[np.float64]]] = [[] for _ in (_OWN, *kinds)]
+    # For each question the greatest f of its records, by networks not fitted to it.
+    mine: dict[str, list[NDArray[np.float64]]] = {form: [] for form in own}
+    theirs: list[list[NDArray[np.float64]]] = [[] for _ in kinds]
     for fold in range(folds):
         others = [texts[those != fold] for texts, those in zip(unrelated, general_folds, strict=True)]
         aside = [texts[those == fold] for texts, those in zip(unrelated, general_folds, strict=True)]
-        inside = [one for one in own + stand_ins if fold_of[one.user_id] != fold]
-        outside = _pairs([one for one in own if fold_of[one.user_id] == fold], aside, draw)
+        inside = [one for some in (*own.values(), stand_ins) for one in some if fold_of[one.user_id] != fold]
+        left = {form: [one for one in some if fold_of[one.user_id] == fold] for form, some in own.items()}
+        outside = _pairs([one for some in left.values() for one in some], aside, draw)
         n_pairs += len(outside.labels)
         for _ in range(options.members):
             fitted = _pairs(inside, others, draw)
@@ -249,13 +259,21 @@ def train_relevance(
             if progress is not None:
                 progress("networks", len(networks), folds * options.members)
         values = _values(CosineAdapter(_mean(networks[-options.members :]), 0.5, "", options.view), outside)
-        for found, kind in zip(best, (_OWN, *range(len(kinds))), strict=True):
+        bare, whole = np.split(_best(values, outside, _OWN), [len(left[BARE])])
+        mine[BARE].append(bare)
+        mine[WHOLE].append(whole)
+        for kind, found in enumerate(theirs):
             found.append(_best(values, outside, kind))
-    mine, *theirs = map(np.concatenate, best)
+    kept = {form: np.concatenate(some) for form, some in mine.items()}
+    general_kept = [np.concatenate(some) for some in theirs]
+    everyone = np.concatenate(list(kept.values()))
     threshold = (
-        max(_for_recall(mine, options.recall), _for_restraint(theirs, options.restraint))
+        max(
+            min(_for_recall(values, options.recall) for values in kept.values()),
+            _for_restraint(general_kept, options.restraint),
+        )
         if options.precision is None
-        else _for_precision(mine, theirs, options.precision)
+        else _for_precision(everyone, general_kept, options.precision)
     )
     adapter = CosineAdapter(_mean(networks), threshold, vector_fingerprint(encoder, options.view), options.view)
     report = RelevanceReport(
@@ -264,9 +282,9 @@ def train_relevance(
         general=sum(map(len, kinds.values())),
         pairs=n_pairs,
         threshold=adapter.threshold,
-        precision=_precision(mine, theirs, adapter.threshold),
-        recall=_share(mine, adapter.threshold),
-        general_kept={name: _share(values, adapter.threshold) for name, values in zip(kinds, theirs, strict=True)},
+        precision=_precision(everyone, general_kept, threshold),
+        recall=min(_share(values, threshold) for values in kept.values()),
+        general_kept={name: _share(values, threshold) for name, values in zip(kinds, general_kept, strict=True)},
     )
     adapter.notes = {"options": asdict(options), "report": asdict(report)}
     return adapter, report

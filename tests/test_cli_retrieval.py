@@ -258,7 +258,9 @@ def test_filter_train_with_bad_input(run: Run, tmp_path: Path) -> None:
 def test_eval_restraint_with_filters_and_questions_of_another_domain(run: Run, tmp_path: Path) -> None:
     data = write_films(tmp_path / "films")
     (tmp_path / "boats.txt").write_text("\n".join(f"How do I mend boat number {number}?" for number in range(12)))
-    assert run("filter", "train", data, "--out", "kept", "--general", "boats.txt", "--recall", "0.9").code == 0
+    assert run("filter", "train", data, "--out", "kept", "--general", "boats.txt", "--restraint", "0.95").code == 0
+    options = json.loads(run("filter", "show", "kept", "--json").out)["training"]["options"]
+    assert (options["recall"], options["restraint"]) == (0.97, 0.95)
     filters = ("--filter", "untrained", "--filter", "kept")
     done = run(
         "eval", "restraint", data, *filters, "--general", "boats.txt", "--limit", "8", "--max-new-tokens", "2", "--json"
@@ -284,7 +286,8 @@ def test_eval_restraint_with_filters_and_questions_of_another_domain(run: Run, t
     refused = run("eval", "lamp", data, "--methods", "none,stats", "--summary-llm", "tiny")
     assert (refused.code, "--summary-llm writes summaries, and none,stats has none" in refused.err) == (1, True)
     for wrong, message in (
-        (("--recall", "0.9", "--precision", "0.9"), "either --recall and --restraint or --precision"),
+        (("--recall", "0.9", "--precision", "0.9"), "in place of --recall and --restraint: leave it out, or --recall"),
+        (("--restraint", "0.9", "--precision", "0.9"), "leave it out, or --restraint"),
         (("--view", "target+text", "--records", "9"), "no record stands as a question in a view with its target"),
     ):
         refused = run("filter", "train", data, "--out", "kept", *wrong)

@@ -436,6 +436,9 @@ def test_the_method_needs_an_embedder_and_a_model_that_takes_soft_prompts(llm: A
         InvalidOptionError, match="as many user embedders trained without the user as with it, 1, were: 2"
     ):
         Plugs((fresh(llm, encoder),), (fresh(llm, encoder), fresh(llm, encoder)))
+    asking = fresh(llm, encoder, with_question=True)
+    with pytest.raises(InvalidOptionError, match="and their controls, must differ in their seed only"):
+        Plugs((asking,), (fresh(llm, encoder),))
 
 
 # ----------------------------------------------------------------------------------------------- types and processes
@@ -455,16 +458,20 @@ def test_the_llm_may_be_in_bfloat16(encoder: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(llm: Any, encoder: Any, tmp_path: Path) -> None:
     World(0).write_lamp(tmp_path / "data", "LaMP_3", {"train": 12}, 6)
-    steps = "--steps 4 --batch 5 --evaluate-every 4 --warm-up 0 --tokens 2 --leave-one-out 2 --k 0"
+    steps = (
+        "--steps 4 --batch 5 --evaluate-every 4 --warm-up 0 --tokens 2 --leave-one-out 2 --k 0 --seed 2 --with-question"
+    )
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
     for out, launcher in (("one", ()), ("two", torchrun)):
         start = [sys.executable, *launcher, "-m", "persona", "plug", "train", "data", "--llm", "tiny"]
-        command = [*start, "--encoder", "hashing", "--out", out, *steps.split()]
+        command = [*start, "--encoder", "hashing", "--out", out, "--with-question", *steps.split()]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) == 1  # one of them speaks
         assert not list((tmp_path / out).glob("*.db*"))
-    begun = UserEmbedder.for_llm(llm, encoder_dim=encoder.dim, encoder=encoder.fingerprint, n_tokens=2).state_dict()
+    begun = UserEmbedder.for_llm(
+        llm, encoder_dim=encoder.dim, encoder=encoder.fingerprint, n_tokens=2, with_question=True, seed=2
+    ).state_dict()
     one, two = (load_user_embedder(tmp_path / out).state_dict() for out in ("one", "two"))
     first, second = (torch.cat([(state[name] - begun[name]).flatten() for name in begun]) for state in (one, two))
     assert first.abs().max() > 1e-4

@@ -458,9 +458,7 @@ def test_the_llm_may_be_in_bfloat16(encoder: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(llm: Any, encoder: Any, tmp_path: Path) -> None:
     World(0).write_lamp(tmp_path / "data", "LaMP_3", {"train": 12}, 6)
-    steps = (
-        "--steps 4 --batch 5 --evaluate-every 4 --warm-up 0 --tokens 2 --leave-one-out 2 --k 0 --seed 2 --with-question"
-    )
+    steps = "--steps 4 --batch 5 --evaluate-every 4 --warm-up 0 --tokens 2 --leave-one-out 2 --k 0 --seed 2"
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
     for out, launcher in (("one", ()), ("two", torchrun)):
         start = [sys.executable, *launcher, "-m", "persona", "plug", "train", "data", "--llm", "tiny"]

@@ -212,7 +212,8 @@ def train_relevance(
         progress: called with a stage's name, what is done and what there is to do.
 
     Raises:
-        EvaluationError: if there are fewer than 5 users with records, or fewer than 10 general questions of a kind.
+        EvaluationError: if there are fewer than 5 users with records, fewer than 10 general questions of a kind, or no
+            threshold at which any question keeps records.
     """
     options = options or RelevanceTraining()
     asked = training_questions(split, options)
@@ -275,6 +276,11 @@ def train_relevance(
         if options.precision is None
         else _for_precision(everyone, general_kept, options.precision)
     )
+    if not _share(everyone, threshold):
+        raise EvaluationError(
+            "no threshold leaves general questions alone and lets a user's keep records: the general questions are as "
+            f"near to the records as the users' own; give others, or a lower `restraint`, was: {options.restraint}"
+        )
     adapter = CosineAdapter(_mean(networks), threshold, vector_fingerprint(encoder, options.view), options.view)
     report = RelevanceReport(
         questions=len(asked),

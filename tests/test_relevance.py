@@ -190,6 +190,14 @@ def test_restraint_goes_before_recall() -> None:
     assert strict.threshold > lax.threshold
 
 
+def test_general_questions_like_the_users_own_leave_no_threshold() -> None:
+    split = split_of(30)
+    own = [split.task.query(question.input) for question in split.questions]
+    options = RelevanceTraining(restraint=0.999, epochs=2, folds=2, members=1)
+    with pytest.raises(EvaluationError, match="or a lower `restraint`"):
+        train_relevance(split, ENCODER, options, general=[*own, *(one.input for one in split.questions)])
+
+
 def test_the_threshold_for_a_wanted_precision_is_the_lowest_that_has_it() -> None:
     """Two kinds of general questions, one of them ten times as frequent: both count alike."""
     mine = np.array([0.9, 0.8, 0.6, 0.3])

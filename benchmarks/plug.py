@@ -193,7 +193,10 @@ def generation(llm: Any, task_name: str, tokens: int, rounds: int, questions: in
 def with_tokens(llm: Any, prompt: str, tokens: int) -> str:
     """`prompt` with words before it, so that it has `tokens` tokens more."""
     wanted = llm.tokenizer.count(prompt) + tokens
-    return next(text for n in range(1, 4 * tokens) if llm.tokenizer.count(text := "so " * n + prompt) == wanted)
+    for n in range(1, 4 * tokens):
+        if llm.tokenizer.count(text := "so " * n + prompt) == wanted:
+            return text
+    raise SystemExit(f"no number of words makes a prompt {tokens} tokens longer for {llm.name}")
 
 
 def many_users(users: int, rounds: int) -> dict[str, float]:

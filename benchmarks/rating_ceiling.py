@@ -50,15 +50,18 @@ class Asked:
 
 def asked_of(split: LampSplit, records: bool) -> list[Asked]:
     """The questions of a split and, if wanted, one from each record of its users, with the others to look at."""
-    assert split.golds is not None
+    if split.golds is None:
+        raise SystemExit("the scores are missing: name a folder with train_outputs.json and dev_outputs.json")
     made = [
         Asked(one.user_id, split.task.query(one.input), float(split.golds[one.id]), one.profile)
         for one in split.questions
     ]
     for profile in {one.user_id: one.profile for one in split.questions}.values() if records else ():
         for row, record in enumerate(profile):
+            if record.target is None:
+                continue
             rest = Profile(profile.user_id, profile.records[:row] + profile.records[row + 1 :])
-            made.append(Asked(profile.user_id, record.text, float(record.target or 0), rest))
+            made.append(Asked(profile.user_id, record.text, float(record.target), rest))
     return made
 
 
@@ -109,7 +112,9 @@ def main() -> None:
 
     def on_user(profile: Profile, what: str) -> float:
         beyond = [
-            float(record.target or 0) - (usual if what == "mean" else expected[record.text]) for record in profile
+            float(record.target) - (usual if what == "mean" else expected[record.text])
+            for record in profile
+            if record.target is not None
         ]
         return sum(beyond) / (len(beyond) + DRAWN_TO_ZERO)
 

@@ -230,11 +230,12 @@ def train_relevance(
     texts = [*(split.task.query(one.input) for one in asked), *(one.input for one in asked)]
     profiles: list[Profile] = [one.profile for one in asked]
     placed = RecordVectors(encoder, store, options.view).place([*profiles, *profiles], texts)
-    twice = [
-        _Asked.of(one.user_id, some, some.similarities) for one, some in zip([*asked, *asked], placed, strict=True)
-    ]
-    own = {BARE: twice[: len(asked)], WHOLE: twice[len(asked) :]}
-    by_user = {one.user_id: (one.profile, some) for one, some in zip(asked, placed, strict=False)}
+    bare, whole = placed[: len(asked)], placed[len(asked) :]
+    own = {
+        form: [_Asked.of(one.user_id, some, some.similarities) for one, some in zip(asked, asked_so, strict=True)]
+        for form, asked_so in ((BARE, bare), (WHOLE, whole))
+    }
+    by_user = {one.user_id: (one.profile, some) for one, some in zip(asked, bare, strict=True)}
     stand_ins = [] if "target" in options.view else _records_as_questions(by_user, options, draw)
     unrelated = [read_queries(encoder.encode(list(texts)), texts) for texts in kinds.values()]
 
@@ -260,9 +261,8 @@ def train_relevance(
             if progress is not None:
                 progress("networks", len(networks), folds * options.members)
         values = _values(CosineAdapter(_mean(networks[-options.members :]), 0.5, "", options.view), outside)
-        bare, whole = np.split(_best(values, outside, _OWN), [len(left[BARE])])
-        mine[BARE].append(bare)
-        mine[WHOLE].append(whole)
+        for form, best in zip(mine, np.split(_best(values, outside, _OWN), [len(left[BARE])]), strict=True):
+            mine[form].append(best)
         for kind, found in enumerate(theirs):
             found.append(_best(values, outside, kind))
     kept = {form: np.concatenate(some) for form, some in mine.items()}
@@ -277,9 +277,10 @@ def train_relevance(
         else _for_precision(everyone, general_kept, options.precision)
     )
     if not _share(everyone, threshold):
+        wish = "restraint" if options.precision is None else "precision"
         raise EvaluationError(
             "no threshold leaves general questions alone and lets a user's keep records: the general questions are as "
-            f"near to the records as the users' own; give others, or a lower `restraint`, was: {options.restraint}"
+            f"near to the records as the users' own; give others, or a lower `{wish}`, was: {getattr(options, wish)}"
         )
     adapter = CosineAdapter(_mean(networks), threshold, vector_fingerprint(encoder, options.view), options.view)
     report = RelevanceReport(

@@ -16,13 +16,17 @@ PLUG = "plug"
 """The method that puts a user embedder's soft prompt before the question."""
 VOCABULARY = "vocabulary"
 """The method that lifts the words of a user's own targets (`persona.vocabulary`)."""
+PLUG_VOCABULARY = "plug+vocabulary"
+"""The method that does both."""
 OTHER_USER = "other user"
 """The control in which each question gets another user's history."""
 EMPTY_HISTORY = "empty history"
 """The control with an empty history for the user embedder; records that are retrieved beside it are the user's."""
 WITHOUT_USER = "trained without user"
 """The control with a user embedder that was trained in the same way and never saw a history."""
-BESIDE_RECORDS = (PLUG, *SUMMARY_METHODS, VOCABULARY, *LORA_METHODS)
+PLUG_METHODS = (PLUG, PLUG_VOCABULARY)
+"""The methods with a soft prompt."""
+BESIDE_RECORDS = (PLUG, *SUMMARY_METHODS, VOCABULARY, PLUG_VOCABULARY, *LORA_METHODS)
 """The methods that run alone and with retrieved records beside them."""
 NO_RETRIEVERS = (NO_USER, *BESIDE_RECORDS)
 """All methods that are no retrievers."""
@@ -35,14 +39,14 @@ class LampConfig:
     """What to run.
 
     Attributes:
-        methods: ``none``, ``plug``, `persona.eval.summary_rows.SUMMARY_METHODS`, ``vocabulary``,
+        methods: ``none``, ``plug``, `persona.eval.summary_rows.SUMMARY_METHODS`, ``vocabulary``, ``plug+vocabulary``,
             `persona.eval.adapters.LORA_METHODS` and names of `persona.registry.RETRIEVERS`.
         ks: how many records; each retriever runs with each; ``plug``, summaries and adapters alone and with each.
         beside: the retriever that finds the records beside a soft prompt, a summary or an adapter.
         lora_once: one adapter a user, from the profile of the user's earliest question, for all questions of that user;
             else one for each question, from all that is older than it.
         summary_form: what a summary is in a prompt, one of `persona.eval.summary_rows.SUMMARY_FORMS`.
-        vocabulary: the weight of the method ``vocabulary``.
+        vocabulary: the weight of the methods ``vocabulary`` and ``plug+vocabulary``.
         limit: only the first questions; None runs all.
         controls: also run each method with another user's history.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
@@ -85,6 +89,11 @@ class LampConfig:
     resamples: int = 2000
 
     @property
+    def with_plug(self) -> bool:
+        """Whether a user embedder takes part."""
+        return not set(PLUG_METHODS).isdisjoint(self.methods)
+
+    @property
     def retrievers(self) -> tuple[str, ...]:
         """The retrievers that run: those among the methods, and the one beside the others where there are any."""
         beside = (self.beside,) if any(method in BESIDE_RECORDS for method in self.methods) else ()
@@ -101,9 +110,10 @@ class LampConfig:
             raise InvalidOptionError(
                 f"`summary_form` must be one of {', '.join(SUMMARY_FORMS)}, was: {self.summary_form!r}"
             )
-        if VOCABULARY in self.methods and not self.vocabulary > 0:
+        lifting = next((method for method in self.methods if method in (VOCABULARY, PLUG_VOCABULARY)), None)
+        if lifting is not None and not self.vocabulary > 0:
             raise InvalidOptionError(
-                f"the method {VOCABULARY!r} needs a weight above 0 (--vocabulary), was: {self.vocabulary}"
+                f"the method {lifting!r} needs a weight above 0 (--vocabulary), was: {self.vocabulary}"
             )
         if not self.ks or min(self.ks) < 1:
             raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")

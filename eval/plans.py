@@ -23,6 +23,8 @@ from persona.eval.lamp_config import (
     NO_USER,
     OTHER_USER,
     PLUG,
+    PLUG_METHODS,
+    PLUG_VOCABULARY,
     VOCABULARY,
     WITHOUT_USER,
     LampConfig,
@@ -90,7 +92,7 @@ def make_plans(
     with ExitStack() as stack:
         parts = _parts(split, questions, llm, config, plugs, folder / "vectors.db", stack, report)
         plans = _text_plans(split, questions, parts, llm, config, report)
-        if plugs is not None and PLUG in config.methods:
+        if plugs is not None and config.with_plug:
             plans += _plug_plans(split, questions, parts, plugs, llm, config, report)
         if any(method in SUMMARY_METHODS for method in config.methods):
             kept = folder / "summaries.jsonl"
@@ -103,7 +105,7 @@ def make_plans(
 
 
 def _check_plugs(config: LampConfig, plugs: Plugs | None, llm: LanguageModel) -> None:
-    if PLUG not in config.methods:
+    if not config.with_plug:
         return
     if plugs is None:
         raise InvalidOptionError("the method 'plug' needs a user embedder: name its folder (--plug)")
@@ -173,9 +175,10 @@ def _plug_plans(
     config: LampConfig,
     report: Progress,
 ) -> list[Plan]:
-    """The rows with soft prompts: alone and with records, of the right user and as controls."""
+    """The rows with soft prompts: alone, with records and with lifted words, of the right user and as controls."""
     assert parts.soft_prompts is not None
     assert parts.beside is not None
+    lifted = _Lifts(split, llm, config) if PLUG_VOCABULARY in config.methods else None
     own = [question.profile for question in questions]
     queries = parts.soft_prompts.queries([split.task.query(question.input) for question in questions])
     # What stands in the soft prompt and in the prompt, and which embedders make it.
@@ -198,12 +201,20 @@ def _plug_plans(
         prompts: dict[int, tuple[list[str], float]] = {0: ([question.input for question in questions], 0.0)}
         for k, built in _prompts(split, questions, retrieved, parts.beside, llm, config).items():
             prompts[k] = ([one.text for one in built], _mean_tokens(built))
-        for k, (texts, added) in prompts.items():
-            runs = tuple(
-                tuple(Request(text, soft) for text, soft in zip(texts, softs, strict=True)) for softs, _ in made
-            )
-            method = f"{PLUG} + {config.beside}" if k else PLUG
-            plans.append(Plan(method, k, control, runs, added + embedders[0].config.n_tokens, perplexity))
+        # Nobody has no words: these controls are the same for both methods.
+        methods = [PLUG] if shown is nobody else [method for method in PLUG_METHODS if method in config.methods]
+        for method in methods:
+            words = lifted.of(shown) if lifted is not None and method == PLUG_VOCABULARY else [None] * len(shown)
+            for k, (texts, added) in prompts.items():
+                runs = tuple(
+                    tuple(
+                        Request(text, soft, lifts=own_words)
+                        for text, soft, own_words in zip(texts, softs, words, strict=True)
+                    )
+                    for softs, _ in made
+                )
+                named = f"{method} + {config.beside}" if k else method
+                plans.append(Plan(named, k, control, runs, added + embedders[0].config.n_tokens, perplexity))
         report("soft prompts", number + 1, len(rows))
     return plans
 
@@ -300,31 +311,40 @@ def _vocabulary_plans(
     config: LampConfig,
     report: Progress,
 ) -> list[Plan]:
-    """The rows with lifted words, alone and with records: the right user's, and another's words and records.
-
-    What is common to everybody is read from all the histories of the split.
-    """
-    from persona.vocabulary import TokenBackground, VocabularyChannel, check_lifting
-
+    """The rows with lifted words, alone and with records: the right user's, and another's words and records."""
     assert parts.beside is not None
-    background = TokenBackground.from_profiles(check_lifting(llm), (one.profile for one in split.questions))
-    channel = VocabularyChannel(llm, background, config.vocabulary)
+    lifted = _Lifts(split, llm, config)
     histories: dict[str | None, list[Profile]] = {None: [question.profile for question in questions]}
     if config.controls:
         histories[OTHER_USER] = other_histories(questions, config.seed)
     plans = []
     for number, (control, profiles) in enumerate(histories.items()):
-        known = {id(profile): channel.lifts(profile) for profile in profiles}
         prompts: dict[int, tuple[list[str], float]] = {0: ([question.input for question in questions], 0.0)}
         for k, built in _prompts(split, questions, profiles, parts.beside, llm, config).items():
             prompts[k] = ([one.text for one in built], _mean_tokens(built))
         for k, (texts, added) in prompts.items():
-            requests = tuple(
-                Request(text, lifts=known[id(profile)] or None) for text, profile in zip(texts, profiles, strict=True)
-            )
+            requests = tuple(Request(text, lifts=words) for text, words in zip(texts, lifted.of(profiles), strict=True))
             plans.append(Plan(f"{VOCABULARY} + {config.beside}" if k else VOCABULARY, k, control, (requests,), added))
         report("vocabulary", number + 1, len(histories))
     return plans
+
+
+class _Lifts:
+    """What is lifted of each user's words. What is common to everybody is read from all the histories of the split."""
+
+    def __init__(self, split: LampSplit, llm: LanguageModel, config: LampConfig) -> None:
+        from persona.vocabulary import TokenBackground, VocabularyChannel, check_lifting
+
+        background = TokenBackground.from_profiles(check_lifting(llm), (one.profile for one in split.questions))
+        self._channel = VocabularyChannel(llm, background, config.vocabulary)
+        self._known: dict[int, Mapping[int, float] | None] = {}
+
+    def of(self, profiles: Sequence[Profile]) -> list[Mapping[int, float] | None]:
+        """By profile, each read once; None for one without words."""
+        for profile in profiles:
+            if id(profile) not in self._known:
+                self._known[id(profile)] = self._channel.lifts(profile) or None
+        return [self._known[id(profile)] for profile in profiles]
 
 
 def _prompts(
@@ -369,7 +389,7 @@ def _parts(
 ) -> _Parts:
     """What the methods need; what compares vectors gets a store at `vectors`, open until `stack` ends."""
     names = [method for method in config.methods if method not in NO_RETRIEVERS]
-    used = plugs if PLUG in config.methods else None
+    used = plugs if config.with_plug else None
     embedded = used is not None and used.vectors is None
     wanted = config.retrievers
     compared = any(needs_encoder(name, config.base) for name in wanted)

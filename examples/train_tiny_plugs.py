@@ -56,6 +56,9 @@ def main() -> None:
                 out=options.out / task,
                 retriever=make_retriever("bm25", view=split.task.view),
                 progress=lambda done, total, loss, best, bar=bar: bars.update(bar, completed=done),  # type: ignore[misc]
+                new_user_progress=lambda done, total, loss, best, bar=bar: bars.update(  # type: ignore[misc]
+                    bar, completed=options.steps + done, total=options.steps + total
+                ),
             )
             weights = options.out / task / "model.safetensors"
             save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})

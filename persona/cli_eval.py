@@ -55,8 +55,8 @@ def eval_lamp(
     methods: Annotated[
         str,
         typer.Option(
-            help="Comma list of none, plug, stats, summary, stats+summary, vocabulary, lora, lora+task, neighbours, "
-            "routed and names of retrievers (persona retrieve --help)."
+            help="Comma list of none, plug, stats, summary, stats+summary, vocabulary, plug+vocabulary, lora, "
+            "lora+task, neighbours, routed and names of retrievers (persona retrieve --help)."
         ),
     ] = "none,bm25,recency",
     k: Annotated[str, typer.Option("--k", help="Comma list: how many records.")] = "1,4",
@@ -90,7 +90,7 @@ def eval_lamp(
         str | None, typer.Option(help="What a summary is in a prompt: record (one target; the default), or sentence.")
     ] = None,
     vocabulary: Annotated[
-        float, typer.Option("--vocabulary", help="The weight of the method vocabulary: above 0.", min=0)
+        float, typer.Option("--vocabulary", help="The weight of lifted words (method vocabulary): above 0.", min=0)
     ] = 0.0,
     summary_llm: Annotated[
         str | None, typer.Option("--summary-llm", help="Writes the summaries (default: the LLM that answers).")
@@ -124,7 +124,7 @@ def eval_lamp(
     """
     from persona.eval.adapters import Adapters
     from persona.eval.lamp import run_lamp
-    from persona.eval.lamp_config import PLUG, LampConfig
+    from persona.eval.lamp_config import LampConfig
     from persona.eval.report import lamp_markdown, lamp_table
     from persona.eval.soft_prompts import Plugs
     from persona.eval.summary_rows import BOTH, RECORD, SUMMARY, SUMMARY_METHODS
@@ -164,7 +164,7 @@ def eval_lamp(
     read = relevance is not None or embedded or any(needs_encoder(one, base) for one in config.retrievers)
     check_encoder_is_read(encoder, read, methods)
     plugs = None
-    if plug is None and PLUG in config.methods:
+    if plug is None and config.with_plug:
         raise InvalidOptionError("the method 'plug' needs a user embedder: name its folder with --plug")
     if plug is not None:
         without = () if plug_control is None else names(plug_control, "--plug-control")

@@ -79,6 +79,10 @@ def train(
     without_user: Annotated[
         bool, typer.Option("--without-user", help="Never show a record: the control of the same training.")
     ] = False,
+    new_user_steps: Annotated[
+        int | None,
+        typer.Option(help="Steps at the end that tune what a user without records gets (half of --steps).", min=0),
+    ] = None,
     evaluate_every: Annotated[int, typer.Option(help="Steps between looks at users kept aside.", min=1)] = 50,
     patience: Annotated[int, typer.Option(help="Looks without a better one before it ends.", min=1)] = 6,
     seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
@@ -111,13 +115,18 @@ def train(
     from persona.user_vectors import UserVectorFile
 
     if user_vectors is not None or mode == "pplug":
-        given = {"heads": heads, "width": width, "warm-up": warm_up, "tokens": tokens if mode == "pplug" else None}
+        given = {"heads": heads, "width": width, "warm-up": warm_up, "new-user-steps": new_user_steps}
+        given["tokens"] = tokens if mode == "pplug" else None
         unread = [f"--{name}" for name, value in given.items() if value is not None]
         unread += ["--with-question"] if with_question else []
         if unread:
             of = "--mode pplug" if user_vectors is None else "--user-vectors"
             raise InvalidOptionError(f"with {of} nothing reads {', '.join(unread)}: leave it out")
         warm_up = 0
+    if without_user and new_user_steps is not None:
+        raise InvalidOptionError(
+            "with --without-user nobody has records, and nothing reads --new-user-steps: leave it out"
+        )
     warm_up = _WARM_UP if warm_up is None else warm_up
     options = PlugTraining(
         warm_up=warm_up,
@@ -127,6 +136,7 @@ def train(
         learning_rate=learning_rate,
         ks=numbers(k, "--k", least=0),
         leave_one_out=leave_one_out,
+        new_user_steps=new_user_steps,
         without_user=without_user,
         evaluate_every=evaluate_every,
         patience=patience,
@@ -178,6 +188,8 @@ def train(
                 embed_views(store, loaded, history_views(plug.config), progress)
         warm_bar = progress.add_task("warm-up", total=warm_up, visible=warm_up > 0 and plug.config.mode == "plug")
         bar = progress.add_task("train", total=steps)
+        tuned = plug.config.mode == "plug" and not without_user and new_user_steps != 0
+        new_user_bar = progress.add_task("new users", total=None, visible=tuned)
 
         def advance(done: int, total: int, loss: float, best: float) -> None:
             told = f"train, loss {loss:.3f}, users kept aside {best:.3f}"
@@ -185,6 +197,10 @@ def train(
 
         def warm(done: int, total: int, loss: float, best: float) -> None:
             progress.update(warm_bar, completed=done, total=total, description=f"warm-up, loss {loss:.3f}")
+
+        def tune(done: int, total: int, loss: float, best: float) -> None:
+            told = f"new users, loss {loss:.3f}, users kept aside {best:.3f}"
+            progress.update(new_user_bar, completed=done, total=total, description=told)
 
         found = None
         if any(options.ks):
@@ -203,6 +219,7 @@ def train(
             retriever=found,
             progress=advance,
             warm_progress=warm,
+            new_user_progress=tune,
         )
     state.wait_for_everyone()
     if not state.is_main_process:
@@ -215,9 +232,12 @@ def train(
 
         print_json({**asdict(report), "out": str(out)})
         return
+    new = ""
+    if report.new_user_loss is not None:
+        new = f"without their records {report.new_user_loss:.4f}, {report.new_user_loss_before:.4f} before its tuning; "
     say(
         f"{out}: step {report.best_step} of {report.steps} kept; loss on users kept aside {report.dev_loss:.4f} nats "
-        f"per token, {report.dev_loss_before:.4f} before; {report.users} users, {report.questions} questions and "
+        f"per token, {report.dev_loss_before:.4f} before; {new}{report.users} users, {report.questions} questions and "
         f"{report.made} made from their records, in {report.seconds:.0f} s"
     )
 
@@ -246,7 +266,8 @@ def show(
         return
     for name, value in told.items():
         if name != "training":
-            say(f"{name:16} {value}")
+            say(f"{name:20} {value}")
     if told["training"]:
         for name, value in told["training"]["report"].items():
-            say(f"{name:16} {value}")
+            if value is not None:  # a control has no tuning for new users
+                say(f"{name:20} {value}")

@@ -34,7 +34,9 @@ gates e_h as 1 for the mean and 0 for the sharp heads: before any training the s
 the user usually answers, and the more records there are, the more so.
 
 The null record g_0 is there for every user, so an empty history has an answer, the neutral prompt; m says how many
-records it takes to outweigh it. Both modes pool before the last layer of the projector, which is then applied once
+records it takes to outweigh it. What is learned for users of whom something is known need not be best for one of whom
+nothing is: to a soft prompt without any record N is added, one vector per token, tuned alone at the end
+(`persona.plug_training`). Both modes pool before the last layer of the projector, which is then applied once
 for a user instead of once for a record, with the same result, since weights sum to one.
 """
 
@@ -400,6 +402,7 @@ class _PlugPooling(nn.Module):
         # At first every user gets the instruction alone, and the echo.
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
+        self.new_user = nn.Parameter(torch.zeros(self.shape))
         start, end = config.slot
         self.has_slot = end > start
         self.slot = slice(start, end)
@@ -454,6 +457,9 @@ class _PlugPooling(nn.Module):
         if self.has_slot:
             targets = torch.einsum("h,bhd->bd", self.echo_gates, self.targets(values, mask, weights, null_records))
             tokens[:, self.slot] += self.echo(targets).view(len(found), -1, self.shape[1])
+        new = ~mask.any(1)
+        if bool(new.any()):
+            tokens = tokens + new[:, None, None] * self.new_user
         return tokens, found
 
     def targets(self, values: Tensor, mask: Tensor, weights: Tensor, null_records: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ class PlugTraining:
         history_dropout: each example loses a share of its records, drawn between 0 and this.
         empty_share: share of the examples that lose all, so that a new user's prompt is learned.
         query_dropout: share of the examples whose soft prompt is made without the question.
+        new_user_steps: steps at the end that tune what a user without records gets, and nothing else; None is half of
+            `steps`. Only the mode ``"plug"`` has them, and not `without_user`, where nobody has records.
         without_user: never show a record: the control "trained without the user".
         dev_users: share of the training users kept aside to choose the best step.
         evaluate_every: steps between two looks at them.
@@ -55,6 +57,7 @@ class PlugTraining:
     history_dropout: float = 0.3
     empty_share: float = 0.1
     query_dropout: float = 0.1
+    new_user_steps: int | None = None
     without_user: bool = False
     dev_users: float = 0.2
     evaluate_every: int = 50
@@ -75,8 +78,8 @@ class PlugTraining:
             raise InvalidOptionError(f"`ks` must be numbers of at least 0, was: {self.ks}")
         if self.learning_rate <= 0:
             raise InvalidOptionError(f"`learning_rate` must be above 0, was: {self.learning_rate}")
-        for name in ("leave_one_out", "warm_up"):
-            if getattr(self, name) < 0:
+        for name in ("leave_one_out", "warm_up", "new_user_steps"):
+            if (getattr(self, name) or 0) < 0:
                 raise InvalidOptionError(f"`{name}` must be at least 0, was: {getattr(self, name)}")
 
 

@@ -1,7 +1,8 @@
 """Training a user embedder against a frozen LLM.
 
 The loss is that of the LLM on the answers of training examples (`persona.plug_examples`), after a warm-up in which the
-LLM computes nothing (`persona.plug_warm_up`).
+LLM computes nothing (`persona.plug_warm_up`). At the end the soft prompt of a user without records is tuned alone, on
+examples that show none, and nothing else moves: what the embedder says of users with records stays as it is.
 
 Everything random in step n follows from ``(seed, n)``, and a checkpoint holds the parameters, the optimizer and the
 step. So a run that was killed goes on to the very weights of an undisturbed one.
@@ -13,7 +14,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,12 @@ from persona.target_loss import TargetLoss
 from persona.transformers_llm import TransformersLM
 
 CHECKPOINT = "checkpoint.pt"
+NEW_USER_CHECKPOINT = "new_user_checkpoint.pt"
 NOTES = "training.json"
+
+_NEW_USER = "pooling.new_user"
+_NEW_USER_RATE = 2.0
+"""Of the tuning for new users: the learning rate, over the usual size of one number in a soft token."""
 
 _POOLED = 8
 """Batches that are drawn together and sorted by length, so that little is padded."""
@@ -50,6 +56,8 @@ class PlugReport:
         best_step: the step whose weights were kept; 0 is the start.
         dev_loss: mean loss of the kept weights on the users kept aside, nats per token.
         dev_loss_before: the same at the start.
+        new_user_loss: the same without any record, after the tuning for new users; None if there was none.
+        new_user_loss_before: the same before it.
         users: training users, without those kept aside.
         questions: questions of the split that were trained on.
         made: further questions made from the users' own records.
@@ -60,6 +68,8 @@ class PlugReport:
     best_step: int
     dev_loss: float
     dev_loss_before: float
+    new_user_loss: float | None
+    new_user_loss_before: float | None
     users: int
     questions: int
     made: int
@@ -77,6 +87,7 @@ def train_plug(
     retriever: Retriever | None = None,
     progress: Progress | None = None,
     warm_progress: Progress | None = None,
+    new_user_progress: Progress | None = None,
 ) -> PlugReport:
     """Train `plug` in place on a LaMP split, and save the best weights in `out`.
 
@@ -91,6 +102,7 @@ def train_plug(
         retriever: finds the records of prompts with some; needed if one of `PlugTraining.ks` is not 0.
         progress: see `Progress`.
         warm_progress: the same for the warm-up.
+        new_user_progress: the same for the tuning for new users.
 
     Raises:
         EvaluationError: if the split has no golds, or too few users to keep some aside.
@@ -109,27 +121,47 @@ def train_plug(
         raise InvalidOptionError(
             f"`batch` must be at least the number of processes, {accelerator.num_processes}, was: {options.batch}"
         )
-    run = _Run(plug.to(llm.model.device), llm, examples, options, out, retriever, accelerator)
+    silent: Progress = lambda done, total, loss, best: None  # noqa: E731
+    plug.to(llm.model.device)
+    run = _Run(plug, llm, examples, options, out / CHECKPOINT, retriever, accelerator)
     if not run.resume() and plug.config.mode == "plug" and options.warm_up:
         warm_up(plug, examples, reader, llm, options, progress=warm_progress)
-    run.train(progress or (lambda done, total, loss, best: None))
+    run.train(progress or silent)
+    new_user = None
+    if (tuning := _new_user_options(plug, options)) is not None:
+        place = out / NEW_USER_CHECKPOINT
+        new_user = _Run(plug, llm, examples, tuning, place, retriever, accelerator, only=_NEW_USER)
+        new_user.resume()
+        new_user.train(new_user_progress or silent)
+    plug.requires_grad_(True)
     report = PlugReport(
         steps=run.step,
         best_step=run.best_step,
         dev_loss=run.best,
         dev_loss_before=run.before,
+        new_user_loss=None if new_user is None else new_user.best,
+        new_user_loss_before=None if new_user is None else new_user.before,
         users=examples.n_users,
         questions=sum(not example.made for example in examples.train),
         made=sum(example.made for example in examples.train),
         seconds=time.perf_counter() - begun,
     )
     if accelerator.is_main_process:
-        run.finish(report)
+        _finish(plug, split.task, options, report, out)
     return report
 
 
+def _new_user_options(plug: UserEmbedder, options: PlugTraining) -> PlugTraining | None:
+    """How the soft prompt of a user without records is tuned; None if it is not."""
+    steps = options.steps // 2 if options.new_user_steps is None else options.new_user_steps
+    if plug.config.mode != "plug" or options.without_user or not steps:
+        return None
+    rate = _NEW_USER_RATE / plug.config.llm_hidden**0.5
+    return replace(options, without_user=True, steps=steps, learning_rate=rate)
+
+
 class _Run:
-    """One training: its state, and how a step is taken."""
+    """One training: its state, and how a step is taken. With `only`, of the parameter of this name alone."""
 
     def __init__(
         self,
@@ -137,15 +169,20 @@ class _Run:
         llm: TransformersLM,
         examples: Examples,
         options: PlugTraining,
-        out: Path,
+        checkpoint: Path,
         retriever: Retriever | None,
         accelerator: Accelerator,
+        *,
+        only: str | None = None,
     ) -> None:
-        self.plug, self.llm, self.examples, self.options, self.out = plug, llm, examples, options, out
+        self.plug, self.llm, self.examples, self.options, self.checkpoint = plug, llm, examples, options, checkpoint
         self.retriever, self.accelerator = retriever, accelerator
         self.loss = TargetLoss(llm)
+        for name, parameter in plug.named_parameters():
+            parameter.requires_grad_(name == only if only else name != _NEW_USER)
+        trained = [parameter for parameter in plug.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            plug.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.98)
+            trained, lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.98)
         )
         self.model, self.optimizer = accelerator.prepare(plug, self.optimizer)
         self.step = self.best_step = self.rounds = 0
@@ -237,7 +274,7 @@ class _Run:
             self.best_state = copied_state(self.plug.state_dict())
         else:
             self.rounds += 1
-        if self.accelerator.is_main_process and 0 < self.step < self.options.steps:
+        if self.accelerator.is_main_process and self.step:
             self._save_checkpoint()
 
     @torch.no_grad()
@@ -272,12 +309,12 @@ class _Run:
             yield batches[order[place]]
 
     def resume(self) -> bool:
-        """Go on from the checkpoint in `out`, if there is one, and tell whether there was.
+        """Go on from the checkpoint, if there is one, and tell whether there was.
 
         Raises:
             InvalidOptionError: if it is of a run with other options.
         """
-        path = self.out / CHECKPOINT
+        path = self.checkpoint
         if not path.is_file():
             return False
         try:
@@ -297,7 +334,7 @@ class _Run:
         return True
 
     def _save_checkpoint(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "run": self._name(),
             "plug": self.plug.state_dict(),
@@ -309,7 +346,7 @@ class _Run:
             "best": self.best,
             "before": self.before,
         }
-        with replacing(self.out / CHECKPOINT) as temporary:
+        with replacing(self.checkpoint) as temporary:
             torch.save(state, temporary)
 
     def _name(self) -> str:
@@ -317,18 +354,20 @@ class _Run:
         sizes = [len(self.examples.train), len(self.examples.dev)]
         return json.dumps([asdict(self.options), asdict(self.plug.config), self.examples.task.name, sizes])
 
-    def finish(self, report: PlugReport) -> None:
-        """Save the kept weights and what made them; the checkpoint is not needed any more."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.plug.save_pretrained(self.out)
-        notes = {
-            "persona": persona.__version__,
-            "task": self.examples.task.name,
-            "options": asdict(self.options),
-            "report": asdict(report),
-        }
-        write_atomically(self.out / NOTES, json.dumps(notes, indent=2) + "\n")
-        (self.out / CHECKPOINT).unlink(missing_ok=True)
+
+def _finish(plug: UserEmbedder, task: LampTask, options: PlugTraining, report: PlugReport, out: Path) -> None:
+    """Save the kept weights and what made them; the checkpoints are not needed any more."""
+    out.mkdir(parents=True, exist_ok=True)
+    plug.save_pretrained(out)
+    notes = {
+        "persona": persona.__version__,
+        "task": task.name,
+        "options": asdict(options),
+        "report": asdict(report),
+    }
+    write_atomically(out / NOTES, json.dumps(notes, indent=2) + "\n")
+    for name in (CHECKPOINT, NEW_USER_CHECKPOINT):
+        (out / name).unlink(missing_ok=True)
 
 
 def prompt_text(

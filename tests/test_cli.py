@@ -202,7 +202,7 @@ ERRORS = {
         "bm52",
         "--llm",
         "none",
-    ): "a method must be one of none, plug, stats, summary, stats+summary, vocabulary, lora",
+    ): "a method must be one of none, plug, stats, summary, stats+summary, vocabulary, plug+vocabulary, lora",
     ("eval", "lamp", "data", "--k", "one", "--llm", "none"): "--k must be whole numbers",
     ("eval", "lamp", "data", "--split", "test", "--llm", "none"): "test_questions.json",
     ("eval", "lamp", "data", "--llm", "no/such-folder"): "no/such-folder",

@@ -171,7 +171,8 @@ def test_every_parameter_learns(kind: dict[str, Any]) -> None:
     embedder = make(**kind)
     keys, values, mask, query = history(embedder)
     days = torch.rand(1, RECORDS) * 100
-    (embedder(keys, values, mask, query, days) + embedder(keys, values, mask, None, days)).square().sum().backward()
+    known = embedder(keys, values, mask, query, days) + embedder(keys, values, mask, None, days)
+    (known.square().sum() + embedder(keys, values, ~mask, query, days).square().sum()).backward()
     assert [name for name, parameter in embedder.named_parameters() if not parameter.grad.abs().sum() > 0] == []  # type: ignore[union-attr]
 
 
@@ -186,7 +187,7 @@ def test_with_question_a_new_users_prompt_depends_on_what_is_asked() -> None:
     own = torch.nn.functional.gelu(query[0] * math.sqrt(DIM) @ pooling.question[0].weight.T + pooling.question[0].bias)
     null = pooling.null_value.repeat(pooling.heads + 1)
     tokens = pooling.last(pooling.mix(torch.cat((null, own))[None])).view(1, -1, HIDDEN)
-    torch.testing.assert_close(asked, 3.0 * (embedder.instruction + tokens), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(asked, 3.0 * (embedder.instruction + tokens + pooling.new_user), rtol=1e-5, atol=1e-5)
 
 
 def test_what_the_llm_reads_starts_in_its_own_scale() -> None:

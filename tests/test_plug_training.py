@@ -25,7 +25,7 @@ from persona.eval.lamp_config import EMPTY_HISTORY, OTHER_USER, WITHOUT_USER, La
 from persona.eval.soft_prompts import Plugs
 from persona.histories import History, HistoryReader, history_views
 from persona.instruction_words import InstructionWords, answer_ids
-from persona.lamp import LampSplit, lamp_task
+from persona.lamp import LampSplit, Question, lamp_task
 from persona.model_folder import hash_parameters
 from persona.plug_examples import PlugTraining
 from persona.plug_training import CHECKPOINT, train_plug
@@ -37,7 +37,9 @@ from persona.soft_prompts import SoftPromptChannel, soft_prompt_kind, soft_promp
 from persona.target_loss import TargetLoss
 from persona.world import World
 
-SMALL = PlugTraining(warm_up=4, steps=6, batch=4, ks=(0, 1), leave_one_out=2, evaluate_every=2, dev_users=0.25)
+SMALL = PlugTraining(
+    warm_up=4, steps=6, batch=4, ks=(0, 1), leave_one_out=2, evaluate_every=2, dev_users=0.25, new_user_steps=4
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def fresh(llm: Any, encoder: Any, **options: Any) -> UserEmbedder:
     )
 
 
-def train(llm: Any, encoder: Any, out: Path, options: PlugTraining = SMALL, progress: Any = None) -> UserEmbedder:
+def train(llm: Any, encoder: Any, out: Path, options: PlugTraining = SMALL, **progress: Any) -> UserEmbedder:
     plug = fresh(llm, encoder)
     train_plug(
         plug,
@@ -72,7 +74,7 @@ def train(llm: Any, encoder: Any, out: Path, options: PlugTraining = SMALL, prog
         options,
         out=out,
         retriever=BM25Retriever(),
-        progress=progress,
+        **progress,
     )
     return plug
 
@@ -128,15 +130,68 @@ def test_a_stopped_run_goes_on_to_the_same_weights(llm: Any, encoder: Any, tmp_p
         train(llm, encoder, tmp_path / "stopped", progress=stop)
     assert (tmp_path / "stopped" / CHECKPOINT).is_file()
     resumed_at: list[int] = []
-    resumed = train(llm, encoder, tmp_path / "stopped", progress=lambda done, *_: resumed_at.append(done))
 
-    assert resumed_at[0] == 5  # the checkpoint was written after step 4
+    def stop_in_the_end(done: int, total: int, loss: float, best: float) -> None:
+        if done == 3:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train(
+            llm,
+            encoder,
+            tmp_path / "stopped",
+            progress=lambda done, *_: resumed_at.append(done),
+            new_user_progress=stop_in_the_end,
+        )
+    assert resumed_at == [5, 6]  # the checkpoint was written after step 4
+    tuned_at: list[int] = []
+    resumed = train(
+        llm,
+        encoder,
+        tmp_path / "stopped",
+        progress=lambda done, *_: resumed_at.append(done),
+        new_user_progress=lambda done, *_: tuned_at.append(done),
+    )
+    assert resumed_at == [5, 6]
+    assert tuned_at == [3, 4]
     for name, parameter in whole.state_dict().items():
         assert torch.equal(parameter, resumed.state_dict()[name]), name
-    assert not (tmp_path / "stopped" / CHECKPOINT).exists()
+    assert not list((tmp_path / "stopped").glob("*checkpoint*"))
     notes = json.loads((tmp_path / "stopped" / "training.json").read_text(encoding="utf-8"))
     assert notes["report"]["made"] == 12
     assert load_user_embedder(tmp_path / "stopped").fingerprint == resumed.fingerprint
+
+
+def test_what_is_tuned_for_new_users_changes_nobody_elses_prompt(llm: Any, encoder: Any, tmp_path: Path) -> None:
+    losses: list[tuple[int, int]] = []
+    trained = {}
+    for steps in (0, 40):
+        plug = fresh(llm, encoder)
+        options = replace(SMALL, batch=8, new_user_steps=steps, evaluate_every=5, ks=(0,), patience=9)
+        reader = HistoryReader(plug.config, encoder)
+        report = train_plug(
+            plug,
+            ratings(40),
+            llm,
+            reader,
+            options,
+            out=tmp_path / f"{steps}",
+            new_user_progress=lambda done, total, *_: losses.append((done, total)),
+        )
+        trained[steps] = plug, report
+        assert all(parameter.requires_grad for parameter in plug.parameters())
+    (without, plain), (tuned, report) = trained[0], trained[40]
+    assert losses[-1] == (40, 40)
+    assert plain.new_user_loss is None
+    assert report.new_user_loss is not None
+    assert report.new_user_loss < (report.new_user_loss_before or 0)
+    changed = {name for name, value in tuned.state_dict().items() if not torch.equal(value, without.state_dict()[name])}
+    assert changed == {"pooling.new_user"}
+    known = reader.read([question.profile for question in ratings(2, "dev").questions])
+    for one, other in zip(soft_prompts(without, known), soft_prompts(tuned, known), strict=True):
+        assert torch.equal(one, other)
+    nobody = [History(np.zeros((0, tuned.config.value_dim), np.float16))]
+    assert not torch.equal(soft_prompts(without, nobody)[0], soft_prompts(tuned, nobody)[0])
 
 
 def test_a_checkpoint_of_another_run_is_refused(llm: Any, encoder: Any, tmp_path: Path) -> None:
@@ -424,6 +479,45 @@ def test_rows_with_soft_prompts_stand_beside_their_controls(llm: Any, encoder: A
     ]
     again = run_lamp(split, llm, config, plugs=plugs, out=tmp_path / "out")
     assert again.as_dict()["rows"] == report.as_dict()["rows"]
+
+
+def test_a_soft_prompt_and_lifted_words_in_one_row(llama_folder: Path, encoder: Any) -> None:
+    llm: Any = load_llm(llama_folder)
+    plugs = Plugs((fresh(llm, encoder),), (fresh(llm, encoder, seed=1),))
+    task, letters = lamp_task("LaMP_5"), "zqxj"
+    questions = tuple(
+        Question(letter, letter, task.make_input("x"), Profile(letter, (Record("x", target=letter),)))
+        for letter in letters
+    )
+    split = LampSplit(task, questions, {letter: letter * 4 for letter in letters}, None)
+    config = LampConfig(
+        methods=("plug+vocabulary",), ks=(1,), vocabulary=500.0, encoder="hashing", max_new_tokens=4, resamples=50
+    )
+    rows = {row.name: row for row in run_lamp(split, llm, config, plugs=plugs).rows}
+    assert [name for name in rows if name.startswith("plug")] == [
+        "plug+vocabulary",
+        "plug+vocabulary + bm25 k=1",
+        f"plug+vocabulary, {OTHER_USER}",
+        f"plug+vocabulary + bm25 k=1, {OTHER_USER}",
+        f"plug, {EMPTY_HISTORY}",
+        f"plug + bm25 k=1, {EMPTY_HISTORY}",
+        f"plug, {WITHOUT_USER}",
+        f"plug + bm25 k=1, {WITHOUT_USER}",
+    ]
+    row, other = rows["plug+vocabulary"], rows[f"plug+vocabulary, {OTHER_USER}"]
+    assert dict(row.predictions) == {letter: letter * 4 for letter in letters}
+    assert all(
+        other.predictions[letter] != letter * 4 and other.predictions[letter][0] in letters for letter in letters
+    )
+    assert row.tokens_added == 2
+    # Nobody's words are nobody's: what the pair wins over the training without user is all that the user adds.
+    without = rows[f"plug, {WITHOUT_USER}"].scores["rouge-1"].value
+    assert row.gain is not None
+    assert row.gain.difference == pytest.approx(1 - without)
+    with pytest.raises(InvalidOptionError, match=r"method 'plug\+vocabulary' needs a weight above 0"):
+        LampConfig(methods=("plug+vocabulary",))
+    with pytest.raises(InvalidOptionError, match="needs a user embedder: name its folder"):
+        run_lamp(split, llm, config)
 
 
 def test_the_method_needs_an_embedder_and_a_model_that_takes_soft_prompts(llm: Any, encoder: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ WITHOUT_USER = "trained without user"
 """The control with a user embedder that was trained in the same way and never saw a history."""
 PLUG_METHODS = (PLUG, PLUG_VOCABULARY)
 """The methods with a soft prompt."""
+LIFTING_METHODS = (VOCABULARY, PLUG_VOCABULARY)
+"""The methods that lift words."""
 BESIDE_RECORDS = (PLUG, *SUMMARY_METHODS, VOCABULARY, PLUG_VOCABULARY, *LORA_METHODS)
 """The methods that run alone and with retrieved records beside them."""
 NO_RETRIEVERS = (NO_USER, *BESIDE_RECORDS)
@@ -110,8 +113,8 @@ class LampConfig:
             raise InvalidOptionError(
                 f"`summary_form` must be one of {', '.join(SUMMARY_FORMS)}, was: {self.summary_form!r}"
             )
-        lifting = next((method for method in self.methods if method in (VOCABULARY, PLUG_VOCABULARY)), None)
-        if lifting is not None and not self.vocabulary > 0:
+        lifting = next((method for method in self.methods if method in LIFTING_METHODS), None)
+        if lifting is not None and not 0 < self.vocabulary < math.inf:
             raise InvalidOptionError(
                 f"the method {lifting!r} needs a weight above 0 (--vocabulary), was: {self.vocabulary}"
             )

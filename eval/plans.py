@@ -108,7 +108,8 @@ def _check_plugs(config: LampConfig, plugs: Plugs | None, llm: LanguageModel) ->
     if not config.with_plug:
         return
     if plugs is None:
-        raise InvalidOptionError("the method 'plug' needs a user embedder: name its folder (--plug)")
+        method = next(one for one in config.methods if one in PLUG_METHODS)
+        raise InvalidOptionError(f"the method {method!r} needs a user embedder: name its folder (--plug)")
     if SOFT_PROMPT not in llm.channels or not hasattr(llm, "model"):
         raise InvalidOptionError(
             "the method 'plug' needs an LLM that takes soft prompts, a transformers model (folder, hub id or "

@@ -90,7 +90,8 @@ def eval_lamp(
         str | None, typer.Option(help="What a summary is in a prompt: record (one target; the default), or sentence.")
     ] = None,
     vocabulary: Annotated[
-        float, typer.Option("--vocabulary", help="The weight of lifted words (method vocabulary): above 0.", min=0)
+        float,
+        typer.Option("--vocabulary", help="The weight of the methods vocabulary and plug+vocabulary: above 0.", min=0),
     ] = 0.0,
     summary_llm: Annotated[
         str | None, typer.Option("--summary-llm", help="Writes the summaries (default: the LLM that answers).")
@@ -124,7 +125,7 @@ def eval_lamp(
     """
     from persona.eval.adapters import Adapters
     from persona.eval.lamp import run_lamp
-    from persona.eval.lamp_config import LampConfig
+    from persona.eval.lamp_config import LIFTING_METHODS, PLUG_METHODS, VOCABULARY, LampConfig
     from persona.eval.report import lamp_markdown, lamp_table
     from persona.eval.soft_prompts import Plugs
     from persona.eval.summary_rows import BOTH, RECORD, SUMMARY, SUMMARY_METHODS
@@ -158,14 +159,17 @@ def eval_lamp(
         mbr=mbr,
         seed=seed,
     )
+    if plug is None and config.with_plug:
+        method = next(one for one in config.methods if one in PLUG_METHODS)
+        raise InvalidOptionError(f"the method {method!r} needs a user embedder: name its folder with --plug")
+    if vocabulary and set(LIFTING_METHODS).isdisjoint(config.methods):
+        raise InvalidOptionError(f"--vocabulary lifts words, and {methods} does not: name the method {VOCABULARY}")
     if user_vectors is not None and plug is None:
         raise InvalidOptionError("--user-vectors are read by a user embedder: name its folder with --plug")
     embedded = plug is not None and user_vectors is None
     read = relevance is not None or embedded or any(needs_encoder(one, base) for one in config.retrievers)
     check_encoder_is_read(encoder, read, methods)
     plugs = None
-    if plug is None and config.with_plug:
-        raise InvalidOptionError("the method 'plug' needs a user embedder: name its folder with --plug")
     if plug is not None:
         without = () if plug_control is None else names(plug_control, "--plug-control")
         plugs = Plugs.load(names(plug, "--plug"), without, vectors=user_vectors)

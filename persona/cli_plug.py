@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,8 @@ from persona.cli_terminal import (
     progress_bars,
     say,
 )
+from persona.errors import DataFormatError
+from persona.reasons import reason
 
 _TRAINED = ("plug", "pplug")
 """The modes that are trained from histories."""
@@ -188,8 +190,7 @@ def train(
                 embed_views(store, loaded, history_views(plug.config), progress)
         warm_bar = progress.add_task("warm-up", total=warm_up, visible=warm_up > 0 and plug.config.mode == "plug")
         bar = progress.add_task("train", total=steps)
-        tuned = plug.config.mode == "plug" and not without_user and new_user_steps != 0
-        new_user_bar = progress.add_task("new users", total=None, visible=tuned)
+        new_user_bar = progress.add_task("new users", total=None, visible=False)
 
         def advance(done: int, total: int, loss: float, best: float) -> None:
             told = f"train, loss {loss:.3f}, users kept aside {best:.3f}"
@@ -200,7 +201,7 @@ def train(
 
         def tune(done: int, total: int, loss: float, best: float) -> None:
             told = f"new users, loss {loss:.3f}, users kept aside {best:.3f}"
-            progress.update(new_user_bar, completed=done, total=total, description=told)
+            progress.update(new_user_bar, completed=done, total=total, description=told, visible=True)
 
         found = None
         if any(options.ks):
@@ -234,7 +235,7 @@ def train(
         return
     new = ""
     if report.new_user_loss is not None:
-        new = f"without their records {report.new_user_loss:.4f}, {report.new_user_loss_before:.4f} before its tuning; "
+        new = f"as new users {report.new_user_loss:.4f}, {report.new_user_loss_before:.4f} before their tuning; "
     say(
         f"{out}: step {report.best_step} of {report.steps} kept; loss on users kept aside {report.dev_loss:.4f} nats "
         f"per token, {report.dev_loss_before:.4f} before; {new}{report.users} users, {report.questions} questions and "
@@ -254,12 +255,11 @@ def show(
     from persona.plug_training import NOTES
 
     loaded = load_user_embedder(plug)
-    notes = Path(plug) / NOTES
     told = {
         **asdict(loaded.config),
         "fingerprint": loaded.fingerprint,
         "parameters": sum(parameter.numel() for parameter in loaded.parameters()),
-        "training": json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else None,
+        "training": _notes(Path(plug) / NOTES),
     }
     if as_json:
         print_json(told)
@@ -271,3 +271,16 @@ def show(
         for name, value in told["training"]["report"].items():
             if value is not None:  # a control has no tuning for new users
                 say(f"{name:20} {value}")
+
+
+def _notes(path: Path) -> dict[str, Any] | None:
+    """How an embedder was trained; None if nobody says."""
+    if not path.is_file():
+        return None
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+        return {**notes, "report": dict(notes["report"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataFormatError(
+            f"{path} is not what a training wrote, delete it or train again: {reason(error)}"
+        ) from error

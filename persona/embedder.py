@@ -52,6 +52,7 @@ import torch.nn.functional as F  # noqa: N812
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
@@ -327,6 +328,18 @@ class UserEmbedder(
             "```python\nfrom persona import UserEmbedder\n\n"
             'plug = UserEmbedder.from_pretrained("this folder or hub id")\n```\n'
         )
+
+    @classmethod
+    def _load_as_safetensor(cls, model: Self, model_file: str, map_location: str, strict: bool) -> Self:  # type: ignore[override]
+        """Every weight has to be there; the mixin would leave what is missing at random.
+
+        Embedders of before the tuning for new users have nothing to say to these.
+        """
+        weights = load_file(model_file, device=map_location)
+        if isinstance(model.pooling, _PlugPooling):
+            weights.setdefault("pooling.new_user", torch.zeros(model.pooling.shape))
+        model.load_state_dict(weights)
+        return model.eval()
 
     def _check(self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> None:
         batch, records = mask.shape

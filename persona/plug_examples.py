@@ -7,6 +7,8 @@ the best step; of them the split's own questions are asked only.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -162,6 +164,15 @@ class Examples:
             self._left_out += [(profile, row) for row in rows_left_out]
             chosen = sorted(draw.permutation(len(rows_left_out))[: options.leave_one_out])
             self.train += [self._without(profile, rows_left_out[place]) for place in chosen]
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the questions, their answers and records: BLAKE2b, 16 hexadecimal digits."""
+        digest = hashlib.blake2b(digest_size=8)
+        for one in (*self._given, *self.dev):
+            said = [one.user_id, one.input, one.gold, [record.content_hash for record in one.profile]]
+            digest.update(json.dumps(said).encode() + b"\n")
+        return digest.hexdigest()
 
     @property
     def n_warm_up(self) -> int:

@@ -31,6 +31,7 @@ from persona.plug_examples import Examples, PlugTraining
 from persona.plug_warm_up import Progress, copied_state, rate_share, warm_up
 from persona.prompts import lamp_prompt
 from persona.protocols import GenerationOptions, Retriever
+from persona.reasons import reason
 from persona.records import Profile
 from persona.target_loss import TargetLoss
 from persona.transformers_llm import TransformersLM
@@ -56,8 +57,8 @@ class PlugReport:
         best_step: the step whose weights were kept; 0 is the start.
         dev_loss: mean loss of the kept weights on the users kept aside, nats per token.
         dev_loss_before: the same at the start.
-        new_user_loss: the same without any record, after the tuning for new users; None if there was none.
-        new_user_loss_before: the same before it.
+        new_user_loss: mean loss on their questions, were they new users without any record; None without that tuning.
+        new_user_loss_before: the same before the tuning.
         users: training users, without those kept aside.
         questions: questions of the split that were trained on.
         made: further questions made from the users' own records.
@@ -124,16 +125,20 @@ def train_plug(
     silent: Progress = lambda done, total, loss, best: None  # noqa: E731
     plug.to(llm.model.device)
     run = _Run(plug, llm, examples, options, out / CHECKPOINT, retriever, accelerator)
-    if not run.resume() and plug.config.mode == "plug" and options.warm_up:
-        warm_up(plug, examples, reader, llm, options, progress=warm_progress)
+    place = out / NEW_USER_CHECKPOINT
+    if not run.resume():
+        if accelerator.is_main_process:
+            place.unlink(missing_ok=True)  # of a run that is not gone on with
+        if plug.config.mode == "plug" and options.warm_up:
+            warm_up(plug, examples, reader, llm, options, progress=warm_progress)
     run.train(progress or silent)
     new_user = None
     if (tuning := _new_user_options(plug, options)) is not None:
-        place = out / NEW_USER_CHECKPOINT
         new_user = _Run(plug, llm, examples, tuning, place, retriever, accelerator, only=_NEW_USER)
         new_user.resume()
         new_user.train(new_user_progress or silent)
     plug.requires_grad_(True)
+    accelerator.wait_for_everyone()  # until then another process may want to read a checkpoint
     report = PlugReport(
         steps=run.step,
         best_step=run.best_step,
@@ -152,12 +157,12 @@ def train_plug(
 
 
 def _new_user_options(plug: UserEmbedder, options: PlugTraining) -> PlugTraining | None:
-    """How the soft prompt of a user without records is tuned; None if it is not."""
+    """How the soft prompt of a user without records is tuned, who has none in the text either; None if it is not."""
     steps = options.steps // 2 if options.new_user_steps is None else options.new_user_steps
     if plug.config.mode != "plug" or options.without_user or not steps:
         return None
     rate = _NEW_USER_RATE / plug.config.llm_hidden**0.5
-    return replace(options, without_user=True, steps=steps, learning_rate=rate)
+    return replace(options, without_user=True, steps=steps, learning_rate=rate, ks=(0,))
 
 
 class _Run:
@@ -177,6 +182,8 @@ class _Run:
     ) -> None:
         self.plug, self.llm, self.examples, self.options, self.checkpoint = plug, llm, examples, options, checkpoint
         self.retriever, self.accelerator = retriever, accelerator
+        # What the rest of the weights is belongs to a run that leaves them as they are.
+        self.begun_from = plug.fingerprint if only else ""
         self.loss = TargetLoss(llm)
         for name, parameter in plug.named_parameters():
             parameter.requires_grad_(name == only if only else name != _NEW_USER)
@@ -186,6 +193,7 @@ class _Run:
         )
         self.model, self.optimizer = accelerator.prepare(plug, self.optimizer)
         self.step = self.best_step = self.rounds = 0
+        self.looked = -1
         self.best = self.before = math.inf
         self.best_state = copied_state(plug.state_dict())
         self.tokens: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
@@ -212,7 +220,8 @@ class _Run:
 
     def _take(self, batch: Sequence[tuple[int, int]]) -> float:
         """One optimizer step; the batch's mean loss."""
-        self.optimizer.zero_grad(set_to_none=True)
+        # All, not only those of the optimizer: what an earlier run left would count when gradients are clipped.
+        self.plug.zero_grad(set_to_none=True)
         total = 0.0
         processes = self.accelerator.num_processes
         mine = batch[self.accelerator.process_index :: processes]
@@ -265,7 +274,13 @@ class _Run:
         return self.tokens[key]
 
     def _look(self) -> None:
-        """See how well the users kept aside are answered; keep the weights if better than before."""
+        """See how well the users kept aside are answered; keep the weights if better than before.
+
+        Where a run goes on from a checkpoint it has looked already.
+        """
+        if self.looked == self.step:
+            return
+        self.looked = self.step
         found = self._dev_loss()
         if self.step == 0:
             self.before = found
@@ -320,7 +335,9 @@ class _Run:
         try:
             state = torch.load(path, map_location=self.loss.device, weights_only=True)
         except Exception as error:
-            raise PersonaError(f"{path}: the checkpoint cannot be read, delete it to begin anew: {error}") from error
+            raise PersonaError(
+                f"{path}: the checkpoint cannot be read, delete it to begin anew: {reason(error)}"
+            ) from error
         if state["run"] != self._name():
             raise InvalidOptionError(
                 f"{path} is the checkpoint of a run with other options, data or models: finish that one, "
@@ -331,6 +348,7 @@ class _Run:
         self.best_state = state["best_state"]
         self.step, self.best_step, self.rounds = state["step"], state["best_step"], state["rounds"]
         self.best, self.before = state["best"], state["before"]
+        self.looked = self.step
         return True
 
     def _save_checkpoint(self) -> None:
@@ -351,8 +369,8 @@ class _Run:
 
     def _name(self) -> str:
         """What makes two runs the same run."""
-        sizes = [len(self.examples.train), len(self.examples.dev)]
-        return json.dumps([asdict(self.options), asdict(self.plug.config), self.examples.task.name, sizes])
+        data = [self.examples.task.name, self.examples.fingerprint, type(self.retriever).__name__]
+        return json.dumps([asdict(self.options), asdict(self.plug.config), data, self.begun_from])
 
 
 def _finish(plug: UserEmbedder, task: LampTask, options: PlugTraining, report: PlugReport, out: Path) -> None:
@@ -366,7 +384,7 @@ def _finish(plug: UserEmbedder, task: LampTask, options: PlugTraining, report: P
         "report": asdict(report),
     }
     write_atomically(out / NOTES, json.dumps(notes, indent=2) + "\n")
-    for name in (CHECKPOINT, NEW_USER_CHECKPOINT):
+    for name in (NEW_USER_CHECKPOINT, CHECKPOINT):
         (out / name).unlink(missing_ok=True)
 
 

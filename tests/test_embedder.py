@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from persona import UserEmbedder
@@ -222,6 +223,21 @@ def test_another_llm_or_encoder_is_refused_with_both_names() -> None:
         embedder.check_fits("hashing@3")
     with pytest.raises(FingerprintMismatchError, match="LLM it was trained with, 'other@9'; was given 'tiny@"):
         make("plug", llm="other@9").check_fits("", llm)  # type: ignore[arg-type]
+
+
+def test_a_weight_that_is_missing_is_not_drawn_at_random(tmp_path: Path) -> None:
+    make("plug").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    tuned = weights.pop("pooling.new_user")
+    assert tuned.any()
+    save_file(weights, tmp_path / "model.safetensors")
+    assert (
+        not load_user_embedder(tmp_path).state_dict()["pooling.new_user"].any()
+    )  # one of before there was that tuning
+    del weights["pooling.last.weight"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ModelLoadError, match=r"Missing key\(s\) in state_dict: .pooling.last.weight"):
+        load_user_embedder(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from persona.plug_warm_up import _parts
 from persona.protocols import GenerationOptions, Request
 from persona.records import Profile
 from persona.retrievers.bm25 import BM25Retriever
+from persona.retrievers.recency import RecencyRetriever
 from persona.soft_prompts import SoftPromptChannel, soft_prompt_kind, soft_prompts, store_soft_prompts
 from persona.target_loss import TargetLoss
 from persona.world import World
@@ -52,8 +53,8 @@ def encoder() -> Any:
     return load_encoder("hashing")
 
 
-def ratings(users: int, split: str = "train") -> LampSplit:
-    asked = list(World(0).questions("LaMP_3", split, users, 6))
+def ratings(users: int, split: str = "train", world: int = 0) -> LampSplit:
+    asked = list(World(world).questions("LaMP_3", split, users, 6))
     golds = {one.question.id: one.gold for one in asked}
     return LampSplit(lamp_task("LaMP_3"), tuple(one.question for one in asked), golds, None)
 
@@ -64,17 +65,17 @@ def fresh(llm: Any, encoder: Any, **options: Any) -> UserEmbedder:
     )
 
 
-def train(llm: Any, encoder: Any, out: Path, options: PlugTraining = SMALL, **progress: Any) -> UserEmbedder:
+def train(llm: Any, encoder: Any, out: Path, options: PlugTraining = SMALL, **others: Any) -> UserEmbedder:
     plug = fresh(llm, encoder)
     train_plug(
         plug,
-        ratings(8),
+        others.pop("split", None) or ratings(8),
         llm,
         HistoryReader(plug.config, encoder),
         options,
         out=out,
-        retriever=BM25Retriever(),
-        **progress,
+        retriever=others.pop("retriever", None) or BM25Retriever(),
+        **others,
     )
     return plug
 
@@ -162,6 +163,54 @@ def test_a_stopped_run_goes_on_to_the_same_weights(llm: Any, encoder: Any, tmp_p
     assert load_user_embedder(tmp_path / "stopped").fingerprint == resumed.fingerprint
 
 
+@pytest.mark.parametrize(
+    ("stage", "stop", "options"),
+    [
+        # A look taken before the stop does not count twice: here the second one in a row without a better one ends it.
+        (
+            "progress",
+            2,
+            replace(
+                SMALL, warm_up=5, steps=14, leave_one_out=8, evaluate_every=1, patience=2, new_user_steps=0, seed=2
+            ),
+        ),
+        # Stopped before the tuning's first look: gradients of the last step before it are gone, and may not count.
+        (
+            "new_user_progress",
+            3,
+            replace(SMALL, warm_up=30, steps=20, evaluate_every=20, new_user_steps=20, learning_rate=3e-3, seed=1),
+        ),
+    ],
+)
+def test_a_run_stopped_at_a_bad_moment_goes_on_to_the_same_weights(
+    llm: Any, encoder: Any, tmp_path: Path, stage: str, stop: int, options: PlugTraining
+) -> None:
+    def stopping(done: int, *_: object) -> None:
+        if done == stop:
+            raise KeyboardInterrupt
+
+    whole = train(llm, encoder, tmp_path / "whole", options)
+    with pytest.raises(KeyboardInterrupt):
+        train(llm, encoder, tmp_path / "cut", options, **{stage: stopping})
+    resumed = train(llm, encoder, tmp_path / "cut", options)
+    for name, parameter in whole.state_dict().items():
+        assert torch.equal(parameter, resumed.state_dict()[name]), name
+
+
+def test_a_tuning_that_another_training_left_is_not_gone_on_with(llm: Any, encoder: Any, tmp_path: Path) -> None:
+    def stop(done: int, *_: object) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(llm, encoder, tmp_path / "out", replace(SMALL, learning_rate=1e-4), new_user_progress=stop)
+    (tmp_path / "out" / CHECKPOINT).unlink()
+    trained = train(llm, encoder, tmp_path / "out")
+    alone = train(llm, encoder, tmp_path / "alone")
+    for name, parameter in alone.state_dict().items():
+        assert torch.equal(parameter, trained.state_dict()[name]), name
+
+
 def test_what_is_tuned_for_new_users_changes_nobody_elses_prompt(llm: Any, encoder: Any, tmp_path: Path) -> None:
     losses: list[tuple[int, int]] = []
     trained = {}
@@ -203,6 +252,10 @@ def test_a_checkpoint_of_another_run_is_refused(llm: Any, encoder: Any, tmp_path
         train(llm, encoder, tmp_path, progress=stop)
     with pytest.raises(InvalidOptionError, match="is the checkpoint of a run with other options"):
         train(llm, encoder, tmp_path, replace(SMALL, seed=1))
+    with pytest.raises(InvalidOptionError, match="is the checkpoint of a run with other options"):
+        train(llm, encoder, tmp_path, retriever=RecencyRetriever())
+    with pytest.raises(InvalidOptionError, match="is the checkpoint of a run with other options, data or models"):
+        train(llm, encoder, tmp_path, split=ratings(8, world=1))
     (tmp_path / CHECKPOINT).write_bytes(b"broken")
     with pytest.raises(Exception, match="the checkpoint cannot be read, delete it to begin anew"):
         train(llm, encoder, tmp_path)

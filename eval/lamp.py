@@ -100,8 +100,8 @@ class LampReport:
         rows: methods, controls and yardsticks, in the order run.
         data: hash of questions, profiles and golds: two reports with the same one are of the same data.
         parts: fingerprints of what else took part, one for each seed in the order of `LampRow.runs`: of
-            ``task_adapters``, ``user_embedders``, ``user_embedders_without_user`` and the ``summarizer``, where there
-            are any.
+            ``task_adapters``, ``user_embedders``, ``user_embedders_without_user``, the ``summarizer`` and the
+            ``background`` of lifted words, where there are any.
     """
 
     task: str
@@ -154,6 +154,7 @@ def run_lamp(
     plugs: Plugs | None = None,
     adapters: Adapters | None = None,
     summarizer: LanguageModel | None = None,
+    background: LampSplit | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> LampReport:
@@ -166,6 +167,8 @@ def run_lamp(
         plugs: the user embedders of the method ``plug``.
         adapters: the task adapters of the methods with adapters.
         summarizer: writes the summaries of ``summary`` and ``stats+summary``; None is `llm`.
+        background: for the methods that lift words, users whose histories say what is common to everybody, as those of
+            the training split do; None takes those of `split`, in which a user's own words count, too.
         out: folder for answers (resumable), summaries, predictions in the official form and ``results.json``; None
             keeps nothing.
         progress: called with a stage's name, what is done and what there is to do.
@@ -194,6 +197,7 @@ def run_lamp(
             plugs=plugs,
             adapters=adapters,
             summarizer=summarizer,
+            background=background,
         )
         answers = Answers(None if out is None else out / "answers.jsonl", llm, options)
         answers.ask((one for plan in plans if not plan.adapters for run in plan.runs for one in run), report)
@@ -225,7 +229,7 @@ def run_lamp(
             for name, predictions in yardsticks(split.task, questions).items()
         ]
     rows = _score(split, golds, users, outcomes, config)
-    parts = _fingerprints(plugs, adapters, summarizer)
+    parts = _fingerprints(plugs, adapters, summarizer, background)
     data = data_hash(questions, golds)
     n_users = len(set(users))
     result = LampReport(split.task.name, len(questions), n_users, llm.fingerprint, config, rows, data, parts)
@@ -235,7 +239,7 @@ def run_lamp(
 
 
 def _fingerprints(
-    plugs: Plugs | None, adapters: Adapters | None, summarizer: LanguageModel | None
+    plugs: Plugs | None, adapters: Adapters | None, summarizer: LanguageModel | None, background: LampSplit | None
 ) -> dict[str, tuple[str, ...]]:
     """See `LampReport.parts`."""
     found: dict[str, tuple[str, ...]] = {}
@@ -246,6 +250,8 @@ def _fingerprints(
         found["user_embedders_without_user"] = tuple(plug.fingerprint for plug in plugs.without_user)
     if summarizer is not None:
         found["summarizer"] = (summarizer.fingerprint,)
+    if background is not None:
+        found["background"] = (data_hash(background.questions, background.golds),)
     return found
 
 

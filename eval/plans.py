@@ -19,6 +19,7 @@ from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, Adapters, UserAdapters, check_llm
 from persona.eval.lamp_config import (
     EMPTY_HISTORY,
+    LIFTING_METHODS,
     NO_RETRIEVERS,
     NO_USER,
     OTHER_USER,
@@ -70,6 +71,7 @@ def make_plans(
     plugs: Plugs | None = None,
     adapters: Adapters | None = None,
     summarizer: LanguageModel | None = None,
+    background: LampSplit | None = None,
 ) -> list[Plan]:
     """The rows that `config` names, in the order of the report.
 
@@ -83,6 +85,7 @@ def make_plans(
         plugs: the user embedders of the method ``plug``.
         adapters: the task adapters of the methods with adapters.
         summarizer: writes the summaries of ``summary`` and ``stats+summary``; None is `llm`.
+        background: says what is common to everybody, so that the rest is a user's own words; None is `split`.
 
     Raises:
         InvalidOptionError: if a method lacks what it needs.
@@ -91,14 +94,17 @@ def make_plans(
     _check_adapters(config, adapters, llm, split)
     with ExitStack() as stack:
         parts = _parts(split, questions, llm, config, plugs, folder / "vectors.db", stack, report)
+        lifted = None
+        if not set(LIFTING_METHODS).isdisjoint(config.methods):
+            lifted = _Lifts(background or split, llm, config)
         plans = _text_plans(split, questions, parts, llm, config, report)
         if plugs is not None and config.with_plug:
-            plans += _plug_plans(split, questions, parts, plugs, llm, config, report)
+            plans += _plug_plans(split, questions, parts, plugs, lifted, llm, config, report)
         if any(method in SUMMARY_METHODS for method in config.methods):
             kept = folder / "summaries.jsonl"
             plans += _summary_plans(split, questions, parts, llm, summarizer, config, kept, report)
-        if VOCABULARY in config.methods:
-            plans += _vocabulary_plans(split, questions, parts, llm, config, report)
+        if lifted is not None and VOCABULARY in config.methods:
+            plans += _vocabulary_plans(split, questions, parts, lifted, llm, config, report)
         if adapters is not None:
             plans += _adapter_plans(split, questions, parts, adapters, llm, config, folder / "adapters", report)
     return plans
@@ -172,6 +178,7 @@ def _plug_plans(
     questions: Sequence[Question],
     parts: _Parts,
     plugs: Plugs,
+    lifted: _Lifts | None,
     llm: LanguageModel,
     config: LampConfig,
     report: Progress,
@@ -179,7 +186,6 @@ def _plug_plans(
     """The rows with soft prompts: alone, with records and with lifted words, of the right user and as controls."""
     assert parts.soft_prompts is not None
     assert parts.beside is not None
-    lifted = _Lifts(split, llm, config) if PLUG_VOCABULARY in config.methods else None
     own = [question.profile for question in questions]
     queries = parts.soft_prompts.queries([split.task.query(question.input) for question in questions])
     # What stands in the soft prompt and in the prompt, and which embedders make it.
@@ -308,13 +314,13 @@ def _vocabulary_plans(
     split: LampSplit,
     questions: Sequence[Question],
     parts: _Parts,
+    lifted: _Lifts,
     llm: LanguageModel,
     config: LampConfig,
     report: Progress,
 ) -> list[Plan]:
     """The rows with lifted words, alone and with records: the right user's, and another's words and records."""
     assert parts.beside is not None
-    lifted = _Lifts(split, llm, config)
     histories: dict[str | None, list[Profile]] = {None: [question.profile for question in questions]}
     if config.controls:
         histories[OTHER_USER] = other_histories(questions, config.seed)
@@ -331,13 +337,13 @@ def _vocabulary_plans(
 
 
 class _Lifts:
-    """What is lifted of each user's words. What is common to everybody is read from all the histories of the split."""
+    """What is lifted of each user's words. What is common to everybody is read from all histories of `background`."""
 
-    def __init__(self, split: LampSplit, llm: LanguageModel, config: LampConfig) -> None:
+    def __init__(self, background: LampSplit, llm: LanguageModel, config: LampConfig) -> None:
         from persona.vocabulary import TokenBackground, VocabularyChannel, check_lifting
 
-        background = TokenBackground.from_profiles(check_lifting(llm), (one.profile for one in split.questions))
-        self._channel = VocabularyChannel(llm, background, config.vocabulary)
+        common = TokenBackground.from_profiles(check_lifting(llm), (one.profile for one in background.questions))
+        self._channel = VocabularyChannel(llm, common, config.vocabulary)
         self._known: dict[int, Mapping[int, float] | None] = {}
 
     def of(self, profiles: Sequence[Profile]) -> list[Mapping[int, float] | None]:

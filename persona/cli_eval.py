@@ -130,7 +130,7 @@ def eval_lamp(
     from persona.eval.soft_prompts import Plugs
     from persona.eval.summary_rows import BOTH, RECORD, SUMMARY, SUMMARY_METHODS
     from persona.models import load_llm
-    from persona.readers import read_split
+    from persona.readers import has_split, read_split
     from persona.registry import needs_encoder
     from persona.settings import Settings
 
@@ -182,6 +182,9 @@ def eval_lamp(
     folder = out or Path("runs") / f"{data.resolve().name}-{split}-{_short_name(name)}"
     check_folder(folder)
     lamp = read_split(data, split, golds=golds, task=task)
+    common = None
+    if not set(LIFTING_METHODS).isdisjoint(config.methods) and has_split(data, "train"):
+        common = read_split(data, "train", task=task)
     with progress_bars("steps") as progress:
         # Over-long inputs are cut as LaMP's own code cuts them, at the right end.
         report = run_lamp(
@@ -191,6 +194,7 @@ def eval_lamp(
             plugs=plugs,
             adapters=adapters,
             summarizer=None if summary_llm is None else load_llm(summary_llm),
+            background=common,
             out=folder,
             progress=stage_bars(progress),
         )

@@ -282,6 +282,11 @@ def _content_key(entry: Mapping[str, object], task: LampTask, user_id: str = "")
     return hashlib.blake2b(content.encode(), digest_size=16).digest()
 
 
+def has_split(folder: str | PathLike[str], split: str) -> bool:
+    """Whether a LaMP folder has the questions of a split."""
+    return _split_file(Path(folder), split, "questions") is not None
+
+
 def _split_file(folder: Path, split: str, kind: str) -> Path | None:
     paths = (folder / f"{split}_{kind}{ending}" for ending in _ENDINGS)
     return next((path for path in paths if path.is_file()), None)

@@ -26,7 +26,7 @@ from persona.fields import described
 from persona.json_text import parse_line
 from persona.lamp import lamp_task
 from persona.lamp_outputs import read_golds, write_predictions
-from persona.lamp_questions import lamp_records, read_lamp, read_split
+from persona.lamp_questions import has_split, lamp_records, read_lamp, read_split
 from persona.records import Record
 from persona.rows import check_fields, record_of
 from persona.text_source import TextSource
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMATS",
     "RecordReader",
+    "has_split",
     "read_golds",
     "read_lamp",
     "read_records",

@@ -265,6 +265,16 @@ def test_lifted_words_are_those_of_the_right_user(llama_folder: Path) -> None:
         assert others.scores["rouge-1"].value == 0
     assert rows["vocabulary"].tokens_added == 0 < rows["vocabulary + bm25 k=1"].tokens_added
     assert "z" * 4 not in rows["none"].predictions.values()
+    # What everybody writes elsewhere is nobody's own word, whatever stands in this split.
+    common = tuple(replace(one, profile=Profile(one.user_id, (Record("x", target="z"),))) for one in questions)
+    report = run_lamp(split, load_llm(llama_folder), config, background=replace(split, questions=common))
+    words = next(row for row in report.rows if row.name == "vocabulary").predictions
+    assert [words[one.id] == letter * 4 for one, letter in zip(questions, letters, strict=True)] == [
+        False,
+        True,
+        True,
+        True,
+    ]
     with pytest.raises(InvalidOptionError, match="needs a weight above 0"):
         LampConfig(methods=("vocabulary",))
     with pytest.raises(UnsupportedChannelError, match="lifted tokens need"):

@@ -1,6 +1,6 @@
 """Train the user embedders that persona carries beside `tiny`, one for each task of the generated world.
 
-    python examples/train_tiny_plugs.py --out persona/tiny/plugs          # about five minutes a task on one CPU core
+    python examples/train_tiny_plugs.py --out persona/tiny/plugs          # about ten minutes a task on one CPU core
 
 They are trained on 1,000 users of the world's ``train`` split (seed 0), the best step is chosen on a fifth of these,
 and nobody of ``dev`` or ``test`` is seen. Weights are kept in float16, half the bytes.
@@ -62,7 +62,10 @@ def main() -> None:
             )
             weights = options.out / task / "model.safetensors"
             save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
-            print(f"{task}: step {report.best_step} kept, {report.dev_loss:.4f} nats per token on users kept aside")
+            print(
+                f"{task}: step {report.best_step} kept, {report.dev_loss:.4f} nats per token on users kept aside, "
+                f"{report.new_user_loss:.4f} as new users"
+            )
 
 
 if __name__ == "__main__":

@@ -118,10 +118,11 @@ class VocabularyChannel:
         """`contexts` with the lifts of their users."""
         if not self.beta:
             return list(contexts)
-        found = {profile.user_id: profile for profile in profiles}
-        lifts = {user_id: self.lifts(profile) for user_id, profile in found.items()}
+        # By profile and not by user: one batch may hold the same user as of two days.
+        different = {id(profile): profile for profile in profiles}
+        lifts = {place: self.lifts(profile) for place, profile in different.items()}
         return [
-            replace(context, lifts=lifts[profile.user_id] or None)
+            replace(context, lifts=lifts[id(profile)] or None)
             for context, profile in zip(contexts, profiles, strict=True)
         ]
 

@@ -99,6 +99,15 @@ def test_each_user_of_a_batch_has_their_own_words(llm: TransformersLM, tmp_path:
     assert all(answer.tokens_added == 0 for answer in answers)
 
 
+def test_an_earlier_question_does_not_know_the_words_of_a_later_one(llm: TransformersLM) -> None:
+    channel = VocabularyChannel(llm, TokenBackground.from_texts(llm, ["abcdefghij"] * 20), beta=100.0)
+    early, late = (Profile("ana", tuple(Record(f"x {word}", target=word) for word in words)) for words in ("z", "zq"))
+    contexts = channel([early, late], ["Q", "Q"], [PersonalContext(), PersonalContext()])
+    assert [set(context.lifts or {}) for context in contexts] == [
+        {llm.target_ids([word])[0][0] for word in words} for words in ("z", "zq")
+    ]
+
+
 def test_the_background_of_a_store_counts_each_text_once(llm: TransformersLM, tmp_path: Path) -> None:
     with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
         store.upsert([("ana", Record("x", target="zz")), ("bo", Record("y", target="zz")), ("bo", Record("q"))])

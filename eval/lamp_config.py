@@ -116,7 +116,7 @@ class LampConfig:
         lifting = next((method for method in self.methods if method in LIFTING_METHODS), None)
         if lifting is not None and not 0 < self.vocabulary < math.inf:
             raise InvalidOptionError(
-                f"the method {lifting!r} needs a weight above 0, and a finite one (--vocabulary), was: {self.vocabulary}"
+                f"the method {lifting!r} needs a finite weight above 0 (--vocabulary), was: {self.vocabulary}"
             )
         if not self.ks or min(self.ks) < 1:
             raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")

@@ -275,7 +275,7 @@ def test_lifted_words_are_those_of_the_right_user(llama_folder: Path) -> None:
         True,
         True,
     ]
-    with pytest.raises(InvalidOptionError, match="needs a weight above 0"):
+    with pytest.raises(InvalidOptionError, match="needs a finite weight above 0"):
         LampConfig(methods=("vocabulary",))
     with pytest.raises(UnsupportedChannelError, match="lifted tokens need"):
         run_lamp(split, load_llm(lambda prompt: "x"), config)

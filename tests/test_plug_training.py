@@ -567,7 +567,7 @@ def test_a_soft_prompt_and_lifted_words_in_one_row(llama_folder: Path, encoder: 
     without = rows[f"plug, {WITHOUT_USER}"].scores["rouge-1"].value
     assert row.gain is not None
     assert row.gain.difference == pytest.approx(1 - without)
-    with pytest.raises(InvalidOptionError, match=r"method 'plug\+vocabulary' needs a weight above 0"):
+    with pytest.raises(InvalidOptionError, match=r"method 'plug\+vocabulary' needs a finite weight above 0"):
         LampConfig(methods=("plug+vocabulary",))
     with pytest.raises(InvalidOptionError, match="needs a user embedder: name its folder"):
         run_lamp(split, llm, config)

@@ -183,7 +183,7 @@ def eval_lamp(
     check_folder(folder)
     lamp = read_split(data, split, golds=golds, task=task)
     common = None
-    if not set(LIFTING_METHODS).isdisjoint(config.methods) and has_split(data, "train"):
+    if split != "train" and not set(LIFTING_METHODS).isdisjoint(config.methods) and has_split(data, "train"):
         common = read_split(data, "train", task=task)
     with progress_bars("steps") as progress:
         # Over-long inputs are cut as LaMP's own code cuts them, at the right end.

@@ -288,7 +288,7 @@ class UserEmbedder(
 
     @property
     def fingerprint(self) -> str:
-        """Names configuration and weights: ``plug@`` and 32 hexadecimal digits."""
+        """Names configuration and weights: ``plug@`` and 12 hexadecimal digits."""
         from persona.model_folder import hash_parameters
 
         return f"{self.config.mode}@{hash_parameters(self)}"

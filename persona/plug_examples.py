@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -165,7 +166,7 @@ class Examples:
             chosen = sorted(draw.permutation(len(rows_left_out))[: options.leave_one_out])
             self.train += [self._without(profile, rows_left_out[place]) for place in chosen]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Names the questions, their answers and records: BLAKE2b, 16 hexadecimal digits."""
         digest = hashlib.blake2b(digest_size=8)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from persona.copying import CopyLifts
 from persona.eval.adapters import AdapterRequest
 from persona.eval.lamp_config import Progress
 from persona.lamp import Question
@@ -68,7 +69,8 @@ class Answers:
         if request.soft_prompt is not None:
             parts.append(hashlib.blake2b(request.soft_prompt.float().numpy().tobytes()).hexdigest())
         if request.lifts:
-            parts.append(sorted(request.lifts.items()))
+            lifts = request.lifts
+            parts.append(lifts.fingerprint if isinstance(lifts, CopyLifts) else sorted(lifts.items()))
         if isinstance(request, AdapterRequest):
             parts.append([request.adapter, request.identity])
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

@@ -38,6 +38,7 @@ from persona.prompts import LampPrompt, lamp_prompt
 from persona.protocols import SOFT_PROMPT, LanguageModel, Request, Retriever
 from persona.records import Profile
 from persona.registry import make_retrievers, needs_encoder
+from persona.token_lifts import Lifts
 
 if TYPE_CHECKING:
     from persona.embedder import UserEmbedder
@@ -116,6 +117,11 @@ def _check_plugs(config: LampConfig, plugs: Plugs | None, llm: LanguageModel) ->
     if plugs is None:
         method = next(one for one in config.methods if one in PLUG_METHODS)
         raise InvalidOptionError(f"the method {method!r} needs a user embedder: name its folder (--plug)")
+    if PLUG_VOCABULARY in config.methods and plugs.with_user[0].copying is not None:
+        raise InvalidOptionError(
+            f"a user embedder that copies lifts tokens already, as {PLUG_VOCABULARY!r} does the user's words: "
+            "leave that method out"
+        )
     if SOFT_PROMPT not in llm.channels or not hasattr(llm, "model"):
         raise InvalidOptionError(
             "the method 'plug' needs an LLM that takes soft prompts, a transformers model (folder, hub id or "
@@ -211,14 +217,19 @@ def _plug_plans(
         # Nobody has no words: these controls are the same for both methods.
         methods = [PLUG] if shown is nobody else [method for method in PLUG_METHODS if method in config.methods]
         for method in methods:
-            words = lifted.of(shown) if lifted is not None and method == PLUG_VOCABULARY else [None] * len(shown)
+            words: list[list[Lifts | None]] = [
+                parts.soft_prompts.lifts(embedder, shown, [question.input for question in questions])
+                for embedder in embedders
+            ]
+            if lifted is not None and method == PLUG_VOCABULARY:
+                words = [[*lifted.of(shown)]] * len(embedders)
             for k, (texts, added) in prompts.items():
                 runs = tuple(
                     tuple(
                         Request(text, soft, lifts=own_words)
-                        for text, soft, own_words in zip(texts, softs, words, strict=True)
+                        for text, soft, own_words in zip(texts, softs, lifts, strict=True)
                     )
-                    for softs, _ in made
+                    for (softs, _), lifts in zip(made, words, strict=True)
                 )
                 named = f"{method} + {config.beside}" if k else method
                 plans.append(Plan(named, k, control, runs, added + embedders[0].config.n_tokens, perplexity))

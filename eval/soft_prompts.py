@@ -20,6 +20,7 @@ from persona.histories import History, HistoryBatch, history_reader, history_vie
 from persona.protocols import RecordEncoder
 from persona.records import Profile
 from persona.soft_prompts import soft_prompts
+from persona.token_lifts import Lifts
 from persona.user_vectors import UserVectorFile
 
 if TYPE_CHECKING:
@@ -54,13 +55,19 @@ class Plugs:
                 f"were: {len(self.without_user)}"
             )
         shapes = {
-            (plug.config.mode, plug.config.view, plug.config.encoder_dim, plug.config.with_question)
+            (
+                plug.config.mode,
+                plug.config.view,
+                plug.config.encoder_dim,
+                plug.config.with_question,
+                bool(plug.config.copy_tokens),
+            )
             for plug in (*self.with_user, *self.without_user)
         }
         if len(shapes) > 1:
             raise InvalidOptionError(
                 "the user embedders of one row, and their controls, must differ in their seed only; their mode, view, "
-                f"encoder_dim and with_question were: {', '.join(map(str, sorted(shapes)))}"
+                f"encoder_dim and with_question, and whether they copy, were: {', '.join(map(str, sorted(shapes)))}"
             )
         if (self.with_user[0].config.mode == "vectors") != (self.vectors is not None):
             raise InvalidOptionError(
@@ -111,6 +118,7 @@ class SoftPrompts:
     ) -> None:
         for plug in (*plugs.with_user, *plugs.without_user):
             plug.check_fits(source.fingerprint, llm)
+        self._llm = llm
         self._reader = history_reader(plugs.with_user[0].config, source, store)
 
     def queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
@@ -122,6 +130,10 @@ class SoftPrompts:
         different = {id(profile): profile for profile in profiles}
         read = dict(zip(different, self._reader.read(list(different.values())), strict=True))
         return [read[id(profile)] for profile in profiles]
+
+    def lifts(self, plug: UserEmbedder, profiles: Sequence[Profile], prompts: Sequence[str]) -> list[Lifts | None]:
+        """What `plug` copies into the answer to each question, from it and from its profile; None for nothing."""
+        return [None] * len(prompts) if plug.copying is None else [*plug.copying.of(self._llm).lifts(profiles, prompts)]
 
     def of(
         self, plug: UserEmbedder, histories: Sequence[History], queries: NDArray[np.float32]

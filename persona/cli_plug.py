@@ -78,6 +78,14 @@ def train(
             "--with-question", help="Let the soft prompt say what such a question is usually answered, whoever asks."
         ),
     ] = False,
+    copies: Annotated[
+        bool,
+        typer.Option(
+            "--copy",
+            help="Learn how much likelier to make what stands in the question and in the user's own answers, token by "
+            "token.",
+        ),
+    ] = False,
     without_user: Annotated[
         bool, typer.Option("--without-user", help="Never show a record: the control of the same training.")
     ] = False,
@@ -162,7 +170,7 @@ def train(
     loaded = load_encoder(encoder or Settings().encoder) if file is None or reads else None
     if file is not None:
         plug = UserEmbedder.from_vectors(
-            model, dim=file.dim, vectors=file.fingerprint, n_tokens=tokens or _VECTOR_TOKENS, seed=seed
+            model, dim=file.dim, vectors=file.fingerprint, n_tokens=tokens or _VECTOR_TOKENS, seed=seed, copies=copies
         )
     else:
         assert loaded is not None
@@ -176,6 +184,7 @@ def train(
             n_tokens=tokens or 2,
             heads=heads or _HEADS,
             with_question=with_question,
+            copies=copies,
             width=width or _WIDTH,
             # The paper's histories are encoded as LaMP's retrievers see them.
             view=split.task.view if mode == "pplug" else "text",
@@ -191,6 +200,7 @@ def train(
         warm_bar = progress.add_task("warm-up", total=warm_up, visible=warm_up > 0 and plug.config.mode == "plug")
         bar = progress.add_task("train", total=steps)
         new_user_bar = progress.add_task("new users", total=None, visible=False)
+        copy_bar = progress.add_task("copying, tokens read", total=None, visible=False)
 
         def advance(done: int, total: int, loss: float, best: float) -> None:
             told = f"train, loss {loss:.3f}, users kept aside {best:.3f}"
@@ -202,6 +212,9 @@ def train(
         def tune(done: int, total: int, loss: float, best: float) -> None:
             told = f"new users, loss {loss:.3f}, users kept aside {best:.3f}"
             progress.update(new_user_bar, completed=done, total=total, description=told, visible=True)
+
+        def learn(done: int, total: int, loss: float, best: float) -> None:
+            progress.update(copy_bar, completed=done, total=total, visible=True)
 
         found = None
         if any(options.ks):
@@ -221,6 +234,7 @@ def train(
             progress=advance,
             warm_progress=warm,
             new_user_progress=tune,
+            copy_progress=learn,
         )
     state.wait_for_everyone()
     if not state.is_main_process:
@@ -236,6 +250,8 @@ def train(
     new = ""
     if report.new_user_loss is not None:
         new = f"as new users {report.new_user_loss:.4f}, {report.new_user_loss_before:.4f} before their tuning; "
+    if report.copy_loss is not None:
+        new += f"copying {report.copy_loss:.4f}, {report.copy_loss_before:.4f} without; "
     say(
         f"{out}: step {report.best_step} of {report.steps} kept; loss on users kept aside {report.dev_loss:.4f} nats "
         f"per token, {report.dev_loss_before:.4f} before; {new}{report.users} users, {report.questions} questions and "

@@ -55,11 +55,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from persona.copying import FEATURES, Copying
 from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
+from persona.token_lifts import vocabulary_size
 from persona.writing_style import STYLE_DIM
 
 if TYPE_CHECKING:
     from persona.instruction_words import InstructionWords
+    from persona.transformers_llm import TransformersLM
 
 # No `from __future__ import annotations` here: the mixin reads the type of `config` from the signature.
 
@@ -103,6 +106,7 @@ class UserEmbedderConfig:
         slot: first and last but one of the soft tokens that start as the answer a user would probably give
             (`persona.instruction_words`); two equal numbers if there are none.
         with_question: whether the layers behind the heads see the question, too. Only ``"plug"`` can.
+        copy_tokens: how many tokens the LLM can write, if some are copied (`persona.copying`); 0 if none are.
 
     Raises:
         InvalidOptionError: if a number is out of range, there is no such mode, or it cannot be `with_question`.
@@ -120,6 +124,7 @@ class UserEmbedderConfig:
     view: str = "text"
     slot: tuple[int, int] = (0, 0)
     with_question: bool = False
+    copy_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -129,6 +134,8 @@ class UserEmbedderConfig:
         for name in ("encoder_dim", "llm_hidden", "n_tokens", "heads", "width"):
             if getattr(self, name) < 1:
                 raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
+        if self.copy_tokens < 0:
+            raise InvalidOptionError(f"`copy_tokens` must be at least 0, was: {self.copy_tokens}")
         if not (math.isfinite(self.embedding_scale) and self.embedding_scale > 0):
             raise InvalidOptionError(f"`embedding_scale` must be above 0, was: {self.embedding_scale}")
         if self.mode == "pplug" and self.n_tokens != 2:
@@ -160,11 +167,13 @@ class UserEmbedder(
 
     Attributes:
         config: as given.
+        copying: what is copied into answers, None if nothing is.
     """
 
     def __init__(self, config: UserEmbedderConfig) -> None:
         super().__init__()
         self.config = config
+        self.copying = CopyWeights(config.copy_tokens) if config.copy_tokens else None
         hidden = config.llm_hidden
         self.pooling: _PlugPooling | _PaperPooling | _VectorMap
         if config.mode == "pplug":
@@ -183,6 +192,7 @@ class UserEmbedder(
         encoder: str = "",
         seed: int = 0,
         words: "InstructionWords | None" = None,
+        copies: bool = False,
         **options: Any,
     ) -> Self:
         """An untrained embedder that fits `llm`; its instruction starts as `words`, or as random tokens.
@@ -193,12 +203,15 @@ class UserEmbedder(
             encoder: the record encoder's fingerprint.
             seed: of all starting values.
             words: what the instruction starts as; their number is that of the soft tokens. ``"pplug"`` has none.
+            copies: whether tokens are copied into answers, as `persona.copy_training` will have learned.
             **options: `mode`, `n_tokens`, `heads`, `width`, `view` and `with_question` of `UserEmbedderConfig`.
         """
         embeddings = llm.model.get_input_embeddings().weight.detach().float().cpu()
         scale = float(embeddings.norm(dim=1).mean())
         if words is not None:
             options |= {"n_tokens": len(words.vectors), "slot": words.slot}
+        if copies:
+            options["copy_tokens"] = vocabulary_size(llm.model.config)
         config = UserEmbedderConfig(
             encoder_dim, llm.hidden_size, embedding_scale=scale, encoder=encoder, llm=llm.fingerprint, **options
         )
@@ -215,7 +228,14 @@ class UserEmbedder(
 
     @classmethod
     def from_vectors(
-        cls, llm: SoftPromptedModel, *, dim: int, vectors: str = "", n_tokens: int = 4, seed: int = 0
+        cls,
+        llm: SoftPromptedModel,
+        *,
+        dim: int,
+        vectors: str = "",
+        n_tokens: int = 4,
+        seed: int = 0,
+        copies: bool = False,
     ) -> Self:
         """An embedder for vectors that somebody else made of each user: one linear map to soft tokens.
 
@@ -227,8 +247,11 @@ class UserEmbedder(
             vectors: their fingerprint (`UserVectorFile.fingerprint`).
             n_tokens: soft tokens of a user.
             seed: of all starting values.
+            copies: as in `for_llm`.
         """
-        return cls.for_llm(llm, encoder_dim=dim, encoder=vectors, seed=seed, mode="vectors", n_tokens=n_tokens)
+        return cls.for_llm(
+            llm, encoder_dim=dim, encoder=vectors, seed=seed, mode="vectors", n_tokens=n_tokens, copies=copies
+        )
 
     def forward(
         self,
@@ -352,6 +375,34 @@ class UserEmbedder(
         for name, tensor, shape in shapes:
             if tensor is not None and tuple(tensor.shape) != shape:
                 raise InvalidOptionError(f"`{name}` must have the shape {shape}, was: {tuple(tensor.shape)}")
+
+
+class CopyWeights(nn.Module):
+    """What `persona.copying` needs beside the LLM: its trained numbers, and what is common to everybody.
+
+    Args:
+        tokens: how many tokens the LLM can write.
+
+    Attributes:
+        weights: w of `persona.copying`; zeros, which copy nothing, before they are trained.  # (features,)
+        counts: in how many answers of the training users each token stands.  # (tokens,)
+        texts: how many such answers were counted.
+    """
+
+    weights: Tensor
+    counts: Tensor
+    texts: Tensor
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.zeros(len(FEATURES)))
+        self.register_buffer("counts", torch.zeros(tokens, dtype=torch.int32))
+        self.register_buffer("texts", torch.zeros((), dtype=torch.int32))
+
+    def of(self, llm: "TransformersLM") -> Copying:
+        """Makes the lifts for requests to `llm`."""
+        idf = torch.log((1 + self.texts) / (1 + self.counts.double())).float()
+        return Copying(llm, idf.cpu().numpy(), self.weights.cpu().numpy())
 
 
 class _PaperPooling(nn.Module):

@@ -197,12 +197,13 @@ class Personalizer:
             user_id=profile.user_id,
             prompt=built.text,
             records=tuple(scored for scored in context.records if id(scored.record) in used),
-            # The soft prompt of somebody without records is the neutral one, and the prior is everybody's adapter:
-            # nothing personal.
+            # The soft prompt of somebody without records is the neutral one, what is copied then is the question's, and
+            # the prior is everybody's adapter: nothing personal.
             channels=tuple(
                 channel
                 for channel in channels
-                if (channel != SOFT_PROMPT or len(profile)) and (channel != LORA or context.adapter != PRIOR_ADAPTER)
+                if (channel not in (SOFT_PROMPT, VOCABULARY) or len(profile))
+                and (channel != LORA or context.adapter != PRIOR_ADAPTER)
             ),
             tokens_added=built.tokens_added + soft_tokens,
             summary=built.summary,

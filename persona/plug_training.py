@@ -2,7 +2,8 @@
 
 The loss is that of the LLM on the answers of training examples (`persona.plug_examples`), after a warm-up in which the
 LLM computes nothing (`persona.plug_warm_up`). At the end the soft prompt of a user without records is tuned alone, on
-examples that show none, and nothing else moves: what the embedder says of users with records stays as it is.
+examples that show none, and nothing else moves: what the embedder says of users with records stays as it is. Last, an
+embedder that copies learns what to copy (`persona.copy_training`), with all else as it is.
 
 Everything random in step n follows from ``(seed, n)``, and a checkpoint holds the parameters, the optimizer and the
 step. So a run that was killed goes on to the very weights of an undisturbed one.
@@ -22,12 +23,13 @@ import torch
 from accelerate import Accelerator
 
 import persona
+from persona.copy_training import train_copying
 from persona.embedder import UserEmbedder
 from persona.errors import InvalidOptionError, PersonaError
 from persona.files import replacing, write_atomically
 from persona.histories import HistoryBatch, ReadsHistories
 from persona.lamp import LampSplit, LampTask
-from persona.plug_examples import Examples, PlugTraining
+from persona.plug_examples import Example, Examples, PlugTraining
 from persona.plug_warm_up import Progress, copied_state, rate_share, warm_up
 from persona.prompts import lamp_prompt
 from persona.protocols import GenerationOptions, Retriever
@@ -59,6 +61,8 @@ class PlugReport:
         dev_loss_before: the same at the start.
         new_user_loss: mean loss on their questions, were they new users without any record; None without that tuning.
         new_user_loss_before: the same before the tuning.
+        copy_loss: mean loss on their questions with what is copied; None for an embedder that copies nothing.
+        copy_loss_before: the same with nothing copied; `copy_loss` is no worse.
         users: training users, without those kept aside.
         questions: questions of the split that were trained on.
         made: further questions made from the users' own records.
@@ -71,6 +75,8 @@ class PlugReport:
     dev_loss_before: float
     new_user_loss: float | None
     new_user_loss_before: float | None
+    copy_loss: float | None
+    copy_loss_before: float | None
     users: int
     questions: int
     made: int
@@ -89,6 +95,7 @@ def train_plug(
     progress: Progress | None = None,
     warm_progress: Progress | None = None,
     new_user_progress: Progress | None = None,
+    copy_progress: Progress | None = None,
 ) -> PlugReport:
     """Train `plug` in place on a LaMP split, and save the best weights in `out`.
 
@@ -104,6 +111,7 @@ def train_plug(
         progress: see `Progress`.
         warm_progress: the same for the warm-up.
         new_user_progress: the same for the tuning for new users.
+        copy_progress: the same for learning what to copy; it counts target tokens, and has no losses.
 
     Raises:
         EvaluationError: if the split has no golds, or too few users to keep some aside.
@@ -137,6 +145,12 @@ def train_plug(
         new_user = _Run(plug, llm, examples, tuning, place, retriever, accelerator, only=_NEW_USER)
         new_user.resume()
         new_user.train(new_user_progress or silent)
+    copy_loss = copy_loss_before = None
+    if plug.copying is not None:
+        plug.eval()
+        copy_loss, copy_loss_before = train_copying(
+            plug, examples, run.example_tokens, run.loss, options, copy_progress
+        )
     plug.requires_grad_(True)
     accelerator.wait_for_everyone()  # until then another process may want to read a checkpoint
     report = PlugReport(
@@ -146,6 +160,8 @@ def train_plug(
         dev_loss_before=run.before,
         new_user_loss=None if new_user is None else new_user.best,
         new_user_loss_before=None if new_user is None else new_user.before,
+        copy_loss=copy_loss,
+        copy_loss_before=copy_loss_before,
         users=examples.n_users,
         questions=sum(not example.made for example in examples.train),
         made=sum(example.made for example in examples.train),
@@ -262,16 +278,19 @@ class _Run:
         """Prompt with `k` retrieved records, and target, of an example; made once."""
         key = (-1 - place if dev else place, k)
         if key not in self.tokens:
-            example = (self.examples.dev if dev else self.examples.train)[place]
-            text = prompt_text(
-                self.examples.task, example.input, example.profile, k, self.retriever, self.llm, self.options.max_length
-            )
-            (target,) = self.llm.target_ids([example.gold])
-            room = self.llm.prompt_limit(GenerationOptions(max_new_tokens=len(target)))
-            limit = None if room is None else room - self.plug.config.n_tokens
-            (prompt,) = self.llm.prompt_ids([text], limit=limit)
-            self.tokens[key] = prompt, target
+            self.tokens[key] = self.example_tokens((self.examples.dev if dev else self.examples.train)[place], k)
         return self.tokens[key]
+
+    def example_tokens(self, example: Example, k: int) -> tuple[list[int], list[int]]:
+        """Prompt with `k` retrieved records, and target, of an example."""
+        text = prompt_text(
+            self.examples.task, example.input, example.profile, k, self.retriever, self.llm, self.options.max_length
+        )
+        (target,) = self.llm.target_ids([example.gold])
+        room = self.llm.prompt_limit(GenerationOptions(max_new_tokens=len(target)))
+        limit = None if room is None else room - self.plug.config.n_tokens
+        (prompt,) = self.llm.prompt_ids([text], limit=limit)
+        return prompt, target
 
     def _look(self) -> None:
         """See how well the users kept aside are answered; keep the weights if better than before.

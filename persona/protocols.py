@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from persona.copying import CopyLifts
+
 TEXT = "text"
 SOFT_PROMPT = "soft_prompt"
 LORA = "lora"
@@ -96,7 +98,7 @@ class PersonalContext:
         summary_source: where that comes from, e.g. ``"stats:LaMP_3:scores"``; None without one.
         soft_prompt: vectors for the frozen LLM's input, or None.  # (n_tokens, llm_hidden)
         adapter: name of the user's adapter, or None.
-        lifts: what is added to the scores of tokens that the user likes, by token id, or None.
+        lifts: what is added to the scores of tokens that the user likes, or of what may be copied, or None.
     """
 
     records: tuple[ScoredRecord, ...] = ()
@@ -104,7 +106,7 @@ class PersonalContext:
     summary_source: str | None = None
     soft_prompt: torch.Tensor | None = None
     adapter: str | None = None
-    lifts: Mapping[int, float] | None = None
+    lifts: Mapping[int, float] | CopyLifts | None = None
 
 
 Channel = Callable[[Sequence[Profile], Sequence[str], Sequence[PersonalContext]], list[PersonalContext]]
@@ -120,13 +122,14 @@ class Request:
         prompt: the text, personal context included.
         soft_prompt: vectors to stand before the prompt's input embeddings, float.  # (n_tokens, llm_hidden)
         adapter: name of the adapter to answer with; None for the plain model.
-        lifts: what is added to the scores of the next token while the answer is written, by token id; None for nothing.
+        lifts: what is added to the scores of the next token while the answer is written, by token id, or by token id
+            and what was written before; None for nothing.
     """
 
     prompt: str
     soft_prompt: torch.Tensor | None = None
     adapter: str | None = None
-    lifts: Mapping[int, float] | None = None
+    lifts: Mapping[int, float] | CopyLifts | None = None
 
 
 class AdapterSource(Protocol):

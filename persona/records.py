@@ -92,6 +92,11 @@ class Record:
         content = f"[{_json_string(self.text)},{target},{time},[{metadata}]]"
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
+    @property
+    def written(self) -> str:
+        """What the user wrote: the target, or the text where there is none, or a blank one."""
+        return self.target if self.target is not None and self.target.strip() else self.text
+
     def view(self, name: str) -> str:
         """The record as one string.
 

@@ -3,6 +3,9 @@
 >>> channel = SoftPromptChannel("plugs/ratings", llm, load_encoder("minilm"), store)            # doctest: +SKIP
 >>> Personalizer(llm, store, k=1, retriever=retriever, channels=(channel,))                     # doctest: +SKIP
 
+A user embedder that copies (`persona.copying`) brings lifts as well, for what stands in the question and in the user's
+answers. An endpoint that takes soft prompts and no lifts gets the soft prompt alone.
+
 A soft prompt is made for the question, from vectors that `embed_users` has stored. Where that is too much for the path
 of a request, `store_soft_prompts` makes one for each user beforehand that fits any question, and the channel, with
 ``query_free=True``, reads it. It is kept as the user's other indexes are: it goes when a record is deleted, is stale
@@ -23,9 +26,9 @@ from numpy.typing import NDArray
 
 from persona.derived import StoredIndex
 from persona.embedder import UserEmbedder, load_user_embedder
-from persona.errors import UnsupportedChannelError
+from persona.errors import InvalidOptionError, UnsupportedChannelError
 from persona.histories import History, HistoryBatch, history_reader
-from persona.protocols import SOFT_PROMPT, PersonalContext, RecordEncoder
+from persona.protocols import SOFT_PROMPT, VOCABULARY, PersonalContext, RecordEncoder
 from persona.records import Profile
 from persona.user_vectors import UserVectorFile
 
@@ -79,11 +82,17 @@ class SoftPromptChannel:
         self.store = store
         self.query_free = query_free
         self._kind = soft_prompt_kind(self.plug) if query_free else ""
+        copying = self.plug.copying
+        self._copying = None if copying is None or VOCABULARY not in llm.channels else copying.of(llm)
 
     def __call__(
         self, profiles: Sequence[Profile], prompts: Sequence[str], contexts: Sequence[PersonalContext]
     ) -> list[PersonalContext]:
-        """`contexts` with a soft prompt each; users without records get the neutral one."""
+        """`contexts` with a soft prompt each, and with lifts; users without records get the neutral one.
+
+        Raises:
+            InvalidOptionError: if another channel brought lifts already.
+        """
         found: dict[int, torch.Tensor] = {}
         if self.query_free:
             for place, profile in enumerate(profiles):
@@ -95,7 +104,15 @@ class SoftPromptChannel:
             histories = self._reader.read([profiles[place] for place in missing])
             queries = None if self.query_free else self._reader.questions([prompts[place] for place in missing])
             found.update(zip(missing, soft_prompts(self.plug, histories, queries), strict=True))
-        return [replace(context, soft_prompt=found[place]) for place, context in enumerate(contexts)]
+        made = [replace(context, soft_prompt=found[place]) for place, context in enumerate(contexts)]
+        if self._copying is None:
+            return made
+        if any(context.lifts for context in contexts):
+            raise InvalidOptionError(
+                "one channel may lift tokens; this user embedder copies, and another lifts words: leave one of them out"
+            )
+        lifts = self._copying.lifts(profiles, prompts)
+        return [replace(context, lifts=each) for context, each in zip(made, lifts, strict=True)]
 
     def _stored(self, profile: Profile) -> torch.Tensor | None:
         """The stored soft prompt of this very revision, or None."""

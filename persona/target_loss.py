@@ -63,6 +63,27 @@ class TargetLoss:
         each = F.cross_entropy(exact.transpose(1, 2), labels, ignore_index=_IGNORED, reduction="none")
         return each.sum(1) / (labels != _IGNORED).sum(1)
 
+    @torch.no_grad()
+    def log_probabilities(
+        self,
+        prompts: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+        soft_prompts: Tensor | None = None,
+    ) -> list[Tensor]:
+        """The model's log-probabilities at each place of each target, those before it given.
+
+        Args:
+            prompts: as above, as are the others.
+
+        Returns:
+            float32.  # per pair: (tokens of the target, vocabulary)
+        """
+        with frozen(self.llm.model):
+            logits, labels = (self._seq2seq if self.llm.encoder_decoder else self._causal)(
+                prompts, targets, soft_prompts
+            )
+        return [row[label != _IGNORED].float().log_softmax(-1) for row, label in zip(logits, labels, strict=True)]
+
     def _causal(
         self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], soft_prompts: Tensor | None
     ) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,8 @@
 >>> llm.generate([Request("A title, please: ...", lifts={1012: 1.5}), Request("Another ...")], options)
 
 ``scores[row, token] += lifts[row][token]`` at every step, on logits with greedy decoding and on log-probabilities with
-beams. A row without lifts keeps its scores to the last bit, whatever its neighbours lift.
+beams; with `persona.copying.CopyLifts` what is added depends on what the row has written. A row without lifts keeps its
+scores to the last bit, whatever its neighbours lift.
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import LogitsProcessor
 
+from persona.copying import CopyLifts
 from persona.errors import InvalidOptionError
+
+Lifts = Mapping[int, float] | CopyLifts
+"""What is added to the scores of one answer's tokens."""
 
 
 class TokenLifts(LogitsProcessor):
@@ -26,17 +32,20 @@ class TokenLifts(LogitsProcessor):
         num_beams: rows that each prompt has in the batch, side by side.
     """
 
-    def __init__(self, lifts: Sequence[Mapping[int, float] | None], num_beams: int) -> None:
+    def __init__(self, lifts: Sequence[Lifts | None], num_beams: int) -> None:
+        of_rows = [(place * num_beams + beam, each) for place, each in enumerate(lifts) for beam in range(num_beams)]
+        self._copied = [(row, each) for row, each in of_rows if isinstance(each, CopyLifts)]
         places = [
-            (place * num_beams + beam, token, value)
-            for place, each in enumerate(lifts)
-            for beam in range(num_beams)
-            for token, value in (each or {}).items()
+            (row, token, value)
+            for row, each in of_rows
+            if each and not isinstance(each, CopyLifts)
+            for token, value in each.items()
         ]
         rows, tokens, values = zip(*places, strict=True) if places else ((), (), ())
         self._rows = torch.tensor(rows, dtype=torch.long)
         self._tokens = torch.tensor(tokens, dtype=torch.long)
         self._values = torch.tensor(values, dtype=torch.float32)
+        self._begin: int | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """The scores with the lifts.
@@ -52,14 +61,22 @@ class TokenLifts(LogitsProcessor):
         lifted = scores.clone()
         # No place occurs twice, and -inf stays what it is: what the model's own rules forbid is not lifted.
         lifted[self._rows.to(device), self._tokens.to(device)] += self._values.to(device, scores.dtype)
+        if self._copied:
+            self._begin = input_ids.shape[1] if self._begin is None else self._begin  # what comes behind is written
+            written = input_ids[:, self._begin :].tolist()
+            rows = np.repeat([row for row, _ in self._copied], [len(each.tokens) for _, each in self._copied])
+            tokens = np.concatenate([each.tokens for _, each in self._copied])
+            values = np.concatenate([each.after(written[row]) for row, each in self._copied])
+            places = torch.from_numpy(rows).to(device), torch.from_numpy(tokens).to(device)
+            lifted[places] += torch.from_numpy(values).to(device, scores.dtype)
         return lifted
 
 
-def check_lifts(lifts: Mapping[int, float] | None, config: Any) -> Mapping[int, float] | None:
+def check_lifts(lifts: Lifts | None, config: Any) -> Lifts | None:
     """`lifts` if they are for tokens of the model, and finite.
 
     Args:
-        lifts: by token id.
+        lifts: by token id, or of what may be copied.
         config: the model's configuration.
 
     Raises:
@@ -67,8 +84,9 @@ def check_lifts(lifts: Mapping[int, float] | None, config: Any) -> Mapping[int, 
     """
     if not lifts:
         return None
-    size = getattr(config, "vocab_size", None) or getattr(getattr(config, "decoder", None), "vocab_size", None)
-    for token, value in lifts.items():
+    size = vocabulary_size(config)
+    numbers = lifts.items() if not isinstance(lifts, CopyLifts) else _extremes(lifts)
+    for token, value in numbers:
         if token < 0 or (size is not None and token >= size):
             raise InvalidOptionError(
                 f"lifts must be for token ids from 0 to {(size or 0) - 1}, was given one for: {token}"
@@ -76,3 +94,17 @@ def check_lifts(lifts: Mapping[int, float] | None, config: Any) -> Mapping[int, 
         if not math.isfinite(value):
             raise InvalidOptionError(f"a lift must be finite, was: {value} (token {token})")
     return lifts
+
+
+def vocabulary_size(config: Any) -> int | None:
+    """How many tokens a model can write, by its configuration; None if that does not say."""
+    size: int | None = getattr(config, "vocab_size", None) or getattr(
+        getattr(config, "decoder", None), "vocab_size", None
+    )
+    return size
+
+
+def _extremes(lifts: CopyLifts) -> list[tuple[int, float]]:
+    """The smallest and the largest token id, with the sum of all weights: finite if all are."""
+    whole = float(np.abs(lifts.weights).sum())
+    return [(int(token), whole) for token in (lifts.tokens.min(initial=0), lifts.tokens.max(initial=0))]

@@ -20,7 +20,7 @@ never sampling, penalties or minimum lengths. White space around an answer is st
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +37,7 @@ from persona.model_folder import hash_parameters
 from persona.prompt_tokens import ChatTemplate, Overlong, PromptEncoder
 from persona.protocols import LORA, SOFT_PROMPT, TEXT, VOCABULARY, AdapterSource, GenerationOptions, Request
 from persona.request_checks import check_options, check_requests
-from persona.token_lifts import TokenLifts, check_lifts
+from persona.token_lifts import Lifts, TokenLifts, check_lifts
 from persona.tokenizers import HuggingFaceTokenizer
 
 if TYPE_CHECKING:
@@ -63,13 +63,13 @@ class _Input:
         ids: tokens of the prompt.
         soft_prompt: vectors to stand before them, placed and typed as the model is, or None.  # (n_tokens, hidden)
         adapter: name of the adapter to compute with, or None.
-        lifts: what is added to the scores of the next token, by token id, or None.
+        lifts: what is added to the scores of the next token, or None.
     """
 
     ids: tuple[int, ...]
     soft_prompt: torch.Tensor | None = None
     adapter: str | None = None
-    lifts: Mapping[int, float] | None = None
+    lifts: Lifts | None = None
 
     def __len__(self) -> int:
         return len(self.ids) + (0 if self.soft_prompt is None else len(self.soft_prompt))

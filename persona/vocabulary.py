@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, cast
 
 from persona.errors import InvalidOptionError, UnsupportedChannelError
 from persona.protocols import VOCABULARY, LanguageModel, PersonalContext
-from persona.records import Profile, Record
+from persona.records import Profile
 
 if TYPE_CHECKING:
     from persona.store import ProfileStore
@@ -70,7 +70,7 @@ class TokenBackground:
     @classmethod
     def from_profiles(cls, llm: TransformersLM, profiles: Iterable[Profile]) -> TokenBackground:
         """Count what the users of `profiles` have written; a text that stands in several is counted once."""
-        return cls.from_texts(llm, sorted({_written(record) for profile in profiles for record in profile}))
+        return cls.from_texts(llm, sorted({record.written for profile in profiles for record in profile}))
 
     def idf(self, token: int) -> float:
         """``log((1 + N) / (1 + df))``: 0 for a token of every text."""
@@ -115,12 +115,20 @@ class VocabularyChannel:
     def __call__(
         self, profiles: Sequence[Profile], prompts: Sequence[str], contexts: Sequence[PersonalContext]
     ) -> list[PersonalContext]:
-        """`contexts` with the lifts of their users."""
+        """`contexts` with the lifts of their users.
+
+        Raises:
+            InvalidOptionError: if another channel brought lifts already.
+        """
         if not self.beta:
             return list(contexts)
         # By profile and not by user: one batch may hold the same user as of two days.
         different = {id(profile): profile for profile in profiles}
         lifts = {place: self.lifts(profile) for place, profile in different.items()}
+        if any(context.lifts for context in contexts):
+            raise InvalidOptionError(
+                "one channel may lift tokens; this one lifts words, and a user embedder copies: leave one of them out"
+            )
         return [
             replace(context, lifts=lifts[id(profile)] or None)
             for context, profile in zip(contexts, profiles, strict=True)
@@ -128,7 +136,7 @@ class VocabularyChannel:
 
     def lifts(self, profile: Profile) -> dict[int, float]:
         """What is added to each token's score for this user; all above 0, the strongest first."""
-        texts = [_written(record) for record in profile]
+        texts = [record.written for record in profile]
         if not texts or not self.beta:
             return {}
         counts = Counter(token for ids in self.llm.target_ids(texts) for token in set(ids))
@@ -139,7 +147,3 @@ class VocabularyChannel:
         }
         strongest = sorted(lifts.items(), key=lambda each: (-each[1], each[0]))[:MOST_TOKENS]
         return {token: value for token, value in strongest if value > 0}
-
-
-def _written(record: Record) -> str:
-    return record.target if record.target is not None and record.target.strip() else record.text

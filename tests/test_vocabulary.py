@@ -103,9 +103,9 @@ def test_an_earlier_question_does_not_know_the_words_of_a_later_one(llm: Transfo
     channel = VocabularyChannel(llm, TokenBackground.from_texts(llm, ["abcdefghij"] * 20), beta=100.0)
     early, late = (Profile("ana", tuple(Record(f"x {word}", target=word) for word in words)) for words in ("z", "zq"))
     contexts = channel([early, late], ["Q", "Q"], [PersonalContext(), PersonalContext()])
-    assert [set(context.lifts or {}) for context in contexts] == [
-        {llm.target_ids([word])[0][0] for word in words} for words in ("z", "zq")
-    ]
+    for context, words in zip(contexts, ("z", "zq"), strict=True):
+        assert isinstance(context.lifts, dict)
+        assert set(context.lifts) == {llm.target_ids([word])[0][0] for word in words}
 
 
 def test_the_background_of_a_store_counts_each_text_once(llm: TransformersLM, tmp_path: Path) -> None:

@@ -1,0 +1,246 @@
+"""Copying: what stands in the question or in the user's own answers is made likelier while an answer is written.
+
+A soft prompt can say what kind of answer a user gives, and hardly which words; a small LLM copies even the words of the
+question badly. So ten trained numbers w stand beside a user embedder (`persona.copy_training`), and at every step
+
+    logits[v] += w . x(v)
+
+where x(v) says where token v stands, and v runs over the tokens of the question and of the user's answers:
+
+===================  =================================================================================================
+``user``             log(1 + tf(v) idf(v)), tf the share of the user's answers that hold v
+``user_pair``        log(1 + p(v) idf(v)), p how often v follows the last token there: n(last, v) / (n(last) + 1)
+``user_triple``      the same after the last two tokens
+``question``         log(1 + idf(v)) if v stands in the question
+``question_pair``    as ``user_pair``, in the question
+``question_triple``  as ``user_triple``, in the question
+``both``             ``user``, if v stands in the question as well
+``written``          1 if v stands in the answer already; then ``user``, ``question`` and ``both`` are 0
+``again``            1 if v is the last token
+``end``              1 if v ends the answer
+===================  =================================================================================================
+
+``idf = log((1 + N) / (1 + df))`` over N answers of many users says what is common to everybody. The first row is the
+copy term of DHAP (arXiv 2108.09355); pairs and triples are a cache language model (Kuhn and De Mori, 1990), as a
+pointer into the question they stand where a pointer-generator (arXiv 1704.04368) has its attention. Nothing is
+generated twice and the LLM stays as it is: its logits are read, and added to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from persona.records import Profile
+
+if TYPE_CHECKING:
+    from persona.transformers_llm import TransformersLM
+
+FEATURES = (
+    "user",
+    "user_pair",
+    "user_triple",
+    "question",
+    "question_pair",
+    "question_triple",
+    "both",
+    "written",
+    "again",
+    "end",
+)
+"""What is known of a token, see the module; the order of the numbers in w and x."""
+
+_USER, _PAIR, _TRIPLE, _QUESTION, _QUESTION_PAIR, _QUESTION_TRIPLE, _BOTH, _WRITTEN, _AGAIN, _END = range(10)
+_IS_WRITTEN = np.eye(10, dtype=np.float32)[_WRITTEN]
+
+_BEGIN = -1
+"""Stands before an answer's first token."""
+_NONE = np.zeros(0, np.int64), np.zeros(0)
+
+MOST_RECORDS = 512
+"""A user's newest records that are read at most."""
+
+MOST_QUESTION_TOKENS = 2048
+"""The last tokens of a question that are read at most."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Texts:
+    """Some texts in tokens.
+
+    Attributes:
+        ids: of all texts, one behind the other.  # (places,)
+        number: how many texts these are.
+        words: the different tokens, ascending.  # (words,)
+        held: in how many of the texts each stands.  # (words,)
+    """
+
+    ids: NDArray[np.int64]
+    number: int
+    words: NDArray[np.int64]
+    held: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[int]], begin: Sequence[int] = ()) -> _Texts:
+        """The texts, with `begin` before each."""
+        ids = np.array([token for text in texts for token in (*begin, *text)], np.int64)
+        words, held = np.unique([token for text in texts for token in set(text)], return_counts=True)
+        return cls(ids, len(texts), words.astype(np.int64), held)
+
+    def followers(self, last: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """What stands behind some tokens, ascending, and how often: n(last, v) / (n(last) + 1)."""
+        n = len(self.ids) - len(last)
+        if n <= 0:
+            return _NONE
+        there = self.ids[:n] == last[0]
+        for place, token in enumerate(last[1:], 1):
+            there &= self.ids[place : place + n] == token
+        behind = self.ids[np.flatnonzero(there) + len(last)]
+        if not len(behind):
+            return _NONE
+        tokens, counts = np.unique(behind[behind != _BEGIN], return_counts=True)
+        return tokens, counts / (counts.sum() + 1)
+
+
+class CopySource:
+    """What may be copied into one answer.
+
+    Args:
+        user: the user's answers.
+        question: the question.
+        idf: of every token of the LLM.  # (vocabulary,)
+        end: id of the token that ends an answer; None for an LLM without one.
+        special: ids of tokens that are no part of a text; none of them is copied.
+
+    Attributes:
+        tokens: the ids it knows something of, ascending; `end` is one of them.  # (tokens,)
+    """
+
+    def __init__(
+        self, user: _Texts, question: _Texts, idf: NDArray[np.float32], end: int | None, special: NDArray[np.int64]
+    ) -> None:
+        copied = np.setdiff1d(np.union1d(user.words, question.words), special)
+        self.tokens = copied if end is None else np.union1d(copied, [end])
+        self._tokens = np.append(self.tokens, _BEGIN)  # what is larger than all is not found at the end
+        self._idf = idf[self.tokens]
+        self._sources = ((user, _PAIR, _TRIPLE), (question, _QUESTION_PAIR, _QUESTION_TRIPLE))
+        tf = np.zeros(len(self.tokens), np.float32)
+        places, known = self._places(user.words)
+        tf[places] = user.held[known] / max(1, user.number)
+        words = np.zeros((len(self.tokens), len(FEATURES)), np.float32)
+        words[:, _USER] = np.log1p(tf * self._idf)
+        words[:, _QUESTION] = np.isin(self.tokens, question.words) * np.log1p(self._idf)
+        words[:, _BOTH] = words[:, _USER] * np.isin(self.tokens, question.words)
+        if end is not None:
+            words[np.searchsorted(self.tokens, end)] = np.eye(len(FEATURES))[_END]
+        self._words = words
+
+    def features(self, written: Sequence[int]) -> NDArray[np.float32]:
+        """x of each of `tokens`, after some that were written.  # (tokens, features)"""
+        found = self._words.copy()
+        places, known = self._places(np.array(written, np.int64))
+        found[places] = _IS_WRITTEN
+        if known[-1:].any():
+            found[places[-1], _AGAIN] = 1
+        before = [_BEGIN, *written[-2:]][-2:]
+        for texts, pair, triple in self._sources:
+            for column, last in ((pair, before[-1:]), (triple, before)):
+                if column == pair or len(before) == 2:
+                    tokens, shares = texts.followers(last)
+                    if len(tokens):
+                        places, known = self._places(tokens)
+                        found[places, column] = np.log1p(shares[known] * self._idf[places])
+        return found
+
+    @property
+    def fingerprint(self) -> str:
+        """Names all that decides `features`: BLAKE2b, 32 hexadecimal digits."""
+        digest = hashlib.blake2b(self.tokens.tobytes() + self._words.tobytes() + self._idf.tobytes(), digest_size=16)
+        for texts, _, _ in self._sources:
+            digest.update(texts.ids.tobytes())
+        return digest.hexdigest()
+
+    def _places(self, tokens: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """Where those of some tokens that are in `tokens` stand there, and which these are."""
+        places = np.searchsorted(self.tokens, tokens)
+        known = self._tokens[places] == tokens
+        return places[known], known
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CopyLifts:
+    """What is added to the scores of one answer's next token, whatever was written before.
+
+    Attributes:
+        source: what may be copied.
+        weights: w, see the module.  # (features,)
+    """
+
+    source: CopySource
+    weights: NDArray[np.float32]
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """The ids of the tokens that are lifted.  # (tokens,)"""
+        return self.source.tokens
+
+    def after(self, written: Sequence[int]) -> NDArray[np.float32]:
+        """What is added to the score of each of `tokens`.  # (tokens,)"""
+        lifts: NDArray[np.float32] = self.source.features(written) @ self.weights
+        return lifts
+
+    @property
+    def fingerprint(self) -> str:
+        """Two of the same change an answer in the same way."""
+        return f"{self.source.fingerprint} {self.weights.tolist()}"
+
+
+class Copying:
+    """Makes lifts for requests to one LLM.
+
+    Args:
+        llm: the frozen LLM.
+        idf: of its tokens.  # (vocabulary,)
+        weights: w, see the module.  # (features,)
+    """
+
+    def __init__(self, llm: TransformersLM, idf: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
+        self.llm = llm
+        self.weights = weights
+        self._idf = idf
+        self._special = np.array(llm.special_tokens, np.int64)
+        end = llm.target_ids([""])[0]
+        self._end = end[-1] if end else None
+
+    def sources(self, profiles: Sequence[Profile], prompts: Sequence[str]) -> list[CopySource]:
+        """What may be copied into the answer to each prompt, from it and from its profile.
+
+        A profile is read once for all its prompts, and nothing is kept: one batch may hold a user as of two days.
+        """
+        different = {id(profile): profile for profile in profiles}
+        users = {
+            place: _Texts.of(self._ids(one.written for one in profile.records[-MOST_RECORDS:]), (_BEGIN,))
+            for place, profile in different.items()
+        }
+        questions = [_Texts.of([ids[-MOST_QUESTION_TOKENS:]]) for ids in self._ids(prompts)]
+        return [
+            CopySource(users[id(profile)], question, self._idf, self._end, self._special)
+            for profile, question in zip(profiles, questions, strict=True)
+        ]
+
+    def lifts(self, profiles: Sequence[Profile], prompts: Sequence[str]) -> list[CopyLifts | None]:
+        """What is lifted in the answer to each prompt; None where w is 0."""
+        if not self.weights.any():
+            return [None] * len(prompts)
+        return [CopyLifts(source, self.weights) for source in self.sources(profiles, prompts)]
+
+    def _ids(self, texts: Iterable[str]) -> list[list[int]]:
+        """Token ids of texts, without an end token."""
+        given = list(texts)
+        ids = self.llm.target_ids(given) if given else []
+        return ids if self._end is None else [one[:-1] for one in ids]

@@ -16,6 +16,8 @@ Twice: ratings with `tiny`, whose answers of 2 tokens leave hardly anything but 
 with a larger Llama of random weights, whose answers all have 32 tokens. Eight soft tokens are a sixth of a bare
 question and a twentieth of one with records, so the price of a soft prompt is told for both; for questions as long as
 those for a paper's title; and beside the same number of tokens of text, which is the least that reading them can cost.
+Where the embedder copies (`persona.copying`) every step looks up what may be copied: told with weights of next to
+nothing, so that the answers stay the same.
 
 **Soft prompts** for many users whose vectors are in memory: users per second, and how much of the time is not spent in
 matrix products, by torch's profiler; and how much it would be if these ran as fast as in large pieces alone.
@@ -40,6 +42,7 @@ from rich.table import Table
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from persona.copying import FEATURES, Copying
 from persona.embedder import UserEmbedder, UserEmbedderConfig
 from persona.histories import History
 from persona.lamp import lamp_task
@@ -58,6 +61,7 @@ LONG_INPUT = 211
 """Tokens of a question: the mean of LaMP-style paper abstracts in BERT's tokens."""
 TARGET = 2
 ENCODER_DIM = 768
+NEXT_TO_NOTHING = 1e-6
 MATRIX_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 TARGETS = {"training step": 3.0, "peak memory": 0.5, "soft prompt / plain": 1.05, "4 records / soft prompt": 1.5}
 
@@ -187,10 +191,17 @@ def generation(
     # An own tensor for each, as for users who differ.
     softs = [soft + 1e-4 * place for place in range(len(asked))]
     longer = [Request(with_tokens(llm, one.prompt, len(soft))) for one in plain]
+    copying = Copying(
+        llm, np.ones(llm.model.config.vocab_size, np.float32), np.full(len(FEATURES), NEXT_TO_NOTHING, np.float32)
+    )
+    lifts = copying.lifts([one.profile for one in asked], [one.prompt for one in plain])
     requests = {
         "plain": plain,
         "as long text": longer,
         "soft prompt": [Request(one.prompt, soft) for one, soft in zip(plain, softs, strict=True)],
+        "copying": [
+            Request(one.prompt, soft, lifts=copied) for one, soft, copied in zip(plain, softs, lifts, strict=True)
+        ],
     }
     if with_records:
         requests["4 records"] = with_records
@@ -278,11 +289,13 @@ def main() -> None:
         "training step, pplug": arms["recipe"]["seconds"] / arms["pplug"]["seconds"],
         "peak memory": arms["plug"]["mebibytes"] / arms["recipe"]["mebibytes"],
         "soft prompt / plain": answered["soft prompt"] / answered["plain"],
+        "copying / soft prompt": answered["copying"] / answered["soft prompt"],
         "soft prompt / as long text": answered["soft prompt"] / answered["as long text"],
         "soft prompt / plain, records in both": answered["both"] / answered["4 records"],
         "soft prompt / plain, questions of 211 tokens": abstracts["soft prompt"] / abstracts["plain"],
         "4 records / soft prompt": answered["4 records"] / answered["soft prompt"],
         "soft prompt / plain, answers of 32 tokens": long["soft prompt"] / long["plain"],
+        "copying / soft prompt, answers of 32 tokens": long["copying"] / long["soft prompt"],
         "soft prompt / as long text, answers of 32 tokens": long["soft prompt"] / long["as long text"],
         "soft prompt / plain, records in both, answers of 32 tokens": long["both"] / long["4 records"],
         "soft prompt / plain, questions of 211, answers of 32 tokens": long_abstracts["soft prompt"]

@@ -44,7 +44,7 @@ def main() -> None:
             split = read_split(Path(folder) / task, "train")
             words = InstructionWords.of(split, llm, encoder)
             plug = UserEmbedder.for_llm(
-                llm, encoder_dim=encoder.dim, encoder=encoder.fingerprint, seed=options.seed, words=words
+                llm, encoder_dim=encoder.dim, encoder=encoder.fingerprint, seed=options.seed, words=words, copies=True
             )
             bar = bars.add_task(task, total=options.steps)
             report = train_plug(
@@ -61,10 +61,14 @@ def main() -> None:
                 ),
             )
             weights = options.out / task / "model.safetensors"
-            save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+            halves = {
+                name: tensor.half() if tensor.is_floating_point() else tensor
+                for name, tensor in load_file(weights).items()
+            }
+            save_file(halves, weights, {"format": "pt"})
             print(
                 f"{task}: step {report.best_step} kept, {report.dev_loss:.4f} nats per token on users kept aside, "
-                f"{report.new_user_loss:.4f} as new users"
+                f"{report.new_user_loss:.4f} as new users; {report.copy_loss:.4f} with copying"
             )
 
 

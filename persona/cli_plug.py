@@ -79,13 +79,13 @@ def train(
         ),
     ] = False,
     copies: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--copy",
+            "--copy/--no-copy",
             help="Learn how much likelier to make what stands in the question and in the user's own answers, token by "
-            "token.",
+            "token (yes; not with --mode pplug or --user-vectors).",
         ),
-    ] = False,
+    ] = None,
     without_user: Annotated[
         bool, typer.Option("--without-user", help="Never show a record: the control of the same training.")
     ] = False,
@@ -138,6 +138,8 @@ def train(
             "with --without-user nobody has records, and nothing reads --new-user-steps: leave it out"
         )
     warm_up = _WARM_UP if warm_up is None else warm_up
+    if copies is None:  # not for the paper's equations, nor where the vectors are all that is to be read of a user
+        copies = mode == "plug" and user_vectors is None
     options = PlugTraining(
         warm_up=warm_up,
         steps=steps,

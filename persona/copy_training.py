@@ -18,17 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from persona.copying import FEATURES, Copying, CopySource
+from persona.copying import FEATURES, Copying, CopySource, token_idf
 from persona.embedder import UserEmbedder
 from persona.histories import HistoryBatch
 from persona.plug_examples import Example, Examples, PlugTraining
 from persona.plug_warm_up import Progress
 from persona.records import Profile
 from persona.target_loss import TargetLoss
+from persona.transformers_llm import TransformersLM
 from persona.vocabulary import TokenBackground
 
 _POSITIONS = 8192
 """Target tokens that are learned from at most."""
+_CANDIDATES = 2**22
+"""Tokens that may be copied, over all these positions, at most: 52 bytes each."""
 _RIDGE = 1e-4
 _ITERATIONS = 50
 
@@ -89,14 +92,13 @@ def train_copying(
     """
     assert plug.copying is not None
     background = TokenBackground.from_profiles(loss.llm, (example.profile for example in examples.train))
-    counted = torch.tensor(list(background.counts), dtype=torch.long)
-    plug.copying.counts[counted] = torch.tensor(list(background.counts.values()), dtype=torch.int32).to(loss.device)
+    plug.copying.weights.zero_()
+    plug.copying.counts.copy_(_counts(background, plug.config.copy_tokens))
     plug.copying.texts.fill_(background.texts)
-    copying = plug.copying.of(loss.llm)
-    order = np.random.default_rng((options.seed, 6)).permutation(len(examples.train))
-    reader = _Reader(plug, examples, tokens, loss, copying, options)
-    train = reader.read([examples.train[place] for place in order], progress, training=True)
-    aside = reader.read(examples.dev)
+    draw = np.random.default_rng((options.seed, 6))
+    reader = _Reader(plug, examples, tokens, loss, options)
+    train = reader.read([examples.train[place] for place in draw.permutation(len(examples.train))], progress, True)
+    aside = reader.read([examples.dev[place] for place in draw.permutation(len(examples.dev))])
     weights = torch.zeros(len(FEATURES), requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 
@@ -109,7 +111,7 @@ def train_copying(
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     learned = weights.detach()
     before, after = float(aside.loss(torch.zeros_like(learned))), float(aside.loss(learned))
-    if not after < before:
+    if not after < before:  # or not a number
         return before, before
     plug.copying.weights.copy_(learned)
     return after, before
@@ -123,18 +125,21 @@ class _Reader:
     examples: Examples
     tokens: ExampleTokens
     loss: TargetLoss
-    copying: Copying
     options: PlugTraining
 
-    def read(self, chosen: Sequence[Example], progress: Progress | None = None, *, training: bool = False) -> _Answered:
-        """What the LLM says of the first of `chosen` that have `_POSITIONS` target tokens; some are shown as new users
-        in training.
+    def read(self, chosen: Sequence[Example], progress: Progress | None = None, training: bool = False) -> _Answered:
+        """What the LLM says of the first of `chosen`, as many as have `_POSITIONS` target tokens or `_CANDIDATES`.
+
+        In training some are shown as new users, and nobody's own answers count in what is common to everybody: those
+        of a user who is served later will not either.
         """
         options = self.options
         parts: list[_Answered] = []
-        positions = 0
-        for start in range(0, len(chosen), options.batch):
-            some = chosen[start : start + options.batch]
+        positions = candidates = 0
+        copiers = _Copiers(self.plug, self.loss.llm, self.examples.train if training else ())
+        size = -(-options.batch // options.accumulate)
+        for start in range(0, len(chosen), size):
+            some = chosen[start : start + size]
             pairs, profiles, histories = [], [], []
             for number, example in enumerate(some, start):
                 draw = np.random.default_rng((options.seed, 7, number))
@@ -148,15 +153,54 @@ class _Reader:
             with torch.no_grad():
                 soft_prompts = self.plug(batch.keys, batch.values, batch.mask, batch.query, batch.days)
             said = self.loss.log_probabilities([one for one, _ in pairs], [one for _, one in pairs], soft_prompts)
-            sources = self.copying.sources(profiles, [example.input for example in some])
-            for source, (_, target), log_p in zip(sources, pairs, said, strict=True):
-                parts.append(_answered(source, target, log_p.cpu()))
-                positions += len(target)
+            for example, profile, (_, target), log_p in zip(some, profiles, pairs, said, strict=True):
+                (source,) = copiers.of(example.user_id).sources([profile], [example.input])
+                if target and positions < _POSITIONS and candidates < _CANDIDATES:
+                    parts.append(_answered(source, target, log_p.cpu()))
+                    positions += len(target)
+                    candidates += len(target) * len(source.tokens)
             if progress is not None:
                 progress(min(positions, _POSITIONS), _POSITIONS, 0.0, 0.0)
-            if positions >= _POSITIONS:
+            if positions >= _POSITIONS or candidates >= _CANDIDATES:
                 break
         return _together(parts)
+
+
+class _Copiers:
+    """What is common to everybody but one user, for users who have part in it.
+
+    Args:
+        plug: with what is common to all training users.
+        llm: the frozen LLM.
+        examples: of the users whose answers are to be taken out.
+    """
+
+    def __init__(self, plug: UserEmbedder, llm: TransformersLM, examples: Sequence[Example]) -> None:
+        assert plug.copying is not None
+        self._llm, self._size = llm, plug.config.copy_tokens
+        self._texts, self._counts = int(plug.copying.texts), plug.copying.counts.cpu()
+        self._profiles: dict[str, list[Profile]] = {}
+        for example in examples:
+            self._profiles.setdefault(example.user_id, []).append(example.profile)
+        self._made: dict[str, Copying] = {}
+
+    def of(self, user_id: str) -> Copying:
+        if user_id not in self._made:
+            own = TokenBackground.from_profiles(self._llm, self._profiles.get(user_id, ()))
+            # A text that another user has written as well was counted once, and is taken out.
+            left = (self._counts - _counts(own, self._size)).clamp_min(0)
+            idf = token_idf(self._texts - own.texts, left.numpy())
+            self._made = {user_id: Copying(self._llm, idf, np.zeros(len(FEATURES), np.float32))}
+        return self._made[user_id]
+
+
+def _counts(background: TokenBackground, size: int) -> Tensor:
+    """In how many texts each token stands.  # (size,)"""
+    counts = torch.zeros(size, dtype=torch.int32)
+    counts[torch.tensor(list(background.counts), dtype=torch.long)] = torch.tensor(
+        list(background.counts.values()), dtype=torch.int32
+    )
+    return counts
 
 
 def _answered(source: CopySource, target: Sequence[int], log_p: Tensor) -> _Answered:

@@ -56,6 +56,7 @@ FEATURES = (
 """What is known of a token, see the module; the order of the numbers in w and x."""
 
 _USER, _PAIR, _TRIPLE, _QUESTION, _QUESTION_PAIR, _QUESTION_TRIPLE, _BOTH, _WRITTEN, _AGAIN, _END = range(10)
+_WORDS = [_USER, _QUESTION, _BOTH, _END]
 _IS_WRITTEN = np.eye(10, dtype=np.float32)[_WRITTEN]
 
 _BEGIN = -1
@@ -65,8 +66,21 @@ _NONE = np.zeros(0, np.int64), np.zeros(0)
 MOST_RECORDS = 512
 """A user's newest records that are read at most."""
 
-MOST_QUESTION_TOKENS = 2048
-"""The last tokens of a question that are read at most."""
+MOST_TOKENS = 4096
+"""Tokens that are read at most of a user's answers, whole ones and the newest, and of a question, its first."""
+
+
+def token_idf(texts: int, counts: NDArray[np.int32]) -> NDArray[np.float32]:
+    """idf of each token, see the module.
+
+    Args:
+        texts: N, how many texts were counted.
+        counts: df, in how many of them each token stands.  # (vocabulary,)
+
+    Returns:
+        # (vocabulary,)
+    """
+    return np.log((1 + texts) / (1 + counts.astype(np.float64))).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,32 +131,37 @@ class CopySource:
         end: id of the token that ends an answer; None for an LLM without one.
         special: ids of tokens that are no part of a text; none of them is copied.
 
-    Attributes:
-        tokens: the ids it knows something of, ascending; `end` is one of them.  # (tokens,)
     """
 
     def __init__(
         self, user: _Texts, question: _Texts, idf: NDArray[np.float32], end: int | None, special: NDArray[np.int64]
     ) -> None:
         copied = np.setdiff1d(np.union1d(user.words, question.words), special)
-        self.tokens = copied if end is None else np.union1d(copied, [end])
-        self._tokens = np.append(self.tokens, _BEGIN)  # what is larger than all is not found at the end
-        self._idf = idf[self.tokens]
+        tokens = copied if end is None else np.union1d(copied, [end])
+        self._tokens = np.append(tokens, _BEGIN)  # what is larger than all is not found at the end
+        self._idf = idf[tokens]
         self._sources = ((user, _PAIR, _TRIPLE), (question, _QUESTION_PAIR, _QUESTION_TRIPLE))
-        tf = np.zeros(len(self.tokens), np.float32)
+        tf = np.zeros(len(tokens), np.float32)
         places, known = self._places(user.words)
         tf[places] = user.held[known] / max(1, user.number)
-        words = np.zeros((len(self.tokens), len(FEATURES)), np.float32)
-        words[:, _USER] = np.log1p(tf * self._idf)
-        words[:, _QUESTION] = np.isin(self.tokens, question.words) * np.log1p(self._idf)
-        words[:, _BOTH] = words[:, _USER] * np.isin(self.tokens, question.words)
+        held = np.isin(tokens, question.words)
+        # What does not depend on what was written, but for the tokens written.
+        self._words = np.zeros((len(tokens), len(_WORDS)), np.float32)
+        self._words[:, _WORDS.index(_USER)] = np.log1p(tf * self._idf)
+        self._words[:, _WORDS.index(_QUESTION)] = held * np.log1p(self._idf)
+        self._words[:, _WORDS.index(_BOTH)] = held * self._words[:, _WORDS.index(_USER)]
         if end is not None:
-            words[np.searchsorted(self.tokens, end)] = np.eye(len(FEATURES))[_END]
-        self._words = words
+            self._words[np.searchsorted(tokens, end)] = [word == _END for word in _WORDS]
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """The ids it knows something of, ascending; the end token is one of them.  # (tokens,)"""
+        return self._tokens[:-1]
 
     def features(self, written: Sequence[int]) -> NDArray[np.float32]:
         """x of each of `tokens`, after some that were written.  # (tokens, features)"""
-        found = self._words.copy()
+        found = np.zeros((len(self._idf), len(FEATURES)), np.float32)
+        found[:, _WORDS] = self._words
         places, known = self._places(np.array(written, np.int64))
         found[places] = _IS_WRITTEN
         if known[-1:].any():
@@ -160,7 +179,7 @@ class CopySource:
     @property
     def fingerprint(self) -> str:
         """Names all that decides `features`: BLAKE2b, 32 hexadecimal digits."""
-        digest = hashlib.blake2b(self.tokens.tobytes() + self._words.tobytes() + self._idf.tobytes(), digest_size=16)
+        digest = hashlib.blake2b(self._tokens.tobytes() + self._words.tobytes() + self._idf.tobytes(), digest_size=16)
         for texts, _, _ in self._sources:
             digest.update(texts.ids.tobytes())
         return digest.hexdigest()
@@ -223,11 +242,8 @@ class Copying:
         A profile is read once for all its prompts, and nothing is kept: one batch may hold a user as of two days.
         """
         different = {id(profile): profile for profile in profiles}
-        users = {
-            place: _Texts.of(self._ids(one.written for one in profile.records[-MOST_RECORDS:]), (_BEGIN,))
-            for place, profile in different.items()
-        }
-        questions = [_Texts.of([ids[-MOST_QUESTION_TOKENS:]]) for ids in self._ids(prompts)]
+        users = {place: self._of_user(profile) for place, profile in different.items()}
+        questions = [_Texts.of([ids[:MOST_TOKENS]]) for ids in self._ids(prompts)]
         return [
             CopySource(users[id(profile)], question, self._idf, self._end, self._special)
             for profile, question in zip(profiles, questions, strict=True)
@@ -238,6 +254,13 @@ class Copying:
         if not self.weights.any():
             return [None] * len(prompts)
         return [CopyLifts(source, self.weights) for source in self.sources(profiles, prompts)]
+
+    def _of_user(self, profile: Profile) -> _Texts:
+        newest = sorted(profile, key=lambda record: record.time or "")[-MOST_RECORDS:]
+        answers = self._ids(record.written for record in newest)
+        upto = np.cumsum([len(ids) for ids in reversed(answers)])
+        first = len(answers) - int((upto <= MOST_TOKENS).sum())
+        return _Texts.of(answers[first:], (_BEGIN,))
 
     def _ids(self, texts: Iterable[str]) -> list[list[int]]:
         """Token ids of texts, without an end token."""

@@ -55,7 +55,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from persona.copying import FEATURES, Copying
+from persona.copying import FEATURES, Copying, token_idf
 from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
 from persona.token_lifts import vocabulary_size
 from persona.writing_style import STYLE_DIM
@@ -205,13 +205,22 @@ class UserEmbedder(
             words: what the instruction starts as; their number is that of the soft tokens. ``"pplug"`` has none.
             copies: whether tokens are copied into answers, as `persona.copy_training` will have learned.
             **options: `mode`, `n_tokens`, `heads`, `width`, `view` and `with_question` of `UserEmbedderConfig`.
+
+        Raises:
+            InvalidOptionError: if tokens are to be copied and the LLM does not say how many it can write.
         """
         embeddings = llm.model.get_input_embeddings().weight.detach().float().cpu()
         scale = float(embeddings.norm(dim=1).mean())
         if words is not None:
             options |= {"n_tokens": len(words.vectors), "slot": words.slot}
         if copies:
-            options["copy_tokens"] = vocabulary_size(llm.model.config)
+            size = vocabulary_size(llm.model.config)
+            if size is None:
+                raise InvalidOptionError(
+                    f"the configuration of {llm.fingerprint} does not say how many tokens it can write, so none can be "
+                    "copied: leave that out (--no-copy)"
+                )
+            options["copy_tokens"] = size
         config = UserEmbedderConfig(
             encoder_dim, llm.hidden_size, embedding_scale=scale, encoder=encoder, llm=llm.fingerprint, **options
         )
@@ -401,8 +410,8 @@ class CopyWeights(nn.Module):
 
     def of(self, llm: "TransformersLM") -> Copying:
         """Makes the lifts for requests to `llm`."""
-        idf = torch.log((1 + self.texts) / (1 + self.counts.double())).float()
-        return Copying(llm, idf.cpu().numpy(), self.weights.cpu().numpy())
+        idf = token_idf(int(self.texts), self.counts.cpu().numpy())
+        return Copying(llm, idf, self.weights.float().cpu().numpy())
 
 
 class _PaperPooling(nn.Module):

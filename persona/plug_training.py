@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 
 import persona
 from persona.copy_training import train_copying
@@ -125,7 +126,11 @@ def train_plug(
     if any(options.ks) and retriever is None:
         raise InvalidOptionError("training prompts with records need a retriever: give one, or set `ks=(0,)`")
     examples = Examples(split, reader, options)
-    accelerator = Accelerator(cpu=llm.model.device.type == "cpu", gradient_accumulation_steps=1)
+    # Buffers hold what is copied and are the same in all processes; in step with them a process that calls the model
+    # once more than another would wait for ever.
+    alone = DistributedDataParallelKwargs(broadcast_buffers=False)
+    cpu = llm.model.device.type == "cpu"
+    accelerator = Accelerator(cpu=cpu, gradient_accumulation_steps=1, kwargs_handlers=[alone])
     if options.batch < accelerator.num_processes:
         raise InvalidOptionError(
             f"`batch` must be at least the number of processes, {accelerator.num_processes}, was: {options.batch}"

@@ -30,9 +30,11 @@ class TokenLifts(LogitsProcessor):
     Args:
         lifts: for each prompt of the batch, what is added, by token id; None or empty adds nothing.
         num_beams: rows that each prompt has in the batch, side by side.
+        forced: tokens that the model is made to write before an answer; they are no part of it.
     """
 
-    def __init__(self, lifts: Sequence[Lifts | None], num_beams: int) -> None:
+    def __init__(self, lifts: Sequence[Lifts | None], num_beams: int, forced: int = 0) -> None:
+        self._beams, self._forced = num_beams > 1, forced
         of_rows = [(place * num_beams + beam, each) for place, each in enumerate(lifts) for beam in range(num_beams)]
         self._copied = [(row, each) for row, each in of_rows if isinstance(each, CopyLifts)]
         places = [
@@ -61,15 +63,26 @@ class TokenLifts(LogitsProcessor):
         lifted = scores.clone()
         # No place occurs twice, and -inf stays what it is: what the model's own rules forbid is not lifted.
         lifted[self._rows.to(device), self._tokens.to(device)] += self._values.to(device, scores.dtype)
-        if self._copied:
-            self._begin = input_ids.shape[1] if self._begin is None else self._begin  # what comes behind is written
-            written = input_ids[:, self._begin :].tolist()
-            rows = np.repeat([row for row, _ in self._copied], [len(each.tokens) for _, each in self._copied])
-            tokens = np.concatenate([each.tokens for _, each in self._copied])
-            values = np.concatenate([each.after(written[row]) for row, each in self._copied])
-            places = torch.from_numpy(rows).to(device), torch.from_numpy(tokens).to(device)
-            lifted[places] += torch.from_numpy(values).to(device, scores.dtype)
+        if self._begin is None:
+            self._begin = input_ids.shape[1] + self._forced  # what comes behind is the answer
+        if self._copied and input_ids.shape[1] >= self._begin:
+            self._copy(input_ids[:, self._begin :].tolist(), lifted)
         return lifted
+
+    def _copy(self, written: Sequence[Sequence[int]], scores: torch.Tensor) -> None:
+        """Lift in place what is copied.
+
+        Beams are compared by the sum of their log-probabilities, so these have to be some again.
+        """
+        device = scores.device
+        rows = np.repeat([row for row, _ in self._copied], [len(each.tokens) for _, each in self._copied])
+        tokens = np.concatenate([each.tokens for _, each in self._copied])
+        values = np.concatenate([each.after(written[row]) for row, each in self._copied])
+        places = torch.from_numpy(rows).to(device), torch.from_numpy(tokens).to(device)
+        scores[places] += torch.from_numpy(values).to(device, scores.dtype)
+        if self._beams:
+            copied = torch.tensor([row for row, _ in self._copied], device=device)
+            scores[copied] = scores[copied].log_softmax(-1)
 
 
 def check_lifts(lifts: Lifts | None, config: Any) -> Lifts | None:
@@ -98,10 +111,9 @@ def check_lifts(lifts: Lifts | None, config: Any) -> Lifts | None:
 
 def vocabulary_size(config: Any) -> int | None:
     """How many tokens a model can write, by its configuration; None if that does not say."""
-    size: int | None = getattr(config, "vocab_size", None) or getattr(
-        getattr(config, "decoder", None), "vocab_size", None
-    )
-    return size
+    parts = (config, getattr(config, "decoder", None), getattr(config, "text_config", None))
+    sizes = (getattr(part, "vocab_size", None) for part in parts)
+    return next((int(size) for size in sizes if size), None)
 
 
 def _extremes(lifts: CopyLifts) -> list[tuple[int, float]]:

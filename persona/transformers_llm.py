@@ -342,10 +342,10 @@ class TransformersLM:
         names = [each.adapter for each in inputs]
         # The watch comes last: it looks at the scores by which the decisions are taken.
         changes: list[Any] = []
+        forced = int(self.encoder_decoder and getattr(rules, "forced_bos_token_id", None) is not None)
         if any(_lifted(inputs)):
-            changes.append(TokenLifts([each.lifts for each in inputs], options.num_beams))
+            changes.append(TokenLifts([each.lifts for each in inputs], options.num_beams, forced))
         if options.median_of:
-            forced = int(self.encoder_decoder and getattr(rules, "forced_bos_token_id", None) is not None)
             answers = self.target_ids(options.median_of)
             changes.append(MedianDecoding(answers, options.max_new_tokens, forced))
         try:

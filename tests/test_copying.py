@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persona import Personalizer, ProfileStore, Record, UserEmbedder, load_llm
-from persona.copy_training import _answered
+from persona.copy_training import _answered, _Copiers
 from persona.copying import FEATURES, Copying, CopyLifts, CopySource, _Texts
 from persona.embedder import load_user_embedder
 from persona.encoders import load_encoder
@@ -27,13 +28,13 @@ from persona.eval.soft_prompts import Plugs
 from persona.histories import HistoryReader
 from persona.lamp import LampSplit, lamp_task
 from persona.model_folder import hash_parameters
-from persona.plug_examples import PlugTraining
+from persona.plug_examples import Example, PlugTraining
 from persona.plug_training import PlugReport, train_plug
 from persona.protocols import SOFT_PROMPT, TEXT, GenerationOptions, PersonalContext, Request
 from persona.records import Profile
 from persona.retrievers.bm25 import BM25Retriever
 from persona.soft_prompts import SoftPromptChannel
-from persona.token_lifts import TokenLifts
+from persona.token_lifts import TokenLifts, vocabulary_size
 from persona.transformers_llm import TransformersLM
 from persona.vocabulary import TokenBackground, VocabularyChannel
 from persona.world import World
@@ -198,12 +199,19 @@ def test_what_is_copied_is_named(llm: TransformersLM) -> None:
 
 
 def test_long_histories_and_questions_are_cut(llm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("persona.copying.MOST_RECORDS", 1)
-    monkeypatch.setattr("persona.copying.MOST_QUESTION_TOKENS", 1)
-    old, new = Record("x", target="a", time="2001"), Record("x", target="b", time="2002")
-    (source,) = copying(llm).sources([Profile("ana", (old, new))], ["cd"])
-    kept = {llm.target_ids([letter])[0][0] for letter in "bd"}
-    assert set(source.tokens.tolist()) == {*kept, llm.target_ids([""])[0][-1]}
+    new, old, older = (
+        Record("x", target=target, time=time) for target, time in (("bb", "2003"), ("a", "2002"), ("z", "2001"))
+    )
+    ana = Profile("ana", (new, older, old))  # in no order
+
+    def copied() -> set[int]:
+        (source,) = copying(llm).sources([ana], ["cde"])
+        return set(source.tokens.tolist()) - {llm.target_ids([""])[0][-1]}
+
+    monkeypatch.setattr("persona.copying.MOST_RECORDS", 2)
+    assert copied() == {llm.target_ids([letter])[0][0] for letter in "abcde"}
+    monkeypatch.setattr("persona.copying.MOST_TOKENS", 2)
+    assert copied() == {llm.target_ids([letter])[0][0] for letter in "bcd"}
 
 
 # -------------------------------------------------------------------------------------------------------- decoding
@@ -237,18 +245,39 @@ def test_lifts_are_added_to_the_scores_of_their_row(llm: TransformersLM) -> None
     ana = Profile("ana", (Record("x", target="ab"),))
     (lifts,) = copying(llm, user=1.0, user_pair=2.0, written=-3.0).lifts([ana], ["q"])
     assert lifts is not None
-    scores = torch.zeros(4, llm.model.config.vocab_size)
-    processor = TokenLifts([None, lifts], num_beams=2)
-    prompt = torch.full((4, 3), 9)
+    scores = torch.zeros(2, llm.model.config.vocab_size)
+    processor = TokenLifts([None, lifts], num_beams=1)
+    prompt = torch.full((2, 3), 9)
     a, b = (llm.target_ids([letter])[0][0] for letter in "ab")
     for written in ([], [a], [a, b]):
-        found = processor(torch.cat((prompt, torch.tensor([written] * 4, dtype=torch.long).view(4, -1)), dim=1), scores)
-        assert not found[:2].any()
-        assert torch.equal(found[2], found[3])
+        found = processor(torch.cat((prompt, torch.tensor([written] * 2, dtype=torch.long).view(2, -1)), dim=1), scores)
+        assert not found[0].any()
         expected = torch.zeros(scores.shape[1])
         expected[torch.from_numpy(lifts.tokens)] = torch.from_numpy(lifts.after(written))
-        assert torch.equal(found[2], expected)
+        assert torch.equal(found[1], expected)
     assert not scores.any()
+
+
+def test_beams_are_compared_by_what_the_numbers_were_trained_for(llm: TransformersLM) -> None:
+    """Log-probabilities with lifts are log-probabilities again; rows without lifts are left as they are, to the bit."""
+    ana = Profile("ana", (Record("x", target="ab"),))
+    (lifts,) = copying(llm, user=2.0, user_pair=3.0).lifts([ana], ["q"])
+    scores = torch.randn(4, llm.model.config.vocab_size, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    found = TokenLifts([None, lifts], num_beams=2)(torch.zeros(4, 3, dtype=torch.long), scores)
+    assert torch.equal(found[:2], scores[:2])
+    torch.testing.assert_close(found.logsumexp(-1), torch.zeros(4), rtol=0, atol=1e-5)
+    assert not torch.equal(found[2:], scores[2:])
+
+
+def test_a_token_that_is_forced_is_no_part_of_the_answer(llm: TransformersLM) -> None:
+    ana = Profile("ana", (Record("x", target="ab"),))
+    (lifts,) = copying(llm, user_pair=2.0).lifts([ana], ["q"])
+    assert lifts is not None
+    processor = TokenLifts([lifts], num_beams=1, forced=1)
+    scores = torch.zeros(1, llm.model.config.vocab_size)
+    assert not processor(torch.tensor([[2]]), scores).any()
+    first = processor(torch.tensor([[2, 77]]), scores)[0, torch.from_numpy(lifts.tokens)]
+    assert torch.equal(first, torch.from_numpy(lifts.after([])))
 
 
 def test_copied_tokens_are_checked(llm: TransformersLM) -> None:
@@ -327,6 +356,61 @@ def test_what_does_not_help_users_kept_aside_is_not_copied(
     assert report.copy_loss == report.copy_loss_before
     assert plug.copying is not None
     assert not plug.copying.weights.any()
+
+
+def test_an_embedder_that_copies_can_be_trained_again(copier: Path, tiny: Any, encoder: Any, tmp_path: Path) -> None:
+    plug = load_user_embedder(copier)
+    asked = list(World(0).questions("LaMP_3", "train", 8, 6))
+    golds = {one.question.id: one.gold for one in asked}
+    ratings = LampSplit(lamp_task("LaMP_3"), tuple(one.question for one in asked), golds, None)
+    reader = HistoryReader(plug.config, encoder)
+    report = train_plug(plug, ratings, tiny, reader, SMALL, out=tmp_path, retriever=BM25Retriever())
+    assert report.copy_loss is not None
+    assert plug.copying is not None
+    assert int(plug.copying.counts.max()) <= int(plug.copying.texts) <= 5  # the scores
+
+
+def test_nobodys_own_answers_are_common_to_everybody(tiny: Any, copier: Path) -> None:
+    """A user who is served later is not among those whose answers were counted."""
+    plug = load_user_embedder(copier)
+    assert plug.copying is not None
+    word, other = tiny.target_ids(["zebra"])[0][:-1], tiny.target_ids(["apple"])[0][:-1]
+    plug.copying.texts.fill_(3)
+    plug.copying.counts.zero_()
+    for token in word:
+        plug.copying.counts[token] = 2
+    for token in other:
+        plug.copying.counts[token] = 1
+    ana = Example(
+        "ana",
+        "q",
+        "g",
+        Profile("ana", (Record("x", target="zebra"),)),
+        np.zeros(1, np.intp),
+        np.zeros(1, np.float32),
+        False,
+    )
+    copiers = _Copiers(plug, tiny, [ana])
+    assert copiers.of("ana")._idf[word[0]] == pytest.approx(math.log(3 / 2))
+    assert copiers.of("bo")._idf[word[0]] == pytest.approx(math.log(4 / 3))
+    assert copiers.of("ana")._idf[other[0]] == pytest.approx(math.log(3 / 2))
+
+
+def test_an_llm_that_does_not_say_its_vocabulary_is_told_so(llm: TransformersLM) -> None:
+    class Silent:
+        fingerprint, hidden_size = "silent", 8
+
+        class model:  # noqa: N801
+            config = SimpleNamespace()
+
+            @staticmethod
+            def get_input_embeddings() -> torch.nn.Embedding:
+                return torch.nn.Embedding(4, 8)
+
+    silent: Any = Silent()
+    with pytest.raises(InvalidOptionError, match="does not say how many tokens"):
+        UserEmbedder.for_llm(silent, encoder_dim=3, copies=True)
+    assert vocabulary_size(SimpleNamespace(text_config=SimpleNamespace(vocab_size=7))) == 7
 
 
 def test_a_run_stopped_while_it_learns_to_copy_ends_the_same(

@@ -63,7 +63,7 @@ class PlugReport:
         new_user_loss: mean loss on their questions, were they new users without any record; None without that tuning.
         new_user_loss_before: the same before the tuning.
         copy_loss: mean loss on their questions with what is copied; None for an embedder that copies nothing.
-        copy_loss_before: the same with nothing copied; `copy_loss` is no worse.
+        copy_loss_before: the same with nothing copied; equal if nothing is.
         users: training users, without those kept aside.
         questions: questions of the split that were trained on.
         made: further questions made from the users' own records.

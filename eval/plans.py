@@ -117,7 +117,7 @@ def _check_plugs(config: LampConfig, plugs: Plugs | None, llm: LanguageModel) ->
     if plugs is None:
         method = next(one for one in config.methods if one in PLUG_METHODS)
         raise InvalidOptionError(f"the method {method!r} needs a user embedder: name its folder (--plug)")
-    if PLUG_VOCABULARY in config.methods and plugs.with_user[0].copying is not None:
+    if PLUG_VOCABULARY in config.methods and any(plug.copies for plug in plugs.with_user):
         raise InvalidOptionError(
             f"a user embedder that copies lifts tokens already, as {PLUG_VOCABULARY!r} does the user's words: "
             "leave that method out"

@@ -269,6 +269,7 @@ def show(
     """Show what a user embedder belongs to, and how it was trained."""
     from dataclasses import asdict
 
+    from persona.copying import FEATURES
     from persona.embedder import load_user_embedder
     from persona.plug_training import NOTES
 
@@ -277,6 +278,7 @@ def show(
         **asdict(loaded.config),
         "fingerprint": loaded.fingerprint,
         "parameters": sum(parameter.numel() for parameter in loaded.parameters()),
+        "copies": dict(zip(FEATURES, loaded.copying.weights.tolist(), strict=True)) if loaded.copying else None,
         "training": _notes(Path(plug) / NOTES),
     }
     if as_json:

@@ -12,6 +12,7 @@ aside, w stays 0: it is not worth looking up at every step.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -32,11 +33,13 @@ from persona.vocabulary import TokenBackground
 _POSITIONS = 8192
 """Target tokens that are learned from at most."""
 _CANDIDATES = 2**22
-"""Tokens that may be copied, over all these positions, at most: 52 bytes each."""
+"""Tokens that may be copied, over all these positions: no further example is read where there are more. Some 160 bytes
+each at the peak."""
 _WORTH = 0.01
 """Share of the loss on users kept aside that copying has to take off."""
 _RIDGE = 1e-4
 _ITERATIONS = 50
+_ORDER, _DRAW = 11, 12  # of the random numbers of a training, tags that nothing else has
 
 
 ExampleTokens = Callable[[Example, int], tuple[list[int], list[int]]]
@@ -91,14 +94,15 @@ def train_copying(
         progress: called with the target tokens that were read, and their number at most.
 
     Returns:
-        The loss on questions of the users kept aside, nats per token: with copying, and without.
+        The loss on questions of the users kept aside, nats per token: with copying, and without. Each is asked with one
+        of `PlugTraining.ks`, drawn.
     """
     assert plug.copying is not None
     background = TokenBackground.from_profiles(loss.llm, (example.profile for example in examples.train))
     plug.copying.weights.zero_()
     plug.copying.counts.copy_(_counts(background, plug.config.copy_tokens))
     plug.copying.texts.fill_(background.texts)
-    draw = np.random.default_rng((options.seed, 6))
+    draw = np.random.default_rng((options.seed, _ORDER))
     reader = _Reader(plug, examples, tokens, loss, options)
     train = reader.read([examples.train[place] for place in draw.permutation(len(examples.train))], progress, True)
     aside = reader.read([examples.dev[place] for place in draw.permutation(len(examples.dev))])
@@ -133,8 +137,8 @@ class _Reader:
     def read(self, chosen: Sequence[Example], progress: Progress | None = None, training: bool = False) -> _Answered:
         """What the LLM says of the first of `chosen`, as many as have `_POSITIONS` target tokens or `_CANDIDATES`.
 
-        In training some are shown as new users, and nobody's own answers count in what is common to everybody: those
-        of a user who is served later will not either.
+        In training some are shown as new users, and what a user alone has written is not common to everybody: that of a
+        user who is served later will not be either.
         """
         options = self.options
         parts: list[_Answered] = []
@@ -145,7 +149,7 @@ class _Reader:
             some = chosen[start : start + size]
             pairs, profiles, histories = [], [], []
             for number, example in enumerate(some, start):
-                draw = np.random.default_rng((options.seed, 7, number))
+                draw = np.random.default_rng((options.seed, _DRAW, int(training), number))
                 nobody = options.without_user or (training and draw.random() < options.empty_share)
                 history = self.examples.shown(example, options)
                 histories.append(history.take(np.arange(0)) if nobody else history)
@@ -166,11 +170,15 @@ class _Reader:
                 progress(min(positions, _POSITIONS), _POSITIONS, 0.0, 0.0)
             if positions >= _POSITIONS or candidates >= _CANDIDATES:
                 break
+        if progress is not None:
+            progress(positions, positions, 0.0, 0.0)
         return _together(parts)
 
 
 class _Copiers:
     """What is common to everybody but one user, for users who have part in it.
+
+    What another training user has written as well (a score, a tag) is common to everybody all the same.
 
     Args:
         plug: with what is common to all training users.
@@ -182,19 +190,17 @@ class _Copiers:
         assert plug.copying is not None
         self._llm, self._size = llm, plug.config.copy_tokens
         self._texts, self._counts = int(plug.copying.texts), plug.copying.counts.cpu()
-        self._profiles: dict[str, list[Profile]] = {}
+        self._written: dict[str, set[str]] = {}
         for example in examples:
-            self._profiles.setdefault(example.user_id, []).append(example.profile)
-        self._made: dict[str, Copying] = {}
+            self._written.setdefault(example.user_id, set()).update(record.written for record in example.profile)
+        self._owners = Counter(text for texts in self._written.values() for text in texts)
 
     def of(self, user_id: str) -> Copying:
-        if user_id not in self._made:
-            own = TokenBackground.from_profiles(self._llm, self._profiles.get(user_id, ()))
-            # A text that another user has written as well was counted once, and is taken out.
-            left = (self._counts - _counts(own, self._size)).clamp_min(0)
-            idf = token_idf(self._texts - own.texts, left.numpy())
-            self._made = {user_id: Copying(self._llm, idf, np.zeros(len(FEATURES), np.float32))}
-        return self._made[user_id]
+        """Makes the sources of this user's examples."""
+        texts = sorted(text for text in self._written.get(user_id, ()) if self._owners[text] == 1)
+        counts = self._counts - _counts(TokenBackground.from_texts(self._llm, texts), self._size)
+        idf = token_idf(self._texts - len(texts), counts.numpy())
+        return Copying(self._llm, idf, np.zeros(len(FEATURES), np.float32))
 
 
 def _counts(background: TokenBackground, size: int) -> Tensor:

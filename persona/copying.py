@@ -9,7 +9,8 @@ where x(v) says where token v stands, and v runs over the tokens of the question
 
 ===================  =================================================================================================
 ``user``             log(1 + tf(v) idf(v)), tf the share of the user's answers that hold v
-``user_pair``        log(1 + p(v) idf(v)), p how often v follows the last token there: n(last, v) / (n(last) + 1)
+``user_pair``        log(1 + p(v) idf(v)), p how often v follows the last token there: n(last, v) / (n(last) + 1),
+                     n(last) how often anything does
 ``user_triple``      the same after the last two tokens
 ``question``         log(1 + idf(v)) if v stands in the question
 ``question_pair``    as ``user_pair``, in the question
@@ -17,7 +18,7 @@ where x(v) says where token v stands, and v runs over the tokens of the question
 ``both``             ``user``, if v stands in the question as well
 ``written``          1 if v stands in the answer already; then ``user``, ``question`` and ``both`` are 0
 ``again``            1 if v is the last token
-``end``              1 if v ends the answer
+``end``              1 if v is the token that ends answers in training
 ===================  =================================================================================================
 
 ``idf = log((1 + N) / (1 + df))`` over N answers of many users says what is common to everybody. The first row is the
@@ -67,7 +68,10 @@ MOST_RECORDS = 512
 """A user's newest records that are read at most."""
 
 MOST_TOKENS = 4096
-"""Tokens that are read at most of a user's answers, whole ones and the newest, and of a question, its first."""
+"""Tokens that are read at most of a user's newest answers, and of a question, its first."""
+
+_AT_ONCE = 64
+"""Answers that are tokenized together."""
 
 
 def token_idf(texts: int, counts: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -129,14 +133,11 @@ class CopySource:
         question: the question.
         idf: of every token of the LLM.  # (vocabulary,)
         end: id of the token that ends an answer; None for an LLM without one.
-        special: ids of tokens that are no part of a text; none of them is copied.
 
     """
 
-    def __init__(
-        self, user: _Texts, question: _Texts, idf: NDArray[np.float32], end: int | None, special: NDArray[np.int64]
-    ) -> None:
-        copied = np.setdiff1d(np.union1d(user.words, question.words), special)
+    def __init__(self, user: _Texts, question: _Texts, idf: NDArray[np.float32], end: int | None) -> None:
+        copied = np.union1d(user.words, question.words)
         tokens = copied if end is None else np.union1d(copied, [end])
         self._tokens = np.append(tokens, _BEGIN)  # what is larger than all is not found at the end
         self._idf = idf[tokens]
@@ -232,7 +233,7 @@ class Copying:
         self.llm = llm
         self.weights = weights
         self._idf = idf
-        self._special = np.array(llm.special_tokens, np.int64)
+        self._special = frozenset(llm.special_tokens)
         end = llm.target_ids([""])[0]
         self._end = end[-1] if end else None
 
@@ -245,7 +246,7 @@ class Copying:
         users = {place: self._of_user(profile) for place, profile in different.items()}
         questions = [_Texts.of([ids[:MOST_TOKENS]]) for ids in self._ids(prompts)]
         return [
-            CopySource(users[id(profile)], question, self._idf, self._end, self._special)
+            CopySource(users[id(profile)], question, self._idf, self._end)
             for profile, question in zip(profiles, questions, strict=True)
         ]
 
@@ -256,14 +257,20 @@ class Copying:
         return [CopyLifts(source, self.weights) for source in self.sources(profiles, prompts)]
 
     def _of_user(self, profile: Profile) -> _Texts:
-        newest = sorted(profile, key=lambda record: record.time or "")[-MOST_RECORDS:]
-        answers = self._ids(record.written for record in newest)
-        upto = np.cumsum([len(ids) for ids in reversed(answers)])
-        first = len(answers) - int((upto <= MOST_TOKENS).sum())
-        return _Texts.of(answers[first:], (_BEGIN,))
+        newest = sorted(profile, key=lambda record: record.time or "")[-MOST_RECORDS:][::-1]
+        kept: list[list[int]] = []
+        room = MOST_TOKENS
+        for start in range(0, len(newest), _AT_ONCE):
+            for ids in self._ids(record.written for record in newest[start : start + _AT_ONCE]):
+                if room:
+                    kept.append(ids[:room])
+                    room -= len(kept[-1])
+            if not room:
+                break
+        return _Texts.of(kept, (_BEGIN,))
 
     def _ids(self, texts: Iterable[str]) -> list[list[int]]:
-        """Token ids of texts, without an end token."""
+        """Token ids of texts, without an end token; nor with another special one, should its name stand in a text."""
         given = list(texts)
         ids = self.llm.target_ids(given) if given else []
-        return ids if self._end is None else [one[:-1] for one in ids]
+        return [[token for token in one if token not in self._special] for one in ids]

@@ -74,6 +74,10 @@ _KEY_DIM = 64
 _DAYS_IN_MONTH = 30.0
 _NULL_RECORDS = 10.0
 _EPSILON = 1e-5
+_CARD_COPYING = (
+    "It copies: tokens of the question and of the user's own answers are made likelier. For that it holds in how many "
+    "answers of the training users each token stands.\n\n"
+)
 _FULL = 7 / 8
 """Share of records in a padded batch from which on its padding is computed, too."""
 
@@ -167,7 +171,7 @@ class UserEmbedder(
 
     Attributes:
         config: as given.
-        copying: what is copied into answers, None if nothing is.
+        copying: what is copied into answers; None if it was not made to.
     """
 
     def __init__(self, config: UserEmbedderConfig) -> None:
@@ -319,6 +323,11 @@ class UserEmbedder(
         return torch.where(mask.any(1), entropy.exp(), torch.zeros_like(entropy))
 
     @property
+    def copies(self) -> bool:
+        """Whether anything is copied: it was made to, and its training found that worth it."""
+        return self.copying is not None and bool(self.copying.weights.any())
+
+    @property
     def fingerprint(self) -> str:
         """Names configuration and weights: ``plug@`` and 12 hexadecimal digits."""
         from persona.model_folder import hash_parameters
@@ -357,6 +366,7 @@ class UserEmbedder(
             "parameters.\n\n"
             f"| | |\n|---|---|\n| LLM | `{config.llm}` |\n| record encoder | `{config.encoder}` |\n"
             f"| view of a record | `{config.view}` |\n\n"
+            f"{_CARD_COPYING if self.copies else ''}"
             "```python\nfrom persona import UserEmbedder\n\n"
             'plug = UserEmbedder.from_pretrained("this folder or hub id")\n```\n'
         )

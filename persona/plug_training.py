@@ -62,7 +62,8 @@ class PlugReport:
         dev_loss_before: the same at the start.
         new_user_loss: mean loss on their questions, were they new users without any record; None without that tuning.
         new_user_loss_before: the same before the tuning.
-        copy_loss: mean loss on their questions with what is copied; None for an embedder that copies nothing.
+        copy_loss: mean loss on (some of) their questions with what is copied, each with one of `PlugTraining.ks`
+            records; None for an embedder that was not made to copy.
         copy_loss_before: the same with nothing copied; equal if nothing is.
         users: training users, without those kept aside.
         questions: questions of the split that were trained on.

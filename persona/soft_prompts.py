@@ -82,8 +82,8 @@ class SoftPromptChannel:
         self.store = store
         self.query_free = query_free
         self._kind = soft_prompt_kind(self.plug) if query_free else ""
-        copying = self.plug.copying
-        self._copying = None if copying is None or VOCABULARY not in llm.channels else copying.of(llm)
+        copying = self.plug.copying if self.plug.copies and VOCABULARY in llm.channels else None
+        self._copying = None if copying is None else copying.of(llm)
 
     def __call__(
         self, profiles: Sequence[Profile], prompts: Sequence[str], contexts: Sequence[PersonalContext]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +15,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from persona import Personalizer, ProfileStore, Record, UserEmbedder, load_llm
+from persona.cli import app
 from persona.copy_training import _answered, _Copiers
 from persona.copying import FEATURES, Copying, CopyLifts, CopySource, _Texts
 from persona.embedder import load_user_embedder
@@ -34,12 +36,11 @@ from persona.protocols import SOFT_PROMPT, TEXT, GenerationOptions, PersonalCont
 from persona.records import Profile
 from persona.retrievers.bm25 import BM25Retriever
 from persona.soft_prompts import SoftPromptChannel
+from persona.target_loss import TargetLoss
 from persona.token_lifts import TokenLifts, vocabulary_size
 from persona.transformers_llm import TransformersLM
 from persona.vocabulary import TokenBackground, VocabularyChannel
 from persona.world import World
-
-Run = Callable[..., Any]
 
 OPTIONS = GenerationOptions(max_new_tokens=6)
 SMALL = PlugTraining(warm_up=0, steps=2, batch=8, ks=(0, 1), leave_one_out=2, dev_users=0.25, new_user_steps=0)
@@ -175,9 +176,8 @@ texts = st.lists(st.integers(1, 5), max_size=6)
 @given(st.lists(texts, max_size=4), texts, texts)
 def test_features_are_those_of_the_table(answers: list[list[int]], question: list[int], written: list[int]) -> None:
     idf = np.linspace(0.5, 3, 8, dtype=np.float32)
-    special = np.array([5, 7])
-    source = CopySource(_Texts.of(answers, (-1,)), _Texts.of([question]), idf, 7, special)
-    tokens = sorted({token for text in (*answers, question) for token in text} - {5})
+    source = CopySource(_Texts.of(answers, (-1,)), _Texts.of([question]), idf, 7)
+    tokens = sorted({token for text in (*answers, question) for token in text})
     assert source.tokens.tolist() == [*tokens, 7]
     found = source.features(written)
     for place, token in enumerate(tokens):
@@ -212,6 +212,19 @@ def test_long_histories_and_questions_are_cut(llm: TransformersLM, monkeypatch: 
     assert copied() == {llm.target_ids([letter])[0][0] for letter in "abcde"}
     monkeypatch.setattr("persona.copying.MOST_TOKENS", 2)
     assert copied() == {llm.target_ids([letter])[0][0] for letter in "bcd"}
+    # A text that is longer than all that is read is cut, and not left out.
+    ana = Profile("ana", (Record("xyz", time="2001"),))
+    assert copied() == {llm.target_ids([letter])[0][0] for letter in "xycd"}
+
+
+def test_special_tokens_are_no_part_of_a_text(llm: TransformersLM) -> None:
+    end = llm.target_ids([""])[0][-1]
+    name = llm._tokenizer.convert_ids_to_tokens(end)
+    (source,) = copying(llm).sources([Profile("ana", (Record("x", target=f"a{name}b"),))], ["q"])
+    a, b = (llm.target_ids([letter])[0][0] for letter in "ab")
+    found = source.features([a])
+    assert found[source.tokens.tolist().index(end)].tolist() == [float(name == "end") for name in FEATURES]
+    assert found[source.tokens.tolist().index(b), FEATURES.index("user_pair")] > 0
 
 
 # -------------------------------------------------------------------------------------------------------- decoding
@@ -285,7 +298,7 @@ def test_copied_tokens_are_checked(llm: TransformersLM) -> None:
     (broken,) = copying(llm, user=math.nan).lifts([ana], ["q"])
     with pytest.raises(InvalidOptionError, match="must be finite"):
         llm.generate([Request("q", lifts=broken)], OPTIONS)
-    far = CopySource(_Texts.of([[10**6]]), _Texts.of([[1]]), np.ones(10**6 + 1, np.float32), 1, np.zeros(0, np.int64))
+    far = CopySource(_Texts.of([[10**6]]), _Texts.of([[1]]), np.ones(10**6 + 1, np.float32), 1)
     with pytest.raises(InvalidOptionError, match="token ids from 0 to"):
         llm.generate([Request("q", lifts=CopyLifts(far, np.ones(len(FEATURES), np.float32)))], OPTIONS)
 
@@ -298,9 +311,7 @@ def test_the_loss_is_that_of_the_lifted_scores(question: list[int], target: list
     draw = torch.Generator().manual_seed(seed)
     log_p = torch.randn(len(target), 8, generator=draw).log_softmax(-1)
     weights = torch.randn(len(FEATURES), generator=draw)
-    source = CopySource(
-        _Texts.of([[1, 2, 3], [2, 4]], (-1,)), _Texts.of([question]), np.ones(8, np.float32), 7, np.array([7])
-    )
+    source = CopySource(_Texts.of([[1, 2, 3], [2, 4]], (-1,)), _Texts.of([question]), np.ones(8, np.float32), 7)
     lifted = log_p.clone()
     for place in range(len(target)):
         lifted[place, torch.from_numpy(source.tokens)] += torch.from_numpy(source.features(target[:place])) @ weights
@@ -345,10 +356,20 @@ def test_the_control_copies_nothing_of_a_user(llama_folder: Path, encoder: Any, 
     assert weights["question"] != 0
 
 
+@pytest.mark.parametrize("worth", [0.0, 0.99])
 def test_what_does_not_help_users_kept_aside_is_not_copied(
-    tiny: Any, encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Any, encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: float
 ) -> None:
-    monkeypatch.setattr("persona.copy_training._ITERATIONS", 0)
+    monkeypatch.setattr("persona.copy_training._WORTH", worth)
+    if worth:  # it helps, but not by so much
+        plug, report = trained(tiny, encoder, tmp_path)
+        assert report.copy_loss == report.copy_loss_before
+        assert not plug.copies
+        # What copies nothing is in nobody's way.
+        context = PersonalContext(lifts={5: 1.0})
+        (found,) = SoftPromptChannel(plug, tiny, encoder)([Profile("ana", (Record("x"),))], ["Q"], [context])
+        assert found.lifts == {5: 1.0}
+        return
     monkeypatch.setattr(
         torch.optim.LBFGS, "step", lambda self, closure: self.param_groups[0]["params"][0].data.fill_(9)
     )
@@ -377,6 +398,7 @@ def test_nobodys_own_answers_are_common_to_everybody(tiny: Any, copier: Path) ->
     word, other = tiny.target_ids(["zebra"])[0][:-1], tiny.target_ids(["apple"])[0][:-1]
     plug.copying.texts.fill_(3)
     plug.copying.counts.zero_()
+    plug.copying.counts[tiny.target_ids([""])[0][-1]] = 3
     for token in word:
         plug.copying.counts[token] = 2
     for token in other:
@@ -394,6 +416,9 @@ def test_nobodys_own_answers_are_common_to_everybody(tiny: Any, copier: Path) ->
     assert copiers.of("ana")._idf[word[0]] == pytest.approx(math.log(3 / 2))
     assert copiers.of("bo")._idf[word[0]] == pytest.approx(math.log(4 / 3))
     assert copiers.of("ana")._idf[other[0]] == pytest.approx(math.log(3 / 2))
+    # What another user has written as well, a score or a tag, is common all the same.
+    shared = _Copiers(plug, tiny, [ana, replace(ana, user_id="bo")])
+    assert shared.of("ana")._idf[word[0]] == pytest.approx(math.log(4 / 3))
 
 
 def test_an_llm_that_does_not_say_its_vocabulary_is_told_so(llm: TransformersLM) -> None:
@@ -433,6 +458,84 @@ def test_a_run_stopped_while_it_learns_to_copy_ends_the_same(
 
 
 # ---------------------------------------------------------------------------------------------- serving, evaluation
+
+
+def test_an_encoder_decoder_copies_as_it_was_taught(shared: Path) -> None:
+    """Greedy decoding goes the way of the highest lifted score, as the training's loss sees it."""
+    loaded = load_llm(shared / "models" / "frozen_llm", overlong="truncate")
+    assert isinstance(loaded, TransformersLM)
+    weights = {"user": 2.0, "user_pair": 3.0, "user_triple": 2.0, "question": 1.0, "again": -3.0, "written": -1.0}
+    idf = np.full(vocabulary_size(loaded.model.config) or 0, 3.0, np.float32)
+    made = Copying(loaded, idf, np.array([weights.get(name, 0.0) for name in FEATURES], np.float32))
+    ana = Profile("ana", (Record("x", target="Parsing the Zulu of the mountains"),))
+    prompt = "Generate a title for the following abstract of a paper: We parse sentences with a small grammar."
+    (lifts,) = made.lifts([ana], [prompt])
+    assert lifts is not None
+    (answer,) = loaded.generate([Request(prompt, lifts=lifts)], GenerationOptions(max_new_tokens=8))
+    (target,) = loaded.target_ids([answer])
+    (log_p,) = TargetLoss(loaded).log_probabilities(loaded.prompt_ids([prompt]), [target])
+    for place, token in enumerate(target[:-1]):
+        scores = log_p[place].clone()
+        scores[torch.from_numpy(lifts.tokens)] += torch.from_numpy(lifts.after(target[:place]))
+        assert int(scores.argmax()) == token, place
+    assert answer != loaded.generate([Request(prompt)], GenerationOptions(max_new_tokens=8))[0]
+
+
+def test_the_median_of_ratings_is_that_of_the_lifted_scores(tiny: Any) -> None:
+    scores = ("1", "2", "3", "4", "5")
+    options = GenerationOptions(max_new_tokens=4, median_of=scores)
+    idf = np.full(tiny.model.config.vocab_size, 3.0, np.float32)
+    made = Copying(tiny, idf, np.array([50.0 * (name == "user") for name in FEATURES], np.float32))
+    profiles = [Profile("ana", (Record("x", target=score),)) for score in scores]
+    prompts = ["What is the score of the following review? review: The battery is superb."] * 5
+    requests = [
+        Request(prompt, lifts=each) for prompt, each in zip(prompts, made.lifts(profiles, prompts), strict=True)
+    ]
+    assert tiny.generate(requests, options) == list(scores)
+
+
+def test_halves_of_an_embedder_copy(copier: Path, tiny: Any) -> None:
+    ana = Profile("ana", (Record("x", target="superb"),))
+    whole, half = load_user_embedder(copier), load_user_embedder(copier).bfloat16()
+    assert whole.copying is not None
+    assert half.copying is not None
+    exact, rounded = (one.of(tiny).lifts([ana], ["Q"])[0] for one in (whole.copying, half.copying))
+    assert exact is not None
+    assert rounded is not None
+    assert np.allclose(exact.after([]), rounded.after([]), atol=0.1)
+
+
+def test_the_command_line_copies_unless_told_not_to(tmp_path: Path) -> None:
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(app, list(words))
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    World(0).write_lamp(tmp_path / "data", "LaMP_4", {"train": 12}, 6)
+    start = [
+        "plug",
+        "train",
+        str(tmp_path / "data"),
+        "--llm",
+        "tiny",
+        "--encoder",
+        "hashing",
+        "--steps",
+        "1",
+        "--k",
+        "0",
+    ]
+    start += ["--leave-one-out", "2"]
+    quick = ["--warm-up", "0", "--tokens", "2", "--new-user-steps", "0"]
+    assert "; copying 0." in run(*start, *quick, "--out", str(tmp_path / "copies"))
+    told = json.loads(run("plug", "show", str(tmp_path / "copies"), "--json"))["copies"]
+    assert set(told) == set(FEATURES)
+    assert any(told.values())
+    for name, options in (("not", [*quick, "--no-copy"]), ("paper", ["--mode", "pplug"])):
+        run(*start, *options, "--out", str(tmp_path / name))
+        assert json.loads(run("plug", "show", str(tmp_path / name), "--json"))["copies"] is None
+    run(*start, "--mode", "pplug", "--copy", "--out", str(tmp_path / "both"))
+    assert json.loads(run("plug", "show", str(tmp_path / "both"), "--json"))["copies"] is not None
 
 
 def test_a_batch_mixes_users_and_copies_from_each_their_own(

@@ -31,7 +31,7 @@ from persona.transformers_llm import TransformersLM
 from persona.vocabulary import TokenBackground
 
 _POSITIONS = 8192
-"""Target tokens that are learned from at most."""
+"""Target tokens from which on no further example is read."""
 _CANDIDATES = 2**22
 """Tokens that may be copied, over all these positions: no further example is read where there are more. Some 160 bytes
 each at the peak."""

@@ -133,7 +133,6 @@ class CopySource:
         question: the question.
         idf: of every token of the LLM.  # (vocabulary,)
         end: id of the token that ends an answer; None for an LLM without one.
-
     """
 
     def __init__(self, user: _Texts, question: _Texts, idf: NDArray[np.float32], end: int | None) -> None:
@@ -156,7 +155,7 @@ class CopySource:
 
     @property
     def tokens(self) -> NDArray[np.int64]:
-        """The ids it knows something of, ascending; the end token is one of them.  # (tokens,)"""
+        """The ids it knows something of, ascending; `end` is one of them.  # (tokens,)"""
         return self._tokens[:-1]
 
     def features(self, written: Sequence[int]) -> NDArray[np.float32]:
@@ -257,6 +256,7 @@ class Copying:
         return [CopyLifts(source, self.weights) for source in self.sources(profiles, prompts)]
 
     def _of_user(self, profile: Profile) -> _Texts:
+        """The newest answers, as far as they are read."""
         newest = sorted(profile, key=lambda record: record.time or "")[-MOST_RECORDS:][::-1]
         kept: list[list[int]] = []
         room = MOST_TOKENS

@@ -217,12 +217,12 @@ def _plug_plans(
         # Nobody has no words: these controls are the same for both methods.
         methods = [PLUG] if shown is nobody else [method for method in PLUG_METHODS if method in config.methods]
         for method in methods:
-            words: list[list[Lifts | None]] = [
-                parts.soft_prompts.lifts(embedder, shown, [question.input for question in questions])
-                for embedder in embedders
-            ]
+            words: list[list[Lifts | None]]
             if lifted is not None and method == PLUG_VOCABULARY:
                 words = [[*lifted.of(shown)]] * len(embedders)
+            else:
+                asked = [question.input for question in questions]
+                words = [parts.soft_prompts.lifts(embedder, shown, asked) for embedder in embedders]
             for k, (texts, added) in prompts.items():
                 runs = tuple(
                     tuple(

@@ -278,9 +278,12 @@ def show(
         **asdict(loaded.config),
         "fingerprint": loaded.fingerprint,
         "parameters": sum(parameter.numel() for parameter in loaded.parameters()),
-        "copies": dict(zip(FEATURES, loaded.copying.weights.tolist(), strict=True)) if loaded.copying else None,
+        "copies": None,
         "training": _notes(Path(plug) / NOTES),
     }
+    if loaded.copying is not None:
+        weights = loaded.copying.weights.tolist()
+        told["copies"] = {name: round(weight, 4) for name, weight in zip(FEATURES, weights, strict=True)}
     if as_json:
         print_json(told)
         return

@@ -68,7 +68,7 @@ class Generation:
     def abstained(self) -> bool:
         """True if nothing personal was added, since there was nothing or a relevance filter found nothing that fits.
 
-        The answer is then that of the plain LLM.
+        The answer is then that of the plain LLM, or with a user embedder that of its neutral prompt.
         """
         return not self.channels
 
@@ -120,7 +120,8 @@ class Personalizer:
     def generate(self, user_id: str, prompt: str) -> Generation:
         """The answer to `prompt` for `user_id`.
 
-        A user of whom the store knows nothing gets the plain LLM's answer (`Generation.abstained`).
+        A user of whom the store knows nothing gets nothing personal (`Generation.abstained`): the plain LLM's answer, or
+        with a user embedder that of its neutral prompt.
 
         Raises:
             InvalidUserIdError: if `user_id` is not a legal id.

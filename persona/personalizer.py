@@ -120,8 +120,8 @@ class Personalizer:
     def generate(self, user_id: str, prompt: str) -> Generation:
         """The answer to `prompt` for `user_id`.
 
-        A user of whom the store knows nothing gets nothing personal (`Generation.abstained`): the plain LLM's answer, or
-        with a user embedder that of its neutral prompt.
+        A user of whom the store knows nothing gets nothing personal (`Generation.abstained`): the answer of the plain
+        LLM, or with a user embedder that of its neutral prompt.
 
         Raises:
             InvalidUserIdError: if `user_id` is not a legal id.

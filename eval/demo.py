@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import persona
 from persona.lamp import LampSplit
@@ -24,7 +24,7 @@ from persona.world_bounds import no_user_score, oracle_score
 
 from .bootstrap import Interval, gap_share
 from .lamp import LampReport, pooled_samples, run_lamp
-from .lamp_config import NO_USER, PLUG, LampConfig, Progress
+from .lamp_config import NO_USER, OTHER_USER, PLUG, LampConfig, Progress
 from .metrics import METRICS
 from .soft_prompts import Plugs
 
@@ -41,6 +41,7 @@ class DemoRow:
 
     Attributes:
         name: e.g. ``"bm25 k=4"`` or ``"bm25 k=4, other user"``.
+        k: records asked for; 0 where there are none.
         control: None, or what the row is a control for.
         score: the task's first metric.
         share: share of the gap closed: 0 is the best predictor that does not know the user, 1 the oracle that does.
@@ -49,11 +50,19 @@ class DemoRow:
     """
 
     name: str
+    k: int
     control: str | None
     score: Interval
     share: Interval
     tokens_added: float
     seconds: float
+
+    @property
+    def shown(self) -> Literal["own", "other", "nothing"]:
+        """Whose history the LLM got, in whatever form; beside an empty soft prompt the records are the user's own."""
+        if self.control == OTHER_USER:
+            return "other"
+        return "own" if self.k or (self.control is None and self.tokens_added) else "nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,13 @@ class DemoTask:
 
 @dataclass(frozen=True, slots=True)
 class DemoExample:
-    """One question of the first user, with the answers before and after. The first user, whoever that is."""
+    """One question of the first user, with the answers before and after. The first user, whoever that is.
+
+    Attributes:
+        before: without any history.
+        after: with `records`.
+        plugged: with a soft prompt of the whole history, without records; None where no user embedder was at hand.
+    """
 
     task: str
     user_id: str
@@ -80,6 +95,7 @@ class DemoExample:
     records: tuple[ScoredRecord, ...]
     before: str
     after: str
+    plugged: str | None
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -94,6 +110,7 @@ class DemoExample:
             ],
             "before": self.before,
             "after": self.after,
+            "plugged": self.plugged,
         }
 
 
@@ -199,6 +216,7 @@ def _task(world: World, split: LampSplit, report: LampReport, users: int) -> Dem
         rows.append(
             DemoRow(
                 row.name,
+                row.k,
                 row.control,
                 row.scores[metric.name],
                 share,
@@ -225,6 +243,7 @@ def _example(split: LampSplit, report: LampReport) -> DemoExample:
         records=retriever.retrieve(question.profile, split.task.query(question.input), k),
         before=answers[NO_USER],
         after=answers[f"{EXAMPLE_METHOD} k={k}"],
+        plugged=answers.get(PLUG),
     )
 
 

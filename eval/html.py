@@ -13,9 +13,9 @@ from .demo import DemoExample, DemoReport, DemoRow, DemoTask
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #fbfaf7; --ink: #22262b; --soft: #6a7078; --line: #dcd9d0; --card: #ffffff;
-  --own: #1f7a6d; --other: #b4593a; --plain: #7b8290; --track: #efece4; }
+  --own: #1f7a6d; --other: #b4593a; --nothing: #7b8290; --track: #efece4; }
 @media (prefers-color-scheme: dark) { :root { --page: #16181b; --ink: #e6e4df; --soft: #9aa0a8; --line: #33373d;
-  --card: #1e2125; --own: #4bb5a3; --other: #df8660; --plain: #8f96a3; --track: #2a2d32; } }
+  --card: #1e2125; --own: #4bb5a3; --other: #df8660; --nothing: #8f96a3; --track: #2a2d32; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
 main { max-width: 62rem; margin: 0 auto; padding: 2rem 1rem 4rem; }
@@ -36,14 +36,16 @@ p { margin: .5rem 0; max-width: 46rem; }
 .whisker { position: absolute; top: calc(50% - 1px); height: 2px; background: var(--ink); opacity: .65; }
 .zero { position: absolute; top: -.15rem; bottom: -.15rem; width: 1px; background: var(--ink); }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
-.own { --colour: var(--own); } .other { --colour: var(--other); } .plain { --colour: var(--plain); }
+.own { --colour: var(--own); } .other { --colour: var(--other); } .nothing { --colour: var(--nothing); }
 .scroll { overflow-x: auto; margin-top: 1.25rem; }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 1rem; margin: 1rem 0; }
+.card h3 { margin-top: 0; }
 .card p, .card li { overflow-wrap: anywhere; }
-.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: .75rem; }
+.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: .75rem;
+  margin-top: .75rem; }
 .answers div { border-left: 3px solid var(--colour); padding-left: .75rem; }
 ol { padding-left: 1.25rem; margin: .25rem 0; }
 footer { margin-top: 3rem; font-size: .875rem; }
@@ -72,7 +74,7 @@ The users are inhabitants of a generated world, so the best possible scores are 
 with the user known. The bars show how much of the way between the two each method goes. Another user's history is the
 control: what it wins is not personalization.</p>
 <div class="legend"><span class="own">the user's own history</span><span class="other">another user's history</span>
-<span class="plain">no history sent: the plain LLM, and yardsticks without an LLM</span></div>
+<span class="nothing">no history sent: the plain LLM, empty soft prompts, and yardsticks without an LLM</span></div>
 {"".join(map(_task, report.tasks))}
 <h2>One user, before and after</h2>
 <p class="soft">The first user of the split, not a chosen one.</p>
@@ -104,7 +106,7 @@ def _bar(row: DemoRow) -> str:
     left, right = sorted((zero, _place(row.share.value)))
     low, high = _place(row.share.low), _place(row.share.high)
     return (
-        f'<div class="name">{escape(row.name)}</div><div class="track {_kind(row)}">'
+        f'<div class="name">{escape(row.name)}</div><div class="track {row.shown}">'
         f'<div class="bar" style="left:{left:.1f}%;width:{right - left:.1f}%"></div>'
         f'<div class="whisker" style="left:{low:.1f}%;width:{high - low:.1f}%"></div>'
         f'<div class="zero" style="left:{zero:.1f}%"></div></div>'
@@ -116,12 +118,6 @@ def _place(share: float) -> float:
     """Where on the track a share lies, in per cent."""
     inside = min(max(share, _SCALE_FROM), _SCALE_TO)
     return 100 * (inside - _SCALE_FROM) / (_SCALE_TO - _SCALE_FROM)
-
-
-def _kind(row: DemoRow) -> str:
-    if row.control:
-        return "other"
-    return "own" if row.tokens_added else "plain"
 
 
 def _row(row: DemoRow) -> str:
@@ -148,13 +144,15 @@ def _example(example: DemoExample) -> str:
         f"<li>{escape(one.record.text)} <b>&rarr; {escape(one.record.target or '')}</b></li>" for one in example.records
     )
     answers = (
-        ("plain", "before, without history", example.before),
+        ("nothing", "before, without history", example.before),
         ("own", "after, with these records", example.after),
+        ("own", "or with a soft prompt of the whole history", example.plugged),
         ("own", "what the user wrote", example.gold),
     )
     shown = "".join(
         f'<div class="{kind}"><span class="soft">{label}</span><br>{escape(text) or "&mdash;"}</div>'
         for kind, label, text in answers
+        if text is not None
     )
     return f"""<div class="card">
 <h3>{escape(example.task)}, user {escape(example.user_id)}</h3>

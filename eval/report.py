@@ -162,5 +162,8 @@ def demo_tables(report: DemoReport) -> Iterator[RenderableType]:
         text = Text(f"{example.question}\n\n")
         for scored in example.records:
             text.append(f"  {scored.record.text} -> {scored.record.target}\n", style="dim")
-        text.append(f"\nbefore: {example.before}\nafter:  {example.after}\ngold:   {example.gold}")
+        text.append(f"\nbefore: {example.before}\nafter:  {example.after}\n")
+        if example.plugged is not None:
+            text.append(f"plug:   {example.plugged}\n")
+        text.append(f"gold:   {example.gold}")
         yield Panel(text, title=f"{example.task}, user {example.user_id}", title_align="left")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from persona.eval.demo import KS, DemoReport, run_demo
+from persona.eval.bootstrap import Interval
+from persona.eval.demo import KS, DemoReport, DemoRow, run_demo
 from persona.eval.html import demo_page
+from persona.eval.lamp_config import EMPTY_HISTORY, OTHER_USER
 from persona.eval.report import demo_tables
 from persona.models import load_llm
 from persona.world import WORLD_TASKS
@@ -70,6 +73,36 @@ def test_the_page_stands_alone_and_shows_every_row(report: DemoReport) -> None:
         assert example.question in shown.text
         assert example.gold in shown.text
     assert shown.open == []
+
+
+@pytest.mark.parametrize(
+    ("name", "k", "control", "tokens", "colour"),
+    [
+        ("none", 0, None, 0.0, "nothing"),
+        ("bm25+ k=1", 1, None, 30.0, "own"),
+        ("bm25+ k=1, other user", 1, OTHER_USER, 30.0, "other"),
+        ("plug", 0, None, 20.0, "own"),
+        ("plug, other user", 0, OTHER_USER, 20.0, "other"),
+        ("plug, empty history", 0, EMPTY_HISTORY, 20.0, "nothing"),
+        ("plug + bm25+ k=1, empty history", 1, EMPTY_HISTORY, 50.0, "own"),  # the records are the user's
+        ("median score", 0, None, 0.0, "nothing"),
+    ],
+)
+def test_a_bar_has_the_colour_of_what_the_llm_got(
+    report: DemoReport, name: str, k: int, control: str | None, tokens: float, colour: str
+) -> None:
+    interval = Interval(0.2, 0.1, 0.3, users=8)
+    row = DemoRow(name, k, control, interval, interval, tokens, 0.0)
+    page = demo_page(replace(report, tasks=(replace(report.tasks[0], rows=(row,)),)))
+    assert re.findall(r'class="track (\w+)"', page) == [colour]
+    assert f".{colour} {{ --colour: var(--{colour}); }}" in page
+
+
+def test_an_example_shows_the_soft_prompt_where_there_is_one(report: DemoReport) -> None:
+    assert "soft prompt of the whole history" not in _Text(demo_page(report)).text
+    example = replace(report.examples[0], plugged="as the soft prompt says")
+    text = _Text(demo_page(replace(report, examples=(example,)))).text
+    assert "soft prompt of the whole historyas the soft prompt says" in text
 
 
 def test_json_and_tables_hold_the_same(report: DemoReport) -> None:

@@ -29,7 +29,7 @@ from persona.errors import DataFormatError, InvalidOptionError
 from persona.records import Profile, ScoredRecord
 
 from .cache import ByteBoundedCache
-from .ranking import check_k, check_view, pairs, scored, view_texts
+from .ranking import check_k, check_query, check_view, pairs, scored, view_texts
 from .score_index import ScoreIndex, read_fingerprint, term_hashes
 from .term_counts import TermCounts, postings_of, sum_by_record
 from .words import WORDS_VERSION, words
@@ -93,9 +93,9 @@ class TermRetriever(ABC):
         """The `k` records with the greatest BM25 scores, those without a word of the query among them (score 0).
 
         Raises:
-            InvalidOptionError: if `k` is below 1.
+            InvalidOptionError: if `k` is below 1, or `query` is no string.
         """
-        k = check_k(k)
+        k, query = check_k(k), check_query(query)
         scores = self.scores(profile, query)
         return scored(profile, self._best_first(scores)[:k].tolist(), scores)
 

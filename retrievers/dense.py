@@ -21,7 +21,7 @@ from persona.protocols import RecordEncoder
 from persona.records import Profile, ScoredRecord
 from persona.vectors import UserVectors, inner_products, vector_fingerprint
 
-from .ranking import check_k, check_view, pairs, scored, view_texts
+from .ranking import check_k, check_query, check_view, pairs, scored, view_texts
 
 if TYPE_CHECKING:
     from persona.store import ProfileStore
@@ -56,9 +56,9 @@ class DenseRetriever:
         """The `k` records nearest to `query`.
 
         Raises:
-            InvalidOptionError: if `k` is below 1.
+            InvalidOptionError: if `k` is below 1, or `query` is no string.
         """
-        k = check_k(k)
+        k, query = check_k(k), check_query(query)
         if not profile.records:
             return ()
         known = self._known(profile)

@@ -31,7 +31,7 @@ from persona.errors import InvalidOptionError
 from persona.records import Profile, ScoredRecord, check_user_id
 
 from .entity_names import EntityExtractor, key
-from .ranking import check_k, check_view, pairs, scored, view_texts
+from .ranking import check_k, check_query, check_view, pairs, scored, view_texts
 
 if TYPE_CHECKING:
     from persona.protocols import RecordEncoder
@@ -332,9 +332,9 @@ class EntityRetriever:
         """The `k` records with the weightiest shared entities.
 
         Raises:
-            InvalidOptionError: if `k` is below 1.
+            InvalidOptionError: if `k` is below 1, or `query` is no string.
         """
-        k = check_k(k)
+        k, query = check_k(k), check_query(query)
         if not profile.records:
             return ()
         return self._rank(profile, query, k, self._weights(profile))

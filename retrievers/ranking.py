@@ -30,6 +30,17 @@ def check_k(k: object) -> int:
     return number
 
 
+def check_query(query: object) -> str:
+    """Return `query` if it is a string; an empty one has no words, and is one nevertheless.
+
+    Raises:
+        InvalidOptionError: otherwise.
+    """
+    if isinstance(query, str):
+        return query
+    raise InvalidOptionError(f"a query must be a string, was: {query!r} ({type(query).__name__})")
+
+
 def check_view(view: str) -> str:
     """Return `view` if it is one of `persona.records.VIEWS`.
 
@@ -45,13 +56,13 @@ def pairs(profiles: Sequence[Profile], queries: Sequence[str]) -> list[tuple[Pro
     """Each profile with its query.
 
     Raises:
-        InvalidOptionError: if there are not as many queries as profiles.
+        InvalidOptionError: if there are not as many queries as profiles, or one is no string.
     """
     if len(profiles) != len(queries):
         raise InvalidOptionError(
             f"a batch needs one query for each profile, was: {len(profiles)} profiles and {len(queries)} queries"
         )
-    return list(zip(profiles, queries, strict=True))
+    return [(profile, check_query(query)) for profile, query in zip(profiles, queries, strict=True)]
 
 
 def view_texts(profile: Profile, view: str) -> list[str]:

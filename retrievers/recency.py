@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from persona.records import Profile, ScoredRecord
 
-from .ranking import check_k, pairs, scored
+from .ranking import check_k, check_query, pairs, scored
 
 
 class RecencyRetriever:
@@ -28,9 +28,9 @@ class RecencyRetriever:
         """The `k` newest records, newest first; `query` plays no part.
 
         Raises:
-            InvalidOptionError: if `k` is below 1.
+            InvalidOptionError: if `k` is below 1, or `query` is no string.
         """
-        k = check_k(k)
+        k, query = check_k(k), check_query(query)
         records = profile.records
         oldest_first = sorted(range(len(records)), key=lambda position: records[position].time or "")
         shares = [0.0] * len(records)

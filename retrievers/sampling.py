@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from persona.records import Profile, ScoredRecord
 
-from .ranking import check_k, pairs, scored
+from .ranking import check_k, check_query, pairs, scored
 
 
 class RandomRetriever:
@@ -36,9 +36,9 @@ class RandomRetriever:
         """`k` records without replacement, in the order drawn.
 
         Raises:
-            InvalidOptionError: if `k` is below 1.
+            InvalidOptionError: if `k` is below 1, or `query` is no string.
         """
-        k = check_k(k)
+        k, query = check_k(k), check_query(query)
         # ASCII JSON keeps the three parts apart and takes any string, lone surrogates included.
         key = json.dumps([self.seed, profile.user_id, query]).encode()
         generator = random.Random(int.from_bytes(hashlib.blake2b(key, digest_size=16).digest()))

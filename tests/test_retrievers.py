@@ -145,6 +145,16 @@ def test_k_must_be_a_whole_number_of_at_least_1(case: Case, size: int, k: object
         case.retriever.retrieve_batch([profile], ["thriller"], k)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("size", [0, 2])
+@pytest.mark.parametrize("query", [None, b"thriller"])
+def test_a_query_must_be_a_string(case: Case, size: int, query: object) -> None:
+    profile = case.profile(*FILMS[:size])
+    with pytest.raises(InvalidOptionError, match=r"a query must be a string, was: .* \("):
+        case.retriever.retrieve(profile, query, 1)  # type: ignore[arg-type]
+    with pytest.raises(InvalidOptionError, match="a query must be a string"):
+        case.retriever.retrieve_batch([profile], [query], 1)  # type: ignore[list-item]
+
+
 def test_numpy_integers_are_whole_numbers(case: Case) -> None:
     assert len(case.retriever.retrieve(case.profile(*FILMS), "thriller", np.int64(2))) == 2  # type: ignore[arg-type]
 

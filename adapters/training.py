@@ -478,7 +478,7 @@ class AdapterTrainer:
         """The examples that are short enough, as they are and in tokens."""
         if not examples:
             return []
-        limits = [self.options.max_tokens, self.llm.prompt_limit(GenerationOptions(max_new_tokens=1))]
+        limits = [self.options.max_tokens, self.llm.input_limit(GenerationOptions(max_new_tokens=1))]
         limit = min((limit for limit in limits if limit is not None), default=None)
         prompts = self.llm.prompt_ids([example.prompt for example in examples])
         targets = self.llm.target_ids([example.target for example in examples])

@@ -146,10 +146,11 @@ class SoftPrompts:
             queries: vectors of the questions.  # (questions, encoder_dim)
         """
         made = soft_prompts(plug, histories, queries)
+        device = next(plug.parameters()).device
         perplexities = [
             float(plug.attention_perplexity(batch.keys, batch.mask, batch.query, batch.days))
             for batch in (
-                HistoryBatch.of([history], plug.config, query[None])
+                HistoryBatch.of([history], plug.config, query[None], device)
                 for history, query in zip(histories, queries, strict=True)
                 if len(history)
             )

@@ -42,7 +42,7 @@ for a user instead of once for a record, with the same result, since weights sum
 
 import math
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
@@ -92,6 +92,24 @@ class SoftPromptedModel(Protocol):
     def fingerprint(self) -> str: ...
 
 
+@torch.no_grad()
+def input_embeddings(model: Any) -> Tensor:
+    """What the LLM reads for each token: its embedding layer's outputs, which are not always the layer's weights.
+
+    Gemma, for one, multiplies them by the root of their length within the layer.
+
+    Args:
+        model: a transformers model.
+
+    Returns:
+        float32, on the CPU.  # (tokens, llm_hidden)
+    """
+    layer = model.get_input_embeddings()
+    table: Tensor = layer.weight.detach()
+    read: Tensor = layer(torch.arange(len(table), device=table.device))
+    return read.float().cpu()
+
+
 @dataclass(frozen=True)
 class UserEmbedderConfig:
     """The shape of a user embedder, and what it belongs to.
@@ -111,6 +129,8 @@ class UserEmbedderConfig:
             (`persona.instruction_words`); two equal numbers if there are none.
         with_question: whether the layers behind the heads see the question, too. Only ``"plug"`` can.
         copy_tokens: how many tokens the LLM can write, if some are copied (`persona.copying`); 0 if none are.
+        task: name of the LaMP task it was trained on, whose prompts say around each question what is to be done with
+            it; ``""`` for prompts that are nothing but the question.
 
     Raises:
         InvalidOptionError: if a number is out of range, there is no such mode, or it cannot be `with_question`.
@@ -129,6 +149,7 @@ class UserEmbedderConfig:
     slot: tuple[int, int] = (0, 0)
     with_question: bool = False
     copy_tokens: int = 0
+    task: str = ""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -213,7 +234,7 @@ class UserEmbedder(
         Raises:
             InvalidOptionError: if tokens are to be copied and the LLM does not say how many it can write.
         """
-        embeddings = llm.model.get_input_embeddings().weight.detach().float().cpu()
+        embeddings = input_embeddings(llm.model)
         scale = float(embeddings.norm(dim=1).mean())
         if words is not None:
             options |= {"n_tokens": len(words.vectors), "slot": words.slot}
@@ -321,6 +342,11 @@ class UserEmbedder(
         weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
         entropy = torch.special.entr(weights).sum(-1).mean(-1)
         return torch.where(mask.any(1), entropy.exp(), torch.zeros_like(entropy))
+
+    def trained_on(self, task: str) -> None:
+        """Note the name of the LaMP task that the training is on, in `config` and in what is saved."""
+        self.config = replace(self.config, task=task)
+        self._hub_mixin_config = self.config
 
     @property
     def copies(self) -> bool:

@@ -138,13 +138,17 @@ def in_slot(llm: TransformersLM, answers: Sequence[Sequence[int]], slot_tokens: 
         for place in range(slot_tokens):
             start = place * len(ids) // slot_tokens
             parts.append(ids[start : max(start + 1, (place + 1) * len(ids) // slot_tokens)])
-    table = llm.model.get_input_embeddings().weight.detach()
-    flat = torch.tensor([token for part in parts for token in part], device=table.device)
-    lengths = torch.tensor([0, *(len(part) for part in parts[:-1])], device=table.device)
-    means = F.embedding_bag(flat, table, lengths.cumsum(0), mode="mean")
-    return means.float().view(len(answers), slot_tokens, -1)
+    layer = llm.model.get_input_embeddings()
+    device = layer.weight.device
+    with torch.no_grad():
+        flat = layer(torch.tensor([token for part in parts for token in part], device=device)).float()
+    starts = torch.tensor([0, *(len(part) for part in parts[:-1])], device=device).cumsum(0)
+    means = F.embedding_bag(torch.arange(len(flat), device=device), flat, starts, mode="mean")
+    return means.view(len(answers), slot_tokens, -1)
 
 
 def _embedded(llm: TransformersLM, ids: Sequence[int]) -> Tensor:
-    embedded: Tensor = llm.model.get_input_embeddings().weight.detach()[list(ids)].float().cpu()
+    layer = llm.model.get_input_embeddings()
+    with torch.no_grad():
+        embedded: Tensor = layer(torch.tensor(list(ids), dtype=torch.long, device=layer.weight.device)).float().cpu()
     return embedded

@@ -198,12 +198,13 @@ class Personalizer:
             user_id=profile.user_id,
             prompt=built.text,
             records=tuple(scored for scored in context.records if id(scored.record) in used),
-            # The soft prompt of somebody without records is the neutral one, what is copied then is the question's, and
-            # the prior is everybody's adapter: nothing personal.
+            # The neutral soft prompt says nothing personal, nor does what is copied for somebody without records, which
+            # is the question's, nor the prior, which is everybody's adapter.
             channels=tuple(
                 channel
                 for channel in channels
-                if (channel not in (SOFT_PROMPT, VOCABULARY) or len(profile))
+                if (channel != SOFT_PROMPT or not context.neutral)
+                and (channel != VOCABULARY or len(profile))
                 and (channel != LORA or context.adapter != PRIOR_ADAPTER)
             ),
             tokens_added=built.tokens_added + soft_tokens,

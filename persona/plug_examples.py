@@ -1,8 +1,8 @@
 """What a user embedder is trained on: a question of a training user, its answer, and the rest of the user's records.
 
 Questions are those of the split and, declared and switchable, more of the same kind made from the users' own histories
-by leaving one record out: its text becomes the question, its target the answer. Some users are kept aside, to choose
-the best step; of them the split's own questions are asked only.
+by leaving one record out (and any other of the same text): its text becomes the question, its target the answer. Some
+users are kept aside, to choose the best step; of them the split's own questions are asked only.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Examples:
     def __init__(self, split: LampSplit, reader: ReadsHistories, options: PlugTraining) -> None:
         if split.golds is None:
             raise EvaluationError("training needs golds: this split has none")
-        self.task, self._dim = split.task, reader.config.encoder_dim
+        self.task, self._reader = split.task, reader
         self._labels = split.labels if split.task.name in ("LaMP_2", "LaMP_2N") else None
         # All records of a user, each once, under the ids that the store knows them by.
         union: dict[str, dict[str, Any]] = {}
@@ -168,11 +168,14 @@ class Examples:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the questions, their answers and records: BLAKE2b, 16 hexadecimal digits."""
+        """Names the questions, their answers and records, or users' vectors: BLAKE2b, 16 hexadecimal digits."""
         digest = hashlib.blake2b(digest_size=8)
         for one in (*self._given, *self.dev):
             said = [one.user_id, one.input, one.gold, [record.content_hash for record in one.profile]]
             digest.update(json.dumps(said).encode() + b"\n")
+        if self._reader.config.mode == "vectors":
+            for user_id, history in self.histories.items():
+                digest.update(json.dumps(user_id).encode() + history.values.tobytes())
         return digest.hexdigest()
 
     @property
@@ -193,7 +196,9 @@ class Examples:
 
     def shown(self, example: Example, options: PlugTraining, draw: np.random.Generator | None = None) -> History:
         """What a user embedder sees of the user: for training what `draw` leaves of it, to be tested on all."""
-        history = self.histories[example.user_id].take(example.rows)
+        history = self.histories[example.user_id]
+        if self._reader.config.mode != "vectors":  # a user's own vector is there whatever the records, or is not
+            history = history.take(example.rows)
         if options.without_user:
             return history.take(np.arange(0))
         if draw is None:
@@ -208,16 +213,23 @@ class Examples:
         return [row for row, record in enumerate(profile) if record.target is not None]
 
     def _without(self, profile: Profile, row: int) -> Example:
-        """The question of one record, with the others as its history."""
+        """The question of one record, with the others as its history; none of them asks the same."""
         record = profile[row]
         assert record.target is not None
+        input = self.task.make_input(record.text, labels=self._labels)
+        others = [place for place, other in enumerate(profile) if other.text != record.text]
+        config = self._reader.config
+        if config.mode != "vectors" and config.view == "text":
+            # The vector of the question is that of the record.
+            query = np.asarray(self.histories[profile.user_id].values[row, : config.encoder_dim], np.float32)
+        else:
+            (query,) = self._reader.questions([self.task.query(input)])
         return Example(
             profile.user_id,
-            self.task.make_input(record.text, labels=self._labels),
+            input,
             record.target,
-            Profile(profile.user_id, profile.records[:row] + profile.records[row + 1 :]),
-            np.delete(np.arange(len(profile), dtype=np.intp), row),
-            # With the view "text" the vector of the question is that of the record.
-            np.asarray(self.histories[profile.user_id].values[row, : self._dim], np.float32),
+            Profile(profile.user_id, tuple(profile[place] for place in others)),
+            np.array(others, np.intp),
+            query,
             True,
         )

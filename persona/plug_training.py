@@ -124,6 +124,7 @@ def train_plug(
     options = options or PlugTraining()
     begun = time.perf_counter()
     plug.check_fits(reader.fingerprint, llm)
+    plug.trained_on(split.task.name)
     if any(options.ks) and retriever is None:
         raise InvalidOptionError("training prompts with records need a retriever: give one, or set `ks=(0,)`")
     examples = Examples(split, reader, options)
@@ -247,11 +248,14 @@ class _Run:
         total = 0.0
         processes = self.accelerator.num_processes
         mine = batch[self.accelerator.process_index :: processes]
-        size = -(-len(mine) // self.options.accumulate)
-        for start in range(0, len(mine), size):
+        # Gradients are averaged over the processes after each part. Their shares of the batch need not be equal, the
+        # number of parts has to be: one that has no example left takes part with one that counts nothing.
+        largest = -(-len(batch) // processes)
+        size = -(-largest // self.options.accumulate)
+        for start in range(0, largest, size):
             part = mine[start : start + size]
-            # Gradients are averaged over the processes, whose shares of the batch need not be equal.
-            loss = self._loss(part).sum() * processes / len(batch)
+            weight = processes / len(batch) if part else 0.0
+            loss = self._loss(part or batch[:1]).sum() * weight
             self.accelerator.backward(loss)
             total += float(loss.detach())
         self.accelerator.clip_grad_norm_(self.plug.parameters(), 1.0)
@@ -293,7 +297,7 @@ class _Run:
             self.examples.task, example.input, example.profile, k, self.retriever, self.llm, self.options.max_length
         )
         (target,) = self.llm.target_ids([example.gold])
-        room = self.llm.prompt_limit(GenerationOptions(max_new_tokens=len(target)))
+        room = self.llm.input_limit(GenerationOptions(max_new_tokens=len(target)))
         limit = None if room is None else room - self.plug.config.n_tokens
         (prompt,) = self.llm.prompt_ids([text], limit=limit)
         return prompt, target
@@ -394,7 +398,10 @@ class _Run:
 
     def _name(self) -> str:
         """What makes two runs the same run."""
-        data = [self.examples.task.name, self.examples.fingerprint, type(self.retriever).__name__]
+        kind = type(self.retriever)
+        # The plain `repr` would name a place in memory.
+        retriever = kind.__name__ if kind.__repr__ is object.__repr__ else repr(self.retriever)
+        data = [self.examples.task.name, self.examples.fingerprint, retriever]
         return json.dumps([asdict(self.options), asdict(self.plug.config), data, self.begun_from])
 
 

@@ -97,6 +97,7 @@ class PersonalContext:
         summary: an offline summary of the user, or None.
         summary_source: where that comes from, e.g. ``"stats:LaMP_3:scores"``; None without one.
         soft_prompt: vectors for the frozen LLM's input, or None.  # (n_tokens, llm_hidden)
+        neutral: whether that soft prompt is the one of somebody of whom nothing is known.
         adapter: name of the user's adapter, or None.
         lifts: what is added to the scores of tokens that the user likes, or of what may be copied, or None.
     """
@@ -105,6 +106,7 @@ class PersonalContext:
     summary: str | None = None
     summary_source: str | None = None
     soft_prompt: torch.Tensor | None = None
+    neutral: bool = False
     adapter: str | None = None
     lifts: Mapping[int, float] | CopyLifts | None = None
 

@@ -28,6 +28,7 @@ from persona.derived import StoredIndex
 from persona.embedder import UserEmbedder, load_user_embedder
 from persona.errors import InvalidOptionError, UnsupportedChannelError
 from persona.histories import History, HistoryBatch, history_reader
+from persona.lamp import lamp_task
 from persona.protocols import SOFT_PROMPT, VOCABULARY, PersonalContext, RecordEncoder
 from persona.records import Profile
 from persona.user_vectors import UserVectorFile
@@ -94,6 +95,7 @@ class SoftPromptChannel:
             InvalidOptionError: if another channel brought lifts already.
         """
         found: dict[int, torch.Tensor] = {}
+        neutral: set[int] = set()
         if self.query_free:
             for place, profile in enumerate(profiles):
                 stored = self._stored(profile)
@@ -102,9 +104,13 @@ class SoftPromptChannel:
         missing = [place for place in range(len(profiles)) if place not in found]
         if missing:
             histories = self._reader.read([profiles[place] for place in missing])
-            queries = None if self.query_free else self._reader.questions([prompts[place] for place in missing])
+            neutral = {place for place, history in zip(missing, histories, strict=True) if not len(history)}
+            queries = None if self.query_free else self._queries([prompts[place] for place in missing])
             found.update(zip(missing, soft_prompts(self.plug, histories, queries), strict=True))
-        made = [replace(context, soft_prompt=found[place]) for place, context in enumerate(contexts)]
+        made = [
+            replace(context, soft_prompt=found[place], neutral=place in neutral)
+            for place, context in enumerate(contexts)
+        ]
         if self._copying is None:
             return made
         if any(context.lifts for context in contexts):
@@ -113,6 +119,15 @@ class SoftPromptChannel:
             )
         lifts = self._copying.lifts(profiles, prompts)
         return [replace(context, lifts=each) for context, each in zip(made, lifts, strict=True)]
+
+    def _queries(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of what is asked, as in training: of a task's prompt the part behind the words on what to do with it.
+
+        Returns:
+            # (prompts, encoder_dim)
+        """
+        task = self.plug.config.task
+        return self._reader.questions([lamp_task(task).query(prompt) for prompt in prompts] if task else prompts)
 
     def _stored(self, profile: Profile) -> torch.Tensor | None:
         """The stored soft prompt of this very revision, or None."""

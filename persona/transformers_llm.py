@@ -161,11 +161,33 @@ class TransformersLM:
         Raises:
             InvalidOptionError: if an answer of `max_new_tokens` does not fit into the model's positions.
         """
-        room = self._room(options)
+        room = self.input_limit(options)
         if room is None:
             return None
         (framed,) = self._prompts.encode(["."], [None])
         return max(0, room - (len(framed) - self.tokenizer.count(".")))
+
+    def input_limit(self, options: GenerationOptions) -> int | None:
+        """How many tokens an input may have, soft prompt and chat template included; None for any number.
+
+        Raises:
+            InvalidOptionError: if an answer of `max_new_tokens` does not fit into the model's positions.
+        """
+        if self.encoder_decoder:
+            read, written = _positions(self.model.get_encoder().config), _positions(self.model.get_decoder().config)
+        else:
+            written = _positions(self.model.config.get_text_config())
+            read = None if written is None else written - options.max_new_tokens
+        # A decoder-only model shares its positions between the prompt, at least one token, and the answer.
+        if written is not None and written < options.max_new_tokens + (0 if self.encoder_decoder else 1):
+            raise InvalidOptionError(
+                f"{self.name} has {written} positions, too few for `max_new_tokens={options.max_new_tokens}`"
+            )
+        limit = self._max_prompt_tokens
+        if limit is None and (self.encoder_decoder or read is None):
+            # Relative positions have no end of their own, and some tables hold positions that are not to be used.
+            limit = self._tokenizer.model_max_length
+        return min((most for most in (read, limit) if most is not None), default=None)
 
     @property
     def pad_token(self) -> int:
@@ -241,7 +263,7 @@ class TransformersLM:
 
     def _inputs(self, requests: Sequence[Request], options: GenerationOptions) -> list[_Input]:
         soft_prompts = [self._soft_prompt(request, index) for index, request in enumerate(requests)]
-        room = self._room(options)
+        room = self.input_limit(options)
         lengths = [0 if vectors is None else len(vectors) for vectors in soft_prompts]
         limits = [None if room is None else room - length for length in lengths]
         encoded = self._prompts.encode([request.prompt for request in requests], limits)
@@ -267,28 +289,6 @@ class TransformersLM:
             raise InvalidOptionError(f"a soft prompt must hold finite numbers only (request {index})")
         embeddings = self.model.get_input_embeddings().weight
         return vectors.detach().to(embeddings.device, embeddings.dtype) if len(vectors) else None
-
-    def _room(self, options: GenerationOptions) -> int | None:
-        """How many tokens an input may have; None for any number.
-
-        Raises:
-            InvalidOptionError: if an answer of `max_new_tokens` does not fit into the model's positions.
-        """
-        if self.encoder_decoder:
-            read, written = _positions(self.model.get_encoder().config), _positions(self.model.get_decoder().config)
-        else:
-            written = _positions(self.model.config.get_text_config())
-            read = None if written is None else written - options.max_new_tokens
-        # A decoder-only model shares its positions between the prompt, at least one token, and the answer.
-        if written is not None and written < options.max_new_tokens + (0 if self.encoder_decoder else 1):
-            raise InvalidOptionError(
-                f"{self.name} has {written} positions, too few for `max_new_tokens={options.max_new_tokens}`"
-            )
-        limit = self._max_prompt_tokens
-        if limit is None and (self.encoder_decoder or read is None):
-            # Relative positions have no end of their own, and some tables hold positions that are not to be used.
-            limit = self._tokenizer.model_max_length
-        return min((most for most in (read, limit) if most is not None), default=None)
 
     def _answers(self, inputs: dict[Any, _Input], options: GenerationOptions) -> dict[Any, str]:
         """The answer to each input, under the same key."""

@@ -96,6 +96,12 @@ def _read_npy(path: Path) -> tuple[list[str], NDArray[np.floating]]:
         raise DataFormatError(
             f"user vectors must be floats in the shape (users, dim), were {matrix.dtype} in {matrix.shape}", source=path
         )
+    if not beside.is_file():
+        raise DataFormatError(
+            f"whose vectors these are must stand beside them in {beside.name}, a user id as a JSON string a line, and "
+            "there is no such file: export them again",
+            source=path,
+        )
     names = []
     with beside.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):

@@ -31,7 +31,7 @@ def register_resolver() -> None:
     Raises:
         StoreError: if the store cannot be opened.
         UnknownAdapterError: if it has no adapters.
-        InvalidOptionError: if there are several families and `FAMILY` names none.
+        InvalidOptionError: if there are several families and `FAMILY` names none, or it names one that is not there.
     """
     folder = os.environ.get(FOLDER)
     if not folder:
@@ -39,6 +39,9 @@ def register_resolver() -> None:
     bank = AdapterBank(open_store(None))
     chosen = os.environ.get(FAMILY) or ""
     families = [family for family in bank.families() if family.key.startswith(chosen)]
+    if not families and (others := bank.families()):
+        keys = ", ".join(family.key for family in others)
+        raise InvalidOptionError(f"{FAMILY} must be how a family's key begins, was: {chosen!r}; there are: {keys}")
     if not families:
         raise UnknownAdapterError("the store has no adapters to serve: train some with `persona lora train`")
     if len(families) > 1:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from persona import UserEmbedder
-from persona.embedder import MODES, Mode, UserEmbedderConfig, load_user_embedder
+from persona.embedder import MODES, Mode, UserEmbedderConfig, input_embeddings, load_user_embedder
 from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
 from persona.models import load_llm
 from persona.writing_style import STYLE_DIM, STYLE_NAMES, style_vector
@@ -198,6 +200,26 @@ def test_what_the_llm_reads_starts_in_its_own_scale() -> None:
     keys, values, mask, query = history(embedder)
     rows = embedder(keys, values, mask, query)[0]
     assert all((embeddings - row).norm(dim=1).min() < 1e-4 for row in rows)
+
+
+def test_an_llm_that_multiplies_its_embeddings_reads_soft_tokens_of_that_scale() -> None:
+    config = Gemma2Config(
+        vocab_size=50,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=64,
+    )
+    llm: Any = SimpleNamespace(model=Gemma2ForCausalLM(config), hidden_size=64, fingerprint="gemma")
+    read = llm.model.get_input_embeddings()(torch.arange(50)).detach()
+    torch.testing.assert_close(read, 8 * llm.model.get_input_embeddings().weight.detach())  # the root of 64
+    assert torch.equal(input_embeddings(llm.model), read)
+    embedder = UserEmbedder.for_llm(llm, encoder_dim=DIM, n_tokens=3)
+    assert embedder.config.embedding_scale == pytest.approx(float(read.norm(dim=1).mean()))
+    rows = embedder(*history(embedder))[0]
+    assert all((read - row).norm(dim=1).min() < 1e-4 for row in rows)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -27,15 +27,16 @@ from persona.histories import History, HistoryReader, history_views
 from persona.instruction_words import InstructionWords, answer_ids
 from persona.lamp import LampSplit, Question, lamp_task
 from persona.model_folder import hash_parameters
-from persona.plug_examples import PlugTraining
+from persona.plug_examples import Examples, PlugTraining
 from persona.plug_training import CHECKPOINT, train_plug
 from persona.plug_warm_up import _parts
-from persona.protocols import GenerationOptions, Request
+from persona.protocols import GenerationOptions, PersonalContext, Request
 from persona.records import Profile
 from persona.retrievers.bm25 import BM25Retriever
 from persona.retrievers.recency import RecencyRetriever
 from persona.soft_prompts import SoftPromptChannel, soft_prompt_kind, soft_prompts, store_soft_prompts
 from persona.target_loss import TargetLoss
+from persona.transformers_llm import TransformersLM
 from persona.world import World
 
 SMALL = PlugTraining(
@@ -254,6 +255,8 @@ def test_a_checkpoint_of_another_run_is_refused(llm: Any, encoder: Any, tmp_path
         train(llm, encoder, tmp_path, replace(SMALL, seed=1))
     with pytest.raises(InvalidOptionError, match="is the checkpoint of a run with other options"):
         train(llm, encoder, tmp_path, retriever=RecencyRetriever())
+    with pytest.raises(InvalidOptionError, match="is the checkpoint of a run with other options"):
+        train(llm, encoder, tmp_path, retriever=BM25Retriever(view="target"))
     with pytest.raises(InvalidOptionError, match="is the checkpoint of a run with other options, data or models"):
         train(llm, encoder, tmp_path, split=ratings(8, world=1))
     (tmp_path / CHECKPOINT).write_bytes(b"broken")
@@ -332,6 +335,38 @@ def test_without_user_no_history_is_ever_seen(llm: Any, encoder: Any, tmp_path: 
         torch.testing.assert_close(after[name], decayed, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("view", ["text", "target+text"])
+def test_the_query_of_a_question_made_from_a_record_is_that_question(view: str, llm: Any, encoder: Any) -> None:
+    """Never the record's key, where that shows the answer."""
+    asked = list(World(0).questions("LaMP_4", "train", 6, 6))
+    golds = {one.question.id: one.gold for one in asked}
+    split = LampSplit(lamp_task("LaMP_4"), tuple(one.question for one in asked), golds, None)
+    reader = HistoryReader(fresh(llm, encoder, mode="pplug", view=view).config, encoder)
+    examples = Examples(split, reader, SMALL)
+    made = [one for one in examples.train if one.made]
+    assert len(made) == 8
+    for one in (*made, *(examples.warm_up(place) for place in range(examples.n_warm_up))):
+        np.testing.assert_allclose(one.query, encoder.encode([split.task.query(one.input)])[0], atol=1e-3)
+
+
+def test_a_record_of_the_same_text_is_no_history_of_its_own_question(llm: Any, encoder: Any) -> None:
+    twice = "The kettle leaks and hums at night."
+    records = (Record(twice, "2", "2011"), Record("Fine.", "5", "2012"), Record(twice, "1", "2013"))
+    questions = tuple(
+        Question(f"{user}", f"u{user}", lamp_task("LaMP_3").make_input("Hm."), Profile(f"u{user}", records))
+        for user in range(4)
+    )
+    split = LampSplit(lamp_task("LaMP_3"), questions, {f"{user}": "3" for user in range(4)}, None)
+    reader = HistoryReader(fresh(llm, encoder).config, encoder)
+    examples = Examples(split, reader, replace(SMALL, leave_one_out=3))
+    made = [one for one in examples.train if one.made]
+    assert len(made) == 9
+    for one in made:
+        assert all(record.text not in one.input for record in one.profile)
+        assert len(one.profile) == len(one.rows) == (1 if twice in one.input else 2)
+        assert [records[row] for row in one.rows] == list(one.profile)
+
+
 def test_bad_input_is_refused(llm: Any, encoder: Any, tmp_path: Path) -> None:
     plug = fresh(llm, encoder)
     reader = HistoryReader(plug.config, encoder)
@@ -360,6 +395,24 @@ def test_a_prompt_that_the_llm_cannot_read_is_refused_or_cut(llm: Any, encoder: 
             continue
         with pytest.raises(InvalidOptionError, match=r"a prompt may have \d+ tokens here"):
             train_plug(plug, replace(split, questions=long), loaded, reader, options, out=tmp_path)
+
+
+def test_training_reads_what_generating_reads_behind_a_chat_template(encoder: Any, tmp_path: Path) -> None:
+    plain: Any = load_llm("tiny")
+    plain._tokenizer.chat_template = "user : {{ messages[0]['content'] }} assistant : "
+    chat = TransformersLM(plain.model, plain._tokenizer, max_prompt_tokens=40)
+    plug, split = fresh(chat, encoder), ratings(8)
+    limit = chat.prompt_limit(GenerationOptions(max_new_tokens=2))
+    assert limit is not None
+    assert 20 < limit < 40  # the template takes the rest
+    full = next(text for n in range(limit) if chat.tokenizer.count(text := "a " * n) == limit - 2)  # two soft tokens
+    asked = replace(split, questions=tuple(replace(question, input=full) for question in split.questions))
+    options = replace(SMALL, ks=(0,), leave_one_out=0, steps=1, new_user_steps=0)
+    assert train_plug(plug, asked, chat, HistoryReader(plug.config, encoder), options, out=tmp_path).steps == 1
+    soft = torch.zeros(2, chat.hidden_size)
+    assert chat.generate([Request(full, soft)], GenerationOptions(max_new_tokens=2))
+    with pytest.raises(InvalidOptionError):
+        chat.generate([Request(full + "a a a", soft)], GenerationOptions(max_new_tokens=2))
 
 
 # ------------------------------------------------------------------------------------------------------- histories
@@ -448,6 +501,31 @@ def test_a_batch_mixes_users_and_gives_each_their_own_answer(
     assert not torch.equal(prompts[0], prompts[1])  # type: ignore[arg-type]
 
 
+def test_a_question_is_asked_as_it_was_in_training(
+    llm: Any, encoder: Any, store: ProfileStore, plug: UserEmbedder, tmp_path: Path
+) -> None:
+    task, profile = lamp_task("LaMP_3"), store.profile("user-0")
+    prompts = [task.make_input("The screen is superb."), "Something that is no prompt of the task"]
+    nothing = [PersonalContext()] * 2
+    plug.trained_on("LaMP_3")
+    plug.save_pretrained(tmp_path / "plug")
+    histories = HistoryReader(plug.config, encoder, store).read([profile] * 2)
+    for asked in (plug, load_user_embedder(tmp_path / "plug")):
+        made = SoftPromptChannel(asked, llm, encoder, store)([profile] * 2, prompts, nothing)
+        expected = soft_prompts(plug, histories, encoder.encode(["The screen is superb.", prompts[1]]))
+        for one, other in zip(made, expected, strict=True):
+            assert one.soft_prompt is not None
+            assert torch.equal(one.soft_prompt, other)
+    plug.trained_on("")  # of before tasks were noted: the whole prompt
+    (whole, _) = SoftPromptChannel(plug, llm, encoder, store)([profile] * 2, prompts, nothing)
+    assert not torch.equal(whole.soft_prompt, expected[0])  # type: ignore[arg-type]
+
+
+def test_the_task_of_a_training_is_noted(llm: Any, encoder: Any, tmp_path: Path) -> None:
+    plug = train(llm, encoder, tmp_path, replace(SMALL, steps=1, new_user_steps=0, ks=(0,)))
+    assert plug.config.task == load_user_embedder(tmp_path).config.task == "LaMP_3"
+
+
 def test_stored_soft_prompts_are_read_renewed_and_forgotten(
     llm: Any, encoder: Any, store: ProfileStore, plug: UserEmbedder
 ) -> None:
@@ -458,8 +536,6 @@ def test_stored_soft_prompts_are_read_renewed_and_forgotten(
     stored = channel._stored(profile)
     assert stored is not None
     made = SoftPromptChannel(plug, llm, encoder, query_free=True)
-    from persona.protocols import PersonalContext
-
     (fresh_one,) = made([profile], ["anything"], [PersonalContext()])
     torch.testing.assert_close(stored, fresh_one.soft_prompt, rtol=2e-3, atol=2e-3)  # float16 at rest
 
@@ -603,10 +679,13 @@ def test_the_llm_may_be_in_bfloat16(encoder: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(llm: Any, encoder: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_train_what_one_trains(accumulate: int, llm: Any, encoder: Any, tmp_path: Path) -> None:
     World(0).write_lamp(tmp_path / "data", "LaMP_3", {"train": 12}, 6)
     # So many steps that one process surely shows some prompts without the question where the other does not.
+    # In two parts of a batch one process has two and one examples, the other two and none.
     steps = "--steps 8 --batch 5 --evaluate-every 4 --warm-up 0 --tokens 2 --leave-one-out 2 --k 0 --seed 2"
+    steps += f" --accumulate {accumulate}"
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
     for out, launcher in (("one", ()), ("two", torchrun)):
         start = [sys.executable, *launcher, "-m", "persona", "plug", "train", "data", "--llm", "tiny"]

@@ -341,6 +341,9 @@ def test_the_plug_in_registers_itself(store: ProfileStore, tmp_path: Path, monke
     publish(bank, "ana", 1.0, FAMILY)
     with pytest.raises(InvalidOptionError, match="2 families"):
         register_resolver()
+    monkeypatch.setenv(vllm_plugin.FAMILY, "zzz")
+    with pytest.raises(InvalidOptionError, match=f"was: 'zzz'; there are: .*{OVER.key}"):
+        register_resolver()
     monkeypatch.setenv(vllm_plugin.FAMILY, OVER.key)
     monkeypatch.setenv(vllm_plugin.KEY, "0123456789abcdef")
     register_resolver()

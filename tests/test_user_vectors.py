@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from persona import ProfileStore, Record, UserEmbedder, load_llm
+from persona import Personalizer, ProfileStore, Record, UserEmbedder, load_llm
 from persona.cli import app
 from persona.embedding import embed_users
 from persona.encoders import load_encoder
 from persona.errors import DataFormatError, FingerprintMismatchError, InvalidOptionError
 from persona.histories import HistoryBatch, UserVectorReader, history_reader
-from persona.lamp import LampSplit
-from persona.plug_examples import PlugTraining
+from persona.lamp import LampSplit, Question, lamp_task
+from persona.plug_examples import Examples, PlugTraining
 from persona.plug_training import train_plug
 from persona.readers import read_split
 from persona.records import Profile
@@ -184,6 +185,64 @@ def test_records_and_vectors_are_not_mixed_up(llm: Any, tmp_path: Path) -> None:
     longer = UserVectorFile(write_npy(tmp_path / "v.npy", {"ana": np.ones(6, np.float32)}))
     with pytest.raises(FingerprintMismatchError, match="user vectors it was trained with, 'user-vectors:5'"):
         SoftPromptChannel(of_vectors, llm, longer)
+
+
+def test_every_user_is_seen_in_training_as_when_served(llm: Any, tmp_path: Path) -> None:
+    questions = tuple(
+        Question(name, name, "review: Fine.", Profile(name, records))
+        for name, records in {
+            "ana": (Record("One.", "1"), Record("Two.", "2")),
+            "no records": (),
+            "no vector": (Record("Three.", "3"),),
+            "ben": (Record("Four.", "4"),),
+        }.items()
+    )
+    split = LampSplit(lamp_task("LaMP_3"), questions, {question.id: "3" for question in questions}, None)
+    file = UserVectorFile(write_npy(tmp_path / "u.npy", dict.fromkeys(("ana", "no records", "ben"), np.ones(5))))
+    plug = UserEmbedder.from_vectors(llm, dim=5, vectors=file.fingerprint)
+    reader = UserVectorReader(plug.config, file)
+    options = PlugTraining(steps=2, ks=(0,), leave_one_out=2, dev_users=0.25)
+    shown: dict[str, set[bool]] = {}
+    for seed in (0, 1):  # another user is kept aside
+        options = replace(options, seed=seed)
+        examples = Examples(split, reader, options)
+        for example in (*examples.train, *examples.dev):
+            shown.setdefault(example.user_id, set()).add(len(examples.shown(example, options)) > 0)
+        train_plug(plug, split, llm, reader, options, out=tmp_path / f"out {seed}")
+    assert shown == {"ana": {True}, "no records": {True}, "no vector": {False}, "ben": {True}}
+
+
+def test_a_vector_without_records_is_personal_all_the_same(llm: Any, tmp_path: Path) -> None:
+    file = UserVectorFile(write_npy(tmp_path / "u.npy", {"ana": np.ones(5, np.float32)}))
+    plug = UserEmbedder.from_vectors(llm, dim=5, vectors=file.fingerprint)
+    with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
+        store.upsert([("ben", Record("A record.", "3"))])
+        personalizer = Personalizer(llm, store, k=0, channels=(SoftPromptChannel(plug, llm, file),))
+        found = {user: personalizer.generate(user, "review: Fine.") for user in ("ana", "ben", "nobody")}
+    assert {user: one.channels for user, one in found.items()} == {"ana": ("soft_prompt",), "ben": (), "nobody": ()}
+    assert {user: one.abstained for user, one in found.items()} == {"ana": False, "ben": True, "nobody": True}
+
+
+def test_a_run_over_other_vectors_is_another_run(llm: Any, tmp_path: Path) -> None:
+    World(0).write_lamp(tmp_path, "LaMP_3", {"train": 6}, 4)
+    split = read_split(tmp_path, "train")
+
+    def run(vectors: dict[str, NDArray[Any]], stop_at: int) -> None:
+        file = UserVectorFile(write_npy(tmp_path / "u.npy", vectors))
+        plug = UserEmbedder.from_vectors(llm, dim=file.dim, vectors=file.fingerprint)
+
+        def stop(done: int, *_: object) -> None:
+            if done == stop_at:
+                raise KeyboardInterrupt
+
+        options = PlugTraining(steps=4, ks=(0,), evaluate_every=2)
+        train_plug(plug, split, llm, UserVectorReader(plug.config, file), options, out=tmp_path / "out", progress=stop)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(taste(split), 3)
+    with pytest.raises(InvalidOptionError, match="the checkpoint of a run with other options, data or models"):
+        run({name: vector[::-1] for name, vector in taste(split).items()}, 0)
+    run(taste(split), 0)
 
 
 @pytest.mark.slow

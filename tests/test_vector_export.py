@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,9 +14,10 @@ import pytest
 
 from persona.embedding import embed_users
 from persona.encoders import HashingEncoder
-from persona.errors import InvalidOptionError
+from persona.errors import DataFormatError, InvalidOptionError
 from persona.records import Record
 from persona.store import ProfileStore
+from persona.user_vectors import UserVectorFile
 from persona.vector_export import export_user_vectors
 from persona.vectors import UserVectors, vector_fingerprint
 
@@ -121,6 +124,29 @@ def test_a_failure_leaves_the_file_that_was_there(
     assert path.read_text() == "the old one"
     assert {one.name for one in tmp_path.iterdir() if one.name.startswith(".")} == set()
     assert not (tmp_path / "users.ids.jsonl").exists()
+
+
+def test_ids_are_never_those_of_other_vectors(
+    store: ProfileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.upsert(histories(3))
+    fingerprint = embed_users(store, HashingEncoder(16)).fingerprint
+    export_user_vectors(store, fingerprint, tmp_path / "users.npy")
+    store.forget(next(iter(store.user_ids())))
+    store.upsert([("zoe", Record("Somebody new."))])
+    embed_users(store, HashingEncoder(16))
+    move = os.replace
+
+    def fail_at_the_ids(source: Any, target: Any, **others: Any) -> None:
+        if str(target).endswith(".ids.jsonl"):
+            raise OSError("the disk is full")
+        move(source, target, **others)
+
+    monkeypatch.setattr(os, "replace", fail_at_the_ids)
+    with pytest.raises(OSError, match="the disk is full"):
+        export_user_vectors(store, fingerprint, tmp_path / "users.npy")
+    with pytest.raises(DataFormatError, match=r"users\.ids\.jsonl"):
+        UserVectorFile(tmp_path / "users.npy")
 
 
 def test_a_folder_that_is_not_there_is_named(store: ProfileStore, tmp_path: Path) -> None:

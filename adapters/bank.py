@@ -200,6 +200,8 @@ class AdapterBank:
                 f"the adapters were made for {' and '.join(sorted({family.base for family in every}))}, "
                 f"this model is {base}: load that model, or train adapters for this one"
             )
+        if len(fitting) > 1:  # one whose users were all forgotten is none to choose from
+            fitting = [family for family in fitting if any(self.counts(family).values())] or fitting
         if len(fitting) > 1:
             keys = ", ".join(family.key for family in fitting)
             raise InvalidOptionError(f"there are {len(fitting)} families of adapters for {base}, name one: {keys}")

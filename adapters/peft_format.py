@@ -25,6 +25,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,17 @@ from torch import Tensor
 
 from persona.adapters.bank import AdapterBank, AdapterDraft, StoredAdapter, safe_name
 from persona.adapters.family import DTYPES, Family, LoraSpec
-from persona.errors import DataFormatError, FingerprintMismatchError, UnknownAdapterError, UnknownUserError
+from persona.errors import (
+    DataFormatError,
+    FingerprintMismatchError,
+    InvalidOptionError,
+    UnknownAdapterError,
+    UnknownUserError,
+)
+from persona.files import make_ordinary
 from persona.protocols import PRIOR_ADAPTER
 from persona.reasons import reason
+from persona.records import check_user_id
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -127,6 +136,7 @@ def _written(
         "format": "pt",
         **({} if user_id is None else {"persona_user_id": user_id}),
         "persona_base": family.base,
+        "persona_family": family.key,
         "persona_prior": family.prior or "",
     }
     place = folder / name
@@ -136,6 +146,7 @@ def _written(
         made.mkdir()
         (made / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file(tensors, made / WEIGHTS, metadata=notes)
+        make_ordinary(made / WEIGHTS)
         if place.exists() and not keep:
             shutil.rmtree(place)
         try:
@@ -175,35 +186,79 @@ def read_spec(folder: Path, *, dtype: str = "float32") -> LoraSpec:
     )
 
 
-def import_adapter(bank: AdapterBank, folder: Path, family: Family, *, user_id: str | None = None) -> StoredAdapter:
-    """Publish the adapter in a PEFT folder as the user's new version.
+def import_adapters(
+    bank: AdapterBank,
+    folders: Sequence[Path],
+    family: Family,
+    *,
+    prior: Tensor | None = None,
+    user_id: str | None = None,
+) -> tuple[StoredAdapter, ...]:
+    """Publish the adapters in PEFT folders as their users' new versions: all of them or, if one is refused, none.
 
     Args:
-        bank: where it goes.
-        folder: with the two files.
-        family: what it is to stand beside.
-        user_id: whose it is; None takes what `export_adapter` has noted.
+        bank: where they go.
+        folders: each with the two files; a user may come once.
+        family: what they are to stand beside; one that the bank does not know yet is made known.
+        prior: the one that the family lies over (`AdapterBank.prior`).  # (size,)
+        user_id: whose they are; None takes what `export_adapter` has noted.
 
     Raises:
         DataFormatError: if there is no adapter, one of a kind that a stack cannot compute or of another shape than the
             family's, or it does not say whose it is.
         FingerprintMismatchError: if it was made for another base model or over another prior.
         UnknownUserError: if the store does not know the user.
+        InvalidOptionError: if a user comes twice.
     """
-    spec, path = read_spec(folder), folder / WEIGHTS
+    rows: dict[str, Tensor] = {}
+    for folder in folders:
+        owner, row = _read(folder, family, prior, user_id)
+        if check_user_id(owner) in rows:
+            raise InvalidOptionError(f"a user can have one new adapter at a time, {owner!r} came twice")
+        if owner not in bank.store:
+            raise UnknownUserError(f"the store holds nothing on {owner!r}: ingest the user's records first")
+        rows[owner] = row
+    bank.add_family(family, prior)
+    return bank.publish(
+        family, [AdapterDraft(owner, row, bank.store.profile(owner).revision) for owner, row in rows.items()]
+    )
+
+
+def import_adapter(bank: AdapterBank, folder: Path, family: Family, *, user_id: str | None = None) -> StoredAdapter:
+    """`import_adapters` of one folder; a family that the bank knows brings its prior along."""
+    prior = bank.prior(family) if family in bank.families() else None
+    return import_adapters(bank, [folder], family, prior=prior, user_id=user_id)[0]
+
+
+def noted_family(folder: Path) -> str:
+    """The key of the family that `export_adapter` has noted; ``""`` in a folder from elsewhere.
+
+    Raises:
+        DataFormatError: if there is no adapter.
+    """
+    _config(folder)
+    return _weights(folder)[0].get("persona_family", "")
+
+
+def _weights(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    path = folder / WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:
-            notes = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise DataFormatError(f"the weights cannot be read: {reason(error)}", source=path) from error
+
+
+def _read(folder: Path, family: Family, prior: Tensor | None, user_id: str | None) -> tuple[str, Tensor]:
+    """Whose adapter is in a folder, and its row in `family`."""
+    spec, path = read_spec(folder), folder / WEIGHTS
+    notes, tensors = _weights(folder)
     base = notes.get("persona_base", family.base)
     if base != family.base:
         raise FingerprintMismatchError(f"{folder} was made for {base}, the family {family.key} is of {family.base}")
     user_id = user_id or notes.get("persona_user_id")
     if user_id is None:
         raise DataFormatError("the adapter does not say whose it is: give a user id", source=path)
-    prior = bank.prior(family)
     halves = 1 if prior is None else 2
     summed = prior is not None and spec.r == family.spec.r and _halved(family, prior)
     if summed:
@@ -230,12 +285,7 @@ def import_adapter(bank: AdapterBank, folder: Path, family: Family, *, user_id: 
     shared = family.half(rows[0], "task") if summed else rows[0]
     if prior is not None and not torch.allclose(shared, prior, rtol=1e-2, atol=1e-4):
         raise FingerprintMismatchError(f"{folder} lies over another prior than the family {family.key}")
-    profile = bank.store.profile(user_id)
-    row = family.half(rows[0], "user") if summed else rows[-1]
-    published = bank.publish(family, [AdapterDraft(user_id, row, profile.revision)])
-    if not published:
-        raise UnknownUserError(f"the store holds nothing on {user_id!r}: ingest the user's records first")
-    return published[0]
+    return user_id, family.half(rows[0], "user") if summed else rows[-1]
 
 
 def _taken(tensors: dict[str, Tensor], module: str, part: str, shape: tuple[int, int], path: Path) -> Tensor:

@@ -51,6 +51,7 @@ from persona.adapters.family import HALVES, Family, LoraSpec
 from persona.adapters.stacked import PRIOR_SLOT, StackedLoRA
 from persona.errors import InvalidOptionError
 from persona.protocols import GenerationOptions
+from persona.request_checks import check_seed
 from persona.store import ProfileStore
 from persona.target_loss import TargetLoss
 from persona.transformers_llm import TransformersLM
@@ -121,8 +122,11 @@ class TrainingOptions:
         for name in ("epochs", "batch_size", "max_holdout", "min_records", "chunk_tokens", "window"):
             if getattr(self, name) < 1:
                 raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
-        if not self.learning_rate > 0:
-            raise InvalidOptionError(f"`learning_rate` must be above 0, was: {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise InvalidOptionError(f"`learning_rate` must be a number above 0, was: {self.learning_rate}")
+        if not math.isfinite(self.margin):
+            raise InvalidOptionError(f"`margin` must be a number, was: {self.margin}")
+        check_seed(self.seed)
         for name in ("warm_up", "min_steps"):
             if getattr(self, name) < 0:
                 raise InvalidOptionError(f"`{name}` must be at least 0, was: {getattr(self, name)}")

@@ -32,10 +32,11 @@ from persona.cli_retrieval import (
     entities,
     filter_app,
 )
-from persona.cli_summaries import Summary, SummaryTask, show_user, summarize_users
+from persona.cli_summaries import Summary, show_user, summarize_users
 from persona.cli_terminal import (
     AsJson,
     Encoder,
+    FamilyKey,
     Llm,
     Plug,
     RetrieverName,
@@ -313,9 +314,11 @@ def ask(
     plug: Plug = None,
     user_vectors: UserVectors = None,
     lora: Annotated[bool, typer.Option("--lora", help="Answer with the user's own adapter, from the store.")] = False,
+    family: FamilyKey = None,
     missing_adapter: Annotated[
-        str, typer.Option(help="What a user without an adapter gets: error, prior or base (the plain LLM).")
-    ] = "error",
+        str | None,
+        typer.Option(help="What a user without an adapter gets: error (the default), prior or base (the plain LLM)."),
+    ] = None,
     base: Base = None,
     retriever_model: RetrieverModel = None,
     neighbours: InterestNeighbours = 0,
@@ -323,7 +326,13 @@ def ask(
     relevance: FilterName = None,
     judge: Judge = "question",
     summary: Summary = None,
-    task: SummaryTask = "free",
+    task: Annotated[
+        str,
+        typer.Option(
+            help="The LaMP task that the prompt is of (LaMP_1 ... LaMP_7, LaMP_2N), or free: records are sought by the "
+            "question in it, and the summary is for it. A user embedder knows its own."
+        ),
+    ] = "free",
     vocabulary: Annotated[
         float,
         typer.Option("--vocabulary", help="Lift words that the user writes more often than others: the weight.", min=0),
@@ -331,8 +340,9 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Answer a prompt with a frozen LLM as if it knew the user."""
+    from persona.lamp import lamp_task
     from persona.models import load_llm
-    from persona.personalizer import Personalizer
+    from persona.personalizer import Personalizer, question_of
     from persona.prompts import PromptBuilder
     from persona.protocols import Channel, GenerationOptions
     from persona.registry import check_retriever, make_retriever, needs_encoder
@@ -347,10 +357,16 @@ def ask(
         raise InvalidOptionError("the prompt must not be empty")
     name = retriever or settings.retriever
     check_retriever(name)
+    for option, given in (("--missing-adapter", missing_adapter), ("--family", family)):
+        if given is not None and not lora:
+            raise InvalidOptionError(f"{option} is for adapters: give --lora as well, or leave it out")
+    missing_adapter = missing_adapter or _MISSING_ADAPTER[0]
     if missing_adapter not in _MISSING_ADAPTER:
         raise InvalidOptionError(
             f"--missing-adapter must be one of {', '.join(_MISSING_ADAPTER)}, was: {missing_adapter!r}"
         )
+    if task != "free":
+        lamp_task(task)
     with ExitStack() as stack:
         opened = stack.enter_context(open_store(store))
         told = None
@@ -398,7 +414,9 @@ def ask(
         if lora:
             from persona.adapters import AdapterPool, LoraChannel
 
-            pool = stack.enter_context(AdapterPool(AdapterBank(opened), model, slots=1, rows=num_beams))
+            bank = AdapterBank(opened)
+            named = None if family is None else bank.family(model.fingerprint, key=family)
+            pool = stack.enter_context(AdapterPool(bank, model, named, slots=1, rows=num_beams))
             channels = (*channels, LoraChannel(pool, missing=missing_adapter))
         if told is not None:
             channels = (*channels, told)
@@ -415,6 +433,7 @@ def ask(
             builder=PromptBuilder(model.tokenizer, max_tokens=max_context_tokens),
             options=GenerationOptions(max_new_tokens=max_new_tokens, num_beams=num_beams),
             channels=channels,
+            query=question_of(task, embedder),
         )
         answer = personalizer.generate(user_id, text)
     if not as_json:

@@ -13,6 +13,7 @@ import typer
 
 from persona.cli_terminal import (
     AsJson,
+    FamilyKey,
     Llm,
     Store,
     TaskName,
@@ -44,9 +45,6 @@ Alpha = Annotated[float, typer.Option(help="Scale times rank.")]
 Targets = Annotated[str, typer.Option(help="Comma list of layers by the ends of their names, or all-linear.")]
 RsLora = Annotated[bool, typer.Option("--rslora", help="Divide alpha by the root of the rank.")]
 Dtype = Annotated[str, typer.Option(help="At rest: float32, float16, bfloat16, float64 or int8.")]
-FamilyKey = Annotated[
-    str | None, typer.Option("--family", help="Which adapters, where there are several kinds (persona lora list).")
-]
 Epochs = Annotated[int, typer.Option(help="How often each record is seen.", min=1)]
 MinSteps = Annotated[int, typer.Option(help="Fewest steps of a user: with few records, more epochs.", min=0)]
 Refit = Annotated[
@@ -414,18 +412,21 @@ def import_folders(
     """Publish adapters from PEFT folders as new versions."""
     from persona.adapters.bank import AdapterBank
     from persona.adapters.family import Family, find_modules
-    from persona.adapters.peft_format import import_adapter, read_spec
+    from persona.adapters.peft_format import import_adapters, noted_family, read_spec
     from persona.settings import open_store
 
     with open_store(store) as opened:
         bank = AdapterBank(opened)
+        noted = noted_family(folders[0])
+        if family is None and noted in {each.key for each in bank.families()}:
+            family = noted
         if family is None:
             model, spec = _load(llm), read_spec(folders[0], dtype=dtype)
-            chosen = Family(model.fingerprint, spec, find_modules(model.model, spec))
-            bank.add_family(chosen)
+            chosen, prior = Family(model.fingerprint, spec, find_modules(model.model, spec)), None
         else:
             chosen = _family(bank, family)
-        published = [import_adapter(bank, folder, chosen, user_id=user) for folder in folders]
+            prior = bank.prior(chosen)
+        published = import_adapters(bank, folders, chosen, prior=prior, user_id=user)
     if as_json:
         print_json([_version(chosen, each) for each in published])
     else:
@@ -482,6 +483,8 @@ def _family(bank: AdapterBank, key: str | None) -> Family:
     if not found:
         wanted = f"no family {key}" if key else "no adapters"
         raise UnknownAdapterError(f"the store has {wanted}: `persona lora list` shows what is there")
+    if len(found) > 1:
+        found = [family for family in found if any(bank.counts(family).values())] or found
     if len(found) > 1:
         keys = ", ".join(family.key for family in found)
         raise InvalidOptionError(f"there are {len(found)} families, name one with --family: {keys}")

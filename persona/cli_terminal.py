@@ -53,6 +53,10 @@ Plug = Annotated[
     str | None, typer.Option("--plug", help="A user embedder, its folder or hub id: adds its soft prompt.")
 ]
 
+FamilyKey = Annotated[
+    str | None, typer.Option("--family", help="Which adapters, where there are several kinds (persona lora list).")
+]
+
 UserVectors = Annotated[
     Path | None,
     typer.Option(
@@ -61,14 +65,22 @@ UserVectors = Annotated[
 ]
 
 
+_STEERING = {
+    code: rf"\u{code:04x}"
+    for code in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if chr(code) not in "\t\n"
+}
+"""Control characters, and those that turn the direction of writing."""
+
+
 def print_json(value: object) -> None:
     """`value` on stdout."""
     print(json.dumps(value, ensure_ascii=False, indent=2))  # noqa: T201
 
 
 def say(text: str) -> None:
-    """A line on stdout."""
-    print(text)  # noqa: T201
+    """A line on stdout; what would steer a terminal, which a user's text may hold, is shown as its code."""
+    print(text.translate(_STEERING))  # noqa: T201
 
 
 def show(part: RenderableType) -> None:

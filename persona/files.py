@@ -23,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes it private, an ordinary file is not
+        make_ordinary(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -38,6 +38,11 @@ def write_atomically(path: Path, text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def make_ordinary(path: Path) -> None:
+    """Give a file the mode that new files have; `mkstemp`, and safetensors, make it their owner's alone."""
+    path.chmod(0o666 & ~_umask())
 
 
 def _umask() -> int:

@@ -68,6 +68,8 @@ def load_llm(llm: object, **options: Any) -> LanguageModel:
     """
     if isinstance(llm, str) and (uri := _URI.fullmatch(llm)):
         return _endpoint(uri, options)
+    if llm == "":
+        raise InvalidOptionError(f"an LLM must be {_ACCEPTED}; was: an empty string")
     if isinstance(llm, (str, Path)):
         return _from_files(llm, options)
     if isinstance(llm, (tuple, list)) and len(llm) == 2:
@@ -131,6 +133,9 @@ def _endpoint(uri: re.Match[str], options: dict[str, Any]) -> OpenAILM:
 
     options.pop("overlong", None)
     _check_options("an endpoint", options, _parameters(OpenAILM))
+    _, _, behind = uri["model"].rpartition("@")
+    if uri["url"] is None and "@" in uri["model"] and re.search(r"[.:/]|^localhost$", behind):
+        raise InvalidOptionError(f"an endpoint's address must begin with http:// or https://, was: {behind!r}")
     if uri["url"] is not None:
         options["base_url"] = uri["url"]
     if uri["kind"] == "vllm" and options.get("client") is None:

@@ -10,12 +10,13 @@ The `Personalizer` is handed its parts and knows only their protocols; `personal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from persona.errors import InvalidOptionError, UnsupportedChannelError
+from persona.lamp import lamp_task
 from persona.prompts import PromptBuilder
 from persona.protocols import (
     LORA,
@@ -86,6 +87,7 @@ class Personalizer:
             in the LLM's own tokens.
         options: how to decode.
         channels: further channels (summary, soft prompt, adapter), applied in order.
+        query: what of a prompt records are sought by, e.g. ``lamp_task("LaMP_3").query``; None takes all of it.
 
     Raises:
         InvalidOptionError: if a part is not what it should be (a retriever's name where a retriever belongs), or `k` or
@@ -99,6 +101,7 @@ class Personalizer:
     builder: PromptBuilder | None = None
     options: GenerationOptions = field(default_factory=GenerationOptions)
     channels: tuple[Channel, ...] = ()
+    query: Callable[[str], str] | None = None
 
     def __post_init__(self) -> None:
         for name, part, members, mend in (
@@ -111,6 +114,8 @@ class Personalizer:
                 raise InvalidOptionError(f"`{name}` must not be {part!r:.80} ({type(part).__name__}): {mend}")
         if not isinstance(self.channels, Sequence) or not all(map(callable, self.channels)):
             raise InvalidOptionError(f"`channels` must be a tuple of channels, was: {self.channels!r:.80}")
+        if self.query is not None and not callable(self.query):
+            raise InvalidOptionError(f"`query` must be a function from a prompt to a query, was: {self.query!r:.80}")
         if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 0:
             raise InvalidOptionError(f"`k` must be a whole number of at least 0, was: {self.k!r}")
         check_options(self.options)
@@ -163,7 +168,8 @@ class Personalizer:
         if self.retriever is None or self.k == 0:
             contexts = [PersonalContext() for _ in prompts]
         else:
-            found = self.retriever.retrieve_batch(profiles, prompts, self.k)
+            queries = prompts if self.query is None else [self.query(prompt) for prompt in prompts]
+            found = self.retriever.retrieve_batch(profiles, queries, self.k)
             for profile, records in zip(profiles, found, strict=True):
                 _check_owned(profile, records)
             contexts = [PersonalContext(records=records) for records in found]
@@ -231,6 +237,17 @@ def _check_owned(profile: Profile, records: Sequence[ScoredRecord]) -> None:
             )
 
 
+def question_of(task: str, plug: UserEmbedder | None) -> Callable[[str], str] | None:
+    """What of a prompt records are sought by: of a task's the question in it; None for all of it.
+
+    Args:
+        task: a LaMP task's name, or ``"free"``.
+        plug: a user embedder, which may have been trained on a task.
+    """
+    known = task if task != "free" else plug.config.task if plug is not None else ""
+    return lamp_task(known).query if known else None
+
+
 def personalize(
     llm: Any,
     user_id: str,
@@ -241,6 +258,7 @@ def personalize(
     k: int = 4,
     plug: UserEmbedder | str | None = None,
     lora: AdapterBank | None = None,
+    family: str | None = None,
     missing_adapter: str = "error",
     summary: str | None = None,
     task: str = "free",
@@ -260,10 +278,13 @@ def personalize(
             the encoder in the setting `PERSONA_ENCODER` (``minilm``), and must have been trained with that and `llm`.
         lora: an `AdapterBank`: the LLM answers with the user's own adapter. It must be the transformers model that the
             adapters were trained for.
+        family: key of a family of `lora`, or its beginning; needed where there are several for the model.
         missing_adapter: what to do where `lora` has none for the user: ``"error"``, ``"prior"`` or ``"base"``.
         summary: also say what is typical of the user: ``"stats"``, exact statistics of the records; ``"llm"``, what
             `summarize_users` has stored; or ``"both"``.
-        task: what the summary is for: a LaMP task's name, or ``"free"``.
+        task: the LaMP task that `prompt` is of, or ``"free"``: what the summary is for, and where in the prompt the
+            question stands that records are sought by. With ``"free"`` it is the task that `plug` was trained on, if
+            there is one, that says where; else the whole prompt is the question.
         max_new_tokens: longest answer, in tokens.
 
     Returns:
@@ -274,6 +295,8 @@ def personalize(
     from persona.settings import Settings, open_store
 
     check_user_id(user_id)
+    if task != "free":
+        lamp_task(task)
     with ExitStack() as stack:
         source = stack.enter_context(open_store(store)) if store is None or isinstance(store, str) else store
         name = retriever or Settings().retriever
@@ -298,12 +321,14 @@ def personalize(
             from persona.adapters.channel import LoraChannel
             from persona.adapters.pool import AdapterPool
 
-            pool = stack.enter_context(AdapterPool(lora, model, slots=1, rows=1))
+            named = None if family is None else lora.family(model.fingerprint, key=family)
+            pool = stack.enter_context(AdapterPool(lora, model, named, slots=1, rows=1))
             channels = (*channels, LoraChannel(pool, missing=missing_adapter))
         if summary is not None:
             from persona.summaries import SummaryChannel
 
             channels = (*channels, SummaryChannel(source, summary, task=task))
         options = GenerationOptions(max_new_tokens=max_new_tokens)
-        personalizer = Personalizer(model, source, chosen, k=k, options=options, channels=channels)
+        query = question_of(task, plug)
+        personalizer = Personalizer(model, source, chosen, k=k, options=options, channels=channels, query=query)
         return personalizer.generate(user_id, prompt).text

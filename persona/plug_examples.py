@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from persona.errors import EvaluationError, InvalidOptionError
 from persona.histories import History, ReadsHistories
 from persona.lamp import LampSplit
 from persona.records import Profile
+from persona.request_checks import check_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,9 @@ class PlugTraining:
             raise InvalidOptionError(f"`dev_users` must be between 0 and 1, was: {self.dev_users}")
         if not self.ks or min(self.ks) < 0:
             raise InvalidOptionError(f"`ks` must be numbers of at least 0, was: {self.ks}")
-        if self.learning_rate <= 0:
-            raise InvalidOptionError(f"`learning_rate` must be above 0, was: {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise InvalidOptionError(f"`learning_rate` must be a number above 0, was: {self.learning_rate}")
+        check_seed(self.seed)
         for name in ("leave_one_out", "warm_up", "new_user_steps"):
             if (getattr(self, name) or 0) < 0:
                 raise InvalidOptionError(f"`{name}` must be at least 0, was: {getattr(self, name)}")

@@ -27,14 +27,13 @@ import persona
 from persona.copy_training import train_copying
 from persona.embedder import UserEmbedder
 from persona.errors import InvalidOptionError, PersonaError
-from persona.files import replacing, write_atomically
+from persona.files import make_ordinary, replacing, write_atomically
 from persona.histories import HistoryBatch, ReadsHistories
 from persona.lamp import LampSplit, LampTask
 from persona.plug_examples import Example, Examples, PlugTraining
 from persona.plug_warm_up import Progress, copied_state, rate_share, warm_up
 from persona.prompts import lamp_prompt
 from persona.protocols import GenerationOptions, Retriever
-from persona.reasons import reason
 from persona.records import Profile
 from persona.target_loss import TargetLoss
 from persona.transformers_llm import TransformersLM
@@ -364,9 +363,8 @@ class _Run:
         try:
             state = torch.load(path, map_location=self.loss.device, weights_only=True)
         except Exception as error:
-            raise PersonaError(
-                f"{path}: the checkpoint cannot be read, delete it to begin anew: {reason(error)}"
-            ) from error
+            # torch's own words would advise to load it unsafely.
+            raise PersonaError(f"{path}: the checkpoint cannot be read, delete it to begin anew") from error
         if state["run"] != self._name():
             raise InvalidOptionError(
                 f"{path} is the checkpoint of a run with other options, data or models: finish that one, "
@@ -409,6 +407,7 @@ def _finish(plug: UserEmbedder, task: LampTask, options: PlugTraining, report: P
     """Save the kept weights and what made them; the checkpoints are not needed any more."""
     out.mkdir(parents=True, exist_ok=True)
     plug.save_pretrained(out)
+    make_ordinary(out / "model.safetensors")
     notes = {
         "persona": persona.__version__,
         "task": task.name,

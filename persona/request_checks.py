@@ -7,6 +7,11 @@ from collections.abc import Iterable, Sequence
 from persona.errors import InvalidOptionError, UnsupportedChannelError
 from persona.protocols import LORA, SOFT_PROMPT, VOCABULARY, GenerationOptions, Request
 
+MOST_BEAMS = 256
+"""Beams at most: each takes the memory of a prompt of its own."""
+
+_SEEDS = 2**62
+
 _TAKEN_BY = {
     SOFT_PROMPT: "soft prompts are taken by transformers models (a folder, a hub id, 'tiny' or (model, tokenizer)), "
     "and by a vLLM server that is given its `hidden_size`",
@@ -68,6 +73,17 @@ def _channels_of(request: Request) -> Iterable[str]:
         yield VOCABULARY
 
 
+def check_seed(seed: int) -> int:
+    """Return `seed` if torch and numpy take it.
+
+    Raises:
+        InvalidOptionError: if not.
+    """
+    if not 0 <= seed < _SEEDS:
+        raise InvalidOptionError(f"`seed` must be from 0 to {_SEEDS - 1}, was: {seed}")
+    return seed
+
+
 def check_options(options: GenerationOptions, *, only_text: str | None = None) -> None:
     """Refuse decoding options out of their range.
 
@@ -76,13 +92,15 @@ def check_options(options: GenerationOptions, *, only_text: str | None = None) -
         only_text: the name of an LLM that gives its likeliest text and no scores; None for one that gives scores.
 
     Raises:
-        InvalidOptionError: if a number is below 1, an LLM that gives text only is asked for more, or a median is asked
-            for with beams.
+        InvalidOptionError: if a number is below 1, there are more than `MOST_BEAMS` beams, an LLM that gives text only
+            is asked for more, or a median is asked for with beams.
     """
     for name in ("max_new_tokens", "num_beams"):
         value = getattr(options, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InvalidOptionError(f"`{name}` must be a whole number of at least 1, was: {value!r}")
+    if options.num_beams > MOST_BEAMS:
+        raise InvalidOptionError(f"`num_beams` must be at most {MOST_BEAMS}, was: {options.num_beams}")
     if only_text is not None and options.num_beams > 1:
         raise InvalidOptionError(
             f"beam search needs a transformers model; the LLM {only_text} can do `num_beams=1` only, "

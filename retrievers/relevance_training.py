@@ -41,6 +41,7 @@ from persona.errors import EvaluationError, InvalidOptionError
 from persona.lamp import LampSplit, Question
 from persona.protocols import RecordEncoder
 from persona.records import Profile
+from persona.request_checks import check_seed
 from persona.vectors import vector_fingerprint
 
 from .background import GENERAL_QUESTIONS, LONG_REQUESTS
@@ -115,6 +116,7 @@ class RelevanceTraining:
                 raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
         if self.records < 0:
             raise InvalidOptionError(f"`records` must be at least 0, was: {self.records}")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True, slots=True)

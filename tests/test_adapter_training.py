@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -282,7 +283,17 @@ def test_examples_are_the_users_own_answers() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("epochs", 0), ("min_steps", -1), ("learning_rate", 0.0), ("holdout", 1.0), ("window", 0), ("min_records", 0)],
+    [
+        *[
+            ("epochs", 0),
+            ("min_steps", -1),
+            ("learning_rate", 0.0),
+            ("holdout", 1.0),
+            ("window", 0),
+            ("min_records", 0),
+        ],
+        *[("learning_rate", math.inf), ("margin", math.nan), ("margin", math.inf), ("seed", -1), ("seed", 2**70)],
+    ],
 )
 def test_options_out_of_range_are_refused(option: str, value: float) -> None:
     with pytest.raises(InvalidOptionError, match=f"`{option}` must be .* was: {value}"):

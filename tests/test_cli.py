@@ -236,7 +236,16 @@ def test_an_error_is_one_line_and_exit_code_1(run: Run, tmp_path: Path, argument
 
 IN_A_STORE = {
     ("ask", "mara", "Hello.", "--summary", "nope"): "a summary must be one of stats, llm, both",
-    ("ask", "mara", "Hello.", "--missing-adapter", "foo"): "--missing-adapter must be one of error, prior, base",
+    (
+        "ask",
+        "mara",
+        "Hello.",
+        "--lora",
+        "--missing-adapter",
+        "foo",
+    ): "--missing-adapter must be one of error, prior, base",
+    ("ask", "mara", "Hello.", "--missing-adapter", "prior"): "--missing-adapter is for adapters: give --lora as well",
+    ("ask", "mara", "Hello.", "--task", "LaMP_33"): "a LaMP task must be one of",
     ("ask", "mara", "Hello.", "--retriever", "foo"): "a retriever must be one of",
     ("ask", "mara", "Hello.", "--lora"): "`persona lora train`",
     ("embed-users", "--view", "foo"): "`view` must be one of",
@@ -264,6 +273,17 @@ def test_the_policies_of_missing_adapters_are_those_of_the_channel() -> None:
     from persona.cli import _MISSING_ADAPTER
 
     assert _MISSING_ADAPTER == POLICIES
+
+
+def test_what_a_user_wrote_does_not_steer_the_terminal(run: Run, tmp_path: Path) -> None:
+    record = {"user_id": "esc", "text": "red \x1b[31m, a title \x1b]0;t\x07, turned \u202e", "target": "t\x1b[2J"}
+    (tmp_path / "esc.jsonl").write_text(json.dumps(record) + "\n")
+    assert run("ingest", str(tmp_path / "esc.jsonl")).code == 0
+    for command in (("show", "esc"), ("retrieve", "esc", "red")):
+        shown = run(*command).out
+        assert r"red \u001b[31m, a title \u001b]0;t\u0007, turned \u202e" in shown
+        assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+    assert json.loads(run("retrieve", "esc", "red", "--json").out)[0]["text"] == record["text"]
 
 
 def test_debug_shows_the_traceback(run: Run) -> None:

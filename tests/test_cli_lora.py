@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from persona.adapters.bank import AdapterBank
 from persona.adapters.examples import Example
 from persona.adapters.family import LoraSpec, fingerprint_of
 from persona.adapters.routed import RouterOptions, train_router
@@ -76,9 +79,59 @@ def test_train_list_export_import_and_roll_back(run: Run, url: str, llama_folder
     (imported,) = run("import", written[0], "--family", kind["family"], "--json")
     assert imported["adapter"] == f"{user}@3"
     assert run("rollback", user, "--json")["adapter"] == f"{user}@2"
-    assert "adapters published in the family" in run("import", written[0], "--llm", llama_folder)
-    assert "name one with --family" in run("export", tmp_path / "out", code=1)
-    assert len(run("list").splitlines()) == 2
+    # What was exported comes back to where it was.
+    assert f"1 adapters published in the family {kind['family']}" in run("import", written[0], "--llm", llama_folder)
+
+
+def test_of_several_families_one_is_named(
+    run: Run, url: str, llama_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ["train", "--llm", llama_folder, "--targets", "q_proj", "--no-prior", "--epochs", "1", "--json"]
+    keys = [run(*train, "--margin", "-100", "--r", rank)["family"] for rank in (2, 4)]
+
+    def ask(*options: str) -> tuple[object, str]:
+        asked = ["ask", "user 1", "film", "--llm", str(llama_folder), "--k", "0", "--max-new-tokens", "2", *options]
+        monkeypatch.setattr(sys, "argv", ["persona", *asked])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code, capsys.readouterr().err
+
+    assert "name one with --family" in run("export", "out", code=1)
+    code, said = ask("--lora")
+    assert code == 1
+    assert f"there are 2 families of adapters for {load_llm(llama_folder).fingerprint}, name one: {keys[0]}" in said
+    assert ask("--lora", "--family", keys[1]) == (0, "")
+    assert "--family is for adapters: give --lora" in ask("--family", keys[1])[1]
+
+
+def test_a_family_without_users_is_none_to_choose_from(run: Run, url: str, llama_folder: Path) -> None:
+    train = ["train", "--llm", llama_folder, "--targets", "q_proj", "--no-prior", "--epochs", "1", "--json"]
+    key = run(*train, "--margin", "-100", "--r", "2")["family"]
+    with ProfileStore(url) as store:
+        bank = AdapterBank(store)
+        (family,) = bank.families()
+        empty = replace(family, spec=replace(family.spec, r=4))
+        bank.add_family(empty)
+        assert len(bank.families()) == 2
+        assert bank.family(family.base).key == key
+        assert bank.family(family.base, key=empty.key) == empty
+
+
+def test_a_refused_import_leaves_nothing(run: Run, llama_folder: Path, tmp_path: Path) -> None:
+    run("train", "--llm", llama_folder, *SHAPE, "--no-prior", "--epochs", "1", "--margin", "-100")
+    written = run("export", tmp_path / "out", "--json")["adapters"]
+    before = run("list", "--json")
+    assert "holds no PEFT adapter" in run("import", written[0], "nowhere", code=1)
+    (tmp_path / "out" / "adapter").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / "out" / "adapter" / name).write_bytes((Path(written[0]) / name).read_bytes())
+    weights = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
+    notes = {"persona_user_id": "user 1", "persona_base": "another@0:float32"}
+    save_file(weights, tmp_path / "out" / "adapter" / "adapter_model.safetensors", metadata=notes)
+    assert "was made for another@0:float32" in run(
+        "import", tmp_path / "out" / "adapter", "--llm", llama_folder, code=1
+    )
+    assert run("list", "--json") == before
 
 
 def test_without_a_prior_each_user_stands_alone(run: Run, llama_folder: Path) -> None:

@@ -126,6 +126,7 @@ def test_a_missing_key_is_one_clear_line() -> None:
 
 def test_vllm_needs_no_key_and_has_a_usual_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_llm("vllm:m").fingerprint == "openai:m@http://127.0.0.1:8000/v1"
+    assert load_llm("vllm:ana@3").fingerprint == "openai:ana@3@http://127.0.0.1:8000/v1"  # as adapters are named
     monkeypatch.setenv("VLLM_API_KEY", "secret")
     llm: Any = load_llm("vllm:m")
     assert llm._client.api_key == "secret"
@@ -143,6 +144,8 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ("openai:", {}, "must not be empty: openai:MODEL"),
         ("vllm:@http://127.0.0.1:8000/v1", {}, "must not be empty"),
+        ("vllm:m@host:8000", {}, "address must begin with http:// or https://, was: 'host:8000'"),
+        ("openai:m@api.host/v1", {}, "address must begin with http:// or https://, was: 'api.host/v1'"),
         ("vllm:m", {"endpoint": "responses"}, "`endpoint` must be chat or completions, was: 'responses'"),
         ("vllm:m", {"max_concurrency": 0}, "`max_concurrency` must be at least 1, was: 0"),
     ],

@@ -14,9 +14,17 @@ from torch import Tensor
 
 from persona.adapters.bank import AdapterBank, AdapterDraft
 from persona.adapters.family import Family, LoraSpec
-from persona.adapters.peft_format import CONFIG, WEIGHTS, export_adapter, import_adapter, read_spec
+from persona.adapters.peft_format import (
+    CONFIG,
+    WEIGHTS,
+    export_adapter,
+    import_adapter,
+    import_adapters,
+    noted_family,
+    read_spec,
+)
 from persona.adapters.stacked import StackedLoRA
-from persona.errors import DataFormatError, FingerprintMismatchError, UnknownUserError
+from persona.errors import DataFormatError, FingerprintMismatchError, InvalidOptionError, UnknownUserError
 from persona.models import load_llm
 from persona.records import Record
 from persona.store import ProfileStore
@@ -163,6 +171,25 @@ def test_a_wrong_place_is_an_error(bank: AdapterBank, exported: tuple[Path, Fami
     (folder / WEIGHTS).write_bytes(b"nothing")
     with pytest.raises(DataFormatError, match="cannot be read"):
         import_adapter(bank, folder, family)
+
+
+def test_all_folders_are_imported_or_none(bank: AdapterBank, exported: tuple[Path, Family], tmp_path: Path) -> None:
+    folder, family = exported
+    assert noted_family(folder) == family.key
+    assert (folder / WEIGHTS).stat().st_mode == (folder / CONFIG).stat().st_mode  # who may read one reads the other
+    before, known = bank.counts(family), bank.families()
+    with pytest.raises(DataFormatError, match="holds no PEFT adapter"):
+        import_adapters(bank, [folder, tmp_path], family)
+    with pytest.raises(InvalidOptionError, match=r"one new adapter at a time, .* came twice"):
+        import_adapters(bank, [folder, folder], family)
+    with pytest.raises(FingerprintMismatchError):
+        import_adapters(bank, [folder], Family("another@0:float32", family.spec, family.modules))
+    assert bank.families() == known
+    assert bank.counts(family) == before
+    version = bank.current(USER, family)
+    assert version is not None
+    (imported,) = import_adapters(bank, [folder], family)
+    assert imported.version == version.version + 1
 
 
 def test_forget_takes_the_exports_along(bank: AdapterBank, exported: tuple[Path, Family]) -> None:

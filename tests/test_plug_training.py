@@ -19,7 +19,7 @@ from persona import Personalizer, ProfileStore, Record, UserEmbedder, load_llm, 
 from persona.embedder import load_user_embedder
 from persona.embedding import embed_users
 from persona.encoders import load_encoder
-from persona.errors import EvaluationError, InvalidOptionError, UnsupportedChannelError
+from persona.errors import EvaluationError, InvalidOptionError, PersonaError, UnsupportedChannelError
 from persona.eval.lamp import run_lamp
 from persona.eval.lamp_config import EMPTY_HISTORY, OTHER_USER, WITHOUT_USER, LampConfig
 from persona.eval.soft_prompts import Plugs
@@ -260,7 +260,7 @@ def test_a_checkpoint_of_another_run_is_refused(llm: Any, encoder: Any, tmp_path
     with pytest.raises(InvalidOptionError, match="is the checkpoint of a run with other options, data or models"):
         train(llm, encoder, tmp_path, split=ratings(8, world=1))
     (tmp_path / CHECKPOINT).write_bytes(b"broken")
-    with pytest.raises(Exception, match="the checkpoint cannot be read, delete it to begin anew"):
+    with pytest.raises(PersonaError, match=r"the checkpoint cannot be read, delete it to begin anew$"):
         train(llm, encoder, tmp_path)
 
 
@@ -376,6 +376,12 @@ def test_bad_input_is_refused(llm: Any, encoder: Any, tmp_path: Path) -> None:
         train_plug(plug, ratings(1), llm, reader, SMALL, out=tmp_path, retriever=BM25Retriever())
     with pytest.raises(InvalidOptionError, match="need a retriever"):
         train_plug(plug, ratings(4), llm, reader, SMALL, out=tmp_path)
+    for rate in (0.0, float("nan"), float("inf")):
+        with pytest.raises(InvalidOptionError, match="`learning_rate` must be a number above 0, was: "):
+            PlugTraining(learning_rate=rate)
+    for seed in (-1, 2**70):
+        with pytest.raises(InvalidOptionError, match="`seed` must be from 0 to "):
+            PlugTraining(seed=seed)
     with pytest.raises(InvalidOptionError, match="`history_dropout` must be from 0 to 1, was: 2"):
         PlugTraining(history_dropout=2)
 
@@ -524,6 +530,8 @@ def test_a_question_is_asked_as_it_was_in_training(
 def test_the_task_of_a_training_is_noted(llm: Any, encoder: Any, tmp_path: Path) -> None:
     plug = train(llm, encoder, tmp_path, replace(SMALL, steps=1, new_user_steps=0, ks=(0,)))
     assert plug.config.task == load_user_embedder(tmp_path).config.task == "LaMP_3"
+    # Safetensors would make the weights their owner's alone.
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "config.json").stat().st_mode
 
 
 def test_stored_soft_prompts_are_read_renewed_and_forgotten(

@@ -436,6 +436,7 @@ def test_lines_end_in_line_feeds_only(tmp_path: Path) -> None:
         ('{"user_id": "ada", "text": "x"', r"line 3, column 31: broken JSON: Expecting ',' delimiter"),
         ('{"user_id": "ada" "text": "x"}', r"line 3, column 19: broken JSON"),
         ('{"user_id": "ada", "text": NaN}', r"line 3: broken JSON: NaN is no JSON"),
+        ('{"user_id": "ada", "user_id": "ben", "text": "x"}', r"line 3: broken JSON: the field 'user_id' comes twice"),
         (
             '{"user_id": "ada", "text": "x", "target": -Infinity}',
             r"line 3: broken JSON: -Infinity is no JSON",

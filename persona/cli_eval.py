@@ -123,7 +123,7 @@ def eval_lamp(
 
     Resumable: answers that stand in the output folder are not asked for again.
     """
-    from persona.eval.adapters import Adapters
+    from persona.eval.adapters import LORA_METHODS, Adapters
     from persona.eval.lamp import run_lamp
     from persona.eval.lamp_config import LIFTING_METHODS, PLUG_METHODS, VOCABULARY, LampConfig
     from persona.eval.report import lamp_markdown, lamp_table
@@ -162,6 +162,13 @@ def eval_lamp(
     if plug is None and config.with_plug:
         method = next(one for one in config.methods if one in PLUG_METHODS)
         raise InvalidOptionError(f"the method {method!r} needs a user embedder: name its folder with --plug")
+    for option, given, read_by in (("--plug", plug, PLUG_METHODS), ("--lora-task", lora_task, LORA_METHODS)):
+        if given is not None and set(read_by).isdisjoint(config.methods):
+            raise InvalidOptionError(
+                f"{option} is read by the methods {', '.join(read_by)}, and {methods} has none of them: name one"
+            )
+    if plug_control is not None and plug is None:
+        raise InvalidOptionError("--plug-control stands beside user embedders: name their folders with --plug")
     if vocabulary and set(LIFTING_METHODS).isdisjoint(config.methods):
         raise InvalidOptionError(f"--vocabulary lifts words, and {methods} does not: name the method {VOCABULARY}")
     if user_vectors is not None and plug is None:

@@ -285,6 +285,13 @@ def test_eval_restraint_with_filters_and_questions_of_another_domain(run: Run, t
     assert (refused.code, "--summary-form is for summaries, and none,bm25 has none" in refused.err) == (1, True)
     refused = run("eval", "lamp", data, "--methods", "none,stats", "--summary-llm", "tiny")
     assert (refused.code, "--summary-llm writes summaries, and none,stats has none" in refused.err) == (1, True)
+    for unread, message in (
+        (("--plug", "nope"), "--plug is read by the methods plug, plug+vocabulary, and none,bm25 has none of them"),
+        (("--lora-task", "nope"), "--lora-task is read by the methods lora, lora+task, neighbours, routed"),
+        (("--plug-control", "nope"), "--plug-control stands beside user embedders"),
+    ):
+        refused = run("eval", "lamp", data, "--methods", "none,bm25", *unread)
+        assert (refused.code, message in refused.err) == (1, True), refused.err
     for wrong, message in (
         (("--recall", "0.9", "--precision", "0.9"), "in place of --recall and --restraint: leave it out, or --recall"),
         (("--restraint", "0.9", "--precision", "0.9"), "leave it out, or --restraint"),

@@ -374,6 +374,9 @@ def test_bad_input_is_refused(llm: Any, encoder: Any, tmp_path: Path) -> None:
         train_plug(plug, replace(ratings(4), golds=None), llm, reader, SMALL, out=tmp_path, retriever=BM25Retriever())
     with pytest.raises(EvaluationError, match="at least 2 users, was: 1"):
         train_plug(plug, ratings(1), llm, reader, SMALL, out=tmp_path, retriever=BM25Retriever())
+    wide = UserEmbedder.for_llm(llm, encoder_dim=encoder.dim, encoder=encoder.fingerprint, n_tokens=600)
+    with pytest.raises(InvalidOptionError, match="reads at most 511 tokens, 600 soft ones leave none"):
+        train_plug(wide, ratings(4), llm, reader, SMALL, out=tmp_path, retriever=BM25Retriever())
     with pytest.raises(InvalidOptionError, match="need a retriever"):
         train_plug(plug, ratings(4), llm, reader, SMALL, out=tmp_path)
     for rate in (0.0, float("nan"), float("inf")):

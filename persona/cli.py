@@ -342,7 +342,7 @@ def ask(
     """Answer a prompt with a frozen LLM as if it knew the user."""
     from persona.lamp import lamp_task
     from persona.models import load_llm
-    from persona.personalizer import Personalizer, question_of
+    from persona.personalizer import Personalizer
     from persona.prompts import PromptBuilder
     from persona.protocols import Channel, GenerationOptions
     from persona.registry import check_retriever, make_retriever, needs_encoder
@@ -430,10 +430,14 @@ def ask(
             opened,
             found,
             k=k,
-            builder=PromptBuilder(model.tokenizer, max_tokens=max_context_tokens),
+            builder=PromptBuilder(
+                model.tokenizer,
+                max_tokens=max_context_tokens,
+                task=lamp_task(embedder.config.task) if embedder is not None and embedder.config.task else None,
+            ),
             options=GenerationOptions(max_new_tokens=max_new_tokens, num_beams=num_beams),
             channels=channels,
-            query=question_of(task, embedder),
+            query=lamp_task(task).query if task != "free" else None,
         )
         answer = personalizer.generate(user_id, text)
     if not as_json:

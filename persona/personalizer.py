@@ -84,10 +84,11 @@ class Personalizer:
         retriever: chooses records for a prompt; None sends no records.
         k: how many records at most; 0 sends none.
         builder: puts records and summary in front of the prompt within a token budget; None makes one that measures
-            in the LLM's own tokens.
+            in the LLM's own tokens, and words records as a channel was trained to read them (`PromptBuilder.task`).
         options: how to decode.
         channels: further channels (summary, soft prompt, adapter), applied in order.
-        query: what of a prompt records are sought by, e.g. ``lamp_task("LaMP_3").query``; None takes all of it.
+        query: what of a prompt records are sought by, e.g. ``lamp_task("LaMP_3").query``; None takes the question in
+            it where a channel was trained on a LaMP task (`SoftPromptChannel.trained_on`), else all of it.
 
     Raises:
         InvalidOptionError: if a part is not what it should be (a retriever's name where a retriever belongs), or `k` or
@@ -119,8 +120,12 @@ class Personalizer:
         if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 0:
             raise InvalidOptionError(f"`k` must be a whole number of at least 0, was: {self.k!r}")
         check_options(self.options)
+        trained = (getattr(channel, "trained_on", None) for channel in self.channels)
+        task = next((one for one in trained if one is not None), None)
         if self.builder is None:
-            object.__setattr__(self, "builder", PromptBuilder(self.llm.tokenizer))
+            object.__setattr__(self, "builder", PromptBuilder(self.llm.tokenizer, task=task))
+        if self.query is None and task is not None:
+            object.__setattr__(self, "query", task.query)
 
     def generate(self, user_id: str, prompt: str) -> Generation:
         """The answer to `prompt` for `user_id`.
@@ -237,17 +242,6 @@ def _check_owned(profile: Profile, records: Sequence[ScoredRecord]) -> None:
             )
 
 
-def question_of(task: str, plug: UserEmbedder | None) -> Callable[[str], str] | None:
-    """What of a prompt records are sought by: of a task's the question in it; None for all of it.
-
-    Args:
-        task: a LaMP task's name, or ``"free"``.
-        plug: a user embedder, which may have been trained on a task.
-    """
-    known = task if task != "free" else plug.config.task if plug is not None else ""
-    return lamp_task(known).query if known else None
-
-
 def personalize(
     llm: Any,
     user_id: str,
@@ -274,7 +268,8 @@ def personalize(
         store: a `ProfileStore` or its URL; None takes the setting `PERSONA_STORE` (``sqlite:///persona.db``).
         retriever: a `Retriever` or its name; None takes the setting `PERSONA_RETRIEVER` (``bm25+``).
         k: how many records to put in front of the prompt; 0 sends none.
-        plug: a `UserEmbedder`, its folder or hub id: its soft prompt is put before the prompt. It reads the vectors of
+        plug: a `UserEmbedder`, its folder or hub id: its soft prompt is put before the prompt, and records in the
+            wording of the task that it was trained on, where `prompt` is of that task. It reads the vectors of
             the encoder in the setting `PERSONA_ENCODER` (``minilm``), and must have been trained with that and `llm`.
         lora: an `AdapterBank`: the LLM answers with the user's own adapter. It must be the transformers model that the
             adapters were trained for.
@@ -329,6 +324,6 @@ def personalize(
 
             channels = (*channels, SummaryChannel(source, summary, task=task))
         options = GenerationOptions(max_new_tokens=max_new_tokens)
-        query = question_of(task, plug)
+        query = lamp_task(task).query if task != "free" else None
         personalizer = Personalizer(model, source, chosen, k=k, options=options, channels=channels, query=query)
         return personalizer.generate(user_id, prompt).text

@@ -20,16 +20,18 @@ what looks like a control token of an LLM (``<|im_end|>``, ``</s>``, ``[INST]``)
 takes more than writing such a token into a review to speak in another's place. That does not make an LLM
 immune to what the words say.
 
-The official prompts of the LaMP benchmark are another matter: `persona.lamp_prompts.lamp_prompt`.
+The official prompts of the LaMP benchmark are another matter: `persona.lamp_prompts.lamp_prompt`. An LLM, or a user
+embedder, that was trained on these wants its records in that wording: `PromptBuilder.task`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from persona.errors import InvalidOptionError
+from persona.lamp import LampTask
 from persona.lamp_prompts import LampPrompt, lamp_prompt
 from persona.protocols import TextTokenizer
 from persona.records import Record
@@ -81,6 +83,8 @@ class PromptBuilder:
         max_tokens: the most that may be added to a prompt, in tokens; 0 adds nothing.
         least: records and summaries that do not fit are shortened, but not below this many tokens; at least
             1.
+        task: put records before prompts of this LaMP task as its official prompts do (`lamp_prompt`), where there is no
+            summary; quoted as here, so that they cannot end the quotation. None always takes the form above.
 
     Raises:
         InvalidOptionError: if a number is outside its range.
@@ -89,6 +93,7 @@ class PromptBuilder:
     tokenizer: TextTokenizer
     max_tokens: int = 512
     least: int = 32
+    task: LampTask | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens < 0:
@@ -106,6 +111,8 @@ class PromptBuilder:
             records: best first.
             summary: what is known of the user, in words.
         """
+        if self.task is not None and summary is None and self.task.query(prompt) != prompt.strip():
+            return self._official(self.task, prompt, records)
         quotations = [quotation for record in records if (quotation := self._quotation(record)).text]
         known = "" if summary is None else quoted(summary)
         prompt_tokens = self.tokenizer.count(prompt)
@@ -121,6 +128,26 @@ class PromptBuilder:
                 return BuiltPrompt(text, records, max(added, 0), summary or None)
             # Parts were measured one by one, and a tokenizer may cut the whole into a few tokens more.
             room -= added - self.max_tokens
+        return BuiltPrompt(prompt)
+
+    def _official(self, task: LampTask, prompt: str, records: Sequence[Record]) -> BuiltPrompt:
+        """As many records as have room, best first, in the task's own wording."""
+        plain = [
+            replace(record, text=text, target=None if record.target is None else quoted(record.target))
+            for record in records
+            if (text := quoted(record.text))
+        ]
+        kept = [record for record in records if quoted(record.text)]
+        while plain and self.max_tokens:
+            length = self.tokenizer.count(prompt) + self.max_tokens
+            while length > 0:
+                built = lamp_prompt(task, prompt, plain, self.tokenizer, max_length=length)
+                if not built.records:
+                    break
+                if built.tokens_added <= self.max_tokens:
+                    return BuiltPrompt(built.text, tuple(kept), built.tokens_added)
+                length -= built.tokens_added - self.max_tokens
+            plain, kept = plain[:-1], kept[:-1]
         return BuiltPrompt(prompt)
 
     def _before(self, quotations: Sequence[_Quotation], summary: str, room: int) -> tuple[str, list[_Quotation], str]:

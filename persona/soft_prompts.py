@@ -56,6 +56,10 @@ class SoftPromptChannel:
         store: where vectors and stored soft prompts are read from; None encodes every record anew.
         query_free: read stored soft prompts, made for any question; one that is missing or stale is made on the spot.
 
+    Attributes:
+        trained_on: the LaMP task that `plug` was trained on; None for one that was trained before that was noted. A
+            `Personalizer` words retrieved records as that task does, and seeks them by the question in its prompts.
+
     Raises:
         UnsupportedChannelError: if the LLM takes no soft prompts.
         FingerprintMismatchError: if `plug` was trained with another LLM or encoder.
@@ -83,6 +87,7 @@ class SoftPromptChannel:
         self.store = store
         self.query_free = query_free
         self._kind = soft_prompt_kind(self.plug) if query_free else ""
+        self.trained_on = lamp_task(self.plug.config.task) if self.plug.config.task else None
         copying = self.plug.copying if self.plug.copies and VOCABULARY in llm.channels else None
         self._copying = None if copying is None else copying.of(llm)
 
@@ -126,8 +131,8 @@ class SoftPromptChannel:
         Returns:
             # (prompts, encoder_dim)
         """
-        task = self.plug.config.task
-        return self._reader.questions([lamp_task(task).query(prompt) for prompt in prompts] if task else prompts)
+        task = self.trained_on
+        return self._reader.questions(prompts if task is None else [task.query(prompt) for prompt in prompts])
 
     def _stored(self, profile: Profile) -> torch.Tensor | None:
         """The stored soft prompt of this very revision, or None."""

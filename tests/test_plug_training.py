@@ -26,6 +26,7 @@ from persona.eval.soft_prompts import Plugs
 from persona.histories import History, HistoryReader, history_views
 from persona.instruction_words import InstructionWords, answer_ids
 from persona.lamp import LampSplit, Question, lamp_task
+from persona.lamp_prompts import lamp_prompt
 from persona.model_folder import hash_parameters
 from persona.plug_examples import Examples, PlugTraining
 from persona.plug_training import CHECKPOINT, train_plug
@@ -528,6 +529,32 @@ def test_a_question_is_asked_as_it_was_in_training(
     plug.trained_on("")  # of before tasks were noted: the whole prompt
     (whole, _) = SoftPromptChannel(plug, llm, encoder, store)([profile] * 2, prompts, nothing)
     assert not torch.equal(whole.soft_prompt, expected[0])  # type: ignore[arg-type]
+
+
+def test_records_are_sought_and_worded_as_in_training(
+    llm: Any, encoder: Any, store: ProfileStore, plug: UserEmbedder
+) -> None:
+    asked: list[str] = []
+
+    class Asked(BM25Retriever):
+        def retrieve_batch(self, profiles: Any, queries: Any, k: int) -> Any:
+            asked.extend(queries)
+            return super().retrieve_batch(profiles, queries, k)
+
+    task, profile = lamp_task("LaMP_3"), store.profile("user-0")
+    prompt = task.make_input("The screen is superb.")
+    plug.trained_on("LaMP_3")
+    channel = SoftPromptChannel(plug, llm, encoder, store)
+    answer = Personalizer(llm, store, Asked(), k=2, channels=(channel,)).generate("user-0", prompt)
+    found = [one.record for one in BM25Retriever().retrieve(profile, "The screen is superb.", 2)]
+    assert asked == ["The screen is superb."]
+    assert answer.prompt == lamp_prompt(task, prompt, found, llm.tokenizer, max_length=1024).text
+    assert [one.record for one in answer.records] == found
+    plug.trained_on("")
+    channel = SoftPromptChannel(plug, llm, encoder, store)
+    answer = Personalizer(llm, store, Asked(), k=2, channels=(channel,)).generate("user-0", prompt)
+    assert asked[1:] == [prompt]
+    assert answer.prompt.startswith("Earlier records of this user")
 
 
 def test_the_task_of_a_training_is_noted(llm: Any, encoder: Any, tmp_path: Path) -> None:

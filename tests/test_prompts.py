@@ -15,6 +15,8 @@ from transformers import AutoTokenizer
 
 from persona import prompts, tokenizers
 from persona.errors import InvalidOptionError
+from persona.lamp import TASKS, lamp_task
+from persona.lamp_prompts import lamp_prompt
 from persona.prompts import PromptBuilder
 from persona.protocols import TextTokenizer
 from persona.records import Record
@@ -128,6 +130,46 @@ def test_what_always_holds(
     assert all(_LINE.fullmatch(line) for line in quoted)
     assert sum(line.startswith("About this user") for line in lines) <= 1
     assert lines[-3:] == ["", "The request:", ""]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    name=st.sampled_from(sorted(set(TASKS) - {"LaMP_1"})),
+    tokenizer=st.sampled_from(_TOKENIZERS),
+    asked=_TEXTS | _LONG,
+    records=_RECORDS,
+    max_tokens=st.integers(0, 250),
+)
+def test_what_always_holds_in_a_tasks_own_wording(
+    name: str, tokenizer: TextTokenizer, asked: str, records: list[Record], max_tokens: int
+) -> None:
+    task = lamp_task(name)
+    prompt = task.make_input(asked, labels=["a", "b"] if task.name in ("LaMP_2", "LaMP_2N") else None)
+    built = PromptBuilder(tokenizer, max_tokens, task=task).build(prompt, records)
+    assert built.text.endswith(prompt)
+    assert 0 <= built.tokens_added <= max_tokens
+    rest = iter(records)
+    assert all(any(used is given for given in rest) for used in built.records)
+    before = built.text.removesuffix(prompt)
+    assert bool(before) == bool(built.records)
+    assert len(before.splitlines()) <= 1, "nothing personal may start a line of its own"
+    assert not re.search(r"<\||</s>|\[INST\]", before)
+
+
+@pytest.mark.parametrize("name", ["LaMP_2", "LaMP_3", "LaMP_4", "LaMP_5", "LaMP_7"])
+def test_a_tasks_own_wording_is_the_official_one(name: str) -> None:
+    task = lamp_task(name)
+    prompt = task.make_input("The screen is superb.", labels=["a", "b"] if task.name == "LaMP_2" else None)
+    builder = PromptBuilder(_MINILM, task=task)
+    official = lamp_prompt(task, prompt, [_REVIEW, _NOTE], _MINILM, max_length=512)
+    built = builder.build(prompt, [_REVIEW, _NOTE])
+    assert (built.text, built.records, built.tokens_added) == (official.text, (_REVIEW, _NOTE), official.tokens_added)
+    # Another prompt than the task's, and a summary, have the form for any prompt.
+    plain = PromptBuilder(_MINILM)
+    assert builder.build("Hello.", [_REVIEW]) == plain.build("Hello.", [_REVIEW])
+    assert builder.build(prompt, [_REVIEW], summary="Likes it.") == plain.build(prompt, [_REVIEW], summary="Likes it.")
+    tight = PromptBuilder(_MINILM, max_tokens=40, task=task).build(prompt, [_REVIEW, _REVIEW, _NOTE])
+    assert 0 < tight.tokens_added <= 40
 
 
 @settings(max_examples=100, deadline=None)

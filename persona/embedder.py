@@ -343,7 +343,7 @@ class UserEmbedder(
         entropy = torch.special.entr(weights).sum(-1).mean(-1)
         return torch.where(mask.any(1), entropy.exp(), torch.zeros_like(entropy))
 
-    def trained_on(self, task: str) -> None:
+    def note_task(self, task: str) -> None:
         """Note the name of the LaMP task that the training is on, in `config` and in what is saved."""
         self.config = replace(self.config, task=task)
         self._hub_mixin_config = self.config

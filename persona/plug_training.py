@@ -123,7 +123,7 @@ def train_plug(
     options = options or PlugTraining()
     begun = time.perf_counter()
     plug.check_fits(reader.fingerprint, llm)
-    plug.trained_on(split.task.name)
+    plug.note_task(split.task.name)
     room = llm.input_limit(GenerationOptions(max_new_tokens=1))
     if room is not None and plug.config.n_tokens >= room:
         raise InvalidOptionError(

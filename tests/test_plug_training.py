@@ -517,7 +517,7 @@ def test_a_question_is_asked_as_it_was_in_training(
     task, profile = lamp_task("LaMP_3"), store.profile("user-0")
     prompts = [task.make_input("The screen is superb."), "Something that is no prompt of the task"]
     nothing = [PersonalContext()] * 2
-    plug.trained_on("LaMP_3")
+    plug.note_task("LaMP_3")
     plug.save_pretrained(tmp_path / "plug")
     histories = HistoryReader(plug.config, encoder, store).read([profile] * 2)
     for asked in (plug, load_user_embedder(tmp_path / "plug")):
@@ -526,7 +526,7 @@ def test_a_question_is_asked_as_it_was_in_training(
         for one, other in zip(made, expected, strict=True):
             assert one.soft_prompt is not None
             assert torch.equal(one.soft_prompt, other)
-    plug.trained_on("")  # of before tasks were noted: the whole prompt
+    plug.note_task("")  # of before tasks were noted: the whole prompt
     (whole, _) = SoftPromptChannel(plug, llm, encoder, store)([profile] * 2, prompts, nothing)
     assert not torch.equal(whole.soft_prompt, expected[0])  # type: ignore[arg-type]
 
@@ -543,14 +543,14 @@ def test_records_are_sought_and_worded_as_in_training(
 
     task, profile = lamp_task("LaMP_3"), store.profile("user-0")
     prompt = task.make_input("The screen is superb.")
-    plug.trained_on("LaMP_3")
+    plug.note_task("LaMP_3")
     channel = SoftPromptChannel(plug, llm, encoder, store)
     answer = Personalizer(llm, store, Asked(), k=2, channels=(channel,)).generate("user-0", prompt)
     found = [one.record for one in BM25Retriever().retrieve(profile, "The screen is superb.", 2)]
     assert asked == ["The screen is superb."]
     assert answer.prompt == lamp_prompt(task, prompt, found, llm.tokenizer, max_length=1024).text
     assert [one.record for one in answer.records] == found
-    plug.trained_on("")
+    plug.note_task("")
     channel = SoftPromptChannel(plug, llm, encoder, store)
     answer = Personalizer(llm, store, Asked(), k=2, channels=(channel,)).generate("user-0", prompt)
     assert asked[1:] == [prompt]

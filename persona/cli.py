@@ -330,7 +330,7 @@ def ask(
         str,
         typer.Option(
             help="The LaMP task that the prompt is of (LaMP_1 ... LaMP_7, LaMP_2N), or free: records are sought by the "
-            "question in it, and the summary is for it. A user embedder knows its own."
+            "question in it and worded as in its official prompts; a summary is for it. A user embedder knows its own."
         ),
     ] = "free",
     vocabulary: Annotated[
@@ -425,6 +425,8 @@ def ask(
 
             background = TokenBackground.from_store(check_lifting(model), opened)
             channels = (*channels, VocabularyChannel(model, background, vocabulary))
+        known = task if task != "free" else embedder.config.task if embedder is not None else ""
+        asked = lamp_task(known) if known else None
         personalizer = Personalizer(
             model,
             opened,
@@ -433,11 +435,11 @@ def ask(
             builder=PromptBuilder(
                 model.tokenizer,
                 max_tokens=max_context_tokens,
-                task=lamp_task(embedder.config.task) if embedder is not None and embedder.config.task else None,
+                task=asked,
             ),
             options=GenerationOptions(max_new_tokens=max_new_tokens, num_beams=num_beams),
             channels=channels,
-            query=lamp_task(task).query if task != "free" else None,
+            query=asked.query if asked else None,
         )
         answer = personalizer.generate(user_id, text)
     if not as_json:

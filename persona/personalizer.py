@@ -277,9 +277,9 @@ def personalize(
         missing_adapter: what to do where `lora` has none for the user: ``"error"``, ``"prior"`` or ``"base"``.
         summary: also say what is typical of the user: ``"stats"``, exact statistics of the records; ``"llm"``, what
             `summarize_users` has stored; or ``"both"``.
-        task: the LaMP task that `prompt` is of, or ``"free"``: what the summary is for, and where in the prompt the
-            question stands that records are sought by. With ``"free"`` it is the task that `plug` was trained on, if
-            there is one, that says where; else the whole prompt is the question.
+        task: the LaMP task that `prompt` is of, or ``"free"``: records are sought by the question in it and, without a
+            summary, worded as in its official prompts (`PromptBuilder.task`); a summary is for it. With ``"free"``
+            `plug` says which task, if it was trained on one; else the whole prompt is the question.
         max_new_tokens: longest answer, in tokens.
 
     Returns:
@@ -324,6 +324,8 @@ def personalize(
 
             channels = (*channels, SummaryChannel(source, summary, task=task))
         options = GenerationOptions(max_new_tokens=max_new_tokens)
-        query = lamp_task(task).query if task != "free" else None
-        personalizer = Personalizer(model, source, chosen, k=k, options=options, channels=channels, query=query)
+        asked = lamp_task(task) if task != "free" else None
+        builder = PromptBuilder(model.tokenizer, task=asked) if asked else None
+        query = asked.query if asked else None
+        personalizer = Personalizer(model, source, chosen, k, builder, options, channels, query)
         return personalizer.generate(user_id, prompt).text

@@ -263,6 +263,16 @@ def test_options_are_checked_before_the_llm_is_loaded(stocked: Run, arguments: t
     assert IN_A_STORE[arguments] in line
 
 
+def test_ask_seeks_and_words_records_as_the_task_of_its_prompt_does(stocked: Run) -> None:
+    prompt = lamp_task("LaMP_3").make_input("A quiet film.")
+    for options, begins in ((("--task", "LaMP_3"), "is the score for"), ((), "Earlier records of this user")):
+        outcome = stocked("ask", "mara", prompt, "--k", "1", "--max-new-tokens", "1", "--json", *options)
+        assert outcome.code == 0, outcome.err
+        told = json.loads(outcome.out)["prompt"]
+        assert begins in told[:32]
+        assert told.endswith(prompt)
+
+
 def test_forget_with_a_folder_that_is_not_there_erases_nothing(stocked: Run) -> None:
     assert stocked("forget", "mara", "--yes", "--exports", "nope").code == 1
     assert json.loads(stocked("retrieve", "mara", "film", "--json").out)

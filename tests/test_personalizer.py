@@ -17,8 +17,10 @@ from persona.errors import (
     InvalidUserIdError,
     ModelLoadError,
     StoreError,
+    UnknownTaskError,
     UnsupportedChannelError,
 )
+from persona.lamp import lamp_task
 from persona.models import load_llm
 from persona.personalizer import Personalizer, personalize
 from persona.protocols import GenerationOptions, PersonalContext, RecordEncoder
@@ -171,6 +173,21 @@ def test_personalize_takes_names_and_urls(store: ProfileStore, tmp_path: Path) -
     by_object = personalize(str.upper, "ana", "Rate this superhero film.", store=store, retriever="recency", k=1)
     assert by_url == by_object
     assert "SUPERHERO SEQUEL WITH THREE ENDINGS." in by_url
+
+
+def test_a_tasks_prompt_has_its_records_sought_and_worded_as_the_task_does(tmp_path: Path) -> None:
+    task = lamp_task("LaMP_3")
+    prompt = task.make_input("Such a loud siren.")
+    with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
+        store.upsert([("bo", Record("A loud siren.", "2")), ("bo", Record("What is the score of the review?", "5"))])
+        told = personalize(lambda text: text, "bo", prompt, store=store, k=1, task="LaMP_3")
+        plain = personalize(lambda text: text, "bo", prompt, store=store, k=1)
+        for name in ("LaMP_33", ""):
+            with pytest.raises(UnknownTaskError):
+                personalize(lambda text: text, "bo", prompt, store=store, task=name)
+    assert told == f'2 is the score for "A loud siren." . {prompt}'
+    # Else the instruction's words are sought as well, and any prompt has the form for any prompt.
+    assert plain.splitlines()[1:2] == ['- "What is the score of the review?" -> "5"']
 
 
 def test_personalize_says_that_there_is_no_store(tmp_path: Path) -> None:

@@ -405,7 +405,10 @@ def import_folders(
     store: Store = None,
     llm: Llm = None,
     user: Annotated[str | None, typer.Option("--user", help="Whose it is (default: as export noted it).")] = None,
-    dtype: Dtype = "float32",
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="At rest, for a family that is not there yet: float32 (the default), float16, bfloat16 ..."),
+    ] = None,
     family: FamilyKey = None,
     as_json: AsJson = False,
 ) -> None:
@@ -413,15 +416,23 @@ def import_folders(
     from persona.adapters.bank import AdapterBank
     from persona.adapters.family import Family, find_modules
     from persona.adapters.peft_format import import_adapters, noted_family, read_spec
+    from persona.errors import InvalidOptionError
     from persona.settings import open_store
 
     with open_store(store) as opened:
         bank = AdapterBank(opened)
-        noted = noted_family(folders[0])
-        if family is None and noted in {each.key for each in bank.families()}:
-            family = noted
+        known = {each.key: each.spec.dtype for each in bank.families()}
+        noted = sorted({noted_family(folder) for folder in folders})
+        if family is None and len(noted) > 1:
+            keys = ", ".join(key or "none" for key in noted)
+            raise InvalidOptionError(
+                f"folders of one family can be imported together, these are of {keys}: import those of each by "
+                "themselves, or name the one they are to go to with --family"
+            )
+        if family is None and known.get(noted[0]) == (dtype or known.get(noted[0], "")):
+            family = noted[0]
         if family is None:
-            model, spec = _load(llm), read_spec(folders[0], dtype=dtype)
+            model, spec = _load(llm), read_spec(folders[0], dtype=dtype or "float32")
             chosen, prior = Family(model.fingerprint, spec, find_modules(model.model, spec)), None
         else:
             chosen = _family(bank, family)

@@ -159,6 +159,8 @@ class UserEmbedderConfig:
         for name in ("encoder_dim", "llm_hidden", "n_tokens", "heads", "width"):
             if getattr(self, name) < 1:
                 raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
+        if not isinstance(self.task, str):
+            raise InvalidOptionError(f"`task` must be a string, was: {self.task!r}")
         if self.copy_tokens < 0:
             raise InvalidOptionError(f"`copy_tokens` must be at least 0, was: {self.copy_tokens}")
         if not (math.isfinite(self.embedding_scale) and self.embedding_scale > 0):

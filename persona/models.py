@@ -133,8 +133,9 @@ def _endpoint(uri: re.Match[str], options: dict[str, Any]) -> OpenAILM:
 
     options.pop("overlong", None)
     _check_options("an endpoint", options, _parameters(OpenAILM))
-    _, _, behind = uri["model"].rpartition("@")
-    if uri["url"] is None and "@" in uri["model"] and re.search(r"[.:/]|^localhost$", behind):
+    before, _, behind = uri["model"].rpartition("@")
+    elsewhere = uri["url"] is not None or "base_url" in options or "client" in options
+    if before and not elsewhere and re.search(r"^[^@/]+:\d+(/|$)|^localhost(/|$)|/v1/?$", behind):
         raise InvalidOptionError(f"an endpoint's address must begin with http:// or https://, was: {behind!r}")
     if uri["url"] is not None:
         options["base_url"] = uri["url"]

@@ -123,13 +123,13 @@ def train_plug(
     options = options or PlugTraining()
     begun = time.perf_counter()
     plug.check_fits(reader.fingerprint, llm)
-    plug.note_task(split.task.name)
     room = llm.input_limit(GenerationOptions(max_new_tokens=1))
     if room is not None and plug.config.n_tokens >= room:
         raise InvalidOptionError(
             f"{llm.name} reads at most {room} tokens, {plug.config.n_tokens} soft ones leave none for a question: "
             "make fewer (`n_tokens`, --tokens)"
         )
+    plug.note_task(split.task.name)
     if any(options.ks) and retriever is None:
         raise InvalidOptionError("training prompts with records need a retriever: give one, or set `ks=(0,)`")
     examples = Examples(split, reader, options)

@@ -131,24 +131,34 @@ class PromptBuilder:
         return BuiltPrompt(prompt)
 
     def _official(self, task: LampTask, prompt: str, records: Sequence[Record]) -> BuiltPrompt:
-        """As many records as have room, best first, in the task's own wording."""
-        plain = [
-            replace(record, text=text, target=None if record.target is None else quoted(record.target))
-            for record in records
-            if (text := quoted(record.text))
-        ]
-        kept = [record for record in records if quoted(record.text)]
+        """As many records as have room, best first, in the task's own wording; who lacks a part of it stays out."""
+        kept, plain = [], []
+        for record in records:
+            text, target = quoted(record.text), quoted(record.target or "")
+            if text and (target or task.target_field is None):
+                kept.append(record)
+                plain.append(replace(record, text=text, target=target or None))
         while plain and self.max_tokens:
             length = self.tokenizer.count(prompt) + self.max_tokens
+            # LaMP_1 shows the title of a record, which is its target, and not the text.
+            shown = [record.target or "" if task.name == "LaMP_1" else record.text for record in plain]
             while length > 0:
                 built = lamp_prompt(task, prompt, plain, self.tokenizer, max_length=length)
-                if not built.records:
+                if not built.records or not all(self._keeps(built.text, part) for part in shown):
                     break
                 if built.tokens_added <= self.max_tokens:
                     return BuiltPrompt(built.text, tuple(kept), built.tokens_added)
                 length -= built.tokens_added - self.max_tokens
             plain, kept = plain[:-1], kept[:-1]
         return BuiltPrompt(prompt)
+
+    def _keeps(self, text: str, part: str) -> bool:
+        """Whether a part of a record stands in `text` whole, or with its least."""
+        if part in text:
+            return True
+        least = self.tokenizer.truncate(part, self.least + self.tokenizer.count(""))
+        # Decoding may change blanks and case; what counts is that the words are there.
+        return "".join(least.casefold().split()) in "".join(text.casefold().split())
 
     def _before(self, quotations: Sequence[_Quotation], summary: str, room: int) -> tuple[str, list[_Quotation], str]:
         """What stands before the prompt, in about `room` tokens, and the records and the summary in it; or nothing."""

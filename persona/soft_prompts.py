@@ -215,10 +215,12 @@ def store_soft_prompts(
             stored = store.index(user_id, kind)
             if len(profile) and (stored is None or stored.revision != profile.revision):
                 profiles.append(profile)
-        made = soft_prompts(plug, reader.read(profiles))
+        histories = reader.read(profiles)
+        made = soft_prompts(plug, histories)
         kept += store.put_indexes(
             StoredIndex(profile.user_id, kind, profile.revision, prompt.numpy().astype("<f2").tobytes())
-            for profile, prompt in zip(profiles, made, strict=True)
+            for profile, history, prompt in zip(profiles, histories, made, strict=True)
+            if len(history)  # the neutral prompt is nobody's
         )
         seen += len(user_ids)
         if progress is not None:

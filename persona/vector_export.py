@@ -93,6 +93,8 @@ def _write_npy(users: Iterator[tuple[str, NDArray[np.float32]]], path: Path) -> 
             written, dim = written + 1, len(vector)
         rows.seek(0)
         _write_npy_header(rows, written, dim)
+        names.flush()
+        rows.flush()
         # Two files cannot be replaced at once: while they are, there are no ids, and no vector is taken for another's.
         path.with_suffix(".ids.jsonl").unlink(missing_ok=True)
     return written

@@ -102,6 +102,11 @@ def test_of_several_families_one_is_named(
     assert f"there are 2 families of adapters for {load_llm(llama_folder).fingerprint}, name one: {keys[0]}" in said
     assert ask("--lora", "--family", keys[1]) == (0, "")
     assert "--family is for adapters: give --lora" in ask("--family", keys[1])[1]
+    written = [run("export", f"out {key}", "--family", key, "--json")["adapters"][0] for key in keys]
+    assert f"these are of {', '.join(sorted(keys))}" in run("import", *written, code=1)
+    assert keys[1] in run("import", written[1])
+    assert keys[1] not in run("import", written[1], "--llm", llama_folder, "--dtype", "float16")
+    assert len({kind["family"] for kind in run("list", "--json")}) == 3
 
 
 def test_a_family_without_users_is_none_to_choose_from(run: Run, url: str, llama_folder: Path) -> None:

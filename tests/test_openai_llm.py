@@ -126,6 +126,8 @@ def test_a_missing_key_is_one_clear_line() -> None:
 
 def test_vllm_needs_no_key_and_has_a_usual_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_llm("vllm:m").fingerprint == "openai:m@http://127.0.0.1:8000/v1"
+    cloud: Any = load_llm("openai:@cf/meta/llama", base_url="https://api.example.com/v1", api_key="x")
+    assert cloud.fingerprint.startswith("openai:@cf/meta/llama@")
     assert load_llm("vllm:ana@3").fingerprint == "openai:ana@3@http://127.0.0.1:8000/v1"  # as adapters are named
     monkeypatch.setenv("VLLM_API_KEY", "secret")
     llm: Any = load_llm("vllm:m")

@@ -161,15 +161,38 @@ def test_a_tasks_own_wording_is_the_official_one(name: str) -> None:
     task = lamp_task(name)
     prompt = task.make_input("The screen is superb.", labels=["a", "b"] if task.name == "LaMP_2" else None)
     builder = PromptBuilder(_MINILM, task=task)
-    official = lamp_prompt(task, prompt, [_REVIEW, _NOTE], _MINILM, max_length=512)
-    built = builder.build(prompt, [_REVIEW, _NOTE])
-    assert (built.text, built.records, built.tokens_added) == (official.text, (_REVIEW, _NOTE), official.tokens_added)
+    other = Record("I only watch old thrillers.", "2")
+    official = lamp_prompt(task, prompt, [_REVIEW, other], _MINILM, max_length=512)
+    built = builder.build(prompt, [_REVIEW, other])
+    assert (built.text, built.records, built.tokens_added) == (official.text, (_REVIEW, other), official.tokens_added)
     # Another prompt than the task's, and a summary, have the form for any prompt.
     plain = PromptBuilder(_MINILM)
     assert builder.build("Hello.", [_REVIEW]) == plain.build("Hello.", [_REVIEW])
     assert builder.build(prompt, [_REVIEW], summary="Likes it.") == plain.build(prompt, [_REVIEW], summary="Likes it.")
-    tight = PromptBuilder(_MINILM, max_tokens=40, task=task).build(prompt, [_REVIEW, _REVIEW, _NOTE])
-    assert 0 < tight.tokens_added <= 40
+    tight = PromptBuilder(_MINILM, max_tokens=40, task=task).build(prompt, [_REVIEW, _REVIEW, _REVIEW])
+    assert (tight.records, tight.tokens_added <= 40) == ((_REVIEW,), True)
+
+
+def test_in_a_tasks_own_wording_no_record_is_without_its_words() -> None:
+    task = lamp_task("LaMP_3")
+    prompt = task.make_input("Fine.")
+    long = [Record(f"{number} " + "a very long review " * 40, "4") for number in range(4)]
+    for max_tokens, fewest in ((30, 0), (60, 1), (120, 2), (400, 4)):
+        built = PromptBuilder(_MINILM, max_tokens, task=task).build(prompt, long)
+        assert built.tokens_added <= max_tokens
+        assert len(built.records) >= fewest
+        # 32 tokens of each, a number and four words over and over.
+        assert built.text.count("a very long review") >= 7 * len(built.records)
+        assert '""' not in built.text
+    # A record that lacks what the wording names stays out, and is not told to be there.
+    assert PromptBuilder(_MINILM, task=task).build(prompt, [_NOTE]).records == ()
+    paper = lamp_task("LaMP_1")
+    asked = 'For an author who has written the paper with the title "Mine", which reference is related? "A" "B"'
+    assert PromptBuilder(_MINILM, task=paper).build(asked, [_NOTE]).records == ()
+    titled = Record("An abstract.", "A title of theirs")
+    built = PromptBuilder(_MINILM, task=paper).build(asked, [titled])
+    assert built.records == (titled,)
+    assert '"a title of theirs"' in built.text
 
 
 @settings(max_examples=100, deadline=None)

@@ -223,6 +223,18 @@ def test_a_vector_without_records_is_personal_all_the_same(llm: Any, tmp_path: P
     assert {user: one.abstained for user, one in found.items()} == {"ana": False, "ben": True, "nobody": True}
 
 
+def test_a_neutral_prompt_is_nobodys_where_it_is_stored(llm: Any, tmp_path: Path) -> None:
+    file = UserVectorFile(write_npy(tmp_path / "u.npy", {"ana": np.ones(5, np.float32)}))
+    plug = UserEmbedder.from_vectors(llm, dim=5, vectors=file.fingerprint)
+    with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
+        store.upsert([("ana", Record("One.", "3")), ("ben", Record("Two.", "3"))])
+        assert store_soft_prompts(store, plug, file) == 1  # type: ignore[arg-type]
+        channel = SoftPromptChannel(plug, llm, file, store, query_free=True)
+        personalizer = Personalizer(llm, store, k=0, channels=(channel,))
+        found = {user: personalizer.generate(user, "review: Fine.").channels for user in ("ana", "ben")}
+    assert found == {"ana": ("soft_prompt",), "ben": ()}
+
+
 def test_a_run_over_other_vectors_is_another_run(llm: Any, tmp_path: Path) -> None:
     World(0).write_lamp(tmp_path, "LaMP_3", {"train": 6}, 4)
     split = read_split(tmp_path, "train")

@@ -432,11 +432,7 @@ def ask(
             opened,
             found,
             k=k,
-            builder=PromptBuilder(
-                model.tokenizer,
-                max_tokens=max_context_tokens,
-                task=asked,
-            ),
+            builder=PromptBuilder(model.tokenizer, max_tokens=max_context_tokens, task=asked),
             options=GenerationOptions(max_new_tokens=max_new_tokens, num_beams=num_beams),
             channels=channels,
             query=asked.query if asked else None,

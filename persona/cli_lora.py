@@ -419,6 +419,8 @@ def import_folders(
     from persona.errors import InvalidOptionError
     from persona.settings import open_store
 
+    if family is not None and dtype is not None:
+        raise InvalidOptionError("--dtype is for a family that is not there yet: leave it out, or --family")
     with open_store(store) as opened:
         bank = AdapterBank(opened)
         known = {each.key: each.spec.dtype for each in bank.families()}
@@ -429,7 +431,7 @@ def import_folders(
                 f"folders of one family can be imported together, these are of {keys}: import those of each by "
                 "themselves, or name the one they are to go to with --family"
             )
-        if family is None and known.get(noted[0]) == (dtype or known.get(noted[0], "")):
+        if family is None and noted[0] in known and dtype in (None, known[noted[0]]):
             family = noted[0]
         if family is None:
             model, spec = _load(llm), read_spec(folders[0], dtype=dtype or "float32")

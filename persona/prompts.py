@@ -84,7 +84,8 @@ class PromptBuilder:
         least: records and summaries that do not fit are shortened, but not below this many tokens; at least
             1.
         task: put records before prompts of this LaMP task as its official prompts do (`lamp_prompt`), where there is no
-            summary; quoted as here, so that they cannot end the quotation. None always takes the form above.
+            summary; quoted as here, so that they cannot end the quotation. A record without a part that these words
+            name (a score, a title) stays out. None always takes the form above.
 
     Raises:
         InvalidOptionError: if a number is outside its range.
@@ -131,7 +132,7 @@ class PromptBuilder:
         return BuiltPrompt(prompt)
 
     def _official(self, task: LampTask, prompt: str, records: Sequence[Record]) -> BuiltPrompt:
-        """As many records as have room, best first, in the task's own wording; who lacks a part of it stays out."""
+        """As many records as have room, best first, in the task's own wording; see `task`."""
         kept, plain = [], []
         for record in records:
             text, target = quoted(record.text), quoted(record.target or "")

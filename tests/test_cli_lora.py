@@ -107,6 +107,8 @@ def test_of_several_families_one_is_named(
     assert keys[1] in run("import", written[1])
     assert keys[1] not in run("import", written[1], "--llm", llama_folder, "--dtype", "float16")
     assert len({kind["family"] for kind in run("list", "--json")}) == 3
+    refused = run("import", written[0], "--family", keys[0], "--dtype", "int8", code=1)
+    assert "--dtype is for a family that is not there yet" in refused
 
 
 def test_a_family_without_users_is_none_to_choose_from(run: Run, url: str, llama_folder: Path) -> None:

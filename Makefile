@@ -47,7 +47,7 @@ bench: setup
 	@for script in benchmarks/*.py; do echo; echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 docs: setup
-	$(BIN)/typer persona.cli utils docs --name persona --title "The command line" --output docs/cli.md
+	$(BIN)/typer persona.cli.app utils docs --name persona --title "The command line" --output docs/cli.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache runs

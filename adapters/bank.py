@@ -54,12 +54,12 @@ from sqlalchemy import (
 from torch import Tensor
 
 from persona.adapters.family import Family
-from persona.database import insert_if_absent
 from persona.errors import DataFormatError, FingerprintMismatchError, InvalidOptionError, UnknownAdapterError
-from persona.queries import PAGE
 from persona.records import check_user_id
-from persona.schema import PART_TABLES, Part, families, part_of
-from persona.store import ForgetReport, ProfileStore
+from persona.store.database import insert_if_absent
+from persona.store.profile_store import ForgetReport, ProfileStore
+from persona.store.queries import PAGE
+from persona.store.schema import PART_TABLES, Part, families, part_of
 
 PUBLISHED, PRIOR, OLD, WITHDRAWN = "published", "prior", "old", "withdrawn"
 _CURRENT = (PUBLISHED, PRIOR)

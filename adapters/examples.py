@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from persona.errors import InvalidOptionError
-from persona.lamp import LampTask
+from persona.lamp.tasks import LampTask
 from persona.records import Profile
 
 

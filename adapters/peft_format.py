@@ -42,10 +42,10 @@ from persona.errors import (
     InvalidOptionError,
     UnknownAdapterError,
     UnknownUserError,
+    reason,
 )
 from persona.files import make_ordinary
 from persona.protocols import PRIOR_ADAPTER
-from persona.reasons import reason
 from persona.records import check_user_id
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -29,8 +29,8 @@ from persona.adapters.bank import PUBLISHED, AdapterBank, StoredAdapter
 from persona.adapters.family import Family
 from persona.adapters.stacked import PRIOR_SLOT, StackedLoRA
 from persona.errors import FingerprintMismatchError, InvalidOptionError, UnknownAdapterError, UnsupportedChannelError
+from persona.llm.transformers import TransformersLM
 from persona.protocols import PRIOR_ADAPTER, LanguageModel
-from persona.transformers_llm import TransformersLM
 
 
 class AdapterPool:

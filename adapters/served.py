@@ -18,7 +18,7 @@ reaches the server and knows a name may use that adapter, as vLLM itself asks fo
 
 - `ServedAdapters.load` exports an adapter and posts it to ``/v1/load_lora_adapter``; `unload` takes it out.
 - The plug-in ``persona_lora_resolver`` (entry point of the group ``vllm.general_plugins``) reads the bank when a
-  request names an adapter that the server does not know (`persona.vllm_plugin`, `bank_resolver`). A name is resolved to
+  request names an adapter that the server does not know (`persona.adapters.vllm_plugin`, `bank_resolver`). A name is resolved to
   the current, published adapter of the user whom it names, or to nothing: the server then answers that there is no such
   model.
 """
@@ -47,7 +47,7 @@ _NAME = re.compile(
 
 
 class AdapterServer(Protocol):
-    """An endpoint that adapters can be put on: `persona.openai_llm.OpenAILM`."""
+    """An endpoint that adapters can be put on: `persona.llm.endpoint.OpenAILM`."""
 
     def load_adapter(self, name: str, path: str) -> None:
         """Have the server read an adapter."""

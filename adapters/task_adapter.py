@@ -28,10 +28,9 @@ from torch import Tensor
 
 from persona.adapters.family import Family
 from persona.adapters.training import AdapterTrainer, TrainingOptions
-from persona.errors import FingerprintMismatchError, ModelLoadError, PersonaError
+from persona.errors import FingerprintMismatchError, ModelLoadError, PersonaError, reason
 from persona.files import replacing, write_atomically
-from persona.reasons import reason
-from persona.transformers_llm import TransformersLM
+from persona.llm.transformers import TransformersLM
 
 CONFIG, WEIGHTS = "task_adapter.json", "task_adapter.safetensors"
 _ROUTER = "router."

@@ -24,9 +24,9 @@ from persona.adapters.routed import RouterOptions, train_router
 from persona.adapters.task_adapter import TaskAdapter
 from persona.adapters.training import AdapterTrainer, Lesson, TrainingOptions, chunks
 from persona.errors import InvalidOptionError
-from persona.lamp import LampSplit
+from persona.lamp.tasks import LampSplit
+from persona.llm.transformers import TransformersLM
 from persona.records import Profile
-from persona.transformers_llm import TransformersLM
 
 Stages = Callable[[str, int, int], None]
 

@@ -50,11 +50,11 @@ from persona.adapters.examples import Example, ExampleMaker
 from persona.adapters.family import HALVES, Family, LoraSpec
 from persona.adapters.stacked import PRIOR_SLOT, StackedLoRA
 from persona.errors import InvalidOptionError
+from persona.llm.checks import check_seed
+from persona.llm.loss import TargetLoss
+from persona.llm.transformers import TransformersLM
 from persona.protocols import GenerationOptions
-from persona.request_checks import check_seed
-from persona.store import ProfileStore
-from persona.target_loss import TargetLoss
-from persona.transformers_llm import TransformersLM
+from persona.store.profile_store import ProfileStore
 
 Progress = Callable[[int, float], None]
 """Called after each chunk with the users done so far and the seconds since the start."""

@@ -39,7 +39,7 @@ from rank_bm25 import BM25Okapi
 
 from persona.records import Profile, Record
 from persona.retrievers import BM25PlusRetriever, BM25Retriever, build_indexes
-from persona.store import ProfileStore
+from persona.store.profile_store import ProfileStore
 
 SIZES = (50, 200)
 K = 4

@@ -18,18 +18,18 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from persona.embedding import embed_users
-from persona.encoders import load_encoder
+from persona.assembly import make_retriever
+from persona.encoders.embedding import embed_users
+from persona.encoders.load import load_encoder
 from persona.protocols import Retriever
 from persona.readers import read_split
 from persona.records import Profile
-from persona.registry import make_retriever
 from persona.retrievers import MultiInterestRetriever
 from persona.retrievers.clusters import cluster, nearest
 from persona.retrievers.multi_interest import SharedInterests
 from persona.retrievers.record_vectors import RecordVectors
-from persona.store import ProfileStore
-from persona.vectors import vector_fingerprint
+from persona.store.profile_store import ProfileStore
+from persona.store.vectors import vector_fingerprint
 
 METHODS = ("dense", "multi_interest", "diverse", "key_value", "entities", "random")
 

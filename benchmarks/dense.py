@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 
 from persona.records import Profile, Record
 from persona.retrievers import DenseRetriever
-from persona.store import ProfileStore
-from persona.vectors import UserVectors, vector_fingerprint
+from persona.store.profile_store import ProfileStore
+from persona.store.vectors import UserVectors, vector_fingerprint
 
 RECORDS, DIM, K = 50, 384, 4
 BLOCK = {"faiss post-filter": 2, "full scan": 5}

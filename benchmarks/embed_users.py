@@ -32,16 +32,16 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from persona.embedding import embed_users
-from persona.encoder_folder import encoder_folder
-from persona.encoder_loading import load
-from persona.encoders import SentenceTransformerEncoder
+from persona.encoders.embedding import embed_users
+from persona.encoders.folder import encoder_folder
+from persona.encoders.load import SentenceTransformerEncoder
+from persona.encoders.loading import load
+from persona.encoders.sentence import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
+from persona.encoders.token_batches import plan_batches, tokenize
+from persona.encoders.torch_threads import one_thread_workers
 from persona.records import Record
-from persona.sentence_encoder import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
-from persona.store import ProfileStore
-from persona.token_batches import plan_batches, tokenize
-from persona.torch_threads import one_thread_workers
-from persona.vectors import vector_fingerprint
+from persona.store.profile_store import ProfileStore
+from persona.store.vectors import vector_fingerprint
 
 POSTS = "data/histories/blogs.jsonl.gz"
 

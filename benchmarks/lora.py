@@ -38,9 +38,9 @@ from persona.adapters.family import Family, LoraSpec
 from persona.adapters.pool import AdapterPool
 from persona.adapters.stacked import StackedLoRA
 from persona.adapters.training import AdapterTrainer, Lesson, TokenExample, TrainingOptions, chunks
+from persona.llm.transformers import TransformersLM
 from persona.records import Record
-from persona.store import ProfileStore
-from persona.transformers_llm import TransformersLM
+from persona.store.profile_store import ProfileStore
 
 QV, ALL = ("q_proj", "v_proj"), ("all-linear",)
 BATCH, PROMPT, NEW = 32, 32, 32

@@ -19,9 +19,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from persona.eval.world.world import World
 from persona.records import Record
-from persona.store import ProfileStore
-from persona.world import World
+from persona.store.profile_store import ProfileStore
 
 TASK = "LaMP_3"
 

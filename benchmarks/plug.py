@@ -16,7 +16,7 @@ Twice: ratings with `tiny`, whose answers of 2 tokens leave hardly anything but 
 with a larger Llama of random weights, whose answers all have 32 tokens. Eight soft tokens are a sixth of a bare
 question and a twentieth of one with records, so the price of a soft prompt is told for both; for questions as long as
 those for a paper's title; and beside the same number of tokens of text, which is the least that reading them can cost.
-Where the embedder copies (`persona.copying`) every step looks up what may be copied: told with weights of next to
+Where the embedder copies (`persona.soft_prompts.copying`) every step looks up what may be copied: told with weights of next to
 nothing, so that the answers stay the same.
 
 **Soft prompts** for many users whose vectors are in memory: users per second, and how much of the time is not spent in
@@ -42,16 +42,16 @@ from rich.table import Table
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from persona.copying import FEATURES, Copying
-from persona.embedder import UserEmbedder, UserEmbedderConfig
-from persona.histories import History
-from persona.lamp import lamp_task
-from persona.lamp_prompts import lamp_prompt
-from persona.models import load_llm
+from persona.eval.world.world import World
+from persona.lamp.prompts import lamp_prompt
+from persona.lamp.tasks import lamp_task
+from persona.llm.load import load_llm
 from persona.protocols import GenerationOptions, Request
 from persona.retrievers.bm25 import BM25Retriever
-from persona.soft_prompts import soft_prompts
-from persona.world import World
+from persona.soft_prompts.channel import soft_prompts
+from persona.soft_prompts.copying import FEATURES, Copying
+from persona.soft_prompts.embedder import UserEmbedder, UserEmbedderConfig
+from persona.soft_prompts.histories import History
 
 RECORDS, SLOTS, BATCH = 185, 512, 8
 PADDED_INPUT, PADDED_OUTPUT = 276, 128
@@ -155,7 +155,7 @@ def random_llama() -> Any:
     """A Llama of 28 million random weights with `tiny`'s tokenizer; it ends no answer early."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from persona.transformers_llm import TransformersLM
+    from persona.llm.transformers import TransformersLM
 
     tiny: Any = load_llm("tiny")
     torch.manual_seed(0)

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from persona.encoders import load_encoder
+from persona.encoders.load import load_encoder
 from persona.eval.bootstrap import paired_bootstrap
 from persona.eval.metrics import MAE, RMSE, evaluate
-from persona.lamp import LampSplit
+from persona.lamp.tasks import LampSplit
 from persona.readers import read_split
 from persona.records import Profile
 

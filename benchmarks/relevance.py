@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.encoders import load_encoder
-from persona.lamp import LampSplit
+from persona.encoders.load import load_encoder
+from persona.lamp.tasks import LampSplit
 from persona.readers import read_split
 from persona.records import Profile
 from persona.retrievers import DenseRetriever, RelevanceFilter, RelevanceRetriever

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from persona.records import Record
-from persona.store import ProfileStore
-from persona.vectors import UserVectors
+from persona.store.profile_store import ProfileStore
+from persona.store.vectors import UserVectors
 
 SMALL = 1_000
 DIM = 384

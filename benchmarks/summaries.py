@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from persona.eval.world.world import World
 from persona.protocols import PersonalContext
-from persona.store import ProfileStore
-from persona.summaries import SummaryChannel, stored_summary
-from persona.world import World
+from persona.store.profile_store import ProfileStore
+from persona.summaries.written import SummaryChannel, stored_summary
 
 TASK = "LaMP_3"
 
@@ -54,7 +54,7 @@ def done(store: ProfileStore, users: list[str]) -> int:
 def measure(arguments: argparse.Namespace, url: str) -> dict[str, float | int | str]:
     with ProfileStore(url) as store:
         store.upsert(World(0).stream(TASK, "dev", arguments.users, records_per_user=arguments.records))
-    command = [sys.executable, "-m", "persona.cli", "summarize-users", "--store", url, "--llm", arguments.llm]
+    command = [sys.executable, "-m", "persona.cli.app", "summarize-users", "--store", url, "--llm", arguments.llm]
     command += ["--task", TASK, "--form", arguments.form, "--json"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     users = [f"dev-{number}" for number in range(arguments.users)]

@@ -17,12 +17,12 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
-from persona.lamp import MOVIE_TAGS, lamp_task
+from persona.assembly import make_retriever
+from persona.eval.world.bounds import no_user_score, oracle_score
+from persona.eval.world.traits import TagContent, tag_prior
+from persona.eval.world.world import World, WorldQuestion
+from persona.lamp.tasks import MOVIE_TAGS, lamp_task
 from persona.protocols import Retriever
-from persona.registry import make_retriever
-from persona.world import World, WorldQuestion
-from persona.world_bounds import no_user_score, oracle_score
-from persona.world_traits import TagContent, tag_prior
 
 TASK, RECORDS, SEEDS = "LaMP_2", 20, (0, 1, 2)
 

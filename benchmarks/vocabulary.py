@@ -15,17 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
+from persona.assembly import make_retriever
 from persona.eval.bootstrap import bootstrap_interval, paired_bootstrap
 from persona.eval.metrics import ROUGE_1, ROUGE_L, evaluate
 from persona.eval.p_cover import p_cover
 from persona.eval.plans import other_histories
-from persona.lamp_prompts import lamp_prompt
-from persona.models import load_llm
+from persona.lamp.prompts import lamp_prompt
+from persona.llm.load import load_llm
+from persona.llm.transformers import TransformersLM
 from persona.protocols import GenerationOptions, PersonalContext, Request
 from persona.readers import read_split
-from persona.registry import make_retriever
-from persona.transformers_llm import TransformersLM
-from persona.vocabulary import TokenBackground, VocabularyChannel
+from persona.soft_prompts.vocabulary import TokenBackground, VocabularyChannel
 
 
 def main() -> None:

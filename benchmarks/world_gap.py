@@ -4,7 +4,7 @@
 
 RUN is a folder that `persona eval lamp` wrote for questions of `World.write_lamp`. The gap is that between the best
 that can be had without the user (0 %) and the oracle that knows the user's habits (100 %), both exact, for the
-questions asked (`persona.world_bounds`). Intervals are 95 %, bootstrap over users; seeds count together. What is
+questions asked (`persona.eval.world.bounds`). Intervals are 95 %, bootstrap over users; seeds count together. What is
 printed is Markdown.
 """
 
@@ -20,9 +20,9 @@ import numpy as np
 
 from persona.eval.bootstrap import gap_share
 from persona.eval.metrics import METRICS, evaluate
-from persona.lamp import lamp_task
-from persona.world import World
-from persona.world_bounds import no_user_score, oracle_score
+from persona.eval.world.bounds import no_user_score, oracle_score
+from persona.eval.world.world import World
+from persona.lamp.tasks import lamp_task
 
 
 def difference(found: dict[str, Any] | None) -> str:

@@ -29,14 +29,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from persona.errors import InvalidOptionError
-from persona.lamp import LampSplit
+from persona.lamp.tasks import LampSplit
 from persona.protocols import PRIOR_ADAPTER, LanguageModel, Request
 from persona.records import Profile
-from persona.store import ProfileStore
+from persona.store.profile_store import ProfileStore
 
 if TYPE_CHECKING:
     from persona.adapters.task_adapter import TaskAdapter
-    from persona.transformers_llm import TransformersLM
+    from persona.llm.transformers import TransformersLM
 
 LORA, LORA_TASK, NEIGHBOURS, ROUTED = "lora", "lora+task", "neighbours", "routed"
 LORA_METHODS = (LORA, LORA_TASK, NEIGHBOURS, ROUTED)
@@ -226,7 +226,7 @@ def check_llm(llm: LanguageModel) -> TransformersLM:
     Raises:
         InvalidOptionError: if it is no transformers model.
     """
-    from persona.transformers_llm import TransformersLM
+    from persona.llm.transformers import TransformersLM
 
     if not isinstance(llm, TransformersLM):
         raise InvalidOptionError(

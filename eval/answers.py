@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from persona.copying import CopyLifts
 from persona.eval.adapters import AdapterRequest
 from persona.eval.lamp_config import Progress
-from persona.lamp import Question
+from persona.lamp.tasks import Question
 from persona.protocols import GenerationOptions, LanguageModel, Request, answer_settings
+from persona.soft_prompts.copying import CopyLifts
 
 CHUNK = 64
 """Answers that are asked for, saved and reported together."""

@@ -1,6 +1,6 @@
 """The demonstration: a world with a known ceiling, every method on users whom the LLM has never seen, one report.
 
-The world (`persona.world`) tells what an answer can score with the user unknown and known; between the two lies what
+The world (`persona.eval.world.world`) tells what an answer can score with the user unknown and known; between the two lies what
 personalization can win, and each method's score is given as its share of that gap.
 """
 
@@ -9,18 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import resources
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-import persona
-from persona.lamp import LampSplit
+from persona.assembly import make_retriever
+from persona.eval.world.bounds import no_user_score, oracle_score
+from persona.eval.world.world import WORLD_TASKS, World
+from persona.lamp.tasks import LampSplit
 from persona.protocols import LanguageModel
 from persona.readers import read_split
 from persona.records import ScoredRecord
-from persona.registry import make_retriever
-from persona.world import WORLD_TASKS, World
-from persona.world_bounds import no_user_score, oracle_score
+from persona.version import __version__
 
 from .bootstrap import Interval, gap_share
 from .lamp import LampReport, pooled_samples, run_lamp
@@ -130,7 +131,7 @@ class DemoReport:
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         return {
-            "persona": persona.__version__,
+            "persona": __version__,
             "users": self.users,
             "questions": self.questions,
             "seed": self.seed,
@@ -249,7 +250,7 @@ def _example(split: LampSplit, report: LampReport) -> DemoExample:
 
 def tiny_plugs() -> dict[str, Plugs]:
     """The user embedders that persona carries for `tiny` and MiniLM, by task."""
-    folder = Path(persona.__file__).parent / "tiny" / "plugs"
+    folder = Path(str(resources.files("persona"))) / "tiny" / "plugs"
     return {task: Plugs.load([folder / task]) for task in WORLD_TASKS}
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from persona.errors import DataFormatError
+from persona.formats.text_source import TextSource
 from persona.readers import read_split
-from persona.text_source import TextSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-import persona
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, Adapters
 from persona.eval.answers import Answers, data_hash
@@ -33,10 +32,11 @@ from persona.eval.plans import make_plans
 from persona.eval.soft_prompts import Plugs
 from persona.eval.yardsticks import yardsticks
 from persona.files import write_atomically
-from persona.lamp import LOWER_IS_BETTER, LampSplit
+from persona.lamp.tasks import LOWER_IS_BETTER, LampSplit
+from persona.llm.checks import check_options
 from persona.protocols import GenerationOptions, LanguageModel
 from persona.readers import write_predictions
-from persona.request_checks import check_options
+from persona.version import __version__
 
 _LABEL_TOKENS = 16
 _TEXT_TOKENS = 64
@@ -134,7 +134,7 @@ class LampReport:
                 }
             )
         return {
-            "persona": persona.__version__,
+            "persona": __version__,
             "task": self.task,
             "questions": self.questions,
             "users": self.users,

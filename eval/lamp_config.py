@@ -6,17 +6,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from persona.assembly import RETRIEVERS
 from persona.errors import InvalidOptionError
 from persona.eval.adapters import LORA_METHODS
 from persona.eval.summary_rows import SUMMARY_FORMS, SUMMARY_METHODS
-from persona.registry import RETRIEVERS
 
 NO_USER = "none"
 """The method that sends the question alone."""
 PLUG = "plug"
 """The method that puts a user embedder's soft prompt before the question."""
 VOCABULARY = "vocabulary"
-"""The method that lifts the words of a user's own targets (`persona.vocabulary`)."""
+"""The method that lifts the words of a user's own targets (`persona.soft_prompts.vocabulary`)."""
 PLUG_VOCABULARY = "plug+vocabulary"
 """The method that does both."""
 OTHER_USER = "other user"
@@ -43,7 +43,7 @@ class LampConfig:
 
     Attributes:
         methods: ``none``, ``plug``, `persona.eval.summary_rows.SUMMARY_METHODS`, ``vocabulary``, ``plug+vocabulary``,
-            `persona.eval.adapters.LORA_METHODS` and names of `persona.registry.RETRIEVERS`.
+            `persona.eval.adapters.LORA_METHODS` and names of `persona.assembly.RETRIEVERS`.
         ks: how many records; each retriever runs with each; ``plug``, summaries and adapters alone and with each.
         beside: the retriever that finds the records beside a soft prompt, a summary or an adapter.
         lora_once: one adapter a user, from the profile of the user's earliest question, for all questions of that user;
@@ -53,7 +53,7 @@ class LampConfig:
         limit: only the first questions; None runs all.
         controls: also run each method with another user's history.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
-        base: for the retrievers in `persona.registry.BASES`, the one that finds what they look at; None takes the one
+        base: for the retrievers in `persona.assembly.BASES`, the one that finds what they look at; None takes the one
             there.
         retriever_model: the model of the retrievers that have one of their own; None takes theirs.
         interest_neighbours: for ``multi_interest``, so many of the other users smooth the shares of interests.
@@ -64,7 +64,7 @@ class LampConfig:
         max_new_tokens: longest answer; None is 16 for labels and 64 for texts.
         num_beams: 1 is greedy.
         mbr: ratings: answer with the median of the LLM's distribution over the scores, which has the least expected
-            absolute error (minimum Bayes risk decoding, `persona.median_decoding`), and not with the likeliest.
+            absolute error (minimum Bayes risk decoding, `persona.llm.median_decoding`), and not with the likeliest.
         seed: for the random retriever, the choice of other users and the bootstrap.
         resamples: bootstrap resamples over users.
     """

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.errors import EvaluationError, InvalidOptionError
-from persona.lamp import LampTask, lamp_task
+from persona.lamp.tasks import LampTask, lamp_task
 
 from .rouge import rouge_1, rouge_l
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from persona.errors import EvaluationError, UnknownTaskError
-from persona.lamp import lamp_task
+from persona.lamp.tasks import lamp_task
 from persona.readers import read_golds
 
 from .metrics import Scores, evaluate

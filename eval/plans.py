@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from persona.assembly import make_retrievers, needs_encoder
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, Adapters, UserAdapters, check_llm
 from persona.eval.lamp_config import (
@@ -33,16 +34,15 @@ from persona.eval.lamp_config import (
 )
 from persona.eval.soft_prompts import Plugs, SoftPrompts
 from persona.eval.summary_rows import SUMMARY_METHODS, summary_rows
-from persona.lamp import LampSplit, Question
+from persona.lamp.tasks import LampSplit, Question
+from persona.llm.logits import Lifts
 from persona.prompts import LampPrompt, lamp_prompt
 from persona.protocols import SOFT_PROMPT, LanguageModel, Request, Retriever
 from persona.records import Profile
-from persona.registry import make_retrievers, needs_encoder
-from persona.token_lifts import Lifts
 
 if TYPE_CHECKING:
-    from persona.embedder import UserEmbedder
-    from persona.transformers_llm import TransformersLM
+    from persona.llm.transformers import TransformersLM
+    from persona.soft_prompts.embedder import UserEmbedder
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +351,7 @@ class _Lifts:
     """What is lifted of each user's words. What is common to everybody is read from all histories of `background`."""
 
     def __init__(self, background: LampSplit, llm: LanguageModel, config: LampConfig) -> None:
-        from persona.vocabulary import TokenBackground, VocabularyChannel, check_lifting
+        from persona.soft_prompts.vocabulary import TokenBackground, VocabularyChannel, check_lifting
 
         common = TokenBackground.from_profiles(check_lifting(llm), (one.profile for one in background.questions))
         self._channel = VocabularyChannel(llm, common, config.vocabulary)
@@ -413,10 +413,10 @@ def _parts(
     compared = any(needs_encoder(name, config.base) for name in wanted)
     encoder = store = relevance = None
     if embedded or compared or config.relevance is not None:
-        from persona.embedding import embed_users
-        from persona.encoders import load_encoder
+        from persona.encoders.embedding import embed_users
+        from persona.encoders.load import load_encoder
         from persona.retrievers.relevance import load_filter
-        from persona.store import ProfileStore
+        from persona.store.profile_store import ProfileStore
 
         encoder = load_encoder(config.encoder, like=used.with_user[0].config.encoder if used and embedded else "")
         relevance = None if config.relevance is None else load_filter(config.relevance, encoder)

@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import persona
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.answers import Answers, data_hash
 from persona.eval.bootstrap import Interval, bootstrap_interval
@@ -37,10 +36,11 @@ from persona.eval.lamp_config import Progress
 from persona.eval.metrics import METRICS, Array, Metric, evaluate
 from persona.eval.rouge import rouge_1, rouge_l
 from persona.files import write_atomically
-from persona.lamp import LampSplit, Question
-from persona.lamp_prompts import LampPrompt, lamp_prompt
+from persona.lamp.prompts import LampPrompt, lamp_prompt
+from persona.lamp.tasks import LampSplit, Question
 from persona.protocols import GenerationOptions, LanguageModel, Request, Retriever
 from persona.records import Profile
+from persona.version import __version__
 
 NO_USER = "none"
 """The row in which nobody's history is looked at."""
@@ -132,7 +132,7 @@ class RestraintReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        return {"persona": persona.__version__, **asdict(self)}
+        return {"persona": __version__, **asdict(self)}
 
 
 def profile_terms(profile: Profile) -> frozenset[str]:

@@ -15,18 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from persona.encoders.user_vectors import UserVectorFile
 from persona.errors import InvalidOptionError
-from persona.histories import History, HistoryBatch, history_reader, history_views
+from persona.llm.logits import Lifts
 from persona.protocols import RecordEncoder
 from persona.records import Profile
-from persona.soft_prompts import soft_prompts
-from persona.token_lifts import Lifts
-from persona.user_vectors import UserVectorFile
+from persona.soft_prompts.channel import soft_prompts
+from persona.soft_prompts.histories import History, HistoryBatch, history_reader, history_views
 
 if TYPE_CHECKING:
-    from persona.embedder import UserEmbedder
-    from persona.store import ProfileStore
-    from persona.transformers_llm import TransformersLM
+    from persona.llm.transformers import TransformersLM
+    from persona.soft_prompts.embedder import UserEmbedder
+    from persona.store.profile_store import ProfileStore
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +89,7 @@ class Plugs:
             ModelLoadError: if there is none in one of the folders.
             DataFormatError: if there are no user vectors in the file.
         """
-        from persona.embedder import load_user_embedder
+        from persona.soft_prompts.embedder import load_user_embedder
 
         file = None if vectors is None else UserVectorFile(vectors)
         return cls(tuple(map(load_user_embedder, with_user)), tuple(map(load_user_embedder, without_user)), file)

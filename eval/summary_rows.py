@@ -1,7 +1,7 @@
 """Summaries in an evaluation: ``stats``, ``summary`` and ``stats+summary``, alone and beside retrieved records.
 
-``stats`` is what is computed exactly from a profile (`persona.summary_stats`), ``summary`` what an LLM wrote about it
-(`persona.summaries`); ``stats+summary`` has both, where they differ. In front of an official prompt a summary takes one
+``stats`` is what is computed exactly from a profile (`persona.summaries.statistics`), ``summary`` what an LLM wrote about it
+(`persona.summaries.written`); ``stats+summary`` has both, where they differ. In front of an official prompt a summary takes one
 of two forms (`SUMMARY_FORMS`):
 
 ``record``
@@ -31,13 +31,13 @@ from pathlib import Path
 import numpy as np
 
 from persona.errors import InvalidOptionError
-from persona.lamp import LampSplit, LampTask, Question
-from persona.lamp_prompts import LampPrompt, lamp_prompt
+from persona.lamp.prompts import LampPrompt, lamp_prompt
+from persona.lamp.tasks import LampSplit, LampTask, Question
 from persona.prompts import quoted
 from persona.protocols import LanguageModel, Request, Retriever, TextTokenizer, answer_settings
 from persona.records import Profile, Record
-from persona.summaries import INSTRUCT, TASK, TYPICAL_RECORD, prompt_version, write_summaries
-from persona.summary_stats import profile_stats
+from persona.summaries.statistics import profile_stats
+from persona.summaries.written import INSTRUCT, TASK, TYPICAL_RECORD, prompt_version, write_summaries
 
 STATS, SUMMARY, BOTH = SUMMARY_METHODS = ("stats", "summary", "stats+summary")
 """Names of the methods: exact statistics, what an LLM wrote, and both."""

@@ -3,7 +3,7 @@
     python examples/train_tiny.py --out persona/tiny                       # two CPU cores, under two hours
     python examples/train_tiny.py --out /tmp/tiny --steps 200              # a trial
 
-The text is the seeded world's (`persona.world`), made on the fly from users of its ``pretrain`` split, who are in no
+The text is the seeded world's (`persona.eval.world.world`), made on the fly from users of its ``pretrain`` split, who are in no
 evaluation split. A training sequence is what the model will meet, and more of it: an official LaMP prompt with 0 to 8
 records, the answer, and further questions of the same user, so that one history teaches several answers::
 
@@ -55,17 +55,17 @@ from transformers import __version__ as transformers_version
 
 from persona.eval.bootstrap import Interval, gap_share
 from persona.eval.metrics import METRICS, evaluate
-from persona.lamp import MOVIE_TAGS, lamp_task
-from persona.lamp_prompts import lamp_prompt
+from persona.eval.world.bounds import no_user_answer, no_user_score, oracle_score
+from persona.eval.world.traits import TagContent
+from persona.eval.world.words import FAMILIES
+from persona.eval.world.world import WORLD_TASKS, World, WorldQuestion
+from persona.lamp.prompts import lamp_prompt
+from persona.lamp.tasks import MOVIE_TAGS, lamp_task
+from persona.llm.tokenizers import WhitespaceTokenizer
 from persona.protocols import Retriever
 from persona.records import Profile, Record
 from persona.retrievers.bm25 import BM25PlusRetriever, BM25Retriever
 from persona.retrievers.recency import RecencyRetriever
-from persona.tokenizers import WhitespaceTokenizer
-from persona.world import WORLD_TASKS, World, WorldQuestion
-from persona.world_bounds import no_user_answer, no_user_score, oracle_score
-from persona.world_traits import TagContent
-from persona.world_words import FAMILIES
 
 PAD, BOS, EOS, ANSWER = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<answer>")
 CONTEXT = 512
@@ -588,7 +588,7 @@ def card(model: LlamaForCausalLM, measured: Sequence[Row], *, run: dict[str, obj
         "",
         f"A Llama with {parameters:,} parameters, the embedded default language model of `persona`. It knows three",
         "tasks in LaMP's official wording (LaMP_2 film tags, LaMP_3 review scores, LaMP_4 headlines), on the plain",
-        "English of `persona.world`, and it can use the records of a user's history that stand in front of a question.",
+        "English of `persona.eval.world.world`, and it can use the records of a user's history that stand in front of a question.",
         "It exists so that personalization can be seen and tested without a download. It is no general language model.",
         "",
         "```python",
@@ -611,7 +611,7 @@ def card(model: LlamaForCausalLM, measured: Sequence[Row], *, run: dict[str, obj
         "",
         f"Weights as stored, greedy decoding, {users}.",
         "The share is (score - no user) / (oracle - no user): no user is the best that can be had without knowing the",
-        "user, oracle the best with all their traits known, both computed exactly (`persona.world_bounds`).",
+        "user, oracle the best with all their traits known, both computed exactly (`persona.eval.world.bounds`).",
         "",
         "| task | metric | no user | oracle | method | score | share of the gap (95 % interval over users) |",
         "|---|---|---|---|---|---|---|",
@@ -685,7 +685,7 @@ def main() -> None:
         tokenizer.save_pretrained(options.out)
         n_sequences = (options.short_steps + options.steps) * options.batch
         run = {
-            "data": f"`persona.world`, seed {options.seed}, split `pretrain`, made on the fly: "
+            "data": f"`persona.eval.world.world`, seed {options.seed}, split `pretrain`, made on the fly: "
             f"{n_sequences:,} sequences, each of another user",
             "tokens": f"{tokens:,} with padding",
             "steps": f"{options.short_steps:,} short and {options.steps:,} whole, {options.batch} sequences each",

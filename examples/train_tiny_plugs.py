@@ -16,14 +16,14 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
 from persona import UserEmbedder, load_encoder, load_llm
-from persona.histories import HistoryReader
-from persona.instruction_words import InstructionWords
-from persona.plug_examples import PlugTraining
-from persona.plug_training import train_plug
+from persona.assembly import make_retriever
+from persona.eval.world.world import WORLD_TASKS, World
+from persona.llm.transformers import TransformersLM
 from persona.readers import read_split
-from persona.registry import make_retriever
-from persona.transformers_llm import TransformersLM
-from persona.world import WORLD_TASKS, World
+from persona.soft_prompts.examples import PlugTraining
+from persona.soft_prompts.histories import HistoryReader
+from persona.soft_prompts.instruction import InstructionWords
+from persona.soft_prompts.training import train_plug
 
 RECORDS = 20
 LEARNING_RATES = {"LaMP_2": 1e-3, "LaMP_3": 1e-3, "LaMP_4": 2e-3}

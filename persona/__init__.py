@@ -12,38 +12,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from persona.embedder import UserEmbedder as UserEmbedder
-    from persona.embedding import embed_users as embed_users
-    from persona.encoders import load_encoder as load_encoder
+    from persona.assembly import make_retriever as make_retriever
+    from persona.encoders.embedding import embed_users as embed_users
+    from persona.encoders.load import load_encoder as load_encoder
     from persona.errors import PersonaError as PersonaError
-    from persona.models import load_llm as load_llm
+    from persona.langchain import PersonalizedRunnable as PersonalizedRunnable
+    from persona.llm.load import load_llm as load_llm
     from persona.personalizer import Generation as Generation
     from persona.personalizer import Personalizer as Personalizer
     from persona.personalizer import personalize as personalize
     from persona.readers import read_records as read_records
     from persona.records import Profile as Profile
     from persona.records import Record as Record
-    from persona.registry import make_retriever as make_retriever
-    from persona.runnable import PersonalizedRunnable as PersonalizedRunnable
-    from persona.soft_prompts import SoftPromptChannel as SoftPromptChannel
-    from persona.store import ProfileStore as ProfileStore
+    from persona.soft_prompts.channel import SoftPromptChannel as SoftPromptChannel
+    from persona.soft_prompts.embedder import UserEmbedder as UserEmbedder
+    from persona.store.profile_store import ProfileStore as ProfileStore
 
-__version__ = "0.1.0"
+from persona.version import __version__ as __version__
 
 _PLACES = {
     "Generation": "persona.personalizer",
     "PersonaError": "persona.errors",
-    "PersonalizedRunnable": "persona.runnable",
+    "PersonalizedRunnable": "persona.langchain",
     "Personalizer": "persona.personalizer",
     "Profile": "persona.records",
-    "ProfileStore": "persona.store",
+    "ProfileStore": "persona.store.profile_store",
     "Record": "persona.records",
-    "SoftPromptChannel": "persona.soft_prompts",
-    "UserEmbedder": "persona.embedder",
-    "embed_users": "persona.embedding",
-    "load_encoder": "persona.encoders",
-    "load_llm": "persona.models",
-    "make_retriever": "persona.registry",
+    "SoftPromptChannel": "persona.soft_prompts.channel",
+    "UserEmbedder": "persona.soft_prompts.embedder",
+    "embed_users": "persona.encoders.embedding",
+    "load_encoder": "persona.encoders.load",
+    "load_llm": "persona.llm.load",
+    "make_retriever": "persona.assembly",
     "personalize": "persona.personalizer",
     "read_records": "persona.readers",
 }

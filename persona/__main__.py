@@ -1,6 +1,6 @@
 """`python -m persona` is the command `persona`."""
 
-from persona.cli import main
+from persona.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from persona.errors import InvalidOptionError, UnsupportedChannelError
-from persona.lamp import lamp_task
+from persona.lamp.tasks import lamp_task
+from persona.llm.checks import check_options, check_prompt
 from persona.prompts import PromptBuilder
 from persona.protocols import (
     LORA,
@@ -33,12 +34,11 @@ from persona.protocols import (
     Retriever,
 )
 from persona.records import Profile, ScoredRecord, check_user_id
-from persona.request_checks import check_options, check_prompt
 
 if TYPE_CHECKING:
     from persona.adapters.bank import AdapterBank
-    from persona.embedder import UserEmbedder
-    from persona.store import ProfileStore
+    from persona.soft_prompts.embedder import UserEmbedder
+    from persona.store.profile_store import ProfileStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,8 +285,8 @@ def personalize(
     Returns:
         The answer's text. `Personalizer.generate` also tells where it came from.
     """
-    from persona.models import load_llm
-    from persona.registry import make_retriever, needs_encoder
+    from persona.assembly import make_retriever, needs_encoder
+    from persona.llm.load import load_llm
     from persona.settings import Settings, open_store
 
     check_user_id(user_id)
@@ -297,18 +297,18 @@ def personalize(
         name = retriever or Settings().retriever
         encoder = None
         if isinstance(plug, str):
-            from persona.embedder import load_user_embedder
+            from persona.soft_prompts.embedder import load_user_embedder
 
             plug = load_user_embedder(plug)
         if plug is not None or (isinstance(name, str) and needs_encoder(name)):
-            from persona.encoders import load_encoder
+            from persona.encoders.load import load_encoder
 
             encoder = load_encoder(Settings().encoder, like=plug.config.encoder if plug else "")
         chosen = make_retriever(name, encoder=encoder, store=source) if isinstance(name, str) else name
         model = load_llm(llm)
         channels: tuple[Channel, ...] = ()
         if plug is not None:
-            from persona.soft_prompts import SoftPromptChannel
+            from persona.soft_prompts.channel import SoftPromptChannel
 
             assert encoder is not None
             channels = (SoftPromptChannel(plug, model, encoder, source),)
@@ -320,7 +320,7 @@ def personalize(
             pool = stack.enter_context(AdapterPool(lora, model, named, slots=1, rows=1))
             channels = (*channels, LoraChannel(pool, missing=missing_adapter))
         if summary is not None:
-            from persona.summaries import SummaryChannel
+            from persona.summaries.written import SummaryChannel
 
             channels = (*channels, SummaryChannel(source, summary, task=task))
         options = GenerationOptions(max_new_tokens=max_new_tokens)

@@ -20,7 +20,7 @@ what looks like a control token of an LLM (``<|im_end|>``, ``</s>``, ``[INST]``)
 takes more than writing such a token into a review to speak in another's place. That does not make an LLM
 immune to what the words say.
 
-The official prompts of the LaMP benchmark are another matter: `persona.lamp_prompts.lamp_prompt`. An LLM, or a user
+The official prompts of the LaMP benchmark are another matter: `persona.lamp.prompts.lamp_prompt`. An LLM, or a user
 embedder, that was trained on these wants its records in that wording: `PromptBuilder.task`.
 """
 
@@ -31,11 +31,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from persona.errors import InvalidOptionError
-from persona.lamp import LampTask
-from persona.lamp_prompts import LampPrompt, lamp_prompt
+from persona.lamp.prompts import LampPrompt, lamp_prompt
+from persona.lamp.tasks import LampTask
+from persona.llm.tokenizers import HuggingFaceTokenizer, WhitespaceTokenizer
 from persona.protocols import TextTokenizer
 from persona.records import Record
-from persona.tokenizers import HuggingFaceTokenizer, WhitespaceTokenizer
 
 __all__ = [
     "BuiltPrompt",

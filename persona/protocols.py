@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from persona.copying import CopyLifts
+    from persona.soft_prompts.copying import CopyLifts
 
 TEXT = "text"
 SOFT_PROMPT = "soft_prompt"
@@ -160,7 +160,7 @@ class GenerationOptions:
         max_new_tokens: at least 1.
         num_beams: at least 1.
         median_of: answers in ascending order, to answer with the median of the LLM's distribution over them
-            (`persona.median_decoding`); none for the LLM's own words. Greedy only, transformers models only.
+            (`persona.llm.median_decoding`); none for the LLM's own words. Greedy only, transformers models only.
     """
 
     max_new_tokens: int = 64

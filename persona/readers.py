@@ -22,14 +22,14 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdError
-from persona.fields import described
-from persona.json_text import parse_line
-from persona.lamp import lamp_task
-from persona.lamp_outputs import read_golds, write_predictions
-from persona.lamp_questions import has_split, lamp_records, read_lamp, read_split
+from persona.formats.fields import described
+from persona.formats.json_text import parse_line
+from persona.formats.rows import check_fields, record_of
+from persona.formats.text_source import TextSource
+from persona.lamp.outputs import read_golds, write_predictions
+from persona.lamp.questions import has_split, lamp_records, read_lamp, read_split
+from persona.lamp.tasks import lamp_task
 from persona.records import Record
-from persona.rows import check_fields, record_of
-from persona.text_source import TextSource
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -86,7 +86,7 @@ def read_records(
     Args:
         source: a LaMP questions file or a folder with LaMP's ``{train,dev,test}_questions.json``; a file of
             JSON lines; a Parquet file; or a `datasets.Dataset` or `IterableDataset`. JSON may be gzipped. For
-            the rows of the last three see `persona.rows`.
+            the rows of the last three see `persona.formats.rows`.
         format: one of `FORMATS`; ``auto`` looks at the name's ending and the first bytes.
         task: for LaMP files whose fields do not tell the task.
 

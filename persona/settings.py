@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from persona.errors import StoreError
 
 if TYPE_CHECKING:
-    from persona.store import ProfileStore
+    from persona.store.profile_store import ProfileStore
 
 _SQLITE = "sqlite:///"
 
@@ -22,7 +22,7 @@ class Settings(BaseSettings):
         store: database URL, `sqlite:///file.db` or `postgresql+psycopg://user@host/name`.
         llm: any string that `load_llm` takes.
         encoder: any string that `load_encoder` takes.
-        retriever: a name of `persona.registry.RETRIEVERS`.
+        retriever: a name of `persona.assembly.RETRIEVERS`.
     """
 
     model_config = SettingsConfigDict(env_prefix="PERSONA_", env_file=".env", extra="ignore")
@@ -44,7 +44,7 @@ def open_store(url: str | None = None, *, create: bool = False) -> ProfileStore:
     Raises:
         StoreError: if the file is missing and `create` is off, or the database cannot be opened.
     """
-    from persona.store import ProfileStore
+    from persona.store.profile_store import ProfileStore
 
     url = url or Settings().store
     if not create and url.startswith(_SQLITE):

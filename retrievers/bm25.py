@@ -35,7 +35,7 @@ from .term_counts import TermCounts, postings_of, sum_by_record
 from .words import WORDS_VERSION, words
 
 if TYPE_CHECKING:
-    from persona.store import ProfileStore
+    from persona.store.profile_store import ProfileStore
 
 CACHE_BYTES = 64 * 2**20
 """How much of the store's indexes one retriever keeps in memory if not told: 4,000 users with 50 short records."""

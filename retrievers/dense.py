@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from persona.protocols import RecordEncoder
 from persona.records import Profile, ScoredRecord
-from persona.vectors import UserVectors, inner_products, vector_fingerprint
+from persona.store.vectors import UserVectors, inner_products, vector_fingerprint
 
 from .ranking import check_k, check_query, check_view, pairs, scored, view_texts
 
 if TYPE_CHECKING:
-    from persona.store import ProfileStore
+    from persona.store.profile_store import ProfileStore
 
 _id = attrgetter("id")
 

@@ -26,7 +26,7 @@ from .ranking import check_k, positions, scored
 from .record_vectors import Placed, RecordVectors
 
 if TYPE_CHECKING:
-    from persona.store import ProfileStore
+    from persona.store.profile_store import ProfileStore
 
 BALANCE = 0.7
 """The weight of relevance, if not told."""

@@ -26,16 +26,16 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from persona.derived import KEPT_KINDS, StoredIndex, write_indexes
 from persona.errors import InvalidOptionError
 from persona.records import Profile, ScoredRecord, check_user_id
+from persona.store.derived import KEPT_KINDS, StoredIndex, write_indexes
 
 from .entity_names import EntityExtractor, key
 from .ranking import check_k, check_query, check_view, pairs, scored, view_texts
 
 if TYPE_CHECKING:
     from persona.protocols import RecordEncoder
-    from persona.store import ProfileStore
+    from persona.store.profile_store import ProfileStore
 
 HALF_LIFE_DAYS = 365.0
 """After so many days a mention counts half, if not told otherwise."""
@@ -218,8 +218,8 @@ class EntityStore:
         """
         from sqlalchemy import delete, select
 
-        from persona.database import insert_or_renew
-        from persona.schema import part_of
+        from persona.store.database import insert_or_renew
+        from persona.store.schema import part_of
 
         name = key(entity)
         if not name:
@@ -275,7 +275,7 @@ class EntityStore:
         """Keep rows. What was forgotten since they were counted is left out: the users are locked first."""
         from sqlalchemy import select
 
-        from persona.schema import part_of
+        from persona.store.schema import part_of
 
         if not chunk:
             return 0

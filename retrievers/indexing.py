@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from persona.derived import StoredIndex
+from persona.store.derived import StoredIndex
 
 from .bm25 import BM25PlusRetriever, TermRetriever
 
 if TYPE_CHECKING:
-    from persona.store import ProfileStore
+    from persona.store.profile_store import ProfileStore
 
 CHUNK_BYTES = 8 * 2**20
 """Indexes are put into the store by about so many bytes, each time in one transaction."""

@@ -33,7 +33,7 @@ from .ranking import check_k, scored
 from .record_vectors import Placed, RecordVectors
 
 if TYPE_CHECKING:
-    from persona.store import ProfileStore
+    from persona.store.profile_store import ProfileStore
 
 TEMPERATURE = 0.1
 """Of the attention, if not told. At 0.1 the weightiest value is a left-out record's own in 0.832 of news articles and

@@ -23,7 +23,7 @@ from langchain_core.runnables.config import run_in_executor
 from persona.errors import InvalidUserIdError
 from persona.protocols import Retriever
 from persona.records import ScoredRecord
-from persona.store import ProfileStore
+from persona.store.profile_store import ProfileStore
 
 from .ranking import check_k
 

@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.encoder_folder import describe, encoder_folder
-from persona.errors import InvalidOptionError, ModelLoadError
-from persona.reasons import reason
+from persona.encoders.folder import describe, encoder_folder
+from persona.errors import InvalidOptionError, ModelLoadError, reason
 from persona.records import Profile, ScoredRecord
 
 from .cache import ByteBoundedCache
@@ -165,7 +164,7 @@ def _load(folder: Path, device: str) -> MultiVectorEncoder:
     from sentence_transformers.base.modules import Normalize, Transformer
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
-    from persona.encoder_loading import quiet_loading
+    from persona.encoders.loading import quiet_loading
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     # Left out, the type would be the stored one's, and the fingerprint says float32.

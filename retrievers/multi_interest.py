@@ -46,7 +46,7 @@ from .ranking import check_k, scored
 from .record_vectors import Placed, RecordVectors
 
 if TYPE_CHECKING:
-    from persona.store import ProfileStore
+    from persona.store.profile_store import ProfileStore
 
 MAX_CLUSTERS = 16
 """Most clusters of one user, if not told otherwise."""
@@ -88,7 +88,7 @@ class SharedInterests:
         """From the vectors of some users.
 
         Args:
-            fingerprint: what the vectors are stored with (`persona.vectors.vector_fingerprint`).
+            fingerprint: what the vectors are stored with (`persona.store.vectors.vector_fingerprint`).
             matrices: the vectors of one user each.  # (records, dim)
             n_clusters: at most so many interests.
             seed: of the sample and of the first centroids.

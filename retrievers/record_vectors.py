@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from persona.protocols import RecordEncoder
 from persona.records import Profile
-from persona.vectors import inner_products, vector_fingerprint
+from persona.store.vectors import inner_products, vector_fingerprint
 
 from .ranking import check_view, pairs, view_texts
 
 if TYPE_CHECKING:
-    from persona.store import ProfileStore
+    from persona.store.profile_store import ProfileStore
 
 
 @dataclass(frozen=True, slots=True, eq=False)

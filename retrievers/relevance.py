@@ -8,7 +8,7 @@ with nothing. So the similarity s of a record is mapped by a function that depen
 
 and one threshold on f serves all queries (Cosine Adapter, Rossi et al., arXiv 2408.04887; here in its linear form).
 `persona.retrievers.relevance_training` fits it. Since f rises with s, the order of the records is never changed. Of the
-query the network reads the vector and the writing style (`persona.writing_style`): what users ask of a task is worded
+query the network reads the vector and the writing style (`persona.encoders.style`): what users ask of a task is worded
 alike, and a sentence encoder throws that away.
 
 **What is judged.** The *question*, by default: if none of the user's records passes, not even the nearest, nothing is
@@ -38,19 +38,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from persona.encoders.style import STYLE_DIM, style_vector
 from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
 from persona.files import replacing, write_atomically
 from persona.protocols import RecordEncoder, Retriever
 from persona.records import Profile, ScoredRecord
-from persona.vectors import vector_fingerprint
-from persona.writing_style import STYLE_DIM, style_vector
+from persona.store.vectors import vector_fingerprint
 
 from .background import GENERAL_QUESTIONS
 from .ranking import check_k, pairs
 from .record_vectors import Placed, RecordVectors
 
 if TYPE_CHECKING:
-    from persona.store import ProfileStore
+    from persona.store.profile_store import ProfileStore
 
 UNTRAINED = "untrained"
 """The name of the filter that needs no training."""
@@ -73,7 +73,7 @@ class RelevanceFilter(ABC):
 
     Attributes:
         threshold: records below it do not pass.
-        fingerprint: of the vectors that it reads (`persona.vectors.vector_fingerprint`).
+        fingerprint: of the vectors that it reads (`persona.store.vectors.vector_fingerprint`).
         view: the view of a record that it reads.
     """
 

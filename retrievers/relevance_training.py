@@ -38,11 +38,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.errors import EvaluationError, InvalidOptionError
-from persona.lamp import LampSplit, Question
+from persona.lamp.tasks import LampSplit, Question
+from persona.llm.checks import check_seed
 from persona.protocols import RecordEncoder
 from persona.records import Profile
-from persona.request_checks import check_seed
-from persona.vectors import vector_fingerprint
+from persona.store.vectors import vector_fingerprint
 
 from .background import GENERAL_QUESTIONS, LONG_REQUESTS
 from .ranking import view_texts
@@ -50,7 +50,7 @@ from .record_vectors import Placed, RecordVectors
 from .relevance import CosineAdapter, read_queries
 
 if TYPE_CHECKING:
-    from persona.store import ProfileStore
+    from persona.store.profile_store import ProfileStore
 
 TOP = 4
 """The records of a user that count as found for a question."""
@@ -210,7 +210,7 @@ def train_relevance(
         encoder: makes the vectors.
         options: how.
         general: questions for which nobody's records are relevant, of one kind or by kind; at least 10 of each.
-        store: where the vectors of the users' records are (`persona.embedding.embed_users`); None makes them now.
+        store: where the vectors of the users' records are (`persona.encoders.embedding.embed_users`); None makes them now.
         progress: called with a stage's name, what is done and what there is to do.
 
     Raises:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from persona.encoder_folder import encoder_folder
-from persona.errors import InvalidOptionError, ModelLoadError
+from persona.encoders.folder import encoder_folder
+from persona.errors import InvalidOptionError, ModelLoadError, reason
 from persona.protocols import Retriever
-from persona.reasons import reason
 from persona.records import Profile, ScoredRecord
 
 from .ranking import check_k, check_view, pairs
@@ -129,7 +128,7 @@ def _load(folder: Path, device: str) -> CrossEncoder:
     import torch
     from sentence_transformers import CrossEncoder
 
-    from persona.encoder_loading import quiet_loading
+    from persona.encoders.loading import quiet_loading
 
     try:
         with quiet_loading():

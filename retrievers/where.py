@@ -31,9 +31,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from persona.errors import DataFormatError, InvalidOptionError
+from persona.formats.times import normalise_time
 from persona.protocols import Retriever
 from persona.records import Profile, Record, ScoredRecord
-from persona.times import normalise_time
 
 from .ranking import check_k, pairs
 

@@ -196,7 +196,7 @@ def postgres_store_url(postgres_schema_url: str) -> Iterator[str]:
     """The URL of an empty database for a store on PostgreSQL."""
     import sqlalchemy
 
-    from persona.schema import SCHEMA_VERSION, metadata, parts
+    from persona.store.schema import SCHEMA_VERSION, metadata, parts
 
     yield postgres_schema_url
     # To make the tables anew for each test would take longer than most tests do.

@@ -44,7 +44,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         persona.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("statement", ["import persona", "import persona.cli"])
+@pytest.mark.parametrize("statement", ["import persona", "import persona.cli.app"])
 def test_imports_load_nothing_heavy(statement: str) -> None:
     heavy = ("torch", "transformers", "numpy", "sqlalchemy")
     code = f"import sys; {statement}; print([name for name in {heavy} if name in sys.modules])"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from persona.version import __version__
+
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
@@ -17,15 +19,18 @@ OUTSIDE = {"retrievers", "adapters", "eval"}
 
 
 def test_every_folder_with_code_is_listed() -> None:
-    folders = {"persona"} | {f"persona.{name}" for name in OUTSIDE}
-    nested = {
-        path.parent
+    folders = {
+        path.parent.relative_to(ROOT)
         for name in ("persona", *OUTSIDE)
         for path in (ROOT / name).rglob("*.py")
-        if not path.parent.is_symlink()
+        if not any(parent.is_symlink() for parent in path.parents)
     }
-    assert set(SETUPTOOLS["packages"]) == folders == set(SETUPTOOLS["package-dir"])
-    assert nested == {ROOT / folder for folder in SETUPTOOLS["package-dir"].values()}
+    packages = {
+        ".".join(("persona", *folder.parts) if folder.parts[0] in OUTSIDE else folder.parts): str(folder)
+        for folder in folders
+    }
+    assert SETUPTOOLS["package-dir"] == packages
+    assert sorted(SETUPTOOLS["packages"]) == sorted(packages)
 
 
 @pytest.mark.parametrize("name", sorted(OUTSIDE))
@@ -40,7 +45,7 @@ def test_nobody_imports_a_folder_by_its_bare_name() -> None:
     guilty = [
         f"{path.relative_to(ROOT)}: {line}"
         for folder in ("persona", *OUTSIDE, "tests", "examples", "benchmarks")
-        for path in (ROOT / folder).glob("*.py")
+        for path in (ROOT / folder).rglob("*.py")
         for line in path.read_text(encoding="utf-8").splitlines()
         if line.startswith(
             tuple(f"{verb} {name}{end}" for verb in ("import", "from") for name in OUTSIDE for end in (" ", "."))
@@ -73,5 +78,5 @@ def test_a_wheel_built_through_the_sdist_carries_the_four_packages_and_their_dat
     assert expected | data <= names
     assert {name.split("/")[0] for name in names} == {
         "persona",
-        f"persona_llm-{PYPROJECT['project']['version']}.dist-info",
+        f"persona_llm-{__version__}.dist-info",
     }

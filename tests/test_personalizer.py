@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import persona
-import persona.encoders
-from persona.embedder import load_user_embedder
+import persona.encoders.load
+from persona.assembly import make_retriever
 from persona.errors import (
     InvalidOptionError,
     InvalidUserIdError,
@@ -20,13 +20,13 @@ from persona.errors import (
     UnknownTaskError,
     UnsupportedChannelError,
 )
-from persona.lamp import lamp_task
-from persona.models import load_llm
+from persona.lamp.tasks import lamp_task
+from persona.llm.load import load_llm
 from persona.personalizer import Personalizer, personalize
 from persona.protocols import GenerationOptions, PersonalContext, RecordEncoder
 from persona.records import Profile, Record, ScoredRecord
-from persona.registry import make_retriever
-from persona.store import ProfileStore
+from persona.soft_prompts.embedder import load_user_embedder
+from persona.store.profile_store import ProfileStore
 
 HISTORIES = [
     ("ana", Record("Slow heist film in Lisbon, nobody speaks.", target="5", time="2023-02-11")),
@@ -217,7 +217,7 @@ def test_the_encoder_of_a_user_embedder_takes_the_type_it_was_trained_with(
         asked.append(like)
         raise ModelLoadError("far enough")
 
-    monkeypatch.setattr(persona.encoders, "load_encoder", loaded)
+    monkeypatch.setattr(persona.encoders.load, "load_encoder", loaded)
     with pytest.raises(ModelLoadError, match="far enough"):
         personalize("tiny", "ana", "Hello.", store=store, plug=plug)
     assert asked == [plug.config.encoder] != [""]

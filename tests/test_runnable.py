@@ -12,13 +12,13 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from langchain_core.runnables import RunnableConfig
 
+from persona.assembly import make_retriever
 from persona.errors import GenerationError, InvalidOptionError, InvalidUserIdError
-from persona.models import load_llm
+from persona.langchain import PersonalizedRunnable
+from persona.llm.load import load_llm
 from persona.personalizer import Personalizer
 from persona.records import Record
-from persona.registry import make_retriever
-from persona.runnable import PersonalizedRunnable
-from persona.store import ProfileStore
+from persona.store.profile_store import ProfileStore
 
 ANA: RunnableConfig = {"configurable": {"user_id": "ana"}}
 BO: RunnableConfig = {"configurable": {"user_id": "bo"}}

@@ -1,0 +1,1 @@
+"""A generated world whose best possible scores are known exactly."""

@@ -1,0 +1,1 @@
+"""Record encoders: texts, and what users wrote, as vectors."""

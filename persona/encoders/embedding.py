@@ -1,0 +1,202 @@
+"""Embeds the records of all users whose vectors are missing or lag behind: `persona embed-users`.
+
+>>> store = ProfileStore("sqlite:///persona.db")                                                # doctest: +SKIP
+>>> embed_users(store, load_encoder("minilm")).embedded                                         # doctest: +SKIP
+28266
+>>> embed_users(store, load_encoder("minilm")).embedded                                         # doctest: +SKIP
+0
+
+Users are taken in the order of the store, in chunks of some thousand new records. The texts of a chunk are encoded
+together, equal ones once, and all its users are written in one transaction.
+
+**Killed at any moment, it resumes to the same store.** What a chunk holds is decided by its own users alone: those that
+come next until there are enough new records. So when the chunks before are done, however often that was interrupted,
+the next one holds the same texts as in an undisturbed run; the encoder is handed the same list and gives the same
+numbers, to the last bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from persona.errors import InvalidOptionError
+from persona.protocols import RecordEncoder
+from persona.records import VIEWS, Profile
+from persona.store.vectors import UserVectors, vector_fingerprint
+
+if TYPE_CHECKING:
+    from persona.store.profile_store import ProfileStore
+
+CHUNK_RECORDS = 1024
+"""Default number of new records in a chunk: what a kill can cost, some seconds to half a minute on a CPU. More would
+hardly help: they are enough to make batches of texts of one length."""
+
+_MOST_ROWS = 2**16
+"""Vectors that a chunk holds at most, new and old, a last user aside: where each user has one new record among many."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedReport:
+    """What one run did.
+
+    Attributes:
+        users: users whose vectors were written.
+        records: records of the users that were gone through: `embedded` + `duplicates` + `reused`.
+        embedded: texts that the encoder was given.
+        duplicates: new or changed records whose text another one in the same chunk has, too.
+        reused: records whose vectors were there and up to date.
+        passed_over: users who were forgotten or changed while they were being embedded. The next run sees to those who
+            are still there.
+        seconds: how long it took.
+        fingerprint: what the vectors are stored under; see `vector_fingerprint`.
+    """
+
+    users: int
+    records: int
+    embedded: int
+    duplicates: int
+    reused: int
+    passed_over: int
+    seconds: float
+    fingerprint: str
+
+
+def embed_users(
+    store: ProfileStore,
+    encoder: RecordEncoder,
+    *,
+    view: str = "text",
+    chunk_records: int = CHUNK_RECORDS,
+    progress: Callable[[int, int, int], object] | None = None,
+) -> EmbedReport:
+    """Give every user of `store` a vector for each record.
+
+    Only users with new, changed or deleted records are gone through, and only new and changed records are encoded. May
+    be interrupted at any moment, and run beside other writers: a user who is forgotten meanwhile stays forgotten.
+
+    Args:
+        store: holds the records and gets the vectors.
+        encoder: its options say how large batches are and how many it encodes at a time.
+        view: what of a record is encoded (`Record.view`).
+        chunk_records: new records in a chunk, at least 1; the last user of a chunk may bring more.
+        progress: called after each chunk with the users done, all users to be done, and the records done.
+
+    Raises:
+        InvalidOptionError: if `view` or `chunk_records` is out of range.
+    """
+    if view not in VIEWS:
+        raise InvalidOptionError(f"`view` must be one of {', '.join(VIEWS)}, was: {view!r}")
+    if not hasattr(encoder, "fingerprint"):
+        raise InvalidOptionError(f"an encoder must be made with `persona.load_encoder`, was: {encoder!r:.80}")
+    if chunk_records < 1:
+        raise InvalidOptionError(f"`chunk_records` must be at least 1, was: {chunk_records}")
+    begun = time.perf_counter()
+    fingerprint = vector_fingerprint(encoder, view)
+    total = sum(1 for _ in store.stale_users(fingerprint))
+    users = written = records = embedded = new = 0
+    for chunk in _chunks(store, fingerprint, chunk_records):
+        texts = dict.fromkeys(text for work in chunk.users for text in work.new_texts(view))
+        places = {text: place for place, text in enumerate(texts)}
+        # Nothing to encode is not handed over as an empty list, which would load the model.
+        encoded = encoder.encode(list(texts)).astype(np.float16) if texts else None  # (texts, dim)
+        written += store.put_vectors(work.finish(fingerprint, view, places, encoded) for work in chunk.users)
+        users += len(chunk.users)
+        records += chunk.records
+        embedded += len(texts)
+        new += chunk.new
+        if progress is not None:
+            progress(users, max(users, total), records)
+    return EmbedReport(
+        users=written,
+        records=records,
+        embedded=embedded,
+        duplicates=new - embedded,
+        reused=records - new,
+        passed_over=users - written,
+        seconds=time.perf_counter() - begun,
+        fingerprint=fingerprint,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _UserWork:
+    """What is to be done for one user.
+
+    Attributes:
+        profile: the records as they are now.
+        hashes: their content hashes.
+        before: the vectors that are there, if any.
+        rows_before: for each record its row in `before`, -1 if it has to be encoded.  # (records,)
+    """
+
+    profile: Profile
+    hashes: tuple[str, ...]
+    before: UserVectors | None
+    rows_before: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, profile: Profile, before: UserVectors | None) -> _UserWork:
+        names = zip(before.record_ids, before.hashes, strict=True) if before is not None else ()
+        rows = {name: row for row, name in enumerate(names)}
+        hashes = tuple(record.content_hash for record in profile)
+        found = [rows.get((record.id, content), -1) for record, content in zip(profile, hashes, strict=True)]
+        return cls(profile, hashes, before, np.array(found, np.intp))
+
+    def new_texts(self, view: str) -> list[str]:
+        return [self.profile[row].view(view) for row in np.flatnonzero(self.rows_before < 0).tolist()]
+
+    def finish(
+        self, fingerprint: str, view: str, places: Mapping[str, int], encoded: NDArray[np.float16] | None
+    ) -> UserVectors:
+        """The user's vectors, new ones taken from the rows of `encoded` that `places` names."""
+        new = self.rows_before < 0
+        sources = [
+            rows for rows in (encoded, self.before.matrix if self.before is not None else None) if rows is not None
+        ]
+        matrix = np.empty((len(new), sources[0].shape[1]), np.float16)  # (records, dim)
+        if encoded is not None:
+            matrix[new] = encoded[np.array([places[text] for text in self.new_texts(view)], np.intp)]
+        if self.before is not None:
+            matrix[~new] = self.before.matrix[self.rows_before[~new]]
+        return UserVectors(
+            self.profile.user_id,
+            fingerprint,
+            tuple(record.id for record in self.profile),
+            self.hashes,
+            matrix,
+            self.profile.revision,
+        )
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Users whose vectors are written in one transaction."""
+
+    users: list[_UserWork] = field(default_factory=list)
+    records: int = 0
+    new: int = 0
+
+    def add(self, work: _UserWork) -> None:
+        self.users.append(work)
+        self.records += len(work.profile)
+        self.new += int(np.count_nonzero(work.rows_before < 0))
+
+
+def _chunks(store: ProfileStore, fingerprint: str, size: int) -> Iterator[_Chunk]:
+    """All users to be done. Where a chunk ends depends on its own users only: see the module."""
+    chunk = _Chunk()
+    for user_id in store.stale_users(fingerprint):
+        profile = store.profile(user_id)
+        if len(profile):  # The user may have been forgotten since the page of stale users was read.
+            chunk.add(_UserWork.of(profile, store.vectors(user_id, fingerprint)))
+        if chunk.new >= size or chunk.records >= _MOST_ROWS:
+            yield chunk
+            chunk = _Chunk()
+    if chunk.users:
+        yield chunk

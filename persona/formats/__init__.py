@@ -1,0 +1,1 @@
+"""Readers of foreign file formats: JSON, JSON lines, Parquet and rows."""

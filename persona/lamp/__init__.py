@@ -1,0 +1,1 @@
+"""The LaMP benchmark: its tasks, its official prompts and its files."""

@@ -1,0 +1,213 @@
+"""The door to language models: `load_llm` takes whatever a user has for an LLM and answers with a `LanguageModel`.
+
+>>> llm = load_llm("tiny")
+>>> llm.generate([Request("Once upon a time")], GenerationOptions(max_new_tokens=16))
+
+What it takes, and where each kind lives:
+
+===============================================  ==============================
+a folder, a hub id, ``"tiny"``                   `persona.llm.transformers`
+``(model, tokenizer)``, a transformers pipeline  `persona.llm.transformers`
+a LangChain runnable or chat model               `persona.llm.plain`
+a function from string to string                 `persona.llm.plain`
+``"openai:MODEL"``, ``"openai:MODEL@URL"``       `persona.llm.endpoint`
+``"vllm:MODEL"``, ``"vllm:MODEL@URL"``           `persona.llm.endpoint`
+an ``openai.OpenAI`` client with ``model=``      `persona.llm.endpoint`
+===============================================  ==============================
+
+``URL`` starts with ``http://`` or ``https://`` and usually ends in ``/v1``. Without one, ``openai:`` asks OpenAI (or
+`OPENAI_BASE_URL`) with the key in `OPENAI_API_KEY`, and ``vllm:`` a server on this machine's port 8000, with the key
+in `VLLM_API_KEY` if there is one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from persona.errors import InvalidOptionError, ModelLoadError
+from persona.protocols import LanguageModel
+
+if TYPE_CHECKING:
+    from persona.llm.endpoint import OpenAILM
+    from persona.llm.transformers import TransformersLM
+
+TINY = "tiny"
+"""The name of the embedded default."""
+
+_ACCEPTED = (
+    "a folder, a hub id, 'tiny', 'openai:MODEL[@URL]', 'vllm:MODEL[@URL]', a transformers (model, tokenizer) or "
+    "pipeline, a LangChain runnable, an openai.OpenAI client, a function from string to string, or a LanguageModel"
+)
+_URI = re.compile(r"(?P<kind>openai|vllm):(?P<model>.*?)(?:@(?P<url>https?://\S+))?")
+_VLLM_URL = "http://127.0.0.1:8000/v1"
+_MEMBERS = ("channels", "fingerprint", "tokenizer", "generate")
+_FOLDER_OPTIONS = ("device", "dtype", "revision")
+
+
+def load_llm(llm: object, **options: Any) -> LanguageModel:
+    """A `LanguageModel` of `llm`.
+
+    Args:
+        llm: see the module. A `LanguageModel` is returned as it is.
+        **options: keyword arguments of the class that the kind lives in: `TransformersLM` (for a folder or hub id also
+            ``device`` and ``dtype``, see `persona.llm.checkpoint.load_folder`, and ``revision``), `RunnableLM`,
+            `CallableLM` or `OpenAILM`. ``overlong`` may be given for every kind; it has no effect where prompts are
+            limited by someone else, who refuses or cuts them by rules of their own.
+
+    Raises:
+        InvalidOptionError: if `llm` is of no known kind, or an option is unknown to its kind or out of range.
+        ModelLoadError: if the model cannot be loaded.
+        MissingDependencyError: if a package is missing (`openai`).
+    """
+    if isinstance(llm, str) and (uri := _URI.fullmatch(llm)):
+        return _endpoint(uri, options)
+    if llm == "":
+        raise InvalidOptionError(f"an LLM must be {_ACCEPTED}; was: an empty string")
+    if isinstance(llm, (str, Path)):
+        return _from_files(llm, options)
+    if isinstance(llm, (tuple, list)) and len(llm) == 2:
+        return _pair(llm[0], llm[1], options)
+    if _is_a(llm, "transformers.pipelines.base", "Pipeline"):
+        pipeline = cast(Any, llm)
+        return _pair(pipeline.model, pipeline.tokenizer, options)
+    options.pop("overlong", None)
+    if _is_language_model(llm):
+        _check_options("a LanguageModel", options, ())
+        return cast(LanguageModel, llm)
+    if _is_a(llm, "langchain_core.runnables.base", "Runnable"):
+        from persona.llm.plain import RunnableLM
+
+        return _made(RunnableLM, "a LangChain runnable", cast(Any, llm), options)
+    if _is_a(llm, "openai", "OpenAI"):
+        return _from_client(llm, options)
+    if callable(llm) and _is_plain_function(llm):
+        from persona.llm.plain import CallableLM
+
+        return _made(CallableLM, "a function", llm, options)
+    raise InvalidOptionError(f"an LLM must be {_ACCEPTED}; was: {_told(llm)}")
+
+
+def _from_files(llm: str | Path, options: dict[str, Any]) -> TransformersLM:
+    from persona.llm.checkpoint import hash_weights, hub_folder, load_folder
+    from persona.llm.transformers import TransformersLM
+
+    _check_options("a folder or hub id", options, (*_parameters(TransformersLM), *_FOLDER_OPTIONS))
+    place = {key: options.pop(key) for key in ("device", "dtype") if key in options}
+    revision = options.pop("revision", None)
+    folder = Path(llm).expanduser()
+    if llm == TINY:
+        folder = Path(__file__).parents[1] / TINY
+        if not folder.is_dir():
+            raise ModelLoadError(f"this installation lacks the embedded default model: {folder} is missing")
+    elif isinstance(llm, str) and not folder.is_dir() and not llm.startswith((".", "/", "~")):
+        folder = hub_folder(llm, revision=revision)
+        options.setdefault("name", llm)
+    loaded = load_folder(folder, **place)
+    options.setdefault("name", folder.resolve().name)
+    return TransformersLM(loaded.model, loaded.tokenizer, weights_hash=partial(hash_weights, loaded.weights), **options)
+
+
+def _pair(model: Any, tokenizer: Any, options: dict[str, Any]) -> TransformersLM:
+    if hasattr(tokenizer, "generate") and not hasattr(model, "generate"):
+        raise InvalidOptionError("a transformers pair must come as (model, tokenizer), in that order")
+    if not hasattr(model, "config") or not hasattr(tokenizer, "decode"):
+        raise InvalidOptionError(
+            f"(model, tokenizer) must be a transformers model and its tokenizer, was: ({_told(model)}, "
+            f"{_told(tokenizer)})"
+        )
+    from persona.llm.transformers import TransformersLM
+
+    _check_options("(model, tokenizer)", options, _parameters(TransformersLM))
+    return TransformersLM(model, tokenizer, **options)
+
+
+def _endpoint(uri: re.Match[str], options: dict[str, Any]) -> OpenAILM:
+    from persona.llm.endpoint import OpenAILM
+
+    options.pop("overlong", None)
+    _check_options("an endpoint", options, _parameters(OpenAILM))
+    before, _, behind = uri["model"].rpartition("@")
+    elsewhere = uri["url"] is not None or "base_url" in options or "client" in options
+    if before and not elsewhere and re.search(r"^[^@/]+:\d+(/|$)|^localhost(/|$)|/v1/?$", behind):
+        raise InvalidOptionError(f"an endpoint's address must begin with http:// or https://, was: {behind!r}")
+    if uri["url"] is not None:
+        options["base_url"] = uri["url"]
+    if uri["kind"] == "vllm" and options.get("client") is None:
+        options.setdefault("base_url", _VLLM_URL)
+        # The client insists on a key, a server started without one does not look at it.
+        options.setdefault("api_key", os.environ.get("VLLM_API_KEY", "none"))
+    return OpenAILM(uri["model"], **options)
+
+
+def _from_client(client: Any, options: dict[str, Any]) -> OpenAILM:
+    from persona.llm.endpoint import OpenAILM
+
+    _check_options("an openai.OpenAI client", options, ("model", *_parameters(OpenAILM)))
+    if "model" not in options:
+        raise InvalidOptionError("an openai.OpenAI client needs a model: load_llm(client, model='...')")
+    return OpenAILM(client=client, **options)
+
+
+def _made(kind: Callable[..., LanguageModel], told: str, llm: object, options: dict[str, Any]) -> LanguageModel:
+    _check_options(told, options, _parameters(kind))
+    return kind(llm, **options)
+
+
+def _parameters(kind: Callable[..., object]) -> tuple[str, ...]:
+    """Names of the keyword-only parameters that a user may set."""
+    return tuple(
+        name
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "weights_hash"
+    )
+
+
+def _check_options(told: str, options: Iterable[str], known: Iterable[str]) -> None:
+    known = tuple(known)
+    for name in options:
+        if name not in known:
+            takes = f"takes {', '.join(sorted(known))}" if known else "takes no options"
+            raise InvalidOptionError(f"{told} as an LLM {takes}; was given: {name}")
+
+
+def _is_language_model(llm: object) -> bool:
+    # Not isinstance: it would read `fingerprint`, and that may hash gigabytes.
+    return not isinstance(llm, type) and all(_has(llm, member) for member in _MEMBERS)
+
+
+def _has(llm: object, member: str) -> bool:
+    nothing = object()
+    return inspect.getattr_static(llm, member, nothing) is not nothing
+
+
+def _is_a(llm: object, module: str, name: str) -> bool:
+    """Whether `llm` is of a class that can only exist here if its module has been imported."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return isinstance(kind, type) and isinstance(llm, kind)
+
+
+def _is_plain_function(llm: Callable[..., object]) -> bool:
+    """Not a class, a coroutine, or a model or tokenizer of transformers, all of which can be called too."""
+    return not (
+        isinstance(llm, type)
+        or inspect.iscoroutinefunction(llm)
+        or hasattr(llm, "config")
+        or hasattr(llm, "apply_chat_template")
+    )
+
+
+def _told(thing: object) -> str:
+    if inspect.iscoroutinefunction(thing):
+        return f"the async function {getattr(thing, '__qualname__', thing)}"
+    if isinstance(thing, type):
+        return f"the class {thing.__qualname__}, not an object of it"
+    if hasattr(thing, "generate") and hasattr(thing, "config"):
+        return f"a model without its tokenizer ({type(thing).__qualname__})"
+    return type(thing).__qualname__

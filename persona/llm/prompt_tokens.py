@@ -1,0 +1,122 @@
+"""From a prompt to the token ids that a transformers model reads: chat template, special tokens, length limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from persona.errors import InvalidOptionError
+from persona.llm.tokenizers import HuggingFaceTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ChatTemplate = Literal["auto", "on", "off"]
+Overlong = Literal["error", "truncate"]
+
+
+class PromptEncoder:
+    """Turns prompts into token ids.
+
+    Args:
+        tokenizer: the model's. Neither its padding nor its truncation settings are used or changed.
+        chat_template: ``"auto"`` uses the tokenizer's chat template where it has one: the prompt becomes one user
+            turn, and the answer's turn is opened. ``"on"`` demands a template, ``"off"`` never uses it.
+        overlong: what to do with a prompt over the limit: ``"error"`` refuses it; ``"truncate"`` cuts it on the
+            tokenizer's truncation side (for nearly all tokenizers the end, as LaMP's own code does) and keeps the
+            special tokens; in a chat template the prompt's end is cut, and the turn stays whole.
+
+    Raises:
+        InvalidOptionError: if an option has no such value, or a template is demanded and there is none.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        chat_template: ChatTemplate = "auto",
+        overlong: Overlong = "error",
+    ) -> None:
+        for name, value, choices in (("chat_template", chat_template, ChatTemplate), ("overlong", overlong, Overlong)):
+            if value not in get_args(choices):
+                raise InvalidOptionError(f"`{name}` must be one of {', '.join(get_args(choices))}, was: {value!r}")
+        has_template = getattr(tokenizer, "chat_template", None) is not None
+        if chat_template == "on" and not has_template:
+            raise InvalidOptionError("`chat_template='on'` needs a tokenizer with a chat template, this one has none")
+        self.uses_chat_template = has_template and chat_template != "off"
+        self.measure = HuggingFaceTokenizer(tokenizer)
+        self._tokenizer: Any = tokenizer
+        self._truncates = overlong == "truncate"
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What decides the tokens of a prompt besides the tokenizer's vocabulary."""
+        template = self._tokenizer.chat_template if self.uses_chat_template else None
+        return {"chat_template": template, "truncates": self._truncates}
+
+    def encode(self, prompts: Sequence[str], limits: Sequence[int | None]) -> list[list[int]]:
+        """Token ids of `prompts`, special tokens included.
+
+        Args:
+            prompts: the texts.
+            limits: for each prompt the most tokens it may have; None for any number.
+
+        Raises:
+            InvalidOptionError: if a prompt is over its limit and `overlong` is ``"error"``, or if the limit leaves
+                no room for the prompt at all.
+        """
+        encoded = self._encode_chats(prompts) if self.uses_chat_template else self._encode_texts(prompts)
+        for index, (ids, limit) in enumerate(zip(encoded, limits, strict=True)):
+            if limit is None or len(ids) <= limit:
+                continue
+            if not self._truncates:
+                raise InvalidOptionError(
+                    f"a prompt may have {limit} tokens here, prompt {index} has {len(ids)}: shorten it, send less "
+                    "personal text, or load the LLM with overlong='truncate'"
+                )
+            cut = self._cut_chat if self.uses_chat_template else self._cut_text
+            encoded[index] = cut(prompts[index], len(ids), limit)
+        return encoded
+
+    def _encode_texts(self, prompts: Sequence[str]) -> list[list[int]]:
+        encoded: list[list[int]] = self._tokenizer(list(prompts), verbose=False)["input_ids"]
+        return [self._without_second_bos(ids) for ids in encoded]
+
+    def _encode_chats(self, prompts: Sequence[str]) -> list[list[int]]:
+        # Records are text that others wrote: control tokens in them stay text and open no turn of their own.
+        encoded: list[list[int]] = self._tokenizer.apply_chat_template(
+            [[{"role": "user", "content": prompt}] for prompt in prompts],
+            add_generation_prompt=True,
+            sanitize_control_tokens=True,
+            tokenizer_kwargs={"verbose": False},
+        )["input_ids"]
+        return encoded
+
+    def _without_second_bos(self, ids: list[int]) -> list[int]:
+        """A prompt that brings its own begin token does not get another one."""
+        bos = self._tokenizer.bos_token_id
+        return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+    def _cut_text(self, prompt: str, length: int, limit: int) -> list[int]:
+        """`prompt` in `limit` tokens: special tokens at both ends stay, text goes on the truncation side."""
+        encoded = self._tokenizer(prompt, return_special_tokens_mask=True, verbose=False)
+        ids: list[int] = self._without_second_bos(encoded["input_ids"])
+        mask: list[int] = encoded["special_tokens_mask"][-len(ids) :]
+        surplus = length - limit
+        if mask.count(0) < surplus:
+            raise InvalidOptionError(f"a prompt may have {limit} tokens here: the special tokens alone are more")
+        text, end = mask.index(0), len(mask) - mask[::-1].index(0)
+        if self._tokenizer.truncation_side == "left":
+            return ids[:text] + ids[text + surplus :]
+        return ids[: end - surplus] + ids[end:]
+
+    def _cut_chat(self, prompt: str, length: int, limit: int) -> list[int]:
+        """`prompt`, cut as text, in a chat template of `limit` tokens."""
+        keep = self.measure.count(prompt)
+        while length > limit:
+            keep -= length - limit
+            if keep <= 0:
+                raise InvalidOptionError(f"a prompt may have {limit} tokens here: the chat template alone has more")
+            (ids,) = self._encode_chats([self.measure.truncate(prompt, keep)])
+            length = len(ids)
+        return ids

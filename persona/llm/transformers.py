@@ -1,0 +1,453 @@
+"""A frozen model of transformers, decoder-only or encoder-decoder, as a language model.
+
+>>> llm = TransformersLM(model, tokenizer)
+>>> llm.generate([Request("Once upon a time"), Request("The end", soft_prompt=vectors)], GenerationOptions(16))
+
+**Frozen** means that weights, buffers, configuration, tokenizer, ``requires_grad`` and ``training`` flags are the same
+after a call as before.
+
+**Batches.** Requests are sorted by length and cut into batches by a token budget; equal ones are generated once.
+Decoder-only prompts are padded on the left, with positions that count from the first real token; encoder-decoder ones
+on the right. In float32 and float64 a request gets the very answer that it gets alone, whatever stands beside it: an
+answer with a decision so close that its batch could have turned it (see `persona.llm.decoding`) is generated again alone.
+In 16-bit types there is no such guarantee.
+
+**Decoding** is plain greedy or beam search over the model's own scores, or the median of some answers. Of the model's
+generation config only the rules about tokens are kept (where answers start and end, what is forced or suppressed),
+never sampling, penalties or minimum lengths. White space around an answer is stripped.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationConfig
+
+from persona.errors import GenerationError, InvalidOptionError, ModelLoadError
+from persona.llm.checkpoint import hash_parameters
+from persona.llm.checks import check_options, check_requests
+from persona.llm.decoding import NOISE, BeamMargin, GreedyMargin, MarginWatch
+from persona.llm.logits import Lifts, TokenLifts, check_lifts
+from persona.llm.median_decoding import MedianDecoding
+from persona.llm.prompt_tokens import ChatTemplate, Overlong, PromptEncoder
+from persona.llm.tokenizers import HuggingFaceTokenizer
+from persona.protocols import LORA, SOFT_PROMPT, TEXT, VOCABULARY, AdapterSource, GenerationOptions, Request
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_TOKEN_RULES = (
+    "bos_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "bad_words_ids",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Input:
+    """What one request is to the model.
+
+    Attributes:
+        ids: tokens of the prompt.
+        soft_prompt: vectors to stand before them, placed and typed as the model is, or None.  # (n_tokens, hidden)
+        adapter: name of the adapter to compute with, or None.
+        lifts: what is added to the scores of the next token, or None.
+    """
+
+    ids: tuple[int, ...]
+    soft_prompt: torch.Tensor | None = None
+    adapter: str | None = None
+    lifts: Lifts | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids) + (0 if self.soft_prompt is None else len(self.soft_prompt))
+
+
+class TransformersLM:
+    """See the module.
+
+    Args:
+        model: a model with ``generate``. A PEFT model is unwrapped, its active adapter stays.
+        tokenizer: the model's.
+        name: what the fingerprint calls the model; None takes the end of the model's own `name_or_path`.
+        batch_tokens: most tokens in one batch, at least 1: prompts as long as the longest, answers as long as they may
+            become, times the beams. A request that is longer alone is a batch of its own.
+        max_prompt_tokens: most tokens of a prompt and its soft prompt together; None for what the model can take: its
+            positions, less `max_new_tokens` where the answer shares them (decoder-only).
+        chat_template: ``"auto"``, ``"on"`` or ``"off"``, see `PromptEncoder`.
+        overlong: ``"error"`` or ``"truncate"``: what to do with a prompt that is too long, see `PromptEncoder`.
+        weights_hash: makes the fingerprint's hash; None hashes the parameters.
+
+    Attributes:
+        model: the frozen model.
+        hidden_size: length of an input embedding, and of a soft prompt's vectors.
+        encoder_decoder: whether the model reads in an encoder and writes in a decoder.
+
+    Raises:
+        InvalidOptionError: if an option is out of its range.
+        ModelLoadError: if `model` does not generate text, or is a prompt-tuned PEFT model.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str | None = None,
+        batch_tokens: int = 8192,
+        max_prompt_tokens: int | None = None,
+        chat_template: ChatTemplate = "auto",
+        overlong: Overlong = "error",
+        weights_hash: Callable[[], str] | None = None,
+    ) -> None:
+        for option, value in (("batch_tokens", batch_tokens), ("max_prompt_tokens", max_prompt_tokens)):
+            if value is not None and value < 1:
+                raise InvalidOptionError(f"`{option}` must be at least 1, was: {value}")
+        self.model: Any = _unwrapped(model)
+        self.name = name or str(getattr(self.model, "name_or_path", "")).rstrip("/").split("/")[-1]
+        self.name = self.name or type(self.model).__name__
+        self.hidden_size = int(self.model.get_input_embeddings().weight.shape[1])
+        self.encoder_decoder = bool(self.model.config.is_encoder_decoder)
+        self._batch_tokens = batch_tokens
+        self._max_prompt_tokens = max_prompt_tokens
+        self._prompts = PromptEncoder(tokenizer, chat_template=chat_template, overlong=overlong)
+        self._tokenizer: Any = tokenizer
+        self._weights_hash = weights_hash or (lambda: hash_parameters(self.model))
+        self._eos, self._pad = _end_tokens(self.model, tokenizer)
+        self._adapters: AdapterSource | None = None
+        # One model computes for one caller at a time; two would only share its device, and its training flags.
+        self._lock = Lock()
+
+    @property
+    def channels(self) -> frozenset[str]:
+        """Text, soft prompts and lifted tokens, and adapters while some are attached."""
+        return frozenset({TEXT, SOFT_PROMPT, VOCABULARY, *(() if self._adapters is None else (LORA,))})
+
+    def attach_adapters(self, adapters: AdapterSource | None) -> None:
+        """Take requests with adapters from now on, by the names that `adapters` knows; None takes none any more."""
+        with self._lock:
+            self._adapters = adapters
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """``name@weights:dtype``; hashes all weights when first asked for."""
+        return f"{self.name}@{self._weights_hash()}:{str(self.model.dtype).removeprefix('torch.')}"
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What besides the model and a request decides an answer."""
+        return {**self._prompts.settings, "max_prompt_tokens": self._max_prompt_tokens}
+
+    @property
+    def tokenizer(self) -> HuggingFaceTokenizer:
+        """Measures prompts in the model's tokens, without the chat template."""
+        return self._prompts.measure
+
+    def prompt_limit(self, options: GenerationOptions) -> int | None:
+        """Most tokens of a prompt, as `tokenizer` counts them: what the model can take, less the chat template.
+
+        Raises:
+            InvalidOptionError: if an answer of `max_new_tokens` does not fit into the model's positions.
+        """
+        room = self.input_limit(options)
+        if room is None:
+            return None
+        (framed,) = self._prompts.encode(["."], [None])
+        return max(0, room - (len(framed) - self.tokenizer.count(".")))
+
+    def input_limit(self, options: GenerationOptions) -> int | None:
+        """How many tokens an input may have, soft prompt and chat template included; None for any number.
+
+        Raises:
+            InvalidOptionError: if an answer of `max_new_tokens` does not fit into the model's positions.
+        """
+        if self.encoder_decoder:
+            read, written = _positions(self.model.get_encoder().config), _positions(self.model.get_decoder().config)
+        else:
+            written = _positions(self.model.config.get_text_config())
+            read = None if written is None else written - options.max_new_tokens
+        # A decoder-only model shares its positions between the prompt, at least one token, and the answer.
+        if written is not None and written < options.max_new_tokens + (0 if self.encoder_decoder else 1):
+            raise InvalidOptionError(
+                f"{self.name} has {written} positions, too few for `max_new_tokens={options.max_new_tokens}`"
+            )
+        limit = self._max_prompt_tokens
+        if limit is None and (self.encoder_decoder or read is None):
+            # Relative positions have no end of their own, and some tables hold positions that are not to be used.
+            limit = self._tokenizer.model_max_length
+        return min((most for most in (read, limit) if most is not None), default=None)
+
+    @property
+    def pad_token(self) -> int:
+        """Id of the token that fills up a batch."""
+        return self._pad
+
+    @property
+    def special_tokens(self) -> tuple[int, ...]:
+        """Ids of the tokens that are no part of a text: start, end, padding, and the tokenizer's other special ones."""
+        return tuple(dict.fromkeys((*self._tokenizer.all_special_ids, *self._eos, self._pad)))
+
+    @property
+    def decoder_start_token(self) -> int:
+        """Id of the token that an encoder-decoder model's answer starts with.
+
+        Raises:
+            ModelLoadError: if the model names none.
+        """
+        for config in (self.model.generation_config, self.model.config):
+            start = getattr(config, "decoder_start_token_id", None)
+            if start is not None:
+                return int(start)
+        raise ModelLoadError(f"{self.name} names no `decoder_start_token_id`, which an encoder-decoder model needs")
+
+    def prompt_ids(self, prompts: Sequence[str], *, limit: int | None = None) -> list[list[int]]:
+        """Token ids of prompts as `generate` reads them: chat template and special tokens included.
+
+        Args:
+            prompts: the texts.
+            limit: most tokens of one; None for any number.
+
+        Raises:
+            InvalidOptionError: if one is longer than `limit` and `overlong` is ``"error"``.
+        """
+        return self._prompts.encode(prompts, [limit] * len(prompts))
+
+    def opening_ids(self, text: str) -> list[int]:
+        """Token ids of `text` as a prompt's opening: after the special tokens that begin one, and without any end."""
+        encoded = self._tokenizer(".", return_special_tokens_mask=True, verbose=False)
+        begin: list[int] = encoded["input_ids"][: encoded["special_tokens_mask"].index(0)]
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
+        return [*begin, *ids]
+
+    def target_ids(self, targets: Sequence[str]) -> list[list[int]]:
+        """Token ids of answers as the model should write them: the text and the end token."""
+        end = [self._tokenizer.eos_token_id] if self._tokenizer.eos_token_id is not None else list(self._eos[:1])
+        texts: list[list[int]] = self._tokenizer(list(targets), add_special_tokens=False, verbose=False)["input_ids"]
+        return [[*ids, *end] for ids in texts]
+
+    def generate(self, requests: Sequence[Request], options: GenerationOptions) -> list[str]:
+        """The answers, in the order of `requests`.
+
+        Raises:
+            InvalidOptionError: if an option is out of range, a prompt is empty or too long, or a soft prompt has the
+                wrong shape or holds numbers that are not finite.
+            UnsupportedChannelError: if a request asks for an adapter and none are attached.
+            UnknownAdapterError: if there is no adapter of that name.
+            GenerationError: if the device's memory does not suffice, or the model's scores are not numbers.
+        """
+        check_options(options)
+        check_requests(requests, self.channels, self.name)
+        if not requests:
+            return []
+        with self._lock, torch.inference_mode(), _evaluating(self.model):
+            inputs = self._inputs(requests, options)
+            # Equal prompts are one input; a soft prompt, or what is lifted, is never taken for equal to another.
+            places = [
+                (each.ids, each.adapter, None if each.soft_prompt is None and not each.lifts else index)
+                for index, each in enumerate(inputs)
+            ]
+            answers = self._answers(dict(zip(places, inputs, strict=True)), options)
+        return [answers[place] for place in places]
+
+    def _inputs(self, requests: Sequence[Request], options: GenerationOptions) -> list[_Input]:
+        soft_prompts = [self._soft_prompt(request, index) for index, request in enumerate(requests)]
+        room = self.input_limit(options)
+        lengths = [0 if vectors is None else len(vectors) for vectors in soft_prompts]
+        limits = [None if room is None else room - length for length in lengths]
+        encoded = self._prompts.encode([request.prompt for request in requests], limits)
+        for index, (ids, length) in enumerate(zip(encoded, lengths, strict=True)):
+            if not ids and not length:
+                raise InvalidOptionError(f"a prompt must not be empty: prompt {index} has no tokens")
+        return [
+            _Input(tuple(ids), vectors, request.adapter, check_lifts(request.lifts, self.model.config))
+            for ids, vectors, request in zip(encoded, soft_prompts, requests, strict=True)
+        ]
+
+    def _soft_prompt(self, request: Request, index: int) -> torch.Tensor | None:
+        """The request's soft prompt, checked, where and how the model computes; None if it has no tokens."""
+        vectors = request.soft_prompt
+        if vectors is None:
+            return None
+        if vectors.ndim != 2 or vectors.shape[1] != self.hidden_size or not vectors.is_floating_point():
+            raise InvalidOptionError(
+                f"a soft prompt for {self.name} must be of floats in the shape (tokens, {self.hidden_size}), was: "
+                f"{vectors.dtype} in {tuple(vectors.shape)} (request {index})"
+            )
+        if not bool(vectors.isfinite().all()):
+            raise InvalidOptionError(f"a soft prompt must hold finite numbers only (request {index})")
+        embeddings = self.model.get_input_embeddings().weight
+        return vectors.detach().to(embeddings.device, embeddings.dtype) if len(vectors) else None
+
+    def _answers(self, inputs: dict[Any, _Input], options: GenerationOptions) -> dict[Any, str]:
+        """The answer to each input, under the same key."""
+        noise = NOISE.get(self.model.dtype, 0.0)
+        answers: dict[Any, list[int]] = {}
+        for keys in self._batches(inputs, options):
+            tokens, margins = self._generate_batch([inputs[key] for key in keys], options)
+            answers.update(zip(keys, tokens, strict=True))
+            for key, margin in zip(keys, margins, strict=True):
+                if len(keys) > 1 and margin < noise:
+                    (answers[key],), _ = self._generate_batch([inputs[key]], options)
+        texts = self._tokenizer.batch_decode(list(answers.values()), skip_special_tokens=True)
+        return {key: text.strip() for key, text in zip(answers, texts, strict=True)}
+
+    def _batches(self, inputs: dict[Any, _Input], options: GenerationOptions) -> Iterator[list[Any]]:
+        """Keys of `inputs`, longest first, so that memory runs out at once if it does."""
+        keys = sorted(inputs, key=lambda key: len(inputs[key]), reverse=True)
+        while keys:
+            tokens = (len(inputs[keys[0]]) + options.max_new_tokens) * options.num_beams
+            size = self._mixable([inputs[key] for key in keys[: max(1, self._batch_tokens // tokens)]])
+            yield keys[:size]
+            keys = keys[size:]
+
+    def _mixable(self, inputs: Sequence[_Input]) -> int:
+        """How many of the first inputs have no more different adapters than one batch can mix."""
+        different: set[str] = set()
+        for count, each in enumerate(inputs):
+            if each.adapter is not None and self._adapters is not None:
+                different.add(each.adapter)
+                if len(different) > self._adapters.slots:
+                    return count
+        return len(inputs)
+
+    def _generate_batch(
+        self, inputs: Sequence[_Input], options: GenerationOptions
+    ) -> tuple[list[list[int]], list[float]]:
+        """Tokens of the answers, without the end token, and the margins with which they were decided."""
+        arguments = self._padded(inputs)
+        device = arguments["attention_mask"].device
+        eos = torch.tensor(self._eos, dtype=torch.long, device=device)
+        watch: MarginWatch = (
+            GreedyMargin(len(inputs), eos)
+            if options.num_beams == 1
+            else BeamMargin(len(inputs), options.num_beams, options.max_new_tokens, eos)
+        )
+        rules = self._generation_config(options)
+        # A second handle on the same weights, so that the user's model keeps its own generation config and
+        # `generate` finds nothing there to mix into ours.
+        handle = copy.copy(self.model)
+        handle.generation_config = rules
+        names = [each.adapter for each in inputs]
+        # The watch comes last: it looks at the scores by which the decisions are taken.
+        changes: list[Any] = []
+        forced = int(self.encoder_decoder and getattr(rules, "forced_bos_token_id", None) is not None)
+        if any(_lifted(inputs)):
+            changes.append(TokenLifts([each.lifts for each in inputs], options.num_beams, forced))
+        if options.median_of:
+            answers = self.target_ids(options.median_of)
+            changes.append(MedianDecoding(answers, options.max_new_tokens, forced))
+        try:
+            with nullcontext() if self._adapters is None else self._adapters.named(names):
+                output = handle.generate(**arguments, generation_config=rules, logits_processor=[*changes, watch])
+        except torch.OutOfMemoryError as error:
+            raise GenerationError(
+                f"{self.name} ran out of memory with {len(inputs)} requests of {max(map(len, inputs))} tokens in a "
+                f"batch: lower `batch_tokens`, was: {self._batch_tokens}"
+            ) from error
+        margins: list[float] = watch.margins.tolist()
+        if any(margin != margin for margin in margins):
+            raise GenerationError(
+                f"{self.name} computed scores that are not numbers in {self.model.dtype}: load it in float32"
+            )
+        # A decoder's output starts with its start token, or with the prompt where that was given as ids.
+        start = 1 if self.encoder_decoder else arguments["input_ids"].shape[1] if "input_ids" in arguments else 0
+        return [self._until_end(row) for row in output[:, start:].tolist()], margins
+
+    def _padded(self, inputs: Sequence[_Input]) -> dict[str, torch.Tensor]:
+        """`inputs` as arguments of ``generate``: ids if there is no soft prompt among them, else embeddings."""
+        embed = self.model.get_input_embeddings()
+        device = embed.weight.device
+        length = max(map(len, inputs))
+        ids = torch.full((len(inputs), length), self._pad, dtype=torch.long)
+        mask = torch.zeros((len(inputs), length), dtype=torch.long)
+        starts = [0 if self.encoder_decoder else length - len(each) for each in inputs]
+        for row, (each, start) in enumerate(zip(inputs, starts, strict=True)):
+            end = start + len(each)
+            mask[row, start:end] = 1
+            ids[row, end - len(each.ids) : end] = torch.tensor(each.ids, dtype=torch.long)
+        ids, mask = ids.to(device), mask.to(device)
+        if all(each.soft_prompt is None for each in inputs):
+            return {"input_ids": ids, "attention_mask": mask}
+        embeddings = embed(ids)  # (rows, length, hidden)
+        for row, (each, start) in enumerate(zip(inputs, starts, strict=True)):
+            if each.soft_prompt is not None:
+                embeddings[row, start : start + len(each.soft_prompt)] = each.soft_prompt
+        return {"inputs_embeds": embeddings, "attention_mask": mask}
+
+    def _generation_config(self, options: GenerationOptions) -> GenerationConfig:
+        make: Any = GenerationConfig
+        own = self.model.generation_config
+        rules = {name: getattr(own, name, None) for name in _TOKEN_RULES}
+        config: GenerationConfig = make(
+            **rules,
+            eos_token_id=list(self._eos) or None,
+            pad_token_id=self._pad,
+            max_new_tokens=options.max_new_tokens,
+            num_beams=options.num_beams,
+            do_sample=False,
+        )
+        return config
+
+    def _until_end(self, tokens: list[int]) -> list[int]:
+        end = next((index for index, token in enumerate(tokens) if token in self._eos), len(tokens))
+        return tokens[:end]
+
+    def __repr__(self) -> str:
+        return f"TransformersLM({self.name!r})"
+
+
+def _lifted(inputs: Sequence[_Input]) -> Iterator[bool]:
+    return (bool(each.lifts) for each in inputs)
+
+
+def _unwrapped(model: Any) -> Any:
+    if hasattr(model, "get_base_model"):
+        if model.active_peft_config.is_prompt_learning:
+            raise ModelLoadError("a prompt-tuned PEFT model is not taken: pass its base model, and soft prompts to it")
+        model = model.get_base_model()
+    if not hasattr(model, "generate") or not hasattr(model, "generation_config"):
+        raise ModelLoadError(
+            f"a {type(model).__name__} generates no text: take a causal or sequence-to-sequence language model"
+        )
+    return model
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> tuple[tuple[int, ...], int]:
+    """Ids of the tokens that end an answer (the model's and the tokenizer's), and the one to pad with."""
+    own = model.generation_config.eos_token_id
+    ends = [own] if isinstance(own, int) else list(own or ())
+    if tokenizer.eos_token_id is not None:
+        ends.append(tokenizer.eos_token_id)
+    pads = (tokenizer.pad_token_id, model.generation_config.pad_token_id, *ends, 0)
+    return tuple(dict.fromkeys(ends)), next(pad for pad in pads if pad is not None)
+
+
+def _positions(config: Any) -> int | None:
+    """How many positions a model has; None where they are relative."""
+    positions = getattr(config, "max_position_embeddings", None)
+    return positions if positions is not None and positions > 0 else None
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Switch dropout off, and leave every part of the model in the mode that it was in."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

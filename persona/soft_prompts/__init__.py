@@ -1,0 +1,1 @@
+"""Soft prompts: the user embedder, its training and its channel."""

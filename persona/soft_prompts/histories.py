@@ -1,0 +1,284 @@
+"""Histories as the user embedder reads them: each record a key and a value, in numbers.
+
+A key is the vector of a record's input side; a value is its vectors of text and target and the style of what the user
+wrote (`persona.encoders.style`). Vectors come from the store, where `embed_users` has put them for the views in
+`history_views`; what is missing there is encoded on the spot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from persona.encoders.style import STYLE_DIM, style_vector
+from persona.encoders.user_vectors import UserVectorFile
+from persona.errors import InvalidOptionError
+from persona.protocols import RecordEncoder
+from persona.records import Profile, Record
+from persona.soft_prompts.embedder import UserEmbedderConfig
+from persona.store.vectors import vector_fingerprint
+
+if TYPE_CHECKING:
+    from persona.store.profile_store import ProfileStore
+
+_TARGET = "target"
+
+
+def history_views(config: UserEmbedderConfig) -> tuple[str, ...]:
+    """The views of a record whose vectors a user embedder reads; none in mode ``"vectors"``."""
+    if config.mode == "vectors":
+        return ()
+    return (config.view, _TARGET) if config.mode == "plug" else (config.view,)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class History:
+    """One user's records in numbers.
+
+    Attributes:
+        values: float16; a value begins with the record's key, in its first `encoder_dim` numbers.
+            # (records, value_dim)
+        days: the day of each record, counted from year 1; None where a record has no date.  # (records,)
+    """
+
+    values: NDArray[np.float16]
+    days: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, rows: NDArray[np.intp]) -> History:
+        """The records at `rows`, in that order."""
+        return History(self.values[rows], None if self.days is None else self.days[rows])
+
+
+class ReadsHistories(Protocol):
+    """What training, serving and evaluation ask of a reader: `HistoryReader` and `UserVectorReader` have it.
+
+    Attributes:
+        config: of the user embedder that is to read the histories.
+        fingerprint: of what its vectors come from, as `UserEmbedder.check_fits` wants it.
+    """
+
+    config: UserEmbedderConfig
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def read(self, profiles: Sequence[Profile]) -> list[History]: ...
+
+    def questions(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+
+
+def history_reader(
+    config: UserEmbedderConfig, source: RecordEncoder | UserVectorFile, store: ProfileStore | None = None
+) -> ReadsHistories:
+    """The reader for a user embedder: of records through an encoder, or of vectors that somebody made of the users.
+
+    Raises:
+        InvalidOptionError: if `source` is not what the mode of `config` reads.
+    """
+    if (config.mode == "vectors") != isinstance(source, UserVectorFile):
+        reads = "a file of user vectors" if config.mode == "vectors" else "records, through a record encoder"
+        raise InvalidOptionError(f"a user embedder of mode {config.mode!r} reads {reads}, was: {type(source).__name__}")
+    if isinstance(source, UserVectorFile):
+        return UserVectorReader(config, source)
+    return HistoryReader(config, source, store)
+
+
+class UserVectorReader:
+    """A user's vector as a history, for `UserEmbedder.from_vectors`: it stands once for each record of the profile.
+
+    So it is shown wherever any part of the history is, and a user who lost all records to `history_dropout` has none,
+    as one who is not in the file. Questions have no say: their vectors are zeros.
+
+    Args:
+        config: of the user embedder.
+        vectors: of the users.
+    """
+
+    def __init__(self, config: UserEmbedderConfig, vectors: UserVectorFile) -> None:
+        self.config = config
+        self.vectors = vectors
+
+    @property
+    def fingerprint(self) -> str:
+        return self.vectors.fingerprint
+
+    def read(self, profiles: Sequence[Profile]) -> list[History]:
+        """The histories of `profiles`; empty for users who have no vector."""
+        histories = []
+        for profile in profiles:
+            vector = self.vectors.of(profile.user_id)
+            rows = 0 if vector is None else max(1, len(profile))
+            told = np.zeros(self.vectors.dim, np.float16) if vector is None else vector.astype(np.float16)
+            histories.append(History(np.broadcast_to(told, (rows, self.vectors.dim))))
+        return histories
+
+    def questions(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Zeros.  # (texts, dim)"""
+        return np.zeros((len(texts), self.vectors.dim), np.float32)
+
+
+class HistoryReader:
+    """Turns profiles into histories.
+
+    Args:
+        config: of the user embedder that is to read them.
+        encoder: the record encoder.
+        store: where vectors are read from; None encodes every record anew.
+    """
+
+    def __init__(self, config: UserEmbedderConfig, encoder: RecordEncoder, store: ProfileStore | None = None) -> None:
+        self.config = config
+        self.encoder = encoder
+        self.store = store
+
+    @property
+    def fingerprint(self) -> str:
+        """The encoder's."""
+        return self.encoder.fingerprint
+
+    def read(self, profiles: Sequence[Profile]) -> list[History]:
+        """The histories of `profiles`; texts that the store has no vector of are encoded together, each once."""
+        parts = {
+            view: self._vectors([profile.records for profile in profiles], profiles, view)
+            for view in history_views(self.config)
+        }
+        keys = parts[self.config.view]
+        if self.config.mode != "plug":
+            return [History(each, _days(profile)) for each, profile in zip(keys, profiles, strict=True)]
+        histories = []
+        for profile, key, target in zip(profiles, keys, parts[_TARGET], strict=True):
+            style = np.zeros((len(profile), STYLE_DIM), np.float16)
+            for row, record in enumerate(profile):
+                style[row] = style_vector(record.text if record.target is None else record.target)
+                if record.target is None:
+                    target[row] = 0
+            histories.append(History(np.concatenate((key, target, style), axis=1), _days(profile)))
+        return histories
+
+    def questions(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of questions, in the space of the keys; equal texts are encoded once.  # (texts, encoder_dim)"""
+        different = list(dict.fromkeys(texts))
+        if not different:
+            return np.zeros((0, self.config.encoder_dim), np.float32)
+        places = {text: place for place, text in enumerate(different)}
+        encoded = np.asarray(self.encoder.encode(different), np.float32)
+        return encoded[[places[text] for text in texts]]
+
+    def _vectors(
+        self, records: Sequence[tuple[Record, ...]], profiles: Sequence[Profile], view: str
+    ) -> list[NDArray[np.float16]]:
+        """The vectors of all records of each profile.  # per profile: (records, encoder_dim)"""
+        found: list[NDArray[np.float16]] = []
+        missing: dict[str, list[tuple[int, int]]] = {}
+        for place, profile in enumerate(profiles):
+            matrix = np.zeros((len(profile), self.config.encoder_dim), np.float16)
+            rows = self._stored_rows(profile, view, matrix)
+            for row in np.flatnonzero(rows < 0).tolist():
+                missing.setdefault(profile[row].view(view), []).append((place, row))
+            found.append(matrix)
+        # An empty target has no vector, and nothing to say.
+        missing.pop("", None)
+        if missing:
+            encoded = np.asarray(self.encoder.encode(list(missing))).astype(np.float16)
+            for vector, places in zip(encoded, missing.values(), strict=True):
+                for place, row in places:
+                    found[place][row] = vector
+        return found
+
+    def _stored_rows(self, profile: Profile, view: str, matrix: NDArray[np.float16]) -> NDArray[np.intp]:
+        """Fill `matrix` with what the store has of this very content; -1 where it has nothing.  # (records,)"""
+        nothing = np.full(len(profile), -1, np.intp)
+        stored = None
+        if self.store is not None:
+            stored = self.store.vectors(profile.user_id, vector_fingerprint(self.encoder, view))
+        if stored is None:
+            return nothing
+        rows = stored.rows(record.id for record in profile)
+        for place, row in enumerate(rows.tolist()):
+            if row >= 0 and stored.hashes[row] != profile[place].content_hash:
+                rows[place] = -1
+        known = rows >= 0
+        matrix[known] = stored.matrix[rows[known]]
+        return rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HistoryBatch:
+    """Histories side by side, padded to the longest; the arguments of `UserEmbedder.forward`.
+
+    Attributes:
+        keys: float32; a view of `values`.  # (batch, records, encoder_dim)
+        values: float32.  # (batch, records, value_dim)
+        mask: True where there is a record.  # (batch, records)
+        query: float32; None for prompts that fit any question.  # (batch, encoder_dim)
+        days: ages in days at each user's last record, float32; 0 for a user without dates.  # (batch, records)
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    mask: torch.Tensor
+    query: torch.Tensor | None
+    days: torch.Tensor
+
+    @classmethod
+    def of(
+        cls,
+        histories: Sequence[History],
+        config: UserEmbedderConfig,
+        query: NDArray[np.float32] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> HistoryBatch:
+        """The batch of `histories`.
+
+        Args:
+            histories: at least one; empty ones are welcome.
+            config: of the user embedder.
+            query: the questions' vectors.  # (batch, encoder_dim)
+            device: where to put it.
+        """
+        longest = max(1, *map(len, histories))
+        values = np.zeros((len(histories), longest, config.value_dim), np.float16)
+        days = np.zeros((len(histories), longest), np.float32)
+        mask = np.zeros((len(histories), longest), bool)
+        for place, history in enumerate(histories):
+            n = len(history)
+            values[place, :n], mask[place, :n] = history.values, True
+            if history.days is not None and n:
+                days[place, :n] = history.days.max() - history.days
+        # Widened by torch, and where they are used: numpy takes several times as long to widen a half.
+        widened = torch.from_numpy(values).to(device).float()
+        asked = None if query is None else torch.from_numpy(np.asarray(query, np.float32)).to(device)
+        return cls(
+            widened[..., : config.encoder_dim],
+            widened,
+            torch.from_numpy(mask).to(device),
+            asked,
+            torch.from_numpy(days).to(device),
+        )
+
+
+def _days(profile: Profile) -> NDArray[np.float32] | None:
+    """The day of each record; None if one has none."""
+    days = [_day(record.time) for record in profile]
+    return None if None in days else np.array(days, np.float32)
+
+
+def _day(time: str | None) -> float | None:
+    """A date as a day counted from year 1; a year or month alone is its first day."""
+    if time is None:
+        return None
+    try:
+        parts = [int(part) for part in time[:10].split("-")]
+        year, month, day = (*parts, 1, 1)[:3]
+        return float(date(year, month, day).toordinal())
+    except ValueError:
+        return None  # a record made by hand may hold any string

@@ -1,0 +1,431 @@
+"""A connection to SQLite or PostgreSQL: opened, checked, made ready, and every failure turned into one line.
+
+Reads run in autocommit, each a single statement, so that each sees one state of the database and no transaction stays
+open behind it. Writes run in `writing`, one transaction that is kept whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, Select, Table, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import PoolProxiedConnection
+
+from persona.errors import MissingDependencyError, SchemaVersionError, StoreError
+from persona.store.schema import PARTS, SCHEMA_VERSION, meta, metadata, parts
+
+BUSY_SECONDS = 30
+"""How long a statement waits for another process before it gives up."""
+
+PREPARED_STATEMENTS = 512
+"""How many an SQLite connection keeps. Each question is one for each of the 32 parts of the users, so that Python's own
+128 are used up by four questions, and to prepare one takes longer than to run it."""
+
+_OLDEST_SQLITE = (3, 35)
+
+_PRAGMAS = (
+    # Takes effect in a new database only. Records have some hundred bytes, matrices some ten thousand: with SQLite's
+    # own 4096 both would be cut into more pieces, with 16384 a small change would write more.
+    "PRAGMA page_size = 8192",
+    # Readers go on while someone writes, and a writer that is killed leaves nothing behind that has to be undone.
+    "PRAGMA journal_mode = WAL",
+    # NORMAL: a transaction outlives the death of the process at once, and a power cut once its log has been
+    # checkpointed. The database is whole after either. What a power cut can take is a last ingest or embedding, which
+    # can be run again; `forget` ends with a checkpoint, so what it erased does not come back.
+    "PRAGMA synchronous = NORMAL",
+    # Deleted bytes are overwritten with zeros. Not enough by itself, see `persona.store.schema`.
+    "PRAGMA secure_delete = ON",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA cache_size = -16384",
+    # The log of a large ingest grows as large; it need not keep that size.
+    "PRAGMA journal_size_limit = 67108864",
+    # Sorting and the like must not leave a user's words in temporary files.
+    "PRAGMA temp_store = MEMORY",
+)
+
+_inherited: list[object] = []
+"""Engines whose connections belong to the parent process. They are neither used nor closed here: closing would end the
+parent's session on a server, and drop its locks on a file."""
+
+
+_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+"""Both databases say ON CONFLICT alike, but to SQLAlchemy it is part of their dialects."""
+
+
+class Database:
+    """An open store's database. Safe to use from threads, and in a child process after a fork.
+
+    Args:
+        url: as in `persona.store.profile_store.ProfileStore`.
+
+    Raises:
+        StoreError: if the URL is wrong, or the database cannot be opened or is no store.
+        SchemaVersionError: if it was written by a newer persona.
+        MissingDependencyError: if the PostgreSQL driver is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = _checked(url)
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self.name = f"{self._url.database}" if self.is_sqlite else self._url.render_as_string(hide_password=True)
+        self._compiled: dict[Select[Any], tuple[str, dict[str, object]]] = {}
+        self._closed = False
+        self._pid = os.getpid()
+        if self.is_sqlite:
+            _refuse_foreign_file(Path(str(self._url.database)))
+        # At most one connection, by the name "reader", for the next reading statement, and the driver's own beside it:
+        # to take one out of SQLAlchemy's pool and put it back takes longer than to read a user's index. `pop` and
+        # `setdefault` are atomic.
+        self._kept: dict[str, tuple[PoolProxiedConnection, Any]] = {}
+        self._engine = self._connectable()
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def dialect(self) -> str:
+        """``"sqlite"`` or ``"postgresql"``."""
+        return self._engine.dialect.name
+
+    def close(self) -> None:
+        """Give the connections back. The last process that closes an SQLite file folds its log into it."""
+        self._closed = True
+        if self._pid == os.getpid():
+            if reader := self._kept.pop("reader", None):
+                reader[0].close()
+            self._engine.dispose()
+
+    def rows(self, statement: Select[Any], parameters: Mapping[str, object]) -> list[Any]:
+        """All rows of one reading statement, as tuples of the driver's own types.
+
+        This is the hot path: the statement is compiled once and then handed straight to the driver, since building
+        SQLAlchemy's result takes longer than SQLite takes to find a profile.
+
+        Raises:
+            StoreError: if the database does not answer.
+        """
+        engine = self._usable()
+        compiled = self._compiled.get(statement)
+        if compiled is None:
+            compiled = self._compiled[statement] = _compiled(statement, engine)
+        sql, fixed = compiled
+        try:
+            return self._fetched(engine, sql, {**fixed, **parameters} if fixed else parameters)
+        except (SQLAlchemyError, self._driver_error) as error:
+            raise self._explained(error) from error
+
+    def _fetched(self, engine: Engine, sql: str, parameters: Mapping[str, object], retry: bool = True) -> list[Any]:
+        reader = self._kept.pop("reader", None)
+        if reader is None:
+            taken = engine.raw_connection()
+            reader = taken, taken.driver_connection
+        connection, driver = reader
+        try:
+            found: list[Any] = driver.execute(sql, parameters).fetchall()
+        except self._driver_error:
+            connection.close()
+            if self.is_sqlite or not driver.closed or not retry:
+                raise
+        except BaseException:
+            connection.invalidate()  # interrupted in the middle of an answer, which the next reader must not get
+            raise
+        else:
+            if self._kept.setdefault("reader", reader) is not reader:
+                connection.close()  # another thread has put its own back meanwhile
+            return found
+        # A server that was restarted has cut every connection in the pool. To ask each time whether it has not would
+        # double the way of every read; to read twice does no harm.
+        engine.dispose()
+        return self._fetched(engine, sql, parameters, retry=False)
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One transaction. It is committed at the end, and rolled back if anything at all is raised.
+
+        On SQLite it takes the write lock at once: a transaction that first reads and then asks for the lock could be
+        refused it in the middle.
+
+        Raises:
+            StoreError: if the database does not answer, or another process keeps it locked.
+        """
+        with self.connected() as connection:
+            if self.is_sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                connection.execution_options(isolation_level="READ COMMITTED")
+            try:
+                yield connection
+            except BaseException:
+                try:
+                    connection.rollback()
+                except SQLAlchemyError:
+                    # Interrupted in the middle of a command, a PostgreSQL connection takes no other. To close it undoes
+                    # the transaction too.
+                    connection.invalidate()
+                raise
+            connection.commit()
+
+    @contextmanager
+    def connected(self) -> Iterator[Connection]:
+        """A connection in autocommit, for statements that cannot stand in a transaction.
+
+        Raises:
+            StoreError: if the database does not answer.
+        """
+        try:
+            with self._usable().connect() as connection:
+                if not self.is_sqlite:
+                    _revive(connection)
+                yield connection
+        except (SQLAlchemyError, self._driver_error) as error:
+            raise self._explained(error) from error
+
+    def _usable(self) -> Engine:
+        if self._closed:
+            raise StoreError(f"the store {self.name} is closed: open it again")
+        if self._pid != os.getpid():
+            _inherited.append((self._engine, self._kept))
+            self._engine, self._kept, self._pid = self._connectable(), {}, os.getpid()
+        return self._engine
+
+    def _connectable(self) -> Engine:
+        options: dict[str, Any] = (
+            {
+                "paramstyle": "named",
+                "connect_args": {"timeout": BUSY_SECONDS, "cached_statements": PREPARED_STATEMENTS},
+            }
+            if self.is_sqlite
+            else {"skip_autocommit_rollback": True}
+        )
+        try:
+            engine = sqlalchemy.create_engine(self._url, isolation_level="AUTOCOMMIT", **options)
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                f"a PostgreSQL store needs the package {error.name}: pip install 'persona-llm[postgres]'"
+            ) from error
+        assert engine.dialect.dbapi is not None
+        self._driver_error: type[Exception] = engine.dialect.dbapi.Error
+        sqlalchemy.event.listen(engine, "connect", _set_pragmas if self.is_sqlite else _set_session)
+        return engine
+
+    def _prepare(self) -> None:
+        """Make the tables in an empty database; check the version of any other."""
+        with self.connected() as connection:
+            if not self.is_sqlite:
+                encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+                if encoding != "UTF8":
+                    raise StoreError(
+                        f"a store needs a database in UTF8, {self.name} is in {encoding}: "
+                        "make one with CREATE DATABASE ... ENCODING 'UTF8'"
+                    )
+            version = _version(connection)
+        if version is None:
+            with self.writing() as connection:
+                if not self.is_sqlite:  # SQLite holds the write lock already
+                    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('persona_meta'))")
+                # Another process may have been faster.
+                version = _version(connection)
+                if version is None:
+                    version = str(SCHEMA_VERSION)
+                    _create(connection)
+        if not version.isdecimal():
+            raise StoreError(f"{self.name} is damaged: its schema version must be a number, was: {version!r}")
+        if int(version) < SCHEMA_VERSION:
+            with self.writing() as connection:
+                _upgrade(connection)
+        if int(version) > SCHEMA_VERSION:
+            raise SchemaVersionError(
+                f"{self.name} has schema version {version}, this persona knows versions up to {SCHEMA_VERSION}: "
+                "pip install --upgrade persona-llm"
+            )
+
+    def _explained(self, error: Exception) -> StoreError:
+        reason = str(error.orig if isinstance(error, DBAPIError) else error)
+        reason = "; ".join(line.strip() for line in reason.splitlines() if line.strip())
+        for symptom, meaning in _MEANINGS.items():
+            if symptom in reason:
+                return StoreError(f"{self.name}: {meaning} ({reason})")
+        return StoreError(f"{self.name}: the database failed: {reason}")
+
+
+_MEANINGS = {
+    "database is locked": "another process is writing to it: wait until it is done and run this again",
+    "due to lock timeout": "another process is writing to it: wait until it is done and run this again",
+    "unable to open database file": "it cannot be opened: its folder must exist and allow writing",
+    "readonly database": "it cannot be written to: allow writing to the file and its folder",
+    "file is not a database": "it is no SQLite database, or a damaged one: name another file",
+    "disk image is malformed": "it is damaged: bring back a copy",
+    "disk is full": "the disk is full: make room and run this again",
+    "deadlock detected": "another process was changing the same users, and this one was rolled back: run it again",
+    "connection failed": "the server cannot be reached: start it, or correct the URL",
+}
+
+
+def _checked(url: str) -> URL:
+    """`url`, with an SQLite path made absolute: a later `chdir` must not open a second database.
+
+    Raises:
+        StoreError: if it names no database that a store can lie in.
+    """
+    if not isinstance(url, str):
+        raise StoreError(f"a store's URL must be a string like sqlite:///file.db, was: {url!r:.80}")
+    scheme, separator, rest = url.partition("://")
+    if scheme == "sqlite" and separator:
+        # A path is taken as it is, not decoded as a part of a URL would be: it is what `open_store` and the shell see.
+        path = rest.removeprefix("/")
+        if path in ("", ":memory:") or path == rest or "?" in path or "\0" in path:
+            raise StoreError(f"an SQLite store lies in a file: use the form sqlite:///file.db, was: {url!r}")
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            raise StoreError(
+                f"a store needs SQLite {'.'.join(map(str, _OLDEST_SQLITE))} or newer, "
+                f"this Python has {sqlite3.sqlite_version}: use a newer Python"
+            )
+        return URL.create("sqlite", database=os.path.abspath(path))
+    with suppress(ArgumentError, ValueError):
+        parsed = make_url(url)
+        if parsed.drivername in ("postgresql", "postgresql+psycopg"):
+            return parsed.set(drivername="postgresql+psycopg")
+    # What follows the scheme may hold a password.
+    given = f"{scheme}://..." if separator else repr(url)
+    raise StoreError(
+        f"a store's URL must have the form sqlite:///file.db or postgresql+psycopg://user@host/name, was: {given}"
+    )
+
+
+def _refuse_foreign_file(path: Path) -> None:
+    """Leave another program's database as it is, before any setting of ours is written to it.
+
+    Raises:
+        StoreError: if `path` is an SQLite database with other tables, or no SQLite database.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    except sqlite3.DatabaseError as error:
+        for symptom, meaning in _MEANINGS.items():
+            if symptom in str(error):
+                raise StoreError(f"{path}: {meaning}") from error
+        raise StoreError(f"{path}: the database failed: {error}") from error
+    except UnicodeDecodeError as error:  # names of tables, or the message about them
+        raise StoreError(f"{path}: {_MEANINGS['disk image is malformed']} ({error.reason})") from error
+    if tables and meta.name not in tables:
+        raise StoreError(f"{path} is an SQLite database, but no store of persona: name another file")
+
+
+def _compiled(statement: Select[Any], engine: Engine) -> tuple[str, dict[str, object]]:
+    """The SQL of `statement`, and the parameters that are part of it."""
+    compiled = statement.compile(engine)
+    return str(compiled), {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
+
+
+def _revive(connection: Connection) -> None:
+    """Connect anew where the server has cut the connection since it was last used."""
+    try:
+        connection.exec_driver_sql("SELECT 1")
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+    connection.rollback()  # ends what SQLAlchemy takes for a transaction, of the old connection or the new one
+
+
+def _set_pragmas(connection: sqlite3.Connection, _: object) -> None:
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            for pragma in _PRAGMAS:
+                connection.execute(pragma)
+            return
+        except sqlite3.OperationalError as error:
+            # The one lock for which SQLite does not wait by itself: another process is turning the same new file to
+            # WAL, or is the last to close it.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def set_lock_timeout(connection: Any, seconds: float) -> None:
+    """Have statements on this PostgreSQL connection wait so long for locks, instead of for ever."""
+    connection.execute(f"SET lock_timeout = {round(1000 * seconds)}")
+
+
+def _set_session(connection: Any, _: object) -> None:
+    set_lock_timeout(connection, BUSY_SECONDS)
+
+
+def _version(connection: Connection) -> str | None:
+    """What the database says its schema version is; None if it holds no store."""
+    if not sqlalchemy.inspect(connection).has_table(meta.name):
+        return None
+    return connection.execute(select(meta.c.value).where(meta.c.key == "schema_version")).scalar() or "none"
+
+
+def _create(connection: Connection) -> None:
+    metadata.create_all(connection, checkfirst=False)
+    connection.execute(meta.insert(), {"key": "schema_version", "value": str(SCHEMA_VERSION)})
+    connection.execute(
+        parts.insert(), [{"part": number, "revision_floor": 0, "rewrites_due": 0} for number in range(PARTS)]
+    )
+    if connection.dialect.name == "postgresql":
+        _keep_out_of_statistics(connection)
+
+
+def _upgrade(connection: Connection) -> None:
+    """Make the tables that an older store lacks; another process may do so at the same time."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('persona_meta'))")
+    metadata.create_all(connection)
+    connection.execute(update(meta).where(meta.c.key == "schema_version").values(value=str(SCHEMA_VERSION)))
+    if connection.dialect.name == "postgresql":
+        _keep_out_of_statistics(connection)
+
+
+def _keep_out_of_statistics(connection: Connection) -> None:
+    """Tell PostgreSQL to sample no texts or ids: ANALYZE would copy them into its catalog, out of reach of `forget`."""
+    for table in metadata.sorted_tables:
+        if "part" in table.info:
+            columns = [column.name for column in table.columns if column.type.python_type in (str, bytes)]
+            changes = ", ".join(f"ALTER COLUMN {name} SET STATISTICS 0" for name in columns)
+            connection.exec_driver_sql(f"ALTER TABLE {table.name} {changes}")
+
+
+def insert_if_absent(connection: Connection, table: Table) -> Any:
+    """An INSERT that leaves alone what has the same key."""
+    return _INSERTS[connection.dialect.name](table).on_conflict_do_nothing()
+
+
+def insert_or_renew(connection: Connection, table: Table, *key: str) -> Any:
+    """An INSERT that replaces a row with the same `key`, unless that row has a later `revision`."""
+    statement = _INSERTS[connection.dialect.name](table)
+    given = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in key}
+    return statement.on_conflict_do_update(
+        index_elements=key, set_=given, where=table.c.revision <= statement.excluded.revision
+    )
+
+
+def insert_rows(
+    connection: Connection, table: Table, columns: Sequence[str], rows: Sequence[tuple[object, ...]]
+) -> None:
+    """Add many rows, the way that is fastest: SQLAlchemy takes longer over the parameters than SQLite over the rows."""
+    names = ", ".join(columns)
+    if connection.dialect.name == "sqlite":
+        marks = ", ".join("?" * len(columns))
+        connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", list(rows))
+        return
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(row)

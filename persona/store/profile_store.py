@@ -1,0 +1,329 @@
+"""Where users' histories stay: a `ProfileStore` in an SQLite file or on a PostgreSQL server.
+
+>>> store = ProfileStore("sqlite:///persona.db")                                                # doctest: +SKIP
+>>> store.upsert([("ana", Record("Moody and stylish.", target="5", time="2004-10-14"))])        # doctest: +SKIP
+IngestReport(users=1, added=1, changed=0, unchanged=0)
+>>> store.profile("ana")[0].target                                                              # doctest: +SKIP
+'5'
+>>> store.forget("ana")                                                                         # doctest: +SKIP
+ForgetReport(records=1, vectors=0, indexes=0, others=0)
+
+Beside the records the store keeps what is made from them: vectors, one matrix for each encoder, and search indexes.
+Each carries the revision of the profile that it was made from, by which a reader sees whether it lags behind.
+
+**What forget promises.** When `ProfileStore.forget` returns,
+
+- on SQLite neither the database file nor its ``-wal``, ``-shm`` or ``-journal`` holds anything of the user's id,
+  records, vectors or indexes: their pages were zeroed and the log emptied.
+- on PostgreSQL no table, index, TOAST table or statistic does: the tables were rewritten, the old files dropped. What
+  the server wrote to its log (``pg_wal``) before stays in there until the segment is recycled and written over, and
+  in archives and standbys for as long as they are kept: only whoever runs the server can limit that.
+
+Neither reaches backups, copies, file-system snapshots or the blocks that a disk has let go of; nor files that were
+written from the store or beside it: exported vectors and adapters (`persona forget --exports` takes those), and the
+folders of evaluations and trainings, which hold the histories they were given. To forget a user takes
+as long as writing a thirty-second of the database anew (`persona.store.schema` says why); during that time this part of the
+users can be read on SQLite, and has to wait on PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Select, delete, select, update
+
+from persona.errors import InvalidOptionError
+from persona.records import Profile, Record, check_user_id
+from persona.store.database import Database
+from persona.store.derived import StoredIndex as StoredIndex
+from persona.store.derived import drop_records, index_from_row, vectors_from_row, write_indexes, write_vectors
+from persona.store.erasure import ForgetReport as ForgetReport
+from persona.store.erasure import delete_user, overwrite_deleted
+from persona.store.queries import counts, encoders_in_use, queries
+from persona.store.schema import PART_TABLES, part_of
+from persona.store.upsert import IngestReport as IngestReport
+from persona.store.upsert import Upsert, chunks, slices
+from persona.store.vectors import UserVectors
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCounts:
+    """How much a store holds.
+
+    Attributes:
+        users: users that are known, those without records among them.
+        records: records of all users.
+        vectors: matrices, one for each user and encoder.
+        indexes: search indexes.
+    """
+
+    users: int
+    records: int
+    vectors: int
+    indexes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEncoder:
+    """An encoder that the store has vectors from.
+
+    Attributes:
+        fingerprint: its name.
+        dim: length of its vectors.
+        users: how many users have vectors from it, up to date or not.
+    """
+
+    fingerprint: str
+    dim: int
+    users: int
+
+
+class ProfileStore:
+    """The histories of all users, and what is made from them.
+
+    Safe to use from threads and, after a fork, in the child. Several processes may use one store at a time: readers
+    never wait for an ingest or an embedding; on SQLite one process writes at a time, and others wait up to 30 seconds
+    for their turn.
+
+    Args:
+        url: ``sqlite:///persona.db`` (a path relative to the working folder), ``sqlite:////var/lib/persona.db`` (an
+            absolute one) or ``postgresql+psycopg://user@host/database``. The tables are made where there are none.
+
+    Raises:
+        StoreError: if the database cannot be opened, or is another program's.
+        SchemaVersionError: if it was written by a newer persona.
+        MissingDependencyError: if the PostgreSQL driver is not installed.
+
+    Attributes:
+        database: where it all lies, for parts that keep something of their own in there.
+
+    Every method raises `StoreError` if the database fails, and `InvalidUserIdError` for an id that no store may hold.
+    """
+
+    def __init__(self, url: str = "sqlite:///persona.db") -> None:
+        self.database = Database(url)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.database.name!r})"
+
+    def __contains__(self, user_id: str) -> bool:
+        """Whether the store knows the user."""
+        part = part_of(check_user_id(user_id))
+        return bool(self.database.rows(queries(part).known, {"user_id": user_id}))
+
+    def close(self) -> None:
+        """Close the database. The store cannot be used any more."""
+        self.database.close()
+
+    def upsert(self, items: Iterable[tuple[str, Record]]) -> IngestReport:
+        """Put records in: new ones are added, those with a known id and other content replaced, the rest left alone.
+
+        The input is streamed, some thousand records at a time, in one transaction: if anything is raised, by the input
+        or by the database, the store is as it was. A user's revision grows only if a record of theirs is new or
+        changed.
+
+        Args:
+            items: pairs of a user id and a record, in any order; fastest with each user's records together.
+        """
+        pieces = chunks(items)
+        # The first one is read before the lock is taken: input that is broken from the start keeps nobody waiting.
+        chunk = next(pieces, None)
+        if chunk is None:
+            return IngestReport()
+        with self.database.writing() as connection:
+            upsert = Upsert(connection)
+            while chunk is not None:
+                upsert.add(chunk)
+                chunk = next(pieces, None)
+        return upsert.report()
+
+    def profile(self, user_id: str) -> Profile:
+        """The user's records, oldest first: the undated, then by time; equal ones in the order they were added.
+
+        An unknown user has an empty profile.
+        """
+        part = part_of(check_user_id(user_id))
+        rows = self.database.rows(queries(part).profile, {"user_id": user_id})
+        if not rows:
+            return Profile(user_id)
+        revision = rows[0][0]
+        if rows[0][1] is None:
+            return Profile(user_id, (), revision)
+        rows.sort(key=_time)
+        return Profile(user_id, tuple(map(_record, rows)), revision)
+
+    def user_ids(self) -> Iterator[str]:
+        """All users, streamed, in an order that stays; one who is added meanwhile may or may not be among them."""
+        for part in PART_TABLES:
+            yield from self._pages(queries(part).users, {})
+
+    def counts(self) -> StoreCounts:
+        """How much the store holds."""
+        return StoreCounts(*map(int, self.database.rows(counts(), {})[0]))
+
+    def delete_records(self, user_id: str, record_ids: Iterable[str]) -> int:
+        """Delete some of a user's records; ids that the user has no record by are passed over.
+
+        Their vectors go with them, and the user's indexes and adapters as a whole; whatever else was made from the
+        profile is stale by its revision. That no byte is left is promised by `forget` only.
+
+        Returns:
+            How many records were deleted.
+
+        Raises:
+            InvalidOptionError: if `record_ids` is a single string, whose letters would be taken for ids.
+        """
+        part = part_of(check_user_id(user_id))
+        if isinstance(record_ids, str):
+            raise InvalidOptionError(f"`record_ids` must be several, as in [{record_ids!r:.80}]")
+        unwanted = list(dict.fromkeys(record_ids))
+        records, users = part.records, part.users
+        with self.database.writing() as connection:
+            user = connection.execute(select(users).where(users.c.user_id == user_id).with_for_update()).one_or_none()
+            if user is None:
+                return 0
+            own = records.c.uid == user.uid
+            deleted = sum(
+                connection.execute(delete(records).where(own, records.c.record_id.in_(some))).rowcount
+                for some in slices(unwanted)
+            )
+            if deleted:
+                revision = user.revision + 1
+                connection.execute(
+                    update(users)
+                    .where(users.c.uid == user.uid)
+                    .values(revision=revision, erased=revision, records=user.records - deleted)
+                )
+                drop_records(connection, part, user, revision, unwanted)
+        return deleted
+
+    def forget(self, user_id: str) -> ForgetReport:
+        """Erase everything of a user, the bytes too; the module says what exactly that promises on each database.
+
+        Nothing is held on an unknown user, and the report says so. What an earlier call could not finish is finished.
+
+        Raises:
+            StoreError: if another session stands in the way. Where it says that the bytes could not be overwritten, the
+                rows are deleted already, and the next call overwrites them.
+        """
+        part = part_of(check_user_id(user_id))
+        with self.database.writing() as connection:
+            report = delete_user(connection, part, user_id)
+        overwrite_deleted(self.database)
+        return report
+
+    def finish_forgetting(self) -> int:
+        """Overwrite what an earlier `forget` deleted and could not overwrite, since it was stopped or others read.
+
+        Returns:
+            How many parts of the users were written anew; 0 if nothing was left over.
+
+        Raises:
+            StoreError: if another session still stands in the way.
+        """
+        return overwrite_deleted(self.database)
+
+    def vectors(self, user_id: str, fingerprint: str) -> UserVectors | None:
+        """The user's vectors from that encoder, or None. If their revision is not the profile's, they lag behind it."""
+        part = part_of(check_user_id(user_id))
+        rows = self.database.rows(queries(part).vectors, {"user_id": user_id, "fingerprint": fingerprint})
+        return vectors_from_row(user_id, fingerprint, rows[0]) if rows else None
+
+    def put_vectors(self, batch: Iterable[UserVectors]) -> int:
+        """Keep vectors, in one transaction, in place of earlier ones from the same encoder.
+
+        Some are passed over: vectors of users who were forgotten meanwhile (also if there is a new user by that id),
+        those made before records were deleted, those of a user who is being changed at this moment, and those older
+        than the ones in the store. `stale_users` finds the users concerned.
+
+        Returns:
+            How many were not passed over.
+
+        Raises:
+            FingerprintMismatchError: if vectors of one encoder have two lengths.
+        """
+        vectors = list(batch)
+        if not vectors:
+            return 0
+        with self.database.writing() as connection:
+            return write_vectors(connection, vectors)
+
+    def stale_users(self, fingerprint: str) -> Iterator[str]:
+        """The users with records whose vectors from that encoder are missing or lag behind, streamed.
+
+        Vectors may be put in while this runs.
+        """
+        for part in PART_TABLES:
+            yield from self._pages(queries(part).stale, {"fingerprint": fingerprint})
+
+    def fingerprints(self) -> tuple[StoredEncoder, ...]:
+        """The encoders that there are vectors from."""
+        return tuple(
+            StoredEncoder(fingerprint, dim, int(users))
+            for fingerprint, dim, users in self.database.rows(encoders_in_use(), {})
+        )
+
+    def index(self, user_id: str, kind: str) -> StoredIndex | None:
+        """The user's index of that kind, or None. If its revision is not the profile's, it lags behind it."""
+        part = part_of(check_user_id(user_id))
+        rows = self.database.rows(queries(part).index, {"user_id": user_id, "kind": kind})
+        return index_from_row(user_id, kind, rows[0]) if rows else None
+
+    def put_indexes(self, batch: Iterable[StoredIndex]) -> int:
+        """Keep indexes, in one transaction, in place of earlier ones of the same kind, as `put_vectors` keeps vectors.
+
+        Returns:
+            How many were not passed over.
+        """
+        indexes = list(batch)
+        if not indexes:
+            return 0
+        with self.database.writing() as connection:
+            return write_indexes(connection, indexes)
+
+    def _pages(self, statement: Select[Any], parameters: dict[str, object]) -> Iterator[str]:
+        # No statement stays open while the caller works: each page starts behind the last uid of the one before.
+        after = 0
+        while rows := self.database.rows(statement, {**parameters, "after": after}):
+            yield from (user_id for _, user_id in rows)
+            after = rows[-1][0]
+
+
+def _time(row: Any) -> str:
+    time: str | None = row[4]
+    return time or ""
+
+
+_NO_METADATA: MappingProxyType[str, str] = MappingProxyType({})
+_new_record = object.__new__
+_set_text, _set_target, _set_time, _set_id, _set_metadata = (
+    Record.__dict__[name].__set__ for name in ("text", "target", "time", "id", "metadata")
+)
+
+
+def _record(row: Any) -> Record:
+    """The record in a row of `persona.store.queries.Queries.profile`.
+
+    It was checked when it came in. To check it again, by calling `Record`, would take longer than to read it, so its
+    fields are set directly, in a fifth of the time.
+    """
+    _, record_id, text, target, time, metadata = row
+    record = _new_record(Record)
+    _set_text(record, text)
+    _set_target(record, target)
+    _set_time(record, time)
+    _set_id(record, record_id)
+    _set_metadata(record, MappingProxyType(json.loads(metadata)) if metadata else _NO_METADATA)
+    return record

@@ -1,0 +1,1 @@
+"""Summaries of users: exact statistics, and what an LLM wrote."""

@@ -1,0 +1,230 @@
+"""The OpenAI protocol, spoken by the real client to a real server on this machine."""
+
+from __future__ import annotations
+
+import base64
+import io
+import sys
+from typing import TYPE_CHECKING, Any
+
+import openai
+import pytest
+import torch
+
+from persona.errors import (
+    FingerprintMismatchError,
+    GenerationError,
+    InvalidOptionError,
+    MissingDependencyError,
+    ModelLoadError,
+    UnsupportedChannelError,
+)
+from persona.llm.endpoint import OpenAILM
+from persona.llm.load import load_llm
+from persona.protocols import GenerationOptions, Request
+from persona.soft_prompts.embedder import UserEmbedder, UserEmbedderConfig
+
+if TYPE_CHECKING:
+    from tests.conftest import ChatServer
+
+OPTIONS = GenerationOptions(max_new_tokens=9)
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ADMIN_KEY", "VLLM_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_chat_request_on_the_wire(chat_server: ChatServer) -> None:
+    llm = load_llm(f"vllm:org/model:v1@{chat_server.url}")
+    assert llm.generate([Request("Hi there")], OPTIONS) == ["8 Hi there"]
+    assert chat_server.received == [
+        (
+            "/v1/chat/completions",
+            {
+                "model": "org/model:v1",
+                "messages": [{"role": "user", "content": "Hi there"}],
+                "temperature": 0,
+                "seed": 0,
+                "max_tokens": 9,
+            },
+        )
+    ]
+    assert llm.fingerprint == f"openai:org/model:v1@{chat_server.url}"
+
+
+def test_a_completions_request_on_the_wire(chat_server: ChatServer) -> None:
+    llm = load_llm(f"vllm:m@{chat_server.url}", endpoint="completions", seed=None, fields={"stop": ["\n"]})
+    assert llm.generate([Request("Hi")], OPTIONS) == ["2 Hi"]
+    body = {"model": "m", "prompt": "Hi", "temperature": 0, "max_tokens": 9, "stop": ["\n"]}
+    assert chat_server.received == [("/v1/completions", body)]
+
+
+def test_fields_replace_and_take_out(chat_server: ChatServer) -> None:
+    llm = load_llm(f"vllm:m@{chat_server.url}", fields={"temperature": None, "max_tokens": None, "seed": 7})
+    llm.generate([Request("Hi")], OPTIONS)
+    ((_, body),) = chat_server.received
+    assert {key: value for key, value in body.items() if key != "messages"} == {"model": "m", "seed": 7}
+
+
+def test_openai_itself_gets_the_new_name_of_the_limit(chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("persona.llm.endpoint._OPENAI_HOST", "127.0.0.1")
+    load_llm(f"openai:m@{chat_server.url}", api_key="k").generate([Request("Hi")], OPTIONS)
+    ((_, body),) = chat_server.received
+    assert body["max_completion_tokens"] == 9
+    assert "max_tokens" not in body
+
+
+def test_a_client_of_the_users(chat_server: ChatServer) -> None:
+    client = openai.OpenAI(base_url=chat_server.url, api_key="k")
+    assert load_llm(client, model="m").generate([Request("A"), Request("B")], OPTIONS) == ["1 A", "1 B"]
+    with pytest.raises(InvalidOptionError, match="needs a model"):
+        load_llm(client)
+    with pytest.raises(InvalidOptionError, match="not both"):
+        load_llm(client, model="m", base_url="http://127.0.0.1:1/v1")
+    client.close()
+
+
+def test_equal_prompts_are_asked_once_and_answers_keep_their_places(chat_server: ChatServer) -> None:
+    prompts = [str(number % 7) * (number % 5 + 1) for number in range(40)]
+    llm = load_llm(f"vllm:m@{chat_server.url}", max_concurrency=3)
+    answers = llm.generate([Request(prompt) for prompt in prompts], OPTIONS)
+    assert answers == [f"{len(prompt)} {prompt}" for prompt in prompts]
+    assert len(chat_server.received) == len(set(prompts))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("refuses", r"did not answer: BadRequestError: .*the prompt is too long"),
+        ("silent", "answered without text"),
+        ("empty", "sent no answer in OpenAI's form"),
+        ("html", "sent no answer in OpenAI's form"),
+    ],
+)
+def test_broken_answers_are_one_line(chat_server: ChatServer, model: str, said: str) -> None:
+    llm = load_llm(f"vllm:{model}@{chat_server.url}")
+    with pytest.raises(GenerationError, match=said) as caught:
+        llm.generate([Request("A"), Request("B")], OPTIONS)
+    assert "\n" not in str(caught.value)
+    assert model in str(caught.value)
+
+
+def test_nobody_listens() -> None:
+    with openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="k", max_retries=0) as client:
+        llm = OpenAILM("m", client=client)
+        with pytest.raises(GenerationError, match=r"m@http://127\.0\.0\.1:9/v1 did not answer: APIConnectionError"):
+            llm.generate([Request("A")], OPTIONS)
+
+
+def test_a_missing_key_is_one_clear_line() -> None:
+    with pytest.raises(ModelLoadError, match="needs a key: set OPENAI_API_KEY") as caught:
+        load_llm("openai:gpt-4o-mini")
+    assert "\n" not in str(caught.value)
+
+
+def test_vllm_needs_no_key_and_has_a_usual_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_llm("vllm:m").fingerprint == "openai:m@http://127.0.0.1:8000/v1"
+    cloud: Any = load_llm("openai:@cf/meta/llama", base_url="https://api.example.com/v1", api_key="x")
+    assert cloud.fingerprint.startswith("openai:@cf/meta/llama@")
+    assert load_llm("vllm:ana@3").fingerprint == "openai:ana@3@http://127.0.0.1:8000/v1"  # as adapters are named
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    llm: Any = load_llm("vllm:m")
+    assert llm._client.api_key == "secret"
+    assert "secret" not in repr(llm)
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'persona-llm\[openai\]'"):
+        load_llm("vllm:m")
+
+
+@pytest.mark.parametrize(
+    ("uri", "options", "said"),
+    [
+        ("openai:", {}, "must not be empty: openai:MODEL"),
+        ("vllm:@http://127.0.0.1:8000/v1", {}, "must not be empty"),
+        ("vllm:m@host:8000", {}, "address must begin with http:// or https://, was: 'host:8000'"),
+        ("openai:m@api.host/v1", {}, "address must begin with http:// or https://, was: 'api.host/v1'"),
+        ("vllm:m", {"endpoint": "responses"}, "`endpoint` must be chat or completions, was: 'responses'"),
+        ("vllm:m", {"max_concurrency": 0}, "`max_concurrency` must be at least 1, was: 0"),
+    ],
+)
+def test_options_out_of_range(uri: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidOptionError, match=said):
+        load_llm(uri, **options)
+
+
+# ------------------------------------------------------------------------------------------------- soft prompts (vLLM)
+
+
+def _sent(data: str) -> torch.Tensor:
+    """A tensor as a vLLM server reads it."""
+    vectors: torch.Tensor = torch.load(io.BytesIO(base64.b64decode(data)), weights_only=True)
+    return vectors
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_soft_prompt_is_a_part_of_the_first_turn(chat_server: ChatServer, place: Any) -> None:
+    llm = OpenAILM(
+        "echo", base_url=chat_server.url, api_key="-", hidden_size=4, system="You are kind.", soft_prompt=place
+    )
+    vectors = torch.arange(12, dtype=torch.float16).view(3, 4)
+    llm.generate([Request("Hello.", vectors), Request("Hello.")], OPTIONS)
+    with_soft = next(body for _, body in chat_server.received if isinstance(body["messages"][0]["content"], list))
+    without = next(body for _, body in chat_server.received if isinstance(body["messages"][0]["content"], str))
+    parts = with_soft["messages"][0]["content"]
+    assert [part["type"] for part in parts] == (
+        ["prompt_embeds", "text"] if place == "before" else ["text", "prompt_embeds"]
+    )
+    (data,) = [part["data"] for part in parts if part["type"] == "prompt_embeds"]
+    assert torch.equal(_sent(data), vectors.float())
+    assert with_soft["messages"][1] == without["messages"][1] == {"role": "user", "content": "Hello."}
+    assert without["messages"][0] == {"role": "system", "content": "You are kind."}
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_completions_get_the_whole_prompt_embedded(chat_server: ChatServer, place: Any) -> None:
+    def embed(text: str) -> torch.Tensor:
+        return torch.tensor([[float(ord(letter))] * 2 for letter in text])
+
+    llm = OpenAILM(
+        "echo",
+        base_url=chat_server.url,
+        api_key="-",
+        endpoint="completions",
+        hidden_size=2,
+        system="ab",
+        soft_prompt=place,
+        embed=embed,
+    )
+    soft = torch.full((1, 2), -1.0)
+    llm.generate([Request("c", soft)], OPTIONS)
+    ((_, body),) = chat_server.received
+    text, cut = embed("ab\n\nc"), len("ab\n\n")
+    parts = [soft, text] if place == "before" else [text[:cut], soft, text[cut:]]
+    assert torch.equal(_sent(body["prompt_embeds"]), torch.cat(parts))
+    assert body["prompt"] == ""
+
+
+def test_soft_prompts_that_do_not_fit_are_refused(chat_server: ChatServer) -> None:
+    plain = OpenAILM("echo", base_url=chat_server.url, api_key="-")
+    with pytest.raises(UnsupportedChannelError, match="by a vLLM server that is given its `hidden_size`"):
+        plain.generate([Request("Hello.", torch.zeros(1, 4))], OPTIONS)
+    llm = OpenAILM("echo", base_url=chat_server.url, api_key="-", hidden_size=4)
+    with pytest.raises(InvalidOptionError, match=r"in the shape \(tokens, 4\), was: torch.float32 in \(1, 5\)"):
+        llm.generate([Request("Hello.", torch.zeros(1, 5))], OPTIONS)
+    with pytest.raises(InvalidOptionError, match="finite numbers only"):
+        llm.generate([Request("Hello.", torch.full((1, 4), torch.nan))], OPTIONS)
+    with pytest.raises(InvalidOptionError, match="the completions endpoint need `embed`"):
+        OpenAILM("echo", base_url=chat_server.url, api_key="-", endpoint="completions", hidden_size=4)
+    assert chat_server.received == []
+
+
+def test_an_endpoint_can_say_whose_weights_it_serves(chat_server: ChatServer) -> None:
+    plug = UserEmbedder(UserEmbedderConfig(4, 4, llm="llama@1"))
+    plug.check_fits("", OpenAILM("echo", base_url=chat_server.url, api_key="-", serves="llama@1"))  # type: ignore[arg-type]
+    with pytest.raises(FingerprintMismatchError, match="'llama@1'; was given 'openai:echo"):
+        plug.check_fits("", OpenAILM("echo", base_url=chat_server.url, api_key="-"))  # type: ignore[arg-type]

@@ -1,0 +1,440 @@
+"""Models of transformers: batches, frozenness, soft prompts, limits, chat templates."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from persona.errors import GenerationError, InvalidOptionError, ModelLoadError
+from persona.llm import transformers as transformers_llm
+from persona.llm.load import load_llm
+from persona.llm.transformers import TransformersLM
+from persona.protocols import GenerationOptions, Request
+
+WORDS = ["the", "king", "queen", "ball", "dog", "ran", "sat", "little", "red", "big", "to", "with", "was", "One", "day"]
+GREEDY = GenerationOptions(max_new_tokens=24)
+BEAMS = GenerationOptions(max_new_tokens=16, num_beams=4)
+
+
+def texts(number: int, *, longest: int = 8, seed: int = 0) -> list[str]:
+    """Texts of 1 to `longest` words."""
+    chance = random.Random(seed)
+    return [" ".join(chance.choices(WORDS, k=chance.randint(1, longest))) for _ in range(number)]
+
+
+def load(folder: Path, **options: Any) -> TransformersLM:
+    llm = load_llm(folder, **options)
+    assert isinstance(llm, TransformersLM)
+    return llm
+
+
+def answer(llm: TransformersLM, prompt: str, soft_prompt: torch.Tensor | None = None, n: int = 12) -> str:
+    return llm.generate([Request(prompt, soft_prompt)], GenerationOptions(n))[0]
+
+
+@pytest.fixture
+def llama(llama_folder: Path) -> TransformersLM:
+    return load(llama_folder)
+
+
+@pytest.fixture(scope="module", params=["stories260K", pytest.param("frozen_llm", marks=pytest.mark.slow)])
+def real(request: pytest.FixtureRequest, shared: Path) -> TransformersLM:
+    return load(shared / "models" / request.param)
+
+
+@pytest.mark.shared
+class TestBatches:
+    @pytest.mark.parametrize("options", [GREEDY, BEAMS], ids=["greedy", "beams"])
+    def test_a_prompt_alone_and_in_a_mixed_batch_gets_one_answer(
+        self, real: TransformersLM, options: GenerationOptions
+    ) -> None:
+        requests = [Request(text) for text in texts(12, longest=40)]
+        together = real.generate(requests, options)
+        assert together == [real.generate([request], options)[0] for request in requests]
+        assert len(set(together)) > len(requests) // 2
+
+    @pytest.mark.parametrize("num_beams", [1, 4])
+    def test_answers_are_those_of_transformers_itself(self, real: TransformersLM, num_beams: int) -> None:
+        tokenizer: Any = real._tokenizer
+        for text in texts(4, seed=1, longest=40):
+            encoded = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+            output = real.model.generate(**encoded, max_new_tokens=24, num_beams=num_beams, do_sample=False)
+            start = 1 if real.model.config.is_encoder_decoder else encoded["input_ids"].shape[1]
+            expected = tokenizer.decode(output[0, start:], skip_special_tokens=True).strip()
+            assert real.generate([Request(text)], GenerationOptions(24, num_beams)) == [expected]
+
+    def test_soft_prompts_and_plain_prompts_share_a_batch(self, real: TransformersLM) -> None:
+        generator = torch.Generator().manual_seed(0)
+        scale = real.model.get_input_embeddings().weight.std()
+        requests = [
+            Request(text, torch.randn(index % 4, real.hidden_size, generator=generator) * scale if index % 2 else None)
+            for index, text in enumerate(texts(8, seed=2, longest=40))
+        ]
+        for options in (GREEDY, BEAMS):
+            together = real.generate(requests, options)
+            assert together == [real.generate([request], options)[0] for request in requests]
+
+    def test_a_soft_prompt_of_embedded_words_is_those_words(self, real: TransformersLM) -> None:
+        tokenizer: Any = real._tokenizer
+        whole = tokenizer("Lily had a big red ball and").input_ids
+        special = 1  # Both tokenizers put one token in front.
+        with torch.no_grad():
+            vectors = real.model.get_input_embeddings()(torch.tensor(whole[: special + 3]))
+        requests = [Request("Lily had a big red ball and")]
+        (expected,) = real.generate(requests, GREEDY)
+        rest = whole[special + 3 :]
+        inputs = [transformers_llm._Input(tuple(rest), vectors)]
+        with torch.inference_mode():
+            (tokens,), _ = real._generate_batch(inputs, GREEDY)
+        assert tokenizer.decode(tokens, skip_special_tokens=True).strip() == expected
+
+
+def make_near_ties(llm: TransformersLM) -> None:
+    """Give every second token almost the weights of its neighbour: each choice between the two is a toss-up."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in {llm.model.get_input_embeddings().weight, llm.model.get_output_embeddings().weight}:
+            even = weight[2::2]
+            weight[3::2] = even * (1 + 3e-7 * torch.randn(even.shape, generator=generator))
+
+
+@pytest.fixture(scope="module")
+def tied(shared: Path) -> TransformersLM:
+    llm = load(shared / "models" / "stories260K")
+    make_near_ties(llm)
+    return llm
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+class TestNearTies:
+    @pytest.mark.parametrize("options", [GREEDY, BEAMS], ids=["greedy", "beams"])
+    def test_decisions_too_close_to_call_are_made_alone(
+        self, tied: TransformersLM, options: GenerationOptions, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        requests = [Request(text) for text in texts(24, seed=3, longest=40)]
+        alone = [tied.generate([request], options)[0] for request in requests]
+        assert tied.generate(requests, options) == alone
+        monkeypatch.setattr(transformers_llm, "NOISE", {})
+        assert tied.generate(requests, options) != alone, "no batch turned a decision: the test above shows nothing"
+
+
+def watched_batches(llm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The lengths of the inputs of every batch that `llm` is going to generate."""
+    seen: list[list[int]] = []
+    padded = llm._padded
+
+    def note(inputs: Sequence[transformers_llm._Input]) -> dict[str, torch.Tensor]:
+        seen.append([len(each) for each in inputs])
+        return padded(inputs)
+
+    monkeypatch.setattr(llm, "_padded", note)
+    return seen
+
+
+class TestOrderAndWork:
+    def test_equal_requests_are_generated_once(self, llama: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen = watched_batches(llama, monkeypatch)
+        answers = llama.generate([Request("A"), Request("B"), Request("A"), Request("A")], GREEDY)
+        assert answers[0] == answers[2] == answers[3] != answers[1]
+        assert len(seen[0]) == 2
+
+    @pytest.mark.parametrize(("batch_tokens", "sizes"), [(1, [1, 1, 1, 1]), (80, [2, 2]), (10_000, [4])])
+    def test_batches_keep_to_the_token_budget(
+        self, llama_folder: Path, batch_tokens: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        llm = load(llama_folder, batch_tokens=batch_tokens)
+        monkeypatch.setattr(transformers_llm, "NOISE", {})
+        seen = watched_batches(llm, monkeypatch)
+        llm.generate([Request("x" * n) for n in (14, 16, 15, 13)], GenerationOptions(10, num_beams=1))
+        assert [len(batch) for batch in seen] == sizes
+        assert [length for batch in seen for length in batch] == [17, 16, 15, 14]
+
+    def test_an_answer_ends_before_the_first_end_token(self, llama: TransformersLM) -> None:
+        inputs = [
+            transformers_llm._Input(tuple(ids)) for ids in llama._prompts.encode(["one", "two three"], [None] * 2)
+        ]
+        with torch.inference_mode():
+            (first, second), _ = llama._generate_batch(inputs, GREEDY)
+            end = next(token for token in first if token not in second)
+            llama.model.generation_config.eos_token_id = [end]
+            ending = TransformersLM(llama.model, llama._tokenizer)
+            assert ending._generate_batch(inputs, GREEDY)[0] == [first[: first.index(end)], second]
+
+
+class TestFrozen:
+    def snapshot(self, llm: TransformersLM) -> dict[str, Any]:
+        model, tokenizer = llm.model, llm._tokenizer
+        return {
+            "weights": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+            "config": model.config.to_json_string(),
+            "generation_config": json.dumps(model.generation_config.to_dict(), sort_keys=True, default=str),
+            "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
+            "training": [module.training for module in model.modules()],
+            "grad": [parameter.grad for parameter in model.parameters()],
+            "tokenizer": (tokenizer.padding_side, tokenizer.truncation_side, tokenizer.pad_token),
+            "backend": tokenizer.backend_tokenizer.to_str(),
+            "attributes": sorted(vars(model)),
+        }
+
+    @pytest.mark.parametrize("options", [GREEDY, BEAMS], ids=["greedy", "beams"])
+    def test_nothing_of_the_users_changes(self, llama: TransformersLM, options: GenerationOptions) -> None:
+        llama.model.generation_config.update(do_sample=True, temperature=0.3, repetition_penalty=3.0, num_beams=2)
+        llama.model.train()
+        llama.model.model.layers[0].eval()
+        llama.model.lm_head.weight.requires_grad_(False)
+        before = self.snapshot(llama)
+        llama.generate([Request("one"), Request("two three", torch.ones(2, 32))], options)
+        after = self.snapshot(llama)
+        weights = before.pop("weights"), after.pop("weights")
+        assert before == after
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+        assert not any(tensor.requires_grad for tensor in weights[1].values())
+
+    def test_the_mode_comes_back_after_an_error(self, llama: TransformersLM) -> None:
+        llama.model.train()
+        with torch.no_grad():
+            llama.model.lm_head.weight.fill_(torch.nan)
+        with pytest.raises(GenerationError, match=r"not numbers in torch\.float32"):
+            answer(llama, "A")
+        assert all(module.training for module in llama.model.modules())
+
+    def test_sampling_and_penalties_of_the_model_do_not_apply(self, llama: TransformersLM) -> None:
+        plain = llama.generate([Request(text) for text in texts(5)], GREEDY)
+        llama.model.generation_config.update(
+            do_sample=True, temperature=9.0, repetition_penalty=5.0, min_length=60, max_length=3, num_beams=3
+        )
+        assert llama.generate([Request(text) for text in texts(5)], GREEDY) == plain
+
+    def test_token_rules_of_the_model_apply(self, llama: TransformersLM) -> None:
+        first = llama._tokenizer(answer(llama, "A", n=1), add_special_tokens=False).input_ids[0]
+        llama.model.generation_config.suppress_tokens = [first]
+        assert llama._tokenizer(answer(llama, "A", n=1), add_special_tokens=False).input_ids[:1] != [first]
+
+    def test_dropout_is_off_in_training_mode(self, llama_folder: Path) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        model = AutoModelForCausalLM.from_pretrained(llama_folder, attention_dropout=0.9)
+        llm = TransformersLM(model, AutoTokenizer.from_pretrained(llama_folder))
+        requests = [Request(text) for text in texts(4)]
+        expected = llm.generate(requests, GREEDY)
+        model.train()
+        assert llm.generate(requests, GREEDY) == expected
+
+    def test_a_missing_pad_token_stays_missing(self, llama: TransformersLM) -> None:
+        assert llama._tokenizer.pad_token is None
+        assert len(llama.generate([Request("a"), Request("b b b b")], GREEDY)) == 2
+        assert llama._tokenizer.pad_token is None
+
+
+class TestSoftPrompts:
+    def test_an_empty_one_is_none(self, llama: TransformersLM) -> None:
+        for text in texts(4, longest=8):
+            assert answer(llama, text, torch.zeros(0, 32)) == answer(llama, text)
+
+    def test_it_changes_the_answer_and_any_float_type_will_do(self, llama: TransformersLM) -> None:
+        vectors = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+        with_it = answer(llama, "A", vectors)
+        assert with_it != answer(llama, "A")
+        assert answer(llama, "A", vectors.double().requires_grad_()) == with_it
+
+    def test_it_can_stand_alone(self, llama: TransformersLM) -> None:
+        llama._prompts._tokenizer.backend_tokenizer.post_processor = None
+        vectors = torch.ones(2, 32)
+        assert answer(llama, "", vectors) == answer(llama, "", vectors)
+        with pytest.raises(InvalidOptionError, match="prompt 0 has no tokens"):
+            answer(llama, "")
+
+    @pytest.mark.parametrize(
+        ("vectors", "said"),
+        [
+            (torch.zeros(2, 31), r"in the shape \(tokens, 32\), was: torch.float32 in \(2, 31\)"),
+            (torch.zeros(32), r"was: torch.float32 in \(32,\)"),
+            (torch.zeros(2, 32, dtype=torch.long), r"must be of floats .* was: torch.int64"),
+            (torch.full((2, 32), torch.nan), "finite numbers only"),
+            (torch.full((2, 32), torch.inf), "finite numbers only"),
+        ],
+    )
+    def test_bad_ones_are_refused(self, llama: TransformersLM, vectors: torch.Tensor, said: str) -> None:
+        with pytest.raises(InvalidOptionError, match=said + r".*\(request 1\)"):
+            llama.generate([Request("A"), Request("A", vectors)], GREEDY)
+
+
+class TestLimits:
+    def test_the_longest_prompt_that_fits_beside_its_answer(self, llama: TransformersLM) -> None:
+        # 128 positions: 1 begin token, 115 letters, 12 for the answer.
+        assert answer(llama, "x" * 115) is not None
+        with pytest.raises(InvalidOptionError, match="may have 116 tokens here, prompt 0 has 117"):
+            answer(llama, "x" * 116)
+        with pytest.raises(InvalidOptionError, match="may have 114 tokens here, prompt 0 has 116"):
+            answer(llama, "x" * 115, torch.zeros(2, 32))
+
+    def test_an_answer_must_fit(self, llama: TransformersLM) -> None:
+        with pytest.raises(InvalidOptionError, match="128 positions, too few for `max_new_tokens=128`"):
+            answer(llama, "A", n=128)
+        assert answer(llama, "", n=127) is not None
+
+    def test_truncation_cuts_the_end_of_the_text(self, llama_folder: Path) -> None:
+        llm = load(llama_folder, overlong="truncate", max_prompt_tokens=9)
+        assert answer(llm, "abcdefgh and more") == answer(llm, "abcdefgh")
+        assert answer(llm, "abcdefgh and more", torch.ones(4, 32)) == answer(llm, "abcd", torch.ones(4, 32))
+
+    def test_truncation_follows_the_tokenizers_side(self, llama_folder: Path) -> None:
+        llm = load(llama_folder, overlong="truncate", max_prompt_tokens=5)
+        llm._tokenizer.truncation_side = "left"
+        assert answer(llm, "something before abcd") == answer(llm, "abcd")
+
+    def test_no_room_at_all(self, llama_folder: Path) -> None:
+        llm = load(llama_folder, overlong="truncate", max_prompt_tokens=2)
+        with pytest.raises(InvalidOptionError, match="may have 0 tokens here"):
+            answer(llm, "A", torch.ones(2, 32))
+
+    @pytest.mark.shared
+    def test_an_encoder_has_its_positions_to_itself(self, shared: Path) -> None:
+        llm = load(shared / "models" / "frozen_llm")
+        fits = "king " * 510
+        assert answer(llm, fits, n=3) is not None
+        with pytest.raises(InvalidOptionError, match="may have 512 tokens here, prompt 0 has 513"):
+            answer(llm, fits + "queen", n=3)
+        with pytest.raises(InvalidOptionError, match="512 positions, too few for `max_new_tokens=513`"):
+            answer(llm, "king", n=513)
+
+    @pytest.mark.shared
+    def test_truncation_is_that_of_the_tokenizer(self, shared: Path) -> None:
+        llm = load(shared / "models" / "frozen_llm", overlong="truncate", max_prompt_tokens=20)
+        (text,) = texts(1, longest=60, seed=7)
+        expected = llm._tokenizer(text * 3, truncation=True, max_length=20).input_ids
+        assert llm._prompts.encode([text * 3], [20]) == [expected]
+
+    @pytest.mark.parametrize(
+        "options", [{"batch_tokens": 0}, {"max_prompt_tokens": 0}, {"overlong": "cut"}, {"chat_template": "yes"}]
+    )
+    def test_options_out_of_range(self, llama_folder: Path, options: dict[str, Any]) -> None:
+        with pytest.raises(InvalidOptionError, match=f"`{next(iter(options))}` must be .*, was: "):
+            load(llama_folder, **options)
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+class TestChatTemplate:
+    @pytest.fixture
+    def chat(self, llama_folder: Path) -> Callable[..., TransformersLM]:
+        def make(**options: Any) -> TransformersLM:
+            plain = load(llama_folder)
+            plain._tokenizer.chat_template = TEMPLATE
+            return TransformersLM(plain.model, plain._tokenizer, **options)
+
+        return make
+
+    def test_the_prompt_becomes_a_user_turn_and_the_answers_is_opened(
+        self, chat: Callable[..., TransformersLM]
+    ) -> None:
+        llm = chat()
+        (ids,) = llm._prompts.encode(["Hi"], [None])
+        assert llm._tokenizer.decode(ids) == "<s>[user]Hi</s>[assistant]"
+        assert ids.count(llm._tokenizer.bos_token_id) == 1
+
+    def test_it_can_be_switched_off(self, chat: Callable[..., TransformersLM], llama: TransformersLM) -> None:
+        assert answer(chat(chat_template="off"), "Hi") == answer(llama, "Hi") != answer(chat(), "Hi")
+
+    def test_it_can_be_demanded(self, llama_folder: Path, chat: Callable[..., TransformersLM]) -> None:
+        assert answer(chat(chat_template="on"), "Hi") == answer(chat(), "Hi")
+        with pytest.raises(InvalidOptionError, match="needs a tokenizer with a chat template"):
+            load(llama_folder, chat_template="on")
+
+    def test_records_cannot_open_turns(self, chat: Callable[..., TransformersLM]) -> None:
+        llm = chat()
+        (ids,) = llm._prompts.encode(["a</s>b"], [None])
+        assert ids.count(llm._tokenizer.eos_token_id) == 1
+        assert llm._tokenizer.decode(ids) == "<s>[user]a</s>b</s>[assistant]"
+
+    def test_truncation_keeps_the_turn_whole(self, chat: Callable[..., TransformersLM]) -> None:
+        llm = chat(overlong="truncate")
+        (ids,) = llm._prompts.encode(["a long story, far too long"], [25])
+        assert llm._tokenizer.decode(ids) == "<s>[user]a long</s>[assistant]"
+        assert len(ids) == 25
+        with pytest.raises(InvalidOptionError, match="the chat template alone has more"):
+            llm._prompts.encode(["a long story"], [10])
+
+    def test_batches_do_not_change_answers(self, chat: Callable[..., TransformersLM]) -> None:
+        llm = chat()
+        requests = [Request(text) for text in texts(6, longest=10)]
+        assert llm.generate(requests, GREEDY) == [llm.generate([request], GREEDY)[0] for request in requests]
+
+    def test_a_prompt_with_its_own_begin_token_gets_no_second_one(self, llama: TransformersLM) -> None:
+        assert llama._prompts.encode(["<s>Hi"], [None]) == llama._prompts.encode(["Hi"], [None])
+
+
+class TestWhatIsTaken:
+    def test_the_fingerprint_names_weights_and_dtype(self, llama_folder: Path) -> None:
+        stored = load(llama_folder)
+        in_memory = TransformersLM(stored.model, stored._tokenizer, name="m")
+        first = in_memory.fingerprint
+        assert first == TransformersLM(load(llama_folder).model, stored._tokenizer, name="m").fingerprint
+        assert first != TransformersLM(stored.model.double(), stored._tokenizer, name="m").fingerprint
+        other = load(llama_folder)
+        with torch.no_grad():
+            other.model.lm_head.weight[0, 0] += 1e-3
+        assert TransformersLM(other.model, stored._tokenizer, name="m").fingerprint != first
+
+    @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # Of peft itself.
+    def test_a_peft_model_answers_with_its_adapter(self, llama: TransformersLM) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        plain = answer(llama, "Hi")
+        torch.manual_seed(0)
+        config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        tuned = get_peft_model(llama.model, config)
+        llm = TransformersLM(tuned, llama._tokenizer)
+        assert answer(llm, "Hi") != plain
+        assert llm.model is tuned.get_base_model()
+
+    @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # Of peft itself.
+    def test_a_prompt_tuned_peft_model_is_refused(self, llama: TransformersLM) -> None:
+        from peft import PromptTuningConfig, get_peft_model
+
+        tuned = get_peft_model(llama.model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+        with pytest.raises(ModelLoadError, match="pass its base model"):
+            TransformersLM(tuned, llama._tokenizer)
+
+    def test_a_model_without_a_head_is_refused(self, llama: TransformersLM) -> None:
+        with pytest.raises(ModelLoadError, match="a LlamaModel generates no text"):
+            TransformersLM(llama.model.model, llama._tokenizer)
+
+    def test_a_model_with_relative_positions_takes_what_its_tokenizer_allows(self, llama: TransformersLM) -> None:
+        from transformers import T5Config, T5ForConditionalGeneration
+
+        torch.manual_seed(0)
+        config = T5Config(vocab_size=300, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=2)
+        model = T5ForConditionalGeneration(config)
+        model.generation_config.decoder_start_token_id = 0
+        llama._tokenizer.model_max_length = 40
+        llm = TransformersLM(model, llama._tokenizer)
+        requests = [Request(text) for text in ("abc", "a much longer text")]
+        assert llm.generate(requests, BEAMS) == [llm.generate([request], BEAMS)[0] for request in requests]
+        with pytest.raises(InvalidOptionError, match="may have 40 tokens here"):
+            answer(llm, "x" * 40)
+        assert answer(TransformersLM(model, llama._tokenizer, max_prompt_tokens=50), "x" * 40) is not None
+
+    def test_memory_that_runs_out_names_the_mend(self, llama: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
+        def run_out(*args: object, **kwargs: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(llama.model, "forward", run_out)
+        with pytest.raises(GenerationError, match="lower `batch_tokens`, was: 8192"):
+            answer(llama, "A")
+
+    def test_sixteen_bits(self, llama_folder: Path) -> None:
+        llm = load(llama_folder, dtype="bfloat16")
+        assert llm.fingerprint.endswith(":bfloat16")
+        assert len(llm.generate([Request("A"), Request("B", torch.ones(1, 32))], GREEDY)) == 2

@@ -18,25 +18,36 @@ from typing import Any
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
+
+# Processes that a test starts work in its temporary folder; they import the code under test, not an installed copy.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
-    # Processes side by side share the cores. torch would take them all in each; it is told before it is imported.
+    # Test processes share the cores: each torch would take all of them. The variable is read when torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
 def shared_folder() -> Path | None:
-    """The shared data folder: `PERSONA_SHARED`, or `../shared` beside the checkout; None where there is none."""
-    place = Path(os.environ.get("PERSONA_SHARED", Path(__file__).resolve().parents[1].parent / "shared"))
-    return place if place.is_dir() else None
+    """The shared data folder: `PERSONA_SHARED`, or `../shared` beside the checkout; None if neither exists."""
+    folder = Path(os.environ.get("PERSONA_SHARED", ROOT.parent / "shared"))
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(autouse=True)
+def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test works in its own temporary folder: what it writes to a relative path never reaches the checkout."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    place = shared_folder()
-    if place is None:
+    """The shared data folder; the test is skipped without it."""
+    folder = shared_folder()
+    if folder is None:
         pytest.skip("the shared data folder is missing: set PERSONA_SHARED to it")
-    return place
+    return folder
 
 
 @pytest.fixture(scope="session")

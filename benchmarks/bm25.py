@@ -11,10 +11,10 @@ machine only ever add to a time, and most to the longest. All arms are handed th
   the processor's caches. With times of some 50 microseconds most of one is then spent on fetching code and data.
 
 - ``rank_bm25``: cut every record, build the index, ask it: what LaMP's code does for each question.
-- ``fresh text``: `BM25Retriever`, nothing prepared.
+- ``fresh text``: `LampBM25Retriever`, nothing prepared.
 - ``store``: the user's index is read from an SQLite store for each query (`build_indexes` put it there).
 - ``memory``: the same, from the second query of a user on: the retriever keeps what it read.
-- ``bm25+``: `BM25PlusRetriever` on fresh text; its ranking is another one.
+- ``bm25``: `BM25Retriever` on fresh text; its ranking is another one.
 
 The rankings of the first four are asserted to be equal. The texts are those of the shared data folder (PERSONA_SHARED,
 or ../shared beside the checkout): film reviews of 20 words and blog posts of 180, in profiles of one user each where
@@ -38,7 +38,7 @@ from typing import Any
 from rank_bm25 import BM25Okapi
 
 from persona.records import Profile, Record
-from persona.retrievers import BM25PlusRetriever, BM25Retriever, build_indexes
+from persona.retrievers import BM25Retriever, LampBM25Retriever, build_indexes
 from persona.store.profile_store import ProfileStore
 
 SIZES = (50, 200)
@@ -93,14 +93,14 @@ def measure(
         for user_id, texts in histories.items()
         for place, text in enumerate(texts)
     )
-    build_indexes(store, histories, [BM25Retriever()])
+    build_indexes(store, histories, [LampBM25Retriever()])
     asked = [(store.profile(user_id), query) for user_id, (_, query) in zip(histories, questions, strict=True)]
     arms: dict[str, Callable[[Profile, str], list[str]]] = {
         "rank_bm25": as_lamp_does,
-        "fresh text": asking(BM25Retriever()),
-        "store": asking(BM25Retriever(store=store, cache_bytes=0)),
-        "memory": asking(BM25Retriever(store=store)),
-        "bm25+": asking(BM25PlusRetriever()),
+        "fresh text": asking(LampBM25Retriever()),
+        "store": asking(LampBM25Retriever(store=store, cache_bytes=0)),
+        "memory": asking(LampBM25Retriever(store=store)),
+        "bm25": asking(BM25Retriever()),
     }
     for profile, query in asked:
         rankings = [arms[arm](profile, query) for arm in ("rank_bm25", "fresh text", "store", "memory")]
@@ -138,7 +138,7 @@ def as_lamp_does(profile: Profile, query: str) -> list[str]:
     return [record.id for record in index.get_top_n(query.split(), records, n=K)]
 
 
-def asking(retriever: BM25Retriever | BM25PlusRetriever) -> Callable[[Profile, str], list[str]]:
+def asking(retriever: LampBM25Retriever | BM25Retriever) -> Callable[[Profile, str], list[str]]:
     return lambda profile, query: [one.record.id for one in retriever.retrieve(profile, query, K)]
 
 

@@ -47,7 +47,7 @@ from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import lamp_task
 from persona.llm.load import load_llm
 from persona.protocols import GenerationOptions, Request
-from persona.retrievers.bm25 import BM25Retriever
+from persona.retrievers.bm25 import LampBM25Retriever
 from persona.soft_prompts.channel import soft_prompts
 from persona.soft_prompts.copying import FEATURES, Copying
 from persona.soft_prompts.embedder import UserEmbedder, UserEmbedderConfig
@@ -181,7 +181,7 @@ def generation(
     With a `length` the questions are filled up to so many tokens, and records are left out.
     """
     asked = [one.question for one in World(0).questions(task_name, "test", questions, 20)]
-    task, retriever = lamp_task(task_name), BM25Retriever()
+    task, retriever = lamp_task(task_name), LampBM25Retriever()
     soft = llm.model.get_input_embeddings().weight[:8].detach().clone()
     plain = [Request(with_tokens(llm, one.input, length - llm.tokenizer.count(one.input))) for one in asked]
     with_records = []

@@ -70,7 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     found = {
         f"{name} k={k}": share(make_retriever(name), k, options.users)
-        for name in ("bm25", "bm25+", "recency")
+        for name in ("bm25-lamp", "bm25", "recency")
         for k in (1, 4, RECORDS)
     }
     if options.json:

@@ -50,7 +50,7 @@ def main() -> None:
     background = TokenBackground.from_texts(llm, titles)
     prompts = [question.input for question in questions]
     if arguments.k:
-        found = make_retriever("bm25", view=split.task.view).retrieve_batch(
+        found = make_retriever("bm25-lamp", view=split.task.view).retrieve_batch(
             [question.profile for question in questions],
             [split.task.query(question.input) for question in questions],
             arguments.k,

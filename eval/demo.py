@@ -30,10 +30,10 @@ from .metrics import METRICS
 from .soft_prompts import Plugs
 
 SPLIT = "dev"
-METHODS = (NO_USER, "bm25+", "recency", "dense", "hybrid")
+METHODS = (NO_USER, "bm25", "recency", "dense", "hybrid")
 KS = (1, 4)
 RECORDS_PER_USER = 20
-EXAMPLE_METHOD = "bm25+"
+EXAMPLE_METHOD = "bm25"
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class LampRow:
 
     @property
     def name(self) -> str:
-        """A name for tables and files, e.g. ``bm25 k=4, other user``."""
+        """A name for tables and files, e.g. ``bm25-lamp k=4, other user``."""
         name = f"{self.method} k={self.k}" if self.k else self.method
         return f"{name}, {self.control}" if self.control else name
 

@@ -69,9 +69,9 @@ class LampConfig:
         resamples: bootstrap resamples over users.
     """
 
-    methods: tuple[str, ...] = (NO_USER, "bm25", "recency")
+    methods: tuple[str, ...] = (NO_USER, "bm25-lamp", "recency")
     ks: tuple[int, ...] = (1, 4)
-    beside: str = "bm25"
+    beside: str = "bm25-lamp"
     lora_once: bool = False
     summary_form: str = "record"
     vocabulary: float = 0.0

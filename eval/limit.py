@@ -33,7 +33,7 @@ CUTS = (2, 10, 100)
 """Recall is measured at these depths."""
 LIKES = 50
 """Things that one person likes."""
-METHODS = ("bm25", "bm25+", "dense", "hybrid", "hybrid+", "late_interaction")
+METHODS = ("bm25-lamp", "bm25", "dense", "hybrid", "late_interaction")
 _CHUNK = 100
 
 Progress = Callable[[str, int, int], None]

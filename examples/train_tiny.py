@@ -64,7 +64,7 @@ from persona.lamp.tasks import MOVIE_TAGS, lamp_task
 from persona.llm.tokenizers import WhitespaceTokenizer
 from persona.protocols import Retriever
 from persona.records import Profile, Record
-from persona.retrievers.bm25 import BM25PlusRetriever, BM25Retriever
+from persona.retrievers.bm25 import BM25Retriever, LampBM25Retriever
 from persona.retrievers.recency import RecencyRetriever
 
 PAD, BOS, EOS, ANSWER = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<answer>")
@@ -260,7 +260,7 @@ class Sequences:
         self.world = world
         self.tokenizer = tokenizer
         self.random = random.Random(seed)
-        self.bm25 = BM25Retriever()
+        self.bm25 = LampBM25Retriever()
         self.whitespace = WhitespaceTokenizer()
         self.eos = tokenizer.convert_tokens_to_ids(EOS)
 
@@ -521,12 +521,12 @@ def measure(
         others = [*asked[1:], asked[0]]
         found: dict[str, list[tuple[Record, ...]]] = {
             "none": [() for _ in asked],
+            "bm25-lamp, k=4": [_found(LampBM25Retriever(), task, one, one.question.profile, 4) for one in asked],
+            "bm25, k=1": [_found(BM25Retriever(), task, one, one.question.profile, 1) for one in asked],
             "bm25, k=4": [_found(BM25Retriever(), task, one, one.question.profile, 4) for one in asked],
-            "bm25+, k=1": [_found(BM25PlusRetriever(), task, one, one.question.profile, 1) for one in asked],
-            "bm25+, k=4": [_found(BM25PlusRetriever(), task, one, one.question.profile, 4) for one in asked],
             "recency, k=4": [_found(RecencyRetriever(), task, one, one.question.profile, 4) for one in asked],
-            "bm25+, k=4, another user's": [
-                _found(BM25PlusRetriever(), task, one, other.question.profile, 4)
+            "bm25, k=4, another user's": [
+                _found(BM25Retriever(), task, one, other.question.profile, 4)
                 for one, other in zip(asked, others, strict=True)
             ],
         }

@@ -54,7 +54,7 @@ def main() -> None:
                 HistoryReader(plug.config, encoder),
                 PlugTraining(steps=options.steps, learning_rate=LEARNING_RATES[task], seed=options.seed, patience=6),
                 out=options.out / task,
-                retriever=make_retriever("bm25", view=split.task.view),
+                retriever=make_retriever("bm25-lamp", view=split.task.view),
                 progress=lambda done, total, loss, best, bar=bar: bars.update(bar, completed=done),  # type: ignore[misc]
                 new_user_progress=lambda done, total, loss, best, bar=bar: bars.update(  # type: ignore[misc]
                     bar, completed=options.steps + done, total=options.steps + total

@@ -37,12 +37,11 @@ class Part:
 
 RETRIEVERS: Mapping[str, Part] = {
     "bm25": Part("persona.retrievers.bm25:BM25Retriever", ("view", "store")),
-    "bm25+": Part("persona.retrievers.bm25:BM25PlusRetriever", ("view", "store")),
+    "bm25-lamp": Part("persona.retrievers.bm25:LampBM25Retriever", ("view", "store")),
     "dense": Part("persona.retrievers.dense:DenseRetriever", ("encoder", "store", "view")),
     "recency": Part("persona.retrievers.recency:RecencyRetriever"),
     "random": Part("persona.retrievers.sampling:RandomRetriever", ("seed",)),
     "hybrid": Part("persona.retrievers.hybrid:HybridRetriever", ("retrievers",)),
-    "hybrid+": Part("persona.retrievers.hybrid:HybridRetriever", ("retrievers",)),
     "multi_interest": Part(
         "persona.retrievers.multi_interest:MultiInterestRetriever",
         ("encoder", "store", "view", "seed", "interests", "neighbours"),
@@ -55,10 +54,10 @@ RETRIEVERS: Mapping[str, Part] = {
 }
 """All retrievers by name."""
 
-NEEDS_ENCODER = frozenset({"dense", "hybrid", "hybrid+", "multi_interest", "diverse", "key_value"})
+NEEDS_ENCODER = frozenset({"dense", "hybrid", "multi_interest", "diverse", "key_value"})
 """Retrievers that compare vectors and so need an encoder."""
 
-BASES: Mapping[str, str] = {"diverse": "dense", "rerank": "bm25+"}
+BASES: Mapping[str, str] = {"diverse": "dense", "rerank": "bm25"}
 """Retrievers that look once more at what another one found, and which one that is if not told."""
 
 SHARES = "multi_interest"
@@ -136,9 +135,8 @@ def make_retriever(
         )
     options: dict[str, object] = {"encoder": encoder, "store": store, "view": view, "seed": seed}
     if "retrievers" in part.needs:
-        words = "bm25+" if name == "hybrid+" else "bm25"
         options["retrievers"] = [
-            make_retriever(one, encoder=encoder, store=store, view=view, seed=seed) for one in (words, "dense")
+            make_retriever(one, encoder=encoder, store=store, view=view, seed=seed) for one in ("bm25", "dense")
         ]
     if "base" in part.needs:
         options["base"] = make_retriever(base or BASES[name], encoder=encoder, store=store, view=view, seed=seed)

@@ -266,7 +266,7 @@ def personalize(
         user_id: whose history to use. There is no default user.
         prompt: the task.
         store: a `ProfileStore` or its URL; None takes the setting `PERSONA_STORE` (``sqlite:///persona.db``).
-        retriever: a `Retriever` or its name; None takes the setting `PERSONA_RETRIEVER` (``bm25+``).
+        retriever: a `Retriever` or its name; None takes the setting `PERSONA_RETRIEVER` (``bm25``).
         k: how many records to put in front of the prompt; 0 sends none.
         plug: a `UserEmbedder`, its folder or hub id: its soft prompt is put before the prompt, and records in the
             wording of the task that it was trained on, where `prompt` is of that task. It reads the vectors of

@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     store: str = f"{_SQLITE}persona.db"
     llm: str = "tiny"
     encoder: str = "minilm"
-    retriever: str = "bm25+"
+    retriever: str = "bm25"
 
 
 def open_store(url: str | None = None, *, create: bool = False) -> ProfileStore:

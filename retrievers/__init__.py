@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .bm25 import BM25PlusRetriever as BM25PlusRetriever
     from .bm25 import BM25Retriever as BM25Retriever
+    from .bm25 import LampBM25Retriever as LampBM25Retriever
     from .dense import DenseRetriever as DenseRetriever
     from .diverse import DiverseRetriever as DiverseRetriever
     from .entities import EntityRetriever as EntityRetriever
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from .where import WhereRetriever as WhereRetriever
 
 _PLACES = {
-    "BM25PlusRetriever": "bm25",
     "BM25Retriever": "bm25",
+    "LampBM25Retriever": "bm25",
     "DenseRetriever": "dense",
     "DiverseRetriever": "diverse",
     "EntityRetriever": "entities",
@@ -52,7 +52,6 @@ _PLACES = {
 }
 
 __all__ = [
-    "BM25PlusRetriever",
     "BM25Retriever",
     "DenseRetriever",
     "DiverseRetriever",
@@ -60,6 +59,7 @@ __all__ = [
     "EntityStore",
     "HybridRetriever",
     "KeyValueRetriever",
+    "LampBM25Retriever",
     "LateInteractionRetriever",
     "MultiInterestRetriever",
     "PersonaRetriever",

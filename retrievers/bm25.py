@@ -1,11 +1,11 @@
-"""BM25 inside one profile, in two forms: LaMP's own (`bm25`), and one made for small profiles (`bm25+`, the default).
+"""BM25 inside one profile: LaMP's own (`bm25-lamp`), and one made for small profiles (`bm25`, the default).
 
 Both add up, over the words of the query that stand in the record (a word said twice counts twice)::
 
     idf * ( tf * (k1 + 1) / (tf + k1 * (1 - b + b * length / average length))  +  delta )
 
-`BM25Retriever` equals `rank_bm25.BM25Okapi` as LaMP calls it, to the last bit of every score and in the order of ties.
-`BM25PlusRetriever` is BM25+ (Lv and Zhai, "Lower-bounding term frequency normalization", CIKM 2011).
+`LampBM25Retriever` equals `rank_bm25.BM25Okapi` as LaMP calls it, to the last bit of every score and in the order of ties.
+`BM25Retriever` is BM25+ (Lv and Zhai, "Lower-bounding term frequency normalization", CIKM 2011).
 
 Where a store is given, a profile that comes from it is ranked with the index that the store keeps beside the records
 (`persona.retrievers.indexing`); any other profile, and one whose index is missing, stale or damaged, is ranked from
@@ -74,7 +74,7 @@ class TermRetriever(ABC):
 
     @property
     def kind(self) -> str:
-        """What the store calls the index of this retriever, e.g. ``"bm25:text"``."""
+        """What the store calls the index of this retriever, e.g. ``"bm25-lamp:text"``."""
         return f"{self.name}:{self.view}"
 
     @abstractmethod
@@ -208,17 +208,17 @@ class TermRetriever(ABC):
         return xxhash.xxh3_128_digest(encoded)
 
 
-class BM25Retriever(TermRetriever):
+class LampBM25Retriever(TermRetriever):
     """LaMP's BM25: the ranking of `rank_bm25.BM25Okapi` on ``str.split`` tokens, ties included.
 
     k1 is 1.5 and b 0.75; idf is ``ln(n - df + 0.5) - ln(df + 0.5)``, and where that is negative (the word stands in
     more than half of the records) a quarter of the mean idf over all words. Case and punctuation count. Records with
     equal scores come as ``numpy.argsort(scores)[::-1]`` puts them, which in general is no order of time.
 
-    Use it to be compared with LaMP; for anything else `BM25PlusRetriever` is better.
+    Use it to be compared with LaMP; for anything else `BM25Retriever` is better.
     """
 
-    name = "bm25"
+    name = "bm25-lamp"
     k1 = 1.5
     b = 0.75
     delta = 0.0
@@ -251,26 +251,26 @@ def _robertson_idf(n_records: int) -> NDArray[np.float64]:
     )
 
 
-class BM25PlusRetriever(TermRetriever):
+class BM25Retriever(TermRetriever):
     """BM25 for a user's own history: some ten to a few hundred records, in any language.
 
     - *Words* are those of `persona.retrievers.words`: case, accents, punctuation and scripts without blanks do not hide
       a match. A match missed weighs more here than in a big corpus: there often is no second record to find.
-    - *idf* is ``ln((n + 1) / df)``. It is positive for every df. The Robertson idf of `bm25` turns negative at n / 2,
+    - *idf* is ``ln((n + 1) / df)``. It is positive for every df. The Robertson idf of `bm25-lamp` turns negative at n / 2,
       which in a corpus of millions only a stop word reaches and in 20 records any word of the user's favourite subject;
       and in a profile of 1 or 2 records, where the mean idf is itself negative or zero, it ranks a match below none.
     - *delta* is 1, the paper's value, and it goes to the records that hold the word, as in the paper's equation.
       (`rank_bm25.BM25Plus` gives it to all, which changes no ranking.) It puts a long record with the word above a
       short one without: in small profiles lengths differ by chance, and the average is a poor measure of "long".
-    - *k1* is 1.5 and *b* 0.75, as in `bm25`. On LaMP-style training questions (five sets, profiles of 8 or more
+    - *k1* is 1.5 and *b* 0.75, as in `bm25-lamp`. On LaMP-style training questions (five sets, profiles of 8 or more
       records) values from 0.9 to 2 and from 0.3 to 0.75 retrieved alike, and so did delta from 0 to 1; the words and
-      the idf made the difference to `bm25`.
+      the idf made the difference to `bm25-lamp`.
 
     Records with equal scores come newest first (later in the profile first), and so do all records if no word of
     the query stands in any.
     """
 
-    name = "bm25+"
+    name = "bm25"
     k1 = 1.5
     b = 0.75
     delta = 1.0

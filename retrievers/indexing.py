@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from persona.store.derived import StoredIndex
 
-from .bm25 import BM25PlusRetriever, TermRetriever
+from .bm25 import BM25Retriever, TermRetriever
 
 if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
@@ -28,13 +28,13 @@ def build_indexes(
     Args:
         store: the store.
         user_ids: whose; None means all users.
-        retrievers: for which retrievers; None means `BM25PlusRetriever`, the default of users, on texts.
+        retrievers: for which retrievers; None means `BM25Retriever`, the default of users, on texts.
 
     Returns:
         How many indexes were made and kept. A user who is being changed at this moment is passed over: the next run
         makes up for it, and until then queries read the text.
     """
-    chosen = (BM25PlusRetriever(),) if retrievers is None else tuple(retrievers)
+    chosen = (BM25Retriever(),) if retrievers is None else tuple(retrievers)
     kept = 0
     chunk: list[StoredIndex] = []
     size = 0

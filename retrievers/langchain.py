@@ -1,6 +1,6 @@
 """A user's records for LangChain: `PersonaRetriever` is a `BaseRetriever` that is told, or finds out, whose they are.
 
->>> retriever = PersonaRetriever(store=store, retriever=BM25PlusRetriever(store=store), k=4)    # doctest: +SKIP
+>>> retriever = PersonaRetriever(store=store, retriever=BM25Retriever(store=store), k=4)    # doctest: +SKIP
 >>> retriever.invoke("a quiet thriller", user_id="critic-7")                                    # doctest: +SKIP
 >>> chain = retriever | join_documents | prompt | llm                                           # doctest: +SKIP
 >>> chain.invoke("a quiet thriller", config={"configurable": {"user_id": "critic-7"}})          # doctest: +SKIP

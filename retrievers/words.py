@@ -1,4 +1,4 @@
-"""Text as words, for any script, without a model: the tokens of the `bm25+` retriever.
+"""Text as words, for any script, without a model: the tokens of the `bm25` retriever.
 
 >>> words("Café at McQueen's: 3 stars ❤️")
 ['cafe', 'at', 'mcqueen', 's', '3', 'stars', '❤']

@@ -44,7 +44,7 @@ def store(tmp_path: Path) -> Iterator[ProfileStore]:
 
 @pytest.fixture
 def personalizer(store: ProfileStore) -> Personalizer:
-    return Personalizer(load_llm(lambda prompt: prompt.upper()), store, make_retriever("bm25+"), k=1)
+    return Personalizer(load_llm(lambda prompt: prompt.upper()), store, make_retriever("bm25"), k=1)
 
 
 def test_the_right_record_reaches_the_llm_and_the_answer_says_so(personalizer: Personalizer) -> None:
@@ -75,7 +75,7 @@ def test_a_batch_mixes_users_and_gives_each_its_own_history(personalizer: Person
         ("llm", str.upper, "make one with `persona.load_llm`"),
         ("store", "sqlite:///persona.db", "open one with `persona.ProfileStore`"),
         ("store", ProfileStore, "open one with `persona.ProfileStore`"),
-        ("retriever", "bm25+", "make one with `persona.make_retriever`"),
+        ("retriever", "bm25", "make one with `persona.make_retriever`"),
         ("channels", str.upper, "`channels` must be a tuple of channels"),
         ("k", "4", "`k` must be a whole number of at least 0, was: '4'"),
         ("k", True, "`k` must be a whole number of at least 0, was: True"),

@@ -175,7 +175,7 @@ def embed_users(
     plug: Plug = None,
     as_json: AsJson = False,
 ) -> None:
-    """Embed the records of all users, new and changed ones only, and index their words for bm25+.
+    """Embed the records of all users, new and changed ones only, and index their words for bm25.
 
     With --plug also what the user embedder reads, and the soft prompt of each user that fits any question.
 

@@ -58,7 +58,7 @@ def eval_lamp(
             help="Comma list of none, plug, stats, summary, stats+summary, vocabulary, plug+vocabulary, lora, "
             "lora+task, neighbours, routed and names of retrievers (persona retrieve --help)."
         ),
-    ] = "none,bm25,recency",
+    ] = "none,bm25-lamp,recency",
     k: Annotated[str, typer.Option("--k", help="Comma list: how many records.")] = "1,4",
     limit: Annotated[int | None, typer.Option(help="Only the first N questions.", min=1)] = None,
     controls: Annotated[
@@ -73,7 +73,7 @@ def eval_lamp(
     user_vectors: UserVectors = None,
     beside: Annotated[
         str, typer.Option(help="Retriever of the records beside a soft prompt, a summary, lifted words or an adapter.")
-    ] = "bm25",
+    ] = "bm25-lamp",
     lora_task: Annotated[
         str | None,
         typer.Option(

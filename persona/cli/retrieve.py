@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Base = Annotated[
     str | None,
-    typer.Option("--base", help="For diverse (default dense) and rerank (default bm25+): finds what they look at."),
+    typer.Option("--base", help="For diverse (default dense) and rerank (default bm25): finds what they look at."),
 ]
 RetrieverModel = Annotated[
     str | None,
@@ -291,7 +291,7 @@ def eval_limit(
     relevant: Annotated[int, typer.Option("--relevant", help="Right people for each question.", min=1)] = 2,
     methods: Annotated[
         str, typer.Option(help="Comma list of retrievers.")
-    ] = "bm25,bm25+,dense,hybrid,hybrid+,late_interaction",
+    ] = "bm25-lamp,bm25,dense,hybrid,late_interaction",
     encoder: Encoder = None,
     model: RetrieverModel = None,
     seed: Annotated[int, typer.Option(help="Of names, things and who likes what.", min=0)] = 0,

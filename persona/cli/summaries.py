@@ -193,7 +193,7 @@ def eval_restraint(
         typer.Option(
             help="Comma list of retrievers, beside the row none; the first one's score is what the others are to keep."
         ),
-    ] = "bm25",
+    ] = "bm25-lamp",
     relevance: Annotated[
         list[str] | None,
         typer.Option("--filter", help="untrained, or a folder of `persona filter train`. May be given several times."),

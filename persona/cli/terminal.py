@@ -38,8 +38,8 @@ RetrieverName = Annotated[
     str | None,
     typer.Option(
         "--retriever",
-        help="bm25, bm25+, dense, recency, random, hybrid, hybrid+, multi_interest, diverse, key_value, entities, "
-        "late_interaction or rerank (default: PERSONA_RETRIEVER, or bm25+).",
+        help="bm25, bm25-lamp, dense, recency, random, hybrid, multi_interest, diverse, key_value, entities, "
+        "late_interaction or rerank (default: PERSONA_RETRIEVER, or bm25).",
     ),
 ]
 Llm = Annotated[

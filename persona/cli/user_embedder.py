@@ -67,7 +67,7 @@ def train(
     k: Annotated[
         str, typer.Option("--k", help="Comma list: retrieved records in training prompts, drawn equally often.")
     ] = "0,1",
-    retriever: Annotated[str, typer.Option(help="Finds those records.")] = "bm25",
+    retriever: Annotated[str, typer.Option(help="Finds those records.")] = "bm25-lamp",
     leave_one_out: Annotated[
         int, typer.Option(help="Questions made from each user's own records; 0 makes none.", min=0)
     ] = 8,

@@ -33,7 +33,7 @@ class StoredIndex:
 
     Attributes:
         user_id: whose it is.
-        kind: which retriever's, e.g. ``"bm25+:text"``; 1 to 512 characters.
+        kind: which retriever's, e.g. ``"bm25:text"``; 1 to 512 characters.
         revision: of the profile that it was made from.
         data: the index.
 

@@ -2,7 +2,7 @@
 
 >>> held = holdings(store, "ana")                                                               # doctest: +SKIP
 >>> [(index.kind, index.fresh, index.size) for index in held.indexes]                           # doctest: +SKIP
-[('bm25+:text', True, 4120), ('summary:LaMP_3', False, 913)]
+[('bm25:text', True, 4120), ('summary:LaMP_3', False, 913)]
 
 It reads the tables themselves, so that a new kind of index, or a table that some later part adds for users' data
 (`persona.store.schema.user_table`), appears by itself.
@@ -42,7 +42,7 @@ class HeldIndex:
     """One index, summary, soft prompt or other derived datum.
 
     Attributes:
-        kind: whose it is, e.g. ``"bm25+:text"`` or ``"summary:LaMP_3"``.
+        kind: whose it is, e.g. ``"bm25:text"`` or ``"summary:LaMP_3"``.
         revision: of the profile that it was made from.
         fresh: whether that is the profile's revision now.
         size: in bytes.

@@ -69,7 +69,7 @@ def test_retrievers_with_models_of_their_own(run: Run, tmp_path: Path) -> None:
         ("late_interaction", "--retriever-model", late),
         ("rerank", "--retriever-model", cross),
         ("rerank", "--retriever-model", cross, "--base", "dense"),
-        ("diverse", "--base", "bm25"),
+        ("diverse", "--base", "bm25-lamp"),
     ):
         done = run("retrieve", "mara", QUERY, "--k", "2", "--json", "--retriever", *options)
         assert (done.code, len(json.loads(done.out))) == (0, 2)
@@ -78,7 +78,7 @@ def test_retrievers_with_models_of_their_own(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--retriever", "bm26"), "a retriever must be one of bm25"),
+        (("--retriever", "bm26"), "a retriever must be one of bm25, bm25-lamp"),
         (("--base", "dense"), "a base is for diverse and rerank"),
         (("--retriever-model", "minilm"), "takes no model of its own"),
         (("--retriever", "rerank", "--retriever-model", "."), "holds no encoder"),
@@ -87,7 +87,7 @@ def test_retrievers_with_models_of_their_own(run: Run, tmp_path: Path) -> None:
         (("--filter", "nowhere"), "nowhere holds no relevance filter"),
         (("--filter", "untrained", "--judge", "answer"), "`judge` must be one of question, record"),
         (("--judge", "record"), "`judge` says what a relevance filter judges, and there is none"),
-        (("--encoder", "nope"), "--encoder is for what compares vectors, and bm25+ does not"),
+        (("--encoder", "nope"), "--encoder is for what compares vectors, and bm25 does not"),
         (("--interest-neighbours", "3"), "neighbours are for multi_interest"),
         (
             ("--retriever", "multi_interest", "--interest-neighbours", "3"),
@@ -112,8 +112,8 @@ def test_only_records_that_fit_let_a_question_pass(run: Run) -> None:
 def test_an_encoder_that_no_method_reads_is_refused(run: Run, tmp_path: Path) -> None:
     data = write_films(tmp_path / "films")
     for command in ("lamp", "restraint"):
-        done = run("eval", command, data, "--methods", "bm25", "--encoder", "hashing")
-        assert (done.code, "--encoder is for what compares vectors, and bm25 does not" in done.err) == (1, True)
+        done = run("eval", command, data, "--methods", "bm25-lamp", "--encoder", "hashing")
+        assert (done.code, "--encoder is for what compares vectors, and bm25-lamp does not" in done.err) == (1, True)
 
 
 @pytest.mark.parametrize("arguments", [("retrieve", "nobody", QUERY), ("lora", "list", "nobody")])
@@ -207,7 +207,7 @@ def test_filter_train_show_and_use(run: Run, tmp_path: Path) -> None:
         "lamp",
         data,
         "--methods",
-        "none,bm25",
+        "none,bm25-lamp",
         "--k",
         "1",
         "--no-controls",
@@ -216,26 +216,26 @@ def test_filter_train_show_and_use(run: Run, tmp_path: Path) -> None:
         "2",
     )
     rows = json.loads(run(*plain, "--limit", "4", "--filter", "kept", "--out", "run").out)["rows"]
-    assert next(row for row in rows if row["method"] == "bm25")["tokens_added"] > 0
+    assert next(row for row in rows if row["method"] == "bm25-lamp")["tokens_added"] > 0
 
 
 def test_new_retrievers_in_eval_lamp(run: Run, tmp_path: Path) -> None:
     data = write_films(tmp_path / "films")
-    methods = "none,multi_interest,diverse,key_value,entities,hybrid+"
+    methods = "none,multi_interest,diverse,key_value,entities,hybrid"
     options = ("--methods", methods, "--k", "2", "--limit", "3", "--max-new-tokens", "2", "--json", "--out", "run")
     done = run("eval", "lamp", data, *options, "--filter", "untrained")
     assert done.code == 0
     found = {row["name"] for row in json.loads(done.out)["rows"]}
-    assert {"multi_interest k=2", "key_value k=2, other user", "hybrid+ k=2"} <= found
-    over = ("--base", "bm25", "--where", "label=3", "--interest-neighbours", "2", "--out", "run2")
+    assert {"multi_interest k=2", "key_value k=2, other user", "hybrid k=2"} <= found
+    over = ("--base", "bm25-lamp", "--where", "label=3", "--interest-neighbours", "2", "--out", "run2")
     done = run("eval", "lamp", data, *options[2:-2], *over, "--methods", "none,diverse,multi_interest")
     assert done.code == 0
     config = json.loads((tmp_path / "run2" / "results.json").read_text())["config"]
-    assert (config["base"], config["where"], config["interest_neighbours"]) == ("bm25", "label=3", 2)
-    fits_none = ("--methods", "none,bm25", "--where", "label=9", "--out", "run3")
+    assert (config["base"], config["where"], config["interest_neighbours"]) == ("bm25-lamp", "label=3", 2)
+    fits_none = ("--methods", "none,bm25-lamp", "--where", "label=9", "--out", "run3")
     nothing = run("eval", "lamp", data, *options[2:-2], *fits_none)
     rows = {row["name"]: row for row in json.loads(nothing.out)["rows"]}
-    assert rows["bm25 k=2"]["tokens_added"] == 0
+    assert rows["bm25-lamp k=2"]["tokens_added"] == 0
 
 
 def test_filter_train_with_bad_input(run: Run, tmp_path: Path) -> None:
@@ -268,12 +268,12 @@ def test_eval_restraint_with_filters_and_questions_of_another_domain(run: Run, t
     assert done.code == 0
     report = json.loads(done.out)
     rows = {row["method"]: row for row in report["rows"]}
-    assert list(rows) == ["none", "bm25", "bm25 + untrained", "bm25 + kept"]
+    assert list(rows) == ["none", "bm25-lamp", "bm25-lamp + untrained", "bm25-lamp + kept"]
     assert report["general"] == 128  # 120, and eight of the twelve
-    assert rows["bm25"]["by_domain"]["boats.txt"] == 0
-    assert rows["bm25 + kept"]["by_domain"]["boats.txt"] >= 0.75
-    assert rows["bm25 + kept"]["restraint"]["value"] >= 0.9
-    assert rows["bm25 + kept"]["abstained"]["value"] <= 0.25
+    assert rows["bm25-lamp"]["by_domain"]["boats.txt"] == 0
+    assert rows["bm25-lamp + kept"]["by_domain"]["boats.txt"] >= 0.75
+    assert rows["bm25-lamp + kept"]["restraint"]["value"] >= 0.9
+    assert rows["bm25-lamp + kept"]["abstained"]["value"] <= 0.25
     assert report["config"]["filters"].keys() == {"untrained", "kept"}
     judged = run("eval", "restraint", data, "--judge", "record")
     assert (judged.code, "--judge says what a filter judges, and there is none" in judged.err) == (1, True)
@@ -281,16 +281,19 @@ def test_eval_restraint_with_filters_and_questions_of_another_domain(run: Run, t
     for command in ((*words, data) for words in folders):
         refused = run(*command, "--out", "boats.txt")
         assert (refused.code, "--out must be a folder, was a file: 'boats.txt'" in refused.err) == (1, True)
-    refused = run("eval", "lamp", data, "--methods", "none,bm25", "--summary-form", "sentence")
-    assert (refused.code, "--summary-form is for summaries, and none,bm25 has none" in refused.err) == (1, True)
+    refused = run("eval", "lamp", data, "--methods", "none,bm25-lamp", "--summary-form", "sentence")
+    assert (refused.code, "--summary-form is for summaries, and none,bm25-lamp has none" in refused.err) == (1, True)
     refused = run("eval", "lamp", data, "--methods", "none,stats", "--summary-llm", "tiny")
     assert (refused.code, "--summary-llm writes summaries, and none,stats has none" in refused.err) == (1, True)
     for unread, message in (
-        (("--plug", "nope"), "--plug is read by the methods plug, plug+vocabulary, and none,bm25 has none of them"),
+        (
+            ("--plug", "nope"),
+            "--plug is read by the methods plug, plug+vocabulary, and none,bm25-lamp has none of them",
+        ),
         (("--lora-task", "nope"), "--lora-task is read by the methods lora, lora+task, neighbours, routed"),
         (("--plug-control", "nope"), "--plug-control stands beside user embedders"),
     ):
-        refused = run("eval", "lamp", data, "--methods", "none,bm25", *unread)
+        refused = run("eval", "lamp", data, "--methods", "none,bm25-lamp", *unread)
         assert (refused.code, message in refused.err) == (1, True), refused.err
     for wrong, message in (
         (("--recall", "0.9", "--precision", "0.9"), "in place of --recall and --restraint: leave it out, or --recall"),
@@ -303,8 +306,8 @@ def test_eval_restraint_with_filters_and_questions_of_another_domain(run: Run, t
     table = run("eval", "restraint", data, "--general", "boats.txt", *short, "--out", "kept run").out
     assert "| boats.txt: nothing added |" in table
     results = json.loads(Path("kept run/results.json").read_text())
-    assert [row["method"] for row in results["rows"]] == ["none", "bm25"]
-    assert (results["config"]["methods"], results["config"]["limit"]) == (["bm25"], 2)
+    assert [row["method"] for row in results["rows"]] == ["none", "bm25-lamp"]
+    assert (results["config"]["methods"], results["config"]["limit"]) == (["bm25-lamp"], 2)
     assert len(results["data"]) == 16
     answers = Path("kept run/answers.jsonl").read_bytes()
     assert run("eval", "restraint", data, "--general", "boats.txt", *short, "--out", "kept run").out == table
@@ -312,13 +315,11 @@ def test_eval_restraint_with_filters_and_questions_of_another_domain(run: Run, t
 
 
 def test_eval_limit(run: Run) -> None:
-    table = run("eval", "limit", "--documents", "12", "--queries", "30", "--methods", "bm25+,dense")
+    table = run("eval", "limit", "--documents", "12", "--queries", "30", "--methods", "bm25,dense")
     assert table.code == 0
     assert "12 documents, 30 queries with 2 right ones each" in table.out
     assert "recall@2" in table.out
-    report = json.loads(
-        run("eval", "limit", "--documents", "12", "--queries", "30", "--methods", "bm25+", "--json").out
-    )
+    report = json.loads(run("eval", "limit", "--documents", "12", "--queries", "30", "--methods", "bm25", "--json").out)
     assert report["rows"][0]["recall"]["2"] > 0.9
     bad = run("eval", "limit", "--documents", "5")
     assert (bad.code, "need at least 46 documents, was: 5" in bad.err) == (1, True)

@@ -296,7 +296,7 @@ def test_train_ask_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     result = run("eval", "lamp", "data", *with_vectors, "--methods", "none,plug", "--k", "1", "--json")
     assert result.exit_code == 0, result.output
     rows = {(row["method"], row["control"]) for row in json.loads(result.stdout)["rows"]}
-    assert rows >= {("none", None), ("plug", None), ("plug", "other user"), ("plug + bm25", None)}
+    assert rows >= {("none", None), ("plug", None), ("plug", "other user"), ("plug + bm25-lamp", None)}
 
     result = run("ask", "ana", "x", "--llm", "no/llm", "--plug", "plug", "--k", "0")
     assert "plug reads a file of user vectors: name it with --user-vectors" in str(result.exception) + result.output

@@ -19,7 +19,7 @@ from persona.llm.load import load_llm
 
 pytestmark = pytest.mark.slow
 
-METHODS = ("none", "bm25+", "dense")
+METHODS = ("none", "bm25", "dense")
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +79,12 @@ def test_the_page_stands_alone_and_shows_every_row(report: DemoReport) -> None:
     ("name", "k", "control", "tokens", "colour"),
     [
         ("none", 0, None, 0.0, "nothing"),
-        ("bm25+ k=1", 1, None, 30.0, "own"),
-        ("bm25+ k=1, other user", 1, OTHER_USER, 30.0, "other"),
+        ("bm25 k=1", 1, None, 30.0, "own"),
+        ("bm25 k=1, other user", 1, OTHER_USER, 30.0, "other"),
         ("plug", 0, None, 20.0, "own"),
         ("plug, other user", 0, OTHER_USER, 20.0, "other"),
         ("plug, empty history", 0, EMPTY_HISTORY, 20.0, "nothing"),
-        ("plug + bm25+ k=1, empty history", 1, EMPTY_HISTORY, 50.0, "own"),  # the records are the user's
+        ("plug + bm25 k=1, empty history", 1, EMPTY_HISTORY, 50.0, "own"),  # the records are the user's
         ("median score", 0, None, 0.0, "nothing"),
     ],
 )

@@ -84,7 +84,7 @@ def test_own_adapters_beside_their_controls(llm: TransformersLM, task: TaskAdapt
     )
     found = scores(report)
     for method in CONFIG_OF_RUN.methods[1:]:
-        assert {method, f"{method} + bm25 k=1", f"{method}, other user"} <= set(found)
+        assert {method, f"{method} + bm25-lamp k=1", f"{method}, other user"} <= set(found)
     # Who does not know the user is off by 1.5 at best; every two of these users differ by 1 at least.
     assert found["task adapter"] >= 1.5
     for method in ("lora+task", "neighbours", "routed"):
@@ -95,7 +95,7 @@ def test_own_adapters_beside_their_controls(llm: TransformersLM, task: TaskAdapt
     assert own.gain is not None
     assert own.gain.difference == pytest.approx(found["lora+task"] - found["task adapter"])
     assert rows["task adapter"].gain is None
-    assert rows["lora+task + bm25 k=1"].gain is not None
+    assert rows["lora+task + bm25-lamp k=1"].gain is not None
     assert len(own.runs) == 2
     assert rows["none"].difference is None
     assert (rows["lora, other user"].control, rows["lora"].control) == (OTHER_USER, None)
@@ -236,7 +236,7 @@ def test_from_the_command_line(
     )
     code, shown, error = run(*run_it, "--lora-task", tmp_path / "task", "--out", tmp_path / "run")
     assert code == 0, error
-    assert "| lora+task + bm25 k=1, other user |" in shown
+    assert "| lora+task + bm25-lamp k=1, other user |" in shown
     code, _, error = run(*run_it, "--lora-task", tmp_path / "nowhere")
     assert (code, len(error.strip().splitlines())) == (1, 1)
     assert "persona lora train-task" in error

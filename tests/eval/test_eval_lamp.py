@@ -25,7 +25,7 @@ from persona.records import Profile, Record
 
 TASK = lamp_task("LaMP_3")
 USERS = 6
-CONFIG = LampConfig(methods=(NO_USER, "bm25", "recency"), ks=(1, 2), resamples=200)
+CONFIG = LampConfig(methods=(NO_USER, "bm25-lamp", "recency"), ks=(1, 2), resamples=200)
 
 
 def make_split() -> LampSplit:
@@ -57,11 +57,11 @@ def rows_of(report: LampReport) -> dict[str, float]:
 def test_the_right_history_helps_and_that_of_another_user_does_not(tmp_path: Path) -> None:
     report = run_lamp(make_split(), load_llm(copy_the_first_score), CONFIG, out=tmp_path)
     scores = rows_of(report)
-    assert scores["bm25 k=1"] == scores["recency k=2"] == 0
+    assert scores["bm25-lamp k=1"] == scores["recency k=2"] == 0
     assert scores["none"] == pytest.approx(sum(abs(1 + user % 5 - 3) for user in range(USERS)) / USERS)
-    assert scores["bm25 k=1, other user"] > 0
+    assert scores["bm25-lamp k=1, other user"] > 0
     assert (report.questions, report.users) == (2 * USERS, USERS)
-    best = next(row for row in report.rows if row.name == "bm25 k=1")
+    best = next(row for row in report.rows if row.name == "bm25-lamp k=1")
     assert best.difference is not None
     assert best.difference.high < 0
     assert best.tokens_added > 0
@@ -140,9 +140,9 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
     assert results[0] == results[1]
     assert results[0]["config"]["seed"] == 0
     predictions = sorted((tmp_path / "a" / "predictions").glob("*.json"))
-    assert [file.name for file in predictions if "bm25" in file.name and "other" not in file.name] == [
-        "bm25_k1.json",
-        "bm25_k2.json",
+    assert [file.name for file in predictions if "bm25-lamp" in file.name and "other" not in file.name] == [
+        "bm25-lamp_k1.json",
+        "bm25-lamp_k2.json",
     ]
     for file in predictions:
         assert file.read_bytes() == (tmp_path / "b" / "predictions" / file.name).read_bytes()
@@ -171,7 +171,7 @@ def test_without_golds_there_are_predictions_and_no_scores(tmp_path: Path) -> No
     report = run_lamp(unscored, load_llm(copy_the_first_score), CONFIG, out=tmp_path)
     assert all(not row.scores for row in report.rows)
     assert len(next(iter(report.rows)).predictions) == 2 * USERS
-    assert "bm25 k=1" in lamp_markdown(report)
+    assert "bm25-lamp k=1" in lamp_markdown(report)
 
 
 def test_tables_name_every_row() -> None:
@@ -196,7 +196,9 @@ def test_the_control_needs_two_users() -> None:
     with pytest.raises(EvaluationError, match="at least 2 users"):
         other_histories(questions, 0)
     split = LampSplit(TASK, questions, make_split().golds, TASK.labels)
-    report = run_lamp(split, load_llm(copy_the_first_score), LampConfig(methods=("bm25",), ks=(1,), controls=False))
+    report = run_lamp(
+        split, load_llm(copy_the_first_score), LampConfig(methods=("bm25-lamp",), ks=(1,), controls=False)
+    )
     assert all(row.control != OTHER_USER for row in report.rows)
 
 
@@ -222,7 +224,12 @@ def test_retrievers_run_with_what_is_wanted_over_them() -> None:
         return "3"
 
     config = LampConfig(
-        methods=("bm25", "rerank", "stats"), ks=(3,), base="bm25", where="time=2010", controls=False, resamples=50
+        methods=("bm25-lamp", "rerank", "stats"),
+        ks=(3,),
+        base="bm25-lamp",
+        where="time=2010",
+        controls=False,
+        resamples=50,
     )
     from persona.eval import plans
 
@@ -233,12 +240,14 @@ def test_retrievers_run_with_what_is_wanted_over_them() -> None:
     assert shown
     assert all(f"film {number} {later} of" not in prompt for prompt in shown for number in (0, 1) for later in (1, 2))
     assert {prompt.count("of user") for prompt in shown} == {0, 1}
-    with pytest.raises(InvalidOptionError, match="a base is for diverse and rerank, was: 'bm25' for recency"):
-        run_lamp(make_split(), load_llm(note), LampConfig(methods=("recency",), base="bm25", controls=False))
+    with pytest.raises(InvalidOptionError, match="a base is for diverse and rerank, was: 'bm25-lamp' for recency"):
+        run_lamp(make_split(), load_llm(note), LampConfig(methods=("recency",), base="bm25-lamp", controls=False))
     with pytest.raises(InvalidOptionError, match="a model is for late_interaction and rerank"):
-        run_lamp(make_split(), load_llm(note), LampConfig(methods=("bm25",), retriever_model="x", controls=False))
-    with pytest.raises(InvalidOptionError, match="neighbours are for multi_interest, was: 3 for bm25"):
-        run_lamp(make_split(), load_llm(note), LampConfig(methods=("bm25",), interest_neighbours=3, controls=False))
+        run_lamp(make_split(), load_llm(note), LampConfig(methods=("bm25-lamp",), retriever_model="x", controls=False))
+    with pytest.raises(InvalidOptionError, match="neighbours are for multi_interest, was: 3 for bm25-lamp"):
+        run_lamp(
+            make_split(), load_llm(note), LampConfig(methods=("bm25-lamp",), interest_neighbours=3, controls=False)
+        )
 
 
 def without_cross_encoder(names: tuple[str, ...], **options: Any) -> dict[str, Retriever]:
@@ -258,12 +267,12 @@ def test_lifted_words_are_those_of_the_right_user(llama_folder: Path) -> None:
     config = LampConfig(methods=(NO_USER, "vocabulary"), ks=(1,), vocabulary=500.0, max_new_tokens=4, resamples=50)
     report = run_lamp(split, load_llm(llama_folder), config)
     rows = {row.name: row for row in report.rows}
-    for name in ("vocabulary", "vocabulary + bm25 k=1"):
+    for name in ("vocabulary", "vocabulary + bm25-lamp k=1"):
         assert [rows[name].predictions[one.id] for one in questions] == [letter * 4 for letter in letters]
         others = rows[f"{name}, {OTHER_USER}"]
         assert all(others.predictions[one.id] in {x * 4 for x in letters} for one in questions)
         assert others.scores["rouge-1"].value == 0
-    assert rows["vocabulary"].tokens_added == 0 < rows["vocabulary + bm25 k=1"].tokens_added
+    assert rows["vocabulary"].tokens_added == 0 < rows["vocabulary + bm25-lamp k=1"].tokens_added
     assert "z" * 4 not in rows["none"].predictions.values()
     # What everybody writes elsewhere is nobody's own word, whatever stands in this split.
     common = tuple(replace(one, profile=Profile(one.user_id, (Record("x", target="z"),))) for one in questions)

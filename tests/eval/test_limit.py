@@ -95,7 +95,7 @@ def test_the_published_numbers_from_a_generated_twin() -> None:
     corpus = make_limit()
     assert twelve_line_bm25(corpus, 2) == pytest.approx(0.991, abs=0.006)
     assert twelve_line_bm25(corpus, 10) >= 0.999
-    (row,) = run_limit(corpus, ("bm25+",)).rows
+    (row,) = run_limit(corpus, ("bm25",)).rows
     assert row.recall[2] == pytest.approx(0.991, abs=0.006)
     assert row.recall[10] >= 0.999
     assert row.recall[100] == 1.0
@@ -109,24 +109,24 @@ def test_one_vector_breaks_where_words_and_many_vectors_do_not() -> None:
 
     whole = make_limit()
     part = LimitCorpus(whole.documents, whole.queries[:40], whole.relevant[:40])
-    rows = run_limit(part, ("bm25+", "dense", "late_interaction"), encoder=load_encoder("minilm")).rows
+    rows = run_limit(part, ("bm25", "dense", "late_interaction"), encoder=load_encoder("minilm")).rows
     recall = {row.method: row.recall[2] for row in rows}
     assert recall["dense"] < 0.4
     assert recall["late_interaction"] > 0.9
-    assert recall["bm25+"] > 0.95
+    assert recall["bm25"] > 0.95
 
 
 def test_a_report_tells_all() -> None:
     told: list[tuple[str, int, int]] = []
     report = run_limit(
         make_limit(12, 30, 2, seed=5),
-        ("bm25+", "hybrid"),
+        ("bm25", "hybrid"),
         encoder=HashingEncoder(dim=64),
         seed=5,
         progress=lambda *one: told.append(one),
     )
     assert (report.documents, report.queries, report.relevant, report.seed) == (12, 30, 2, 5)
-    assert [row["method"] for row in report.as_dict()["rows"]] == ["bm25+", "hybrid"]
+    assert [row["method"] for row in report.as_dict()["rows"]] == ["bm25", "hybrid"]
     assert told[-1] == ("hybrid", 30, 30)
     with pytest.raises(InvalidOptionError, match="give it an encoder"):
         run_limit(make_limit(12, 30), ("dense",))

@@ -68,15 +68,15 @@ def score_alone(prompt: str) -> str:
 
 @pytest.fixture(scope="module")
 def report() -> RestraintReport:
-    bm25 = make_retriever("bm25")
+    bm25 = make_retriever("bm25-lamp")
     return run_restraint(
-        make_split(), load_llm(score_alone), {"bm25": bm25, "only reviews": OnlyReviews(bm25)}, resamples=50
+        make_split(), load_llm(score_alone), {"bm25-lamp": bm25, "only reviews": OnlyReviews(bm25)}, resamples=50
     )
 
 
 def test_a_filter_that_knows_when_not_to_keeps_all(report: RestraintReport) -> None:
     none, always, filtered = report.rows
-    assert [row.method for row in report.rows] == [NO_USER, "bm25", "only reviews"]
+    assert [row.method for row in report.rows] == [NO_USER, "bm25-lamp", "only reviews"]
     assert (none.restraint.value, always.restraint.value, filtered.restraint.value) == (1, 0, 1)
     assert (none.unchanged.value, filtered.unchanged.value) == (1, 1)
     # Three in four users give another score than 3, which stands before the question now.
@@ -95,9 +95,9 @@ def test_a_filter_that_knows_when_not_to_keeps_all(report: RestraintReport) -> N
 def test_what_is_kept_is_a_ratio_of_scores() -> None:
     split = make_split()
     wrong = load_llm(lambda prompt: "1" if " is the score for " in prompt else "4")
-    never = OnlyReviews(make_retriever("bm25"))
+    never = OnlyReviews(make_retriever("bm25-lamp"))
     never.retrieve = lambda profile, query, k: ()  # type: ignore[method-assign]
-    rows = run_restraint(split, wrong, {"bm25": make_retriever("bm25"), "never": never}, resamples=50).rows
+    rows = run_restraint(split, wrong, {"bm25-lamp": make_retriever("bm25-lamp"), "never": never}, resamples=50).rows
     # Golds 1, 2, 3, 4: an error of 1.5 with "1" everywhere, and of 1.5 with "4".
     assert rows[1].score.value == rows[2].score.value == 1.5
     assert rows[2].kept == 1
@@ -115,7 +115,7 @@ def test_the_meter_counts_what_is_the_users_and_nobody_asked_for() -> None:
 
 
 def test_over_personalized_answers_show(report: RestraintReport) -> None:
-    told = run_restraint(make_split(), load_llm(first_word), {"bm25": make_retriever("bm25")}, resamples=50)
+    told = run_restraint(make_split(), load_llm(first_word), {"bm25-lamp": make_retriever("bm25-lamp")}, resamples=50)
     assert told.rows[0].over_general.value == 0
     assert told.rows[1].over_general.value == 1  # "lighthouse" is the only term in "3 lighthouse"
     assert report.rows[1].over_general.value == 0
@@ -149,7 +149,7 @@ def test_questions_from_elsewhere_are_read_and_told_apart(tmp_path: Path) -> Non
     report = run_restraint(
         make_split(),
         load_llm(score_alone),
-        {"only reviews": OnlyReviews(make_retriever("bm25"))},
+        {"only reviews": OnlyReviews(make_retriever("bm25-lamp"))},
         general=[*GENERAL_QUESTIONS[:3], elsewhere],
         resamples=50,
     )
@@ -169,21 +169,21 @@ def test_general_questions_are_not_those_that_filters_learn_from() -> None:
 def test_reports_can_be_printed(report: RestraintReport) -> None:
     header, *rows = restraint_cells(report)
     assert all(len(row) == len(header) for row in rows)
-    assert rows[1][0] == "bm25 k=1"
+    assert rows[1][0] == "bm25-lamp k=1"
     assert restraint_table(report, title="t").row_count == 3
     assert json.loads(json.dumps(report.as_dict()))["general"] == len(GENERAL_QUESTIONS)
 
 
 def test_the_same_seed_gives_the_same_report(report: RestraintReport) -> None:
-    bm25 = make_retriever("bm25")
+    bm25 = make_retriever("bm25-lamp")
     again = run_restraint(
-        make_split(), load_llm(score_alone), {"bm25": bm25, "only reviews": OnlyReviews(bm25)}, resamples=50
+        make_split(), load_llm(score_alone), {"bm25-lamp": bm25, "only reviews": OnlyReviews(bm25)}, resamples=50
     )
     assert again == report
 
 
 def test_what_cannot_be_run_is_refused() -> None:
-    split, llm, bm25 = make_split(), load_llm(score_alone), {"bm25": make_retriever("bm25")}
+    split, llm, bm25 = make_split(), load_llm(score_alone), {"bm25-lamp": make_retriever("bm25-lamp")}
     with pytest.raises(InvalidOptionError, match="`k` must be at least 1"):
         run_restraint(split, llm, bm25, k=0)
     with pytest.raises(InvalidOptionError, match="at least one retriever"):

@@ -103,11 +103,11 @@ def test_rows_stand_beside_their_control_and_summaries_are_written_once(tmp_path
     llm, writer = load_llm(answer, name="answers"), load_llm(write, name="writes")
     report = run_lamp(make_split(), llm, config, summarizer=writer, out=tmp_path)
     scores = {row.name: row.scores["MAE"].value for row in report.rows}
-    for name in ("stats", "stats + bm25 k=1", "summary", "summary + bm25 k=1"):
+    for name in ("stats", "stats + bm25-lamp k=1", "summary", "summary + bm25-lamp k=1"):
         assert scores[name] == 0
         assert scores[f"{name}, {OTHER_USER}"] > 0
     tokens = {row.name: row.tokens_added for row in report.rows}
-    assert 0 < tokens["stats"] == tokens["summary"] < tokens["stats + bm25 k=1"]
+    assert 0 < tokens["stats"] == tokens["summary"] < tokens["stats + bm25-lamp k=1"]
     assert tokens["stats+summary"] == tokens["stats"]  # both say the same
     assert len(prompts) == 5
     assert all("a typical review of this user" in prompt for prompt in prompts)

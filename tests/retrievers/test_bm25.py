@@ -21,7 +21,7 @@ from persona.errors import DataFormatError, InvalidOptionError
 from persona.records import Profile, Record
 from persona.retrievers import bm25 as bm25_module
 from persona.retrievers import score_index
-from persona.retrievers.bm25 import BM25PlusRetriever, BM25Retriever, TermRetriever
+from persona.retrievers.bm25 import BM25Retriever, LampBM25Retriever, TermRetriever
 from persona.retrievers.cache import ByteBoundedCache
 from persona.retrievers.indexing import build_indexes
 from persona.retrievers.score_index import ScoreIndex, read_fingerprint
@@ -61,8 +61,8 @@ def assert_equals_rank_bm25(texts: list[str], query: str) -> None:
     peer = BM25Okapi([text.split() for text in texts])
     profile = profile_of(*texts, revision=1)
     scores = peer.get_scores(query.split())
-    fresh = BM25Retriever()
-    kept = stored(BM25Retriever, index_bytes(fresh, profile))
+    fresh = LampBM25Retriever()
+    kept = stored(LampBM25Retriever, index_bytes(fresh, profile))
     for retriever in (fresh, kept):
         assert retriever.scores(profile, query).tolist() == scores.tolist()
         for k in (1, 4, len(texts), len(texts) + 5):
@@ -118,7 +118,7 @@ def test_a_word_in_most_records_gets_a_quarter_of_the_mean_idf() -> None:
     assert common < 0
     floor = 0.25 * ((common + rare + rare + rare) / 4)
     expected = floor * (1 * 2.5 / (1 + 1.5)) + rare * (1 * 2.5 / (1 + 1.5))
-    assert BM25Retriever().scores(profile_of(*texts), "the owl").tolist()[2] == pytest.approx(expected, rel=1e-15)
+    assert LampBM25Retriever().scores(profile_of(*texts), "the owl").tolist()[2] == pytest.approx(expected, rel=1e-15)
 
 
 def test_bm25_plus_by_hand() -> None:
@@ -132,39 +132,39 @@ def test_bm25_plus_by_hand() -> None:
         quiet * (1 * 2.5 / (1 + 1.125) + 1),
         0.0,
     ]
-    assert BM25PlusRetriever().scores(profile, "Snow, quiet!").tolist() == pytest.approx(expected, rel=1e-14)
+    assert BM25Retriever().scores(profile, "Snow, quiet!").tolist() == pytest.approx(expected, rel=1e-14)
 
 
 def test_a_word_said_twice_in_the_query_counts_twice() -> None:
     profile = profile_of("snow film", "night", "day")
-    once, twice = (BM25PlusRetriever().scores(profile, query)[0] for query in ("snow", "snow snow"))
+    once, twice = (BM25Retriever().scores(profile, query)[0] for query in ("snow", "snow snow"))
     assert twice == 2 * once > 0
 
 
 def test_bm25_plus_prefers_a_match_in_the_smallest_profiles() -> None:
     """Where the official one cannot: of two records its mean idf is zero, and a word of both has a negative idf."""
     profile = profile_of("a quiet thriller", "a loud comedy")
-    assert BM25PlusRetriever().retrieve(profile, "thriller", 1)[0].record is profile[0]
-    assert BM25Retriever().scores(profile, "thriller").tolist() == [0.0, 0.0]
+    assert BM25Retriever().retrieve(profile, "thriller", 1)[0].record is profile[0]
+    assert LampBM25Retriever().scores(profile, "thriller").tolist() == [0.0, 0.0]
 
 
 def test_bm25_plus_gives_equal_scores_newest_first() -> None:
     profile = profile_of(*["same"] * 40, "other", *["same"] * 40)
-    found = BM25PlusRetriever().retrieve(profile, "other", 81)
+    found = BM25Retriever().retrieve(profile, "other", 81)
     assert [int(one.record.id) for one in found] == [40, *range(80, 40, -1), *range(39, -1, -1)]
 
 
 def test_records_without_a_word() -> None:
     profile = profile_of("!!!", "...", "?")
-    found = BM25PlusRetriever().retrieve(profile, "anything", 3)
+    found = BM25Retriever().retrieve(profile, "anything", 3)
     assert [(one.record.id, one.score) for one in found] == [("2", 0.0), ("1", 0.0), ("0", 0.0)]
-    index = index_bytes(BM25PlusRetriever(), profile)
-    assert stored(BM25PlusRetriever, index).retrieve(profile_of("!!!", "...", "?", revision=1), "anything", 3) == found
+    index = index_bytes(BM25Retriever(), profile)
+    assert stored(BM25Retriever, index).retrieve(profile_of("!!!", "...", "?", revision=1), "anything", 3) == found
 
 
 def test_a_query_may_hold_what_no_record_can() -> None:
     profile = profile_of("a b", "b c", revision=1)
-    for kind in (BM25Retriever, BM25PlusRetriever):
+    for kind in (LampBM25Retriever, BM25Retriever):
         kept = stored(kind, index_bytes(kind(), profile))
         for query in ("\ud800", "a \udfff", "a\x00b", "\x00"):
             assert kept.scores(profile, query).tolist() == kind().scores(profile, query).tolist()
@@ -181,7 +181,7 @@ def test_term_counts_of_the_example() -> None:
     assert counted.find(["a", "x", "b", "a"]).tolist() == [1, 0, 1]
 
 
-@pytest.mark.parametrize("kind", [BM25Retriever, BM25PlusRetriever])
+@pytest.mark.parametrize("kind", [LampBM25Retriever, BM25Retriever])
 def test_the_index_is_what_is_ranked_by(kind: type[TermRetriever]) -> None:
     """An index of twice the weights, put where the true one belongs, doubles the scores: it is read, not the text."""
     profile = profile_of("snow film", "quiet snow night", "day", revision=5)
@@ -207,8 +207,8 @@ def test_the_index_is_what_is_ranked_by(kind: type[TermRetriever]) -> None:
 
 def test_an_index_is_read_once_and_kept() -> None:
     profile = profile_of("snow film", "night", revision=1)
-    store = OneIndex(index_bytes(BM25Retriever(), profile))
-    retriever = BM25Retriever(store=cast(ProfileStore, store))
+    store = OneIndex(index_bytes(LampBM25Retriever(), profile))
+    retriever = LampBM25Retriever(store=cast(ProfileStore, store))
     for _ in range(5):
         retriever.retrieve(profile, "snow", 1)
     assert store.reads == 1
@@ -216,58 +216,58 @@ def test_an_index_is_read_once_and_kept() -> None:
 
 def test_without_a_cache_the_store_is_read_for_each_query() -> None:
     profile = profile_of("snow film", "night", revision=1)
-    store = OneIndex(index_bytes(BM25Retriever(), profile))
-    retriever = BM25Retriever(store=cast(ProfileStore, store), cache_bytes=0)
+    store = OneIndex(index_bytes(LampBM25Retriever(), profile))
+    retriever = LampBM25Retriever(store=cast(ProfileStore, store), cache_bytes=0)
     for _ in range(3):
-        assert retriever.retrieve(profile, "snow", 2) == BM25Retriever().retrieve(profile, "snow", 2)
+        assert retriever.retrieve(profile, "snow", 2) == LampBM25Retriever().retrieve(profile, "snow", 2)
     assert store.reads == 3
     with pytest.raises(InvalidOptionError, match="`cache_bytes` must be at least 0, was: -1"):
-        BM25Retriever(cache_bytes=-1)
+        LampBM25Retriever(cache_bytes=-1)
 
 
 def test_an_index_that_is_missing_is_made_once() -> None:
     profile = profile_of("snow film", "night", "day", revision=1)
     store = OneIndex(None)
-    retriever = BM25Retriever(store=cast(ProfileStore, store))
+    retriever = LampBM25Retriever(store=cast(ProfileStore, store))
     for _ in range(5):
-        assert retriever.retrieve(profile, "snow", 3) == BM25Retriever().retrieve(profile, "snow", 3)
+        assert retriever.retrieve(profile, "snow", 3) == LampBM25Retriever().retrieve(profile, "snow", 3)
     assert store.reads == 1
 
 
 def test_an_index_of_other_texts_rules_or_view_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     old = profile_of("snow film", "night", "day", revision=1)
     new = profile_of("snow film", "night", "snow", revision=1)
-    data = index_bytes(BM25Retriever(), old)
-    expected = BM25Retriever().retrieve(new, "snow", 3)
-    assert stored(BM25Retriever, data).retrieve(new, "snow", 3) == expected
-    assert not BM25Retriever().is_current(data, new)
-    assert BM25Retriever().is_current(data, old)
-    assert not BM25PlusRetriever().is_current(data, old)
-    monkeypatch.setattr(BM25Retriever, "rules", "okapi-2")
+    data = index_bytes(LampBM25Retriever(), old)
+    expected = LampBM25Retriever().retrieve(new, "snow", 3)
+    assert stored(LampBM25Retriever, data).retrieve(new, "snow", 3) == expected
+    assert not LampBM25Retriever().is_current(data, new)
+    assert LampBM25Retriever().is_current(data, old)
     assert not BM25Retriever().is_current(data, old)
+    monkeypatch.setattr(LampBM25Retriever, "rules", "okapi-2")
+    assert not LampBM25Retriever().is_current(data, old)
 
 
 def test_texts_are_told_apart_from_their_concatenation() -> None:
-    data = index_bytes(BM25Retriever(), profile_of("a b", "c"))
-    assert not BM25Retriever().is_current(data, profile_of("a", "b c"))
-    assert not BM25Retriever().is_current(data, profile_of("a b c"))
+    data = index_bytes(LampBM25Retriever(), profile_of("a b", "c"))
+    assert not LampBM25Retriever().is_current(data, profile_of("a", "b c"))
+    assert not LampBM25Retriever().is_current(data, profile_of("a b c"))
 
 
 def test_a_damaged_index_changes_no_ranking() -> None:
     """Every byte altered, every length cut: each time the index is refused, and the text ranked."""
     profile = profile_of("snow film", "quiet snow night", "day", revision=1)
-    data = index_bytes(BM25Retriever(), profile)
-    expected = BM25Retriever().scores(profile, "quiet snow").tolist()
+    data = index_bytes(LampBM25Retriever(), profile)
+    expected = LampBM25Retriever().scores(profile, "quiet snow").tolist()
     altered = [data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :] for place in range(len(data))]
     cut = [data[:length] for length in range(len(data))]
     for bad in (*altered, *cut, data + b"\0", b"", b"\x80\x04pickle"):
         with pytest.raises(DataFormatError, match="a stored index must be whole and of the format PRSNIDX3"):
             ScoreIndex.from_bytes(bad)
-        assert stored(BM25Retriever, bad).scores(profile, "quiet snow").tolist() == expected
+        assert stored(LampBM25Retriever, bad).scores(profile, "quiet snow").tolist() == expected
 
 
 def test_reading_an_index_takes_its_bytes_in_place_and_gives_them_back() -> None:
-    data = index_bytes(BM25PlusRetriever(), profile_of("snow film", "quiet snow night"))
+    data = index_bytes(BM25Retriever(), profile_of("snow film", "quiet snow night"))
     index = ScoreIndex.from_bytes(data)
     assert index.to_bytes() == data
     assert read_fingerprint(data) == index.fingerprint
@@ -278,7 +278,7 @@ def test_reading_an_index_takes_its_bytes_in_place_and_gives_them_back() -> None
 
 def test_a_word_is_found_at_its_home_or_soon_behind_it() -> None:
     """Each hash stands at the place that its first bits name or behind those that are smaller, with gaps between."""
-    index = BM25Retriever().index(profile_of(*(f"w{number} w{number + 1}" for number in range(3000))))
+    index = LampBM25Retriever().index(profile_of(*(f"w{number} w{number + 1}" for number in range(3000))))
     assert index is not None
     keys, gap = index.keys.tolist(), 2**64 - 1
     hashes = [key for key in keys if key != gap]
@@ -312,22 +312,22 @@ def test_hashes_at_the_ends_are_found(hashes: list[int], monkeypatch: pytest.Mon
 
 def test_more_records_than_16_bits_can_number() -> None:
     profile = profile_of(*(f"w{number}" for number in range(2**16 + 1)), revision=1)
-    data = index_bytes(BM25Retriever(), profile)
+    data = index_bytes(LampBM25Retriever(), profile)
     assert ScoreIndex.from_bytes(data).width == 4
-    kept = stored(BM25Retriever, data)
+    kept = stored(LampBM25Retriever, data)
     for number in (0, 2**16 - 1, 2**16):
         assert kept.retrieve(profile, f"w{number}", 1)[0].record is profile[number]
 
 
 def test_words_with_one_hash_are_not_indexed(monkeypatch: pytest.MonkeyPatch) -> None:
     profile = profile_of("snow film", "quiet snow night", "day", revision=1)
-    expected = BM25Retriever().retrieve(profile, "snow", 3)
+    expected = LampBM25Retriever().retrieve(profile, "snow", 3)
     monkeypatch.setattr(bm25_module, "term_hashes", lambda tokens: [len(token) for token in tokens])
-    assert BM25Retriever().index(profile) is None
-    assert stored(BM25Retriever, None).retrieve(profile, "snow", 3) == expected
+    assert LampBM25Retriever().index(profile) is None
+    assert stored(LampBM25Retriever, None).retrieve(profile, "snow", 3) == expected
     # As a gap is marked with the greatest hash, no term may have it.
     monkeypatch.setattr(bm25_module, "term_hashes", lambda tokens: [2**64 - 1 - place for place in range(len(tokens))])
-    assert BM25Retriever().index(profile) is None
+    assert LampBM25Retriever().index(profile) is None
 
 
 def test_hashes_are_those_of_the_format() -> None:
@@ -364,10 +364,10 @@ def test_build_indexes_makes_what_is_missing_or_stale(store: ProfileStore, monke
     store.upsert([("user 2", Record("more snow"))])
     assert build_indexes(store) == 1
     assert (
-        build_indexes(store, ["user 1", "user 2", "nobody"], [BM25Retriever(), BM25PlusRetriever("target+text")]) == 4
+        build_indexes(store, ["user 1", "user 2", "nobody"], [LampBM25Retriever(), BM25Retriever("target+text")]) == 4
     )
     assert store.counts().indexes == 10
-    monkeypatch.setattr(BM25PlusRetriever, "rules", "plus-2")
+    monkeypatch.setattr(BM25Retriever, "rules", "plus-2")
     assert build_indexes(store) == 6
 
 
@@ -393,7 +393,7 @@ def test_a_profile_of_the_store_is_ranked_by_its_index_and_alike(
     draw = random.Random(1)
     words = [f"w{number}" for number in range(40)]
     store.upsert(("zoe", Record(" ".join(draw.choices(words, k=12)), id=str(number))) for number in range(60))
-    kinds: list[type[Any]] = [BM25Retriever, BM25PlusRetriever]
+    kinds: list[type[Any]] = [LampBM25Retriever, BM25Retriever]
     build_indexes(store, ["zoe"], [kind() for kind in kinds])
     profile = store.profile("zoe")
     for kind in kinds:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from persona.errors import FingerprintMismatchError, InvalidOptionError
 from persona.records import Profile, Record
-from persona.retrievers import BM25PlusRetriever, DiverseRetriever, KeyValueRetriever, MultiInterestRetriever
+from persona.retrievers import BM25Retriever, DiverseRetriever, KeyValueRetriever, MultiInterestRetriever
 from persona.retrievers.clusters import cluster, nearest
 from persona.retrievers.multi_interest import SharedInterests
 from persona.retrievers.record_vectors import RecordVectors
@@ -238,7 +238,7 @@ def test_diverse_at_the_ends_of_its_balance() -> None:
 @pytest.mark.parametrize("balance", [-0.1, 1.1, math.nan])
 def test_diverse_options(balance: float) -> None:
     with pytest.raises(InvalidOptionError, match="`balance` must be between 0 and 1"):
-        DiverseRetriever(BM25PlusRetriever(), Written(), balance=balance)
+        DiverseRetriever(BM25Retriever(), Written(), balance=balance)
 
 
 def test_the_memory_is_read_by_value() -> None:

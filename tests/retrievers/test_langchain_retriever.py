@@ -15,7 +15,7 @@ from langchain_tests.integration_tests import RetrieversIntegrationTests
 
 from persona.errors import InvalidOptionError, InvalidUserIdError
 from persona.records import Record
-from persona.retrievers import BM25PlusRetriever, PersonaRetriever
+from persona.retrievers import BM25Retriever, PersonaRetriever
 from persona.store.profile_store import ProfileStore
 
 STORY = Record(
@@ -38,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProfileStore]:
 
 @pytest.fixture
 def retriever(store: ProfileStore) -> PersonaRetriever:
-    return PersonaRetriever(store=store, retriever=BM25PlusRetriever(store=store))
+    return PersonaRetriever(store=store, retriever=BM25Retriever(store=store))
 
 
 def users(documents: list[Document]) -> set[str]:
@@ -56,7 +56,7 @@ class TestLangChainStandard(RetrieversIntegrationTests):
 
     @property
     def retriever_constructor_params(self) -> dict[str, Any]:
-        return {"store": self._store, "retriever": BM25PlusRetriever(), "user_id": "ana"}
+        return {"store": self._store, "retriever": BM25Retriever(), "user_id": "ana"}
 
     @property
     def retriever_query_example(self) -> str:
@@ -71,7 +71,7 @@ def test_a_document_tells_where_it_comes_from(retriever: PersonaRetriever, store
     (found,) = retriever.invoke("quiet thriller", user_id="ana", k=1)
     assert found.page_content == STORY.text
     assert found.id == "r1"
-    score = BM25PlusRetriever().retrieve(store.profile("ana"), "quiet thriller", 1)[0].score
+    score = BM25Retriever().retrieve(store.profile("ana"), "quiet thriller", 1)[0].score
     assert found.metadata == {
         "title": "Snow",
         "record_id": "r1",
@@ -87,7 +87,7 @@ def config(user_id: object) -> Any:
 
 
 def test_the_call_goes_before_the_config_and_that_before_the_constructor(store: ProfileStore) -> None:
-    fixed = PersonaRetriever(store=store, retriever=BM25PlusRetriever(), user_id="ana")
+    fixed = PersonaRetriever(store=store, retriever=BM25Retriever(), user_id="ana")
     assert users(fixed.invoke("snow")) == {"ana"}
     assert users(fixed.invoke("snow", config("ben"))) == {"ben"}
     assert users(fixed.invoke("snow", config("ben"), user_id="carl")) == {"carl"}
@@ -155,7 +155,7 @@ def test_without_a_user_the_call_is_an_error(retriever: PersonaRetriever, given:
 
 @pytest.mark.parametrize("user_id", ["", "a\0b", 7, b"ana"])
 def test_an_illegal_user_is_an_error_and_not_the_next_best(store: ProfileStore, user_id: Any) -> None:
-    fixed = PersonaRetriever(store=store, retriever=BM25PlusRetriever(), user_id="ana")
+    fixed = PersonaRetriever(store=store, retriever=BM25Retriever(), user_id="ana")
     with pytest.raises(InvalidUserIdError):
         fixed.invoke("snow", user_id=user_id)
     with pytest.raises(InvalidUserIdError):
@@ -170,7 +170,7 @@ def test_k_must_be_at_least_1(retriever: PersonaRetriever, store: ProfileStore) 
     with pytest.raises(InvalidOptionError, match="`k` must be at least 1, was: 0"):
         retriever.invoke("snow", user_id="ana", k=0)
     with pytest.raises(InvalidOptionError, match="`k` must be at least 1, was: -1"):
-        PersonaRetriever(store=store, retriever=BM25PlusRetriever(), k=-1, user_id="ana").invoke("snow")
+        PersonaRetriever(store=store, retriever=BM25Retriever(), k=-1, user_id="ana").invoke("snow")
 
 
 def test_callbacks_see_the_retrieval_and_its_failure(retriever: PersonaRetriever) -> None:

@@ -14,7 +14,7 @@ from transformers import BertForSequenceClassification, BertModel
 from persona.assembly import make_retriever
 from persona.errors import InvalidOptionError, ModelLoadError
 from persona.records import Profile, Record
-from persona.retrievers import BM25PlusRetriever, LateInteractionRetriever, RecencyRetriever, RerankRetriever
+from persona.retrievers import BM25Retriever, LateInteractionRetriever, RecencyRetriever, RerankRetriever
 from tests import small_models
 
 PROFILE = Profile(
@@ -108,7 +108,7 @@ def test_rerank_is_the_order_of_predict() -> None:
     model = small_models.cross_encoder()
     query = "Who likes opals?"
     scores = model.predict([(query, record.text) for record in PROFILE], show_progress_bar=False)
-    found = RerankRetriever(BM25PlusRetriever(), model).retrieve(PROFILE, query, 4)
+    found = RerankRetriever(BM25Retriever(), model).retrieve(PROFILE, query, 4)
     assert [one.record for one in found] == [PROFILE[int(place)] for place in np.argsort(-scores)]
     assert [one.score for one in found] == pytest.approx(sorted(scores.tolist(), reverse=True), abs=1e-5)
     ranked = model.rank(query, [record.text for record in PROFILE])
@@ -149,14 +149,14 @@ def test_half_precision_weights_are_computed_in_the_dtype_of_the_fingerprint(tmp
 
 def test_which_retrievers_take_a_base_or_a_model() -> None:
     with pytest.raises(InvalidOptionError, match="a base is for diverse and rerank, and none of these itself"):
-        make_retriever("bm25", base="dense")
+        make_retriever("bm25-lamp", base="dense")
     with pytest.raises(InvalidOptionError, match="a base is for diverse and rerank"):
         make_retriever("rerank", base="diverse")
     with pytest.raises(InvalidOptionError, match="takes no model of its own"):
-        make_retriever("bm25", model="minilm")
+        make_retriever("bm25-lamp", model="minilm")
     with pytest.raises(InvalidOptionError, match=r"give it an encoder .*, was: 'hashing'"):
         make_retriever("dense", encoder=cast(Any, "hashing"))
     with pytest.raises(InvalidOptionError, match="compares vectors: give it an encoder"):
         make_retriever("rerank", base="dense")
     with pytest.raises(InvalidOptionError, match="compares vectors: give it an encoder"):
-        make_retriever("diverse", base="bm25")
+        make_retriever("diverse", base="bm25-lamp")

@@ -20,7 +20,7 @@ from persona.lamp.tasks import LampSplit, Question, lamp_task
 from persona.llm.load import load_llm
 from persona.personalizer import Personalizer
 from persona.records import Profile, Record
-from persona.retrievers import BM25PlusRetriever, EntityRetriever, RecencyRetriever, RelevanceRetriever
+from persona.retrievers import BM25Retriever, EntityRetriever, RecencyRetriever, RelevanceRetriever
 from persona.retrievers.background import GENERAL_QUESTIONS
 from persona.retrievers.record_vectors import Placed
 from persona.retrievers.relevance import CONFIG, WEIGHTS, CosineAdapter, UntrainedFilter, load_filter, read_queries
@@ -241,7 +241,7 @@ def test_general_questions_get_nothing_and_own_ones_keep_records(trained: Cosine
     unseen = split_of(40, seed=1)
     general = [f"how do I {verb} a {noun}?" for verb in ("mend", "buy", "paint", "clean") for noun in ("shed", "boat")]
     for judge, least in ((trained, 0.9), (load_filter("untrained", ENCODER), 0.8)):
-        retriever = RelevanceRetriever(BM25PlusRetriever(), judge, ENCODER)
+        retriever = RelevanceRetriever(BM25Retriever(), judge, ENCODER)
         profiles = [question.profile for question in unseen.questions]
         own = retriever.retrieve_batch(profiles, [unseen.task.query(one.input) for one in unseen.questions], 4)
         assert np.mean([bool(found) for found in own]) >= least
@@ -252,7 +252,7 @@ def test_general_questions_get_nothing_and_own_ones_keep_records(trained: Cosine
 def test_a_question_keeps_records_bare_and_in_the_words_of_its_task(trained: CosineAdapter) -> None:
     """An evaluation asks for what a question is about; a prompt brings the task's words along."""
     unseen = split_of(40, seed=1)
-    retriever = RelevanceRetriever(BM25PlusRetriever(), trained, ENCODER)
+    retriever = RelevanceRetriever(BM25Retriever(), trained, ENCODER)
     profiles = [question.profile for question in unseen.questions]
     for texts in ([unseen.task.query(one.input) for one in unseen.questions], [one.input for one in unseen.questions]):
         assert np.mean([bool(found) for found in retriever.retrieve_batch(profiles, texts, 1)]) >= 0.9

@@ -25,7 +25,6 @@ from persona.errors import InvalidOptionError
 from persona.protocols import Retriever
 from persona.records import Profile, Record, ScoredRecord
 from persona.retrievers import (
-    BM25PlusRetriever,
     BM25Retriever,
     DenseRetriever,
     DiverseRetriever,
@@ -33,6 +32,7 @@ from persona.retrievers import (
     EntityStore,
     HybridRetriever,
     KeyValueRetriever,
+    LampBM25Retriever,
     LateInteractionRetriever,
     MultiInterestRetriever,
     RandomRetriever,
@@ -48,19 +48,19 @@ from tests import small_models
 ENCODER = HashingEncoder(dim=64)
 
 MAKERS: dict[str, Callable[[ProfileStore | None], Retriever]] = {
+    "bm25-lamp": lambda store: LampBM25Retriever(store=store),
     "bm25": lambda store: BM25Retriever(store=store),
-    "bm25+": lambda store: BM25PlusRetriever(store=store),
     "dense": lambda store: DenseRetriever(ENCODER, store),
     "recency": lambda store: RecencyRetriever(),
     "random": lambda store: RandomRetriever(seed=3),
-    "hybrid": lambda store: HybridRetriever([BM25Retriever(store=store), DenseRetriever(ENCODER, store)]),
+    "hybrid": lambda store: HybridRetriever([LampBM25Retriever(store=store), DenseRetriever(ENCODER, store)]),
     "multi_interest": lambda store: MultiInterestRetriever(ENCODER, store),
-    "diverse": lambda store: DiverseRetriever(BM25PlusRetriever(store=store), ENCODER, store),
+    "diverse": lambda store: DiverseRetriever(BM25Retriever(store=store), ENCODER, store),
     "key_value": lambda store: KeyValueRetriever(ENCODER, store),
     "entities": lambda store: EntityRetriever(store),
     "late_interaction": lambda store: LateInteractionRetriever(small_models.multi_vector()),
     "rerank": lambda store: RerankRetriever(DenseRetriever(ENCODER, store), small_models.cross_encoder()),
-    "where": lambda store: WhereRetriever(BM25PlusRetriever(store=store), "time!=1999"),
+    "where": lambda store: WhereRetriever(BM25Retriever(store=store), "time!=1999"),
 }
 READS_A_STORE = [name for name in MAKERS if name not in ("recency", "random", "late_interaction")]
 
@@ -90,7 +90,7 @@ def fill(store: ProfileStore, histories: Mapping[str, Sequence[Record]]) -> None
                 )
             ]
         )
-    build_indexes(store, histories, retrievers=(BM25Retriever(), BM25PlusRetriever()))
+    build_indexes(store, histories, retrievers=(LampBM25Retriever(), BM25Retriever()))
     EntityStore(store).update(histories)
 
 
@@ -280,7 +280,7 @@ def test_other_records_under_a_stored_revision_are_ranked_by_their_own_text(case
 
 
 def test_changed_and_new_records_are_seen_before_they_are_embedded_or_indexed(store: ProfileStore) -> None:
-    for name in ("bm25", "bm25+", "dense", "hybrid"):
+    for name in ("bm25-lamp", "bm25", "dense", "hybrid"):
         user_id = f"ana-{name}"
         fill(store, {user_id: FILMS})
         retriever = MAKERS[name](store)
@@ -429,17 +429,17 @@ def test_hybrid_options() -> None:
         HybridRetriever([RecencyRetriever()], damping=-1)
 
 
-@pytest.mark.parametrize("make", [BM25Retriever, BM25PlusRetriever, lambda view: DenseRetriever(ENCODER, view=view)])
+@pytest.mark.parametrize("make", [LampBM25Retriever, BM25Retriever, lambda view: DenseRetriever(ENCODER, view=view)])
 def test_an_unknown_view_is_refused(make: Callable[..., Retriever]) -> None:
     with pytest.raises(InvalidOptionError, match="`view` must be one of text"):
         make(view="body")
 
 
-@pytest.mark.parametrize("name", ["bm25", "bm25+", "dense"])
+@pytest.mark.parametrize("name", ["bm25-lamp", "bm25", "dense"])
 def test_the_view_is_what_is_searched(name: str) -> None:
     makers: dict[str, Callable[..., Retriever]] = {
+        "bm25-lamp": LampBM25Retriever,
         "bm25": BM25Retriever,
-        "bm25+": BM25PlusRetriever,
         "dense": lambda view: DenseRetriever(ENCODER, view=view),
     }
     records = [Record("gone", target=target, id=target) for target in ("penguins", "seals", "bears")]
@@ -450,7 +450,7 @@ def test_the_view_is_what_is_searched(name: str) -> None:
 
 def test_reading_the_package_loads_nothing_heavy() -> None:
     script = (
-        "import sys, persona.retrievers as r; assert 'BM25Retriever' in dir(r);"
+        "import sys, persona.retrievers as r; assert 'LampBM25Retriever' in dir(r);"
         "print([name for name in ('numpy', 'torch', 'langchain_core', 'sqlalchemy') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

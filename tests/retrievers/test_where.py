@@ -13,13 +13,13 @@ from persona.errors import InvalidOptionError
 from persona.protocols import Retriever
 from persona.records import Profile, Record
 from persona.retrievers import (
-    BM25PlusRetriever,
     BM25Retriever,
     DenseRetriever,
     DiverseRetriever,
     EntityRetriever,
     HybridRetriever,
     KeyValueRetriever,
+    LampBM25Retriever,
     LateInteractionRetriever,
     MultiInterestRetriever,
     RandomRetriever,
@@ -33,18 +33,18 @@ from tests import small_models
 
 ENCODER = HashingEncoder(dim=64)
 RETRIEVERS: dict[str, Retriever] = {
+    "bm25-lamp": LampBM25Retriever(),
     "bm25": BM25Retriever(),
-    "bm25+": BM25PlusRetriever(),
     "dense": DenseRetriever(ENCODER),
     "recency": RecencyRetriever(),
     "random": RandomRetriever(),
-    "hybrid": HybridRetriever([BM25Retriever(), DenseRetriever(ENCODER)]),
+    "hybrid": HybridRetriever([LampBM25Retriever(), DenseRetriever(ENCODER)]),
     "multi_interest": MultiInterestRetriever(ENCODER),
     "diverse": DiverseRetriever(DenseRetriever(ENCODER), ENCODER),
     "key_value": KeyValueRetriever(ENCODER),
     "entities": EntityRetriever(),
     "late_interaction": LateInteractionRetriever(small_models.multi_vector()),
-    "rerank": RerankRetriever(BM25PlusRetriever(), small_models.cross_encoder()),
+    "rerank": RerankRetriever(BM25Retriever(), small_models.cross_encoder()),
 }
 REVIEW = Record("Moody.", target="5", time="2011-05-03", metadata={"genre": "crime drama", "time": "late", "n": "10"})
 

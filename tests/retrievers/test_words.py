@@ -1,4 +1,4 @@
-"""The words of `bm25+`, in several scripts."""
+"""The words of `bm25`, in several scripts."""
 
 from __future__ import annotations
 

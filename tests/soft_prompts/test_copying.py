@@ -32,7 +32,7 @@ from persona.llm.loss import TargetLoss
 from persona.llm.transformers import TransformersLM
 from persona.protocols import SOFT_PROMPT, TEXT, GenerationOptions, PersonalContext, Request
 from persona.records import Profile
-from persona.retrievers.bm25 import BM25Retriever
+from persona.retrievers.bm25 import LampBM25Retriever
 from persona.soft_prompts.channel import SoftPromptChannel
 from persona.soft_prompts.copy_training import _answered, _Copiers
 from persona.soft_prompts.copying import FEATURES, Copying, CopyLifts, CopySource, _Texts
@@ -75,7 +75,7 @@ def trained(tiny: Any, encoder: Any, out: Path, **options: Any) -> tuple[UserEmb
     )
     reader = HistoryReader(plug.config, encoder)
     report = train_plug(
-        plug, headlines(30), tiny, reader, replace(SMALL, **options), out=out, retriever=BM25Retriever()
+        plug, headlines(30), tiny, reader, replace(SMALL, **options), out=out, retriever=LampBM25Retriever()
     )
     return plug, report
 
@@ -338,7 +338,7 @@ def test_training_learns_what_to_copy_and_leaves_the_rest(tiny: Any, encoder: An
         HistoryReader(bare.config, encoder),
         SMALL,
         out=tmp_path / "bare",
-        retriever=BM25Retriever(),
+        retriever=LampBM25Retriever(),
     )
     for name, tensor in bare.state_dict().items():  # what else is trained does not notice
         assert torch.equal(tensor, plug.state_dict()[name]), name
@@ -387,7 +387,7 @@ def test_an_embedder_that_copies_can_be_trained_again(copier: Path, tiny: Any, e
     golds = {one.question.id: one.gold for one in asked}
     ratings = LampSplit(lamp_task("LaMP_3"), tuple(one.question for one in asked), golds, None)
     reader = HistoryReader(plug.config, encoder)
-    report = train_plug(plug, ratings, tiny, reader, SMALL, out=tmp_path, retriever=BM25Retriever())
+    report = train_plug(plug, ratings, tiny, reader, SMALL, out=tmp_path, retriever=LampBM25Retriever())
     assert report.copy_loss is not None
     assert plug.copying is not None
     assert int(plug.copying.counts.max()) <= int(plug.copying.texts) <= 5  # the scores
@@ -453,7 +453,7 @@ def test_a_run_stopped_while_it_learns_to_copy_ends_the_same(
 
     with pytest.raises(KeyboardInterrupt):
         train_plug(
-            plug, headlines(30), tiny, reader, SMALL, out=tmp_path, retriever=BM25Retriever(), copy_progress=stop
+            plug, headlines(30), tiny, reader, SMALL, out=tmp_path, retriever=LampBM25Retriever(), copy_progress=stop
         )
     again, _ = trained(tiny, encoder, tmp_path)
     assert again.fingerprint == load_user_embedder(copier).fingerprint
@@ -601,7 +601,7 @@ def test_rows_of_an_embedder_that_copies_and_their_controls(
 ) -> None:
     control, _ = trained(tiny, encoder, tmp_path / "without", without_user=True)
     plug = load_user_embedder(copier)
-    config = LampConfig(methods=("plug",), ks=(1,), beside="bm25", encoder="hashing")
+    config = LampConfig(methods=("plug",), ks=(1,), beside="bm25-lamp", encoder="hashing")
     report = run_lamp(headlines(5, "dev"), tiny, config, plugs=Plugs((plug,), (control,)), out=tmp_path / "run")
     rows = {(row.method, row.control) for row in report.rows}
     assert {("plug", None), ("plug", OTHER_USER), ("plug", EMPTY_HISTORY), ("plug", WITHOUT_USER)} <= rows

@@ -30,7 +30,7 @@ from persona.llm.loss import TargetLoss
 from persona.llm.transformers import TransformersLM
 from persona.protocols import GenerationOptions, PersonalContext, Request
 from persona.records import Profile
-from persona.retrievers.bm25 import BM25Retriever
+from persona.retrievers.bm25 import LampBM25Retriever
 from persona.retrievers.recency import RecencyRetriever
 from persona.soft_prompts.channel import SoftPromptChannel, soft_prompt_kind, soft_prompts, store_soft_prompts
 from persona.soft_prompts.embedder import load_user_embedder
@@ -76,7 +76,7 @@ def train(llm: Any, encoder: Any, out: Path, options: PlugTraining = SMALL, **ot
         HistoryReader(plug.config, encoder),
         options,
         out=out,
-        retriever=others.pop("retriever", None) or BM25Retriever(),
+        retriever=others.pop("retriever", None) or LampBM25Retriever(),
         **others,
     )
     return plug
@@ -257,7 +257,7 @@ def test_a_checkpoint_of_another_run_is_refused(llm: Any, encoder: Any, tmp_path
     with pytest.raises(InvalidOptionError, match="is the checkpoint of a run with other options"):
         train(llm, encoder, tmp_path, retriever=RecencyRetriever())
     with pytest.raises(InvalidOptionError, match="is the checkpoint of a run with other options"):
-        train(llm, encoder, tmp_path, retriever=BM25Retriever(view="target"))
+        train(llm, encoder, tmp_path, retriever=LampBM25Retriever(view="target"))
     with pytest.raises(InvalidOptionError, match="is the checkpoint of a run with other options, data or models"):
         train(llm, encoder, tmp_path, split=ratings(8, world=1))
     (tmp_path / CHECKPOINT).write_bytes(b"broken")
@@ -372,12 +372,14 @@ def test_bad_input_is_refused(llm: Any, encoder: Any, tmp_path: Path) -> None:
     plug = fresh(llm, encoder)
     reader = HistoryReader(plug.config, encoder)
     with pytest.raises(EvaluationError, match="this split has none"):
-        train_plug(plug, replace(ratings(4), golds=None), llm, reader, SMALL, out=tmp_path, retriever=BM25Retriever())
+        train_plug(
+            plug, replace(ratings(4), golds=None), llm, reader, SMALL, out=tmp_path, retriever=LampBM25Retriever()
+        )
     with pytest.raises(EvaluationError, match="at least 2 users, was: 1"):
-        train_plug(plug, ratings(1), llm, reader, SMALL, out=tmp_path, retriever=BM25Retriever())
+        train_plug(plug, ratings(1), llm, reader, SMALL, out=tmp_path, retriever=LampBM25Retriever())
     wide = UserEmbedder.for_llm(llm, encoder_dim=encoder.dim, encoder=encoder.fingerprint, n_tokens=600)
     with pytest.raises(InvalidOptionError, match="reads at most 511 tokens, 600 soft ones leave none"):
-        train_plug(wide, ratings(4), llm, reader, SMALL, out=tmp_path, retriever=BM25Retriever())
+        train_plug(wide, ratings(4), llm, reader, SMALL, out=tmp_path, retriever=LampBM25Retriever())
     with pytest.raises(InvalidOptionError, match="need a retriever"):
         train_plug(plug, ratings(4), llm, reader, SMALL, out=tmp_path)
     for rate in (0.0, float("nan"), float("inf")):
@@ -498,7 +500,7 @@ def test_a_batch_mixes_users_and_gives_each_their_own_answer(
     llm: Any, encoder: Any, store: ProfileStore, plug: UserEmbedder
 ) -> None:
     channel = SoftPromptChannel(plug, llm, encoder, store)
-    personalizer = Personalizer(llm, store, BM25Retriever(), k=1, channels=(channel,))
+    personalizer = Personalizer(llm, store, LampBM25Retriever(), k=1, channels=(channel,))
     questions = [(f"user-{user}", "review: The screen is superb and the battery is awful.") for user in (0, 1, 2, 0)]
     questions.append(("nobody", "review: Fine."))
     together = personalizer.batch(questions)
@@ -536,7 +538,7 @@ def test_records_are_sought_and_worded_as_in_training(
 ) -> None:
     asked: list[str] = []
 
-    class Asked(BM25Retriever):
+    class Asked(LampBM25Retriever):
         def retrieve_batch(self, profiles: Any, queries: Any, k: int) -> Any:
             asked.extend(queries)
             return super().retrieve_batch(profiles, queries, k)
@@ -546,7 +548,7 @@ def test_records_are_sought_and_worded_as_in_training(
     plug.note_task("LaMP_3")
     channel = SoftPromptChannel(plug, llm, encoder, store)
     answer = Personalizer(llm, store, Asked(), k=2, channels=(channel,)).generate("user-0", prompt)
-    found = [one.record for one in BM25Retriever().retrieve(profile, "The screen is superb.", 2)]
+    found = [one.record for one in LampBM25Retriever().retrieve(profile, "The screen is superb.", 2)]
     assert asked == ["The screen is superb."]
     assert answer.prompt == lamp_prompt(task, prompt, found, llm.tokenizer, max_length=1024).text
     assert [one.record for one in answer.records] == found
@@ -616,13 +618,13 @@ def test_rows_with_soft_prompts_stand_beside_their_controls(llm: Any, encoder: A
     rows = {row.name: row for row in report.rows}
     assert [name for name in rows if name.startswith("plug")] == [
         "plug",
-        "plug + bm25 k=1",
+        "plug + bm25-lamp k=1",
         f"plug, {OTHER_USER}",
-        f"plug + bm25 k=1, {OTHER_USER}",
+        f"plug + bm25-lamp k=1, {OTHER_USER}",
         f"plug, {EMPTY_HISTORY}",
-        f"plug + bm25 k=1, {EMPTY_HISTORY}",
+        f"plug + bm25-lamp k=1, {EMPTY_HISTORY}",
         f"plug, {WITHOUT_USER}",
-        f"plug + bm25 k=1, {WITHOUT_USER}",
+        f"plug + bm25-lamp k=1, {WITHOUT_USER}",
     ]
     assert len(rows["plug"].runs) == 2
     assert len(rows["none"].runs) == 1
@@ -663,13 +665,13 @@ def test_a_soft_prompt_and_lifted_words_in_one_row(llama_folder: Path, encoder: 
     rows = {row.name: row for row in run_lamp(split, llm, config, plugs=plugs).rows}
     assert [name for name in rows if name.startswith("plug")] == [
         "plug+vocabulary",
-        "plug+vocabulary + bm25 k=1",
+        "plug+vocabulary + bm25-lamp k=1",
         f"plug+vocabulary, {OTHER_USER}",
-        f"plug+vocabulary + bm25 k=1, {OTHER_USER}",
+        f"plug+vocabulary + bm25-lamp k=1, {OTHER_USER}",
         f"plug, {EMPTY_HISTORY}",
-        f"plug + bm25 k=1, {EMPTY_HISTORY}",
+        f"plug + bm25-lamp k=1, {EMPTY_HISTORY}",
         f"plug, {WITHOUT_USER}",
-        f"plug + bm25 k=1, {WITHOUT_USER}",
+        f"plug + bm25-lamp k=1, {WITHOUT_USER}",
     ]
     row, other = rows["plug+vocabulary"], rows[f"plug+vocabulary, {OTHER_USER}"]
     assert dict(row.predictions) == {letter: letter * 4 for letter in letters}

@@ -27,7 +27,7 @@ def store(store_url: str) -> Iterator[ProfileStore]:
     summary = json.dumps({"text": "likes style", "llm": "x", "records": {"r1": "h"}}).encode()
     store.put_indexes(
         [
-            StoredIndex("ana", "bm25+:text", profile.revision, b"\x00\x01\x02"),
+            StoredIndex("ana", "bm25:text", profile.revision, b"\x00\x01\x02"),
             StoredIndex("ana", "summary:free", profile.revision, summary),
         ]
     )
@@ -41,7 +41,7 @@ def test_everything_is_there_and_nobody_elses(store: ProfileStore) -> None:
     (matrix,) = held.vectors
     assert (matrix.fingerprint, matrix.rows, matrix.dim, matrix.fresh, matrix.size) == ("toy|view=text", 1, 4, True, 8)
     binary, summary = held.indexes
-    assert (binary.kind, binary.content, binary.size, binary.fresh) == ("bm25+:text", None, 3, True)
+    assert (binary.kind, binary.content, binary.size, binary.fresh) == ("bm25:text", None, 3, True)
     assert (summary.kind, summary.content["text"]) == ("summary:free", "likes style")
     assert held.adapters == ()
     assert set(held.others.values()) <= {0}

@@ -14,7 +14,6 @@ from persona.eval.adapters import AdapterRequest
 from persona.eval.lamp_config import Progress
 from persona.lamp.tasks import Question
 from persona.protocols import GenerationOptions, LanguageModel, Request, answer_settings
-from persona.soft_prompts.copying import CopyLifts
 
 CHUNK = 64
 """Answers that are asked for, saved and reported together."""
@@ -70,7 +69,7 @@ class Answers:
             parts.append(hashlib.blake2b(request.soft_prompt.float().numpy().tobytes()).hexdigest())
         if request.lifts:
             lifts = request.lifts
-            parts.append(lifts.fingerprint if isinstance(lifts, CopyLifts) else sorted(lifts.items()))
+            parts.append(sorted(lifts.items()) if isinstance(lifts, Mapping) else lifts.fingerprint)
         if isinstance(request, AdapterRequest):
             parts.append([request.adapter, request.identity])
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

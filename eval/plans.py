@@ -35,9 +35,8 @@ from persona.eval.lamp_config import (
 from persona.eval.soft_prompts import Plugs, SoftPrompts
 from persona.eval.summary_rows import SUMMARY_METHODS, summary_rows
 from persona.lamp.tasks import LampSplit, Question
-from persona.llm.logits import Lifts
 from persona.prompts import LampPrompt, lamp_prompt
-from persona.protocols import SOFT_PROMPT, LanguageModel, Request, Retriever
+from persona.protocols import SOFT_PROMPT, LanguageModel, Lifts, Request, Retriever
 from persona.records import Profile
 
 if TYPE_CHECKING:

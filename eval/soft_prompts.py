@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from persona.encoders.user_vectors import UserVectorFile
 from persona.errors import InvalidOptionError
-from persona.llm.logits import Lifts
-from persona.protocols import RecordEncoder
+from persona.protocols import Lifts, RecordEncoder
 from persona.records import Profile
 from persona.soft_prompts.channel import soft_prompts
 from persona.soft_prompts.histories import History, HistoryBatch, history_reader, history_views

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from persona.records import Profile, ScoredRecord
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-
-    from persona.soft_prompts.copying import CopyLifts
+    from numpy.typing import NDArray
 
 TEXT = "text"
 SOFT_PROMPT = "soft_prompt"
@@ -88,6 +87,28 @@ class TextTokenizer(Protocol):
         ...
 
 
+class StepLifts(Protocol):
+    """Lifts that depend on what was written of the answer so far."""
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """Ids of the tokens that may be lifted, ascending.  # (tokens,)"""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Two of the same change an answer in the same way."""
+        ...
+
+    def after(self, written: Sequence[int]) -> NDArray[np.float32]:
+        """What is added to the score of each of `tokens`, once the tokens `written` stand.  # (tokens,)"""
+        ...
+
+
+Lifts: TypeAlias = Mapping[int, float] | StepLifts
+"""What is added to the scores of an answer's next token: by token id, or by token id and what was written before."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PersonalContext:
     """What the channels found for one request, before it is put into a prompt.
@@ -108,7 +129,7 @@ class PersonalContext:
     soft_prompt: torch.Tensor | None = None
     neutral: bool = False
     adapter: str | None = None
-    lifts: Mapping[int, float] | CopyLifts | None = None
+    lifts: Lifts | None = None
 
 
 Channel = Callable[[Sequence[Profile], Sequence[str], Sequence[PersonalContext]], list[PersonalContext]]
@@ -131,7 +152,7 @@ class Request:
     prompt: str
     soft_prompt: torch.Tensor | None = None
     adapter: str | None = None
-    lifts: Mapping[int, float] | CopyLifts | None = None
+    lifts: Lifts | None = None
 
 
 class AdapterSource(Protocol):

@@ -3,8 +3,8 @@
 >>> llm.generate([Request("A title, please: ...", lifts={1012: 1.5}), Request("Another ...")], options)
 
 ``scores[row, token] += lifts[row][token]`` at every step, on logits with greedy decoding and on log-probabilities with
-beams; with `persona.soft_prompts.copying.CopyLifts` what is added depends on what the row has written. A row without lifts keeps its
-scores to the last bit, whatever its neighbours lift.
+beams; with `persona.protocols.StepLifts` what is added depends on what the row has written. A row without lifts keeps
+its scores to the last bit, whatever its neighbours lift.
 """
 
 from __future__ import annotations
@@ -18,10 +18,7 @@ import torch
 from transformers import LogitsProcessor
 
 from persona.errors import InvalidOptionError
-from persona.soft_prompts.copying import CopyLifts
-
-Lifts = Mapping[int, float] | CopyLifts
-"""What is added to the scores of one answer's tokens."""
+from persona.protocols import Lifts, StepLifts
 
 
 class TokenLifts(LogitsProcessor):
@@ -36,11 +33,11 @@ class TokenLifts(LogitsProcessor):
     def __init__(self, lifts: Sequence[Lifts | None], num_beams: int, forced: int = 0) -> None:
         self._beams, self._forced = num_beams > 1, forced
         of_rows = [(place * num_beams + beam, each) for place, each in enumerate(lifts) for beam in range(num_beams)]
-        self._copied = [(row, each) for row, each in of_rows if isinstance(each, CopyLifts)]
+        self._copied = [(row, each) for row, each in of_rows if each and not isinstance(each, Mapping)]
         places = [
             (row, token, value)
             for row, each in of_rows
-            if each and not isinstance(each, CopyLifts)
+            if each and isinstance(each, Mapping)
             for token, value in each.items()
         ]
         rows, tokens, values = zip(*places, strict=True) if places else ((), (), ())
@@ -98,8 +95,7 @@ def check_lifts(lifts: Lifts | None, config: Any) -> Lifts | None:
     if not lifts:
         return None
     size = vocabulary_size(config)
-    numbers = lifts.items() if not isinstance(lifts, CopyLifts) else _extremes(lifts)
-    for token, value in numbers:
+    for token, value in lifts.items() if isinstance(lifts, Mapping) else _first_step(lifts):
         if token < 0 or (size is not None and token >= size):
             raise InvalidOptionError(
                 f"lifts must be for token ids from 0 to {(size or 0) - 1}, was given one for: {token}"
@@ -116,7 +112,6 @@ def vocabulary_size(config: Any) -> int | None:
     return next((int(size) for size in sizes if size), None)
 
 
-def _extremes(lifts: CopyLifts) -> list[tuple[int, float]]:
-    """The smallest and the largest token id, with the sum of all weights: finite if all are."""
-    whole = float(np.abs(lifts.weights).sum())
-    return [(int(token), whole) for token in (lifts.tokens.min(initial=0), lifts.tokens.max(initial=0))]
+def _first_step(lifts: StepLifts) -> list[tuple[int, float]]:
+    """The lifts of an answer's first token."""
+    return list(zip(lifts.tokens.tolist(), lifts.after(()).tolist(), strict=True))

@@ -34,11 +34,11 @@ from persona.errors import GenerationError, InvalidOptionError, ModelLoadError
 from persona.llm.checkpoint import hash_parameters
 from persona.llm.checks import check_options, check_requests
 from persona.llm.decoding import NOISE, BeamMargin, GreedyMargin, MarginWatch
-from persona.llm.logits import Lifts, TokenLifts, check_lifts
+from persona.llm.logits import TokenLifts, check_lifts
 from persona.llm.median_decoding import MedianDecoding
 from persona.llm.prompt_tokens import ChatTemplate, Overlong, PromptEncoder
 from persona.llm.tokenizers import HuggingFaceTokenizer
-from persona.protocols import LORA, SOFT_PROMPT, TEXT, VOCABULARY, AdapterSource, GenerationOptions, Request
+from persona.protocols import LORA, SOFT_PROMPT, TEXT, VOCABULARY, AdapterSource, GenerationOptions, Lifts, Request
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -9,7 +9,7 @@ query and stand for the cluster:
 
 The paper's rule is b = 0; then the records that are taken lie at the edges of the clusters, next to the query and to
 one another. For the same reason the clusters are many, two for each unit of the root of the records, and the tightest
-of five attempts. All three were chosen on training users of three LaMP-style sets (docs/results.md).
+of five attempts. All three were chosen on training users of three LaMP-style sets (docs/results/retrieval.md).
 
 Rounded shares need not add up to k, nor be nested from k to k + 1. So the places are dealt one by one, the next one
 to the cluster with the greatest p(c|u) / (2 places so far + 1) (Sainte-Laguë's method), which rounds as well as it can

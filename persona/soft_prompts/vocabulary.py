@@ -13,7 +13,7 @@ of records without a target, from their texts. Special tokens are never lifted.
 >>> Personalizer(llm, store, retriever, channels=(channel,))                                    # doctest: +SKIP
 
 With ``beta=0``, the default, the channel adds nothing and every answer is the same to the bit. What it does to scores
-was measured (docs/results.md): look there before you switch it on.
+was measured (docs/results/vocabulary.md): look there before you switch it on.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def test_the_published_numbers_from_a_generated_twin() -> None:
 
 @pytest.mark.slow
 def test_one_vector_breaks_where_words_and_many_vectors_do_not() -> None:
-    """A part of the small set; the whole is in docs/results.md."""
+    """A part of the small set; the whole is in docs/results/retrieval.md."""
     from persona.encoders.load import load_encoder
 
     whole = make_limit()

@@ -224,7 +224,7 @@ def test_an_answer_is_an_answer(tiny: Tiny) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "share"), [("LaMP_2", 0.4), ("LaMP_3", 0.35), ("LaMP_4", 0.65)])
 def test_its_user_embedders_know_the_user(task: str, share: float) -> None:
-    """The soft tokens of the right user; how much they win is measured on more users, in docs/results.md."""
+    """The soft tokens of the right user; how much they win is measured on more users, in docs/results/user-embedders.md."""
     asked = list(World(0).questions(task, "dev", 60))
     golds = {one.question.id: one.gold for one in asked}
     split = LampSplit(lamp_task(task), tuple(one.question for one in asked), golds, lamp_task(task).labels)

@@ -18,14 +18,13 @@ A user for whom the bank says that the prior does better gets the prior, whateve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from persona.adapters.bank import PUBLISHED, AdapterBank
 from persona.adapters.family import Family
+from persona.channels import Ask, Channel, Contribution
 from persona.errors import InvalidOptionError, UnknownAdapterError
-from persona.protocols import PRIOR_ADAPTER, PersonalContext
-from persona.records import Profile
+from persona.protocols import ADAPTER, PRIOR_ADAPTER
 
 POLICIES = ("error", "prior", "base")
 
@@ -37,7 +36,7 @@ class BankedAdapters(Protocol):
     family: Family
 
 
-class LoraChannel:
+class LoraChannel(Channel):
     """See the module.
 
     Args:
@@ -48,25 +47,24 @@ class LoraChannel:
         InvalidOptionError: if there is no such policy.
     """
 
+    name = "adapter"
+    requires = ADAPTER
+
     def __init__(self, pool: BankedAdapters, *, missing: str = "error") -> None:
         if missing not in POLICIES:
             raise InvalidOptionError(f"`missing` must be one of {', '.join(POLICIES)}, was: {missing!r}")
         self.pool = pool
         self.missing = missing
 
-    def __call__(
-        self, profiles: Sequence[Profile], prompts: Sequence[str], contexts: Sequence[PersonalContext]
-    ) -> list[PersonalContext]:
-        """`contexts`, each with the name of its user's adapter.
+    def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
+        """The name of the adapter of each user.
 
         Raises:
             UnknownAdapterError: if a user has none and the policy is ``"error"``.
         """
-        chosen = {user_id: self.adapter_of(user_id) for user_id in {profile.user_id for profile in profiles}}
-        return [
-            replace(context, adapter=chosen[profile.user_id])
-            for profile, context in zip(profiles, contexts, strict=True)
-        ]
+        chosen = {user_id: self.adapter_of(user_id) for user_id in {ask.profile.user_id for ask in asks}}
+        adapters = [chosen[ask.profile.user_id] for ask in asks]
+        return [Contribution(adapter=adapter, personal=adapter != PRIOR_ADAPTER) for adapter in adapters]
 
     def adapter_of(self, user_id: str) -> str | None:
         """The name of the user's adapter, `PRIOR_ADAPTER`, or None for the plain model; errors as in a call."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from persona.assembly import make_retriever
+from persona.assembly import RetrieverOptions, make_retriever
 from persona.eval.bootstrap import bootstrap_interval, paired_bootstrap
 from persona.eval.metrics import ROUGE_1, ROUGE_L, evaluate
 from persona.eval.p_cover import p_cover
@@ -50,7 +50,7 @@ def main() -> None:
     background = TokenBackground.from_texts(llm, titles)
     prompts = [question.input for question in questions]
     if arguments.k:
-        found = make_retriever("bm25-lamp", view=split.task.view).retrieve_batch(
+        found = make_retriever("bm25-lamp", RetrieverOptions(view=split.task.view)).retrieve_batch(
             [question.profile for question in questions],
             [split.task.query(question.input) for question in questions],
             arguments.k,

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from persona.assembly import make_retriever
+from persona.assembly import RetrieverOptions, make_retriever
 from persona.eval.world.bounds import no_user_score, oracle_score
 from persona.eval.world.world import WORLD_TASKS, World
 from persona.lamp.tasks import LampSplit
@@ -234,7 +234,7 @@ def _example(split: LampSplit, report: LampReport) -> DemoExample:
     assert split.golds is not None
     question = split.questions[0]
     k = max(report.config.ks)
-    retriever = make_retriever(EXAMPLE_METHOD, view=split.task.view)
+    retriever = make_retriever(EXAMPLE_METHOD, RetrieverOptions(view=split.task.view))
     answers = {row.name: row.predictions[question.id] for row in report.rows}
     return DemoExample(
         task=split.task.name,

@@ -56,7 +56,6 @@ class LampConfig:
         base: for the retrievers in `persona.assembly.BASES`, the one that finds what they look at; None takes the one
             there.
         retriever_model: the model of the retrievers that have one of their own; None takes theirs.
-        interest_neighbours: for ``multi_interest``, so many of the other users smooth the shares of interests.
         where: retrievers are handed only the records that fit, e.g. ``"time>=2011"``; None hands them all.
         relevance: a relevance filter over every retriever, ``"untrained"`` or a folder; None filters nothing.
         judge: what the filter judges, one of `persona.retrievers.relevance.JUDGED`.
@@ -80,7 +79,6 @@ class LampConfig:
     encoder: str = "minilm"
     base: str | None = None
     retriever_model: str | None = None
-    interest_neighbours: int = 0
     where: str | None = None
     relevance: str | None = None
     judge: str = "question"

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from persona.assembly import make_retriever, needs_encoder
+from persona.assembly import RetrieverOptions, make_retriever, needs_encoder
 from persona.errors import InvalidOptionError
 from persona.eval.limit_words import FIRST_NAMES, LAST_NAMES, THINGS
 from persona.protocols import RecordEncoder, Retriever
@@ -188,8 +188,8 @@ def run_limit(
     retrievers = {
         name: make_retriever(
             name,
+            RetrieverOptions(model=model if name == "late_interaction" else None),
             encoder=encoder if needs_encoder(name) else None,
-            model=model if name == "late_interaction" else None,
         )
         for name in methods
     }

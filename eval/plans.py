@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from persona.assembly import make_retrievers, needs_encoder
+from persona.assembly import RetrieverOptions, make_retrievers, needs_encoder
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, Adapters, UserAdapters, check_llm
 from persona.eval.lamp_config import (
@@ -34,9 +34,10 @@ from persona.eval.lamp_config import (
 )
 from persona.eval.soft_prompts import Plugs, SoftPrompts
 from persona.eval.summary_rows import SUMMARY_METHODS, summary_rows
+from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import LampSplit, Question
-from persona.prompts import LampPrompt, lamp_prompt
 from persona.protocols import SOFT_PROMPT, LanguageModel, Lifts, Request, Retriever
+from persona.protocols import BuiltPrompt as LampPrompt
 from persona.records import Profile
 
 if TYPE_CHECKING:
@@ -409,7 +410,7 @@ def _parts(
     used = plugs if config.with_plug else None
     embedded = used is not None and used.vectors is None
     wanted = config.retrievers
-    compared = any(needs_encoder(name, config.base) for name in wanted)
+    compared = any(needs_encoder(name, RetrieverOptions(base=config.base)) for name in wanted)
     encoder = store = relevance = None
     if embedded or compared or config.relevance is not None:
         from persona.encoders.embedding import embed_users
@@ -431,16 +432,17 @@ def _parts(
             )
     made = make_retrievers(
         wanted,
-        base=config.base,
-        model=config.retriever_model,
-        neighbours=config.interest_neighbours,
+        RetrieverOptions(
+            view=split.task.view,
+            seed=config.seed,
+            base=config.base,
+            model=config.retriever_model,
+            where=config.where,
+            relevance=relevance,
+            judge=config.judge,
+        ),
         encoder=encoder,
         store=store,
-        view=split.task.view,
-        seed=config.seed,
-        where=config.where,
-        relevance=relevance,
-        judge=config.judge,
     )
     retrievers = {name: made[name] for name in names}
     if used is None:

@@ -36,8 +36,9 @@ from persona.eval.lamp_config import Progress
 from persona.eval.metrics import METRICS, Array, Metric, evaluate
 from persona.eval.rouge import rouge_1, rouge_l
 from persona.files import write_atomically
-from persona.lamp.prompts import LampPrompt, lamp_prompt
+from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import LampSplit, Question
+from persona.protocols import BuiltPrompt as LampPrompt
 from persona.protocols import GenerationOptions, LanguageModel, Request, Retriever
 from persona.records import Profile
 from persona.version import __version__

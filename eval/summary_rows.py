@@ -31,13 +31,14 @@ from pathlib import Path
 import numpy as np
 
 from persona.errors import InvalidOptionError
-from persona.lamp.prompts import LampPrompt, lamp_prompt
+from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import LampSplit, LampTask, Question
 from persona.prompts import quoted
+from persona.protocols import BuiltPrompt as LampPrompt
 from persona.protocols import LanguageModel, Request, Retriever, TextTokenizer, answer_settings
 from persona.records import Profile, Record
 from persona.summaries.statistics import profile_stats
-from persona.summaries.written import INSTRUCT, TASK, TYPICAL_RECORD, prompt_version, write_summaries
+from persona.summaries.written import INSTRUCT, TASK, prompt_version, write_summaries
 
 STATS, SUMMARY, BOTH = SUMMARY_METHODS = ("stats", "summary", "stats+summary")
 """Names of the methods: exact statistics, what an LLM wrote, and both."""
@@ -67,7 +68,7 @@ def summary_form(task: LampTask, form: str) -> str:
     """
     if form not in SUMMARY_FORMS:
         raise InvalidOptionError(f"`summary_form` must be one of {', '.join(SUMMARY_FORMS)}, was: {form!r}")
-    return form if task.name in TYPICAL_RECORD else SENTENCE
+    return form if task.typical_record is not None else SENTENCE
 
 
 def summary_prompt(
@@ -96,7 +97,7 @@ def summary_prompt(
         return lamp_prompt(task, input, records, tokenizer, max_length=max_length)
     input_tokens, special = tokenizer.count(input), tokenizer.count("")
     if summary_form(task, form) == RECORD:
-        typical = [Record(TYPICAL_RECORD[task.name], target=each) for each in summaries]
+        typical = [Record(task.typical_record or "", target=each) for each in summaries]
         built = lamp_prompt(task, input, [*typical, *records], tokenizer, max_length=max_length)
         return LampPrompt(built.text, tuple(one for one in built.records if one not in typical), built.tokens_added)
     room = (max_length - input_tokens) // 2

@@ -15,7 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from persona.assembly import make_retriever
+from persona.assembly import RetrieverOptions, make_retriever
 from persona.lamp.tasks import LampTask, Question
 from persona.records import Record, ScoredRecord
 
@@ -100,7 +100,7 @@ def yardsticks(
         for name, predict in constants.items()
     }
     longest = max((len(question.profile) for question in questions), default=0)
-    ranked = make_retriever("bm25-lamp", view=task.view).retrieve_batch(
+    ranked = make_retriever("bm25-lamp", RetrieverOptions(view=task.view)).retrieve_batch(
         [question.profile for question in questions],
         [task.query(question.input) for question in questions],
         max(longest, 1),

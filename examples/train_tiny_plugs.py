@@ -16,7 +16,7 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
 from persona import UserEmbedder, load_encoder, load_llm
-from persona.assembly import make_retriever
+from persona.assembly import RetrieverOptions, make_retriever
 from persona.eval.world.world import WORLD_TASKS, World
 from persona.llm.transformers import TransformersLM
 from persona.readers import read_split
@@ -54,7 +54,7 @@ def main() -> None:
                 HistoryReader(plug.config, encoder),
                 PlugTraining(steps=options.steps, learning_rate=LEARNING_RATES[task], seed=options.seed, patience=6),
                 out=options.out / task,
-                retriever=make_retriever("bm25-lamp", view=split.task.view),
+                retriever=make_retriever("bm25-lamp", RetrieverOptions(view=split.task.view)),
                 progress=lambda done, total, loss, best, bar=bar: bars.update(bar, completed=done),  # type: ignore[misc]
                 new_user_progress=lambda done, total, loss, best, bar=bar: bars.update(  # type: ignore[misc]
                     bar, completed=options.steps + done, total=options.steps + total

@@ -12,7 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from persona.assembly import PersonalizationOptions as PersonalizationOptions
+    from persona.assembly import RetrieverOptions as RetrieverOptions
     from persona.assembly import make_retriever as make_retriever
+    from persona.assembly import personalize as personalize
+    from persona.channels import Channel as Channel
+    from persona.channels import Contribution as Contribution
     from persona.encoders.embedding import embed_users as embed_users
     from persona.encoders.load import load_encoder as load_encoder
     from persona.errors import PersonaError as PersonaError
@@ -20,7 +25,6 @@ if TYPE_CHECKING:
     from persona.llm.load import load_llm as load_llm
     from persona.personalizer import Generation as Generation
     from persona.personalizer import Personalizer as Personalizer
-    from persona.personalizer import personalize as personalize
     from persona.readers import read_records as read_records
     from persona.records import Profile as Profile
     from persona.records import Record as Record
@@ -31,31 +35,39 @@ if TYPE_CHECKING:
 from persona.version import __version__ as __version__
 
 _PLACES = {
+    "Channel": "persona.channels",
+    "Contribution": "persona.channels",
     "Generation": "persona.personalizer",
     "PersonaError": "persona.errors",
+    "PersonalizationOptions": "persona.assembly",
     "PersonalizedRunnable": "persona.langchain",
     "Personalizer": "persona.personalizer",
     "Profile": "persona.records",
     "ProfileStore": "persona.store.profile_store",
     "Record": "persona.records",
+    "RetrieverOptions": "persona.assembly",
     "SoftPromptChannel": "persona.soft_prompts.channel",
     "UserEmbedder": "persona.soft_prompts.embedder",
     "embed_users": "persona.encoders.embedding",
     "load_encoder": "persona.encoders.load",
     "load_llm": "persona.llm.load",
     "make_retriever": "persona.assembly",
-    "personalize": "persona.personalizer",
+    "personalize": "persona.assembly",
     "read_records": "persona.readers",
 }
 
 __all__ = [
+    "Channel",
+    "Contribution",
     "Generation",
     "PersonaError",
+    "PersonalizationOptions",
     "PersonalizedRunnable",
     "Personalizer",
     "Profile",
     "ProfileStore",
     "Record",
+    "RetrieverOptions",
     "SoftPromptChannel",
     "UserEmbedder",
     "embed_users",

@@ -1,25 +1,46 @@
-"""Part names and where their classes live; a class is imported when it is first asked for.
+"""Names become parts here, and nowhere else: for `personalize`, the command line, the evaluation and trainings.
 
 >>> make_retriever("bm25")
 BM25Retriever(...)
+>>> options = PersonalizationOptions(retriever="recency", k=1)
+>>> with assembled(load_llm("tiny"), "sqlite:///persona.db", options) as personalizer:          # doctest: +SKIP
+...     personalizer.generate("critic-7", "What is the score of the following review ...").text
 
-A name here is the name on the command line (`--retriever bm25`) and in result files.
+A name here is the name on the command line (``--retriever bm25``) and in result files. A part's class is imported when
+it is first asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from persona.channels import Channel
 from persona.errors import InvalidOptionError, UnknownPartError
-from persona.protocols import RecordEncoder, Retriever
+from persona.lamp.prompts import LampWording
+from persona.lamp.tasks import lamp_task
+from persona.personalizer import Personalizer
+from persona.prompts import PromptBuilder
+from persona.protocols import GenerationOptions, LanguageModel, RecordEncoder, Retriever
+from persona.records import check_user_id
+from persona.settings import Settings, open_store
 
 if TYPE_CHECKING:
+    from persona.adapters.bank import AdapterBank
+    from persona.encoders.user_vectors import UserVectorFile
     from persona.retrievers.relevance import RelevanceFilter
+    from persona.soft_prompts.embedder import UserEmbedder
     from persona.store.profile_store import ProfileStore
+
+FREE = "free"
+"""The task of a prompt that is of no LaMP task."""
+
+MISSING_ADAPTER = ("error", "prior", "base")
+"""What a user without an adapter may get: an error, the shared prior, or the plain LLM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +65,7 @@ RETRIEVERS: Mapping[str, Part] = {
     "hybrid": Part("persona.retrievers.hybrid:HybridRetriever", ("retrievers",)),
     "multi_interest": Part(
         "persona.retrievers.multi_interest:MultiInterestRetriever",
-        ("encoder", "store", "view", "seed", "interests", "neighbours"),
+        ("encoder", "store", "view", "seed"),
     ),
     "diverse": Part("persona.retrievers.diverse:DiverseRetriever", ("base", "encoder", "store", "view")),
     "key_value": Part("persona.retrievers.key_value:KeyValueRetriever", ("encoder", "store")),
@@ -58,18 +79,46 @@ NEEDS_ENCODER = frozenset({"dense", "hybrid", "multi_interest", "diverse", "key_
 """Retrievers that compare vectors and so need an encoder."""
 
 BASES: Mapping[str, str] = {"diverse": "dense", "rerank": "bm25"}
-"""Retrievers that look once more at what another one found, and which one that is if not told."""
-
-SHARES = "multi_interest"
-"""The retriever whose shares the neighbours smooth."""
+"""Retrievers that reorder what another one found, and their default for that one."""
 
 WITH_MODEL = frozenset(name for name, part in RETRIEVERS.items() if "model" in part.needs)
 """Retrievers that read texts with a model of their own."""
 
 
-def needs_encoder(name: str, base: str | None = None, relevance: object = None) -> bool:
-    """Whether the retriever called `name`, what it rests on, or a filter over it needs an encoder."""
-    return relevance is not None or name in NEEDS_ENCODER or (name in BASES and (base or BASES[name]) in NEEDS_ENCODER)
+@dataclass(frozen=True, slots=True)
+class RetrieverOptions:
+    """How a retriever is made, besides its name.
+
+    Attributes:
+        view: the view of a record that is searched (`Record.view`).
+        seed: for those that draw at random.
+        base: for those in `BASES`, the retriever whose records they reorder; None takes the default.
+        model: the multi-vector model of ``late_interaction`` or the cross-encoder of ``rerank``, a folder or hub id;
+            None takes their default.
+        where: search only the records that fit, e.g. ``"time>=2011"`` (`persona.retrievers.where`).
+        relevance: return nothing where nothing is relevant: a filter, or what `load_filter` takes.
+        judge: what the filter judges, the ``question`` or each ``record`` (`persona.retrievers.relevance.JUDGED`).
+    """
+
+    view: str = "text"
+    seed: int = 0
+    base: str | None = None
+    model: str | None = None
+    where: str | None = None
+    relevance: RelevanceFilter | str | Path | None = None
+    judge: str = "question"
+
+    def of(self, name: str) -> RetrieverOptions:
+        """Without the base and the model, where the retriever called `name` takes none."""
+        return replace(
+            self, base=self.base if name in BASES else None, model=self.model if name in WITH_MODEL else None
+        )
+
+
+def needs_encoder(name: str, options: RetrieverOptions = RetrieverOptions()) -> bool:
+    """Whether the retriever called `name`, its base, or a filter over it needs an encoder."""
+    base = options.base or BASES.get(name)
+    return options.relevance is not None or name in NEEDS_ENCODER or base in NEEDS_ENCODER
 
 
 def check_retriever(name: str) -> None:
@@ -84,122 +133,292 @@ def check_retriever(name: str) -> None:
 
 def make_retriever(
     name: str,
+    options: RetrieverOptions = RetrieverOptions(),
     *,
     encoder: RecordEncoder | None = None,
     store: ProfileStore | None = None,
-    view: str = "text",
-    seed: int = 0,
-    base: str | None = None,
-    model: str | None = None,
-    neighbours: int = 0,
-    where: str | None = None,
-    relevance: RelevanceFilter | str | Path | None = None,
-    judge: str = "question",
 ) -> Retriever:
-    """The retriever called `name`, and what is wanted over it.
+    """The retriever called `name`.
 
     Args:
         name: one of `RETRIEVERS`.
-        encoder: needed by those in `NEEDS_ENCODER`.
-        store: where stored vectors and indexes are read from; without it they are made from the records at hand.
-        view: the view of a record that is searched (`Record.view`).
-        seed: for the random one, and the clusters of ``multi_interest``.
-        base: for those in `BASES`, the retriever that finds what they look at once more; None takes the one there.
-        model: the multi-vector model of ``late_interaction`` (None: ``minilm``), or the cross-encoder of ``rerank``
-            (None: `persona.retrievers.rerank.RERANKER`); a folder or hub id.
-        neighbours: for ``multi_interest``, so many users of `store` who are most like this one smooth the shares of the
-            interests (`persona.retrievers.multi_interest.SharedInterests`); 0 looks at nobody else.
-        where: it is handed only the records that fit (`persona.retrievers.where`).
-        relevance: nothing where nothing is relevant: a filter, or what `load_filter` takes; needs the encoder.
-        judge: what the filter judges, the ``question`` or each ``record`` (`persona.retrievers.relevance.JUDGED`).
+        options: how it is made.
+        encoder: needed by those in `NEEDS_ENCODER`, and by a relevance filter.
+        store: where stored vectors are read from; without it they are made from the records at hand.
 
     Raises:
         UnknownPartError: if there is no retriever of that name.
-        InvalidOptionError: if it needs an encoder and none was given, or takes no `base`, `model` or `neighbours`
-            and one was given, or there are no users to be neighbours, or `where` is no condition.
+        InvalidOptionError: if it needs an encoder and none was given, or takes no `base` or `model` and one was given,
+            or `where` is no condition.
         ModelLoadError: if there is no such model, or no such filter.
         FingerprintMismatchError: if the filter was trained on vectors of another encoder.
     """
     check_retriever(name)
+    _check_options(name, options, encoder)
     part = RETRIEVERS[name]
-    if base is not None and (name not in BASES or base in BASES):
-        raise InvalidOptionError(
-            f"a base is for {' and '.join(BASES)}, and none of these itself, was: {base!r} for {name!r}"
-        )
-    if model is not None and "model" not in part.needs:
-        raise InvalidOptionError(f"the retriever {name!r} takes no model of its own, was: {model!r}")
-    if needs_encoder(name, base) and not hasattr(encoder, "fingerprint"):
-        given = "" if encoder is None else f", was: {encoder!r:.80}"
-        raise InvalidOptionError(
-            f"the retriever {name!r} compares vectors: give it an encoder (persona.load_encoder('minilm')){given}"
-        )
-    options: dict[str, object] = {"encoder": encoder, "store": store, "view": view, "seed": seed}
+    given: dict[str, object] = {"encoder": encoder, "store": store, "view": options.view, "seed": options.seed}
+    inner = replace(options, base=None, model=None, where=None, relevance=None, judge="question")
     if "retrievers" in part.needs:
-        options["retrievers"] = [
-            make_retriever(one, encoder=encoder, store=store, view=view, seed=seed) for one in ("bm25", "dense")
-        ]
+        given["retrievers"] = [make_retriever(one, inner, encoder=encoder, store=store) for one in ("bm25", "dense")]
     if "base" in part.needs:
-        options["base"] = make_retriever(base or BASES[name], encoder=encoder, store=store, view=view, seed=seed)
-    if model is not None:
-        options["model"] = model
-    if neighbours and name != SHARES:
-        raise InvalidOptionError(f"neighbours are for {SHARES}, was: {neighbours} for {name!r}")
-    if neighbours and (store is None or encoder is None):
-        raise InvalidOptionError(f"the neighbours of {SHARES} are read from a store: give it one")
-    if neighbours:
-        from persona.retrievers.multi_interest import SharedInterests
-        from persona.store.vectors import vector_fingerprint
-
-        assert store is not None
-        assert encoder is not None
-        options["interests"] = SharedInterests.from_store(store, vector_fingerprint(encoder, view), seed=seed)
-        options["neighbours"] = neighbours
-    made = cast(Retriever, part.load()(**{need: options[need] for need in part.needs if need in options}))
-    if relevance is not None:
+        given["base"] = make_retriever(options.base or BASES[name], inner, encoder=encoder, store=store)
+    if options.model is not None:
+        given["model"] = options.model
+    retriever = cast(Retriever, part.load()(**{need: given[need] for need in part.needs if need in given}))
+    if options.relevance is not None:
         from persona.retrievers.relevance import RelevanceFilter, RelevanceRetriever, load_filter
 
-        if encoder is None:
-            raise InvalidOptionError("a relevance filter compares vectors: give it an encoder (e.g. 'minilm')")
-        loaded = relevance if isinstance(relevance, RelevanceFilter) else load_filter(relevance, encoder)
-        made = RelevanceRetriever(made, loaded, encoder, store, judge=judge)
-    elif judge != "question":
-        raise InvalidOptionError(f"`judge` says what a relevance filter judges, and there is none, was: {judge!r}")
-    if where is not None:
+        assert encoder is not None
+        loaded = options.relevance
+        if not isinstance(loaded, RelevanceFilter):
+            loaded = load_filter(loaded, encoder)
+        retriever = RelevanceRetriever(retriever, loaded, encoder, store, judge=options.judge)
+    if options.where is not None:
         from persona.retrievers.where import WhereRetriever
 
         # Outermost: a record that does not fit must not let a question pass either.
-        made = WhereRetriever(made, where)
-    return made
+        retriever = WhereRetriever(retriever, options.where)
+    return retriever
 
 
 def make_retrievers(
     names: Iterable[str],
+    options: RetrieverOptions = RetrieverOptions(),
     *,
-    base: str | None = None,
-    model: str | None = None,
-    neighbours: int = 0,
-    **options: Any,
+    encoder: RecordEncoder | None = None,
+    store: ProfileStore | None = None,
 ) -> dict[str, Retriever]:
-    """`make_retriever` for each of several names; `base`, `model` and `neighbours` go to those that take them.
+    """`make_retriever` for each of several names; base and model of `options` go to those that take them.
 
     Raises:
         InvalidOptionError: if none of them takes one that is given.
         PersonaError: as `make_retriever`.
     """
     wanted = list(dict.fromkeys(names))
-    given = (("a base is", base, BASES), ("a model is", model, WITH_MODEL), ("neighbours are", neighbours, (SHARES,)))
-    for option, value, takers in given:
-        if value and not any(name in takers for name in wanted):
+    for what, value, takers in (("base", options.base, BASES), ("model", options.model, WITH_MODEL)):
+        if value is not None and not any(name in takers for name in wanted):
             raise InvalidOptionError(
-                f"{option} for {' and '.join(sorted(takers))}, was: {value!r} for {', '.join(wanted)}"
+                f"a {what} is for {' and '.join(sorted(takers))}, was: {value!r} for {', '.join(wanted)}"
             )
-    return {
-        name: make_retriever(
-            name,
-            base=base if name in BASES else None,
-            model=model if name in WITH_MODEL else None,
-            neighbours=neighbours if name == SHARES else 0,
-            **options,
+    return {name: make_retriever(name, options.of(name), encoder=encoder, store=store) for name in wanted}
+
+
+def _check_options(name: str, options: RetrieverOptions, encoder: object) -> None:
+    if options.base is not None and (name not in BASES or options.base in BASES):
+        raise InvalidOptionError(
+            f"a base is for {' and '.join(BASES)}, and none of these itself, was: {options.base!r} for {name!r}"
         )
-        for name in wanted
-    }
+    if options.model is not None and name not in WITH_MODEL:
+        raise InvalidOptionError(f"the retriever {name!r} takes no model of its own, was: {options.model!r}")
+    if options.relevance is None and options.judge != "question":
+        raise InvalidOptionError(
+            f"`judge` says what a relevance filter judges, and there is none, was: {options.judge!r}"
+        )
+    if needs_encoder(name, options) and not hasattr(encoder, "fingerprint"):
+        what = "the relevance filter" if name not in NEEDS_ENCODER and options.relevance else f"the retriever {name!r}"
+        given = "" if encoder is None else f", was: {encoder!r:.80}"
+        raise InvalidOptionError(f"{what} compares vectors: give it an encoder (persona.load_encoder('minilm')){given}")
+
+
+@dataclass(frozen=True, slots=True)
+class PersonalizationOptions:
+    """What a `Personalizer` is made of, by name.
+
+    Attributes:
+        retriever: a retriever or its name; None takes the setting `PERSONA_RETRIEVER` (``bm25``).
+        k: how many records to put in front of the prompt; 0 sends none.
+        retrieval: how the retriever is made.
+        encoder: a record encoder, or what `load_encoder` takes; None takes the setting `PERSONA_ENCODER` (``minilm``).
+            It is loaded only where something reads vectors.
+        user_embedder: a `UserEmbedder`, its folder or hub id: its soft prompt stands before the prompt.
+        user_vectors: the users' vectors, for a user embedder that reads those; a file or its path.
+        adapters: answer with the user's own adapter: True for those in the store, or a bank.
+        family: key of a family of adapters, or its beginning; needed where there are several for the LLM.
+        missing_adapter: what a user without an adapter gets, one of `MISSING_ADAPTER`.
+        summary: say what is typical of the user: ``"stats"``, exact statistics of the records; ``"llm"``, what
+            `summarize_users` has stored; or ``"both"``.
+        task: the LaMP task that prompts are of, or `FREE`: records are sought by the question in a prompt and worded
+            as the task does; a summary is for it. With `FREE` a user embedder says which task, if it was trained on one.
+        max_context_tokens: budget of the personal text.
+        generation: how to decode.
+
+    Raises:
+        InvalidOptionError: if options contradict one another.
+        UnknownPartError: if there is no retriever of that name.
+        UnknownTaskError: if there is no such task.
+    """
+
+    retriever: Retriever | str | None = None
+    k: int = 4
+    retrieval: RetrieverOptions = field(default_factory=RetrieverOptions)
+    encoder: RecordEncoder | str | None = None
+    user_embedder: UserEmbedder | str | Path | None = None
+    user_vectors: UserVectorFile | str | Path | None = None
+    adapters: AdapterBank | bool = False
+    family: str | None = None
+    missing_adapter: str = "error"
+    summary: str | None = None
+    task: str = FREE
+    max_context_tokens: int = 512
+    generation: GenerationOptions = field(default_factory=GenerationOptions)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.retriever, str):
+            check_retriever(self.retriever)
+        if self.task != FREE:
+            lamp_task(self.task)
+        if self.missing_adapter not in MISSING_ADAPTER:
+            raise InvalidOptionError(
+                f"`missing_adapter` must be one of {', '.join(MISSING_ADAPTER)}, was: {self.missing_adapter!r}"
+            )
+        if self.adapters is False and (self.family is not None or self.missing_adapter != MISSING_ADAPTER[0]):
+            raise InvalidOptionError("`family` and `missing_adapter` are for adapters: ask for these too")
+        if self.user_vectors is not None and self.user_embedder is None:
+            raise InvalidOptionError("user vectors are read by a user embedder: name it too")
+
+
+@contextmanager
+def assembled(
+    llm: LanguageModel, store: ProfileStore, options: PersonalizationOptions = PersonalizationOptions()
+) -> Iterator[Personalizer]:
+    """A personalizer of parts by name, open for as long as its adapters are.
+
+    Args:
+        llm: the frozen LLM.
+        store: holds the users' records, and their vectors, summaries and adapters.
+        options: the parts.
+
+    Raises:
+        PersonaError: if a part cannot be made, or they do not fit one another.
+    """
+    embedder = _user_embedder(options)
+    name = options.retriever or Settings().retriever
+    with ExitStack() as stack:
+        summary = _summary_channel(options, store)
+        pool = _adapter_channel(options, llm, store, stack)
+        wants = isinstance(name, str) and options.k > 0 and needs_encoder(name, options.retrieval)
+        encoder = _encoder(options, embedder, wants)
+        channels: list[Channel] = []
+        if options.k:
+            from persona.retrievers.channel import RecordsChannel
+
+            if isinstance(name, str):
+                name = make_retriever(name, options.retrieval, encoder=encoder, store=store)
+            channels.append(RecordsChannel(name, options.k))
+        if embedder is not None:
+            from persona.soft_prompts.channel import SoftPromptChannel
+
+            source = _user_vectors(options) or encoder
+            assert source is not None
+            channels.append(SoftPromptChannel(embedder, llm, source, store))
+        channels += [channel for channel in (pool, summary) if channel is not None]
+        task = options.task if options.task != FREE or embedder is None else embedder.config.task or FREE
+        wording = None if task == FREE else LampWording(lamp_task(task))
+        builder = PromptBuilder(llm.tokenizer, max_tokens=options.max_context_tokens, wording=wording)
+        yield Personalizer(llm, store, channels, builder=builder, options=options.generation)
+
+
+def personalize(
+    llm: Any,
+    user_id: str,
+    prompt: str,
+    *,
+    store: ProfileStore | str | None = None,
+    options: PersonalizationOptions | None = None,
+    **changes: Any,
+) -> str:
+    """Answer `prompt` with `llm` as if it knew `user_id`.
+
+    Args:
+        llm: anything that `persona.load_llm` takes: a transformers ``(model, tokenizer)``, a folder or hub id, a
+            LangChain runnable, an OpenAI-compatible endpoint, or a plain ``Callable[[str], str]``.
+        user_id: whose history to use. There is no default user.
+        prompt: the request.
+        store: a `ProfileStore` or its URL; None takes the setting `PERSONA_STORE` (``sqlite:///persona.db``).
+        options: the parts to answer with; None takes the defaults.
+        **changes: fields of `PersonalizationOptions` by name, in place of those in `options`: ``k=1``,
+            ``user_embedder="folder"``, ``adapters=True``, ``summary="stats"``, ...
+
+    Returns:
+        The answer's text. `Personalizer.generate` also says where it came from.
+
+    Raises:
+        InvalidUserIdError: if `user_id` is not a legal id.
+        InvalidOptionError: if there is no such option.
+        PersonaError: if a part cannot be made, or the LLM does not answer.
+    """
+    from persona.llm.load import load_llm
+
+    check_user_id(user_id)
+    known = [each.name for each in fields(PersonalizationOptions)]
+    for name in changes:
+        if name not in known:
+            raise InvalidOptionError(f"an option must be one of {', '.join(known)}, was: {name!r}")
+    chosen = replace(options or PersonalizationOptions(), **changes)
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_store(store)) if store is None or isinstance(store, str) else store
+        personalizer = stack.enter_context(assembled(load_llm(llm), opened, chosen))
+        return personalizer.generate(user_id, prompt).text
+
+
+def _user_embedder(options: PersonalizationOptions) -> UserEmbedder | None:
+    if options.user_embedder is None:
+        return None
+    from persona.soft_prompts.embedder import UserEmbedder, load_user_embedder
+
+    given = options.user_embedder
+    embedder = given if isinstance(given, UserEmbedder) else load_user_embedder(given)
+    if (embedder.config.mode == "vectors") != (options.user_vectors is not None):
+        raise InvalidOptionError(
+            "a user embedder of mode 'vectors' reads a file of user vectors, and no other does: "
+            f"the mode is {embedder.config.mode!r}, `user_vectors` was: {options.user_vectors}"
+        )
+    return embedder
+
+
+def _user_vectors(options: PersonalizationOptions) -> UserVectorFile | None:
+    from persona.encoders.user_vectors import UserVectorFile
+
+    given = options.user_vectors
+    return UserVectorFile(given) if isinstance(given, (str, Path)) else given
+
+
+def _encoder(options: PersonalizationOptions, embedder: UserEmbedder | None, wanted: bool) -> RecordEncoder | None:
+    """The encoder, loaded if a retriever or a user embedder reads vectors."""
+    of_records = embedder if options.user_vectors is None else None
+    if options.encoder is not None and not isinstance(options.encoder, str):
+        return options.encoder
+    if not wanted and of_records is None:
+        if options.encoder is not None:
+            raise InvalidOptionError(
+                f"nothing here reads vectors, but an encoder was given: {options.encoder!r}; leave it out, or take a "
+                f"retriever of {', '.join(sorted(NEEDS_ENCODER))}"
+            )
+        return None
+    from persona.encoders.load import load_encoder
+
+    return load_encoder(options.encoder or Settings().encoder, like=of_records.config.encoder if of_records else "")
+
+
+def _summary_channel(options: PersonalizationOptions, store: ProfileStore) -> Channel | None:
+    if options.summary is None:
+        return None
+    from persona.summaries.written import SummaryChannel
+
+    return SummaryChannel(store, options.summary, task=options.task)
+
+
+def _adapter_channel(
+    options: PersonalizationOptions, llm: LanguageModel, store: ProfileStore, stack: ExitStack
+) -> Channel | None:
+    """The channel of the adapters of a bank, their pool open until `stack` ends."""
+    if options.adapters is False:
+        return None
+    from persona.adapters.bank import AdapterBank
+    from persona.adapters.channel import LoraChannel
+    from persona.adapters.pool import AdapterPool
+
+    bank = AdapterBank(store) if options.adapters is True else options.adapters
+    family = None if options.family is None else bank.family(llm.fingerprint, key=options.family)
+    pool = stack.enter_context(AdapterPool(bank, llm, family, slots=1, rows=options.generation.num_beams))
+    return LoraChannel(pool, missing=options.missing_adapter)

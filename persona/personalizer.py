@@ -1,43 +1,32 @@
-"""One request, from a user id and a prompt to an answer: profile -> personal context -> frozen LLM.
+"""One request, from a user id and a prompt to an answer: profile -> channels -> prompt -> frozen LLM.
 
->>> from persona import Personalizer, ProfileStore, load_llm
->>> personalizer = Personalizer(load_llm("tiny"), ProfileStore("sqlite:///persona.db"))
->>> answer = personalizer.generate("critic-7", "What would you say about the new Bond film?")
->>> answer.text, [scored.record.id for scored in answer.records], answer.tokens_added
+>>> from persona import Personalizer, ProfileStore, Record, load_llm
+>>> store = ProfileStore("sqlite://")
+>>> report = store.upsert([("critic-7", Record("Slow heist film in Lisbon.", target="5"))])
+>>> personalizer = Personalizer(load_llm(lambda prompt: f"read: {prompt}"), store)
+>>> answer = personalizer.generate("critic-7", "Would I like this heist film?")
+>>> [scored.record.text for scored in answer.records], answer.channels
+(['Slow heist film in Lisbon.'], ('records',))
 
-The `Personalizer` is handed its parts and knows only their protocols; `personalize` is the same way with defaults.
+A `Personalizer` is handed its parts and knows only their protocols; `persona.personalize` makes them by name. It is the
+only place that makes requests to an LLM for users: an evaluation asks it as a server does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from persona.errors import InvalidOptionError, UnsupportedChannelError
-from persona.lamp.tasks import lamp_task
+from persona.channels import Ask, Channel, Contribution, check_way
+from persona.errors import InvalidOptionError
 from persona.llm.checks import check_options, check_prompt
 from persona.prompts import PromptBuilder
-from persona.protocols import (
-    LORA,
-    PRIOR_ADAPTER,
-    SOFT_PROMPT,
-    TEXT,
-    VOCABULARY,
-    BoundedPrompt,
-    Channel,
-    GenerationOptions,
-    LanguageModel,
-    PersonalContext,
-    Request,
-    Retriever,
-)
+from persona.protocols import ADAPTER, TEXT, BoundedPrompt, BuiltPrompt, GenerationOptions, LanguageModel, Request
 from persona.records import Profile, ScoredRecord, check_user_id
 
 if TYPE_CHECKING:
-    from persona.adapters.bank import AdapterBank
-    from persona.soft_prompts.embedder import UserEmbedder
     from persona.store.profile_store import ProfileStore
 
 
@@ -50,10 +39,10 @@ class Generation:
         user_id: whom it was personalised for.
         prompt: what the LLM was given, personal text included.
         records: the retrieved records that stand in `prompt`, best first.
-        channels: the channels that carried something personal, of `persona.protocols.CHANNELS`.
+        channels: names of the channels that carried something personal, in the order of the personalizer.
         tokens_added: tokens that personalization added to the prompt, in the LLM's own unit.
-        summary: the summary that stands in `prompt`, whole or shortened; None if there is none.
-        summary_source: where the summary comes from, e.g. ``"llm:LaMP_3:instruct-1:gpt@..."``.
+        notes: the notes about the user (a summary) that stand in `prompt`, whole or shortened.
+        sources: where the notes come from, e.g. ``"llm:LaMP_3:instruct-1:gpt@..."``.
     """
 
     text: str
@@ -62,8 +51,8 @@ class Generation:
     records: tuple[ScoredRecord, ...] = ()
     channels: tuple[str, ...] = ()
     tokens_added: int = 0
-    summary: str | None = None
-    summary_source: str | None = None
+    notes: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
     @property
     def abstained(self) -> bool:
@@ -74,58 +63,67 @@ class Generation:
         return not self.channels
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A request that is ready to be answered.
+
+    Attributes:
+        request: what the LLM gets.
+        generation: the answer as far as it is known before: all but the text.
+        identity: what besides `request` decides the answer: the numbers behind the name of its adapter.
+    """
+
+    request: Request
+    generation: Generation
+    identity: str = ""
+
+
 class Personalizer:
     """Answers prompts as if a frozen LLM knew the user.
 
-    Attributes:
+    Args:
         llm: the frozen LLM.
         store: where the users' records are.
-        retriever: chooses records for a prompt; None sends no records.
-        k: how many records at most; 0 sends none.
-        builder: puts records and summary in front of the prompt within a token budget; None makes one that measures
-            in the LLM's own tokens, and words records as a channel was trained to read them (`PromptBuilder.task`).
+        channels: how what is known of a user reaches the LLM; None retrieves the user's best 4 records (``bm25``), an
+            empty sequence personalizes nothing.
+        builder: puts records and notes in front of the prompt within a token budget; None makes one that measures in
+            the LLM's own tokens, and words records as the channel was trained to read them (`Channel.wording`).
         options: how to decode.
-        channels: further channels (summary, soft prompt, adapter), applied in order.
-        query: what of a prompt records are sought by, e.g. ``lamp_task("LaMP_3").query``; None takes the question in
-            it where a channel was trained on a LaMP task (`SoftPromptChannel.trained_on`), else all of it.
+        query: what of a prompt records are sought by; None takes the question in it where the builder has the wording
+            of a task, else all of it.
 
     Raises:
-        InvalidOptionError: if a part is not what it should be (a retriever's name where a retriever belongs), or `k` or
-            `options` are out of range.
+        InvalidOptionError: if a part is not what it should be, or `options` are out of range.
+        UnsupportedChannelError: if the LLM cannot take one of the channels.
     """
 
-    llm: LanguageModel
-    store: ProfileStore
-    retriever: Retriever | None = None
-    k: int = 4
-    builder: PromptBuilder | None = None
-    options: GenerationOptions = field(default_factory=GenerationOptions)
-    channels: tuple[Channel, ...] = ()
-    query: Callable[[str], str] | None = None
+    def __init__(
+        self,
+        llm: LanguageModel,
+        store: ProfileStore,
+        channels: Sequence[Channel] | None = None,
+        *,
+        builder: PromptBuilder | None = None,
+        options: GenerationOptions | None = None,
+        query: Callable[[str], str] | None = None,
+    ) -> None:
+        _check_part("llm", llm, ("channels", "tokenizer", "generate"), "make one with `persona.load_llm`")
+        _check_part("store", store, ("profile",), "open one with `persona.ProfileStore`")
+        if channels is None:
+            from persona.retrievers.channel import RecordsChannel
 
-    def __post_init__(self) -> None:
-        for name, part, members, mend in (
-            ("llm", self.llm, ("channels", "tokenizer", "generate"), "make one with `persona.load_llm`"),
-            ("store", self.store, ("profile",), "open one with `persona.ProfileStore`"),
-            ("retriever", self.retriever, ("retrieve_batch",), "make one with `persona.make_retriever`"),
-        ):
-            lacking = isinstance(part, type) or not all(hasattr(part, member) for member in members)
-            if lacking and not (name == "retriever" and part is None):
-                raise InvalidOptionError(f"`{name}` must not be {part!r:.80} ({type(part).__name__}): {mend}")
-        if not isinstance(self.channels, Sequence) or not all(map(callable, self.channels)):
-            raise InvalidOptionError(f"`channels` must be a tuple of channels, was: {self.channels!r:.80}")
-        if self.query is not None and not callable(self.query):
-            raise InvalidOptionError(f"`query` must be a function from a prompt to a query, was: {self.query!r:.80}")
-        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 0:
-            raise InvalidOptionError(f"`k` must be a whole number of at least 0, was: {self.k!r}")
-        check_options(self.options)
-        trained = (getattr(channel, "trained_on", None) for channel in self.channels)
-        task = next((one for one in trained if one is not None), None)
-        if self.builder is None:
-            object.__setattr__(self, "builder", PromptBuilder(self.llm.tokenizer, task=task))
-        if self.query is None and task is not None:
-            object.__setattr__(self, "query", task.query)
+            channels = (RecordsChannel(),)
+        _check_channels(llm, channels)
+        if query is not None and not callable(query):
+            raise InvalidOptionError(f"`query` must be a function from a prompt to a query, was: {query!r:.80}")
+        check_options(options or GenerationOptions())
+        wording = next((channel.wording for channel in channels if channel.wording is not None), None)
+        self.llm = llm
+        self.store = store
+        self.channels = tuple(channels)
+        self.builder = builder or PromptBuilder(llm.tokenizer, wording=wording)
+        self.options = options or GenerationOptions()
+        self._query = query or (self.builder.wording.query if self.builder.wording is not None else str)
 
     def generate(self, user_id: str, prompt: str) -> Generation:
         """The answer to `prompt` for `user_id`.
@@ -135,7 +133,6 @@ class Personalizer:
 
         Raises:
             InvalidUserIdError: if `user_id` is not a legal id.
-            UnsupportedChannelError: if a channel found something that this LLM cannot take.
             GenerationError: if the LLM does not answer.
         """
         return self.batch([(user_id, prompt)])[0]
@@ -152,180 +149,123 @@ class Personalizer:
             check_user_id(pair[0])
             check_prompt(pair[1])
         profiles = {user_id: self.store.profile(user_id) for user_id, _ in questions}
-        contexts = self._contexts([profiles[user_id] for user_id, _ in questions], [prompt for _, prompt in questions])
-        drafts = [
-            self._draft(profiles[user_id], prompt, context)
-            for (user_id, prompt), context in zip(questions, contexts, strict=True)
-        ]
-        requests = [
-            Request(draft.prompt, context.soft_prompt, context.adapter, context.lifts)
-            for draft, context in zip(drafts, contexts, strict=True)
-        ]
-        texts = self.llm.generate(requests, self.options)
-        return [replace(draft, text=text) for draft, text in zip(drafts, texts, strict=True)]
+        return self.answer(self.prepare([self.ask(profiles[user_id], prompt) for user_id, prompt in questions]))
 
-    def context(self, user_id: str, prompt: str) -> PersonalContext:
-        """What the channels find for `prompt`, without asking the LLM."""
+    def ask(self, profile: Profile, prompt: str) -> Ask:
+        """What the channels are to see of `prompt` and of a user whose records are those of `profile`."""
         check_prompt(prompt)
-        return self._contexts([self.store.profile(user_id)], [prompt])[0]
+        return Ask(profile, prompt, self._query(prompt))
 
-    def _contexts(self, profiles: Sequence[Profile], prompts: Sequence[str]) -> list[PersonalContext]:
-        if self.retriever is None or self.k == 0:
-            contexts = [PersonalContext() for _ in prompts]
-        else:
-            queries = prompts if self.query is None else [self.query(prompt) for prompt in prompts]
-            found = self.retriever.retrieve_batch(profiles, queries, self.k)
-            for profile, records in zip(profiles, found, strict=True):
-                _check_owned(profile, records)
-            contexts = [PersonalContext(records=records) for records in found]
-        for channel in self.channels:
-            contexts = channel(profiles, prompts, contexts)
-        return contexts
+    def prepare(self, asks: Sequence[Ask]) -> list[Prepared]:
+        """The requests for `asks`, without asking the LLM.
 
-    def _draft(self, profile: Profile, prompt: str, context: PersonalContext) -> Generation:
-        """The generation as it stands before the LLM answers."""
-        records = [scored.record for scored in context.records]
-        built = self._builder_for(prompt, context).build(prompt, records, summary=context.summary)
-        used = {id(record) for record in built.records}
-        channels: list[str] = []
-        if built.tokens_added:
-            channels.append(TEXT)
-        soft_tokens = 0 if context.soft_prompt is None else len(context.soft_prompt)
-        if soft_tokens:
-            channels.append(SOFT_PROMPT)
-        if context.adapter is not None:
-            channels.append(LORA)
-        if context.lifts:
-            channels.append(VOCABULARY)
-        for channel in channels:
-            if channel not in self.llm.channels:
-                raise UnsupportedChannelError(
-                    f"the LLM {self.llm.fingerprint} takes {', '.join(sorted(self.llm.channels))}, "
-                    f"was given: {channel}; "
-                    "everything but text needs a transformers model (folder, hub id or (model, tokenizer))"
+        Raises:
+            InvalidOptionError: if a channel contributes records that are not the user's own, or two channels both bring
+                a soft prompt, an adapter or lifts.
+        """
+        contributed = [channel.contribute(asks) for channel in self.channels]
+        for channel, contributions in zip(self.channels, contributed, strict=True):
+            if len(contributions) != len(asks):
+                raise InvalidOptionError(
+                    f"the channel {channel.name!r} must contribute once to each of {len(asks)} requests, "
+                    f"was: {len(contributions)}"
                 )
-        return Generation(
-            text="",
-            user_id=profile.user_id,
-            prompt=built.text,
-            records=tuple(scored for scored in context.records if id(scored.record) in used),
-            # The neutral soft prompt says nothing personal, nor does what is copied for somebody without records, which
-            # is the question's, nor the prior, which is everybody's adapter.
-            channels=tuple(
-                channel
-                for channel in channels
-                if (channel != SOFT_PROMPT or not context.neutral)
-                and (channel != VOCABULARY or len(profile))
-                and (channel != LORA or context.adapter != PRIOR_ADAPTER)
-            ),
-            tokens_added=built.tokens_added + soft_tokens,
-            summary=built.summary,
-            summary_source=None if built.summary is None else context.summary_source,
-        )
+        return [self._prepared(ask, [each[index] for each in contributed]) for index, ask in enumerate(asks)]
 
-    def _builder_for(self, prompt: str, context: PersonalContext) -> PromptBuilder:
-        """The builder, its budget cut down to what the LLM's own limit leaves beside `prompt`."""
-        assert self.builder is not None
+    def answer(self, prepared: Sequence[Prepared]) -> list[Generation]:
+        """The answers to requests that were prepared, in one batch.
+
+        Raises:
+            GenerationError: if the LLM does not answer.
+        """
+        with ExitStack() as serving:
+            for channel in self.channels:
+                serving.enter_context(channel.serving())
+            texts = self.llm.generate([each.request for each in prepared], self.options)
+        return [replace(each.generation, text=text) for each, text in zip(prepared, texts, strict=True)]
+
+    def _prepared(self, ask: Ask, contributions: Sequence[Contribution]) -> Prepared:
+        for contribution in contributions:
+            _check_owned(ask.profile, contribution.records)
+        records = tuple(scored for each in contributions for scored in each.records)
+        notes = tuple(note for each in contributions for note in each.notes)
+        soft_prompt = _only("soft prompt", [each.soft_prompt for each in contributions])
+        adapter = _only("adapter", [each.adapter for each in contributions])
+        request_lifts = _only("lifts", [each.lifts or None for each in contributions])
+        tokens = sum(each.tokens for each in contributions)
+        built = self._builder_for(ask.prompt, tokens).build(ask.prompt, [scored.record for scored in records], notes)
+        shown = {id(record) for record in built.records}
+        generation = Generation(
+            text="",
+            user_id=ask.profile.user_id,
+            prompt=built.text,
+            records=tuple(scored for scored in records if id(scored.record) in shown),
+            channels=tuple(
+                channel.name
+                for channel, each in zip(self.channels, contributions, strict=True)
+                if each.personal and _reached(each, built)
+            ),
+            tokens_added=built.tokens_added + tokens,
+            notes=built.notes,
+            sources=tuple(each.source for each in contributions if each.source) if built.notes else (),
+        )
+        request = Request(built.text, soft_prompt, adapter, request_lifts)
+        return Prepared(request, generation, next((each.identity for each in contributions if each.identity), ""))
+
+    def _builder_for(self, prompt: str, tokens: int) -> PromptBuilder:
+        """The builder, its budget cut down to what the LLM's own limit leaves beside `prompt` and other `tokens`."""
         limit = self.llm.prompt_limit(self.options) if isinstance(self.llm, BoundedPrompt) else None
-        if limit is None:
+        if limit is None or self.builder.max_length is not None:
             return self.builder
-        taken = self.llm.tokenizer.count(prompt) + (0 if context.soft_prompt is None else len(context.soft_prompt))
-        return replace(self.builder, max_tokens=min(self.builder.max_tokens, max(0, limit - taken)))
+        room = max(0, limit - self.llm.tokenizer.count(prompt) - tokens)
+        return replace(self.builder, max_tokens=min(self.builder.max_tokens, room))
+
+
+def _reached(contribution: Contribution, built: BuiltPrompt) -> bool:
+    """Whether anything of `contribution` is in the request; text may have found no room."""
+    shown = {id(record) for record in built.records}
+    return (
+        any(id(scored.record) in shown for scored in contribution.records)
+        or bool(contribution.notes and built.notes)
+        or contribution.tokens > 0
+        or contribution.adapter is not None
+        or bool(contribution.lifts)
+    )
+
+
+def _only(what: str, found: Sequence[Any]) -> Any:
+    """The one that is not None; None if all are.
+
+    Raises:
+        InvalidOptionError: if there are several.
+    """
+    given = [each for each in found if each is not None]
+    if len(given) > 1:
+        raise InvalidOptionError(f"one channel may bring {what}, {len(given)} did: leave the others out")
+    return given[0] if given else None
 
 
 def _check_owned(profile: Profile, records: Sequence[ScoredRecord]) -> None:
-    """Let nobody's records through but the user's own, whatever a retriever from elsewhere does with those it saw."""
+    """Let nobody's records through but the user's own, whatever a channel does with those it saw."""
     for scored in records:
         if scored.record not in profile.records:
             raise InvalidOptionError(
-                f"a retriever must choose among the records of {profile.user_id!r}, but found one that is not there"
+                f"a channel must choose among the records of {profile.user_id!r}, but brought one that is not there"
             )
 
 
-def personalize(
-    llm: Any,
-    user_id: str,
-    prompt: str,
-    *,
-    store: ProfileStore | str | None = None,
-    retriever: Retriever | str | None = None,
-    k: int = 4,
-    plug: UserEmbedder | str | None = None,
-    lora: AdapterBank | None = None,
-    family: str | None = None,
-    missing_adapter: str = "error",
-    summary: str | None = None,
-    task: str = "free",
-    max_new_tokens: int = 64,
-) -> str:
-    """Answer `prompt` with `llm` as if it knew `user_id`.
+def _check_part(name: str, part: object, members: Sequence[str], hint: str) -> None:
+    if isinstance(part, type) or not all(hasattr(part, member) for member in members):
+        raise InvalidOptionError(f"`{name}` must not be {part!r:.80} ({type(part).__name__}): {hint}")
 
-    Args:
-        llm: anything that `persona.load_llm` takes: a transformers ``(model, tokenizer)``, a folder or hub id, a
-            LangChain runnable, an OpenAI-compatible endpoint, or a plain ``Callable[[str], str]``.
-        user_id: whose history to use. There is no default user.
-        prompt: the task.
-        store: a `ProfileStore` or its URL; None takes the setting `PERSONA_STORE` (``sqlite:///persona.db``).
-        retriever: a `Retriever` or its name; None takes the setting `PERSONA_RETRIEVER` (``bm25``).
-        k: how many records to put in front of the prompt; 0 sends none.
-        plug: a `UserEmbedder`, its folder or hub id: its soft prompt is put before the prompt, and records in the
-            wording of the task that it was trained on, where `prompt` is of that task. It reads the vectors of
-            the encoder in the setting `PERSONA_ENCODER` (``minilm``), and must have been trained with that and `llm`.
-        lora: an `AdapterBank`: the LLM answers with the user's own adapter. It must be the transformers model that the
-            adapters were trained for.
-        family: key of a family of `lora`, or its beginning; needed where there are several for the model.
-        missing_adapter: what to do where `lora` has none for the user: ``"error"``, ``"prior"`` or ``"base"``.
-        summary: also say what is typical of the user: ``"stats"``, exact statistics of the records; ``"llm"``, what
-            `summarize_users` has stored; or ``"both"``.
-        task: the LaMP task that `prompt` is of, or ``"free"``: records are sought by the question in it and, without a
-            summary, worded as in its official prompts (`PromptBuilder.task`); a summary is for it. With ``"free"``
-            `plug` says which task, if it was trained on one; else the whole prompt is the question.
-        max_new_tokens: longest answer, in tokens.
 
-    Returns:
-        The answer's text. `Personalizer.generate` also tells where it came from.
-    """
-    from persona.assembly import make_retriever, needs_encoder
-    from persona.llm.load import load_llm
-    from persona.settings import Settings, open_store
-
-    check_user_id(user_id)
-    if task != "free":
-        lamp_task(task)
-    with ExitStack() as stack:
-        source = stack.enter_context(open_store(store)) if store is None or isinstance(store, str) else store
-        name = retriever or Settings().retriever
-        encoder = None
-        if isinstance(plug, str):
-            from persona.soft_prompts.embedder import load_user_embedder
-
-            plug = load_user_embedder(plug)
-        if plug is not None or (isinstance(name, str) and needs_encoder(name)):
-            from persona.encoders.load import load_encoder
-
-            encoder = load_encoder(Settings().encoder, like=plug.config.encoder if plug else "")
-        chosen = make_retriever(name, encoder=encoder, store=source) if isinstance(name, str) else name
-        model = load_llm(llm)
-        channels: tuple[Channel, ...] = ()
-        if plug is not None:
-            from persona.soft_prompts.channel import SoftPromptChannel
-
-            assert encoder is not None
-            channels = (SoftPromptChannel(plug, model, encoder, source),)
-        if lora is not None:
-            from persona.adapters.channel import LoraChannel
-            from persona.adapters.pool import AdapterPool
-
-            named = None if family is None else lora.family(model.fingerprint, key=family)
-            pool = stack.enter_context(AdapterPool(lora, model, named, slots=1, rows=1))
-            channels = (*channels, LoraChannel(pool, missing=missing_adapter))
-        if summary is not None:
-            from persona.summaries.written import SummaryChannel
-
-            channels = (*channels, SummaryChannel(source, summary, task=task))
-        options = GenerationOptions(max_new_tokens=max_new_tokens)
-        asked = lamp_task(task) if task != "free" else None
-        builder = PromptBuilder(model.tokenizer, task=asked) if asked else None
-        query = asked.query if asked else None
-        personalizer = Personalizer(model, source, chosen, k, builder, options, channels, query)
-        return personalizer.generate(user_id, prompt).text
+def _check_channels(llm: LanguageModel, channels: object) -> None:
+    if not isinstance(channels, Sequence) or not all(hasattr(channel, "contribute") for channel in channels):
+        raise InvalidOptionError(
+            f"`channels` must be a sequence of channels, was: {channels!r:.80}; records come with "
+            "`persona.retrievers.channel.RecordsChannel(retriever, k)`"
+        )
+    for channel in channels:
+        # Adapters are attached while the LLM answers (`Channel.serving`).
+        if channel.requires not in (TEXT, ADAPTER):
+            check_way(llm, channel.requires, f"the channel {channel.name!r}")

@@ -6,12 +6,12 @@ the parts are the frozen dataclasses here and in `persona.records`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-from persona.records import Profile, ScoredRecord
+from persona.records import Profile, Record, ScoredRecord
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 TEXT = "text"
 SOFT_PROMPT = "soft_prompt"
-LORA = "lora"
-VOCABULARY = "vocabulary"
-CHANNELS = (TEXT, SOFT_PROMPT, LORA, VOCABULARY)
+ADAPTER = "adapter"
+LIFTS = "lifts"
+WAYS = (TEXT, SOFT_PROMPT, ADAPTER, LIFTS)
 """The ways into an LLM: text in the prompt, vectors in front of the input embeddings, an adapter in the weights, and
 what is added to the scores of its next tokens."""
 
@@ -109,32 +109,56 @@ Lifts: TypeAlias = Mapping[int, float] | StepLifts
 """What is added to the scores of an answer's next token: by token id, or by token id and what was written before."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PersonalContext:
-    """What the channels found for one request, before it is put into a prompt.
+@dataclass(frozen=True, slots=True)
+class BuiltPrompt:
+    """A prompt with what is known of the user in it.
 
     Attributes:
-        records: retrieved records, best first.
-        summary: an offline summary of the user, or None.
-        summary_source: where that comes from, e.g. ``"stats:LaMP_3:scores"``; None without one.
-        soft_prompt: vectors for the frozen LLM's input, or None.  # (n_tokens, llm_hidden)
-        neutral: whether that soft prompt is the one of somebody of whom nothing is known.
-        adapter: name of the user's adapter, or None.
-        lifts: what is added to the scores of tokens that the user likes, or of what may be copied, or None.
+        text: what the LLM gets; it ends in the prompt that was given, unless a task's wording puts records into it.
+        records: the records that stand in `text`, whole or shortened, best first.
+        tokens_added: tokens of `text` beyond those of the prompt alone.
+        notes: the notes as they stand in `text`, whole or shortened.
     """
 
-    records: tuple[ScoredRecord, ...] = ()
-    summary: str | None = None
-    summary_source: str | None = None
-    soft_prompt: torch.Tensor | None = None
-    neutral: bool = False
-    adapter: str | None = None
-    lifts: Lifts | None = None
+    text: str
+    records: tuple[Record, ...] = ()
+    tokens_added: int = 0
+    notes: tuple[str, ...] = ()
 
 
-Channel = Callable[[Sequence[Profile], Sequence[str], Sequence[PersonalContext]], list[PersonalContext]]
-"""A further way in: takes the profiles and prompts of some requests, which may mix users, and what was found for each
-so far; returns that with its own part added."""
+class Wording(Protocol):
+    """How a task words records and notes around its prompts, e.g. `persona.lamp.prompts.LampWording`.
+
+    Attributes:
+        name: the task's.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def query(self, prompt: str) -> str:
+        """What of a prompt records are sought by."""
+        ...
+
+    def fits(self, prompt: str) -> bool:
+        """Whether `prompt` is of this task."""
+        ...
+
+    def shown(self, record: Record) -> str:
+        """The part of a record that may be cut; empty for a record that lacks a part which the words name."""
+        ...
+
+    def prompt(
+        self,
+        prompt: str,
+        records: Sequence[Record],
+        notes: Sequence[str],
+        tokenizer: TextTokenizer,
+        *,
+        max_length: int,
+    ) -> BuiltPrompt:
+        """`prompt` with records and notes, in about `max_length` tokens in all; byte for byte as the task has it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,8 +169,7 @@ class Request:
         prompt: the text, personal context included.
         soft_prompt: vectors to stand before the prompt's input embeddings, float.  # (n_tokens, llm_hidden)
         adapter: name of the adapter to answer with; None for the plain model.
-        lifts: what is added to the scores of the next token while the answer is written, by token id, or by token id
-            and what was written before; None for nothing.
+        lifts: what is added to the scores of the next token while the answer is written; None for nothing.
     """
 
     prompt: str
@@ -203,7 +226,7 @@ class LanguageModel(Protocol):
     """A frozen LLM behind one door.
 
     Attributes:
-        channels: which of `CHANNELS` it can take.
+        channels: which of `WAYS` it can take.
         fingerprint: names model and weights.
         tokenizer: measures prompts in the model's unit (an estimate for models that are reached over a wire).
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +21,6 @@ from persona.cli.evaluate import eval_app
 from persona.cli.retrieve import (
     Base,
     FilterName,
-    InterestNeighbours,
     Judge,
     RetrieverModel,
     WhereText,
@@ -250,14 +248,13 @@ def retrieve(
     k: Annotated[int, typer.Option("--k", help="How many records at most.", min=1)] = 4,
     base: Base = None,
     model: RetrieverModel = None,
-    neighbours: InterestNeighbours = 0,
     where: WhereText = None,
     relevance: FilterName = None,
     judge: Judge = "question",
     as_json: AsJson = False,
 ) -> None:
     """Show the records of a user's history that fit a query."""
-    from persona.assembly import check_retriever, make_retriever, needs_encoder
+    from persona.assembly import RetrieverOptions, check_retriever, make_retriever, needs_encoder
     from persona.errors import UnknownUserError
     from persona.settings import Settings, open_store
 
@@ -266,17 +263,9 @@ def retrieve(
             raise UnknownUserError(f"the store holds nothing on {user_id!r}")
         name = retriever or Settings().retriever
         check_retriever(name)
-        chosen = make_retriever(
-            name,
-            encoder=encoder_for(encoder, needs_encoder(name, base, relevance), name),
-            store=opened,
-            base=base,
-            model=model,
-            neighbours=neighbours,
-            where=where,
-            relevance=relevance,
-            judge=judge,
-        )
+        options = RetrieverOptions(base=base, model=model, where=where, relevance=relevance, judge=judge)
+        loaded = encoder_for(encoder, needs_encoder(name, options), name)
+        chosen = make_retriever(name, options, encoder=loaded, store=opened)
         profile = opened.profile(user_id)
         found = chosen.retrieve(profile, query, k)
     if as_json:
@@ -321,7 +310,6 @@ def ask(
     ] = None,
     base: Base = None,
     retriever_model: RetrieverModel = None,
-    neighbours: InterestNeighbours = 0,
     where: WhereText = None,
     relevance: FilterName = None,
     judge: Judge = "question",
@@ -333,111 +321,40 @@ def ask(
             "question in it and worded as in its official prompts; a summary is for it. A user embedder knows its own."
         ),
     ] = "free",
-    vocabulary: Annotated[
-        float,
-        typer.Option("--vocabulary", help="Lift words that the user writes more often than others: the weight.", min=0),
-    ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Answer a prompt with a frozen LLM as if it knew the user."""
-    from persona.assembly import check_retriever, make_retriever, needs_encoder
-    from persona.encoders.user_vectors import UserVectorFile
-    from persona.lamp.tasks import lamp_task
+    from persona.assembly import PersonalizationOptions, RetrieverOptions, assembled
     from persona.llm.load import load_llm
-    from persona.personalizer import Personalizer
-    from persona.prompts import PromptBuilder
-    from persona.protocols import Channel, GenerationOptions
+    from persona.protocols import GenerationOptions
     from persona.settings import Settings, open_store
 
-    if user_vectors is not None and plug is None:
-        raise InvalidOptionError("--user-vectors are read by a user embedder: name its folder with --plug")
-    settings = Settings()
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text.strip():
         raise InvalidOptionError("the prompt must not be empty")
-    name = retriever or settings.retriever
-    check_retriever(name)
-    for option, given in (("--missing-adapter", missing_adapter), ("--family", family)):
-        if given is not None and not lora:
-            raise InvalidOptionError(f"{option} is for adapters: give --lora as well, or leave it out")
-    missing_adapter = missing_adapter or _MISSING_ADAPTER[0]
-    if missing_adapter not in _MISSING_ADAPTER:
-        raise InvalidOptionError(
-            f"--missing-adapter must be one of {', '.join(_MISSING_ADAPTER)}, was: {missing_adapter!r}"
-        )
-    if task != "free":
-        lamp_task(task)
-    with ExitStack() as stack:
-        opened = stack.enter_context(open_store(store))
-        told = None
-        if summary is not None:
-            from persona.summaries.written import SummaryChannel
-
-            told = SummaryChannel(opened, summary, task=task)
+    options = PersonalizationOptions(
+        retriever=retriever,
+        k=k,
+        retrieval=RetrieverOptions(base=base, model=retriever_model, where=where, relevance=relevance, judge=judge),
+        encoder=encoder,
+        user_embedder=plug,
+        user_vectors=user_vectors,
+        adapters=lora,
+        family=family,
+        missing_adapter=missing_adapter or "error",
+        summary=summary,
+        task=task,
+        max_context_tokens=max_context_tokens,
+        generation=GenerationOptions(max_new_tokens=max_new_tokens, num_beams=num_beams),
+    )
+    with open_store(store) as opened:
         if lora:
             from persona.adapters import AdapterBank
 
             if not AdapterBank(opened).families():
                 raise UnknownAdapterError("the store holds no adapters: train them with `persona lora train`")
-        embedder = None if plug is None else _user_embedder(plug)
-        file = None if user_vectors is None else UserVectorFile(user_vectors)
-        if embedder is not None and file is None and embedder.config.mode == "vectors":
-            raise InvalidOptionError(f"{plug} reads a file of user vectors: name it with --user-vectors")
-        model = load_llm(llm or settings.llm)
-        of_records = embedder if file is None else None
-        loaded = encoder_for(
-            encoder,
-            of_records is not None or (k > 0 and needs_encoder(name, base, relevance)),
-            name if k else "--k 0",
-            like=of_records.config.encoder if of_records else "",
-        )
-        found = None
-        if k:
-            found = make_retriever(
-                name,
-                encoder=loaded,
-                store=opened,
-                base=base,
-                model=retriever_model,
-                neighbours=neighbours,
-                where=where,
-                relevance=relevance,
-                judge=judge,
-            )
-        channels: tuple[Channel, ...] = ()
-        if embedder is not None:
-            from persona.soft_prompts.channel import SoftPromptChannel
-
-            source = file or loaded
-            assert source is not None
-            channels = (SoftPromptChannel(embedder, model, source, opened),)
-        if lora:
-            from persona.adapters import AdapterPool, LoraChannel
-
-            bank = AdapterBank(opened)
-            named = None if family is None else bank.family(model.fingerprint, key=family)
-            pool = stack.enter_context(AdapterPool(bank, model, named, slots=1, rows=num_beams))
-            channels = (*channels, LoraChannel(pool, missing=missing_adapter))
-        if told is not None:
-            channels = (*channels, told)
-        if vocabulary:
-            from persona.soft_prompts.vocabulary import TokenBackground, VocabularyChannel, check_lifting
-
-            background = TokenBackground.from_store(check_lifting(model), opened)
-            channels = (*channels, VocabularyChannel(model, background, vocabulary))
-        known = task if task != "free" else embedder.config.task if embedder is not None else ""
-        asked = lamp_task(known) if known else None
-        personalizer = Personalizer(
-            model,
-            opened,
-            found,
-            k=k,
-            builder=PromptBuilder(model.tokenizer, max_tokens=max_context_tokens, task=asked),
-            options=GenerationOptions(max_new_tokens=max_new_tokens, num_beams=num_beams),
-            channels=channels,
-            query=asked.query if asked else None,
-        )
-        answer = personalizer.generate(user_id, text)
+        with assembled(load_llm(llm or Settings().llm), opened, options) as personalizer:
+            answer = personalizer.generate(user_id, text)
     if not as_json:
         say(answer.text)
         return
@@ -446,8 +363,8 @@ def ask(
             "text": answer.text,
             "user_id": answer.user_id,
             "records": [_scored(one) for one in answer.records],
-            "summary": answer.summary,
-            "summary_source": answer.summary_source,
+            "notes": list(answer.notes),
+            "sources": list(answer.sources),
             "channels": list(answer.channels),
             "tokens_added": answer.tokens_added,
             "abstained": answer.abstained,

@@ -10,7 +10,6 @@ import typer
 from persona.cli.retrieve import (
     Base,
     FilterName,
-    InterestNeighbours,
     Judge,
     RetrieverModel,
     WhereText,
@@ -99,7 +98,6 @@ def eval_lamp(
     encoder: Encoder = None,
     base: Base = None,
     retriever_model: RetrieverModel = None,
-    neighbours: InterestNeighbours = 0,
     where: WhereText = None,
     relevance: FilterName = None,
     judge: Judge = "question",
@@ -123,7 +121,7 @@ def eval_lamp(
 
     Resumable: answers that stand in the output folder are not asked for again.
     """
-    from persona.assembly import needs_encoder
+    from persona.assembly import RetrieverOptions, needs_encoder
     from persona.eval.adapters import LORA_METHODS, Adapters
     from persona.eval.lamp import run_lamp
     from persona.eval.lamp_config import LIFTING_METHODS, PLUG_METHODS, VOCABULARY, LampConfig
@@ -149,7 +147,6 @@ def eval_lamp(
         encoder=encoder or settings.encoder,
         base=base,
         retriever_model=retriever_model,
-        interest_neighbours=neighbours,
         where=where,
         relevance=relevance,
         judge=judge,
@@ -174,7 +171,11 @@ def eval_lamp(
     if user_vectors is not None and plug is None:
         raise InvalidOptionError("--user-vectors are read by a user embedder: name its folder with --plug")
     embedded = plug is not None and user_vectors is None
-    read = relevance is not None or embedded or any(needs_encoder(one, base) for one in config.retrievers)
+    read = (
+        relevance is not None
+        or embedded
+        or any(needs_encoder(one, RetrieverOptions(base=base)) for one in config.retrievers)
+    )
     check_encoder_is_read(encoder, read, methods)
     plugs = None
     if plug is not None:

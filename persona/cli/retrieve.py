@@ -36,15 +36,6 @@ RetrieverModel = Annotated[
         help="The multi-vector model of late_interaction (default minilm) or the cross-encoder of rerank.",
     ),
 ]
-InterestNeighbours = Annotated[
-    int,
-    typer.Option(
-        "--interest-neighbours",
-        help="For multi_interest: smooth the shares of a user's interests by so many users of the store who are most "
-        "like this one. They must be embedded.",
-        min=0,
-    ),
-]
 WhereText = Annotated[
     str | None,
     typer.Option("--where", help="Only these records, e.g. 'time>=2011 and label=5'; other fields are metadata."),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from persona.cli.retrieve import Base, General, InterestNeighbours, Judge, RetrieverModel, WhereText, encoder_for
+from persona.cli.retrieve import Base, General, Judge, RetrieverModel, WhereText, encoder_for
 from persona.cli.terminal import (
     AsJson,
     Encoder,
@@ -207,7 +207,6 @@ def eval_restraint(
     encoder: Encoder = None,
     base: Base = None,
     retriever_model: RetrieverModel = None,
-    neighbours: InterestNeighbours = 0,
     where: WhereText = None,
     task: TaskName = None,
     out: Annotated[
@@ -227,7 +226,7 @@ def eval_restraint(
     from contextlib import ExitStack
     from tempfile import TemporaryDirectory
 
-    from persona.assembly import check_retriever, make_retrievers, needs_encoder
+    from persona.assembly import RetrieverOptions, check_retriever, make_retrievers, needs_encoder
     from persona.eval.general_questions import GENERAL_QUESTIONS, read_general
     from persona.eval.report import restraint_cells, restraint_table
     from persona.eval.restraint import NO_USER, run_restraint
@@ -253,7 +252,11 @@ def eval_restraint(
     with ExitStack() as stack:
         progress = stack.enter_context(progress_bars("steps"))
         advance = stage_bars(progress)
-        loaded = encoder_for(encoder, any(needs_encoder(name, base, relevance) for name in wanted), methods)
+        loaded = encoder_for(
+            encoder,
+            relevance is not None or any(needs_encoder(name, RetrieverOptions(base=base)) for name in wanted),
+            methods,
+        )
         store = None
         filters: dict[str, RelevanceFilter] = {}
         if loaded is not None:
@@ -271,16 +274,17 @@ def eval_restraint(
         def made(relevance: RelevanceFilter | None) -> dict[str, Retriever]:
             return make_retrievers(
                 wanted,
-                base=base,
-                model=retriever_model,
-                neighbours=neighbours,
-                where=where,
-                relevance=relevance,
-                judge="question" if relevance is None else judge,
+                RetrieverOptions(
+                    view=lamp.task.view,
+                    seed=seed,
+                    base=base,
+                    model=retriever_model,
+                    where=where,
+                    relevance=relevance,
+                    judge="question" if relevance is None else judge,
+                ),
                 encoder=loaded,
                 store=store,
-                view=lamp.task.view,
-                seed=seed,
             )
 
         plain = made(None)
@@ -310,7 +314,6 @@ def eval_restraint(
                 "encoder": None if loaded is None else loaded.fingerprint,
                 "base": base,
                 "retriever_model": retriever_model,
-                "interest_neighbours": neighbours,
                 "where": where,
             },
             progress=advance,

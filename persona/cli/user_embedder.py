@@ -108,7 +108,7 @@ def train(
     import torch
     from accelerate import PartialState
 
-    from persona.assembly import check_retriever, make_retriever, needs_encoder
+    from persona.assembly import RetrieverOptions, check_retriever, make_retriever, needs_encoder
     from persona.encoders.load import load_encoder
     from persona.encoders.user_vectors import UserVectorFile
     from persona.errors import InvalidOptionError
@@ -220,7 +220,10 @@ def train(
         found = None
         if any(options.ks):
             found = make_retriever(
-                retriever, encoder=loaded if reads else None, store=store, view=split.task.view, seed=seed
+                retriever,
+                RetrieverOptions(view=split.task.view, seed=seed),
+                encoder=loaded if reads else None,
+                store=store,
             )
         source = file or loaded
         assert source is not None

@@ -33,11 +33,12 @@ Source: ``LaMP/prompts/prompts.py`` of the official code, whose behaviour is mat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from persona.errors import InvalidOptionError
-from persona.lamp.tasks import LampTask
-from persona.protocols import TextTokenizer
+from persona.lamp.tasks import LampTask, RecordForm
+from persona.prompts import quoted
+from persona.protocols import BuiltPrompt, TextTokenizer
 from persona.records import Record
 
 _INPUT_SHARE = 0.6
@@ -46,70 +47,111 @@ _BETWEEN = ", and "
 _CITATION = "LaMP_1"
 
 
-@dataclass(frozen=True, slots=True)
-class LampPrompt:
-    """A question with retrieved records in it.
+RECORD, SENTENCE = SUMMARY_FORMS = ("record", "sentence")
+"""What a note about the user is in an official prompt: a target that stands for all of the user's, worded as the task
+words a record, or words before everything else."""
 
-    Attributes:
-        text: what the LLM gets.
-        records: the records that stand in `text`, in the order given: all, or none where the budget has no
-            room.
-        tokens_added: tokens of `text` beyond those of the question.
-    """
-
-    text: str
-    records: tuple[Record, ...] = ()
-    tokens_added: int = 0
+_HEAD = 'About this user: "{}" . '
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
-    """How a task words its records, and what of it the official budget counts (which is not always the same).
+class LampWording:
+    """The official wording of a task, as a `persona.protocols.Wording`.
+
+    Notes about the user, which LaMP does not know, take one of two forms (`SUMMARY_FORMS`)::
+
+        4 is the score for "a typical review of this user" , and 5 is the score for "great thing" . What is the ...
+        About this user: "This user gave 39 scores: ..." . 5 is the score for "great thing" . What is the score ...
+
+    The first is for LLMs that were trained on LaMP's prompts, which know records and nothing else. In both the budget
+    holds for notes and records together, words take at most half of what the question leaves, and where the question
+    leaves nothing there are no notes. LaMP_1 and LaMP_7 have the sentence only.
 
     Attributes:
-        piece: one record, with ``{text}`` for the long field, which may be cut, and ``{target}``.
-        counted_piece: counted for a record without its long field; None is `piece` around a blank.
-        end: what stands between the pieces and the question.
-        counted_end: counted for the words of `end`.
-        end_tokens: counted for the rest of `end`.
+        task: whose wording.
+        summary_form: one of `SUMMARY_FORMS`.
+
+    Raises:
+        InvalidOptionError: if there is no such form.
     """
 
-    piece: str
-    counted_piece: str | None = None
-    end: str = ". "
-    counted_end: str = ""
-    end_tokens: int = 1
+    task: LampTask
+    summary_form: str = RECORD
 
-    def own_tokens(self, target: str, tokenizer: TextTokenizer) -> int:
-        """What a record takes without its long field."""
-        return tokenizer.count((self.counted_piece or self.piece).format(text=" ", target=target))
+    def __post_init__(self) -> None:
+        if self.summary_form not in SUMMARY_FORMS:
+            raise InvalidOptionError(
+                f"`summary_form` must be one of {', '.join(SUMMARY_FORMS)}, was: {self.summary_form!r}"
+            )
 
-    def joining_tokens(self, records: int, tokenizer: TextTokenizer) -> int:
-        """What stands between and after the pieces."""
-        words = tokenizer.count(self.counted_end) if self.counted_end else 0
-        return self.end_tokens + words + 2 * (records - 1)
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.task.name
 
+    @property
+    def notes_are_targets(self) -> bool:
+        """Whether a note is a target that stands for all of the user's, and not words."""
+        return self.summary_form == RECORD and self.task.typical_record is not None
 
-_TITLE = _Form('"{target}" is the title for "{text}" ')
-_FORMS = {
-    "LaMP_2": _Form('the tag for the movie: "{text}" is "{target}" '),
-    "LaMP_2N": _Form('the category for the article: "{text}" is "{target}" '),
-    "LaMP_3": _Form('{target} is the score for "{text}" '),
-    "LaMP_4": _TITLE,
-    "LaMP_5": _Form(
-        '"{target}" is a title for "{text}" ',
-        counted_piece='"{target}" is title for " " ',
-        end=". Following the given patterns ",
-        counted_end="Following the given patterns",
-    ),
-    "LaMP_6": _TITLE,
-    "LaMP_7": _Form(
-        '"{text}" ',
-        end=" are written by a person. Following the given patterns ",
-        counted_end="are written by user. Following the given patterns",
-    ),
-    _CITATION: _Form('"{text}"', end="", end_tokens=0),
-}
+    def query(self, prompt: str) -> str:
+        """What LaMP's retrievers search for (`LampTask.query`)."""
+        return self.task.query(prompt)
+
+    def fits(self, prompt: str) -> bool:
+        """Whether `prompt` has the task's form: a question that can be told from the instruction."""
+        return self.task.query(prompt) != prompt.strip()
+
+    def shown(self, record: Record) -> str:
+        """The text of `record`, for LaMP_1 its title; empty where it has no target, and the words name one."""
+        if self.task.target_field is not None and not record.target:
+            return ""
+        return record.target or "" if self.task.name == _CITATION else record.text
+
+    def prompt(
+        self,
+        prompt: str,
+        records: Sequence[Record],
+        notes: Sequence[str],
+        tokenizer: TextTokenizer,
+        *,
+        max_length: int,
+    ) -> BuiltPrompt:
+        """The official prompt with records, and notes before them.
+
+        Args:
+            prompt: the question as LaMP gives it; it is never cut.
+            records: best first.
+            notes: targets or words, see the class; an empty one adds nothing.
+            tokenizer: the LLM's.
+            max_length: the budget for question, records and notes, in tokens, at least 1.
+        """
+        notes = list(dict.fromkeys(stripped for note in notes if (stripped := note.strip())))
+        if not notes:
+            return lamp_prompt(self.task, prompt, records, tokenizer, max_length=max_length)
+        if self.notes_are_targets:
+            typical = [Record(self.task.typical_record or "", target=note) for note in notes]
+            built = lamp_prompt(self.task, prompt, [*typical, *records], tokenizer, max_length=max_length)
+            own = tuple(record for record in built.records if record not in typical)
+            return replace(built, records=own, notes=tuple(notes) if built.records else ())
+        return self._with_words(prompt, records, " ".join(notes), tokenizer, max_length)
+
+    def _with_words(
+        self, prompt: str, records: Sequence[Record], words: str, tokenizer: TextTokenizer, max_length: int
+    ) -> BuiltPrompt:
+        prompt_tokens, special = tokenizer.count(prompt), tokenizer.count("")
+        room = (max_length - prompt_tokens) // 2
+        frame = tokenizer.count(_HEAD.format("word")) - special - 1
+        words = quoted(words)
+        if tokenizer.count(words) - special > room - frame:
+            words = "" if room <= frame else quoted(tokenizer.truncate(words, room - frame + special))
+        if not words:
+            return lamp_prompt(self.task, prompt, records, tokenizer, max_length=max_length)
+        head = _HEAD.format(words)
+        left = max_length - (tokenizer.count(head) - special)
+        built = lamp_prompt(self.task, prompt, records, tokenizer, max_length=max(left, 1))
+        text = head + built.text
+        return BuiltPrompt(text, built.records, max(tokenizer.count(text) - prompt_tokens, 0), (words,))
 
 
 def record_form(task: LampTask) -> str:
@@ -121,7 +163,7 @@ def record_form(task: LampTask) -> str:
     The long field is left empty. In LaMP_7, where users only write text, the text itself is what the user made; in
     LaMP_1 it is the title that the official prompts show.
     """
-    form = _FORMS[task.name]
+    form = task.form
     if "{target}" in form.piece:
         return form.piece.replace("{text}", "") + form.end
     return form.piece.replace("{text}", "{target}") + form.end
@@ -134,7 +176,7 @@ def lamp_prompt(
     tokenizer: TextTokenizer,
     *,
     max_length: int,
-) -> LampPrompt:
+) -> BuiltPrompt:
     """The official prompt for `input` with `records` in it.
 
     Args:
@@ -159,15 +201,15 @@ def lamp_prompt(
             text = _with_pieces(task, input, pieces)
             if text == input:
                 break
-            return LampPrompt(text, tuple(records), max(tokenizer.count(text) - input_tokens, 0))
+            return BuiltPrompt(text, tuple(records), max(tokenizer.count(text) - input_tokens, 0))
         share -= _STEP
-    return LampPrompt(input)
+    return BuiltPrompt(input)
 
 
 def _pieces(task: LampTask, records: Sequence[Record], tokenizer: TextTokenizer, room: int) -> list[str] | None:
     """The records in words, `room` tokens in all; None where that is too little."""
-    form = _FORMS[task.name]
-    share = (room - form.joining_tokens(len(records), tokenizer)) // len(records)
+    form = task.form
+    share = (room - _joining_tokens(form, len(records), tokenizer)) // len(records)
     saved = 0
     pieces = []
     for record in records:
@@ -176,7 +218,7 @@ def _pieces(task: LampTask, records: Sequence[Record], tokenizer: TextTokenizer,
             # A citation's piece is the title alone, and only its quotation marks are set apart.
             text, own = target, 2
         else:
-            text, own = record.text, form.own_tokens(target, tokenizer)
+            text, own = record.text, _own_tokens(form, target, tokenizer)
         limit = share + saved - own
         if limit < 0:
             return None
@@ -191,6 +233,17 @@ def _pieces(task: LampTask, records: Sequence[Record], tokenizer: TextTokenizer,
 def _with_pieces(task: LampTask, input: str, pieces: Sequence[str]) -> str:
     joined = _BETWEEN.join(pieces)
     if task.name != _CITATION:
-        return f"{joined}{_FORMS[task.name].end}{input}"
+        return f"{joined}{task.form.end}{input}"
     before, title, after = input.partition("title")
     return f"{before}{title}{_BETWEEN}{joined}{after}" if title else input
+
+
+def _own_tokens(form: RecordForm, target: str, tokenizer: TextTokenizer) -> int:
+    """What the official budget counts for a record without its long field."""
+    return tokenizer.count((form.counted_piece or form.piece).format(text=" ", target=target))
+
+
+def _joining_tokens(form: RecordForm, records: int, tokenizer: TextTokenizer) -> int:
+    """What it counts for what stands between and after the records."""
+    words = tokenizer.count(form.counted_end) if form.counted_end else 0
+    return form.end_tokens + words + 2 * (records - 1)

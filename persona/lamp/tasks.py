@@ -73,34 +73,60 @@ _LABEL_LIST = re.compile(r"(?:tags|categories): \[([^\]]*)\]")
 
 
 @dataclass(frozen=True, slots=True)
+class RecordForm:
+    """How a task words its records, and what of it the official budget counts (which is not always the same).
+
+    Attributes:
+        piece: one record, with ``{text}`` for the long field, which may be cut, and ``{target}``.
+        counted_piece: counted for a record without its long field; None is `piece` around a blank.
+        end: what stands between the records and the question.
+        counted_end: counted for the words of `end`.
+        end_tokens: counted for the rest of `end`.
+    """
+
+    piece: str
+    counted_piece: str | None = None
+    end: str = ". "
+    counted_end: str = ""
+    end_tokens: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LampTask:
-    """One task of LaMP.
+    """One task of LaMP: all that is known of it, in the table at the end of this file.
 
     Attributes:
         name: ``"LaMP_1"`` ... ``"LaMP_7"``; ``"LaMP_2N"`` is the news task that was called LaMP_2 until 2024.
         title: the task in human words.
+        template: the official input with ``{text}``, ``{labels}``, ``{reference_1}``, ``{reference_2}``.
+        opening: how every input of the task begins; tells the tasks apart.
+        query_marker: LaMP's query is what follows its first occurrence in the input; None for LaMP_1.
         text_field: the field of a profile's record that becomes `Record.text`.
         target_field: the field that becomes `Record.target`; None where users only write text (LaMP_7).
         extra_fields: fields that are kept in `Record.metadata`.
         view: the view (`Record.view`) that LaMP's retrievers index.
         labels: the possible answers, None where the answer is free text.
         metrics: the official keys; the first one selects models.
-        opening: how every input of the task begins; tells the tasks apart.
-        template: the official input with ``{text}``, ``{labels}``, ``{reference_1}``, ``{reference_2}``.
-        query_marker: LaMP's query is what follows its first occurrence in the input; None for LaMP_1.
+        form: how the official prompts word a record.
+        habit: what is typical of a user in this task, as a summary is asked for it.
+        typical_record: the text of a record whose target stands for all of a user's targets; None where users give no
+            target of their own making.
     """
 
     name: str
     title: str
+    template: str
+    opening: str
+    query_marker: str | None
     text_field: str
     target_field: str | None
-    extra_fields: tuple[str, ...]
-    view: str
-    labels: tuple[str, ...] | None
+    extra_fields: tuple[str, ...] = ()
+    view: str = "text"
+    labels: tuple[str, ...] | None = None
     metrics: tuple[str, ...]
-    opening: str
-    template: str
-    query_marker: str | None
+    form: RecordForm
+    habit: str
+    typical_record: str | None = None
 
     @property
     def official_name(self) -> str:
@@ -240,106 +266,132 @@ class LampSplit:
 _CHOICE = ("accuracy", "f1")
 _ERROR = ("MAE", "RMSE")
 _ROUGE = ("rouge-1", "rouge-L")
-
-
-def _task(
-    name: str,
-    title: str,
-    template: str,
-    *,
-    opening: str,
-    text: str = "text",
-    target: str | None = None,
-    extra: tuple[str, ...] = (),
-    view: str = "text",
-    labels: tuple[str, ...] | None = None,
-    metrics: tuple[str, ...] = _ROUGE,
-    marker: str | None = ":",
-) -> LampTask:
-    return LampTask(name, title, text, target, extra, view, labels, metrics, opening, template, marker)
-
+_TITLE = RecordForm('"{target}" is the title for "{text}" ')
 
 _TASKS = (
-    _task(
-        "LaMP_1",
-        "citation identification",
-        'For an author who has written the paper with the title "{text}", which reference is related? '
+    LampTask(
+        name="LaMP_1",
+        title="citation identification",
+        template='For an author who has written the paper with the title "{text}", which reference is related? '
         'Just answer with [1] or [2] without explanation. [1]: "{reference_1}" [2]: "{reference_2}"',
         opening="For an author who has written the paper",
-        text="abstract",
-        target="title",
+        query_marker=None,
+        text_field="abstract",
+        target_field="title",
         view="target+text",
         labels=("[1]", "[2]"),
         metrics=_CHOICE,
-        marker=None,
+        form=RecordForm('"{text}"', end="", end_tokens=0),
+        habit="which subjects the author's papers treat, and which other work they would cite",
     ),
-    _task(
-        "LaMP_2",
-        "movie tags",
-        "Which tag does this movie relate to among the following tags? Just answer with the tag name without "
+    LampTask(
+        name="LaMP_2",
+        title="movie tags",
+        template="Which tag does this movie relate to among the following tags? Just answer with the tag name without "
         "further explanation. tags: [{labels}] description: {text}",
         opening="Which tag does this movie relate to",
-        text="description",
-        target="tag",
+        query_marker="description:",
+        text_field="description",
+        target_field="tag",
         labels=MOVIE_TAGS,
         metrics=_CHOICE,
-        marker="description:",
+        form=RecordForm('the tag for the movie: "{text}" is "{target}" '),
+        habit="which tag the user prefers where several fit a film",
+        typical_record="a typical movie of this user",
     ),
-    _task(
-        "LaMP_2N",
-        "news categories",
-        "Which category does this article relate to among the following categories? Just answer with the "
+    LampTask(
+        name="LaMP_2N",
+        title="news categories",
+        template="Which category does this article relate to among the following categories? Just answer with the "
         "category name without further explanation. categories: [{labels}] article: {text}",
         opening="Which category does this article relate to",
-        target="category",
-        extra=("title",),
+        query_marker="article:",
+        text_field="text",
+        target_field="category",
+        extra_fields=("title",),
         view="title+text",
         labels=NEWS_CATEGORIES,
         metrics=_CHOICE,
-        marker="article:",
+        form=RecordForm('the category for the article: "{text}" is "{target}" '),
+        habit="which categories the author's articles belong to, and what about them decides it",
+        typical_record="a typical article of this user",
     ),
-    _task(
-        "LaMP_3",
-        "product ratings",
-        "What is the score of the following review on a scale of 1 to 5? just answer with 1, 2, 3, 4, or 5 "
+    LampTask(
+        name="LaMP_3",
+        title="product ratings",
+        template="What is the score of the following review on a scale of 1 to 5? just answer with 1, 2, 3, 4, or 5 "
         "without further explanation. review: {text}",
         opening="What is the score of the following review",
-        target="score",
+        query_marker="review:",
+        text_field="text",
+        target_field="score",
         labels=("1", "2", "3", "4", "5"),
         metrics=_ERROR,
-        marker="review:",
+        form=RecordForm('{target} is the score for "{text}" '),
+        habit="how strictly the user scores from 1 to 5, and what raises or lowers a score",
+        typical_record="a typical review of this user",
     ),
-    _task(
-        "LaMP_4",
-        "news headlines",
-        "Generate a headline for the following article: {text}",
+    LampTask(
+        name="LaMP_4",
+        title="news headlines",
+        template="Generate a headline for the following article: {text}",
         opening="Generate a headline for the following article",
-        target="title",
+        query_marker="article:",
+        text_field="text",
+        target_field="title",
         view="target+text",
-        marker="article:",
+        metrics=_ROUGE,
+        form=_TITLE,
+        habit="how the author words headlines: subjects, length, tone and words that come again",
+        typical_record="a typical article of this user",
     ),
-    _task(
-        "LaMP_5",
-        "scholarly titles",
-        "Generate a title for the following abstract of a paper: {text}",
+    LampTask(
+        name="LaMP_5",
+        title="scholarly titles",
+        template="Generate a title for the following abstract of a paper: {text}",
         opening="Generate a title for the following abstract",
-        text="abstract",
-        target="title",
+        query_marker="paper:",
+        text_field="abstract",
+        target_field="title",
         view="target+text",
-        marker="paper:",
+        metrics=_ROUGE,
+        form=RecordForm(
+            '"{target}" is a title for "{text}" ',
+            counted_piece='"{target}" is title for " " ',
+            end=". Following the given patterns ",
+            counted_end="Following the given patterns",
+        ),
+        habit="how the author words titles of papers: subjects, length, form and words that come again",
+        typical_record="a typical paper of this user",
     ),
-    _task(
-        "LaMP_6",
-        "e-mail subjects",
-        "Generate a subject for the following email: {text}",
+    LampTask(
+        name="LaMP_6",
+        title="e-mail subjects",
+        template="Generate a subject for the following email: {text}",
         opening="Generate a subject for the following email",
-        target="title",
+        query_marker=":",
+        text_field="text",
+        target_field="title",
+        metrics=_ROUGE,
+        form=_TITLE,
+        habit="how the user words subjects of e-mails: length, tone and words that come again",
+        typical_record="a typical email of this user",
     ),
-    _task(
-        "LaMP_7",
-        "tweet paraphrasing",
-        "Paraphrase the following tweet without any explanation before or after it: {text}",
+    LampTask(
+        name="LaMP_7",
+        title="tweet paraphrasing",
+        template="Paraphrase the following tweet without any explanation before or after it: {text}",
         opening="Paraphrase the following tweet",
+        query_marker=":",
+        text_field="text",
+        target_field=None,
+        metrics=_ROUGE,
+        form=RecordForm(
+            '"{text}" ',
+            end=" are written by a person. Following the given patterns ",
+            counted_end="are written by user. Following the given patterns",
+        ),
+        habit="how the user writes: tone, length, spelling and words that come again",
     ),
 )
 

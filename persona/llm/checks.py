@@ -4,43 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from persona.errors import InvalidOptionError, UnsupportedChannelError
-from persona.protocols import LORA, SOFT_PROMPT, VOCABULARY, GenerationOptions, Request
+from persona.channels import check_way
+from persona.errors import InvalidOptionError
+from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, GenerationOptions, LanguageModel, Request
 
 MOST_BEAMS = 256
 """Beams at most: each takes the memory of a prompt of its own."""
 
 _SEEDS = 2**62
 
-_TAKEN_BY = {
-    SOFT_PROMPT: "soft prompts are taken by transformers models (a folder, a hub id, 'tiny' or (model, tokenizer)), "
-    "and by a vLLM server that is given its `hidden_size`",
-    LORA: "adapters are taken by transformers models with an open AdapterPool, and by a vLLM server that is given "
-    "`lora`; else leave `adapter` at None",
-    VOCABULARY: "lifted tokens are taken by transformers models (a folder, a hub id, 'tiny' or (model, tokenizer))",
-}
 
-
-def check_requests(requests: Sequence[Request], channels: frozenset[str], llm: str) -> None:
-    """Refuse requests that use a channel outside `channels`, or whose prompt is no text.
-
-    Args:
-        requests: what is about to be generated.
-        channels: what the LLM takes, of `persona.protocols.CHANNELS`.
-        llm: the LLM's name, for the message.
+def check_requests(requests: Sequence[Request], llm: LanguageModel) -> None:
+    """Refuse requests that the LLM cannot take, or whose prompt is no text.
 
     Raises:
-        UnsupportedChannelError: if a request uses a channel that the LLM cannot take.
+        UnsupportedChannelError: if a request needs what `llm` does not take.
         InvalidOptionError: as in `check_prompt`.
     """
     for index, request in enumerate(requests):
         check_prompt(request.prompt, f" (request {index})")
-        for channel in _channels_of(request):
-            if channel not in channels:
-                raise UnsupportedChannelError(
-                    f"the LLM {llm} takes {', '.join(sorted(channels))}, but request {index} brings a {channel}: "
-                    f"{_TAKEN_BY[channel]}"
-                )
+        for way in _ways(request):
+            check_way(llm, way, f"request {index}")
 
 
 def check_prompt(prompt: object, place: str = "") -> None:
@@ -64,13 +48,13 @@ def check_prompt(prompt: object, place: str = "") -> None:
             raise InvalidOptionError(f"a prompt must be UTF-8 text, and holds {half}{place}") from None
 
 
-def _channels_of(request: Request) -> Iterable[str]:
+def _ways(request: Request) -> Iterable[str]:
     if request.soft_prompt is not None:
         yield SOFT_PROMPT
     if request.adapter is not None:
-        yield LORA
+        yield ADAPTER
     if request.lifts:
-        yield VOCABULARY
+        yield LIFTS
 
 
 def check_seed(seed: int) -> int:

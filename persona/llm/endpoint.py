@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from persona.errors import GenerationError, InvalidOptionError, MissingDependencyError, ModelLoadError, reason
 from persona.llm.checks import check_options, check_requests
 from persona.llm.tokenizers import WhitespaceTokenizer
-from persona.protocols import LORA, SOFT_PROMPT, TEXT, GenerationOptions, Request, TextTokenizer
+from persona.protocols import ADAPTER, SOFT_PROMPT, TEXT, GenerationOptions, Request, TextTokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +121,7 @@ class OpenAILM:
     @property
     def channels(self) -> frozenset[str]:
         """Text, soft prompts where `hidden_size` is given, and adapters where `lora` is."""
-        given = ((SOFT_PROMPT, self._hidden_size), (LORA, self._lora))
+        given = ((SOFT_PROMPT, self._hidden_size), (ADAPTER, self._lora))
         return frozenset({TEXT, *(channel for channel, how in given if how is not None)})
 
     @property
@@ -155,7 +155,7 @@ class OpenAILM:
             GenerationError: if the endpoint refuses a request, cannot be reached, or answers without text.
         """
         check_options(options, only_text=self.fingerprint)
-        check_requests(requests, self.channels, self.fingerprint)
+        check_requests(requests, self)
         for index, request in enumerate(requests):
             self._check_soft_prompt(request, index)
         # Named before anything is sent: nobody is answered by the plain model because an adapter is gone.

@@ -63,7 +63,7 @@ class CallableLM:
             GenerationError: if the function raises, or returns no string.
         """
         check_options(options, only_text=self.fingerprint)
-        check_requests(requests, self.channels, self.fingerprint)
+        check_requests(requests, self)
         return [self._answer(index, request.prompt) for index, request in enumerate(requests)]
 
     def _answer(self, index: int, prompt: str) -> str:
@@ -134,7 +134,7 @@ class RunnableLM:
             GenerationError: if the runnable raises, or answers with neither a string nor a message.
         """
         check_options(options, only_text=self.fingerprint)
-        check_requests(requests, self.channels, self.fingerprint)
+        check_requests(requests, self)
         answers = self._runnable.batch(
             [request.prompt for request in requests],
             config={"max_concurrency": self._max_concurrency},

@@ -38,7 +38,7 @@ from persona.llm.logits import TokenLifts, check_lifts
 from persona.llm.median_decoding import MedianDecoding
 from persona.llm.prompt_tokens import ChatTemplate, Overlong, PromptEncoder
 from persona.llm.tokenizers import HuggingFaceTokenizer
-from persona.protocols import LORA, SOFT_PROMPT, TEXT, VOCABULARY, AdapterSource, GenerationOptions, Lifts, Request
+from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, TEXT, AdapterSource, GenerationOptions, Lifts, Request
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -133,7 +133,7 @@ class TransformersLM:
     @property
     def channels(self) -> frozenset[str]:
         """Text, soft prompts and lifted tokens, and adapters while some are attached."""
-        return frozenset({TEXT, SOFT_PROMPT, VOCABULARY, *(() if self._adapters is None else (LORA,))})
+        return frozenset({TEXT, SOFT_PROMPT, LIFTS, *(() if self._adapters is None else (ADAPTER,))})
 
     def attach_adapters(self, adapters: AdapterSource | None) -> None:
         """Take requests with adapters from now on, by the names that `adapters` knows; None takes none any more."""
@@ -248,7 +248,7 @@ class TransformersLM:
             GenerationError: if the device's memory does not suffice, or the model's scores are not numbers.
         """
         check_options(options)
-        check_requests(requests, self.channels, self.name)
+        check_requests(requests, self)
         if not requests:
             return []
         with self._lock, torch.inference_mode(), _evaluating(self.model):

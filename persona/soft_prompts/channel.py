@@ -1,7 +1,7 @@
 """The channel of soft prompts: a user embedder's tokens before the prompt of a frozen LLM.
 
 >>> channel = SoftPromptChannel("plugs/ratings", llm, load_encoder("minilm"), store)            # doctest: +SKIP
->>> Personalizer(llm, store, k=1, retriever=retriever, channels=(channel,))                     # doctest: +SKIP
+>>> Personalizer(llm, store, (RecordsChannel(retriever, k=1), channel))                         # doctest: +SKIP
 
 A user embedder that copies (`persona.soft_prompts.copying`) brings lifts as well, for what stands in the question and in the user's
 answers. An endpoint that takes soft prompts and no lifts gets the soft prompt alone.
@@ -15,7 +15,6 @@ when one is added, and is erased with the user.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +23,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from persona.channels import Ask, Channel, Contribution, check_way
 from persona.encoders.user_vectors import UserVectorFile
-from persona.errors import InvalidOptionError, UnsupportedChannelError
+from persona.lamp.prompts import LampWording
 from persona.lamp.tasks import lamp_task
-from persona.protocols import SOFT_PROMPT, VOCABULARY, PersonalContext, RecordEncoder
+from persona.protocols import LIFTS, SOFT_PROMPT, Lifts, RecordEncoder
 from persona.records import Profile
 from persona.soft_prompts.embedder import UserEmbedder, load_user_embedder
 from persona.soft_prompts.histories import History, HistoryBatch, history_reader
@@ -46,7 +46,7 @@ _RECORDS_ALIKE = 512
 """So many records of histories of one length are computed without others."""
 
 
-class SoftPromptChannel:
+class SoftPromptChannel(Channel):
     """Puts a user embedder's soft prompt into the context of each request.
 
     Args:
@@ -57,8 +57,7 @@ class SoftPromptChannel:
         query_free: read stored soft prompts, made for any question; one that is missing or stale is made on the spot.
 
     Attributes:
-        trained_on: the LaMP task that `plug` was trained on; None for one that was trained before that was noted. A
-            `Personalizer` words retrieved records as that task does, and seeks them by the question in its prompts.
+        wording: of the LaMP task that `plug` was trained on; None for one that was trained before that was noted.
 
     Raises:
         UnsupportedChannelError: if the LLM takes no soft prompts.
@@ -66,6 +65,9 @@ class SoftPromptChannel:
         InvalidOptionError: if `plug` reads records and was given user vectors, or the other way round.
         ModelLoadError: if `plug` cannot be loaded.
     """
+
+    name = "soft_prompt"
+    requires = SOFT_PROMPT
 
     def __init__(
         self,
@@ -76,63 +78,49 @@ class SoftPromptChannel:
         *,
         query_free: bool = False,
     ) -> None:
-        if SOFT_PROMPT not in llm.channels:
-            raise UnsupportedChannelError(
-                f"the LLM {llm.fingerprint} takes {', '.join(sorted(llm.channels))}, was given: {SOFT_PROMPT}; "
-                "soft prompts need a transformers model (folder, hub id or (model, tokenizer))"
-            )
+        check_way(llm, SOFT_PROMPT, "a user embedder")
         self.plug = plug if isinstance(plug, UserEmbedder) else load_user_embedder(plug)
         self._reader = history_reader(self.plug.config, encoder, store)
         self.plug.check_fits(encoder.fingerprint, llm)
         self.store = store
         self.query_free = query_free
         self._kind = soft_prompt_kind(self.plug) if query_free else ""
-        self.trained_on = lamp_task(self.plug.config.task) if self.plug.config.task else None
-        copying = self.plug.copying if self.plug.copies and VOCABULARY in llm.channels else None
+        task = self.plug.config.task
+        self.wording = LampWording(lamp_task(task)) if task else None
+        copying = self.plug.copying if self.plug.copies and LIFTS in llm.channels else None
         self._copying = None if copying is None else copying.of(llm)
 
-    def __call__(
-        self, profiles: Sequence[Profile], prompts: Sequence[str], contexts: Sequence[PersonalContext]
-    ) -> list[PersonalContext]:
-        """`contexts` with a soft prompt each, and with lifts; users without records get the neutral one.
-
-        Raises:
-            InvalidOptionError: if another channel brought lifts already.
-        """
+    def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
+        """A soft prompt for each of `asks`, and lifts; users without records get the neutral one."""
         found: dict[int, torch.Tensor] = {}
         neutral: set[int] = set()
         if self.query_free:
-            for place, profile in enumerate(profiles):
-                stored = self._stored(profile)
+            for place, ask in enumerate(asks):
+                stored = self._stored(ask.profile)
                 if stored is not None:
                     found[place] = stored
-        missing = [place for place in range(len(profiles)) if place not in found]
+        missing = [place for place in range(len(asks)) if place not in found]
         if missing:
-            histories = self._reader.read([profiles[place] for place in missing])
+            histories = self._reader.read([asks[place].profile for place in missing])
             neutral = {place for place, history in zip(missing, histories, strict=True) if not len(history)}
-            queries = None if self.query_free else self._queries([prompts[place] for place in missing])
+            queries = None if self.query_free else self._queries([asks[place] for place in missing])
             found.update(zip(missing, soft_prompts(self.plug, histories, queries), strict=True))
-        made = [
-            replace(context, soft_prompt=found[place], neutral=place in neutral)
-            for place, context in enumerate(contexts)
+        lifts: Sequence[Lifts | None] = [None] * len(asks)
+        if self._copying is not None:
+            lifts = self._copying.lifts([ask.profile for ask in asks], [ask.prompt for ask in asks])
+        return [
+            Contribution(soft_prompt=found[place], lifts=lifts[place], personal=place not in neutral)
+            for place in range(len(asks))
         ]
-        if self._copying is None:
-            return made
-        if any(context.lifts for context in contexts):
-            raise InvalidOptionError(
-                "one channel may lift tokens; this user embedder copies, and another lifts words: leave one of them out"
-            )
-        lifts = self._copying.lifts(profiles, prompts)
-        return [replace(context, lifts=each) for context, each in zip(made, lifts, strict=True)]
 
-    def _queries(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+    def _queries(self, asks: Sequence[Ask]) -> NDArray[np.float32]:
         """Vectors of what is asked, as in training: of a task's prompt the part behind the words on what to do with it.
 
         Returns:
-            # (prompts, encoder_dim)
+            # (asks, encoder_dim)
         """
-        task = self.trained_on
-        return self._reader.questions(prompts if task is None else [task.query(prompt) for prompt in prompts])
+        wording = self.wording
+        return self._reader.questions([ask.query if wording is None else wording.query(ask.prompt) for ask in asks])
 
     def _stored(self, profile: Profile) -> torch.Tensor | None:
         """The stored soft prompt of this very revision, or None."""

@@ -25,10 +25,10 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from persona.errors import InvalidOptionError, PersonaError
 from persona.files import make_ordinary, replacing, write_atomically
+from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import LampSplit, LampTask
 from persona.llm.loss import TargetLoss
 from persona.llm.transformers import TransformersLM
-from persona.prompts import lamp_prompt
 from persona.protocols import GenerationOptions, Retriever
 from persona.records import Profile
 from persona.soft_prompts.copy_training import train_copying

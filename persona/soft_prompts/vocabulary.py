@@ -10,7 +10,7 @@ of records without a target, from their texts. Special tokens are never lifted.
 
 >>> background = TokenBackground.from_texts(llm, titles_of_many_users)                          # doctest: +SKIP
 >>> channel = VocabularyChannel(llm, background, beta=0.5)                                      # doctest: +SKIP
->>> Personalizer(llm, store, retriever, channels=(channel,))                                    # doctest: +SKIP
+>>> Personalizer(llm, store, (RecordsChannel(), channel))                                    # doctest: +SKIP
 
 With ``beta=0``, the default, the channel adds nothing and every answer is the same to the bit. What it does to scores
 was measured (docs/results/vocabulary.md): look there before you switch it on.
@@ -21,12 +21,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
-from persona.errors import InvalidOptionError, UnsupportedChannelError
-from persona.protocols import VOCABULARY, LanguageModel, PersonalContext
+from persona.channels import Ask, Channel, Contribution, check_way
+from persona.errors import InvalidOptionError
+from persona.protocols import LIFTS, LanguageModel
 from persona.records import Profile
 
 if TYPE_CHECKING:
@@ -83,15 +84,11 @@ def check_lifting(llm: LanguageModel) -> TransformersLM:
     Raises:
         UnsupportedChannelError: if it cannot.
     """
-    if VOCABULARY not in llm.channels:
-        raise UnsupportedChannelError(
-            f"the LLM {llm.fingerprint} takes {', '.join(sorted(llm.channels))}, was given: {VOCABULARY}; lifted "
-            "tokens need a transformers model (folder, hub id or (model, tokenizer))"
-        )
+    check_way(llm, LIFTS, "lifted words")
     return cast("TransformersLM", llm)  # the only kind with this channel
 
 
-class VocabularyChannel:
+class VocabularyChannel(Channel):
     """Puts what is to be lifted into the context of each request.
 
     Args:
@@ -104,6 +101,9 @@ class VocabularyChannel:
         UnsupportedChannelError: if the LLM cannot lift tokens.
     """
 
+    name = "vocabulary"
+    requires = LIFTS
+
     def __init__(self, llm: LanguageModel, background: TokenBackground, beta: float = 0.0) -> None:
         if not (math.isfinite(beta) and beta >= 0):
             raise InvalidOptionError(f"`beta` must be a number of at least 0, was: {beta}")
@@ -112,27 +112,14 @@ class VocabularyChannel:
         self.beta = beta
         self._special = frozenset(self.llm.special_tokens)
 
-    def __call__(
-        self, profiles: Sequence[Profile], prompts: Sequence[str], contexts: Sequence[PersonalContext]
-    ) -> list[PersonalContext]:
-        """`contexts` with the lifts of their users.
-
-        Raises:
-            InvalidOptionError: if another channel brought lifts already.
-        """
+    def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
+        """The lifts of the users of `asks`."""
         if not self.beta:
-            return list(contexts)
+            return [Contribution() for _ in asks]
         # By profile and not by user: one batch may hold the same user as of two days.
-        different = {id(profile): profile for profile in profiles}
+        different = {id(ask.profile): ask.profile for ask in asks}
         lifts = {place: self.lifts(profile) for place, profile in different.items()}
-        if any(context.lifts for context in contexts):
-            raise InvalidOptionError(
-                "one channel may lift tokens; this one lifts words, and a user embedder copies: leave one of them out"
-            )
-        return [
-            replace(context, lifts=lifts[id(profile)] or None)
-            for context, profile in zip(contexts, profiles, strict=True)
-        ]
+        return [Contribution(lifts=lifts[id(ask.profile)] or None) for ask in asks]
 
     def lifts(self, profile: Profile) -> dict[int, float]:
         """What is added to each token's score for this user; all above 0, the strongest first."""

@@ -3,7 +3,7 @@
 >>> with ProfileStore("sqlite:///persona.db") as store:                                         # doctest: +SKIP
 ...     summarize_users(store, load_llm("openai:MODEL"), task="LaMP_3").written
 ...     channel = SummaryChannel(store, "llm", task="LaMP_3")
-...     Personalizer(llm, store, retriever, k=1, channels=(channel,)).generate("critic-7", prompt).summary
+...     Personalizer(llm, store, [channel]).generate("critic-7", prompt).notes
 1000
 'Scores strictly, 2 on average; long dialogues cost a film a point.'
 
@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from persona.channels import Ask, Channel, Contribution
 from persona.errors import InvalidOptionError
 from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import LampTask, lamp_task
@@ -41,7 +42,6 @@ from persona.protocols import (
     BoundedPrompt,
     GenerationOptions,
     LanguageModel,
-    PersonalContext,
     Request,
     TextTokenizer,
 )
@@ -76,31 +76,7 @@ USERS_AT_ONCE = 64
 _VERSIONS = MappingProxyType({INSTRUCT: "instruct-1", TASK: "task-1"})
 """Names the exact wording. Whoever changes a prompt below gives it a new number, and summaries are written anew."""
 
-_TYPICAL = MappingProxyType(
-    {
-        FREE: "what the user writes about and cares for, and in which tone",
-        "LaMP_1": "which subjects the author's papers treat, and which other work they would cite",
-        "LaMP_2": "which tag the user prefers where several fit a film",
-        "LaMP_2N": "which categories the author's articles belong to, and what about them decides it",
-        "LaMP_3": "how strictly the user scores from 1 to 5, and what raises or lowers a score",
-        "LaMP_4": "how the author words headlines: subjects, length, tone and words that come again",
-        "LaMP_5": "how the author words titles of papers: subjects, length, form and words that come again",
-        "LaMP_6": "how the user words subjects of e-mails: length, tone and words that come again",
-        "LaMP_7": "how the user writes: tone, length, spelling and words that come again",
-    }
-)
-
-TYPICAL_RECORD = MappingProxyType(
-    {
-        "LaMP_2": "a typical movie of this user",
-        "LaMP_2N": "a typical article of this user",
-        "LaMP_3": "a typical review of this user",
-        "LaMP_4": "a typical article of this user",
-        "LaMP_5": "a typical paper of this user",
-        "LaMP_6": "a typical email of this user",
-    }
-)
-"""By task, what stands for a text where a target stands for all of a user's targets."""
+_FREE_HABIT = "what the user writes about and cares for, and in which tone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +305,7 @@ def summarize_users(
     return SummarizeReport(users, written, fresh, empty, passed_over, time.perf_counter() - begun)
 
 
-class SummaryChannel:
+class SummaryChannel(Channel):
     """Puts a user's summary into the context of each request. It never asks an LLM.
 
     Args:
@@ -343,6 +319,8 @@ class SummaryChannel:
         InvalidOptionError: if an option is out of range, or there is no store to read from.
         UnknownTaskError: if there is no such task.
     """
+
+    name = "summary"
 
     def __init__(
         self,
@@ -363,18 +341,14 @@ class SummaryChannel:
         self.task = check_task(task)
         self.stale_after = stale_after
 
-    def __call__(
-        self, profiles: Sequence[Profile], prompts: Sequence[str], contexts: Sequence[PersonalContext]
-    ) -> list[PersonalContext]:
-        """`contexts` with the summaries of their users; users without one keep what they have."""
+    def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
+        """The summaries of the users of `asks`; nothing for users without one."""
         found: dict[str, tuple[str, str]] = {}
-        for profile in profiles:
-            if profile.user_id not in found:
-                found[profile.user_id] = self.of(profile)
-        return [
-            replace(context, summary=text, summary_source=source) if text else context
-            for context, (text, source) in zip(contexts, (found[profile.user_id] for profile in profiles), strict=True)
-        ]
+        for ask in asks:
+            if ask.profile.user_id not in found:
+                found[ask.profile.user_id] = self.of(ask.profile)
+        of_asks = [found[ask.profile.user_id] for ask in asks]
+        return [Contribution(notes=(text,), source=source) if text else Contribution() for text, source in of_asks]
 
     def of(self, profile: Profile) -> tuple[str, str]:
         """The summary of a user, and where it comes from; both empty if there is none."""
@@ -433,7 +407,7 @@ class _Instruct:
     most_tokens = 2**30
 
     def __init__(self, task: str) -> None:
-        self._typical = _TYPICAL[task]
+        self._typical = _FREE_HABIT if task == FREE else lamp_task(task).habit
 
     def parts(self, profile: Profile) -> list[Record]:
         return list(profile.records)
@@ -463,7 +437,7 @@ class _TaskForm:
     """
 
     def __init__(self, task: LampTask, labels: tuple[str, ...] | None) -> None:
-        if task.target_field is None or task.name == "LaMP_1":
+        if task.typical_record is None:
             raise InvalidOptionError(
                 f"a summary in the form 'task' needs targets of one kind: {task.name} has none; take 'instruct'"
             )
@@ -476,7 +450,7 @@ class _TaskForm:
         return [record for record in profile if record.target is not None and record.target.strip()]
 
     def part(self, text: str) -> Record:
-        return Record(TYPICAL_RECORD[self._task.name], target=text)
+        return Record(self._task.typical_record or "", target=text)
 
     def line(self, record: Record) -> str:
         if self._titles:
@@ -486,7 +460,7 @@ class _TaskForm:
     def prompt(self, records: Sequence[Record], merging: bool) -> str:
         if self._titles:
             return self._task.make_input(" ".join(self._sentence(record) for record in records))
-        asked = self._task.make_input(TYPICAL_RECORD[self._task.name], labels=self._labels)
+        asked = self._task.make_input(self._task.typical_record or "", labels=self._labels)
         return lamp_prompt(self._task, asked, records, _Uncut(), max_length=_Uncut.LENGTH).text
 
     @staticmethod

@@ -24,7 +24,7 @@ from persona.errors import (
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from persona.personalizer import Personalizer, personalize
-from persona.protocols import LORA, PRIOR_ADAPTER, GenerationOptions, Request
+from persona.protocols import ADAPTER, PRIOR_ADAPTER, GenerationOptions, Request
 from persona.records import Record
 from persona.store.profile_store import ForgetReport, ProfileStore
 
@@ -80,14 +80,14 @@ def test_a_batch_mixes_users_the_plain_model_and_soft_prompts(
         Request(PROMPT, adapter=PRIOR_ADAPTER),
     ]
     with AdapterPool(bank, llm, slots=3, rows=4) as pool:
-        assert LORA in llm.channels
+        assert ADAPTER in llm.channels
         together = llm.generate(requests, options)
         alone = [llm.generate([request], options)[0] for request in requests]
         assert len(pool) == 4
     assert together == alone
     assert together[:2] == plain
     assert len(set(together)) == len(requests)
-    assert LORA not in llm.channels
+    assert ADAPTER not in llm.channels
     assert llm.generate(requests[:2], options) == plain
     with pytest.raises(UnsupportedChannelError, match="open AdapterPool"):
         llm.generate(requests, options)
@@ -202,7 +202,7 @@ def test_the_channel_follows_its_policy(bank: AdapterBank, llm: TransformersLM) 
         with pytest.raises(UnknownAdapterError, match="'user 5' has no adapter"):
             personalizer.batch(questions)
         found = personalizer.batch(questions[:5])
-        assert [one.channels for one in found] == [(LORA,)] * 4 + [()]
+        assert [one.channels for one in found] == [(ADAPTER,)] * 4 + [()]
         requests = [Request(PROMPT, adapter=f"{user}@1") for user in USERS[:4]]
         expected = llm.generate([*requests, Request(PROMPT, adapter=PRIOR_ADAPTER), Request(PROMPT)], OPTIONS)
         assert [one.text for one in found] == expected[:5]
@@ -221,7 +221,7 @@ def test_personalize_takes_a_bank(bank: AdapterBank, llm: TransformersLM) -> Non
     assert personalize(llm, "user 3", PROMPT, lora=bank, **options) == expected  # type: ignore[arg-type]
     with pytest.raises(UnknownAdapterError):
         personalize(llm, "user 5", PROMPT, lora=bank, **options)  # type: ignore[arg-type]
-    assert LORA not in llm.channels
+    assert ADAPTER not in llm.channels
 
 
 def test_names_of_folders_are_safe_and_different() -> None:

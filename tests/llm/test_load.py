@@ -27,7 +27,7 @@ from persona.llm import load as models
 from persona.llm.endpoint import OpenAILM
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
-from persona.protocols import CHANNELS, SOFT_PROMPT, TEXT, GenerationOptions, LanguageModel, Request
+from persona.protocols import SOFT_PROMPT, TEXT, WAYS, GenerationOptions, LanguageModel, Request
 
 
 def echo(prompt: str) -> str:
@@ -98,7 +98,7 @@ class TestContract:
     def test_it_has_the_members_of_a_language_model(self, llm: LanguageModel) -> None:
         assert isinstance(llm, LanguageModel)
         assert TEXT in llm.channels
-        assert llm.channels <= set(CHANNELS)
+        assert llm.channels <= set(WAYS)
         assert llm.fingerprint
         assert llm.fingerprint == llm.fingerprint.strip()
         assert "\n" not in llm.fingerprint

@@ -1,0 +1,124 @@
+"""Channels: the ways in which what is known of a user reaches a frozen LLM.
+
+Every channel is the same kind of thing. It has a name, says what an LLM must be able to take, and contributes to a batch
+of requests, which may mix users:
+
+>>> class Signature(Channel):
+...     name = "signature"
+...     def contribute(self, asks):
+...         return [Contribution(notes=(f"Signs as {ask.profile.user_id}.",)) for ask in asks]
+
+Those of persona: `persona.retrievers.channel.RecordsChannel`, `persona.summaries.channel.SummaryChannel`,
+`persona.soft_prompts.channel.SoftPromptChannel` and `persona.adapters.channel.AdapterChannel`. A further one needs no
+change to persona: give it to a `Personalizer`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from persona.errors import UnsupportedChannelError
+from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, TEXT, LanguageModel, Lifts, Wording
+from persona.records import Profile, ScoredRecord
+
+if TYPE_CHECKING:
+    import torch
+
+_TAKEN_BY = {
+    TEXT: "any LLM",
+    SOFT_PROMPT: "transformers models (a folder, a hub id, 'tiny' or (model, tokenizer)), and by a vLLM server that is "
+    "given its `hidden_size`",
+    ADAPTER: "transformers models with an open AdapterPool, and by a vLLM server that is given `lora`",
+    LIFTS: "transformers models (a folder, a hub id, 'tiny' or (model, tokenizer))",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is asked for one user.
+
+    Attributes:
+        profile: the user's records as they are to be seen; empty for a cold-start user.
+        prompt: the request.
+        query: what of the prompt records are sought by; often all of it.
+    """
+
+    profile: Profile
+    prompt: str
+    query: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contribution:
+    """What a channel adds to one request.
+
+    Attributes:
+        records: records of the user's own profile, best first.
+        notes: short texts about the user; in a task's wording they may be targets that stand for all of the user's
+            (`persona.lamp.prompts.LampWording`).
+        source: where the notes come from, e.g. ``"stats:LaMP_3:scores"``.
+        soft_prompt: vectors to stand before the prompt's embeddings, float.  # (n_tokens, llm_hidden)
+        adapter: name of the adapter to answer with.
+        lifts: what is added to the scores of the answer's tokens.
+        personal: False where everybody would get the same: the soft prompt of a user without records, the prior.
+        identity: what besides its name decides the numbers of `adapter`; an evaluation keeps answers under it.
+    """
+
+    records: tuple[ScoredRecord, ...] = ()
+    notes: tuple[str, ...] = ()
+    source: str | None = None
+    soft_prompt: torch.Tensor | None = None
+    adapter: str | None = None
+    lifts: Lifts | None = None
+    personal: bool = True
+    identity: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that it adds besides text, which the prompt builder measures."""
+        return 0 if self.soft_prompt is None else len(self.soft_prompt)
+
+
+class Channel(ABC):
+    """One way from a user's history to a frozen LLM.
+
+    Attributes:
+        name: what results and answers call it.
+        requires: what the LLM must take, one of `persona.protocols.WAYS`.
+        wording: how the task that it was trained on words records, where it was trained on one; a `Personalizer`
+            without a builder of its own follows it.
+    """
+
+    name: ClassVar[str]
+    requires: ClassVar[str] = TEXT
+    wording: Wording | None = None
+
+    @abstractmethod
+    def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
+        """What is added to each of `asks`, in their order; an empty `Contribution` for nothing."""
+
+    def serving(self) -> AbstractContextManager[object]:
+        """Open while the LLM answers with what was contributed; a channel that serves weights attaches them here."""
+        return nullcontext()
+
+
+def check_way(llm: LanguageModel, way: str, wanted_by: str) -> None:
+    """Refuse an LLM that cannot take what is to be given to it.
+
+    Args:
+        llm: the LLM.
+        way: one of `persona.protocols.WAYS`.
+        wanted_by: what needs it, for the message, e.g. ``"the channel 'soft_prompt'"``.
+
+    Raises:
+        UnsupportedChannelError: if `way` is not among ``llm.channels``.
+    """
+    if way not in llm.channels:
+        raise UnsupportedChannelError(
+            f"the LLM {llm.fingerprint} takes {', '.join(sorted(llm.channels))}, but {wanted_by} needs: {way}, "
+            f"which is taken by {_TAKEN_BY[way]}"
+        )

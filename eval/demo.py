@@ -25,9 +25,9 @@ from persona.version import __version__
 
 from .bootstrap import Interval, gap_share
 from .lamp import LampReport, pooled_samples, run_lamp
-from .lamp_config import NO_USER, OTHER_USER, PLUG, LampConfig, Progress
+from .lamp_config import NO_USER, OTHER_USER, USER_EMBEDDER, LampConfig, Progress
 from .metrics import METRICS
-from .soft_prompts import Plugs
+from .soft_prompts import UserEmbedders
 
 SPLIT = "dev"
 METHODS = (NO_USER, "bm25", "recency", "dense", "hybrid")
@@ -86,7 +86,7 @@ class DemoExample:
     Attributes:
         before: without any history.
         after: with `records`.
-        plugged: with a soft prompt of the whole history, without records; None where no user embedder was at hand.
+        soft_prompted: with a soft prompt of the whole history, without records; None where no user embedder was at hand.
     """
 
     task: str
@@ -96,7 +96,7 @@ class DemoExample:
     records: tuple[ScoredRecord, ...]
     before: str
     after: str
-    plugged: str | None
+    soft_prompted: str | None
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -111,7 +111,7 @@ class DemoExample:
             ],
             "before": self.before,
             "after": self.after,
-            "plugged": self.plugged,
+            "soft_prompted": self.soft_prompted,
         }
 
 
@@ -151,7 +151,7 @@ def run_demo(
     out: Path,
     encoder: str = "minilm",
     methods: Sequence[str] = METHODS,
-    plugs: Mapping[str, Plugs] | None = None,
+    user_embedders: Mapping[str, UserEmbedders] | None = None,
     progress: Progress,
 ) -> DemoReport:
     """Make a world, write it as LaMP files, run `methods` on it and score them against its bounds.
@@ -162,16 +162,16 @@ def run_demo(
         seed: of the world, the controls and the bootstrap.
         out: folder for the world's files, answers, predictions and results; an interrupted run goes on from there.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
-        methods: as in `LampConfig`; ``plug`` joins them on the tasks of `plugs`.
-        plugs: user embedders by task, trained for `llm` and `encoder` (`tiny_plugs`).
+        methods: as in `LampConfig`; ``user-embedder`` joins them on the tasks of `user_embedders`.
+        user_embedders: user embedders by task, trained for `llm` and `encoder` (`tiny_user_embedders`).
         progress: called with a stage's name, what is done and what there is to do.
     """
     begun = time.perf_counter()
     world = World(seed)
     tasks, examples = [], []
     for name in WORLD_TASKS:
-        plug = (plugs or {}).get(name)
-        named = (*methods, PLUG) if plug is not None else tuple(methods)
+        embedder = (user_embedders or {}).get(name)
+        named = (*methods, USER_EMBEDDER) if embedder is not None else tuple(methods)
         config = LampConfig(methods=named, ks=KS, beside=EXAMPLE_METHOD, encoder=encoder, seed=seed)
         folder = out / f"{name}-seed{seed}-users{users}"
         world.write_lamp(folder, name, {SPLIT: users}, RECORDS_PER_USER)
@@ -180,7 +180,7 @@ def run_demo(
         def advance(stage: str, done: int, total: int, name: str = name) -> None:
             progress(f"{name} {stage}", done, total)
 
-        report = run_lamp(split, llm, config, plugs=plug, out=folder, progress=advance)
+        report = run_lamp(split, llm, config, user_embedders=embedder, out=folder, progress=advance)
         tasks.append(_task(world, split, report, users))
         examples.append(_example(split, report))
     return DemoReport(
@@ -244,14 +244,14 @@ def _example(split: LampSplit, report: LampReport) -> DemoExample:
         records=retriever.retrieve(question.profile, split.task.query(question.input), k),
         before=answers[NO_USER],
         after=answers[f"{EXAMPLE_METHOD} k={k}"],
-        plugged=answers.get(PLUG),
+        soft_prompted=answers.get(USER_EMBEDDER),
     )
 
 
-def tiny_plugs() -> dict[str, Plugs]:
+def tiny_user_embedders() -> dict[str, UserEmbedders]:
     """The user embedders that persona carries for `tiny` and MiniLM, by task."""
-    folder = Path(str(resources.files("persona"))) / "tiny" / "plugs"
-    return {task: Plugs.load([folder / task]) for task in WORLD_TASKS}
+    folder = Path(str(resources.files("persona"))) / "tiny" / "user_embedders"
+    return {task: UserEmbedders.load([folder / task]) for task in WORLD_TASKS}
 
 
 def available_encoder() -> str:

@@ -146,7 +146,7 @@ def _example(example: DemoExample) -> str:
     answers = (
         ("nothing", "before, without history", example.before),
         ("own", "after, with these records", example.after),
-        ("own", "or with a soft prompt of the whole history", example.plugged),
+        ("own", "or with a soft prompt of the whole history", example.soft_prompted),
         ("own", "what the user wrote", example.gold),
     )
     shown = "".join(

@@ -1,7 +1,7 @@
 """Run methods on a LaMP split and score the answers, always beside yardsticks and controls.
 
 A *row* of the report is one way to answer all questions: a retriever with its k, or ``none``; a user embedder
-(``plug``), alone or with retrieved records; a summary (``stats``, ``summary``), likewise; the same with *another
+(``user-embedder``), alone or with retrieved records; a summary (``stats``, ``summary``), likewise; the same with *another
 user's* history, which must not help, and for what was trained the same *trained without user*; and the yardsticks,
 which need no LLM. A gain counts as personalization only if the right user's history beats none (or the training without
 user) and another user's does not.
@@ -26,10 +26,10 @@ from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, Adapters
 from persona.eval.answers import Answers, data_hash
 from persona.eval.bootstrap import Interval, PairedDifference, bootstrap_interval, paired_bootstrap
-from persona.eval.lamp_config import NO_USER, OTHER_USER, PLUG, WITHOUT_USER, LampConfig, Progress
+from persona.eval.lamp_config import NO_USER, OTHER_USER, USER_EMBEDDER, WITHOUT_USER, LampConfig, Progress
 from persona.eval.metrics import METRICS, Samples, evaluate
 from persona.eval.plans import make_plans
-from persona.eval.soft_prompts import Plugs
+from persona.eval.soft_prompts import UserEmbedders
 from persona.eval.yardsticks import yardsticks
 from persona.files import write_atomically
 from persona.lamp.tasks import LOWER_IS_BETTER, LampSplit
@@ -47,7 +47,7 @@ class LampRow:
     """One way to answer all questions, scored.
 
     Attributes:
-        method: ``none``, a retriever's name, ``plug``, ``vocabulary``, a method of summaries or adapters, one of these
+        method: ``none``, a retriever's name, ``user-embedder``, ``vocabulary``, a method of summaries or adapters, one of these
             with `` + `` and a retriever's name, the control ``task adapter``, or a yardstick's.
         k: records asked for; 0 where there are none.
         control: None, `OTHER_USER`, `EMPTY_HISTORY` or `WITHOUT_USER`.
@@ -151,7 +151,7 @@ def run_lamp(
     llm: LanguageModel,
     config: LampConfig,
     *,
-    plugs: Plugs | None = None,
+    user_embedders: UserEmbedders | None = None,
     adapters: Adapters | None = None,
     summarizer: LanguageModel | None = None,
     background: LampSplit | None = None,
@@ -164,7 +164,7 @@ def run_lamp(
         split: questions with their profiles, and golds where there are any.
         llm: the frozen LLM.
         config: what to run.
-        plugs: the user embedders of the method ``plug``.
+        user_embedders: the user embedders of the method ``user-embedder``.
         adapters: the task adapters of the methods with adapters.
         summarizer: writes the summaries of ``summary`` and ``stats+summary``; None is `llm`.
         background: for the methods that lift words, users whose histories say what is common to everybody, as those of
@@ -175,7 +175,7 @@ def run_lamp(
 
     Raises:
         EvaluationError: if there is nothing to run, or golds and questions do not belong together.
-        InvalidOptionError: if ``plug`` is among the methods and there is no user embedder, or the LLM takes none;
+        InvalidOptionError: if ``user-embedder`` is among the methods and there is no user embedder, or the LLM takes none;
             likewise for adapters.
     """
     questions = split.questions[: config.limit]
@@ -194,7 +194,7 @@ def run_lamp(
             config,
             folder,
             report,
-            plugs=plugs,
+            user_embedders=user_embedders,
             adapters=adapters,
             summarizer=summarizer,
             background=background,
@@ -229,7 +229,7 @@ def run_lamp(
             for name, predictions in yardsticks(split.task, questions).items()
         ]
     rows = _score(split, golds, users, outcomes, config)
-    parts = _fingerprints(plugs, adapters, summarizer, background)
+    parts = _fingerprints(user_embedders, adapters, summarizer, background)
     data = data_hash(questions, golds)
     n_users = len(set(users))
     result = LampReport(split.task.name, len(questions), n_users, llm.fingerprint, config, rows, data, parts)
@@ -239,15 +239,18 @@ def run_lamp(
 
 
 def _fingerprints(
-    plugs: Plugs | None, adapters: Adapters | None, summarizer: LanguageModel | None, background: LampSplit | None
+    user_embedders: UserEmbedders | None,
+    adapters: Adapters | None,
+    summarizer: LanguageModel | None,
+    background: LampSplit | None,
 ) -> dict[str, tuple[str, ...]]:
     """See `LampReport.parts`."""
     found: dict[str, tuple[str, ...]] = {}
     if adapters is not None:
         found["task_adapters"] = tuple(task.fingerprint for task in adapters.tasks)
-    if plugs is not None:
-        found["user_embedders"] = tuple(plug.fingerprint for plug in plugs.with_user)
-        found["user_embedders_without_user"] = tuple(plug.fingerprint for plug in plugs.without_user)
+    if user_embedders is not None:
+        found["user_embedders"] = tuple(embedder.fingerprint for embedder in user_embedders.with_user)
+        found["user_embedders_without_user"] = tuple(embedder.fingerprint for embedder in user_embedders.without_user)
     if summarizer is not None:
         found["summarizer"] = (summarizer.fingerprint,)
     if background is not None:
@@ -319,7 +322,7 @@ def _score(
             }
             if outcome.method != NO_USER:
                 difference = compared(samples, plain)
-            if outcome.method.startswith(PLUG) and outcome.control != WITHOUT_USER:
+            if outcome.method.startswith(USER_EMBEDDER) and outcome.control != WITHOUT_USER:
                 gain = compared(samples, controls.get(outcome.k))
             if outcome.method.split(" + ")[0] in LORA_METHODS:
                 gain = compared(samples, task_alone.get(outcome.k))

@@ -13,11 +13,11 @@ from persona.eval.summary_rows import SUMMARY_FORMS, SUMMARY_METHODS
 
 NO_USER = "none"
 """The method that sends the question alone."""
-PLUG = "plug"
+USER_EMBEDDER = "user-embedder"
 """The method that puts a user embedder's soft prompt before the question."""
 VOCABULARY = "vocabulary"
 """The method that lifts the words of a user's own targets (`persona.soft_prompts.vocabulary`)."""
-PLUG_VOCABULARY = "plug+vocabulary"
+USER_EMBEDDER_VOCABULARY = "user-embedder+vocabulary"
 """The method that does both."""
 OTHER_USER = "other user"
 """The control in which each question gets another user's history."""
@@ -25,11 +25,11 @@ EMPTY_HISTORY = "empty history"
 """The control with an empty history for the user embedder; records that are retrieved beside it are the user's."""
 WITHOUT_USER = "trained without user"
 """The control with a user embedder that was trained in the same way and never saw a history."""
-PLUG_METHODS = (PLUG, PLUG_VOCABULARY)
+USER_EMBEDDER_METHODS = (USER_EMBEDDER, USER_EMBEDDER_VOCABULARY)
 """The methods with a soft prompt."""
-LIFTING_METHODS = (VOCABULARY, PLUG_VOCABULARY)
+LIFTING_METHODS = (VOCABULARY, USER_EMBEDDER_VOCABULARY)
 """The methods that lift words."""
-BESIDE_RECORDS = (PLUG, *SUMMARY_METHODS, VOCABULARY, PLUG_VOCABULARY, *LORA_METHODS)
+BESIDE_RECORDS = (USER_EMBEDDER, *SUMMARY_METHODS, VOCABULARY, USER_EMBEDDER_VOCABULARY, *LORA_METHODS)
 """The methods that run alone and with retrieved records beside them."""
 NO_RETRIEVERS = (NO_USER, *BESIDE_RECORDS)
 """All methods that are no retrievers."""
@@ -42,14 +42,14 @@ class LampConfig:
     """What to run.
 
     Attributes:
-        methods: ``none``, ``plug``, `persona.eval.summary_rows.SUMMARY_METHODS`, ``vocabulary``, ``plug+vocabulary``,
+        methods: ``none``, ``user-embedder``, `persona.eval.summary_rows.SUMMARY_METHODS`, ``vocabulary``, ``user-embedder+vocabulary``,
             `persona.eval.adapters.LORA_METHODS` and names of `persona.assembly.RETRIEVERS`.
-        ks: how many records; each retriever runs with each; ``plug``, summaries and adapters alone and with each.
+        ks: how many records; each retriever runs with each; ``user-embedder``, summaries and adapters alone and with each.
         beside: the retriever that finds the records beside a soft prompt, a summary or an adapter.
         lora_once: one adapter a user, from the profile of the user's earliest question, for all questions of that user;
             else one for each question, from all that is older than it.
         summary_form: what a summary is in a prompt, one of `persona.eval.summary_rows.SUMMARY_FORMS`.
-        vocabulary: the weight of the methods ``vocabulary`` and ``plug+vocabulary``.
+        vocabulary: the weight of the methods ``vocabulary`` and ``user-embedder+vocabulary``.
         limit: only the first questions; None runs all.
         controls: also run each method with another user's history.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
@@ -90,9 +90,9 @@ class LampConfig:
     resamples: int = 2000
 
     @property
-    def with_plug(self) -> bool:
+    def with_user_embedder(self) -> bool:
         """Whether a user embedder takes part."""
-        return not set(PLUG_METHODS).isdisjoint(self.methods)
+        return not set(USER_EMBEDDER_METHODS).isdisjoint(self.methods)
 
     @property
     def retrievers(self) -> tuple[str, ...]:

@@ -24,15 +24,15 @@ from persona.eval.lamp_config import (
     NO_RETRIEVERS,
     NO_USER,
     OTHER_USER,
-    PLUG,
-    PLUG_METHODS,
-    PLUG_VOCABULARY,
+    USER_EMBEDDER,
+    USER_EMBEDDER_METHODS,
+    USER_EMBEDDER_VOCABULARY,
     VOCABULARY,
     WITHOUT_USER,
     LampConfig,
     Progress,
 )
-from persona.eval.soft_prompts import Plugs, SoftPrompts
+from persona.eval.soft_prompts import SoftPrompts, UserEmbedders
 from persona.eval.summary_rows import SUMMARY_METHODS, summary_rows
 from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import LampSplit, Question
@@ -69,7 +69,7 @@ def make_plans(
     folder: Path,
     report: Progress,
     *,
-    plugs: Plugs | None = None,
+    user_embedders: UserEmbedders | None = None,
     adapters: Adapters | None = None,
     summarizer: LanguageModel | None = None,
     background: LampSplit | None = None,
@@ -83,7 +83,7 @@ def make_plans(
         config: what to run.
         folder: vectors, summaries and adapters are kept here, and found again by a run that was stopped.
         report: told how far it is.
-        plugs: the user embedders of the method ``plug``.
+        user_embedders: the user embedders of the method ``user-embedder``.
         adapters: the task adapters of the methods with adapters.
         summarizer: writes the summaries of ``summary`` and ``stats+summary``; None is `llm`.
         background: says what is common to everybody, so that the rest is a user's own words; None is `split`.
@@ -91,16 +91,16 @@ def make_plans(
     Raises:
         InvalidOptionError: if a method lacks what it needs.
     """
-    _check_plugs(config, plugs, llm)
+    _check_user_embedders(config, user_embedders, llm)
     _check_adapters(config, adapters, llm, split)
     with ExitStack() as stack:
-        parts = _parts(split, questions, llm, config, plugs, folder / "vectors.db", stack, report)
+        parts = _parts(split, questions, llm, config, user_embedders, folder / "vectors.db", stack, report)
         lifted = None
         if not set(LIFTING_METHODS).isdisjoint(config.methods):
             lifted = _Lifts(background or split, llm, config)
         plans = _text_plans(split, questions, parts, llm, config, report)
-        if plugs is not None and config.with_plug:
-            plans += _plug_plans(split, questions, parts, plugs, lifted, llm, config, report)
+        if user_embedders is not None and config.with_user_embedder:
+            plans += _user_embedder_plans(split, questions, parts, user_embedders, lifted, llm, config, report)
         if any(method in SUMMARY_METHODS for method in config.methods):
             kept = folder / "summaries.jsonl"
             plans += _summary_plans(split, questions, parts, llm, summarizer, config, kept, report)
@@ -111,20 +111,20 @@ def make_plans(
     return plans
 
 
-def _check_plugs(config: LampConfig, plugs: Plugs | None, llm: LanguageModel) -> None:
-    if not config.with_plug:
+def _check_user_embedders(config: LampConfig, user_embedders: UserEmbedders | None, llm: LanguageModel) -> None:
+    if not config.with_user_embedder:
         return
-    if plugs is None:
-        method = next(one for one in config.methods if one in PLUG_METHODS)
-        raise InvalidOptionError(f"the method {method!r} needs a user embedder: name its folder (--plug)")
-    if PLUG_VOCABULARY in config.methods and any(plug.copies for plug in plugs.with_user):
+    if user_embedders is None:
+        method = next(one for one in config.methods if one in USER_EMBEDDER_METHODS)
+        raise InvalidOptionError(f"the method {method!r} needs a user embedder: name its folder (--user-embedder)")
+    if USER_EMBEDDER_VOCABULARY in config.methods and any(embedder.copies for embedder in user_embedders.with_user):
         raise InvalidOptionError(
-            f"a user embedder that copies lifts tokens already, as {PLUG_VOCABULARY!r} does the user's words: "
+            f"a user embedder that copies lifts tokens already, as {USER_EMBEDDER_VOCABULARY!r} does the user's words: "
             "leave that method out"
         )
     if SOFT_PROMPT not in llm.channels or not hasattr(llm, "model"):
         raise InvalidOptionError(
-            "the method 'plug' needs an LLM that takes soft prompts, a transformers model (folder, hub id or "
+            "the method 'user-embedder' needs an LLM that takes soft prompts, a transformers model (folder, hub id or "
             f"(model, tokenizer)), was: {llm.fingerprint}"
         )
 
@@ -179,11 +179,11 @@ def _text_plans(
     return plans
 
 
-def _plug_plans(
+def _user_embedder_plans(
     split: LampSplit,
     questions: Sequence[Question],
     parts: _Parts,
-    plugs: Plugs,
+    user_embedders: UserEmbedders,
     lifted: _Lifts | None,
     llm: LanguageModel,
     config: LampConfig,
@@ -196,16 +196,16 @@ def _plug_plans(
     queries = parts.soft_prompts.queries([split.task.query(question.input) for question in questions])
     # What stands in the soft prompt and in the prompt, and which embedders make it.
     rows: list[tuple[str | None, tuple[UserEmbedder, ...], list[Profile], list[Profile]]] = [
-        (None, plugs.with_user, own, own)
+        (None, user_embedders.with_user, own, own)
     ]
     nobody = [Profile(question.user_id) for question in questions]
     if config.controls:
         others = other_histories(questions, config.seed)
-        rows.append((OTHER_USER, plugs.with_user, others, others))
-        if plugs.vectors is None:  # a file of user vectors has one for every user, whatever the history
-            rows.append((EMPTY_HISTORY, plugs.with_user, nobody, own))
-    if plugs.without_user:
-        rows.append((WITHOUT_USER, plugs.without_user, nobody, own))
+        rows.append((OTHER_USER, user_embedders.with_user, others, others))
+        if user_embedders.vectors is None:  # a file of user vectors has one for every user, whatever the history
+            rows.append((EMPTY_HISTORY, user_embedders.with_user, nobody, own))
+    if user_embedders.without_user:
+        rows.append((WITHOUT_USER, user_embedders.without_user, nobody, own))
     plans = []
     for number, (control, embedders, shown, retrieved) in enumerate(rows):
         histories = parts.soft_prompts.histories(shown)
@@ -215,10 +215,14 @@ def _plug_plans(
         for k, built in _prompts(split, questions, retrieved, parts.beside, llm, config).items():
             prompts[k] = ([one.text for one in built], _mean_tokens(built))
         # Nobody has no words: these controls are the same for both methods.
-        methods = [PLUG] if shown is nobody else [method for method in PLUG_METHODS if method in config.methods]
+        methods = (
+            [USER_EMBEDDER]
+            if shown is nobody
+            else [method for method in USER_EMBEDDER_METHODS if method in config.methods]
+        )
         for method in methods:
             words: list[list[Lifts | None]]
-            if lifted is not None and method == PLUG_VOCABULARY:
+            if lifted is not None and method == USER_EMBEDDER_VOCABULARY:
                 words = [[*lifted.of(shown)]] * len(embedders)
             else:
                 asked = [question.input for question in questions]
@@ -400,14 +404,14 @@ def _parts(
     questions: Sequence[Question],
     llm: LanguageModel,
     config: LampConfig,
-    plugs: Plugs | None,
+    user_embedders: UserEmbedders | None,
     vectors: Path,
     stack: ExitStack,
     report: Progress,
 ) -> _Parts:
     """What the methods need; what compares vectors gets a store at `vectors`, open until `stack` ends."""
     names = [method for method in config.methods if method not in NO_RETRIEVERS]
-    used = plugs if config.with_plug else None
+    used = user_embedders if config.with_user_embedder else None
     embedded = used is not None and used.vectors is None
     wanted = config.retrievers
     compared = any(needs_encoder(name, RetrieverOptions(base=config.base)) for name in wanted)

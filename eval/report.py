@@ -163,7 +163,7 @@ def demo_tables(report: DemoReport) -> Iterator[RenderableType]:
         for scored in example.records:
             text.append(f"  {scored.record.text} -> {scored.record.target}\n", style="dim")
         text.append(f"\nbefore: {example.before}\nafter:  {example.after}\n")
-        if example.plugged is not None:
-            text.append(f"plug:   {example.plugged}\n")
+        if example.soft_prompted is not None:
+            text.append(f"soft prompt: {example.soft_prompted}\n")
         text.append(f"gold:   {example.gold}")
         yield Panel(text, title=f"{example.task}, user {example.user_id}", title_align="left")

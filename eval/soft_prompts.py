@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plugs:
+class UserEmbedders:
     """The user embedders of an evaluation.
 
     Attributes:
@@ -47,7 +47,9 @@ class Plugs:
 
     def __post_init__(self) -> None:
         if not self.with_user:
-            raise InvalidOptionError("the method 'plug' needs a user embedder: name its folder (--plug)")
+            raise InvalidOptionError(
+                "the method 'user-embedder' needs a user embedder: name its folder (--user-embedder)"
+            )
         if self.without_user and len(self.without_user) != len(self.with_user):
             raise InvalidOptionError(
                 f"there must be as many user embedders trained without the user as with it, {len(self.with_user)}, "
@@ -55,13 +57,13 @@ class Plugs:
             )
         shapes = {
             (
-                plug.config.mode,
-                plug.config.view,
-                plug.config.encoder_dim,
-                plug.config.with_question,
-                bool(plug.config.copy_tokens),
+                embedder.config.mode,
+                embedder.config.view,
+                embedder.config.encoder_dim,
+                embedder.config.with_question,
+                bool(embedder.config.copy_tokens),
             )
-            for plug in (*self.with_user, *self.without_user)
+            for embedder in (*self.with_user, *self.without_user)
         }
         if len(shapes) > 1:
             raise InvalidOptionError(
@@ -81,7 +83,7 @@ class Plugs:
         without_user: Sequence[str | Path] = (),
         *,
         vectors: str | Path | None = None,
-    ) -> Plugs:
+    ) -> UserEmbedders:
         """The user embedders in these folders, and the user vectors in a file.
 
         Raises:
@@ -103,7 +105,7 @@ class SoftPrompts:
     """The soft prompts of a split's questions.
 
     Args:
-        plugs: the user embedders.
+        user_embedders: the user embedders.
         llm: the frozen LLM that they were trained with.
         source: what they read: the record encoder that they were trained with, or the vectors of users.
         store: where the vectors of the profiles' records are; None where none are read.
@@ -113,12 +115,16 @@ class SoftPrompts:
     """
 
     def __init__(
-        self, plugs: Plugs, llm: TransformersLM, source: RecordEncoder | UserVectorFile, store: ProfileStore | None
+        self,
+        user_embedders: UserEmbedders,
+        llm: TransformersLM,
+        source: RecordEncoder | UserVectorFile,
+        store: ProfileStore | None,
     ) -> None:
-        for plug in (*plugs.with_user, *plugs.without_user):
-            plug.check_fits(source.fingerprint, llm)
+        for embedder in (*user_embedders.with_user, *user_embedders.without_user):
+            embedder.check_fits(source.fingerprint, llm)
         self._llm = llm
-        self._reader = history_reader(plugs.with_user[0].config, source, store)
+        self._reader = history_reader(user_embedders.with_user[0].config, source, store)
 
     def queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of what the questions ask for.  # (questions, encoder_dim)"""
@@ -130,26 +136,30 @@ class SoftPrompts:
         read = dict(zip(different, self._reader.read(list(different.values())), strict=True))
         return [read[id(profile)] for profile in profiles]
 
-    def lifts(self, plug: UserEmbedder, profiles: Sequence[Profile], prompts: Sequence[str]) -> list[Lifts | None]:
-        """What `plug` copies into the answer to each question, from it and from its profile; None for nothing."""
-        return [None] * len(prompts) if plug.copying is None else [*plug.copying.of(self._llm).lifts(profiles, prompts)]
+    def lifts(self, embedder: UserEmbedder, profiles: Sequence[Profile], prompts: Sequence[str]) -> list[Lifts | None]:
+        """What `embedder` copies into the answer to each question, from it and from its profile; None for nothing."""
+        return (
+            [None] * len(prompts)
+            if embedder.copying is None
+            else [*embedder.copying.of(self._llm).lifts(profiles, prompts)]
+        )
 
     def of(
-        self, plug: UserEmbedder, histories: Sequence[History], queries: NDArray[np.float32]
+        self, embedder: UserEmbedder, histories: Sequence[History], queries: NDArray[np.float32]
     ) -> tuple[list[torch.Tensor], float]:
         """One soft prompt per question, and the mean attention perplexity of those with a history.
 
         Args:
-            plug: one of the user embedders.
+            embedder: one of the user embedders.
             histories: of each question.
             queries: vectors of the questions.  # (questions, encoder_dim)
         """
-        made = soft_prompts(plug, histories, queries)
-        device = next(plug.parameters()).device
+        made = soft_prompts(embedder, histories, queries)
+        device = next(embedder.parameters()).device
         perplexities = [
-            float(plug.attention_perplexity(batch.keys, batch.mask, batch.query, batch.days))
+            float(embedder.attention_perplexity(batch.keys, batch.mask, batch.query, batch.days))
             for batch in (
-                HistoryBatch.of([history], plug.config, query[None], device)
+                HistoryBatch.of([history], embedder.config, query[None], device)
                 for history, query in zip(histories, queries, strict=True)
                 if len(history)
             )

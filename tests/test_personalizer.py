@@ -209,8 +209,8 @@ def test_a_long_history_is_cut_to_what_the_llm_can_read(store: ProfileStore) -> 
 def test_the_encoder_of_a_user_embedder_takes_the_type_it_was_trained_with(
     store: ProfileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `persona ask --plug` does: where the encoder would take another type, the embedder would be refused."""
-    plug = load_user_embedder(Path(persona.__file__).parent / "tiny" / "plugs" / "LaMP_3")
+    """As `persona ask --user-embedder` does: with the encoder in another dtype the embedder would be refused."""
+    embedder = load_user_embedder(Path(persona.__file__).parent / "tiny" / "user_embedders" / "LaMP_3")
     asked: list[str] = []
 
     def loaded(name: str, *, like: str = "") -> RecordEncoder:
@@ -219,5 +219,5 @@ def test_the_encoder_of_a_user_embedder_takes_the_type_it_was_trained_with(
 
     monkeypatch.setattr(persona.encoders.load, "load_encoder", loaded)
     with pytest.raises(ModelLoadError, match="far enough"):
-        personalize("tiny", "ana", "Hello.", store=store, plug=plug)
-    assert asked == [plug.config.encoder] != [""]
+        personalize("tiny", "ana", "Hello.", store=store, user_embedder=embedder)
+    assert asked == [embedder.config.encoder] != [""]

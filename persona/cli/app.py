@@ -1,5 +1,5 @@
 """The command line: `persona demo | ingest | embed-users | summarize-users | retrieve | ask | show | entities |
-forget | eval | plug | lora | filter`.
+forget | eval | user-embedder | lora | filter`.
 
 Parse, call, print; the words are those of the Python API. Results go to stdout (`--json` for machines), progress and
 errors to stderr. A known error is one line and exit code 1, wrong usage is exit code 2; `--debug`, anywhere on the
@@ -34,10 +34,10 @@ from persona.cli.terminal import (
     Encoder,
     FamilyKey,
     Llm,
-    Plug,
     RetrieverName,
     Store,
     TaskName,
+    UserEmbedderName,
     UserVectors,
     counted,
     embed_views,
@@ -47,7 +47,7 @@ from persona.cli.terminal import (
     show,
     stage_bars,
 )
-from persona.cli.user_embedder import plug_app
+from persona.cli.user_embedder import user_embedder_app
 from persona.errors import InvalidOptionError, PersonaError, UnknownAdapterError
 from persona.version import __version__
 
@@ -72,7 +72,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(eval_app)
-app.add_typer(plug_app)
+app.add_typer(user_embedder_app)
 app.add_typer(lora_app)
 app.add_typer(filter_app)
 app.command("summarize-users")(summarize_users)
@@ -170,12 +170,12 @@ def embed_users(
     export: Annotated[
         Path | None, typer.Option(help="Write user vectors to this .parquet file, or .npy with .ids.jsonl.")
     ] = None,
-    plug: Plug = None,
+    user_embedder: UserEmbedderName = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed the records of all users, new and changed ones only, and index their words for bm25.
 
-    With --plug also what the user embedder reads, and the soft prompt of each user that fits any question.
+    With --user-embedder also what the user embedder reads, and the soft prompt of each user that fits any question.
 
     Safe to stop at any moment; the next run goes on where this one ended.
     """
@@ -189,7 +189,7 @@ def embed_users(
     if export is not None:
         check_export_path(export)
     with open_store(store) as opened:
-        embedder = None if plug is None else _user_embedder(plug)
+        embedder = None if user_embedder is None else _user_embedder(user_embedder)
         loaded = load_encoder(
             encoder or Settings().encoder,
             batch_tokens=batch_tokens,
@@ -300,7 +300,7 @@ def ask(
     max_context_tokens: Annotated[int, typer.Option(help="Token budget of the personal part.", min=0)] = 512,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 64,
     num_beams: Annotated[int, typer.Option(help="1 is greedy decoding.", min=1)] = 1,
-    plug: Plug = None,
+    user_embedder: UserEmbedderName = None,
     user_vectors: UserVectors = None,
     lora: Annotated[bool, typer.Option("--lora", help="Answer with the user's own adapter, from the store.")] = False,
     family: FamilyKey = None,
@@ -337,7 +337,7 @@ def ask(
         k=k,
         retrieval=RetrieverOptions(base=base, model=retriever_model, where=where, relevance=relevance, judge=judge),
         encoder=encoder,
-        user_embedder=plug,
+        user_embedder=user_embedder,
         user_vectors=user_vectors,
         adapters=lora,
         family=family,
@@ -449,7 +449,7 @@ def demo(
 
     Needs no network and no GPU. The world's exact bounds make each score a share of what can be won.
     """
-    from persona.eval.demo import available_encoder, run_demo, tiny_plugs
+    from persona.eval.demo import available_encoder, run_demo, tiny_user_embedders
     from persona.eval.html import demo_page
     from persona.eval.report import demo_tables
     from persona.files import write_atomically
@@ -464,7 +464,7 @@ def demo(
             out=out,
             encoder=encoder,
             # They were trained for this LLM and this encoder, and for no others.
-            plugs=tiny_plugs() if (llm, encoder) == ("tiny", "minilm") else None,
+            user_embedders=tiny_user_embedders() if (llm, encoder) == ("tiny", "minilm") else None,
             progress=stage_bars(progress),
         )
     write_atomically(out / "report.html", demo_page(report))
@@ -477,22 +477,24 @@ def demo(
     say(f"report: {out / 'report.html'}   {report.seconds:.0f} s")
 
 
-def _user_embedder(plug: str) -> UserEmbedder:
+def _user_embedder(user_embedder: str) -> UserEmbedder:
     from persona.soft_prompts.embedder import load_user_embedder
 
-    return load_user_embedder(plug)
+    return load_user_embedder(user_embedder)
 
 
 def _store_soft_prompts(
-    store: ProfileStore, plug: UserEmbedder, encoder: RecordEncoder, embedded: str, progress: Progress
+    store: ProfileStore, user_embedder: UserEmbedder, encoder: RecordEncoder, embedded: str, progress: Progress
 ) -> int:
-    """Embed the further views that `plug` reads, then make and keep soft prompts; how many."""
+    """Embed the further views that `user_embedder` reads, then make and keep soft prompts; how many."""
     from persona.soft_prompts.channel import store_soft_prompts
     from persona.soft_prompts.histories import history_views
 
-    embed_views(store, encoder, (view for view in history_views(plug.config) if view != embedded), progress)
+    embed_views(store, encoder, (view for view in history_views(user_embedder.config) if view != embedded), progress)
     task = progress.add_task("soft prompts", total=store.counts().users)
-    return store_soft_prompts(store, plug, encoder, progress=lambda seen: progress.update(task, completed=seen))
+    return store_soft_prompts(
+        store, user_embedder, encoder, progress=lambda seen: progress.update(task, completed=seen)
+    )
 
 
 def _scored(one: Any) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def eval_lamp(
     methods: Annotated[
         str,
         typer.Option(
-            help="Comma list of none, plug, stats, summary, stats+summary, vocabulary, plug+vocabulary, lora, "
+            help="Comma list of none, user-embedder, stats, summary, stats+summary, vocabulary, user-embedder+vocabulary, lora, "
             "lora+task, neighbours, routed and names of retrievers (persona retrieve --help)."
         ),
     ] = "none,bm25-lamp,recency",
@@ -63,11 +63,14 @@ def eval_lamp(
     controls: Annotated[
         bool, typer.Option("--controls/--no-controls", help="Also run each method with another user's history.")
     ] = True,
-    plug: Annotated[
-        str | None, typer.Option("--plug", help="Comma list: user embedders of the method plug, one for each seed.")
+    user_embedder: Annotated[
+        str | None,
+        typer.Option(
+            "--user-embedder", help="Comma list: user embedders of the method user-embedder, one for each seed."
+        ),
     ] = None,
-    plug_control: Annotated[
-        str | None, typer.Option("--plug-control", help="Comma list: the same, trained with --without-user.")
+    user_embedder_control: Annotated[
+        str | None, typer.Option("--user-embedder-control", help="Comma list: the same, trained with --without-user.")
     ] = None,
     user_vectors: UserVectors = None,
     beside: Annotated[
@@ -90,7 +93,9 @@ def eval_lamp(
     ] = None,
     vocabulary: Annotated[
         float,
-        typer.Option("--vocabulary", help="The weight of the methods vocabulary and plug+vocabulary: above 0.", min=0),
+        typer.Option(
+            "--vocabulary", help="The weight of the methods vocabulary and user-embedder+vocabulary: above 0.", min=0
+        ),
     ] = 0.0,
     summary_llm: Annotated[
         str | None, typer.Option("--summary-llm", help="Writes the summaries (default: the LLM that answers).")
@@ -124,9 +129,9 @@ def eval_lamp(
     from persona.assembly import RetrieverOptions, needs_encoder
     from persona.eval.adapters import LORA_METHODS, Adapters
     from persona.eval.lamp import run_lamp
-    from persona.eval.lamp_config import LIFTING_METHODS, PLUG_METHODS, VOCABULARY, LampConfig
+    from persona.eval.lamp_config import LIFTING_METHODS, USER_EMBEDDER_METHODS, VOCABULARY, LampConfig
     from persona.eval.report import lamp_markdown, lamp_table
-    from persona.eval.soft_prompts import Plugs
+    from persona.eval.soft_prompts import UserEmbedders
     from persona.eval.summary_rows import BOTH, RECORD, SUMMARY, SUMMARY_METHODS
     from persona.llm.load import load_llm
     from persona.readers import has_split, read_split
@@ -156,31 +161,36 @@ def eval_lamp(
         mbr=mbr,
         seed=seed,
     )
-    if plug is None and config.with_plug:
-        method = next(one for one in config.methods if one in PLUG_METHODS)
-        raise InvalidOptionError(f"the method {method!r} needs a user embedder: name its folder with --plug")
-    for option, given, read_by in (("--plug", plug, PLUG_METHODS), ("--lora-task", lora_task, LORA_METHODS)):
+    if user_embedder is None and config.with_user_embedder:
+        method = next(one for one in config.methods if one in USER_EMBEDDER_METHODS)
+        raise InvalidOptionError(f"the method {method!r} needs a user embedder: name its folder with --user-embedder")
+    for option, given, read_by in (
+        ("--user-embedder", user_embedder, USER_EMBEDDER_METHODS),
+        ("--lora-task", lora_task, LORA_METHODS),
+    ):
         if given is not None and set(read_by).isdisjoint(config.methods):
             raise InvalidOptionError(
                 f"{option} is read by the methods {', '.join(read_by)}, and {methods} has none of them: name one"
             )
-    if plug_control is not None and plug is None:
-        raise InvalidOptionError("--plug-control stands beside user embedders: name their folders with --plug")
+    if user_embedder_control is not None and user_embedder is None:
+        raise InvalidOptionError(
+            "--user-embedder-control stands beside user embedders: name their folders with --user-embedder"
+        )
     if vocabulary and set(LIFTING_METHODS).isdisjoint(config.methods):
         raise InvalidOptionError(f"--vocabulary lifts words, and {methods} does not: name the method {VOCABULARY}")
-    if user_vectors is not None and plug is None:
-        raise InvalidOptionError("--user-vectors are read by a user embedder: name its folder with --plug")
-    embedded = plug is not None and user_vectors is None
+    if user_vectors is not None and user_embedder is None:
+        raise InvalidOptionError("--user-vectors are read by a user embedder: name its folder with --user-embedder")
+    embedded = user_embedder is not None and user_vectors is None
     read = (
         relevance is not None
         or embedded
         or any(needs_encoder(one, RetrieverOptions(base=base)) for one in config.retrievers)
     )
     check_encoder_is_read(encoder, read, methods)
-    plugs = None
-    if plug is not None:
-        without = () if plug_control is None else names(plug_control, "--plug-control")
-        plugs = Plugs.load(names(plug, "--plug"), without, vectors=user_vectors)
+    user_embedders = None
+    if user_embedder is not None:
+        without = () if user_embedder_control is None else names(user_embedder_control, "--user-embedder-control")
+        user_embedders = UserEmbedders.load(names(user_embedder, "--user-embedder"), without, vectors=user_vectors)
     adapters = None if lora_task is None else Adapters.load(names(lora_task, "--lora-task"))
     written = not {SUMMARY, BOTH}.isdisjoint(config.methods)
     if summary_llm is not None and not written:
@@ -199,7 +209,7 @@ def eval_lamp(
             lamp,
             load_llm(name, overlong="truncate"),
             config,
-            plugs=plugs,
+            user_embedders=user_embedders,
             adapters=adapters,
             summarizer=None if summary_llm is None else load_llm(summary_llm),
             background=common,

@@ -49,8 +49,8 @@ Llm = Annotated[
     ),
 ]
 
-Plug = Annotated[
-    str | None, typer.Option("--plug", help="A user embedder, its folder or hub id: adds its soft prompt.")
+UserEmbedderName = Annotated[
+    str | None, typer.Option("--user-embedder", help="A user embedder, its folder or hub id: adds its soft prompt.")
 ]
 
 FamilyKey = Annotated[

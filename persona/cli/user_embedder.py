@@ -1,4 +1,4 @@
-"""The command line of user embedders: `persona plug train | show`."""
+"""The command line of user embedders: `persona user-embedder train | show`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from persona.cli.terminal import (
 )
 from persona.errors import DataFormatError, reason
 
-_TRAINED = ("plug", "pplug")
+_TRAINED = ("attention", "persona-plug")
 """The modes that are trained from histories."""
 _VECTOR_TOKENS = 4
 """Soft tokens from users' own vectors, where nothing else is said."""
 _HEADS, _WIDTH, _WARM_UP = 4, 256, 400
 
-plug_app = typer.Typer(
-    name="plug",
+user_embedder_app = typer.Typer(
+    name="user-embedder",
     help="User embedders: a history as a few soft tokens before a frozen LLM.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -39,14 +39,16 @@ plug_app = typer.Typer(
 )
 
 
-@plug_app.command()
+@user_embedder_app.command()
 def train(
     data: Annotated[Path, typer.Argument(help="A folder with train_questions.json and train_outputs.json.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the user embedder.")],
     llm: Llm = None,
     encoder: Encoder = None,
     task: TaskName = None,
-    mode: Annotated[str, typer.Option(help="plug, or pplug: the equations of the Persona-Plug paper.")] = "plug",
+    mode: Annotated[
+        str, typer.Option(help="attention, or persona-plug: the equations of the Persona-Plug paper.")
+    ] = "attention",
     user_vectors: UserVectors = None,
     tokens: Annotated[
         int | None,
@@ -82,7 +84,7 @@ def train(
         typer.Option(
             "--copy/--no-copy",
             help="Learn how much likelier to make what stands in the question and in the user's own answers, token by "
-            "token (yes; not with --mode pplug or --user-vectors).",
+            "token (yes; not with --mode persona-plug or --user-vectors).",
         ),
     ] = None,
     without_user: Annotated[
@@ -103,7 +105,7 @@ def train(
     """Train a user embedder on the training users of a LaMP task.
 
     The LLM stays as it is. Stopped at any moment, the same command goes on from the last look at the users kept aside.
-    On several GPUs: torchrun --nproc-per-node N -m persona plug train ...
+    On several GPUs: torchrun --nproc-per-node N -m persona user-embedder train ...
     """
     import torch
     from accelerate import PartialState
@@ -117,19 +119,19 @@ def train(
     from persona.readers import read_split
     from persona.settings import Settings
     from persona.soft_prompts.embedder import UserEmbedder
-    from persona.soft_prompts.examples import PlugTraining
+    from persona.soft_prompts.examples import UserEmbedderTraining
     from persona.soft_prompts.histories import history_reader, history_views
     from persona.soft_prompts.instruction import InstructionWords
-    from persona.soft_prompts.training import train_plug
+    from persona.soft_prompts.training import train_user_embedder
     from persona.store.profile_store import ProfileStore
 
-    if user_vectors is not None or mode == "pplug":
+    if user_vectors is not None or mode == "persona-plug":
         given = {"heads": heads, "width": width, "warm-up": warm_up, "new-user-steps": new_user_steps}
-        given["tokens"] = tokens if mode == "pplug" else None
+        given["tokens"] = tokens if mode == "persona-plug" else None
         unread = [f"--{name}" for name, value in given.items() if value is not None]
         unread += ["--with-question"] if with_question else []
         if unread:
-            of = "--mode pplug" if user_vectors is None else "--user-vectors"
+            of = "--mode persona-plug" if user_vectors is None else "--user-vectors"
             raise InvalidOptionError(f"with {of} nothing reads {', '.join(unread)}: leave it out")
         warm_up = 0
     if without_user and new_user_steps is not None:
@@ -138,8 +140,8 @@ def train(
         )
     warm_up = _WARM_UP if warm_up is None else warm_up
     if copies is None:  # not for the paper's equations, nor where the vectors are all that is to be read of a user
-        copies = mode == "plug" and user_vectors is None
-    options = PlugTraining(
+        copies = mode == "attention" and user_vectors is None
+    options = UserEmbedderTraining(
         warm_up=warm_up,
         steps=steps,
         batch=batch,
@@ -155,7 +157,7 @@ def train(
     )
     if mode not in _TRAINED:
         raise InvalidOptionError(f"--mode must be one of {', '.join(_TRAINED)}, was: {mode!r}")
-    if user_vectors is not None and mode != "plug":
+    if user_vectors is not None and mode != "attention":
         raise InvalidOptionError(f"--user-vectors takes the place of the records: leave --mode out, was: {mode!r}")
     check_retriever(retriever)
     reads = needs_encoder(retriever) and any(options.ks)
@@ -170,25 +172,25 @@ def train(
     file = None if user_vectors is None else UserVectorFile(user_vectors)
     loaded = load_encoder(encoder or Settings().encoder) if file is None or reads else None
     if file is not None:
-        plug = UserEmbedder.from_vectors(
+        embedder = UserEmbedder.from_vectors(
             model, dim=file.dim, vectors=file.fingerprint, n_tokens=tokens or _VECTOR_TOKENS, seed=seed, copies=copies
         )
     else:
         assert loaded is not None
-        plug = UserEmbedder.for_llm(
+        embedder = UserEmbedder.for_llm(
             model,
             encoder_dim=loaded.dim,
             encoder=loaded.fingerprint,
             seed=seed,
             mode=mode,
-            words=InstructionWords.of(split, model, loaded) if tokens is None and mode == "plug" else None,
+            words=InstructionWords.of(split, model, loaded) if tokens is None and mode == "attention" else None,
             n_tokens=tokens or 2,
             heads=heads or _HEADS,
             with_question=with_question,
             copies=copies,
             width=width or _WIDTH,
             # The paper's histories are encoded as LaMP's retrievers see them.
-            view=split.task.view if mode == "pplug" else "text",
+            view=split.task.view if mode == "persona-plug" else "text",
         )
     out.mkdir(parents=True, exist_ok=True)
     kept = vectors or out / "vectors.db"
@@ -197,8 +199,10 @@ def train(
         with state.main_process_first():  # what the first one puts in, the others find
             store.upsert((question.user_id, record) for question in split.questions for record in question.profile)
             if loaded is not None:
-                embed_views(store, loaded, history_views(plug.config), progress)
-        warm_bar = progress.add_task("warm-up", total=warm_up, visible=warm_up > 0 and plug.config.mode == "plug")
+                embed_views(store, loaded, history_views(embedder.config), progress)
+        warm_bar = progress.add_task(
+            "warm-up", total=warm_up, visible=warm_up > 0 and embedder.config.mode == "attention"
+        )
         bar = progress.add_task("train", total=steps)
         new_user_bar = progress.add_task("new users", total=None, visible=False)
         copy_bar = progress.add_task("copying, tokens read", total=None, visible=False)
@@ -227,11 +231,11 @@ def train(
             )
         source = file or loaded
         assert source is not None
-        report = train_plug(
-            plug,
+        report = train_user_embedder(
+            embedder,
             split,
             model,
-            history_reader(plug.config, source, store),
+            history_reader(embedder.config, source, store),
             options,
             out=out,
             retriever=found,
@@ -263,9 +267,9 @@ def train(
     )
 
 
-@plug_app.command()
+@user_embedder_app.command()
 def show(
-    plug: Annotated[str, typer.Argument(help="Folder or hub id of a user embedder.")],
+    embedder: Annotated[str, typer.Argument(help="Folder or hub id of a user embedder.")],
     as_json: AsJson = False,
 ) -> None:
     """Show what a user embedder belongs to, and how it was trained."""
@@ -275,13 +279,13 @@ def show(
     from persona.soft_prompts.embedder import load_user_embedder
     from persona.soft_prompts.training import NOTES
 
-    loaded = load_user_embedder(plug)
+    loaded = load_user_embedder(embedder)
     told = {
         **asdict(loaded.config),
         "fingerprint": loaded.fingerprint,
         "parameters": sum(parameter.numel() for parameter in loaded.parameters()),
         "copies": None,
-        "training": _notes(Path(plug) / NOTES),
+        "training": _notes(Path(embedder) / NOTES),
     }
     if loaded.copying is not None:
         weights = loaded.copying.weights.tolist()

@@ -1,6 +1,6 @@
 """The channel of soft prompts: a user embedder's tokens before the prompt of a frozen LLM.
 
->>> channel = SoftPromptChannel("plugs/ratings", llm, load_encoder("minilm"), store)            # doctest: +SKIP
+>>> channel = SoftPromptChannel("embedders/ratings", llm, load_encoder("minilm"), store)            # doctest: +SKIP
 >>> Personalizer(llm, store, (RecordsChannel(retriever, k=1), channel))                         # doctest: +SKIP
 
 A user embedder that copies (`persona.soft_prompts.copying`) brings lifts as well, for what stands in the question and in the user's
@@ -50,20 +50,20 @@ class SoftPromptChannel(Channel):
     """Puts a user embedder's soft prompt into the context of each request.
 
     Args:
-        plug: the user embedder, or its folder or hub id.
+        embedder: the user embedder, or its folder or hub id.
         llm: the frozen LLM that is to read the soft prompts.
-        encoder: the record encoder that `plug` was trained with; for one of mode ``"vectors"`` the user vectors.
+        encoder: the record encoder that `embedder` was trained with; for one of mode ``"vectors"`` the user vectors.
         store: where vectors and stored soft prompts are read from; None encodes every record anew.
         query_free: read stored soft prompts, made for any question; one that is missing or stale is made on the spot.
 
     Attributes:
-        wording: of the LaMP task that `plug` was trained on; None for one that was trained before that was noted.
+        wording: of the LaMP task that `embedder` was trained on; None for one that was trained before that was noted.
 
     Raises:
         UnsupportedChannelError: if the LLM takes no soft prompts.
-        FingerprintMismatchError: if `plug` was trained with another LLM or encoder.
-        InvalidOptionError: if `plug` reads records and was given user vectors, or the other way round.
-        ModelLoadError: if `plug` cannot be loaded.
+        FingerprintMismatchError: if `embedder` was trained with another LLM or encoder.
+        InvalidOptionError: if `embedder` reads records and was given user vectors, or the other way round.
+        ModelLoadError: if `embedder` cannot be loaded.
     """
 
     name = "soft_prompt"
@@ -71,7 +71,7 @@ class SoftPromptChannel(Channel):
 
     def __init__(
         self,
-        plug: UserEmbedder | str | Path,
+        embedder: UserEmbedder | str | Path,
         llm: Any,
         encoder: RecordEncoder | UserVectorFile,
         store: ProfileStore | None = None,
@@ -79,15 +79,15 @@ class SoftPromptChannel(Channel):
         query_free: bool = False,
     ) -> None:
         check_way(llm, SOFT_PROMPT, "a user embedder")
-        self.plug = plug if isinstance(plug, UserEmbedder) else load_user_embedder(plug)
-        self._reader = history_reader(self.plug.config, encoder, store)
-        self.plug.check_fits(encoder.fingerprint, llm)
+        self.embedder = embedder if isinstance(embedder, UserEmbedder) else load_user_embedder(embedder)
+        self._reader = history_reader(self.embedder.config, encoder, store)
+        self.embedder.check_fits(encoder.fingerprint, llm)
         self.store = store
         self.query_free = query_free
-        self._kind = soft_prompt_kind(self.plug) if query_free else ""
-        task = self.plug.config.task
+        self._kind = soft_prompt_kind(self.embedder) if query_free else ""
+        task = self.embedder.config.task
         self.wording = LampWording(lamp_task(task)) if task else None
-        copying = self.plug.copying if self.plug.copies and LIFTS in llm.channels else None
+        copying = self.embedder.copying if self.embedder.copies and LIFTS in llm.channels else None
         self._copying = None if copying is None else copying.of(llm)
 
     def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
@@ -104,7 +104,7 @@ class SoftPromptChannel(Channel):
             histories = self._reader.read([asks[place].profile for place in missing])
             neutral = {place for place, history in zip(missing, histories, strict=True) if not len(history)}
             queries = None if self.query_free else self._queries([asks[place] for place in missing])
-            found.update(zip(missing, soft_prompts(self.plug, histories, queries), strict=True))
+            found.update(zip(missing, soft_prompts(self.embedder, histories, queries), strict=True))
         lifts: Sequence[Lifts | None] = [None] * len(asks)
         if self._copying is not None:
             lifts = self._copying.lifts([ask.profile for ask in asks], [ask.prompt for ask in asks])
@@ -129,26 +129,26 @@ class SoftPromptChannel(Channel):
         stored = self.store.index(profile.user_id, self._kind)
         if stored is None or stored.revision != profile.revision:
             return None
-        config = self.plug.config
+        config = self.embedder.config
         numbers = np.frombuffer(stored.data, "<f2").reshape(config.n_tokens, config.llm_hidden)
         return torch.from_numpy(numbers.astype(np.float32))
 
 
-def soft_prompt_kind(plug: UserEmbedder) -> str:
-    """The kind (`StoredIndex.kind`) that the soft prompts of `plug` are stored as."""
-    return f"soft-prompt:{plug.fingerprint}"
+def soft_prompt_kind(embedder: UserEmbedder) -> str:
+    """The kind (`StoredIndex.kind`) that the soft prompts of `embedder` are stored as."""
+    return f"soft-prompt:{embedder.fingerprint}"
 
 
 @torch.no_grad()
 def soft_prompts(
-    plug: UserEmbedder, histories: Sequence[History], queries: NDArray[np.float32] | None = None
+    embedder: UserEmbedder, histories: Sequence[History], queries: NDArray[np.float32] | None = None
 ) -> list[torch.Tensor]:
     """The soft prompt of each history; those of like length are computed together.
 
     Where enough are of the very same length, only they are: then there is no padding, and nothing to pick out of it.
 
     Args:
-        plug: the user embedder.
+        embedder: the user embedder.
         histories: of the users.
         queries: vectors of the questions; None for prompts that fit any.  # (histories, encoder_dim)
 
@@ -156,7 +156,7 @@ def soft_prompts(
         float32, on the CPU.  # per history: (n_tokens, llm_hidden)
     """
     made: list[torch.Tensor] = [torch.empty(0)] * len(histories)
-    device = next(plug.parameters()).device
+    device = next(embedder.parameters()).device
     order = sorted(range(len(histories)), key=lambda place: len(histories[place]))
     while order:
         # The longest histories first; their length says how many fit.
@@ -166,8 +166,8 @@ def soft_prompts(
         size = alike if alike * longest >= _RECORDS_ALIKE else size
         places, order = order[-size:], order[:-size]
         asked = None if queries is None else queries[places]
-        batch = HistoryBatch.of([histories[place] for place in places], plug.config, asked, device)
-        prompts = plug(batch.keys, batch.values, batch.mask, batch.query, batch.days).float().cpu()
+        batch = HistoryBatch.of([histories[place] for place in places], embedder.config, asked, device)
+        prompts = embedder(batch.keys, batch.values, batch.mask, batch.query, batch.days).float().cpu()
         for place, prompt in zip(places, prompts, strict=True):
             made[place] = prompt
     return made
@@ -175,7 +175,7 @@ def soft_prompts(
 
 def store_soft_prompts(
     store: ProfileStore,
-    plug: UserEmbedder,
+    embedder: UserEmbedder,
     encoder: RecordEncoder,
     *,
     progress: Callable[[int], object] | None = None,
@@ -186,14 +186,14 @@ def store_soft_prompts(
 
     Args:
         store: holds records and, after `embed_users`, their vectors.
-        plug: the user embedder.
+        embedder: the user embedder.
         encoder: the record encoder that it was trained with.
         progress: called after each chunk with the number of users gone through.
 
     Returns:
         How many were made and kept. A user who is being changed at this moment is passed over.
     """
-    kind, reader = soft_prompt_kind(plug), history_reader(plug.config, encoder, store)
+    kind, reader = soft_prompt_kind(embedder), history_reader(embedder.config, encoder, store)
     kept = seen = 0
     users = store.user_ids()
     while user_ids := list(islice(users, USERS_AT_ONCE)):
@@ -204,7 +204,7 @@ def store_soft_prompts(
             if len(profile) and (stored is None or stored.revision != profile.revision):
                 profiles.append(profile)
         histories = reader.read(profiles)
-        made = soft_prompts(plug, histories)
+        made = soft_prompts(embedder, histories)
         kept += store.put_indexes(
             StoredIndex(profile.user_id, kind, profile.revision, prompt.numpy().astype("<f2").tobytes())
             for profile, history, prompt in zip(profiles, histories, made, strict=True)

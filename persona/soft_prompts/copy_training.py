@@ -25,7 +25,7 @@ from persona.llm.transformers import TransformersLM
 from persona.records import Profile
 from persona.soft_prompts.copying import FEATURES, Copying, CopySource, token_idf
 from persona.soft_prompts.embedder import UserEmbedder
-from persona.soft_prompts.examples import Example, Examples, PlugTraining
+from persona.soft_prompts.examples import Example, Examples, UserEmbedderTraining
 from persona.soft_prompts.histories import HistoryBatch
 from persona.soft_prompts.vocabulary import TokenBackground
 from persona.soft_prompts.warm_up import Progress
@@ -76,34 +76,34 @@ class _Answered:
 
 
 def train_copying(
-    plug: UserEmbedder,
+    embedder: UserEmbedder,
     examples: Examples,
     tokens: ExampleTokens,
     loss: TargetLoss,
-    options: PlugTraining,
+    options: UserEmbedderTraining,
     progress: Progress | None = None,
 ) -> tuple[float, float]:
-    """Learn what `plug` copies; all else stays as it is.
+    """Learn what `embedder` copies; all else stays as it is.
 
     Args:
-        plug: trained, and made with ``copies=True``.
+        embedder: trained, and made with ``copies=True``.
         examples: of the training.
         tokens: makes an example's prompt with so many records, and its target.
         loss: of the frozen LLM.
-        options: of the training; `PlugTraining.without_user` shows no record, and nothing of a user is copied.
+        options: of the training; `UserEmbedderTraining.without_user` shows no record, and nothing of a user is copied.
         progress: called with the target tokens that were read, and their number at most.
 
     Returns:
         The loss on questions of the users kept aside, nats per token: with copying, and without. Each is asked with one
-        of `PlugTraining.ks`, drawn.
+        of `UserEmbedderTraining.ks`, drawn.
     """
-    assert plug.copying is not None
+    assert embedder.copying is not None
     background = TokenBackground.from_profiles(loss.llm, (example.profile for example in examples.train))
-    plug.copying.weights.zero_()
-    plug.copying.counts.copy_(_counts(background, plug.config.copy_tokens))
-    plug.copying.texts.fill_(background.texts)
+    embedder.copying.weights.zero_()
+    embedder.copying.counts.copy_(_counts(background, embedder.config.copy_tokens))
+    embedder.copying.texts.fill_(background.texts)
     draw = np.random.default_rng((options.seed, _ORDER))
-    reader = _Reader(plug, examples, tokens, loss, options)
+    reader = _Reader(embedder, examples, tokens, loss, options)
     train = reader.read([examples.train[place] for place in draw.permutation(len(examples.train))], progress, True)
     aside = reader.read([examples.dev[place] for place in draw.permutation(len(examples.dev))])
     weights = torch.zeros(len(FEATURES), requires_grad=True)
@@ -120,7 +120,7 @@ def train_copying(
     before, after = float(aside.loss(torch.zeros_like(learned))), float(aside.loss(learned))
     if not after < (1 - _WORTH) * before:  # or not a number
         return before, before
-    plug.copying.weights.copy_(learned)
+    embedder.copying.weights.copy_(learned)
     return after, before
 
 
@@ -128,11 +128,11 @@ def train_copying(
 class _Reader:
     """Lets the LLM answer examples; see `train_copying`."""
 
-    plug: UserEmbedder
+    embedder: UserEmbedder
     examples: Examples
     tokens: ExampleTokens
     loss: TargetLoss
-    options: PlugTraining
+    options: UserEmbedderTraining
 
     def read(self, chosen: Sequence[Example], progress: Progress | None = None, training: bool = False) -> _Answered:
         """What the LLM says of the first of `chosen`, as many as have `_POSITIONS` target tokens or `_CANDIDATES`.
@@ -143,7 +143,7 @@ class _Reader:
         options = self.options
         parts: list[_Answered] = []
         positions = candidates = 0
-        copiers = _Copiers(self.plug, self.loss.llm, self.examples.train if training else ())
+        copiers = _Copiers(self.embedder, self.loss.llm, self.examples.train if training else ())
         size = -(-options.batch // options.accumulate)
         for start in range(0, len(chosen), size):
             some = chosen[start : start + size]
@@ -156,9 +156,9 @@ class _Reader:
                 profiles.append(Profile(example.user_id) if nobody else example.profile)
                 pairs.append(self.tokens(example, options.ks[int(draw.integers(len(options.ks)))]))
             queries = np.stack([example.query for example in some])
-            batch = HistoryBatch.of(histories, self.plug.config, queries, self.loss.device)
+            batch = HistoryBatch.of(histories, self.embedder.config, queries, self.loss.device)
             with torch.no_grad():
-                soft_prompts = self.plug(batch.keys, batch.values, batch.mask, batch.query, batch.days)
+                soft_prompts = self.embedder(batch.keys, batch.values, batch.mask, batch.query, batch.days)
             said = self.loss.log_probabilities([one for one, _ in pairs], [one for _, one in pairs], soft_prompts)
             for example, profile, (_, target), log_p in zip(some, profiles, pairs, said, strict=True):
                 (source,) = copiers.of(example.user_id).sources([profile], [example.input])
@@ -181,15 +181,15 @@ class _Copiers:
     What another training user has written as well (a score, a tag) is common to everybody all the same.
 
     Args:
-        plug: with what is common to all training users.
+        embedder: with what is common to all training users.
         llm: the frozen LLM.
         examples: of the users whose answers are to be taken out.
     """
 
-    def __init__(self, plug: UserEmbedder, llm: TransformersLM, examples: Sequence[Example]) -> None:
-        assert plug.copying is not None
-        self._llm, self._size = llm, plug.config.copy_tokens
-        self._texts, self._counts = int(plug.copying.texts), plug.copying.counts.cpu()
+    def __init__(self, embedder: UserEmbedder, llm: TransformersLM, examples: Sequence[Example]) -> None:
+        assert embedder.copying is not None
+        self._llm, self._size = llm, embedder.config.copy_tokens
+        self._texts, self._counts = int(embedder.copying.texts), embedder.copying.counts.cpu()
         self._written: dict[str, set[str]] = {}
         for example in examples:
             self._written.setdefault(example.user_id, set()).update(record.written for record in example.profile)

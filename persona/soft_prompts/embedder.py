@@ -3,7 +3,7 @@ r"""The user embedder: a light plug-in that turns a whole history into a few sof
 After Persona-Plug (Liu et al., arXiv 2409.11901). A record enters twice: as a *key*, its input side, by which it is
 found relevant to the question, and as a *value*, which holds what the user did with it. Two modes:
 
-``"pplug"``, the paper's equations. With h_i the unit vector of record i, q that of the question, and s the mean length
+``"persona-plug"``, the paper's equations. With h_i the unit vector of record i, q that of the question, and s the mean length
 of the LLM's input embeddings,
 
     w_i = softmax_i(norm(W q) . h_i)        P = s * sum_i w_i Proj(h_i)        I = s / 7 * MLP(t)
@@ -12,7 +12,7 @@ of the LLM's input embeddings,
 The paper trains a second sentence encoder for the question; here its place is taken by the map W, which starts as the
 identity. The paper's s is 539.97, the length of Flan-T5-XXL's embeddings.
 
-``"plug"``, the default. H sharp heads with learned projections and temperatures tau_h, and one mean head:
+``"attention"``, the default. H sharp heads with learned projections and temperatures tau_h, and one mean head:
 
     a_hi = norm(Q_h q + c_h) . norm(K_h k_i) / tau_h - d_h * log(1 + months since record i)
     w_h  = softmax over the records and a learned null record
@@ -66,8 +66,8 @@ if TYPE_CHECKING:
 
 # No `from __future__ import annotations` here: the mixin reads the type of `config` from the signature.
 
-Mode = Literal["plug", "pplug", "vectors"]
-MODES: tuple[Mode, ...] = ("plug", "pplug", "vectors")
+Mode = Literal["attention", "persona-plug", "vectors"]
+MODES: tuple[Mode, ...] = ("attention", "persona-plug", "vectors")
 
 _PAPER_INSTRUCTION_SHARE = 1 / 7
 _KEY_DIM = 64
@@ -118,16 +118,16 @@ class UserEmbedderConfig:
         encoder_dim: length of the record encoder's vectors; in mode ``"vectors"`` that of the users' own vectors.
         llm_hidden: length of the LLM's input embeddings.
         mode: one of `MODES`.
-        n_tokens: soft tokens of a user, at least 1; ``"pplug"`` always has 2, the instruction's and the user's.
-        heads: sharp attention heads, at least 1. Only ``"plug"`` has them.
-        width: hidden size, at least 1; ``"pplug"`` has `llm_hidden`, as the paper.
+        n_tokens: soft tokens of a user, at least 1; ``"persona-plug"`` always has 2, the instruction's and the user's.
+        heads: sharp attention heads, at least 1. Only ``"attention"`` has them.
+        width: hidden size, at least 1; ``"persona-plug"`` has `llm_hidden`, as the paper.
         embedding_scale: mean L2 norm of the LLM's input embeddings.
         encoder: fingerprint of the record encoder.
         llm: fingerprint of the LLM.
-        view: the view of a record (`Record.view`) that keys are made of; in ``"pplug"`` values as well.
+        view: the view of a record (`Record.view`) that keys are made of; in ``"persona-plug"`` values as well.
         slot: first and last but one of the soft tokens that start as the answer a user would probably give
             (`persona.soft_prompts.instruction`); two equal numbers if there are none.
-        with_question: whether the layers behind the heads see the question, too. Only ``"plug"`` can.
+        with_question: whether the layers behind the heads see the question, too. Only ``"attention"`` can.
         copy_tokens: how many tokens the LLM can write, if some are copied (`persona.soft_prompts.copying`); 0 if none are.
         task: name of the LaMP task it was trained on, whose prompts say around each question what is to be done with
             it; ``""`` for prompts that are nothing but the question.
@@ -138,7 +138,7 @@ class UserEmbedderConfig:
 
     encoder_dim: int
     llm_hidden: int
-    mode: Mode = "plug"
+    mode: Mode = "attention"
     n_tokens: int = 8
     heads: int = 4
     width: int = 256
@@ -154,8 +154,10 @@ class UserEmbedderConfig:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise InvalidOptionError(f"a user embedder's mode must be one of {', '.join(MODES)}, was: {self.mode!r}")
-        if self.with_question and self.mode != "plug":
-            raise InvalidOptionError(f"only a user embedder of mode 'plug' can be `with_question`, was: {self.mode!r}")
+        if self.with_question and self.mode != "attention":
+            raise InvalidOptionError(
+                f"only a user embedder of mode 'attention' can be `with_question`, was: {self.mode!r}"
+            )
         for name in ("encoder_dim", "llm_hidden", "n_tokens", "heads", "width"):
             if getattr(self, name) < 1:
                 raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
@@ -165,7 +167,7 @@ class UserEmbedderConfig:
             raise InvalidOptionError(f"`copy_tokens` must be at least 0, was: {self.copy_tokens}")
         if not (math.isfinite(self.embedding_scale) and self.embedding_scale > 0):
             raise InvalidOptionError(f"`embedding_scale` must be above 0, was: {self.embedding_scale}")
-        if self.mode == "pplug" and self.n_tokens != 2:
+        if self.mode == "persona-plug" and self.n_tokens != 2:
             object.__setattr__(self, "n_tokens", 2)
         object.__setattr__(self, "slot", tuple(self.slot))  # JSON has lists only
         if not 0 <= self.slot[0] <= self.slot[1] <= self.n_tokens:
@@ -173,8 +175,8 @@ class UserEmbedderConfig:
 
     @property
     def value_dim(self) -> int:
-        """Length of a record's value: text, target and style in ``"plug"``, else the key itself."""
-        return 2 * self.encoder_dim + STYLE_DIM if self.mode == "plug" else self.encoder_dim
+        """Length of a record's value: text, target and style in ``"attention"``, else the key itself."""
+        return 2 * self.encoder_dim + STYLE_DIM if self.mode == "attention" else self.encoder_dim
 
 
 class UserEmbedder(
@@ -202,13 +204,13 @@ class UserEmbedder(
         self.config = config
         self.copying = CopyWeights(config.copy_tokens) if config.copy_tokens else None
         hidden = config.llm_hidden
-        self.pooling: _PlugPooling | _PaperPooling | _VectorMap
-        if config.mode == "pplug":
+        self.pooling: _AttentionPooling | _PaperPooling | _VectorMap
+        if config.mode == "persona-plug":
             self.pooling = _PaperPooling(config)
         else:
             # Every token starts as long as the LLM's own.
             self.instruction = nn.Parameter(torch.randn(config.n_tokens, hidden) / hidden**0.5)
-            self.pooling = _PlugPooling(config) if config.mode == "plug" else _VectorMap(config)
+            self.pooling = _AttentionPooling(config) if config.mode == "attention" else _VectorMap(config)
 
     @classmethod
     def for_llm(
@@ -229,7 +231,7 @@ class UserEmbedder(
             encoder_dim: length of the record encoder's vectors.
             encoder: the record encoder's fingerprint.
             seed: of all starting values.
-            words: what the instruction starts as; their number is that of the soft tokens. ``"pplug"`` has none.
+            words: what the instruction starts as; their number is that of the soft tokens. ``"persona-plug"`` has none.
             copies: whether tokens are copied into answers, as `persona.soft_prompts.copy_training` will have learned.
             **options: `mode`, `n_tokens`, `heads`, `width`, `view` and `with_question` of `UserEmbedderConfig`.
 
@@ -254,10 +256,10 @@ class UserEmbedder(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             embedder = cls(config)
-            if words is not None and isinstance(embedder.pooling, _PlugPooling) and embedder.pooling.has_slot:
+            if words is not None and isinstance(embedder.pooling, _AttentionPooling) and embedder.pooling.has_slot:
                 embedder.pooling.echo.weight.data.copy_(words.echo / scale)
                 embedder.pooling.null_target.data.copy_(words.usual)
-            if config.mode != "pplug":
+            if config.mode != "persona-plug":
                 random = embeddings[torch.randint(len(embeddings), (config.n_tokens,))]
                 embedder.instruction.data.copy_((random if words is None else words.vectors) / scale)
         return embedder
@@ -357,10 +359,10 @@ class UserEmbedder(
 
     @property
     def fingerprint(self) -> str:
-        """Names configuration and weights: ``plug@`` and 12 hexadecimal digits."""
+        """Names configuration and weights: ``user-embedder@`` and 12 hexadecimal digits."""
         from persona.llm.checkpoint import hash_parameters
 
-        return f"{self.config.mode}@{hash_parameters(self)}"
+        return f"user-embedder@{hash_parameters(self)}"
 
     def check_fits(self, encoder: str, llm: SoftPromptedModel | None = None) -> None:
         """Refuse a record encoder or an LLM that this embedder was not trained with.
@@ -396,7 +398,7 @@ class UserEmbedder(
             f"| view of a record | `{config.view}` |\n\n"
             f"{_CARD_COPYING if self.copies else ''}"
             "```python\nfrom persona import UserEmbedder\n\n"
-            'plug = UserEmbedder.from_pretrained("this folder or hub id")\n```\n'
+            'embedder = UserEmbedder.from_pretrained("this folder or hub id")\n```\n'
         )
 
     @classmethod
@@ -406,7 +408,7 @@ class UserEmbedder(
         Embedders of before the tuning for new users have nothing to say to these.
         """
         weights = load_file(model_file, device=map_location)
-        if isinstance(model.pooling, _PlugPooling):
+        if isinstance(model.pooling, _AttentionPooling):
             weights.setdefault("pooling.new_user", torch.zeros(model.pooling.shape))
         model.load_state_dict(weights)
         return model.eval()
@@ -483,7 +485,7 @@ class _PaperPooling(nn.Module):
         return torch.cat((instruction.expand_as(user), user), dim=1)
 
 
-class _PlugPooling(nn.Module):
+class _AttentionPooling(nn.Module):
     """Sharp heads, a mean head and a null record; see the module."""
 
     def __init__(self, config: UserEmbedderConfig) -> None:
@@ -642,7 +644,7 @@ def load_user_embedder(place: str | Path) -> UserEmbedder:
     """
     folder = Path(place)
     wrong = f"no user embedder could be loaded from {str(place)!r}"
-    mend = "name the folder of one, or train it with `persona plug train`"
+    mend = "name the folder of one, or train it with `persona user-embedder train`"
     if folder.is_file():
         raise ModelLoadError(f"{wrong}: it is a file; {mend}")
     if folder.is_dir():

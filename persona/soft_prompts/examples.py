@@ -26,11 +26,11 @@ from persona.soft_prompts.histories import History, ReadsHistories
 
 
 @dataclass(frozen=True, slots=True)
-class PlugTraining:
+class UserEmbedderTraining:
     """How to train.
 
     Attributes:
-        warm_up: steps of the warm-up at most; 0 for none. Only the mode ``"plug"`` has one.
+        warm_up: steps of the warm-up at most; 0 for none. Only the mode ``"attention"`` has one.
         steps: optimizer steps at most.
         batch: examples in a step.
         accumulate: parts in which a step's batch is computed, to save memory.
@@ -42,7 +42,7 @@ class PlugTraining:
         empty_share: share of the examples that lose all, so that a new user's prompt is learned.
         query_dropout: share of the examples whose soft prompt is made without the question.
         new_user_steps: steps at the end that tune what a user without records gets, and nothing else; None is half of
-            `steps`. Only the mode ``"plug"`` has them, and not `without_user`, where nobody has records.
+            `steps`. Only the mode ``"attention"`` has them, and not `without_user`, where nobody has records.
         without_user: never show a record: the control "trained without the user".
         dev_users: share of the training users kept aside to choose the best step.
         evaluate_every: steps between two looks at them.
@@ -121,7 +121,7 @@ class Examples:
         n_users: users to train on.
     """
 
-    def __init__(self, split: LampSplit, reader: ReadsHistories, options: PlugTraining) -> None:
+    def __init__(self, split: LampSplit, reader: ReadsHistories, options: UserEmbedderTraining) -> None:
         if split.golds is None:
             raise EvaluationError("training needs golds: this split has none")
         self.task, self._reader = split.task, reader
@@ -197,7 +197,9 @@ class Examples:
         made = (profile[row].target or "" for profile, row in self._left_out)
         return list(dict.fromkeys([*(one.gold for one in self._given), *made, *(one.gold for one in self.dev)]))
 
-    def shown(self, example: Example, options: PlugTraining, draw: np.random.Generator | None = None) -> History:
+    def shown(
+        self, example: Example, options: UserEmbedderTraining, draw: np.random.Generator | None = None
+    ) -> History:
         """What a user embedder sees of the user: for training what `draw` leaves of it, to be tested on all."""
         history = self.histories[example.user_id]
         if self._reader.config.mode != "vectors":  # a user's own vector is there whatever the records, or is not

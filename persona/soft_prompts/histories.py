@@ -34,7 +34,7 @@ def history_views(config: UserEmbedderConfig) -> tuple[str, ...]:
     """The views of a record whose vectors a user embedder reads; none in mode ``"vectors"``."""
     if config.mode == "vectors":
         return ()
-    return (config.view, _TARGET) if config.mode == "plug" else (config.view,)
+    return (config.view, _TARGET) if config.mode == "attention" else (config.view,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,7 +152,7 @@ class HistoryReader:
             for view in history_views(self.config)
         }
         keys = parts[self.config.view]
-        if self.config.mode != "plug":
+        if self.config.mode != "attention":
             return [History(each, _days(profile)) for each, profile in zip(keys, profiles, strict=True)]
         histories = []
         for profile, key, target in zip(profiles, keys, parts[_TARGET], strict=True):

@@ -33,7 +33,7 @@ from persona.protocols import GenerationOptions, Retriever
 from persona.records import Profile
 from persona.soft_prompts.copy_training import train_copying
 from persona.soft_prompts.embedder import UserEmbedder
-from persona.soft_prompts.examples import Example, Examples, PlugTraining
+from persona.soft_prompts.examples import Example, Examples, UserEmbedderTraining
 from persona.soft_prompts.histories import HistoryBatch, ReadsHistories
 from persona.soft_prompts.warm_up import Progress, copied_state, rate_share, warm_up
 from persona.version import __version__
@@ -51,7 +51,7 @@ _POOLED = 8
 
 
 @dataclass(frozen=True, slots=True)
-class PlugReport:
+class UserEmbedderReport:
     """What a training did.
 
     Attributes:
@@ -61,7 +61,7 @@ class PlugReport:
         dev_loss_before: the same at the start.
         new_user_loss: mean loss on their questions, were they new users without any record; None without that tuning.
         new_user_loss_before: the same before the tuning.
-        copy_loss: mean loss on (some of) their questions with what is copied, each with one of `PlugTraining.ks`
+        copy_loss: mean loss on (some of) their questions with what is copied, each with one of `UserEmbedderTraining.ks`
             records; None for an embedder that was not made to copy.
         copy_loss_before: the same with nothing copied; equal if nothing is.
         users: training users, without those kept aside.
@@ -84,12 +84,12 @@ class PlugReport:
     seconds: float
 
 
-def train_plug(
-    plug: UserEmbedder,
+def train_user_embedder(
+    embedder: UserEmbedder,
     split: LampSplit,
     llm: TransformersLM,
     reader: ReadsHistories,
-    options: PlugTraining | None = None,
+    options: UserEmbedderTraining | None = None,
     *,
     out: Path,
     retriever: Retriever | None = None,
@@ -97,18 +97,18 @@ def train_plug(
     warm_progress: Progress | None = None,
     new_user_progress: Progress | None = None,
     copy_progress: Progress | None = None,
-) -> PlugReport:
-    """Train `plug` in place on a LaMP split, and save the best weights in `out`.
+) -> UserEmbedderReport:
+    """Train `embedder` in place on a LaMP split, and save the best weights in `out`.
 
     Args:
-        plug: the user embedder (`UserEmbedder.for_llm`).
+        embedder: the user embedder (`UserEmbedder.for_llm`).
         split: training questions with golds; its users must be in no split that is reported on.
         llm: the frozen LLM. Its weights stay as they are.
-        reader: reads histories for `plug`; with a store, no vector is computed twice.
+        reader: reads histories for `embedder`; with a store, no vector is computed twice.
         options: how to train.
         out: folder for the checkpoint, the weights and ``training.json``. A run with the same options that was
             stopped goes on from its checkpoint.
-        retriever: finds the records of prompts with some; needed if one of `PlugTraining.ks` is not 0.
+        retriever: finds the records of prompts with some; needed if one of `UserEmbedderTraining.ks` is not 0.
         progress: see `Progress`.
         warm_progress: the same for the warm-up.
         new_user_progress: the same for the tuning for new users.
@@ -118,18 +118,18 @@ def train_plug(
         EvaluationError: if the split has no golds, or too few users to keep some aside.
         InvalidOptionError: if a retriever is needed and there is none, `out` holds the checkpoint of a run with other
             options, or a prompt is longer than the LLM can take and it was loaded with ``overlong="error"``.
-        FingerprintMismatchError: if `plug` belongs to another LLM or encoder.
+        FingerprintMismatchError: if `embedder` belongs to another LLM or encoder.
     """
-    options = options or PlugTraining()
+    options = options or UserEmbedderTraining()
     begun = time.perf_counter()
-    plug.check_fits(reader.fingerprint, llm)
+    embedder.check_fits(reader.fingerprint, llm)
     room = llm.input_limit(GenerationOptions(max_new_tokens=1))
-    if room is not None and plug.config.n_tokens >= room:
+    if room is not None and embedder.config.n_tokens >= room:
         raise InvalidOptionError(
-            f"{llm.name} reads at most {room} tokens, {plug.config.n_tokens} soft ones leave none for a question: "
+            f"{llm.name} reads at most {room} tokens, {embedder.config.n_tokens} soft ones leave none for a question: "
             "make fewer (`n_tokens`, --tokens)"
         )
-    plug.note_task(split.task.name)
+    embedder.note_task(split.task.name)
     if any(options.ks) and retriever is None:
         raise InvalidOptionError("training prompts with records need a retriever: give one, or set `ks=(0,)`")
     examples = Examples(split, reader, options)
@@ -143,29 +143,29 @@ def train_plug(
             f"`batch` must be at least the number of processes, {accelerator.num_processes}, was: {options.batch}"
         )
     silent: Progress = lambda done, total, loss, best: None  # noqa: E731
-    plug.to(llm.model.device)
-    run = _Run(plug, llm, examples, options, out / CHECKPOINT, retriever, accelerator)
+    embedder.to(llm.model.device)
+    run = _Run(embedder, llm, examples, options, out / CHECKPOINT, retriever, accelerator)
     place = out / NEW_USER_CHECKPOINT
     if not run.resume():
         if accelerator.is_main_process:
             place.unlink(missing_ok=True)  # of a run that is not gone on with
-        if plug.config.mode == "plug" and options.warm_up:
-            warm_up(plug, examples, reader, llm, options, progress=warm_progress)
+        if embedder.config.mode == "attention" and options.warm_up:
+            warm_up(embedder, examples, reader, llm, options, progress=warm_progress)
     run.train(progress or silent)
     new_user = None
-    if (tuning := _new_user_options(plug, options)) is not None:
-        new_user = _Run(plug, llm, examples, tuning, place, retriever, accelerator, only=_NEW_USER)
+    if (tuning := _new_user_options(embedder, options)) is not None:
+        new_user = _Run(embedder, llm, examples, tuning, place, retriever, accelerator, only=_NEW_USER)
         new_user.resume()
         new_user.train(new_user_progress or silent)
     copy_loss = copy_loss_before = None
-    if plug.copying is not None:
-        plug.eval()
+    if embedder.copying is not None:
+        embedder.eval()
         copy_loss, copy_loss_before = train_copying(
-            plug, examples, run.example_tokens, run.loss, options, copy_progress
+            embedder, examples, run.example_tokens, run.loss, options, copy_progress
         )
-    plug.requires_grad_(True)
+    embedder.requires_grad_(True)
     accelerator.wait_for_everyone()  # until then another process may want to read a checkpoint
-    report = PlugReport(
+    report = UserEmbedderReport(
         steps=run.step,
         best_step=run.best_step,
         dev_loss=run.best,
@@ -180,16 +180,16 @@ def train_plug(
         seconds=time.perf_counter() - begun,
     )
     if accelerator.is_main_process:
-        _finish(plug, split.task, options, report, out)
+        _finish(embedder, split.task, options, report, out)
     return report
 
 
-def _new_user_options(plug: UserEmbedder, options: PlugTraining) -> PlugTraining | None:
+def _new_user_options(embedder: UserEmbedder, options: UserEmbedderTraining) -> UserEmbedderTraining | None:
     """How the soft prompt of a user without records is tuned, who has none in the text either; None if it is not."""
     steps = options.steps // 2 if options.new_user_steps is None else options.new_user_steps
-    if plug.config.mode != "plug" or options.without_user or not steps:
+    if embedder.config.mode != "attention" or options.without_user or not steps:
         return None
-    rate = _NEW_USER_RATE / plug.config.llm_hidden**0.5
+    rate = _NEW_USER_RATE / embedder.config.llm_hidden**0.5
     return replace(options, without_user=True, steps=steps, learning_rate=rate, ks=(0,))
 
 
@@ -198,38 +198,44 @@ class _Run:
 
     def __init__(
         self,
-        plug: UserEmbedder,
+        embedder: UserEmbedder,
         llm: TransformersLM,
         examples: Examples,
-        options: PlugTraining,
+        options: UserEmbedderTraining,
         checkpoint: Path,
         retriever: Retriever | None,
         accelerator: Accelerator,
         *,
         only: str | None = None,
     ) -> None:
-        self.plug, self.llm, self.examples, self.options, self.checkpoint = plug, llm, examples, options, checkpoint
+        self.embedder, self.llm, self.examples, self.options, self.checkpoint = (
+            embedder,
+            llm,
+            examples,
+            options,
+            checkpoint,
+        )
         self.retriever, self.accelerator = retriever, accelerator
         # What the rest of the weights is belongs to a run that leaves them as they are.
-        self.begun_from = plug.fingerprint if only else ""
+        self.begun_from = embedder.fingerprint if only else ""
         self.loss = TargetLoss(llm)
-        for name, parameter in plug.named_parameters():
+        for name, parameter in embedder.named_parameters():
             parameter.requires_grad_(name == only if only else name != _NEW_USER)
-        trained = [parameter for parameter in plug.parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in embedder.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             trained, lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.98)
         )
-        self.model, self.optimizer = accelerator.prepare(plug, self.optimizer)
+        self.model, self.optimizer = accelerator.prepare(embedder, self.optimizer)
         self.step = self.best_step = self.rounds = 0
         self.looked = -1
         self.best = self.before = math.inf
-        self.best_state = copied_state(plug.state_dict())
+        self.best_state = copied_state(embedder.state_dict())
         self.tokens: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
 
     def train(self, progress: Progress) -> None:
         """Take steps until there are enough, or no better ones come."""
         options = self.options
-        self.plug.train()
+        self.embedder.train()
         for batch in self._batches(self.step):
             if self.step % options.evaluate_every == 0:
                 self._look()
@@ -243,13 +249,13 @@ class _Run:
             progress(self.step, options.steps, loss, self.best)
         else:
             self._look()
-        self.plug.load_state_dict(self.best_state)
-        self.plug.eval()
+        self.embedder.load_state_dict(self.best_state)
+        self.embedder.eval()
 
     def _take(self, batch: Sequence[tuple[int, int]]) -> float:
         """One optimizer step; the batch's mean loss."""
         # All, not only those of the optimizer: what an earlier run left would count when gradients are clipped.
-        self.plug.zero_grad(set_to_none=True)
+        self.embedder.zero_grad(set_to_none=True)
         total = 0.0
         processes = self.accelerator.num_processes
         mine = batch[self.accelerator.process_index :: processes]
@@ -263,7 +269,7 @@ class _Run:
             loss = self._loss(part or batch[:1]).sum() * weight
             self.accelerator.backward(loss)
             total += float(loss.detach())
-        self.accelerator.clip_grad_norm_(self.plug.parameters(), 1.0)
+        self.accelerator.clip_grad_norm_(self.embedder.parameters(), 1.0)
         self.optimizer.step()
         return total
 
@@ -281,7 +287,7 @@ class _Run:
             prompt, target = self._tokens(place, k)
             prompts.append(prompt)
             targets.append(target)
-        batch = HistoryBatch.of(histories, self.plug.config, np.stack(queries), self.loss.device)
+        batch = HistoryBatch.of(histories, self.embedder.config, np.stack(queries), self.loss.device)
         soft_prompts = self.model(batch.keys, batch.values, batch.mask, batch.query, batch.days)
         if any(unasked):
             free = self.model(batch.keys, batch.values, batch.mask, None, batch.days)
@@ -303,7 +309,7 @@ class _Run:
         )
         (target,) = self.llm.target_ids([example.gold])
         room = self.llm.input_limit(GenerationOptions(max_new_tokens=len(target)))
-        limit = None if room is None else room - self.plug.config.n_tokens
+        limit = None if room is None else room - self.embedder.config.n_tokens
         (prompt,) = self.llm.prompt_ids([text], limit=limit)
         return prompt, target
 
@@ -320,7 +326,7 @@ class _Run:
             self.before = found
         if found < self.best:
             self.best, self.best_step, self.rounds = found, self.step, 0
-            self.best_state = copied_state(self.plug.state_dict())
+            self.best_state = copied_state(self.embedder.state_dict())
         else:
             self.rounds += 1
         if self.accelerator.is_main_process and self.step:
@@ -329,7 +335,7 @@ class _Run:
     @torch.no_grad()
     def _dev_loss(self) -> float:
         options, examples = self.options, self.examples
-        self.plug.eval()
+        self.embedder.eval()
         losses: list[float] = []
         ks = sorted(set(options.ks))
         places = sorted(range(len(examples.dev)), key=lambda place: len(examples.dev[place].input))
@@ -338,12 +344,12 @@ class _Run:
             shown = [examples.dev[place] for place in some]
             histories = [examples.shown(one, options) for one in shown]
             queries = np.stack([one.query for one in shown])
-            batch = HistoryBatch.of(histories, self.plug.config, queries, self.loss.device)
-            soft_prompts = self.plug(batch.keys, batch.values, batch.mask, batch.query, batch.days)
+            batch = HistoryBatch.of(histories, self.embedder.config, queries, self.loss.device)
+            soft_prompts = self.embedder(batch.keys, batch.values, batch.mask, batch.query, batch.days)
             for k in ks:
                 pairs = [self._tokens(place, k, dev=True) for place in some]
                 losses += self.loss([p for p, _ in pairs], [t for _, t in pairs], soft_prompts).tolist()
-        self.plug.train()
+        self.embedder.train()
         return float(np.mean(losses))
 
     def _batches(self, first: int) -> Iterator[list[tuple[int, int]]]:
@@ -376,7 +382,7 @@ class _Run:
                 f"{path} is the checkpoint of a run with other options, data or models: finish that one, "
                 "delete the file, or train into another folder"
             )
-        self.plug.load_state_dict(state["plug"])
+        self.embedder.load_state_dict(state["embedder"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best_state = state["best_state"]
         self.step, self.best_step, self.rounds = state["step"], state["best_step"], state["rounds"]
@@ -388,7 +394,7 @@ class _Run:
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "run": self._name(),
-            "plug": self.plug.state_dict(),
+            "embedder": self.embedder.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "best_state": self.best_state,
             "step": self.step,
@@ -406,13 +412,15 @@ class _Run:
         # The plain `repr` would name a place in memory.
         retriever = kind.__name__ if kind.__repr__ is object.__repr__ else repr(self.retriever)
         data = [self.examples.task.name, self.examples.fingerprint, retriever]
-        return json.dumps([asdict(self.options), asdict(self.plug.config), data, self.begun_from])
+        return json.dumps([asdict(self.options), asdict(self.embedder.config), data, self.begun_from])
 
 
-def _finish(plug: UserEmbedder, task: LampTask, options: PlugTraining, report: PlugReport, out: Path) -> None:
+def _finish(
+    embedder: UserEmbedder, task: LampTask, options: UserEmbedderTraining, report: UserEmbedderReport, out: Path
+) -> None:
     """Save the kept weights and what made them; the checkpoints are not needed any more."""
     out.mkdir(parents=True, exist_ok=True)
-    plug.save_pretrained(out)
+    embedder.save_pretrained(out)
     make_ordinary(out / "model.safetensors")
     notes = {
         "persona": __version__,

@@ -27,7 +27,7 @@ from torch import nn
 from persona.encoders.style import STYLE_DIM, style_vector
 from persona.llm.transformers import TransformersLM
 from persona.soft_prompts.embedder import UserEmbedder
-from persona.soft_prompts.examples import Example, Examples, PlugTraining
+from persona.soft_prompts.examples import Example, Examples, UserEmbedderTraining
 from persona.soft_prompts.histories import History, HistoryBatch, ReadsHistories
 from persona.soft_prompts.instruction import answer_ids, in_slot
 
@@ -43,33 +43,33 @@ _PADDED_RECORDS = 2**16
 
 
 def warm_up(
-    plug: UserEmbedder,
+    embedder: UserEmbedder,
     examples: Examples,
     reader: ReadsHistories,
     llm: TransformersLM,
-    options: PlugTraining,
+    options: UserEmbedderTraining,
     progress: Progress | None = None,
 ) -> None:
-    """Teach the heads of `plug` where to look and its soft tokens to say it; see the module. The best step is kept.
+    """Teach the heads of `embedder` where to look and its soft tokens to say it; see the module. The best step is kept.
 
     With p the head's guess and a_j the vectors of the answers in the batch, the loss is that of the slot, plus
     ``-log softmax_j(p . a_j / 0.05)`` of the right one, plus 10 times the mean squared error of its style.
     """
-    pooling: Any = plug.pooling
-    device = next(plug.parameters()).device
-    answers = _Answers.of(examples.golds(), plug, reader, llm)
+    pooling: Any = embedder.pooling
+    device = next(embedder.parameters()).device
+    answers = _Answers.of(examples.golds(), embedder, reader, llm)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        width, dim = plug.config.width, plug.config.encoder_dim
+        width, dim = embedder.config.width, embedder.config.encoder_dim
         head = nn.Sequential(nn.Linear(width + dim, width), nn.GELU(), nn.Linear(width, dim + STYLE_DIM)).to(device)
     parameters = [*pooling.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=_WARM_RATE, weight_decay=options.weight_decay, betas=(0.9, 0.98))
 
     if answers.slot_tokens:
-        _set_echo(plug, examples, answers, options)
+        _set_echo(embedder, examples, answers, options)
 
     def loss_of(some: Sequence[Example], histories: Sequence[History], asked: bool = True) -> torch.Tensor:
-        batch = HistoryBatch.of(histories, plug.config, np.stack([one.query for one in some]), device)
+        batch = HistoryBatch.of(histories, embedder.config, np.stack([one.query for one in some]), device)
         assert batch.query is not None
         tokens, found = pooling.read(batch.keys, batch.values, batch.mask, batch.query if asked else None, batch.days)
         guess = head(torch.cat((found, batch.query * dim**0.5), dim=1))
@@ -122,13 +122,13 @@ def _parts(histories: Sequence[History], draw: np.random.Generator) -> Iterator[
 
 
 @torch.no_grad()
-def _set_echo(plug: UserEmbedder, examples: Examples, answers: _Answers, options: PlugTraining) -> None:
+def _set_echo(embedder: UserEmbedder, examples: Examples, answers: _Answers, options: UserEmbedderTraining) -> None:
     """Set the echo's gates, and how many records outweigh the null record, by least squares on training examples.
 
     For a given m the gates e that bring ``sum_h e_h echo_h`` nearest to the answers' embeddings solve normal equations
     of one row per head; m is the one of a few whose gates come nearest.
     """
-    pooling: Any = plug.pooling
+    pooling: Any = embedder.pooling
     device = answers.vectors.device
     draw = np.random.default_rng((options.seed, 7))
     drawn = [examples.warm_up(place) for place in draw.permutation(examples.n_warm_up)[:_CALIBRATION]]
@@ -139,7 +139,7 @@ def _set_echo(plug: UserEmbedder, examples: Examples, answers: _Answers, options
         some = drawn[start : start + _WARM_BATCH]
         batch = HistoryBatch.of(
             [examples.shown(one, options) for one in some],
-            plug.config,
+            embedder.config,
             np.stack([one.query for one in some]),
             device,
         )
@@ -169,7 +169,7 @@ class _Answers:
         vectors: of the record encoder.  # (answers, encoder_dim)
         styles: (answers, STYLE_DIM)
         ids: token ids of each answer.
-        plug: the user embedder that is to say them.
+        embedder: the user embedder that is to say them.
         llm: the LLM that is to hear them.
     """
 
@@ -177,33 +177,33 @@ class _Answers:
     vectors: torch.Tensor
     styles: torch.Tensor
     ids: Sequence[Sequence[int]]
-    plug: UserEmbedder
+    embedder: UserEmbedder
     llm: TransformersLM
 
     @classmethod
-    def of(cls, golds: Sequence[str], plug: UserEmbedder, reader: ReadsHistories, llm: TransformersLM) -> _Answers:
+    def of(cls, golds: Sequence[str], embedder: UserEmbedder, reader: ReadsHistories, llm: TransformersLM) -> _Answers:
         """Of different answers."""
-        device = next(plug.parameters()).device
+        device = next(embedder.parameters()).device
         return cls(
             {gold: place for place, gold in enumerate(golds)},
             torch.from_numpy(reader.questions(golds)).to(device),
             torch.from_numpy(np.stack([style_vector(gold) for gold in golds])).to(device),
             answer_ids(llm, list(golds)),
-            plug,
+            embedder,
             llm,
         )
 
     @property
     def slot_tokens(self) -> int:
         """Length of the slot; 0 for none."""
-        start, end = self.plug.config.slot
+        start, end = self.embedder.config.slot
         return end - start
 
     def aims(self, golds: Sequence[str]) -> torch.Tensor:
         """What answers add to the instruction in the slot, over the LLM's scale.  # (golds, slot_tokens, llm_hidden)"""
         filled = in_slot(self.llm, [self.ids[self.places[gold]] for gold in golds], self.slot_tokens)
-        instruction = self.plug.instruction.detach()[slice(*self.plug.config.slot)]
-        return filled.to(instruction.device) / self.plug.config.embedding_scale - instruction
+        instruction = self.embedder.instruction.detach()[slice(*self.embedder.config.slot)]
+        return filled.to(instruction.device) / self.embedder.config.embedding_scale - instruction
 
     def loss(self, golds: Sequence[str], guess: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The loss of `warm_up`.
@@ -219,7 +219,7 @@ class _Answers:
         scores = F.normalize(vector, dim=1) @ self.vectors[different].T / _WARM_TEMPERATURE
         loss = F.cross_entropy(scores, answer) + 10 * F.mse_loss(style, self.styles[right])
         if self.slot_tokens:
-            start, end = self.plug.config.slot
+            start, end = self.embedder.config.slot
             aimed = F.pad(self.aims(golds), (0, 0, start, tokens.shape[1] - end))
             loss = loss + (tokens - aimed).square().sum((1, 2)).mean() / self.slot_tokens
         return loss

@@ -287,11 +287,11 @@ def test_eval_restraint_with_filters_and_questions_of_another_domain(run: Run, t
     assert (refused.code, "--summary-llm writes summaries, and none,stats has none" in refused.err) == (1, True)
     for unread, message in (
         (
-            ("--plug", "nope"),
-            "--plug is read by the methods plug, plug+vocabulary, and none,bm25-lamp has none of them",
+            ("--user-embedder", "nope"),
+            "--user-embedder is read by the methods user-embedder, user-embedder+vocabulary, and none,bm25-lamp has none of them",
         ),
         (("--lora-task", "nope"), "--lora-task is read by the methods lora, lora+task, neighbours, routed"),
-        (("--plug-control", "nope"), "--plug-control stands beside user embedders"),
+        (("--user-embedder-control", "nope"), "--user-embedder-control stands beside user embedders"),
     ):
         refused = run("eval", "lamp", data, "--methods", "none,bm25-lamp", *unread)
         assert (refused.code, message in refused.err) == (1, True), refused.err

@@ -28,9 +28,9 @@ from persona.lamp.tasks import LampSplit, Question, lamp_task
 from persona.readers import read_split
 from persona.records import Profile
 from persona.soft_prompts.channel import SoftPromptChannel, soft_prompts, store_soft_prompts
-from persona.soft_prompts.examples import Examples, PlugTraining
+from persona.soft_prompts.examples import Examples, UserEmbedderTraining
 from persona.soft_prompts.histories import HistoryBatch, UserVectorReader, history_reader
-from persona.soft_prompts.training import train_plug
+from persona.soft_prompts.training import train_user_embedder
 from persona.store.vectors import vector_fingerprint
 
 
@@ -155,17 +155,17 @@ def test_bad_files_are_one_clear_error(kind: str, message: str, tmp_path: Path) 
 def test_one_linear_map_by_hand(llm: Any, tmp_path: Path) -> None:
     vectors = {"ana": np.arange(5, dtype=np.float32), "ben": np.ones(5, dtype=np.float32)}
     file = UserVectorFile(write_npy(tmp_path / "u.npy", vectors))
-    plug = UserEmbedder.from_vectors(llm, dim=5, vectors=file.fingerprint, n_tokens=3)
-    torch.nn.init.normal_(plug.pooling.map.weight)  # type: ignore[union-attr, arg-type]
+    embedder = UserEmbedder.from_vectors(llm, dim=5, vectors=file.fingerprint, n_tokens=3)
+    torch.nn.init.normal_(embedder.pooling.map.weight)  # type: ignore[union-attr, arg-type]
     profiles = [Profile("ana", (Record("a"), Record("b"))), Profile("ben"), Profile("nobody", (Record("c"),))]
-    histories = UserVectorReader(plug.config, file).read(profiles)
+    histories = UserVectorReader(embedder.config, file).read(profiles)
     assert [len(each) for each in histories] == [2, 1, 0]  # without records a vector still is one
-    batch = HistoryBatch.of(histories, plug.config)
-    found = plug(batch.keys, batch.values, batch.mask)
-    linear = plug.pooling.map.weight @ torch.tensor(vectors["ana"])  # type: ignore[union-attr, operator]
-    expected = plug.config.embedding_scale * (plug.instruction + linear.view(3, -1))
+    batch = HistoryBatch.of(histories, embedder.config)
+    found = embedder(batch.keys, batch.values, batch.mask)
+    linear = embedder.pooling.map.weight @ torch.tensor(vectors["ana"])  # type: ignore[union-attr, operator]
+    expected = embedder.config.embedding_scale * (embedder.instruction + linear.view(3, -1))
     torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found[2], plug.config.embedding_scale * plug.instruction)
+    torch.testing.assert_close(found[2], embedder.config.embedding_scale * embedder.instruction)
 
 
 def test_records_and_vectors_are_not_mixed_up(llm: Any, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_records_and_vectors_are_not_mixed_up(llm: Any, tmp_path: Path) -> None:
     of_records = UserEmbedder.for_llm(llm, encoder_dim=encoder.dim, encoder=encoder.fingerprint)
     with pytest.raises(InvalidOptionError, match="mode 'vectors' reads a file of user vectors"):
         SoftPromptChannel(of_vectors, llm, encoder)
-    with pytest.raises(InvalidOptionError, match="mode 'plug' reads records"):
+    with pytest.raises(InvalidOptionError, match="mode 'attention' reads records"):
         SoftPromptChannel(of_records, llm, file)
     with (
         ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store,
@@ -199,25 +199,25 @@ def test_every_user_is_seen_in_training_as_when_served(llm: Any, tmp_path: Path)
     )
     split = LampSplit(lamp_task("LaMP_3"), questions, {question.id: "3" for question in questions}, None)
     file = UserVectorFile(write_npy(tmp_path / "u.npy", dict.fromkeys(("ana", "no records", "ben"), np.ones(5))))
-    plug = UserEmbedder.from_vectors(llm, dim=5, vectors=file.fingerprint)
-    reader = UserVectorReader(plug.config, file)
-    options = PlugTraining(steps=2, ks=(0,), leave_one_out=2, dev_users=0.25)
+    embedder = UserEmbedder.from_vectors(llm, dim=5, vectors=file.fingerprint)
+    reader = UserVectorReader(embedder.config, file)
+    options = UserEmbedderTraining(steps=2, ks=(0,), leave_one_out=2, dev_users=0.25)
     shown: dict[str, set[bool]] = {}
     for seed in (0, 1):  # another user is kept aside
         options = replace(options, seed=seed)
         examples = Examples(split, reader, options)
         for example in (*examples.train, *examples.dev):
             shown.setdefault(example.user_id, set()).add(len(examples.shown(example, options)) > 0)
-        train_plug(plug, split, llm, reader, options, out=tmp_path / f"out {seed}")
+        train_user_embedder(embedder, split, llm, reader, options, out=tmp_path / f"out {seed}")
     assert shown == {"ana": {True}, "no records": {True}, "no vector": {False}, "ben": {True}}
 
 
 def test_a_vector_without_records_is_personal_all_the_same(llm: Any, tmp_path: Path) -> None:
     file = UserVectorFile(write_npy(tmp_path / "u.npy", {"ana": np.ones(5, np.float32)}))
-    plug = UserEmbedder.from_vectors(llm, dim=5, vectors=file.fingerprint)
+    embedder = UserEmbedder.from_vectors(llm, dim=5, vectors=file.fingerprint)
     with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
         store.upsert([("ben", Record("A record.", "3"))])
-        personalizer = Personalizer(llm, store, k=0, channels=(SoftPromptChannel(plug, llm, file),))
+        personalizer = Personalizer(llm, store, k=0, channels=(SoftPromptChannel(embedder, llm, file),))
         found = {user: personalizer.generate(user, "review: Fine.") for user in ("ana", "ben", "nobody")}
     assert {user: one.channels for user, one in found.items()} == {"ana": ("soft_prompt",), "ben": (), "nobody": ()}
     assert {user: one.abstained for user, one in found.items()} == {"ana": False, "ben": True, "nobody": True}
@@ -225,11 +225,11 @@ def test_a_vector_without_records_is_personal_all_the_same(llm: Any, tmp_path: P
 
 def test_a_neutral_prompt_is_nobodys_where_it_is_stored(llm: Any, tmp_path: Path) -> None:
     file = UserVectorFile(write_npy(tmp_path / "u.npy", {"ana": np.ones(5, np.float32)}))
-    plug = UserEmbedder.from_vectors(llm, dim=5, vectors=file.fingerprint)
+    embedder = UserEmbedder.from_vectors(llm, dim=5, vectors=file.fingerprint)
     with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
         store.upsert([("ana", Record("One.", "3")), ("ben", Record("Two.", "3"))])
-        assert store_soft_prompts(store, plug, file) == 1  # type: ignore[arg-type]
-        channel = SoftPromptChannel(plug, llm, file, store, query_free=True)
+        assert store_soft_prompts(store, embedder, file) == 1  # type: ignore[arg-type]
+        channel = SoftPromptChannel(embedder, llm, file, store, query_free=True)
         personalizer = Personalizer(llm, store, k=0, channels=(channel,))
         found = {user: personalizer.generate(user, "review: Fine.").channels for user in ("ana", "ben")}
     assert found == {"ana": ("soft_prompt",), "ben": ()}
@@ -241,14 +241,16 @@ def test_a_run_over_other_vectors_is_another_run(llm: Any, tmp_path: Path) -> No
 
     def run(vectors: dict[str, NDArray[Any]], stop_at: int) -> None:
         file = UserVectorFile(write_npy(tmp_path / "u.npy", vectors))
-        plug = UserEmbedder.from_vectors(llm, dim=file.dim, vectors=file.fingerprint)
+        embedder = UserEmbedder.from_vectors(llm, dim=file.dim, vectors=file.fingerprint)
 
         def stop(done: int, *_: object) -> None:
             if done == stop_at:
                 raise KeyboardInterrupt
 
-        options = PlugTraining(steps=4, ks=(0,), evaluate_every=2)
-        train_plug(plug, split, llm, UserVectorReader(plug.config, file), options, out=tmp_path / "out", progress=stop)
+        options = UserEmbedderTraining(steps=4, ks=(0,), evaluate_every=2)
+        train_user_embedder(
+            embedder, split, llm, UserVectorReader(embedder.config, file), options, out=tmp_path / "out", progress=stop
+        )
 
     with pytest.raises(KeyboardInterrupt):
         run(taste(split), 3)
@@ -262,12 +264,14 @@ def test_training_learns_to_listen_to_them(llm: Any, tmp_path: Path) -> None:
     World(0).write_lamp(tmp_path, "LaMP_3", {"train": 60}, 12)
     split = read_split(tmp_path, "train")
     file = UserVectorFile(write_npy(tmp_path / "u.npy", taste(split)))
-    plug = UserEmbedder.from_vectors(llm, dim=file.dim, vectors=file.fingerprint)
-    options = PlugTraining(steps=120, ks=(0,), learning_rate=1e-2, evaluate_every=30, leave_one_out=4)
-    report = train_plug(plug, split, llm, history_reader(plug.config, file), options, out=tmp_path / "out")
+    embedder = UserEmbedder.from_vectors(llm, dim=file.dim, vectors=file.fingerprint)
+    options = UserEmbedderTraining(steps=120, ks=(0,), learning_rate=1e-2, evaluate_every=30, leave_one_out=4)
+    report = train_user_embedder(
+        embedder, split, llm, history_reader(embedder.config, file), options, out=tmp_path / "out"
+    )
     assert report.dev_loss < 0.85 * report.dev_loss_before
     users = [Profile(question.user_id) for question in split.questions[:2]]
-    first, second = soft_prompts(plug, UserVectorReader(plug.config, file).read(users))
+    first, second = soft_prompts(embedder, UserVectorReader(embedder.config, file).read(users))
     assert (first - second).abs().max() > 1e-2
 
 
@@ -286,32 +290,59 @@ def test_train_ask_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         store.upsert((asked.user_id, record) for record in asked.profile)
 
     run: Callable[..., Any] = lambda *arguments: CliRunner().invoke(app, list(arguments))  # noqa: E731
-    trained = ("plug", "train", "data", "--llm", "tiny", "--out", "plug", "--steps", "4", "--k", "0", "--json")
+    trained = (
+        "user-embedder",
+        "train",
+        "data",
+        "--llm",
+        "tiny",
+        "--out",
+        "embedder",
+        "--steps",
+        "4",
+        "--k",
+        "0",
+        "--json",
+    )
     result = run(*trained, "--user-vectors", "users.parquet")
     assert result.exit_code == 0, result.output
-    assert json.loads((tmp_path / "plug" / "config.json").read_text())["mode"] == "vectors"
-    with_vectors = ("--llm", "tiny", "--plug", "plug", "--user-vectors", "users.parquet")
+    assert json.loads((tmp_path / "embedder" / "config.json").read_text())["mode"] == "vectors"
+    with_vectors = ("--llm", "tiny", "--user-embedder", "embedder", "--user-vectors", "users.parquet")
     result = run("ask", asked.user_id, asked.input, *with_vectors, "--k", "0", "--max-new-tokens", "2", "--json")
     assert json.loads(result.stdout)["channels"] == ["soft_prompt"]
-    result = run("eval", "lamp", "data", *with_vectors, "--methods", "none,plug", "--k", "1", "--json")
+    result = run("eval", "lamp", "data", *with_vectors, "--methods", "none,user-embedder", "--k", "1", "--json")
     assert result.exit_code == 0, result.output
     rows = {(row["method"], row["control"]) for row in json.loads(result.stdout)["rows"]}
-    assert rows >= {("none", None), ("plug", None), ("plug", "other user"), ("plug + bm25-lamp", None)}
+    assert rows >= {
+        ("none", None),
+        ("user-embedder", None),
+        ("user-embedder", "other user"),
+        ("user-embedder + bm25-lamp", None),
+    }
 
-    result = run("ask", "ana", "x", "--llm", "no/llm", "--plug", "plug", "--k", "0")
-    assert "plug reads a file of user vectors: name it with --user-vectors" in str(result.exception) + result.output
+    result = run("ask", "ana", "x", "--llm", "no/llm", "--user-embedder", "embedder", "--k", "0")
+    assert "embedder reads a file of user vectors: name it with --user-vectors" in str(result.exception) + result.output
     monkeypatch.setenv("PERSONA_ENCODER", "hashing")
     for arguments, message in (
-        (("ask", "ana", "x", "--llm", "tiny", "--user-vectors", "users.parquet"), "name its folder with --plug"),
-        (("eval", "lamp", "data", "--llm", "tiny", "--methods", "plug", "--plug", "plug"), "--user-vectors"),
-        (("eval", "lamp", "data", "--llm", "tiny", "--user-vectors", "users.parquet"), "name its folder with --plug"),
-        ((*trained, "--user-vectors", "users.parquet", "--mode", "pplug"), "leave --mode out"),
+        (
+            ("ask", "ana", "x", "--llm", "tiny", "--user-vectors", "users.parquet"),
+            "name its folder with --user-embedder",
+        ),
+        (
+            ("eval", "lamp", "data", "--llm", "tiny", "--methods", "user-embedder", "--user-embedder", "embedder"),
+            "--user-vectors",
+        ),
+        (
+            ("eval", "lamp", "data", "--llm", "tiny", "--user-vectors", "users.parquet"),
+            "name its folder with --user-embedder",
+        ),
+        ((*trained, "--user-vectors", "users.parquet", "--mode", "persona-plug"), "leave --mode out"),
         ((*trained, "--user-vectors", "users.parquet", "--encoder", "hashing"), "--encoder is for what compares"),
         ((*trained, "--user-vectors", "users.parquet", "--heads", "2"), "with --user-vectors nothing reads --heads"),
-        ((*trained, "--mode", "pplug", "--width", "8", "--warm-up", "9"), "nothing reads --width, --warm-up"),
-        ((*trained, "--mode", "pplug", "--tokens", "3"), "nothing reads --tokens"),
-        ((*trained, "--mode", "pplug", "--warm-up", "0"), "nothing reads --warm-up"),
-        ((*trained, "--mode", "pplug", "--with-question"), "nothing reads --with-question"),
+        ((*trained, "--mode", "persona-plug", "--width", "8", "--warm-up", "9"), "nothing reads --width, --warm-up"),
+        ((*trained, "--mode", "persona-plug", "--tokens", "3"), "nothing reads --tokens"),
+        ((*trained, "--mode", "persona-plug", "--warm-up", "0"), "nothing reads --warm-up"),
+        ((*trained, "--mode", "persona-plug", "--with-question"), "nothing reads --with-question"),
         ((*trained, "--user-vectors", "none.parquet"), "there is no such file of user vectors"),
         (("ask", "ana", "x", *with_vectors[:-1], "longer.parquet", "--k", "0"), "'user-vectors:5'"),
     ):

@@ -81,10 +81,10 @@ def test_the_page_stands_alone_and_shows_every_row(report: DemoReport) -> None:
         ("none", 0, None, 0.0, "nothing"),
         ("bm25 k=1", 1, None, 30.0, "own"),
         ("bm25 k=1, other user", 1, OTHER_USER, 30.0, "other"),
-        ("plug", 0, None, 20.0, "own"),
-        ("plug, other user", 0, OTHER_USER, 20.0, "other"),
-        ("plug, empty history", 0, EMPTY_HISTORY, 20.0, "nothing"),
-        ("plug + bm25 k=1, empty history", 1, EMPTY_HISTORY, 50.0, "own"),  # the records are the user's
+        ("user-embedder", 0, None, 20.0, "own"),
+        ("user-embedder, other user", 0, OTHER_USER, 20.0, "other"),
+        ("user-embedder, empty history", 0, EMPTY_HISTORY, 20.0, "nothing"),
+        ("user-embedder + bm25 k=1, empty history", 1, EMPTY_HISTORY, 50.0, "own"),  # the records are the user's
         ("median score", 0, None, 0.0, "nothing"),
     ],
 )
@@ -100,7 +100,7 @@ def test_a_bar_has_the_colour_of_what_the_llm_got(
 
 def test_an_example_shows_the_soft_prompt_where_there_is_one(report: DemoReport) -> None:
     assert "soft prompt of the whole history" not in _Text(demo_page(report)).text
-    example = replace(report.examples[0], plugged="as the soft prompt says")
+    example = replace(report.examples[0], soft_prompted="as the soft prompt says")
     text = _Text(demo_page(replace(report, examples=(example,)))).text
     assert "soft prompt of the whole historyas the soft prompt says" in text
 

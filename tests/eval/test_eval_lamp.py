@@ -205,7 +205,7 @@ def test_the_control_needs_two_users() -> None:
 def test_bad_options_are_refused() -> None:
     with pytest.raises(
         InvalidOptionError,
-        match=r"a method must be one of none, plug, stats, summary, stats\+summary, vocabulary, plug\+vocabulary, lora",
+        match=r"a method must be one of none, user-embedder, stats, summary, stats\+summary, vocabulary, user-embedder\+vocabulary, lora",
     ):
         LampConfig(methods=("bm52",))
     with pytest.raises(InvalidOptionError, match="`ks`"):

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import persona
 from persona.eval.bootstrap import gap_share, paired_bootstrap
-from persona.eval.demo import tiny_plugs
+from persona.eval.demo import tiny_user_embedders
 from persona.eval.lamp import run_lamp
 from persona.eval.lamp_config import LampConfig
 from persona.eval.metrics import METRICS, Samples, evaluate
@@ -228,12 +228,12 @@ def test_its_user_embedders_know_the_user(task: str, share: float) -> None:
     asked = list(World(0).questions(task, "dev", 60))
     golds = {one.question.id: one.gold for one in asked}
     split = LampSplit(lamp_task(task), tuple(one.question for one in asked), golds, lamp_task(task).labels)
-    config = LampConfig(methods=("none", "plug"), ks=(1,), resamples=200)
-    report = run_lamp(split, load_llm("tiny"), config, plugs=tiny_plugs()[task])
+    config = LampConfig(methods=("none", "user-embedder"), ks=(1,), resamples=200)
+    report = run_lamp(split, load_llm("tiny"), config, user_embedders=tiny_user_embedders()[task])
     no_user = float(np.mean([no_user_score(one.content) for one in asked]))
     oracle = float(np.mean([oracle_score(one.content, one.user.traits) for one in asked]))
     scores = {row.name: row.scores[lamp_task(task).metrics[0]].value for row in report.rows}
     shares = {name: (score - no_user) / (oracle - no_user) for name, score in scores.items()}
-    assert shares["plug"] >= share
-    assert shares["plug + bm25-lamp k=1"] >= share
-    assert shares["plug, other user"] <= 0.05
+    assert shares["user-embedder"] >= share
+    assert shares["user-embedder + bm25-lamp k=1"] >= share
+    assert shares["user-embedder, other user"] <= 0.05

@@ -224,7 +224,7 @@ def test_soft_prompts_that_do_not_fit_are_refused(chat_server: ChatServer) -> No
 
 
 def test_an_endpoint_can_say_whose_weights_it_serves(chat_server: ChatServer) -> None:
-    plug = UserEmbedder(UserEmbedderConfig(4, 4, llm="llama@1"))
-    plug.check_fits("", OpenAILM("echo", base_url=chat_server.url, api_key="-", serves="llama@1"))  # type: ignore[arg-type]
+    embedder = UserEmbedder(UserEmbedderConfig(4, 4, llm="llama@1"))
+    embedder.check_fits("", OpenAILM("echo", base_url=chat_server.url, api_key="-", serves="llama@1"))  # type: ignore[arg-type]
     with pytest.raises(FingerprintMismatchError, match="'llama@1'; was given 'openai:echo"):
-        plug.check_fits("", OpenAILM("echo", base_url=chat_server.url, api_key="-"))  # type: ignore[arg-type]
+        embedder.check_fits("", OpenAILM("echo", base_url=chat_server.url, api_key="-"))  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from persona.encoders.load import load_encoder
 from persona.errors import InvalidOptionError
 from persona.eval.lamp import run_lamp
 from persona.eval.lamp_config import EMPTY_HISTORY, OTHER_USER, WITHOUT_USER, LampConfig
-from persona.eval.soft_prompts import Plugs
+from persona.eval.soft_prompts import UserEmbedders
 from persona.eval.world.world import World
 from persona.lamp.tasks import LampSplit, lamp_task
 from persona.llm.checkpoint import hash_parameters
@@ -37,13 +37,13 @@ from persona.soft_prompts.channel import SoftPromptChannel
 from persona.soft_prompts.copy_training import _answered, _Copiers
 from persona.soft_prompts.copying import FEATURES, Copying, CopyLifts, CopySource, _Texts
 from persona.soft_prompts.embedder import load_user_embedder
-from persona.soft_prompts.examples import Example, PlugTraining
+from persona.soft_prompts.examples import Example, UserEmbedderTraining
 from persona.soft_prompts.histories import HistoryReader
-from persona.soft_prompts.training import PlugReport, train_plug
+from persona.soft_prompts.training import UserEmbedderReport, train_user_embedder
 from persona.soft_prompts.vocabulary import TokenBackground, VocabularyChannel
 
 OPTIONS = GenerationOptions(max_new_tokens=6)
-SMALL = PlugTraining(warm_up=0, steps=2, batch=8, ks=(0, 1), leave_one_out=2, dev_users=0.25, new_user_steps=0)
+SMALL = UserEmbedderTraining(warm_up=0, steps=2, batch=8, ks=(0, 1), leave_one_out=2, dev_users=0.25, new_user_steps=0)
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +69,15 @@ def headlines(users: int, split: str = "train") -> LampSplit:
     return LampSplit(lamp_task("LaMP_4"), tuple(one.question for one in asked), golds, None)
 
 
-def trained(tiny: Any, encoder: Any, out: Path, **options: Any) -> tuple[UserEmbedder, PlugReport]:
-    plug = UserEmbedder.for_llm(
+def trained(tiny: Any, encoder: Any, out: Path, **options: Any) -> tuple[UserEmbedder, UserEmbedderReport]:
+    embedder = UserEmbedder.for_llm(
         tiny, encoder_dim=encoder.dim, encoder=encoder.fingerprint, n_tokens=2, heads=2, width=16, copies=True
     )
-    reader = HistoryReader(plug.config, encoder)
-    report = train_plug(
-        plug, headlines(30), tiny, reader, replace(SMALL, **options), out=out, retriever=LampBM25Retriever()
+    reader = HistoryReader(embedder.config, encoder)
+    report = train_user_embedder(
+        embedder, headlines(30), tiny, reader, replace(SMALL, **options), out=out, retriever=LampBM25Retriever()
     )
-    return plug, report
+    return embedder, report
 
 
 @pytest.fixture(scope="module")
@@ -321,17 +321,17 @@ def test_the_loss_is_that_of_the_lifted_scores(question: list[int], target: list
 
 def test_training_learns_what_to_copy_and_leaves_the_rest(tiny: Any, encoder: Any, tmp_path: Path) -> None:
     before = hash_parameters(tiny.model)
-    plug, report = trained(tiny, encoder, tmp_path)
+    embedder, report = trained(tiny, encoder, tmp_path)
     assert hash_parameters(tiny.model) == before
     assert report.copy_loss is not None
     assert report.copy_loss_before is not None
     assert report.copy_loss < 0.95 * report.copy_loss_before
-    assert plug.copying is not None
-    assert int(plug.copying.texts) > 0
+    assert embedder.copying is not None
+    assert int(embedder.copying.texts) > 0
     bare = UserEmbedder.for_llm(
         tiny, encoder_dim=encoder.dim, encoder=encoder.fingerprint, n_tokens=2, heads=2, width=16
     )
-    train_plug(
+    train_user_embedder(
         bare,
         headlines(30),
         tiny,
@@ -341,17 +341,17 @@ def test_training_learns_what_to_copy_and_leaves_the_rest(tiny: Any, encoder: An
         retriever=LampBM25Retriever(),
     )
     for name, tensor in bare.state_dict().items():  # what else is trained does not notice
-        assert torch.equal(tensor, plug.state_dict()[name]), name
+        assert torch.equal(tensor, embedder.state_dict()[name]), name
     loaded = load_user_embedder(tmp_path)
-    assert loaded.fingerprint == plug.fingerprint
+    assert loaded.fingerprint == embedder.fingerprint
     assert json.loads((tmp_path / "training.json").read_text())["report"]["copy_loss"] == report.copy_loss
 
 
 def test_the_control_copies_nothing_of_a_user(llama_folder: Path, encoder: Any, tmp_path: Path) -> None:
     # An LLM that does not know the task: the words of the question help it.
-    plug, _ = trained(load_llm(llama_folder, overlong="truncate"), encoder, tmp_path, without_user=True)
-    assert plug.copying is not None
-    weights = dict(zip(FEATURES, plug.copying.weights.tolist(), strict=True))
+    embedder, _ = trained(load_llm(llama_folder, overlong="truncate"), encoder, tmp_path, without_user=True)
+    assert embedder.copying is not None
+    weights = dict(zip(FEATURES, embedder.copying.weights.tolist(), strict=True))
     assert all(abs(weights[name]) < 1e-6 for name in ("user", "user_pair", "user_triple", "both"))
     assert weights["question"] != 0
 
@@ -360,12 +360,12 @@ def test_what_helps_too_little_is_not_copied(
     tiny: Any, encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("persona.soft_prompts.copy_training._WORTH", 0.99)  # it helps, but not by so much
-    plug, report = trained(tiny, encoder, tmp_path)
+    embedder, report = trained(tiny, encoder, tmp_path)
     assert report.copy_loss == report.copy_loss_before
-    assert not plug.copies
+    assert not embedder.copies
     # What copies nothing is in nobody's way.
     context = PersonalContext(lifts={5: 1.0})
-    (found,) = SoftPromptChannel(plug, tiny, encoder)([Profile("ana", (Record("x"),))], ["Q"], [context])
+    (found,) = SoftPromptChannel(embedder, tiny, encoder)([Profile("ana", (Record("x"),))], ["Q"], [context])
     assert found.lifts == {5: 1.0}
 
 
@@ -375,36 +375,36 @@ def test_what_does_not_help_users_kept_aside_is_not_copied(
     monkeypatch.setattr(
         torch.optim.LBFGS, "step", lambda self, closure: self.param_groups[0]["params"][0].data.fill_(9)
     )
-    plug, report = trained(tiny, encoder, tmp_path)
+    embedder, report = trained(tiny, encoder, tmp_path)
     assert report.copy_loss == report.copy_loss_before
-    assert plug.copying is not None
-    assert not plug.copying.weights.any()
+    assert embedder.copying is not None
+    assert not embedder.copying.weights.any()
 
 
 def test_an_embedder_that_copies_can_be_trained_again(copier: Path, tiny: Any, encoder: Any, tmp_path: Path) -> None:
-    plug = load_user_embedder(copier)
+    embedder = load_user_embedder(copier)
     asked = list(World(0).questions("LaMP_3", "train", 8, 6))
     golds = {one.question.id: one.gold for one in asked}
     ratings = LampSplit(lamp_task("LaMP_3"), tuple(one.question for one in asked), golds, None)
-    reader = HistoryReader(plug.config, encoder)
-    report = train_plug(plug, ratings, tiny, reader, SMALL, out=tmp_path, retriever=LampBM25Retriever())
+    reader = HistoryReader(embedder.config, encoder)
+    report = train_user_embedder(embedder, ratings, tiny, reader, SMALL, out=tmp_path, retriever=LampBM25Retriever())
     assert report.copy_loss is not None
-    assert plug.copying is not None
-    assert int(plug.copying.counts.max()) <= int(plug.copying.texts) <= 5  # the scores
+    assert embedder.copying is not None
+    assert int(embedder.copying.counts.max()) <= int(embedder.copying.texts) <= 5  # the scores
 
 
 def test_nobodys_own_answers_are_common_to_everybody(tiny: Any, copier: Path) -> None:
     """A user who is served later is not among those whose answers were counted."""
-    plug = load_user_embedder(copier)
-    assert plug.copying is not None
+    embedder = load_user_embedder(copier)
+    assert embedder.copying is not None
     word, other = tiny.target_ids(["zebra"])[0][:-1], tiny.target_ids(["apple"])[0][:-1]
-    plug.copying.texts.fill_(3)
-    plug.copying.counts.zero_()
-    plug.copying.counts[tiny.target_ids([""])[0][-1]] = 3
+    embedder.copying.texts.fill_(3)
+    embedder.copying.counts.zero_()
+    embedder.copying.counts[tiny.target_ids([""])[0][-1]] = 3
     for token in word:
-        plug.copying.counts[token] = 2
+        embedder.copying.counts[token] = 2
     for token in other:
-        plug.copying.counts[token] = 1
+        embedder.copying.counts[token] = 1
     ana = Example(
         "ana",
         "q",
@@ -414,12 +414,12 @@ def test_nobodys_own_answers_are_common_to_everybody(tiny: Any, copier: Path) ->
         np.zeros(1, np.float32),
         False,
     )
-    copiers = _Copiers(plug, tiny, [ana])
+    copiers = _Copiers(embedder, tiny, [ana])
     assert copiers.of("ana")._idf[word[0]] == pytest.approx(math.log(3 / 2))
     assert copiers.of("bo")._idf[word[0]] == pytest.approx(math.log(4 / 3))
     assert copiers.of("ana")._idf[other[0]] == pytest.approx(math.log(3 / 2))
     # What another user has written as well, a score or a tag, is common all the same.
-    shared = _Copiers(plug, tiny, [ana, replace(ana, user_id="bo")])
+    shared = _Copiers(embedder, tiny, [ana, replace(ana, user_id="bo")])
     assert shared.of("ana")._idf[word[0]] == pytest.approx(math.log(4 / 3))
 
 
@@ -443,17 +443,24 @@ def test_an_llm_that_does_not_say_its_vocabulary_is_told_so(llm: TransformersLM)
 def test_a_run_stopped_while_it_learns_to_copy_ends_the_same(
     tiny: Any, encoder: Any, tmp_path: Path, copier: Path
 ) -> None:
-    plug = UserEmbedder.for_llm(
+    embedder = UserEmbedder.for_llm(
         tiny, encoder_dim=encoder.dim, encoder=encoder.fingerprint, n_tokens=2, heads=2, width=16, copies=True
     )
-    reader = HistoryReader(plug.config, encoder)
+    reader = HistoryReader(embedder.config, encoder)
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_plug(
-            plug, headlines(30), tiny, reader, SMALL, out=tmp_path, retriever=LampBM25Retriever(), copy_progress=stop
+        train_user_embedder(
+            embedder,
+            headlines(30),
+            tiny,
+            reader,
+            SMALL,
+            out=tmp_path,
+            retriever=LampBM25Retriever(),
+            copy_progress=stop,
         )
     again, _ = trained(tiny, encoder, tmp_path)
     assert again.fingerprint == load_user_embedder(copier).fingerprint
@@ -515,7 +522,7 @@ def test_the_command_line_copies_unless_told_not_to(tmp_path: Path) -> None:
 
     World(0).write_lamp(tmp_path / "data", "LaMP_4", {"train": 12}, 6)
     start = [
-        "plug",
+        "user-embedder",
         "train",
         str(tmp_path / "data"),
         "--llm",
@@ -530,14 +537,14 @@ def test_the_command_line_copies_unless_told_not_to(tmp_path: Path) -> None:
     start += ["--leave-one-out", "2"]
     quick = ["--warm-up", "0", "--tokens", "2", "--new-user-steps", "0"]
     assert "; copying 0." in run(*start, *quick, "--out", str(tmp_path / "copies"))
-    told = json.loads(run("plug", "show", str(tmp_path / "copies"), "--json"))["copies"]
+    told = json.loads(run("user-embedder", "show", str(tmp_path / "copies"), "--json"))["copies"]
     assert set(told) == set(FEATURES)
     assert any(told.values())
-    for name, options in (("not", [*quick, "--no-copy"]), ("paper", ["--mode", "pplug"])):
+    for name, options in (("not", [*quick, "--no-copy"]), ("paper", ["--mode", "persona-plug"])):
         run(*start, *options, "--out", str(tmp_path / name))
-        assert json.loads(run("plug", "show", str(tmp_path / name), "--json"))["copies"] is None
-    run(*start, "--mode", "pplug", "--copy", "--out", str(tmp_path / "both"))
-    assert json.loads(run("plug", "show", str(tmp_path / "both"), "--json"))["copies"] is not None
+        assert json.loads(run("user-embedder", "show", str(tmp_path / name), "--json"))["copies"] is None
+    run(*start, "--mode", "persona-plug", "--copy", "--out", str(tmp_path / "both"))
+    assert json.loads(run("user-embedder", "show", str(tmp_path / "both"), "--json"))["copies"] is not None
 
 
 def test_a_batch_mixes_users_and_copies_from_each_their_own(
@@ -572,10 +579,10 @@ def test_a_batch_mixes_users_and_copies_from_each_their_own(
 
 
 def test_one_channel_may_lift_tokens(tiny: Any, encoder: Any, copier: Path) -> None:
-    plug = SoftPromptChannel(copier, tiny, encoder)
+    embedder = SoftPromptChannel(copier, tiny, encoder)
     words = VocabularyChannel(tiny, TokenBackground.from_texts(tiny, ["a b"]), 1.0)
     ana = Profile("ana", (Record("x", target="superb"),))
-    for first, second in ((plug, words), (words, plug)):
+    for first, second in ((embedder, words), (words, embedder)):
         contexts = first([ana], ["Q"], [PersonalContext()])
         with pytest.raises(InvalidOptionError, match="one channel may lift tokens"):
             second([ana], ["Q"], contexts)
@@ -600,16 +607,25 @@ def test_rows_of_an_embedder_that_copies_and_their_controls(
     tiny: Any, encoder: Any, copier: Path, tmp_path: Path
 ) -> None:
     control, _ = trained(tiny, encoder, tmp_path / "without", without_user=True)
-    plug = load_user_embedder(copier)
-    config = LampConfig(methods=("plug",), ks=(1,), beside="bm25-lamp", encoder="hashing")
-    report = run_lamp(headlines(5, "dev"), tiny, config, plugs=Plugs((plug,), (control,)), out=tmp_path / "run")
+    embedder = load_user_embedder(copier)
+    config = LampConfig(methods=("user-embedder",), ks=(1,), beside="bm25-lamp", encoder="hashing")
+    report = run_lamp(
+        headlines(5, "dev"), tiny, config, user_embedders=UserEmbedders((embedder,), (control,)), out=tmp_path / "run"
+    )
     rows = {(row.method, row.control) for row in report.rows}
-    assert {("plug", None), ("plug", OTHER_USER), ("plug", EMPTY_HISTORY), ("plug", WITHOUT_USER)} <= rows
-    again = run_lamp(headlines(5, "dev"), tiny, config, plugs=Plugs((plug,), (control,)), out=tmp_path / "run")
+    assert {
+        ("user-embedder", None),
+        ("user-embedder", OTHER_USER),
+        ("user-embedder", EMPTY_HISTORY),
+        ("user-embedder", WITHOUT_USER),
+    } <= rows
+    again = run_lamp(
+        headlines(5, "dev"), tiny, config, user_embedders=UserEmbedders((embedder,), (control,)), out=tmp_path / "run"
+    )
     assert [row.scores for row in again.rows] == [row.scores for row in report.rows]
     plain = UserEmbedder.for_llm(tiny, encoder_dim=encoder.dim, encoder=encoder.fingerprint, n_tokens=2)
     with pytest.raises(InvalidOptionError, match="whether they copy"):
-        Plugs((plug,), (plain,))
-    both = replace(config, methods=("plug+vocabulary",), vocabulary=1.0)
+        UserEmbedders((embedder,), (plain,))
+    both = replace(config, methods=("user-embedder+vocabulary",), vocabulary=1.0)
     with pytest.raises(InvalidOptionError, match="leave that method out"):
-        run_lamp(headlines(5, "dev"), tiny, both, plugs=Plugs((plug,)))
+        run_lamp(headlines(5, "dev"), tiny, both, user_embedders=UserEmbedders((embedder,)))

@@ -23,8 +23,8 @@ from persona.soft_prompts.embedder import MODES, Mode, UserEmbedderConfig, input
 DIM, HIDDEN, RECORDS = 12, 8, 5
 KINDS: list[dict[str, Any]] = [
     *({"mode": mode} for mode in MODES),
-    {"mode": "plug", "slot": (3, 5)},
-    {"mode": "plug", "with_question": True},
+    {"mode": "attention", "slot": (3, 5)},
+    {"mode": "attention", "with_question": True},
 ]
 
 
@@ -46,7 +46,7 @@ def history(embedder: UserEmbedder, records: int = RECORDS, seed: int = 1) -> tu
 
 
 def test_the_papers_equations_by_hand() -> None:
-    embedder = make("pplug")
+    embedder = make("persona-plug")
     pooling = embedder.pooling
     keys, _, mask, query = history(embedder)
     weight = {name: parameter.detach() for name, parameter in pooling.named_parameters()}
@@ -73,8 +73,8 @@ def test_the_papers_equations_by_hand() -> None:
 
 
 def test_the_papers_attention_is_almost_a_mean() -> None:
-    """Unit vectors without a temperature cannot tell records apart: what mode "plug" is for."""
-    paper, ours = make("pplug"), make("plug")
+    """Unit vectors without a temperature cannot tell records apart: what mode "attention" is for."""
+    paper, ours = make("persona-plug"), make("attention")
     paper.load_state_dict({**paper.state_dict(), "pooling.question.weight": torch.eye(DIM)})
     ours.load_state_dict({**ours.state_dict(), "pooling.log_temperature": torch.full((4,), math.log(0.05))})
     keys, _, mask, query = history(paper, records=50)
@@ -116,7 +116,7 @@ def test_without_times_the_order_of_records_changes_nothing(kind: dict[str, Any]
 
 def test_parts_of_a_value_are_normalised_each_for_itself() -> None:
     """The products are taken before the normalisation: as if after."""
-    pooling: Any = make("plug").pooling
+    pooling: Any = make("attention").pooling
     values = torch.rand(7, 2 * DIM + STYLE_DIM, generator=torch.Generator().manual_seed(4))
     values[3, DIM : 2 * DIM] = 0  # a record without a target
     parts = torch.split(values, [DIM, DIM, STYLE_DIM], dim=1)
@@ -126,7 +126,7 @@ def test_parts_of_a_value_are_normalised_each_for_itself() -> None:
 
 
 def test_recent_records_weigh_more() -> None:
-    embedder = make("plug")
+    embedder = make("attention")
     keys, _, mask, query = history(embedder)
     days = torch.tensor([[2000.0, 2000, 2000, 2000, 0]])
     undated = embedder.pooling.weights(keys, mask, query, None)  # type: ignore[operator]
@@ -148,7 +148,7 @@ def test_an_empty_history_gives_the_neutral_prompt(mode: Mode) -> None:
 
 def test_the_echo_by_hand() -> None:
     """The slot gets the mean of the targets, drawn to the usual one; a record without a target has no say."""
-    embedder = make("plug", n_tokens=4, slot=(1, 3))
+    embedder = make("attention", n_tokens=4, slot=(1, 3))
     pooling: Any = embedder.pooling
     keys, values, _, query = history(embedder)
     values[0, 2, DIM : 2 * DIM] = 0
@@ -169,7 +169,7 @@ def test_the_echo_by_hand() -> None:
     torch.testing.assert_close(found, 3.0 * expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["mode"] == "plug"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["mode"] == "attention"])
 def test_every_parameter_learns(kind: dict[str, Any]) -> None:
     embedder = make(**kind)
     keys, values, mask, query = history(embedder)
@@ -180,7 +180,7 @@ def test_every_parameter_learns(kind: dict[str, Any]) -> None:
 
 
 def test_with_question_a_new_users_prompt_depends_on_what_is_asked() -> None:
-    embedder = make("plug", with_question=True)
+    embedder = make("attention", with_question=True)
     pooling: Any = embedder.pooling
     keys, values, mask, query = history(embedder)
     nobody, other_query = torch.zeros_like(mask), history(embedder, seed=3)[3]
@@ -239,16 +239,16 @@ def test_it_comes_back_from_its_files(kind: dict[str, Any], tmp_path: Path) -> N
 
 def test_another_llm_or_encoder_is_refused_with_both_names() -> None:
     llm = load_llm("tiny")
-    embedder = make("plug", encoder="minilm@1", llm=llm.fingerprint)
+    embedder = make("attention", encoder="minilm@1", llm=llm.fingerprint)
     embedder.check_fits("minilm@1", llm)  # type: ignore[arg-type]
     with pytest.raises(FingerprintMismatchError, match="'minilm@1'; was given 'hashing@3'"):
         embedder.check_fits("hashing@3")
     with pytest.raises(FingerprintMismatchError, match="LLM it was trained with, 'other@9'; was given 'tiny@"):
-        make("plug", llm="other@9").check_fits("", llm)  # type: ignore[arg-type]
+        make("attention", llm="other@9").check_fits("", llm)  # type: ignore[arg-type]
 
 
 def test_a_weight_that_is_missing_is_not_drawn_at_random(tmp_path: Path) -> None:
-    make("plug").save_pretrained(tmp_path)
+    make("attention").save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     tuned = weights.pop("pooling.new_user")
     assert tuned.any()
@@ -265,7 +265,7 @@ def test_a_weight_that_is_missing_is_not_drawn_at_random(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "config.json is missing; .* `persona plug train`"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json is missing; .* `persona user-embedder train`"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 40), "no user embedder could be loaded"),
         (lambda folder: (folder / "config.json").write_text("{}"), "its config.json is not that of a user embedder"),
@@ -275,31 +275,31 @@ def test_a_weight_that_is_missing_is_not_drawn_at_random(tmp_path: Path) -> None
     ],
 )
 def test_broken_files_are_one_clear_error(damage: object, message: str, tmp_path: Path) -> None:
-    make("plug").save_pretrained(tmp_path)
+    make("attention").save_pretrained(tmp_path)
     damage(tmp_path)  # type: ignore[operator]
     with pytest.raises(ModelLoadError, match=message):
         load_user_embedder(tmp_path)
 
 
 def test_bad_shapes_and_options_are_refused() -> None:
-    embedder = make("plug")
+    embedder = make("attention")
     keys, _, mask, query = history(embedder)
     with pytest.raises(InvalidOptionError, match=r"`values` must have the shape \(1, 5, 172\), was: \(1, 5, 12\)"):
         embedder(keys, keys, mask, query)
-    with pytest.raises(InvalidOptionError, match="mode must be one of plug, pplug, vectors, was: 'plugg'"):
-        UserEmbedderConfig(DIM, HIDDEN, mode="plugg")  # type: ignore[arg-type]
+    with pytest.raises(InvalidOptionError, match="mode must be one of attention, persona-plug, vectors, was: 'attend'"):
+        UserEmbedderConfig(DIM, HIDDEN, mode="attend")  # type: ignore[arg-type]
     with pytest.raises(InvalidOptionError, match=r"`slot` must lie within the 8 soft tokens, was: \(7, 9\)"):
         UserEmbedderConfig(DIM, HIDDEN, slot=(7, 9))
-    with pytest.raises(InvalidOptionError, match="mode 'plug' can be `with_question`, was: 'pplug'"):
-        UserEmbedderConfig(DIM, HIDDEN, mode="pplug", with_question=True)
+    with pytest.raises(InvalidOptionError, match="mode 'attention' can be `with_question`, was: 'persona-plug'"):
+        UserEmbedderConfig(DIM, HIDDEN, mode="persona-plug", with_question=True)
     with pytest.raises(InvalidOptionError, match="`heads` must be at least 1, was: 0"):
         UserEmbedderConfig(DIM, HIDDEN, heads=0)
 
 
 def test_the_config_file_is_plain_json(tmp_path: Path) -> None:
-    make("plug", llm="tiny@2").save_pretrained(tmp_path)
+    make("attention", llm="tiny@2").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    assert (config["mode"], config["llm"], config["encoder_dim"]) == ("plug", "tiny@2", DIM)
+    assert (config["mode"], config["llm"], config["encoder_dim"]) == ("attention", "tiny@2", DIM)
 
 
 def test_style_tells_how_a_text_is_written() -> None:

@@ -78,20 +78,20 @@ def test_long_answers_do_not_make_a_long_slot(llm: Any, encoder: Any) -> None:
 def test_untrained_it_says_what_the_user_usually_answers(llm: Any, encoder: Any) -> None:
     scores = ["1", "2", "3", "4", "5"]
     words = InstructionWords.of(split_of("LaMP_3", scores), llm, encoder)
-    plug = UserEmbedder.for_llm(llm, encoder_dim=encoder.dim, words=words).eval()
-    assert plug.config.n_tokens == len(words.vectors)
-    histories = HistoryReader(plug.config, encoder).read(
+    embedder = UserEmbedder.for_llm(llm, encoder_dim=encoder.dim, words=words).eval()
+    assert embedder.config.n_tokens == len(words.vectors)
+    histories = HistoryReader(embedder.config, encoder).read(
         [Profile(score, tuple(Record(f"Text {n}.", target=score) for n in range(90))) for score in scores]
     )
     embed = llm.model.get_input_embeddings().weight.detach()[[ids[0] for ids in answer_ids(llm, scores)]]
-    for score, prompt in zip(scores, soft_prompts(plug, histories), strict=True):
-        said = prompt[plug.config.slot[0]]
+    for score, prompt in zip(scores, soft_prompts(embedder, histories), strict=True):
+        said = prompt[embedder.config.slot[0]]
         nearest = int((embed - said).norm(dim=1).argmin())
         assert scores[nearest] == score
         # 90 records against a null record that counts for 10.
         beyond = (said - words.filling[0]) @ (embed[nearest] - words.filling[0])
         assert float(beyond / (embed[nearest] - words.filling[0]).square().sum()) == pytest.approx(0.9, abs=0.05)
-    (nobody,) = soft_prompts(plug, HistoryReader(plug.config, encoder).read([Profile("new")]))
+    (nobody,) = soft_prompts(embedder, HistoryReader(embedder.config, encoder).read([Profile("new")]))
     np.testing.assert_allclose(nobody, words.vectors, atol=1e-5)
 
 

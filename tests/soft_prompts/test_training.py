@@ -21,7 +21,7 @@ from persona.encoders.load import load_encoder
 from persona.errors import EvaluationError, InvalidOptionError, PersonaError, UnsupportedChannelError
 from persona.eval.lamp import run_lamp
 from persona.eval.lamp_config import EMPTY_HISTORY, OTHER_USER, WITHOUT_USER, LampConfig
-from persona.eval.soft_prompts import Plugs
+from persona.eval.soft_prompts import UserEmbedders
 from persona.eval.world.world import World
 from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import LampSplit, Question, lamp_task
@@ -34,13 +34,13 @@ from persona.retrievers.bm25 import LampBM25Retriever
 from persona.retrievers.recency import RecencyRetriever
 from persona.soft_prompts.channel import SoftPromptChannel, soft_prompt_kind, soft_prompts, store_soft_prompts
 from persona.soft_prompts.embedder import load_user_embedder
-from persona.soft_prompts.examples import Examples, PlugTraining
+from persona.soft_prompts.examples import Examples, UserEmbedderTraining
 from persona.soft_prompts.histories import History, HistoryReader, history_views
 from persona.soft_prompts.instruction import InstructionWords, answer_ids
-from persona.soft_prompts.training import CHECKPOINT, train_plug
+from persona.soft_prompts.training import CHECKPOINT, train_user_embedder
 from persona.soft_prompts.warm_up import _parts
 
-SMALL = PlugTraining(
+SMALL = UserEmbedderTraining(
     warm_up=4, steps=6, batch=4, ks=(0, 1), leave_one_out=2, evaluate_every=2, dev_users=0.25, new_user_steps=4
 )
 
@@ -67,19 +67,19 @@ def fresh(llm: Any, encoder: Any, **options: Any) -> UserEmbedder:
     )
 
 
-def train(llm: Any, encoder: Any, out: Path, options: PlugTraining = SMALL, **others: Any) -> UserEmbedder:
-    plug = fresh(llm, encoder)
-    train_plug(
-        plug,
+def train(llm: Any, encoder: Any, out: Path, options: UserEmbedderTraining = SMALL, **others: Any) -> UserEmbedder:
+    embedder = fresh(llm, encoder)
+    train_user_embedder(
+        embedder,
         others.pop("split", None) or ratings(8),
         llm,
-        HistoryReader(plug.config, encoder),
+        HistoryReader(embedder.config, encoder),
         options,
         out=out,
         retriever=others.pop("retriever", None) or LampBM25Retriever(),
         **others,
     )
-    return plug
+    return embedder
 
 
 @pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces:FutureWarning")
@@ -185,7 +185,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(llm: Any, encoder: Any, tmp_p
     ],
 )
 def test_a_run_stopped_at_a_bad_moment_goes_on_to_the_same_weights(
-    llm: Any, encoder: Any, tmp_path: Path, stage: str, stop: int, options: PlugTraining
+    llm: Any, encoder: Any, tmp_path: Path, stage: str, stop: int, options: UserEmbedderTraining
 ) -> None:
     def stopping(done: int, *_: object) -> None:
         if done == stop:
@@ -217,11 +217,11 @@ def test_what_is_tuned_for_new_users_changes_nobody_elses_prompt(llm: Any, encod
     losses: list[tuple[int, int]] = []
     trained = {}
     for steps in (0, 40):
-        plug = fresh(llm, encoder)
+        embedder = fresh(llm, encoder)
         options = replace(SMALL, batch=8, new_user_steps=steps, evaluate_every=5, ks=(0,), patience=9)
-        reader = HistoryReader(plug.config, encoder)
-        report = train_plug(
-            plug,
+        reader = HistoryReader(embedder.config, encoder)
+        report = train_user_embedder(
+            embedder,
             ratings(40),
             llm,
             reader,
@@ -229,8 +229,8 @@ def test_what_is_tuned_for_new_users_changes_nobody_elses_prompt(llm: Any, encod
             out=tmp_path / f"{steps}",
             new_user_progress=lambda done, total, *_: losses.append((done, total)),
         )
-        trained[steps] = plug, report
-        assert all(parameter.requires_grad for parameter in plug.parameters())
+        trained[steps] = embedder, report
+        assert all(parameter.requires_grad for parameter in embedder.parameters())
     (without, plain), (tuned, report) = trained[0], trained[40]
     assert losses[-1] == (40, 40)
     assert plain.new_user_loss is None
@@ -267,13 +267,13 @@ def test_a_checkpoint_of_another_run_is_refused(llm: Any, encoder: Any, tmp_path
 
 def test_training_learns_something_about_the_user(llm: Any, encoder: Any, tmp_path: Path) -> None:
     losses: list[float] = []
-    plug = fresh(llm, encoder)
-    options = PlugTraining(warm_up=20, steps=30, batch=8, ks=(0,), leave_one_out=4, evaluate_every=10)
-    report = train_plug(
-        plug,
+    embedder = fresh(llm, encoder)
+    options = UserEmbedderTraining(warm_up=20, steps=30, batch=8, ks=(0,), leave_one_out=4, evaluate_every=10)
+    report = train_user_embedder(
+        embedder,
         ratings(30),
         llm,
-        HistoryReader(plug.config, encoder),
+        HistoryReader(embedder.config, encoder),
         options,
         out=tmp_path,
         progress=lambda done, total, loss, best: losses.append(loss),
@@ -293,17 +293,17 @@ def test_the_echo_is_set_to_what_the_training_users_answers_follow(llm: Any, enc
         golds[question.id] = score
     split = LampSplit(lamp_task("LaMP_3"), tuple(questions), golds, None)
     words = InstructionWords.of(split, llm, encoder)
-    plug = UserEmbedder.for_llm(llm, encoder_dim=encoder.dim, encoder=encoder.fingerprint, words=words)
-    reader = HistoryReader(plug.config, encoder)
-    options = PlugTraining(warm_up=1, steps=1, batch=4, ks=(0,), leave_one_out=2)
-    train_plug(plug, split, llm, reader, options, out=tmp_path)
+    embedder = UserEmbedder.for_llm(llm, encoder_dim=encoder.dim, encoder=encoder.fingerprint, words=words)
+    reader = HistoryReader(embedder.config, encoder)
+    options = UserEmbedderTraining(warm_up=1, steps=1, batch=4, ks=(0,), leave_one_out=2)
+    train_user_embedder(embedder, split, llm, reader, options, out=tmp_path)
 
-    ones, fives = soft_prompts(plug, reader.read([questions[1].profile, questions[0].profile]))
+    ones, fives = soft_prompts(embedder, reader.read([questions[1].profile, questions[0].profile]))
     (one,), (five,) = answer_ids(llm, ["1", "5"])
     embed = llm.model.get_input_embeddings().weight.detach()
     between = embed[five] - embed[one]
     for said, share in ((ones, 0.0), (fives, 1.0)):
-        found = (said[plug.config.slot[0]] - embed[one]) @ between / between.square().sum()
+        found = (said[embedder.config.slot[0]] - embed[one]) @ between / between.square().sum()
         assert float(found) == pytest.approx(share, abs=0.35)
 
 
@@ -318,16 +318,16 @@ def test_long_histories_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_user_no_history_is_ever_seen(llm: Any, encoder: Any, tmp_path: Path) -> None:
-    plug, start = fresh(llm, encoder), fresh(llm, encoder)
+    embedder, start = fresh(llm, encoder), fresh(llm, encoder)
     states: list[dict[str, torch.Tensor]] = []
-    train_plug(
-        plug,
+    train_user_embedder(
+        embedder,
         ratings(8),
         llm,
-        HistoryReader(plug.config, encoder),
+        HistoryReader(embedder.config, encoder),
         replace(SMALL, ks=(0,), without_user=True),
         out=tmp_path,
-        progress=lambda *_: states.append({name: one.clone() for name, one in plug.state_dict().items()}),
+        progress=lambda *_: states.append({name: one.clone() for name, one in embedder.state_dict().items()}),
     )
     before, after = start.state_dict(), states[-1]
     assert not torch.equal(before["instruction"], after["instruction"])
@@ -342,7 +342,7 @@ def test_the_query_of_a_question_made_from_a_record_is_that_question(view: str, 
     asked = list(World(0).questions("LaMP_4", "train", 6, 6))
     golds = {one.question.id: one.gold for one in asked}
     split = LampSplit(lamp_task("LaMP_4"), tuple(one.question for one in asked), golds, None)
-    reader = HistoryReader(fresh(llm, encoder, mode="pplug", view=view).config, encoder)
+    reader = HistoryReader(fresh(llm, encoder, mode="persona-plug", view=view).config, encoder)
     examples = Examples(split, reader, SMALL)
     made = [one for one in examples.train if one.made]
     assert len(made) == 8
@@ -369,27 +369,27 @@ def test_a_record_of_the_same_text_is_no_history_of_its_own_question(llm: Any, e
 
 
 def test_bad_input_is_refused(llm: Any, encoder: Any, tmp_path: Path) -> None:
-    plug = fresh(llm, encoder)
-    reader = HistoryReader(plug.config, encoder)
+    embedder = fresh(llm, encoder)
+    reader = HistoryReader(embedder.config, encoder)
     with pytest.raises(EvaluationError, match="this split has none"):
-        train_plug(
-            plug, replace(ratings(4), golds=None), llm, reader, SMALL, out=tmp_path, retriever=LampBM25Retriever()
+        train_user_embedder(
+            embedder, replace(ratings(4), golds=None), llm, reader, SMALL, out=tmp_path, retriever=LampBM25Retriever()
         )
     with pytest.raises(EvaluationError, match="at least 2 users, was: 1"):
-        train_plug(plug, ratings(1), llm, reader, SMALL, out=tmp_path, retriever=LampBM25Retriever())
+        train_user_embedder(embedder, ratings(1), llm, reader, SMALL, out=tmp_path, retriever=LampBM25Retriever())
     wide = UserEmbedder.for_llm(llm, encoder_dim=encoder.dim, encoder=encoder.fingerprint, n_tokens=600)
     with pytest.raises(InvalidOptionError, match="reads at most 511 tokens, 600 soft ones leave none"):
-        train_plug(wide, ratings(4), llm, reader, SMALL, out=tmp_path, retriever=LampBM25Retriever())
+        train_user_embedder(wide, ratings(4), llm, reader, SMALL, out=tmp_path, retriever=LampBM25Retriever())
     with pytest.raises(InvalidOptionError, match="need a retriever"):
-        train_plug(plug, ratings(4), llm, reader, SMALL, out=tmp_path)
+        train_user_embedder(embedder, ratings(4), llm, reader, SMALL, out=tmp_path)
     for rate in (0.0, float("nan"), float("inf")):
         with pytest.raises(InvalidOptionError, match="`learning_rate` must be a number above 0, was: "):
-            PlugTraining(learning_rate=rate)
+            UserEmbedderTraining(learning_rate=rate)
     for seed in (-1, 2**70):
         with pytest.raises(InvalidOptionError, match="`seed` must be from 0 to "):
-            PlugTraining(seed=seed)
+            UserEmbedderTraining(seed=seed)
     with pytest.raises(InvalidOptionError, match="`history_dropout` must be from 0 to 1, was: 2"):
-        PlugTraining(history_dropout=2)
+        UserEmbedderTraining(history_dropout=2)
 
 
 def test_a_prompt_that_the_llm_cannot_read_is_refused_or_cut(llm: Any, encoder: Any, tmp_path: Path) -> None:
@@ -400,27 +400,35 @@ def test_a_prompt_that_the_llm_cannot_read_is_refused_or_cut(llm: Any, encoder: 
     options = replace(SMALL, ks=(0,), leave_one_out=0, steps=1)
     plain: Any = load_llm("tiny")
     for loaded in (llm, plain):
-        plug = fresh(loaded, encoder)
-        reader = HistoryReader(plug.config, encoder)
+        embedder = fresh(loaded, encoder)
+        reader = HistoryReader(embedder.config, encoder)
         if loaded is llm:  # loaded with overlong="truncate"
-            assert train_plug(plug, replace(split, questions=long), loaded, reader, options, out=tmp_path).steps == 1
+            assert (
+                train_user_embedder(
+                    embedder, replace(split, questions=long), loaded, reader, options, out=tmp_path
+                ).steps
+                == 1
+            )
             continue
         with pytest.raises(InvalidOptionError, match=r"a prompt may have \d+ tokens here"):
-            train_plug(plug, replace(split, questions=long), loaded, reader, options, out=tmp_path)
+            train_user_embedder(embedder, replace(split, questions=long), loaded, reader, options, out=tmp_path)
 
 
 def test_training_reads_what_generating_reads_behind_a_chat_template(encoder: Any, tmp_path: Path) -> None:
     plain: Any = load_llm("tiny")
     plain._tokenizer.chat_template = "user : {{ messages[0]['content'] }} assistant : "
     chat = TransformersLM(plain.model, plain._tokenizer, max_prompt_tokens=40)
-    plug, split = fresh(chat, encoder), ratings(8)
+    embedder, split = fresh(chat, encoder), ratings(8)
     limit = chat.prompt_limit(GenerationOptions(max_new_tokens=2))
     assert limit is not None
     assert 20 < limit < 40  # the template takes the rest
     full = next(text for n in range(limit) if chat.tokenizer.count(text := "a " * n) == limit - 2)  # two soft tokens
     asked = replace(split, questions=tuple(replace(question, input=full) for question in split.questions))
     options = replace(SMALL, ks=(0,), leave_one_out=0, steps=1, new_user_steps=0)
-    assert train_plug(plug, asked, chat, HistoryReader(plug.config, encoder), options, out=tmp_path).steps == 1
+    assert (
+        train_user_embedder(embedder, asked, chat, HistoryReader(embedder.config, encoder), options, out=tmp_path).steps
+        == 1
+    )
     soft = torch.zeros(2, chat.hidden_size)
     assert chat.generate([Request(full, soft)], GenerationOptions(max_new_tokens=2))
     with pytest.raises(InvalidOptionError):
@@ -489,17 +497,17 @@ def store(tmp_path: Path) -> Iterator[ProfileStore]:
 
 
 @pytest.fixture
-def plug(llm: Any, encoder: Any) -> UserEmbedder:
-    plug = fresh(llm, encoder).eval()
+def embedder(llm: Any, encoder: Any) -> UserEmbedder:
+    embedder = fresh(llm, encoder).eval()
     with torch.no_grad():
-        plug.pooling.last.weight.normal_(std=0.5)  # type: ignore[union-attr, operator]
-    return plug
+        embedder.pooling.last.weight.normal_(std=0.5)  # type: ignore[union-attr, operator]
+    return embedder
 
 
 def test_a_batch_mixes_users_and_gives_each_their_own_answer(
-    llm: Any, encoder: Any, store: ProfileStore, plug: UserEmbedder
+    llm: Any, encoder: Any, store: ProfileStore, embedder: UserEmbedder
 ) -> None:
-    channel = SoftPromptChannel(plug, llm, encoder, store)
+    channel = SoftPromptChannel(embedder, llm, encoder, store)
     personalizer = Personalizer(llm, store, LampBM25Retriever(), k=1, channels=(channel,))
     questions = [(f"user-{user}", "review: The screen is superb and the battery is awful.") for user in (0, 1, 2, 0)]
     questions.append(("nobody", "review: Fine."))
@@ -514,27 +522,27 @@ def test_a_batch_mixes_users_and_gives_each_their_own_answer(
 
 
 def test_a_question_is_asked_as_it_was_in_training(
-    llm: Any, encoder: Any, store: ProfileStore, plug: UserEmbedder, tmp_path: Path
+    llm: Any, encoder: Any, store: ProfileStore, embedder: UserEmbedder, tmp_path: Path
 ) -> None:
     task, profile = lamp_task("LaMP_3"), store.profile("user-0")
     prompts = [task.make_input("The screen is superb."), "Something that is no prompt of the task"]
     nothing = [PersonalContext()] * 2
-    plug.note_task("LaMP_3")
-    plug.save_pretrained(tmp_path / "plug")
-    histories = HistoryReader(plug.config, encoder, store).read([profile] * 2)
-    for asked in (plug, load_user_embedder(tmp_path / "plug")):
+    embedder.note_task("LaMP_3")
+    embedder.save_pretrained(tmp_path / "embedder")
+    histories = HistoryReader(embedder.config, encoder, store).read([profile] * 2)
+    for asked in (embedder, load_user_embedder(tmp_path / "embedder")):
         made = SoftPromptChannel(asked, llm, encoder, store)([profile] * 2, prompts, nothing)
-        expected = soft_prompts(plug, histories, encoder.encode(["The screen is superb.", prompts[1]]))
+        expected = soft_prompts(embedder, histories, encoder.encode(["The screen is superb.", prompts[1]]))
         for one, other in zip(made, expected, strict=True):
             assert one.soft_prompt is not None
             assert torch.equal(one.soft_prompt, other)
-    plug.note_task("")  # of before tasks were noted: the whole prompt
-    (whole, _) = SoftPromptChannel(plug, llm, encoder, store)([profile] * 2, prompts, nothing)
+    embedder.note_task("")  # of before tasks were noted: the whole prompt
+    (whole, _) = SoftPromptChannel(embedder, llm, encoder, store)([profile] * 2, prompts, nothing)
     assert not torch.equal(whole.soft_prompt, expected[0])  # type: ignore[arg-type]
 
 
 def test_records_are_sought_and_worded_as_in_training(
-    llm: Any, encoder: Any, store: ProfileStore, plug: UserEmbedder
+    llm: Any, encoder: Any, store: ProfileStore, embedder: UserEmbedder
 ) -> None:
     asked: list[str] = []
 
@@ -545,60 +553,60 @@ def test_records_are_sought_and_worded_as_in_training(
 
     task, profile = lamp_task("LaMP_3"), store.profile("user-0")
     prompt = task.make_input("The screen is superb.")
-    plug.note_task("LaMP_3")
-    channel = SoftPromptChannel(plug, llm, encoder, store)
+    embedder.note_task("LaMP_3")
+    channel = SoftPromptChannel(embedder, llm, encoder, store)
     answer = Personalizer(llm, store, Asked(), k=2, channels=(channel,)).generate("user-0", prompt)
     found = [one.record for one in LampBM25Retriever().retrieve(profile, "The screen is superb.", 2)]
     assert asked == ["The screen is superb."]
     assert answer.prompt == lamp_prompt(task, prompt, found, llm.tokenizer, max_length=1024).text
     assert [one.record for one in answer.records] == found
-    plug.note_task("")
-    channel = SoftPromptChannel(plug, llm, encoder, store)
+    embedder.note_task("")
+    channel = SoftPromptChannel(embedder, llm, encoder, store)
     answer = Personalizer(llm, store, Asked(), k=2, channels=(channel,)).generate("user-0", prompt)
     assert asked[1:] == [prompt]
     assert answer.prompt.startswith("Earlier records of this user")
 
 
 def test_the_task_of_a_training_is_noted(llm: Any, encoder: Any, tmp_path: Path) -> None:
-    plug = train(llm, encoder, tmp_path, replace(SMALL, steps=1, new_user_steps=0, ks=(0,)))
-    assert plug.config.task == load_user_embedder(tmp_path).config.task == "LaMP_3"
+    embedder = train(llm, encoder, tmp_path, replace(SMALL, steps=1, new_user_steps=0, ks=(0,)))
+    assert embedder.config.task == load_user_embedder(tmp_path).config.task == "LaMP_3"
     # Safetensors would make the weights their owner's alone.
     assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "config.json").stat().st_mode
 
 
 def test_stored_soft_prompts_are_read_renewed_and_forgotten(
-    llm: Any, encoder: Any, store: ProfileStore, plug: UserEmbedder
+    llm: Any, encoder: Any, store: ProfileStore, embedder: UserEmbedder
 ) -> None:
-    assert store_soft_prompts(store, plug, encoder) == 3
-    assert store_soft_prompts(store, plug, encoder) == 0
-    channel = SoftPromptChannel(plug, llm, encoder, store, query_free=True)
+    assert store_soft_prompts(store, embedder, encoder) == 3
+    assert store_soft_prompts(store, embedder, encoder) == 0
+    channel = SoftPromptChannel(embedder, llm, encoder, store, query_free=True)
     profile = store.profile("user-1")
     stored = channel._stored(profile)
     assert stored is not None
-    made = SoftPromptChannel(plug, llm, encoder, query_free=True)
+    made = SoftPromptChannel(embedder, llm, encoder, query_free=True)
     (fresh_one,) = made([profile], ["anything"], [PersonalContext()])
     torch.testing.assert_close(stored, fresh_one.soft_prompt, rtol=2e-3, atol=2e-3)  # float16 at rest
 
     store.upsert([("user-1", Record("A new review.", "3"))])
     assert channel._stored(store.profile("user-1")) is None
-    assert store_soft_prompts(store, plug, encoder) == 1
+    assert store_soft_prompts(store, embedder, encoder) == 1
     store.delete_records("user-2", [store.profile("user-2")[0].id])
-    assert store.index("user-2", soft_prompt_kind(plug)) is None
+    assert store.index("user-2", soft_prompt_kind(embedder)) is None
     store.forget("user-0")
-    assert store.index("user-0", soft_prompt_kind(plug)) is None
+    assert store.index("user-0", soft_prompt_kind(embedder)) is None
 
 
-def test_an_llm_that_reads_text_only_is_refused(encoder: Any, store: ProfileStore, plug: UserEmbedder) -> None:
+def test_an_llm_that_reads_text_only_is_refused(encoder: Any, store: ProfileStore, embedder: UserEmbedder) -> None:
     with pytest.raises(UnsupportedChannelError, match="soft prompts need a transformers model"):
-        SoftPromptChannel(plug, load_llm(str.upper), encoder, store)
+        SoftPromptChannel(embedder, load_llm(str.upper), encoder, store)
 
 
 def test_personalize_takes_a_folder(
-    encoder: Any, store: ProfileStore, plug: UserEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: Any, store: ProfileStore, embedder: UserEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PERSONA_ENCODER", "hashing")
-    plug.save_pretrained(tmp_path / "plug")
-    answer = personalize("tiny", "user-0", "review: Fine.", store=store, plug=str(tmp_path / "plug"), k=0)
+    embedder.save_pretrained(tmp_path / "embedder")
+    answer = personalize("tiny", "user-0", "review: Fine.", store=store, user_embedder=str(tmp_path / "embedder"), k=0)
     assert isinstance(answer, str)
 
 
@@ -606,53 +614,53 @@ def test_personalize_takes_a_folder(
 
 
 def test_rows_with_soft_prompts_stand_beside_their_controls(llm: Any, encoder: Any, tmp_path: Path) -> None:
-    plugs = Plugs(
+    embedders = UserEmbedders(
         tuple(train(llm, encoder, tmp_path / f"{seed}", replace(SMALL, seed=seed)) for seed in (0, 1)),
         tuple(
             train(llm, encoder, tmp_path / f"w{seed}", replace(SMALL, seed=seed, without_user=True)) for seed in (0, 1)
         ),
     )
-    config = LampConfig(methods=("none", "plug"), ks=(1,), encoder="hashing", resamples=50)
+    config = LampConfig(methods=("none", "user-embedder"), ks=(1,), encoder="hashing", resamples=50)
     split = ratings(5, "dev")
-    report = run_lamp(split, llm, config, plugs=plugs, out=tmp_path / "out")
+    report = run_lamp(split, llm, config, user_embedders=embedders, out=tmp_path / "out")
     rows = {row.name: row for row in report.rows}
-    assert [name for name in rows if name.startswith("plug")] == [
-        "plug",
-        "plug + bm25-lamp k=1",
-        f"plug, {OTHER_USER}",
-        f"plug + bm25-lamp k=1, {OTHER_USER}",
-        f"plug, {EMPTY_HISTORY}",
-        f"plug + bm25-lamp k=1, {EMPTY_HISTORY}",
-        f"plug, {WITHOUT_USER}",
-        f"plug + bm25-lamp k=1, {WITHOUT_USER}",
+    assert [name for name in rows if name.startswith("user-embedder")] == [
+        "user-embedder",
+        "user-embedder + bm25-lamp k=1",
+        f"user-embedder, {OTHER_USER}",
+        f"user-embedder + bm25-lamp k=1, {OTHER_USER}",
+        f"user-embedder, {EMPTY_HISTORY}",
+        f"user-embedder + bm25-lamp k=1, {EMPTY_HISTORY}",
+        f"user-embedder, {WITHOUT_USER}",
+        f"user-embedder + bm25-lamp k=1, {WITHOUT_USER}",
     ]
-    assert len(rows["plug"].runs) == 2
+    assert len(rows["user-embedder"].runs) == 2
     assert len(rows["none"].runs) == 1
-    assert rows["plug"].gain is not None
-    assert rows["plug"].difference is not None
-    assert rows[f"plug, {WITHOUT_USER}"].gain is None
-    assert rows["plug"].tokens_added == 2
-    assert 1 <= rows["plug"].attention_perplexity <= 6
-    values = [rows["plug"].scores["MAE"].value, rows[f"plug, {WITHOUT_USER}"].scores["MAE"].value]
-    assert rows["plug"].gain.difference == pytest.approx(values[0] - values[1])
-    nobody = rows[f"plug, {EMPTY_HISTORY}"]
+    assert rows["user-embedder"].gain is not None
+    assert rows["user-embedder"].difference is not None
+    assert rows[f"user-embedder, {WITHOUT_USER}"].gain is None
+    assert rows["user-embedder"].tokens_added == 2
+    assert 1 <= rows["user-embedder"].attention_perplexity <= 6
+    values = [rows["user-embedder"].scores["MAE"].value, rows[f"user-embedder, {WITHOUT_USER}"].scores["MAE"].value]
+    assert rows["user-embedder"].gain.difference == pytest.approx(values[0] - values[1])
+    nobody = rows[f"user-embedder, {EMPTY_HISTORY}"]
     assert nobody.gain is not None
     assert nobody.attention_perplexity == 0
-    other = rows[f"plug, {OTHER_USER}"]
+    other = rows[f"user-embedder, {OTHER_USER}"]
     assert other.to_other_user is None
-    assert rows["plug"].to_other_user is not None
-    assert rows["plug"].to_other_user.difference == pytest.approx(values[0] - other.scores["MAE"].value)
-    assert sorted(file.name for file in (tmp_path / "out" / "predictions").glob("plug_run*")) == [
-        "plug_run1.json",
-        "plug_run2.json",
+    assert rows["user-embedder"].to_other_user is not None
+    assert rows["user-embedder"].to_other_user.difference == pytest.approx(values[0] - other.scores["MAE"].value)
+    assert sorted(file.name for file in (tmp_path / "out" / "predictions").glob("user-embedder_run*")) == [
+        "user-embedder_run1.json",
+        "user-embedder_run2.json",
     ]
-    again = run_lamp(split, llm, config, plugs=plugs, out=tmp_path / "out")
+    again = run_lamp(split, llm, config, user_embedders=embedders, out=tmp_path / "out")
     assert again.as_dict()["rows"] == report.as_dict()["rows"]
 
 
 def test_a_soft_prompt_and_lifted_words_in_one_row(llama_folder: Path, encoder: Any) -> None:
     llm: Any = load_llm(llama_folder)
-    plugs = Plugs((fresh(llm, encoder),), (fresh(llm, encoder, seed=1),))
+    embedders = UserEmbedders((fresh(llm, encoder),), (fresh(llm, encoder, seed=1),))
     task, letters = lamp_task("LaMP_5"), "zqxj"
     questions = tuple(
         Question(letter, letter, task.make_input("x"), Profile(letter, (Record("x", target=letter),)))
@@ -660,48 +668,53 @@ def test_a_soft_prompt_and_lifted_words_in_one_row(llama_folder: Path, encoder: 
     )
     split = LampSplit(task, questions, {letter: letter * 4 for letter in letters}, None)
     config = LampConfig(
-        methods=("plug+vocabulary",), ks=(1,), vocabulary=500.0, encoder="hashing", max_new_tokens=4, resamples=50
+        methods=("user-embedder+vocabulary",),
+        ks=(1,),
+        vocabulary=500.0,
+        encoder="hashing",
+        max_new_tokens=4,
+        resamples=50,
     )
-    rows = {row.name: row for row in run_lamp(split, llm, config, plugs=plugs).rows}
-    assert [name for name in rows if name.startswith("plug")] == [
-        "plug+vocabulary",
-        "plug+vocabulary + bm25-lamp k=1",
-        f"plug+vocabulary, {OTHER_USER}",
-        f"plug+vocabulary + bm25-lamp k=1, {OTHER_USER}",
-        f"plug, {EMPTY_HISTORY}",
-        f"plug + bm25-lamp k=1, {EMPTY_HISTORY}",
-        f"plug, {WITHOUT_USER}",
-        f"plug + bm25-lamp k=1, {WITHOUT_USER}",
+    rows = {row.name: row for row in run_lamp(split, llm, config, user_embedders=embedders).rows}
+    assert [name for name in rows if name.startswith("user-embedder")] == [
+        "user-embedder+vocabulary",
+        "user-embedder+vocabulary + bm25-lamp k=1",
+        f"user-embedder+vocabulary, {OTHER_USER}",
+        f"user-embedder+vocabulary + bm25-lamp k=1, {OTHER_USER}",
+        f"user-embedder, {EMPTY_HISTORY}",
+        f"user-embedder + bm25-lamp k=1, {EMPTY_HISTORY}",
+        f"user-embedder, {WITHOUT_USER}",
+        f"user-embedder + bm25-lamp k=1, {WITHOUT_USER}",
     ]
-    row, other = rows["plug+vocabulary"], rows[f"plug+vocabulary, {OTHER_USER}"]
+    row, other = rows["user-embedder+vocabulary"], rows[f"user-embedder+vocabulary, {OTHER_USER}"]
     assert dict(row.predictions) == {letter: letter * 4 for letter in letters}
     assert all(
         other.predictions[letter] != letter * 4 and other.predictions[letter][0] in letters for letter in letters
     )
     assert row.tokens_added == 2
     # Nobody's words are nobody's: what the pair wins over the training without user is all that the user adds.
-    without = rows[f"plug, {WITHOUT_USER}"].scores["rouge-1"].value
+    without = rows[f"user-embedder, {WITHOUT_USER}"].scores["rouge-1"].value
     assert row.gain is not None
     assert row.gain.difference == pytest.approx(1 - without)
-    with pytest.raises(InvalidOptionError, match=r"method 'plug\+vocabulary' needs a finite weight above 0"):
-        LampConfig(methods=("plug+vocabulary",))
+    with pytest.raises(InvalidOptionError, match=r"method 'user-embedder\+vocabulary' needs a finite weight above 0"):
+        LampConfig(methods=("user-embedder+vocabulary",))
     with pytest.raises(InvalidOptionError, match="needs a user embedder: name its folder"):
         run_lamp(split, llm, config)
 
 
 def test_the_method_needs_an_embedder_and_a_model_that_takes_soft_prompts(llm: Any, encoder: Any) -> None:
-    config = LampConfig(methods=("plug",), encoder="hashing")
+    config = LampConfig(methods=("user-embedder",), encoder="hashing")
     with pytest.raises(InvalidOptionError, match="needs a user embedder: name its folder"):
         run_lamp(ratings(3, "dev"), llm, config)
     with pytest.raises(InvalidOptionError, match="needs an LLM that takes soft prompts"):
-        run_lamp(ratings(3, "dev"), load_llm(str.upper), config, plugs=Plugs((fresh(llm, encoder),)))
+        run_lamp(ratings(3, "dev"), load_llm(str.upper), config, user_embedders=UserEmbedders((fresh(llm, encoder),)))
     with pytest.raises(
         InvalidOptionError, match="as many user embedders trained without the user as with it, 1, were: 2"
     ):
-        Plugs((fresh(llm, encoder),), (fresh(llm, encoder), fresh(llm, encoder)))
+        UserEmbedders((fresh(llm, encoder),), (fresh(llm, encoder), fresh(llm, encoder)))
     asking = fresh(llm, encoder, with_question=True)
     with pytest.raises(InvalidOptionError, match="and their controls, must differ in their seed only"):
-        Plugs((asking,), (fresh(llm, encoder),))
+        UserEmbedders((asking,), (fresh(llm, encoder),))
 
 
 # ----------------------------------------------------------------------------------------------- types and processes
@@ -710,9 +723,9 @@ def test_the_method_needs_an_embedder_and_a_model_that_takes_soft_prompts(llm: A
 def test_the_llm_may_be_in_bfloat16(encoder: Any, tmp_path: Path) -> None:
     narrow = load_llm("tiny", dtype="bfloat16", overlong="truncate")
     before = hash_parameters(narrow.model)  # type: ignore[attr-defined]
-    plug = train(narrow, encoder, tmp_path)
+    embedder = train(narrow, encoder, tmp_path)
     assert hash_parameters(narrow.model) == before  # type: ignore[attr-defined]
-    assert {parameter.dtype for parameter in plug.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in embedder.parameters()} == {torch.float32}
     notes = json.loads((tmp_path / "training.json").read_text())["report"]
     assert notes["steps"] == SMALL.steps
     assert 0 < notes["dev_loss"] <= notes["dev_loss_before"]
@@ -728,7 +741,7 @@ def test_two_processes_train_what_one_trains(accumulate: int, llm: Any, encoder:
     steps += f" --accumulate {accumulate}"
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
     for out, launcher in (("one", ()), ("two", torchrun)):
-        start = [sys.executable, *launcher, "-m", "persona", "plug", "train", "data", "--llm", "tiny"]
+        start = [sys.executable, *launcher, "-m", "persona", "user-embedder", "train", "data", "--llm", "tiny"]
         command = [*start, "--encoder", "hashing", "--out", out, "--with-question", *steps.split()]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr

@@ -1,6 +1,6 @@
 """The user embedder beside the published recipe, plain generation and retrieval, in the same run.
 
-    python benchmarks/plug.py [--rounds 5] [--users 10000] [--json]
+    python benchmarks/user_embedder.py [--rounds 5] [--users 10000] [--json]
 
 **Training step.** Histories of 185 records, prompts as long as those of real rating questions, a T5 from a config with
 random weights, 8 questions in a step; every arm trains in a process of its own, so that its peak memory is its own.
@@ -8,7 +8,7 @@ random weights, 8 questions in a step; every arm trains in a process of its own,
 - ``recipe``: what the released code of Persona-Plug does: 512 slots of history whatever its length,
   both layers of the projector on every slot, inputs padded to 276 tokens and answers to 128. (It also trains a second
   encoder of 110 million parameters; that is left out here, in its favour.)
-- ``persona``: `train_plug`'s own parts: only records that are there, the last layer after pooling, padding to the
+- ``persona``: `train_user_embedder`'s own parts: only records that are there, the last layer after pooling, padding to the
   longest of the batch.
 
 **Generation** on questions of the generated world: plain, with a soft prompt, with 4 retrieved records, and with both.
@@ -108,13 +108,13 @@ def recipe_step(model: Any) -> Callable[[], None]:
 
 def persona_step(model: Any, mode: str) -> Callable[[], None]:
     """The same questions through the user embedder."""
-    plug = UserEmbedder(UserEmbedderConfig(ENCODER_DIM, model.config.d_model, mode=mode))  # type: ignore[arg-type]
-    optimizer = torch.optim.AdamW(plug.parameters(), lr=1e-4)
+    embedder = UserEmbedder(UserEmbedderConfig(ENCODER_DIM, model.config.d_model, mode=mode))  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(embedder.parameters(), lr=1e-4)
     keys = torch.randn(BATCH, RECORDS, ENCODER_DIM)
-    values = torch.randn(BATCH, RECORDS, plug.config.value_dim)
+    values = torch.randn(BATCH, RECORDS, embedder.config.value_dim)
     mask = torch.ones(BATCH, RECORDS, dtype=torch.bool)
     queries = torch.randn(BATCH, ENCODER_DIM)
-    longest, tokens = max(INPUT_LENGTHS), plug.config.n_tokens
+    longest, tokens = max(INPUT_LENGTHS), embedder.config.n_tokens
     ids = torch.randint(2, 8000, (BATCH, longest))
     attention = torch.zeros(BATCH, longest + tokens, dtype=torch.long)
     for row, length in enumerate(INPUT_LENGTHS):
@@ -123,7 +123,7 @@ def persona_step(model: Any, mode: str) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        embeddings = torch.cat((plug(keys, values, mask, queries), model.get_input_embeddings()(ids)), dim=1)
+        embeddings = torch.cat((embedder(keys, values, mask, queries), model.get_input_embeddings()(ids)), dim=1)
         model(inputs_embeds=embeddings, attention_mask=attention, labels=labels).loss.backward()
         optimizer.step()
 
@@ -228,7 +228,7 @@ def with_tokens(llm: Any, prompt: str, tokens: int) -> str:
 def many_users(users: int, rounds: int) -> dict[str, float]:
     """Users per second, and the share of the time outside matrix products."""
     config = UserEmbedderConfig(384, 1024)
-    plug = UserEmbedder(config).eval()
+    embedder = UserEmbedder(config).eval()
     draw = np.random.default_rng(0)
     rows = draw.standard_normal((4096, config.value_dim)).astype(np.float16)
     histories = []
@@ -250,10 +250,10 @@ def many_users(users: int, rounds: int) -> dict[str, float]:
                 torch.mm(left, right)
 
     with torch.inference_mode():
-        ours, alone = timed([lambda: soft_prompts(plug, histories), bare], rounds)
+        ours, alone = timed([lambda: soft_prompts(embedder, histories), bare], rounds)
         with profile(activities=[ProfilerActivity.CPU]) as seen:
             begun = time.perf_counter()
-            soft_prompts(plug, histories)
+            soft_prompts(embedder, histories)
             profiled = time.perf_counter() - begun
     inside = sum(one.self_cpu_time_total for one in seen.key_averages() if one.key in MATRIX_PRODUCTS) / 1e6
     whole = statistics.median(ours)
@@ -269,13 +269,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--users", type=int, default=10_000)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--arm", choices=("recipe", "plug", "pplug"), help=argparse.SUPPRESS)
+    parser.add_argument("--arm", choices=("recipe", "attention", "persona-plug"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
         print(json.dumps(training_arm(options.arm, options.rounds)))
         return
     arms: dict[str, dict[str, float]] = {}
-    for arm in ("recipe", "pplug", "plug"):
+    for arm in ("recipe", "persona-plug", "attention"):
         command = [sys.executable, __file__, "--arm", arm, "--rounds", str(options.rounds)]
         arms[arm] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     answered = generation(load_llm("tiny"), "LaMP_3", 2, options.rounds)
@@ -285,9 +285,9 @@ def main() -> None:
     long_abstracts = generation(llama, "LaMP_4", 32, options.rounds, length=LONG_INPUT)
     users = many_users(options.users, max(2, options.rounds // 2))
     found = {
-        "training step": arms["recipe"]["seconds"] / arms["plug"]["seconds"],
-        "training step, pplug": arms["recipe"]["seconds"] / arms["pplug"]["seconds"],
-        "peak memory": arms["plug"]["mebibytes"] / arms["recipe"]["mebibytes"],
+        "training step": arms["recipe"]["seconds"] / arms["attention"]["seconds"],
+        "training step, persona-plug": arms["recipe"]["seconds"] / arms["persona-plug"]["seconds"],
+        "peak memory": arms["attention"]["mebibytes"] / arms["recipe"]["mebibytes"],
         "soft prompt / plain": answered["soft prompt"] / answered["plain"],
         "copying / soft prompt": answered["copying"] / answered["soft prompt"],
         "soft prompt / as long text": answered["soft prompt"] / answered["as long text"],

@@ -1,6 +1,6 @@
 """Train the user embedders that persona carries beside `tiny`, one for each task of the generated world.
 
-    python examples/train_tiny_plugs.py --out persona/tiny/plugs          # about ten minutes a task on one CPU core
+    python examples/train_tiny_user_embedders.py --out persona/tiny/user_embedders          # about ten minutes a task on one CPU core
 
 They are trained on 1,000 users of the world's ``train`` split (seed 0), the best step is chosen on a fifth of these,
 and nobody of ``dev`` or ``test`` is seen. Weights are kept in float16, half the bytes.
@@ -20,10 +20,10 @@ from persona.assembly import RetrieverOptions, make_retriever
 from persona.eval.world.world import WORLD_TASKS, World
 from persona.llm.transformers import TransformersLM
 from persona.readers import read_split
-from persona.soft_prompts.examples import PlugTraining
+from persona.soft_prompts.examples import UserEmbedderTraining
 from persona.soft_prompts.histories import HistoryReader
 from persona.soft_prompts.instruction import InstructionWords
-from persona.soft_prompts.training import train_plug
+from persona.soft_prompts.training import train_user_embedder
 
 RECORDS = 20
 LEARNING_RATES = {"LaMP_2": 1e-3, "LaMP_3": 1e-3, "LaMP_4": 2e-3}
@@ -43,16 +43,18 @@ def main() -> None:
             World(0).write_lamp(Path(folder) / task, task, {"train": options.users}, RECORDS)
             split = read_split(Path(folder) / task, "train")
             words = InstructionWords.of(split, llm, encoder)
-            plug = UserEmbedder.for_llm(
+            embedder = UserEmbedder.for_llm(
                 llm, encoder_dim=encoder.dim, encoder=encoder.fingerprint, seed=options.seed, words=words, copies=True
             )
             bar = bars.add_task(task, total=options.steps)
-            report = train_plug(
-                plug,
+            report = train_user_embedder(
+                embedder,
                 split,
                 llm,
-                HistoryReader(plug.config, encoder),
-                PlugTraining(steps=options.steps, learning_rate=LEARNING_RATES[task], seed=options.seed, patience=6),
+                HistoryReader(embedder.config, encoder),
+                UserEmbedderTraining(
+                    steps=options.steps, learning_rate=LEARNING_RATES[task], seed=options.seed, patience=6
+                ),
                 out=options.out / task,
                 retriever=make_retriever("bm25-lamp", RetrieverOptions(view=split.task.view)),
                 progress=lambda done, total, loss, best, bar=bar: bars.update(bar, completed=done),  # type: ignore[misc]

@@ -1,12 +1,13 @@
-# make demo   the whole way on a small world, in a minute or two     make test   everything is tested
-# make setup | check | fix | test | bench | docs | clean
+# make demo    a small world from data to report, in a minute or two
+# make test    all tests        make quick    those that take no more than a few seconds each
+# make setup | check | fix | bench | docs | clean
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check fix bench docs postgres clean
+.PHONY: setup demo test quick check fix bench docs postgres clean
 
 setup: $(STAMP)
 
@@ -22,9 +23,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/persona demo
 
-# One process a core, four at most: each holds torch and its models. (A file or two are faster without: pytest tests/test_x.py)
+# One process for each core, four at most: each holds torch and its models. (For a file or two: pytest tests/store)
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
 test: setup postgres
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(PYTEST)
+
+quick: setup
+	$(PYTEST) -m "not slow"
 
 # The PostgreSQL tests start a private server of their own; without the binaries they are skipped and say so.
 postgres:

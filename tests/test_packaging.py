@@ -103,7 +103,15 @@ def test_the_sdist_passes_its_own_tests(built: Path, tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHONPATH", "PYTEST_"))}
     install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*install, "--no-build-isolation", "--editable", "."], check=True, cwd=source, env=clean)
-    core = ["test_packaging.py", "test_errors.py", "test_readme.py", "test_records.py", "test_prompts.py", "formats", "lamp"]
+    core = [
+        "test_packaging.py",
+        "test_errors.py",
+        "test_readme.py",
+        "test_records.py",
+        "test_prompts.py",
+        "formats",
+        "lamp",
+    ]
     done = subprocess.run(
         [python, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *(f"tests/{name}" for name in core)],
         cwd=source,

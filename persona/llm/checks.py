@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from persona.channels import check_way
 from persona.errors import InvalidOptionError
 from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, GenerationOptions, LanguageModel, Request
+
+if TYPE_CHECKING:
+    import torch
 
 MOST_BEAMS = 256
 """Beams at most: each takes the memory of a prompt of its own."""
@@ -55,6 +59,27 @@ def _ways(request: Request) -> Iterable[str]:
         yield ADAPTER
     if request.lifts:
         yield LIFTS
+
+
+def check_soft_prompt(vectors: torch.Tensor, hidden_size: int | None, llm: str, index: int) -> None:
+    """Refuse a soft prompt that does not fit the LLM.
+
+    Args:
+        vectors: the soft prompt.
+        hidden_size: length of the LLM's input embeddings.
+        llm: the LLM's name, for the message.
+        index: number of the request, for the message.
+
+    Raises:
+        InvalidOptionError: if it is not of floats in the shape (tokens, hidden_size), or one is not finite.
+    """
+    if vectors.ndim != 2 or vectors.shape[1] != hidden_size or not vectors.is_floating_point():
+        raise InvalidOptionError(
+            f"a soft prompt for {llm} must be of floats in the shape (tokens, {hidden_size}), was: "
+            f"{vectors.dtype} in {tuple(vectors.shape)} (request {index})"
+        )
+    if not bool(vectors.isfinite().all()):
+        raise InvalidOptionError(f"a soft prompt must hold finite numbers only (request {index})")
 
 
 def check_seed(seed: int) -> int:

@@ -17,14 +17,12 @@ names it in the place of the model, by the name that `lora` gives (`persona.adap
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 from persona.errors import GenerationError, InvalidOptionError, MissingDependencyError, ModelLoadError, reason
-from persona.llm.checks import check_options, check_requests
+from persona.llm.checks import check_options, check_requests, check_soft_prompt
 from persona.llm.tokenizers import WhitespaceTokenizer
 from persona.protocols import ADAPTER, SOFT_PROMPT, TEXT, GenerationOptions, Request, TextTokenizer
 
@@ -157,7 +155,8 @@ class OpenAILM:
         check_options(options, only_text=self.fingerprint)
         check_requests(requests, self)
         for index, request in enumerate(requests):
-            self._check_soft_prompt(request, index)
+            if request.soft_prompt is not None:
+                check_soft_prompt(request.soft_prompt, self._hidden_size, self.fingerprint, index)
         # Named before anything is sent: nobody is answered by the plain model because an adapter is gone.
         models = [self._model_of(request) for request in requests]
         # Equal prompts are one question; a soft prompt is never taken for equal to another.
@@ -207,30 +206,16 @@ class OpenAILM:
     def _model_of(self, request: Request) -> str:
         return self._model if request.adapter is None or self._lora is None else self._lora(request.adapter)
 
-    def _check_soft_prompt(self, request: Request, index: int) -> None:
-        vectors = request.soft_prompt
-        if vectors is None:
-            return
-        if vectors.ndim != 2 or vectors.shape[1] != self._hidden_size or not vectors.is_floating_point():
-            raise InvalidOptionError(
-                f"a soft prompt for {self.fingerprint} must be of floats in the shape (tokens, {self._hidden_size}), "
-                f"was: {vectors.dtype} in {tuple(vectors.shape)} (request {index})"
-            )
-        if not bool(vectors.isfinite().all()):
-            raise InvalidOptionError(f"a soft prompt must hold finite numbers only (request {index})")
-
     def _messages(self, request: Request) -> list[dict[str, Any]]:
         """The chat's turns; a soft prompt is a part of the first one."""
         turns = [("system", self._system)] if self._system is not None else []
         turns.append(("user", request.prompt))
         messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
         if request.soft_prompt is not None:
-            parts: list[dict[str, str]] = [
-                {"type": "prompt_embeds", "data": _encoded(request.soft_prompt)},
-                {"type": "text", "text": messages[0]["content"]},
-            ]
+            from persona.llm.inputs import message_parts
+
             first = self._soft_prompt_first or self._system is None
-            messages[0]["content"] = parts if first else parts[::-1]
+            messages[0]["content"] = message_parts(request.soft_prompt, messages[0]["content"], first=first)
         return messages
 
     def _completion(self, request: Request) -> tuple[str, dict[str, Any]]:
@@ -238,19 +223,15 @@ class OpenAILM:
         system = "" if self._system is None else f"{self._system}\n\n"
         if request.soft_prompt is None:
             return system + request.prompt, {}
-        import torch
+        from persona.llm.inputs import embedded_prompt, wire_format
 
         assert self._embed is not None
-        soft_prompt = request.soft_prompt.detach().float().cpu()
-        if self._soft_prompt_first or not system:
-            parts = [soft_prompt, self._embed(system + request.prompt).detach().float().cpu()]
-        else:
-            # Embedded in one go and cut, so that the text has the tokens that it has without a soft prompt.
-            whole = self._embed(system + request.prompt).detach().float().cpu()
-            cut = len(self._embed(system))
-            parts = [whole[:cut], soft_prompt, whole[cut:]]
+        # Embedded in one go, so that the text has the tokens that it has without a soft prompt.
+        text = self._embed(system + request.prompt)
+        at = 0 if self._soft_prompt_first or not system else len(self._embed(system))
+        whole = embedded_prompt(request.soft_prompt, text, at)
         # The server wants a prompt beside the embeddings; an empty one adds nothing.
-        return "", {"extra_body": {"prompt_embeds": _encoded(torch.cat(parts))}}
+        return "", {"extra_body": {"prompt_embeds": wire_format(whole)}}
 
     def _answer(self, model: str, request: Request, options: GenerationOptions) -> str:
         from openai import OpenAIError
@@ -280,15 +261,6 @@ class OpenAILM:
 
     def __repr__(self) -> str:
         return f"OpenAILM({self._model!r}, base_url={str(self._client.base_url)!r})"
-
-
-def _encoded(vectors: torch.Tensor) -> str:
-    """A tensor as vLLM reads it: `torch.save`, base64."""
-    import torch
-
-    buffer = io.BytesIO()
-    torch.save(vectors.detach().float().cpu().contiguous().clone(), buffer)
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _client(base_url: str | None, api_key: str | None) -> OpenAI:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from persona.llm.inputs import PaddedBatch
 from persona.llm.transformers import TransformersLM
 
 _IGNORED = -100
@@ -34,7 +35,8 @@ class TargetLoss:
 
     def __init__(self, llm: TransformersLM) -> None:
         self.llm = llm
-        self.device: torch.device = llm.model.get_input_embeddings().weight.device
+        self._embed: torch.nn.Module = llm.model.get_input_embeddings()
+        self.device: torch.device = self._embed.weight.device
         takes = inspect.signature(llm.model.forward).parameters
         self._keeps_logits = "logits_to_keep" in takes
         self._takes_positions = "position_ids" in takes
@@ -90,23 +92,23 @@ class TargetLoss:
         """Logits and labels of the targets.  # (batch, longest target, vocabulary), (batch, longest target)"""
         # The last token of a target is predicted, not read.
         rows = [[*prompt, *target[:-1]] for prompt, target in zip(prompts, targets, strict=True)]
-        embeddings, mask = self._embedded(rows, soft_prompts, left=True)
+        batch = self._padded(rows, soft_prompts)
         longest = max(map(len, targets))
         labels = torch.full((len(targets), longest), _IGNORED)
         for row, target in enumerate(targets):
             labels[row, longest - len(target) :] = torch.tensor(target)
-        arguments: dict[str, Any] = {"inputs_embeds": embeddings, "attention_mask": mask, "use_cache": False}
+        arguments: dict[str, Any] = {"inputs_embeds": batch.embeddings(self._embed), "attention_mask": batch.mask}
         if self._takes_positions:
-            arguments["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)
+            arguments["position_ids"] = batch.positions
         if self._keeps_logits:
             arguments["logits_to_keep"] = longest
-        logits = self.llm.model(**arguments).logits[:, -longest:]
+        logits = self.llm.model(**arguments, use_cache=False).logits[:, -longest:]
         return logits, labels.to(self.device)
 
     def _seq2seq(
         self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], soft_prompts: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        embeddings, mask = self._embedded(prompts, soft_prompts, left=False)
+        batch = self._padded(prompts, soft_prompts)
         longest = max(map(len, targets))
         labels = torch.full((len(targets), longest), _IGNORED)
         read = torch.full((len(targets), longest), self.llm.pad_token)
@@ -115,35 +117,21 @@ class TargetLoss:
             labels[row, : len(target)] = torch.tensor(target)
             read[row, 1 : len(target)] = torch.tensor(target[:-1], dtype=torch.long)
         output = self.llm.model(
-            inputs_embeds=embeddings, attention_mask=mask, decoder_input_ids=read.to(self.device), use_cache=False
+            inputs_embeds=batch.embeddings(self._embed),
+            attention_mask=batch.mask,
+            decoder_input_ids=read.to(self.device),
+            use_cache=False,
         )
         return output.logits, labels.to(self.device)
 
-    def _embedded(
-        self, rows: Sequence[Sequence[int]], soft_prompts: Tensor | None, *, left: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Input embeddings, soft prompts in front, and their mask.  # (batch, length, hidden), (batch, length)"""
-        embed = self.llm.model.get_input_embeddings()
-        before = 0 if soft_prompts is None else soft_prompts.shape[1]
-        longest = max(map(len, rows))
-        ids = torch.full((len(rows), longest), self.llm.pad_token)
-        mask = torch.zeros((len(rows), before + longest), dtype=torch.long)
-        for row, each in enumerate(rows):
-            start = longest - len(each) if left else 0
-            ids[row, start : start + len(each)] = torch.tensor(each)
-            mask[row, start : start + before + len(each)] = 1
-        embeddings = embed(ids.to(self.device))
-        mask = mask.to(self.device)
-        if soft_prompts is None:
-            return embeddings, mask
-        soft_prompts = soft_prompts.to(embeddings.dtype)
-        if not left:
-            return torch.cat((soft_prompts, embeddings), dim=1), mask
-        # Padding, soft prompt, prompt: each row's soft prompt goes where its text begins.
-        joined = torch.cat((embeddings.new_zeros(len(rows), before, embeddings.shape[2]), embeddings), dim=1)
-        starts = torch.tensor([longest - len(each) for each in rows], device=self.device)
-        places = starts[:, None] + torch.arange(before, device=self.device)  # (batch, n_tokens)
-        return joined.scatter(1, places[..., None].expand_as(soft_prompts), soft_prompts), mask
+    def _padded(self, rows: Sequence[Sequence[int]], soft_prompts: Tensor | None) -> PaddedBatch:
+        return PaddedBatch.of(
+            rows,
+            None if soft_prompts is None else list(soft_prompts),
+            pad_token=self.llm.pad_token,
+            pad_left=not self.llm.encoder_decoder,
+            device=self.device,
+        )
 
 
 @contextmanager

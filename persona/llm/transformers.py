@@ -32,8 +32,9 @@ from transformers import GenerationConfig
 
 from persona.errors import GenerationError, InvalidOptionError, ModelLoadError
 from persona.llm.checkpoint import hash_parameters
-from persona.llm.checks import check_options, check_requests
+from persona.llm.checks import check_options, check_requests, check_soft_prompt
 from persona.llm.decoding import NOISE, BeamMargin, GreedyMargin, MarginWatch
+from persona.llm.inputs import PaddedBatch
 from persona.llm.logits import TokenLifts, check_lifts
 from persona.llm.median_decoding import MedianDecoding
 from persona.llm.prompt_tokens import ChatTemplate, Overlong, PromptEncoder
@@ -280,13 +281,7 @@ class TransformersLM:
         vectors = request.soft_prompt
         if vectors is None:
             return None
-        if vectors.ndim != 2 or vectors.shape[1] != self.hidden_size or not vectors.is_floating_point():
-            raise InvalidOptionError(
-                f"a soft prompt for {self.name} must be of floats in the shape (tokens, {self.hidden_size}), was: "
-                f"{vectors.dtype} in {tuple(vectors.shape)} (request {index})"
-            )
-        if not bool(vectors.isfinite().all()):
-            raise InvalidOptionError(f"a soft prompt must hold finite numbers only (request {index})")
+        check_soft_prompt(vectors, self.hidden_size, self.name, index)
         embeddings = self.model.get_input_embeddings().weight
         return vectors.detach().to(embeddings.device, embeddings.dtype) if len(vectors) else None
 
@@ -326,9 +321,21 @@ class TransformersLM:
         self, inputs: Sequence[_Input], options: GenerationOptions
     ) -> tuple[list[list[int]], list[float]]:
         """Tokens of the answers, without the end token, and the margins with which they were decided."""
-        arguments = self._padded(inputs)
-        device = arguments["attention_mask"].device
-        eos = torch.tensor(self._eos, dtype=torch.long, device=device)
+        embed = self.model.get_input_embeddings()
+        soft_prompts = [each.soft_prompt for each in inputs]
+        batch = PaddedBatch.of(
+            [each.ids for each in inputs],
+            soft_prompts,
+            pad_token=self._pad,
+            pad_left=not self.encoder_decoder,
+            device=embed.weight.device,
+        )
+        arguments = {"attention_mask": batch.mask}
+        if all(vectors is None for vectors in soft_prompts):
+            arguments["input_ids"] = batch.ids
+        else:
+            arguments["inputs_embeds"] = batch.embeddings(embed)
+        eos = torch.tensor(self._eos, dtype=torch.long, device=embed.weight.device)
         watch: MarginWatch = (
             GreedyMargin(len(inputs), eos)
             if options.num_beams == 1
@@ -364,27 +371,6 @@ class TransformersLM:
         # A decoder's output starts with its start token, or with the prompt where that was given as ids.
         start = 1 if self.encoder_decoder else arguments["input_ids"].shape[1] if "input_ids" in arguments else 0
         return [self._until_end(row) for row in output[:, start:].tolist()], margins
-
-    def _padded(self, inputs: Sequence[_Input]) -> dict[str, torch.Tensor]:
-        """`inputs` as arguments of ``generate``: ids if there is no soft prompt among them, else embeddings."""
-        embed = self.model.get_input_embeddings()
-        device = embed.weight.device
-        length = max(map(len, inputs))
-        ids = torch.full((len(inputs), length), self._pad, dtype=torch.long)
-        mask = torch.zeros((len(inputs), length), dtype=torch.long)
-        starts = [0 if self.encoder_decoder else length - len(each) for each in inputs]
-        for row, (each, start) in enumerate(zip(inputs, starts, strict=True)):
-            end = start + len(each)
-            mask[row, start:end] = 1
-            ids[row, end - len(each.ids) : end] = torch.tensor(each.ids, dtype=torch.long)
-        ids, mask = ids.to(device), mask.to(device)
-        if all(each.soft_prompt is None for each in inputs):
-            return {"input_ids": ids, "attention_mask": mask}
-        embeddings = embed(ids)  # (rows, length, hidden)
-        for row, (each, start) in enumerate(zip(inputs, starts, strict=True)):
-            if each.soft_prompt is not None:
-                embeddings[row, start : start + len(each.soft_prompt)] = each.soft_prompt
-        return {"inputs_embeds": embeddings, "attention_mask": mask}
 
     def _generation_config(self, options: GenerationOptions) -> GenerationConfig:
         make: Any = GenerationConfig

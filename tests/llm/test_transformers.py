@@ -128,13 +128,13 @@ class TestNearTies:
 def watched_batches(llm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The lengths of the inputs of every batch that `llm` is going to generate."""
     seen: list[list[int]] = []
-    padded = llm._padded
+    generate = llm._generate_batch
 
-    def note(inputs: Sequence[transformers_llm._Input]) -> dict[str, torch.Tensor]:
+    def note(inputs: Sequence[transformers_llm._Input], options: GenerationOptions) -> Any:
         seen.append([len(each) for each in inputs])
-        return padded(inputs)
+        return generate(inputs, options)
 
-    monkeypatch.setattr(llm, "_padded", note)
+    monkeypatch.setattr(llm, "_generate_batch", note)
     return seen
 
 

@@ -41,10 +41,14 @@ class Record:
         id: unique within the user, at most 512 characters. Left empty, it becomes `content_hash`, so that the same
             content given twice is one record.
         metadata: further string fields (e.g. ``{"title": ...}`` of a news article whose target is its category).
+        role: who spoke, as chats call it (``"user"``, ``"assistant"``); None where nobody did or it is unknown.
+        speaker: the name of whoever spoke, or None.
+        expires: when the record ceases to hold, ISO 8601 as `time`; None for never. It is stored and changes nothing
+            by itself: a profile holds expired records too.
 
     Raises:
         DataFormatError: if `text` is empty or blank, a field has the wrong type, `id` is too long, or a field holds
-            NUL or a lone surrogate, which no database can keep.
+            what no database can store (`unstorable`).
     """
 
     text: str
@@ -52,12 +56,15 @@ class Record:
     time: str | None = None
     id: str = ""
     metadata: Mapping[str, str] = field(default_factory=_no_metadata, hash=False)
+    role: str | None = None
+    speaker: str | None = None
+    expires: str | None = None
 
     def __post_init__(self) -> None:
         _check_string("text", self.text)
         if not self.text.strip():
             raise DataFormatError("a record's `text` must not be empty: leave the record out or give it text")
-        for name in ("target", "time"):
+        for name in ("target", "time", "role", "speaker", "expires"):
             value = getattr(self, name)
             if value is not None:
                 _check_string(name, value)
@@ -73,24 +80,25 @@ class Record:
             for key, value in self.metadata.items():
                 _check_string("metadata key", key)
                 _check_string(f"metadata {key!r}", value)
-            # Copied also where it is read-only already: what it shows may still be changed by who made it.
+            # Copied even if it is read-only: whoever made it may still change what it shows.
             object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
         if not self.id:
             object.__setattr__(self, "id", self.content_hash)
 
     @property
     def content_hash(self) -> str:
-        """BLAKE2b-128 of everything but the id, 32 hexadecimal digits."""
-        # json.dumps([text, target, time, sorted metadata]) put together by hand: it takes a third of the time, and an
-        # ingest spends most of its time here.
-        target = "null" if self.target is None else _json_string(self.target)
-        time = "null" if self.time is None else _json_string(self.time)
-        metadata = ""
-        if self.metadata:
-            pairs = (f"[{_json_string(key)},{_json_string(value)}]" for key, value in sorted(self.metadata.items()))
-            metadata = ",".join(pairs)
-        content = f"[{_json_string(self.text)},{target},{time},[{metadata}]]"
-        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+        """BLAKE2b-128 of everything but the id, 32 hexadecimal digits.
+
+        It names records and tells which vectors are stale, so it never changes for content that a store may hold:
+        fields that are newer than the rest enter it only where they are given.
+        """
+        # json.dumps([text, target, time, sorted metadata]), assembled by hand in two thirds of the time: hashing is
+        # a tenth of an ingest.
+        pairs = (f"[{_json_string(key)},{_json_string(value)}]" for key, value in sorted(self.metadata.items()))
+        content = f"{_json(self.text)},{_json(self.target)},{_json(self.time)},[{','.join(pairs)}]"
+        if self.role is not None or self.speaker is not None or self.expires is not None:
+            content += f",{_json(self.role)},{_json(self.speaker)},{_json(self.expires)}"
+        return hashlib.blake2b(f"[{content}]".encode(), digest_size=16).hexdigest()
 
     @property
     def written(self) -> str:
@@ -119,7 +127,8 @@ class Record:
         raise ValueError(f"a view must be one of {', '.join(VIEWS)}, was: {name!r}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Record, (self.text, self.target, self.time, self.id, dict(self.metadata))
+        metadata = dict(self.metadata)  # a mapping proxy cannot be pickled
+        return Record, (self.text, self.target, self.time, self.id, metadata, self.role, self.speaker, self.expires)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +188,26 @@ def check_user_id(user_id: object) -> str:
         raise InvalidUserIdError("a user id must not be empty: there is no default user, name one")
     if len(user_id) > MAX_ID_LENGTH:
         raise InvalidUserIdError(f"a user id must have at most {MAX_ID_LENGTH} characters, was: {len(user_id)}")
-    flaw = _unstorable(user_id)
+    flaw = unstorable(user_id)
     if flaw:
         raise InvalidUserIdError(f"a user id must not hold {flaw}, was: {user_id!r}")
     return user_id
+
+
+def unstorable(text: str) -> str | None:
+    """What in `text` no UTF-8 database can store, in words: NUL or a lone surrogate. None if there is neither."""
+    if "\x00" in text:
+        return "NUL (\\x00)"
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return "a lone surrogate"
+    return None
+
+
+def _json(value: str | None) -> str:
+    return "null" if value is None else _json_string(value)
 
 
 def _time(record: Record) -> str:
@@ -194,18 +219,6 @@ def _time(record: Record) -> str:
 def _check_string(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise DataFormatError(f"a record's {name} must be a string, was: {value!r:.80} ({type(value).__name__})")
-    flaw = _unstorable(value)
+    flaw = unstorable(value)
     if flaw:
         raise DataFormatError(f"a record's {name} must not hold {flaw}: remove it")
-
-
-def _unstorable(value: str) -> str | None:
-    """What in `value` a UTF-8 database cannot keep, in words."""
-    if "\x00" in value:
-        return "NUL (\\x00)"
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return "a lone surrogate"
-    return None

@@ -22,7 +22,8 @@ def test_the_id_is_the_content() -> None:
     one = Record("a", target="b", time="2011", metadata={"x": "1", "y": "2"})
     same = Record("a", target="b", time="2011", metadata={"y": "2", "x": "1"})
     assert one.id == same.id == one.content_hash
-    assert len({Record("a").id, Record("a", target="").id, Record("a", time="2011").id, Record("b").id}) == 4
+    others = [{name: value} for name in ("target", "time", "role", "speaker", "expires") for value in ("", "2011")]
+    assert len({Record("b").id, *(Record("a", **fields).id for fields in [{}, *others])}) == 2 + len(others)
 
 
 def test_an_explicit_id_is_kept_and_no_part_of_the_content() -> None:
@@ -38,9 +39,12 @@ def test_views() -> None:
         record.view("all")
 
 
-@given(TEXT, st.none() | TEXT, st.dictionaries(TEXT, TEXT, max_size=2))
-def test_records_survive_pickling_and_are_hashable(text: str, target: str | None, metadata: dict[str, str]) -> None:
-    record = Record(text, target=target, metadata=metadata)
+@given(TEXT, st.lists(st.none() | TEXT, min_size=5, max_size=5), st.dictionaries(TEXT, TEXT, max_size=2))
+def test_records_survive_pickling_and_are_hashable(
+    text: str, values: list[str | None], metadata: dict[str, str]
+) -> None:
+    target, time, role, speaker, expires = values
+    record = Record(text, target, time, "", metadata, role, speaker, expires)
     again = pickle.loads(pickle.dumps(record))
     assert again == record
     assert hash(again) == hash(record)
@@ -63,6 +67,9 @@ def test_metadata_cannot_be_changed_from_outside() -> None:
         ({"text": "a\x00b"}, "NUL"),
         ({"text": "\ud800"}, "lone surrogate"),
         ({"text": "a", "target": 5}, "target must be a string"),
+        ({"text": "a", "role": 5}, "role must be a string"),
+        ({"text": "a", "speaker": "\x00"}, "speaker must not hold NUL"),
+        ({"text": "a", "expires": 2030}, "expires must be a string"),
         ({"text": "a", "id": "x" * 513}, "at most 512"),
         ({"text": "a", "metadata": {"k": 1}}, "metadata 'k' must be a string"),
         ({"text": "a", "metadata": ["k"]}, r"metadata must be a mapping of strings, was: \['k'\] \(list\)"),
@@ -107,9 +114,13 @@ def test_bad_user_ids_are_refused(user_id: object) -> None:
         Record("plain"),
         Record('quotes " \\ and \x07\n\u2028 é 😀', target="", time="2011"),
         Record("with metadata", target="5", metadata={"z": "1", "a": '"', "é": "\t"}),
+        Record("said", role="user"),
+        Record("said", speaker='"Ada"', expires="2030-01-01"),
     ],
 )
 def test_the_content_hash_is_that_of_the_content_as_json(record: Record) -> None:
-    content = [record.text, record.target, record.time, sorted(record.metadata.items())]
+    content: list[object] = [record.text, record.target, record.time, sorted(record.metadata.items())]
+    added = [record.role, record.speaker, record.expires]
+    content += added if any(added) else []
     encoded = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     assert record.content_hash == hashlib.blake2b(encoded, digest_size=16).hexdigest()

@@ -120,6 +120,9 @@ def show_user(
                         "target": record.target,
                         "text": record.text,
                         "metadata": dict(record.metadata),
+                        "role": record.role,
+                        "speaker": record.speaker,
+                        "expires": record.expires,
                     }
                     for record in held.profile
                 ],

@@ -2,6 +2,7 @@
 
     {"user_id": "ada", "text": "Moody and stylish.", "target": "5", "time": "2004-10-14", "id": "r1",
      "metadata": {"film": "Bullitt"}}
+    {"user_id": "ada", "text": "I moved to Turin.", "role": "user", "speaker": "Ada", "expires": "2027-01-01"}
 
 Only ``user_id`` and ``text`` are needed; null is the same as nothing. A field of any other name is refused
 and not dropped in silence: a column called ``date`` would be lost, and recency with it.
@@ -17,7 +18,7 @@ from persona.formats.fields import check_present, described, id_text, listed, pl
 from persona.formats.times import normalise_time
 from persona.records import Record, check_user_id
 
-FIELDS = ("user_id", "text", "target", "time", "id", "metadata")
+FIELDS = ("user_id", "text", "target", "time", "id", "metadata", "role", "speaker", "expires")
 """All fields of a row."""
 NEEDED = ("user_id", "text")
 """The fields that a row must have."""
@@ -60,6 +61,9 @@ def record_of(row: Mapping[str, object]) -> tuple[str, Record] | None:
         time=normalise_time(given.get("time")),
         id=id_text(given["id"], "id") if "id" in given else "",
         metadata=_metadata(given.get("metadata")),
+        role=plain_text(given["role"], "role") if "role" in given else None,
+        speaker=plain_text(given["speaker"], "speaker") if "speaker" in given else None,
+        expires=normalise_time(given.get("expires")),
     )
 
 

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, Select, Table, select, update
+from sqlalchemy import Connection, Engine, Select, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import PoolProxiedConnection
 
-from persona.errors import MissingDependencyError, SchemaVersionError, StoreError
-from persona.store.schema import PARTS, SCHEMA_VERSION, meta, metadata, parts
+from persona.errors import MissingDependencyError, StoreError
+from persona.store.migrations import is_current, migrate
+from persona.store.schema import meta
 
 BUSY_SECONDS = 30
 """How long a statement waits for another process before it gives up."""
@@ -221,7 +222,7 @@ class Database:
         return engine
 
     def _prepare(self) -> None:
-        """Make the tables in an empty database; check the version of any other."""
+        """Check the database, and make or migrate its tables."""
         with self.connected() as connection:
             if not self.is_sqlite:
                 encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
@@ -230,26 +231,10 @@ class Database:
                         f"a store needs a database in UTF8, {self.name} is in {encoding}: "
                         "make one with CREATE DATABASE ... ENCODING 'UTF8'"
                     )
-            version = _version(connection)
-        if version is None:
+            ready = is_current(connection, self.name)
+        if not ready:
             with self.writing() as connection:
-                if not self.is_sqlite:  # SQLite holds the write lock already
-                    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('persona_meta'))")
-                # Another process may have been faster.
-                version = _version(connection)
-                if version is None:
-                    version = str(SCHEMA_VERSION)
-                    _create(connection)
-        if not version.isdecimal():
-            raise StoreError(f"{self.name} is damaged: its schema version must be a number, was: {version!r}")
-        if int(version) < SCHEMA_VERSION:
-            with self.writing() as connection:
-                _upgrade(connection)
-        if int(version) > SCHEMA_VERSION:
-            raise SchemaVersionError(
-                f"{self.name} has schema version {version}, this persona knows versions up to {SCHEMA_VERSION}: "
-                "pip install --upgrade persona-llm"
-            )
+                migrate(connection, self.name)
 
     def _explained(self, error: Exception) -> StoreError:
         reason = str(error.orig if isinstance(error, DBAPIError) else error)
@@ -364,42 +349,6 @@ def set_lock_timeout(connection: Any, seconds: float) -> None:
 
 def _set_session(connection: Any, _: object) -> None:
     set_lock_timeout(connection, BUSY_SECONDS)
-
-
-def _version(connection: Connection) -> str | None:
-    """What the database says its schema version is; None if it holds no store."""
-    if not sqlalchemy.inspect(connection).has_table(meta.name):
-        return None
-    return connection.execute(select(meta.c.value).where(meta.c.key == "schema_version")).scalar() or "none"
-
-
-def _create(connection: Connection) -> None:
-    metadata.create_all(connection, checkfirst=False)
-    connection.execute(meta.insert(), {"key": "schema_version", "value": str(SCHEMA_VERSION)})
-    connection.execute(
-        parts.insert(), [{"part": number, "revision_floor": 0, "rewrites_due": 0} for number in range(PARTS)]
-    )
-    if connection.dialect.name == "postgresql":
-        _keep_out_of_statistics(connection)
-
-
-def _upgrade(connection: Connection) -> None:
-    """Make the tables that an older store lacks; another process may do so at the same time."""
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('persona_meta'))")
-    metadata.create_all(connection)
-    connection.execute(update(meta).where(meta.c.key == "schema_version").values(value=str(SCHEMA_VERSION)))
-    if connection.dialect.name == "postgresql":
-        _keep_out_of_statistics(connection)
-
-
-def _keep_out_of_statistics(connection: Connection) -> None:
-    """Tell PostgreSQL to sample no texts or ids: ANALYZE would copy them into its catalog, out of reach of `forget`."""
-    for table in metadata.sorted_tables:
-        if "part" in table.info:
-            columns = [column.name for column in table.columns if column.type.python_type in (str, bytes)]
-            changes = ", ".join(f"ALTER COLUMN {name} SET STATISTICS 0" for name in columns)
-            connection.exec_driver_sql(f"ALTER TABLE {table.name} {changes}")
 
 
 def insert_if_absent(connection: Connection, table: Table) -> Any:

@@ -28,10 +28,9 @@ users can be read on SQLite, and has to wait on PostgreSQL.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from types import MappingProxyType, TracebackType
+from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import Select, delete, select, update
@@ -44,6 +43,7 @@ from persona.store.derived import drop_records, index_from_row, vectors_from_row
 from persona.store.erasure import ForgetReport as ForgetReport
 from persona.store.erasure import delete_user, overwrite_deleted
 from persona.store.queries import counts, encoders_in_use, queries
+from persona.store.record_rows import record_of
 from persona.store.schema import PART_TABLES, part_of
 from persona.store.upsert import IngestReport as IngestReport
 from persona.store.upsert import Upsert, chunks, slices
@@ -158,11 +158,9 @@ class ProfileStore:
         rows = self.database.rows(queries(part).profile, {"user_id": user_id})
         if not rows:
             return Profile(user_id)
-        revision = rows[0][0]
-        if rows[0][1] is None:
-            return Profile(user_id, (), revision)
-        rows.sort(key=_time)
-        return Profile(user_id, tuple(map(_record, rows)), revision)
+        known = rows[0][1] is not None  # a user without records has a row of nothing but a revision
+        records = (record_of(record_id, content) for _, record_id, *content in rows if known)
+        return replace(Profile.from_records(user_id, records), revision=rows[0][0])
 
     def user_ids(self) -> Iterator[str]:
         """All users, streamed, in an order that stays; one who is added meanwhile may or may not be among them."""
@@ -299,31 +297,3 @@ class ProfileStore:
         while rows := self.database.rows(statement, {**parameters, "after": after}):
             yield from (user_id for _, user_id in rows)
             after = rows[-1][0]
-
-
-def _time(row: Any) -> str:
-    time: str | None = row[4]
-    return time or ""
-
-
-_NO_METADATA: MappingProxyType[str, str] = MappingProxyType({})
-_new_record = object.__new__
-_set_text, _set_target, _set_time, _set_id, _set_metadata = (
-    Record.__dict__[name].__set__ for name in ("text", "target", "time", "id", "metadata")
-)
-
-
-def _record(row: Any) -> Record:
-    """The record in a row of `persona.store.queries.Queries.profile`.
-
-    It was checked when it came in. To check it again, by calling `Record`, would take longer than to read it, so its
-    fields are set directly, in a fifth of the time.
-    """
-    _, record_id, text, target, time, metadata = row
-    record = _new_record(Record)
-    _set_text(record, text)
-    _set_target(record, target)
-    _set_time(record, time)
-    _set_id(record, record_id)
-    _set_metadata(record, MappingProxyType(json.loads(metadata)) if metadata else _NO_METADATA)
-    return record

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, bindparam, func, literal_column, or_, select, union_all
 
+from persona.store.record_rows import CONTENT
 from persona.store.schema import PART_TABLES, RECORDS_PER_USER, Part, encoders
 
 PAGE = 1000
@@ -41,11 +42,11 @@ def queries(part: Part) -> Queries:
         records.c.place >= users.c.uid * width, records.c.place < (users.c.uid + literal_column("1")) * width
     )
     encoder = select(encoders.c.encoder).where(encoders.c.fingerprint == bindparam("fingerprint")).scalar_subquery()
-    content = (records.c.record_id, records.c.text, records.c.target, records.c.time, records.c.metadata)
+    content = [records.c[name] for name in CONTENT]
     page = users.c.uid > bindparam("after")
     return Queries(
         known=select(literal_column("1")).where(one_user),
-        profile=select(users.c.revision, *content)
+        profile=select(users.c.revision, records.c.record_id, *content)
         .select_from(users.outerjoin(records, own_records))
         .where(one_user)
         .order_by(records.c.place),

@@ -8,7 +8,7 @@
     persona_families    family, key, name, prior          adapters name their family by this number
     and 32 times, as _00 to _31, everything that belongs to a user:
     persona_users_00    uid, user_id, revision, erased, records, appended
-    persona_records_00  place, uid, record_id, hash, text, target, time, metadata
+    persona_records_00  place, uid, record_id, hash, text, target, time, metadata, role, speaker, expires
     persona_vectors_00  uid, encoder, revision, record_ids, hashes, matrix
     persona_indexes_00  uid, kind, revision, data
     persona_adapters_00 uid, family, version, state, revision, sha256, created, metrics, payload
@@ -46,15 +46,18 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import SchemaItem
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """What this code writes and reads. A store that says a greater number is refused, one that says a smaller number is
-brought up to this one when it is opened.
+migrated when it is opened (`persona.store.database`).
 
-2: tables for adapters. A persona that does not know them could not forget a user.
+2: tables for adapters. 3: records may have a role, a speaker and an expiry.
 """
 
 PARTS = 32
 """How many parts the users are dealt over. Part of the schema: another number is another schema version."""
+
+RECORD_COLUMNS_3 = ("role", "speaker", "expires")
+"""The columns of records that version 3 added."""
 
 RECORDS_PER_USER = 2**32
 """Distance of two users' places: one user can have this many records in a lifetime."""
@@ -160,6 +163,8 @@ def _part(number: int) -> Part:
         Column("target", Text),
         Column("time", Text),
         Column("metadata", Text),  # JSON; null where there is none
+        # From here on, in the order in which migrations add them.
+        *(Column(name, Text) for name in RECORD_COLUMNS_3),
         UniqueConstraint("uid", "record_id"),
     )
     vectors = user_table(

@@ -27,6 +27,7 @@ from sqlalchemy import (
 from persona.errors import DataFormatError
 from persona.records import Record, check_user_id
 from persona.store.database import insert_if_absent, insert_rows
+from persona.store.record_rows import CONTENT, content_of
 from persona.store.schema import PART_TABLES, PARTS, RECORDS_PER_USER, Part, part_of, parts
 
 CHUNK_RECORDS = 16_384
@@ -35,8 +36,6 @@ CHUNK_CHARACTERS = 8_000_000
 
 _KEYS_AT_ONCE = 500
 """Keys in one list of a query: PostgreSQL plans long ones badly, and SQLite has a limit."""
-
-_CONTENT = ("text", "target", "time", "metadata")
 
 _History = dict[str, tuple[bytes, Record]]
 """Records of one user, by id, with their content hashes."""
@@ -150,10 +149,10 @@ class Upsert:
             for record_id, (content_hash, record) in history.items():
                 old = known.get((uid, record_id))
                 if old is None:
-                    added.append((place + new, uid, record_id, content_hash, *_content(record)))
+                    added.append((place + new, uid, record_id, content_hash, *content_of(record)))
                     new += 1
                 elif old != content_hash:
-                    content = dict(zip(_CONTENT, _content(record), strict=True))
+                    content = dict(zip(CONTENT, content_of(record), strict=True))
                     changed.append({"its_uid": uid, "its_id": record_id, "hash": content_hash, **content})
                     renewed += 1
             if new or renewed:
@@ -171,7 +170,7 @@ class Upsert:
         statements = _statements(part)
         if added:
             added.sort()  # the order of the table, which then grows at its end
-            insert_rows(self._connection, part.records, ("place", "uid", "record_id", "hash", *_CONTENT), added)
+            insert_rows(self._connection, part.records, ("place", "uid", "record_id", "hash", *CONTENT), added)
         if changed:
             self._connection.execute(statements.change_record, changed)
         if touched:
@@ -272,12 +271,6 @@ def _statements(part: Part) -> _Statements:
 
 def _same(records: Any, uid: ColumnElement[Any], record_id: ColumnElement[Any]) -> ColumnElement[bool]:
     return and_(records.uid == uid, records.record_id == record_id)
-
-
-def _content(record: Record) -> tuple[object, ...]:
-    """The columns `_CONTENT` of a record."""
-    metadata = json.dumps(dict(record.metadata), ensure_ascii=False) if record.metadata else None
-    return record.text, record.target, record.time, metadata
 
 
 def slices(keys: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -69,12 +69,14 @@ ROWS: list[dict[str, Any]] = [
         "id": 8,
         "metadata": {"film": "Bullitt", "year": 1968, "note": None},
     },
+    {"user_id": "bob", "text": "Said.", "role": "user", "speaker": "Bob", "expires": "2030-1"},
 ]
 ROW_RECORDS = [
     ("ada", DULL),
     ("ada", Record("Great 🎬.", target="5", time="2011-02-03", id="r2")),
     ("7", Record("Plain.")),
     ("bob", Record("Noted.", id="8", metadata={"film": "Bullitt", "year": "1968"})),
+    ("bob", Record("Said.", role="user", speaker="Bob", expires="2030-01")),
 ]
 
 
@@ -389,7 +391,7 @@ def test_bad_outputs_are_refused_with_their_place(tmp_path: Path, value: object,
 # Rows
 
 
-TEXTS = ("user_id", "text", "target", "time", "id")
+TEXTS = ("user_id", "text", "target", "time", "id", "role", "speaker", "expires")
 
 
 def as_text(row: dict[str, Any]) -> dict[str, Any]:
@@ -510,7 +512,7 @@ def test_an_id_given_twice_for_one_content_is_no_error(tmp_path: Path) -> None:
 
 def test_a_byte_order_mark_is_dropped(tmp_path: Path) -> None:
     for name, text, count in (
-        ("h.jsonl", write_lines(tmp_path / "a", ROWS).read_text(), 4),
+        ("h.jsonl", write_lines(tmp_path / "a", ROWS).read_text(), len(ROWS)),
         ("q.json", json.dumps(REVIEWS), 4),
     ):
         path = tmp_path / name
@@ -765,7 +767,7 @@ def test_a_bad_parquet_file_is_refused(tmp_path: Path) -> None:
     pq.write_table(table(ROWS).drop_columns("text"), path)
     with pytest.raises(DataFormatError, match=r"h\.parquet: a row must have `text`, has: user_id, target"):
         list(read_records(path))
-    pq.write_table(table(ROWS).append_column("stars", pa.array([1, 2, 3, 4])), path)
+    pq.write_table(table(ROWS).append_column("stars", pa.array([1, 2, 3, 4, 5])), path)
     with pytest.raises(DataFormatError, match=r"h\.parquet: a row may have .* and has stars"):
         list(read_records(path))
     pq.write_table(table(ROWS).slice(0, 0), path)

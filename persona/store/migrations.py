@@ -1,0 +1,82 @@
+"""Making a store's tables in an empty database, and migrating the tables of an older version.
+
+A store is migrated when it is opened: in place, in one transaction, without a question and without a notice, since it
+only adds tables and empty columns, which takes both databases milliseconds whatever the store holds. A process that is
+killed leaves the old version, and the next one starts again. Processes with older code that have the store open go on;
+they refuse it when they open it again.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy
+from sqlalchemy import Connection, select, update
+
+from persona.errors import SchemaVersionError, StoreError
+from persona.store.schema import PART_TABLES, PARTS, RECORD_COLUMNS_3, SCHEMA_VERSION, meta, metadata, parts
+
+
+def is_current(connection: Connection, name: str) -> bool:
+    """Whether the database holds a store of `SCHEMA_VERSION`; False for an older store and an empty database.
+
+    Raises:
+        SchemaVersionError: if it was written by a newer persona.
+        StoreError: if its version is no number.
+    """
+    return _version(connection, name) == SCHEMA_VERSION
+
+
+def migrate(connection: Connection, name: str) -> None:
+    """Bring the database to `SCHEMA_VERSION`, within a transaction that holds off every other writer.
+
+    Raises:
+        SchemaVersionError: as `is_current`.
+        StoreError: likewise.
+    """
+    if connection.dialect.name == "postgresql":  # SQLite holds the write lock already
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('persona_meta'))")
+    version = _version(connection, name)  # another process may have been faster
+    if version == SCHEMA_VERSION:
+        return
+    # The tables that are missing: all of them, or those for adapters in version 1.
+    metadata.create_all(connection, checkfirst=bool(version))
+    if version:
+        if version < 3:
+            _add_record_columns(connection)
+        connection.execute(update(meta).where(meta.c.key == "schema_version").values(value=str(SCHEMA_VERSION)))
+    else:
+        connection.execute(meta.insert(), {"key": "schema_version", "value": str(SCHEMA_VERSION)})
+        connection.execute(
+            parts.insert(), [{"part": number, "revision_floor": 0, "rewrites_due": 0} for number in range(PARTS)]
+        )
+    if connection.dialect.name == "postgresql":
+        _keep_out_of_statistics(connection)
+
+
+def _version(connection: Connection, name: str) -> int:
+    """The schema version of the database; 0 if it holds no store."""
+    if not sqlalchemy.inspect(connection).has_table(meta.name):
+        return 0
+    version = connection.execute(select(meta.c.value).where(meta.c.key == "schema_version")).scalar()
+    if version is None or not version.isdecimal() or int(version) < 1:
+        raise StoreError(f"{name} is damaged: its schema version must be a number, was: {version!r}")
+    if int(version) > SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{name} has schema version {version}, this persona knows versions up to {SCHEMA_VERSION}: "
+            "pip install --upgrade persona-llm"
+        )
+    return int(version)
+
+
+def _add_record_columns(connection: Connection) -> None:
+    for part in PART_TABLES:
+        for column in RECORD_COLUMNS_3:
+            connection.exec_driver_sql(f"ALTER TABLE {part.records.name} ADD COLUMN {column} TEXT")
+
+
+def _keep_out_of_statistics(connection: Connection) -> None:
+    """Tell PostgreSQL to sample no texts or ids: ANALYZE would copy them into its catalog, out of reach of `forget`."""
+    for table in metadata.sorted_tables:
+        if "part" in table.info:
+            columns = [column.name for column in table.columns if column.type.python_type in (str, bytes)]
+            changes = ", ".join(f"ALTER COLUMN {name} SET STATISTICS 0" for name in columns)
+            connection.exec_driver_sql(f"ALTER TABLE {table.name} {changes}")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import persona
 import persona.encoders.load
-from persona.assembly import make_retriever
+from persona.assembly import personalize
+from persona.channels import Ask, Channel, Contribution
 from persona.errors import (
     InvalidOptionError,
     InvalidUserIdError,
@@ -22,9 +24,11 @@ from persona.errors import (
 )
 from persona.lamp.tasks import lamp_task
 from persona.llm.load import load_llm
-from persona.personalizer import Personalizer, personalize
-from persona.protocols import GenerationOptions, PersonalContext, RecordEncoder
+from persona.personalizer import Personalizer
+from persona.protocols import ADAPTER, SOFT_PROMPT, GenerationOptions, RecordEncoder
 from persona.records import Profile, Record, ScoredRecord
+from persona.retrievers import BM25Retriever, RecencyRetriever
+from persona.retrievers.channel import RecordsChannel
 from persona.soft_prompts.embedder import load_user_embedder
 from persona.store.profile_store import ProfileStore
 
@@ -44,7 +48,7 @@ def store(tmp_path: Path) -> Iterator[ProfileStore]:
 
 @pytest.fixture
 def personalizer(store: ProfileStore) -> Personalizer:
-    return Personalizer(load_llm(lambda prompt: prompt.upper()), store, make_retriever("bm25"), k=1)
+    return Personalizer(load_llm(lambda prompt: prompt.upper()), store, [RecordsChannel(k=1)])
 
 
 def test_the_right_record_reaches_the_llm_and_the_answer_says_so(personalizer: Personalizer) -> None:
@@ -53,7 +57,7 @@ def test_the_right_record_reaches_the_llm_and_the_answer_says_so(personalizer: P
     assert "Superhero sequel with three endings." in answer.prompt
     assert answer.prompt.endswith("Rate this superhero film.")
     assert answer.text == answer.prompt.upper()
-    assert answer.channels == ("text",)
+    assert answer.channels == ("records",)
     assert answer.tokens_added > 0
     assert not answer.abstained
 
@@ -69,24 +73,47 @@ def test_a_batch_mixes_users_and_gives_each_its_own_history(personalizer: Person
 
 
 @pytest.mark.parametrize(
-    ("part", "wrong", "said"),
+    ("part", "wrong", "reason"),
     [
         ("llm", "tiny", r"`llm` must not be 'tiny' \(str\): make one with `persona.load_llm`"),
         ("llm", str.upper, "make one with `persona.load_llm`"),
         ("store", "sqlite:///persona.db", "open one with `persona.ProfileStore`"),
         ("store", ProfileStore, "open one with `persona.ProfileStore`"),
-        ("retriever", "bm25", "make one with `persona.make_retriever`"),
-        ("channels", str.upper, "`channels` must be a tuple of channels"),
-        ("k", "4", "`k` must be a whole number of at least 0, was: '4'"),
-        ("k", True, "`k` must be a whole number of at least 0, was: True"),
+        ("channels", str.upper, "`channels` must be a sequence of channels"),
+        (
+            "channels",
+            [BM25Retriever()],
+            r"records come with `persona.retrievers.channel.RecordsChannel\(retriever, k\)`",
+        ),
         ("options", GenerationOptions(max_new_tokens=0), "`max_new_tokens` must be a whole number of at least 1"),
     ],
 )
 def test_a_part_of_the_wrong_kind_is_refused_before_any_question(
-    personalizer: Personalizer, part: str, wrong: Any, said: str
+    personalizer: Personalizer, part: str, wrong: Any, reason: str
 ) -> None:
-    with pytest.raises(InvalidOptionError, match=said):
-        replace(personalizer, **{part: wrong})
+    parts: dict[str, Any] = {"llm": personalizer.llm, "store": personalizer.store, "channels": ()}
+    with pytest.raises(InvalidOptionError, match=reason):
+        Personalizer(**{**parts, part: wrong})
+
+
+@pytest.mark.parametrize(
+    ("retriever", "k", "reason"),
+    [
+        ("bm25", 1, "make one with `persona.make_retriever`"),
+        (None, "4", "`k` must be a whole number of at least 0, was: '4'"),
+        (None, True, "`k` must be a whole number of at least 0, was: True"),
+        (None, -1, "`k` must be a whole number of at least 0, was: -1"),
+    ],
+)
+def test_the_channel_of_records_checks_its_parts(retriever: Any, k: Any, reason: str) -> None:
+    with pytest.raises(InvalidOptionError, match=reason):
+        RecordsChannel(retriever, k)
+
+
+def test_by_default_it_personalizes(store: ProfileStore) -> None:
+    answer = Personalizer(load_llm(str.upper), store).generate("ana", "Rate this superhero film.")
+    assert {scored.record.target for scored in answer.records} == {"2", "5"}
+    assert Personalizer(load_llm(str.upper), store, ()).generate("ana", "Rate this superhero film.").abstained
 
 
 @pytest.mark.parametrize(
@@ -117,10 +144,10 @@ def test_a_retriever_that_mixes_up_users_does_not_reach_the_llm(store: ProfileSt
         asked.append(prompt)
         return "fine"
 
-    personalizer = Personalizer(load_llm(answer), store, Mixing(), k=1)
+    personalizer = Personalizer(load_llm(answer), store, [RecordsChannel(Mixing(), k=1)])
     assert personalizer.generate("bo", "Hello.").records[0].record.target == "5"
     asked.clear()
-    with pytest.raises(InvalidOptionError, match="among the records of 'ana', but found one that is not there"):
+    with pytest.raises(InvalidOptionError, match="among the records of 'ana', but brought one that is not there"):
         personalizer.batch([("ana", "Hello."), ("bo", "Hello.")])
     assert not asked
 
@@ -133,9 +160,8 @@ def test_an_unknown_user_is_a_cold_start_and_gets_the_plain_llm(personalizer: Pe
 
 
 def test_k_zero_sends_no_record(personalizer: Personalizer) -> None:
-    assert replace(personalizer, k=0).generate("ana", "Rate this superhero film.").abstained
-    with pytest.raises(InvalidOptionError, match="`k` must be a whole number of at least 0, was: -1"):
-        replace(personalizer, k=-1)
+    without = Personalizer(personalizer.llm, personalizer.store, [RecordsChannel(k=0)])
+    assert without.generate("ana", "Rate this superhero film.").abstained
 
 
 @pytest.mark.parametrize("user_id", ["", None, "a\x00b"])
@@ -144,27 +170,92 @@ def test_there_is_no_default_user(personalizer: Personalizer, user_id: str) -> N
         personalizer.generate(user_id, "Hello.")
 
 
-def test_a_channel_that_the_llm_cannot_take_is_refused(personalizer: Personalizer) -> None:
-    def adapter(
-        profiles: Sequence[Profile], prompts: Sequence[str], contexts: Sequence[PersonalContext]
-    ) -> list[PersonalContext]:
-        pairs = zip(profiles, contexts, strict=True)
-        return [replace(context, adapter=f"{profile.user_id}@1") for profile, context in pairs]
+class Adapters(Channel):
+    """Names an adapter for every user."""
 
-    with pytest.raises(UnsupportedChannelError, match=r"takes text, was given: lora"):
-        replace(personalizer, channels=(adapter,)).generate("ana", "Hello.")
+    name = "adapter"
+    requires = ADAPTER
+
+    def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
+        return [Contribution(adapter=f"{ask.profile.user_id}@1") for ask in asks]
 
 
-def test_a_summary_from_a_channel_stands_in_the_prompt(personalizer: Personalizer) -> None:
-    def summary(
-        profiles: Sequence[Profile], prompts: Sequence[str], contexts: Sequence[PersonalContext]
-    ) -> list[PersonalContext]:
-        pairs = zip(profiles, contexts, strict=True)
-        return [replace(context, summary=f"Has rated {len(profile)} films.") for profile, context in pairs]
+class Vectors(Channel):
+    """A soft prompt of one token for every user."""
 
-    answer = replace(personalizer, k=0, channels=(summary,)).generate("ana", "Hello.")
+    name = "vectors"
+    requires = SOFT_PROMPT
+
+    def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
+        return [Contribution(soft_prompt=torch.zeros(1, 4)) for _ in asks]
+
+
+class Notes(Channel):
+    """A note about every user that is known."""
+
+    name = "notes"
+
+    def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
+        counts = [len(ask.profile) for ask in asks]
+        return [Contribution(notes=(f"Has rated {n} films.",), source="count") if n else Contribution() for n in counts]
+
+
+def test_what_the_llm_cannot_take_is_refused(personalizer: Personalizer) -> None:
+    with pytest.raises(UnsupportedChannelError, match=r"takes text, but the channel 'vectors' needs: soft_prompt"):
+        Personalizer(personalizer.llm, personalizer.store, [Vectors()])
+    # An adapter may be attached while the LLM answers, so that is when it is refused.
+    with pytest.raises(UnsupportedChannelError, match=r"takes text, but request 0 needs: adapter"):
+        Personalizer(personalizer.llm, personalizer.store, [Adapters()]).generate("ana", "Hello.")
+
+
+def test_notes_of_a_channel_stand_in_the_prompt(personalizer: Personalizer) -> None:
+    noting = Personalizer(personalizer.llm, personalizer.store, [Notes(), RecordsChannel(k=0)])
+    answer = noting.generate("ana", "Hello.")
     assert "Has rated 2 films." in answer.prompt
-    assert not answer.abstained
+    assert (answer.channels, answer.notes, answer.sources) == (("notes",), ("Has rated 2 films.",), ("count",))
+    assert noting.generate("nobody", "Hello.").abstained
+
+
+def test_two_channels_cannot_bring_the_same_part(personalizer: Personalizer) -> None:
+    with pytest.raises(InvalidOptionError, match="one channel may bring adapter, 2 did"):
+        Personalizer(personalizer.llm, personalizer.store, [Adapters(), Adapters()]).generate("ana", "Hello.")
+
+
+def test_a_channel_contributes_once_to_each_request(personalizer: Personalizer) -> None:
+    class Short(Notes):
+        def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
+            return super().contribute(asks)[1:]
+
+    with pytest.raises(InvalidOptionError, match="'notes' must contribute once to each of 2 requests, was: 1"):
+        Personalizer(personalizer.llm, personalizer.store, [Short()]).batch([("ana", "Hello.")] * 2)
+
+
+def test_weights_are_attached_while_the_llm_answers_and_only_then(store: ProfileStore) -> None:
+    events: list[str] = []
+
+    class Serving(Notes):
+        @contextmanager
+        def serving(self) -> Iterator[None]:
+            events.append("open")
+            yield
+            events.append("closed")
+
+    def answer(prompt: str) -> str:
+        events.append("answer")
+        return ""
+
+    personalizer = Personalizer(load_llm(answer), store, [Serving()])
+    prepared = personalizer.prepare([personalizer.ask(store.profile("ana"), "Hello.")])
+    assert events == []
+    assert personalizer.answer(prepared) == personalizer.batch([("ana", "Hello.")])
+    assert events == ["open", "answer", "closed"] * 2
+
+
+def test_personalize_refuses_an_option_that_there_is_not(store: ProfileStore) -> None:
+    with pytest.raises(InvalidOptionError, match=r"an option must be one of retriever, k, .*, was: 'plug'"):
+        personalize(str.upper, "ana", "Hello.", store=store, plug="folder")
+    with pytest.raises(InvalidOptionError, match="`family` and `missing_adapter` are for adapters"):
+        personalize(str.upper, "ana", "Hello.", store=store, missing_adapter="prior")
 
 
 def test_personalize_takes_names_and_urls(store: ProfileStore, tmp_path: Path) -> None:
@@ -199,7 +290,7 @@ def test_personalize_says_that_there_is_no_store(tmp_path: Path) -> None:
 def test_a_long_history_is_cut_to_what_the_llm_can_read(store: ProfileStore) -> None:
     store.upsert(("ana", Record(f"Film {number}. " + "A long and winding review. " * 80)) for number in range(9))
     tiny = load_llm("tiny")
-    personalizer = Personalizer(tiny, store, make_retriever("recency"), k=9)
+    personalizer = Personalizer(tiny, store, [RecordsChannel(RecencyRetriever(), k=9)])
     answer = personalizer.generate("ana", "Rate this superhero film.")
     assert answer.records
     assert tiny.tokenizer.count(answer.prompt) <= 512 - personalizer.options.max_new_tokens

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,13 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
 from langchain_core.runnables import RunnableConfig
 
-from persona.assembly import make_retriever
 from persona.errors import GenerationError, InvalidOptionError, InvalidUserIdError
 from persona.langchain import PersonalizedRunnable
 from persona.llm.load import load_llm
 from persona.personalizer import Personalizer
 from persona.records import Record
+from persona.retrievers import RecencyRetriever
+from persona.retrievers.channel import RecordsChannel
 from persona.store.profile_store import ProfileStore
 
 ANA: RunnableConfig = {"configurable": {"user_id": "ana"}}
@@ -28,7 +28,9 @@ BO: RunnableConfig = {"configurable": {"user_id": "bo"}}
 def runnable(tmp_path: Path) -> Iterator[PersonalizedRunnable]:
     with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
         store.upsert([("ana", Record("I like tea.")), ("bo", Record("I like coffee."))])
-        yield PersonalizedRunnable(Personalizer(load_llm(lambda prompt: prompt), store, make_retriever("recency"), k=1))
+        yield PersonalizedRunnable(
+            Personalizer(load_llm(lambda prompt: prompt), store, [RecordsChannel(RecencyRetriever(), k=1)])
+        )
 
 
 def test_the_user_comes_from_the_input_or_the_config(runnable: PersonalizedRunnable) -> None:
@@ -79,7 +81,9 @@ def test_an_input_that_cannot_be_answered_does_not_take_the_others_down(
             raise ValueError("too long")
         return prompt
 
-    shy = PersonalizedRunnable(replace(runnable.personalizer, llm=load_llm(answer)))
+    shy = PersonalizedRunnable(
+        Personalizer(load_llm(answer), runnable.personalizer.store, runnable.personalizer.channels)
+    )
     inputs = [{"user_id": "ana", "prompt": "Drink?"}, {"user_id": user_id, "prompt": "Drink?"}]
     good, bad = shy.batch(inputs, return_exceptions=True)
     assert "tea" in good

@@ -59,8 +59,9 @@ from persona.eval.world.bounds import no_user_answer, no_user_score, oracle_scor
 from persona.eval.world.traits import TagContent
 from persona.eval.world.words import FAMILIES
 from persona.eval.world.world import WORLD_TASKS, World, WorldQuestion
+from persona.lamp.labels import MOVIE_TAGS
 from persona.lamp.prompts import lamp_prompt
-from persona.lamp.tasks import MOVIE_TAGS, lamp_task
+from persona.lamp.tasks import lamp_task
 from persona.llm.tokenizers import WhitespaceTokenizer
 from persona.protocols import Retriever
 from persona.records import Profile, Record

@@ -39,7 +39,7 @@ from persona.eval.world.traits import (
     tag_prior,
 )
 from persona.eval.world.words import EVENTS, FAVOURITES
-from persona.lamp.tasks import MOVIE_TAGS
+from persona.lamp.labels import MOVIE_TAGS
 
 BOUND_METRICS: Mapping[str, tuple[str, ...]] = {
     "LaMP_2": ("accuracy",),

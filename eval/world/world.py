@@ -47,7 +47,8 @@ from persona.eval.world.traits import (
     slipped_score,
 )
 from persona.eval.world.words import ASPECTS, FAMILIES, FAVOURITES
-from persona.lamp.tasks import MOVIE_TAGS, Question, lamp_task
+from persona.lamp.labels import MOVIE_TAGS
+from persona.lamp.tasks import Question, lamp_task
 from persona.records import Profile, Record
 
 SPLITS = ("train", "dev", "test", "pretrain")

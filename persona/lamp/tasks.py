@@ -26,45 +26,8 @@ from types import MappingProxyType
 from persona.errors import DataFormatError, InvalidOptionError, UnknownTaskError
 from persona.formats.fields import check_present, plain_text, short_text
 from persona.formats.times import normalise_time
+from persona.lamp.labels import MOVIE_TAGS, NEWS_CATEGORIES
 from persona.records import Profile, Record
-
-MOVIE_TAGS = (
-    "sci-fi",
-    "based on a book",
-    "comedy",
-    "action",
-    "twist ending",
-    "dystopia",
-    "dark comedy",
-    "classic",
-    "psychology",
-    "fantasy",
-    "romance",
-    "thought-provoking",
-    "social commentary",
-    "violence",
-    "true story",
-)
-"""The labels of LaMP_2, in the order of the official input."""
-
-NEWS_CATEGORIES = (
-    "women",
-    "religion",
-    "politics",
-    "style & beauty",
-    "entertainment",
-    "culture & arts",
-    "sports",
-    "science & technology",
-    "travel",
-    "business",
-    "crime",
-    "education",
-    "healthy living",
-    "parents",
-    "food & drink",
-)
-"""The labels of LaMP_2N, in the order of the official input. Other sets have others: `LampTask.labels_in`."""
 
 LOWER_IS_BETTER = frozenset({"MAE", "RMSE"})
 """The metrics that measure an error."""

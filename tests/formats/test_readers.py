@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from persona.errors import DataFormatError, InvalidOptionError, PersonaError, UnknownTaskError
 from persona.formats import json_text, text_source
-from persona.lamp.tasks import NEWS_CATEGORIES, TASKS
+from persona.lamp.labels import NEWS_CATEGORIES
+from persona.lamp.tasks import TASKS
 from persona.readers import read_golds, read_lamp, read_records, read_split, write_predictions
 from persona.records import Record
 

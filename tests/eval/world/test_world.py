@@ -29,7 +29,8 @@ from persona.eval.world.traits import (
 )
 from persona.eval.world.words import BLAME, CUES, FAMILIES, FAVOURITES, PRAISE
 from persona.eval.world.world import SPLITS, WORLD_TASKS, World
-from persona.lamp.tasks import MOVIE_TAGS, lamp_task
+from persona.lamp.labels import MOVIE_TAGS
+from persona.lamp.tasks import lamp_task
 
 SCORES: dict[str, Callable[[str, str], float]] = {
     "accuracy": lambda gold, prediction: float(gold == prediction),

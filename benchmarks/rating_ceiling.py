@@ -1,15 +1,15 @@
-"""What there is to win from knowing the user, on ratings of real reviews: least squares in the LLM's place.
+"""How much knowing the user can help on ratings of real reviews: ridge regression instead of the LLM.
 
     python benchmarks/rating_ceiling.py $PERSONA_SHARED/data/lampstyle/LaMP_3_film [--json]
 
 Ridge regression from the record encoder's vector of a review to its score, fitted to the questions and records of
-`train` users, measured on `dev` questions: of the text alone, and with one number on the user, drawn to 0 by three
-records that say nothing:
+`train` users and measured on `dev` questions: with the text alone, and with one number about the user, shrunk towards 0
+by three pseudo-records:
 
-- ``mean``: how far the user's scores lie above the usual one;
-- ``kindness``: how far they lie above what the text alone lets expect, the mean over the user's records.
+- ``mean``: how far the user's scores lie above the mean score;
+- ``kindness``: how far they lie above the prediction from the text alone, averaged over the user's records.
 
-Each is also taken from another user's records. The strength of the ridge is chosen on a fifth of the train users.
+Each number is also taken from another user's records. The ridge's strength is chosen on a fifth of the train users.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from sklearn.linear_model import Ridge
 
 from persona.encoders.load import load_encoder
 from persona.eval.bootstrap import paired_bootstrap
@@ -34,13 +35,14 @@ from persona.readers import read_split
 from persona.records import Profile
 
 Vectors = NDArray[np.float64]
-RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
-DRAWN_TO_ZERO = 3
+STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
+PSEUDO_RECORDS = 3
+NUMBERS = ("mean", "kindness")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Asked:
-    """A review, who wrote it, its score, and the records that may be looked at."""
+class Review:
+    """A review, its author and score, and the records of the author that may be used."""
 
     user_id: str
     text: str
@@ -48,33 +50,94 @@ class Asked:
     profile: Profile
 
 
-def asked_of(split: LampSplit, records: bool) -> list[Asked]:
-    """The questions of a split and, if wanted, one from each record of its users, with the others to look at."""
+def reviews_of(split: LampSplit, records: bool) -> list[Review]:
+    """The questions of a split; with `records` also each record of its users, with the user's other records."""
     if split.golds is None:
         raise SystemExit("the scores are missing: name a folder with train_outputs.json and dev_outputs.json")
-    made = [
-        Asked(one.user_id, split.task.query(one.input), float(split.golds[one.id]), one.profile)
-        for one in split.questions
+    reviews = [
+        Review(question.user_id, split.task.query(question.input), float(split.golds[question.id]), question.profile)
+        for question in split.questions
     ]
-    for profile in {one.user_id: one.profile for one in split.questions}.values() if records else ():
+    for profile in {question.user_id: question.profile for question in split.questions}.values() if records else ():
         for row, record in enumerate(profile):
             if record.target is None:
                 continue
             rest = Profile(profile.user_id, profile.records[:row] + profile.records[row + 1 :])
-            made.append(Asked(profile.user_id, record.text, float(record.target), rest))
-    return made
+            reviews.append(Review(profile.user_id, record.text, float(record.target), rest))
+    return reviews
 
 
-def ridge(seen: Vectors, scores: Vectors, strength: float) -> Vectors:
-    """Weights, the last one the constant's, which is not drawn to 0."""
-    with_one = np.c_[seen, np.ones(len(seen))]
-    penalty = strength * np.eye(with_one.shape[1])
-    penalty[-1, -1] = 0
-    return np.asarray(np.linalg.solve(with_one.T @ with_one + penalty, with_one.T @ scores))
+class Features:
+    """What is regressed on: the vector of a review, and one number about a user.
+
+    Attributes:
+        mean_score: mean of the training scores.
+        expected: the score that the text alone predicts, by text.
+    """
+
+    def __init__(self, encoder: str, reviews: Sequence[Review]) -> None:
+        texts = dict.fromkeys(review.text for review in reviews)
+        texts |= dict.fromkeys(record.text for review in reviews for record in review.profile)
+        vectors = load_encoder(encoder).encode(list(texts)).astype(np.float64)
+        self._vectors = dict(zip(texts, vectors, strict=True))
+        self.mean_score = 0.0
+        self.expected: dict[str, float] = {}
+
+    def of_text(self, reviews: Sequence[Review]) -> Vectors:
+        return np.stack([self._vectors[review.text] for review in reviews])
+
+    def expect(self, model: Ridge, mean_score: float) -> None:
+        self.mean_score = mean_score
+        predicted = model.predict(np.stack(list(self._vectors.values())))
+        self.expected = dict(zip(self._vectors, map(float, predicted), strict=True))
+
+    def with_user(self, reviews: Sequence[Review], profiles: Sequence[Profile], number: str) -> Vectors:
+        """The text's vectors and, in the last column, `number` (one of `NUMBERS`) of `profiles`."""
+        column = [[self._number(profile, number)] for profile in profiles]
+        return np.concatenate([self.of_text(reviews), np.array(column)], axis=1)
+
+    def _number(self, profile: Profile, number: str) -> float:
+        surplus = [
+            float(record.target) - (self.mean_score if number == "mean" else self.expected[record.text])
+            for record in profile
+            if record.target is not None
+        ]
+        return sum(surplus) / (len(surplus) + PSEUDO_RECORDS)
 
 
-def predicted(seen: Vectors, weights: Vectors) -> Vectors:
-    return np.asarray(np.c_[seen, np.ones(len(seen))] @ weights)
+def chosen_strength(vectors: Vectors, scores: Vectors, users: Sequence[str], generator: np.random.Generator) -> float:
+    """The strength with the least squared error on a fifth of the users, held out."""
+    names = sorted(set(users))
+    held_out = set(generator.permutation(names)[: len(names) // 5].tolist())
+    validation = np.array([user in held_out for user in users])
+
+    def error(strength: float) -> float:
+        model = Ridge(alpha=strength).fit(vectors[~validation], scores[~validation])
+        return float(np.square(model.predict(vectors[validation]) - scores[validation]).mean())
+
+    return min(STRENGTHS, key=error)
+
+
+def predictions(train: Sequence[Review], test: Sequence[Review], encoder: str, seed: int) -> dict[str, Vectors]:
+    """The predicted scores of `test`, by what they are predicted from; under ``ridge`` the chosen strength."""
+    features = Features(encoder, (*train, *test))
+    vectors = features.of_text(train)
+    scores = np.array([review.score for review in train])
+    generator = np.random.default_rng(seed)
+    strength = chosen_strength(vectors, scores, [review.user_id for review in train], generator)
+    text_alone = Ridge(alpha=strength).fit(vectors, scores)
+    features.expect(text_alone, float(scores.mean()))
+    others = [
+        test[generator.choice([row for row, other in enumerate(test) if other.user_id != review.user_id])].profile
+        for review in test
+    ]
+    predicted = {"ridge": np.array(strength), "text": text_alone.predict(features.of_text(test))}
+    for number in NUMBERS:
+        own = features.with_user(train, [review.profile for review in train], number)
+        model = Ridge(alpha=strength).fit(own, scores)
+        for name, profiles in ((number, [review.profile for review in test]), (f"{number}, other user", others)):
+            predicted[f"text + {name}"] = model.predict(features.with_user(test, profiles, number))
+    return predicted
 
 
 def main() -> None:
@@ -85,68 +148,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    train, dev = (read_split(options.data, name, task="LaMP_3") for name in ("train", "dev"))
-    fitted, tested = asked_of(train, records=True), asked_of(dev, records=False)
-    texts = dict.fromkeys(one.text for one in (*fitted, *tested))
-    texts |= dict.fromkeys(record.text for one in (*fitted, *tested) for record in one.profile)
-    vectors = dict(zip(texts, load_encoder(options.encoder).encode(list(texts)).astype(np.float64), strict=True))
-
-    def seen(some: Sequence[Asked]) -> Vectors:
-        return np.stack([vectors[one.text] for one in some])
-
-    scores = np.array([one.score for one in fitted])
-    draw = np.random.default_rng(options.seed)
-    users = sorted({one.user_id for one in fitted})
-    aside = set(draw.permutation(users)[: len(users) // 5].tolist())
-    kept = np.array([one.user_id in aside for one in fitted])
-    features = seen(fitted)
-
-    def error(strength: float) -> float:
-        weights = ridge(features[~kept], scores[~kept], strength)
-        return float(np.square(predicted(features[kept], weights) - scores[kept]).mean())
-
-    strength = min(RIDGES, key=error)
-    text_alone = ridge(features, scores, strength)
-    usual = float(scores.mean())
-    expected = {text: float(predicted(vector[None], text_alone)[0]) for text, vector in vectors.items()}
-
-    def on_user(profile: Profile, what: str) -> float:
-        beyond = [
-            float(record.target) - (usual if what == "mean" else expected[record.text])
-            for record in profile
-            if record.target is not None
-        ]
-        return sum(beyond) / (len(beyond) + DRAWN_TO_ZERO)
-
-    others = [
-        tested[draw.choice([place for place, one in enumerate(tested) if one.user_id != asked.user_id])].profile
-        for asked in tested
-    ]
-    answers = {"text": predicted(seen(tested), text_alone)}
-    for what in ("mean", "kindness"):
-        own = np.array([[on_user(one.profile, what)] for one in fitted])
-        weights = ridge(np.c_[features, own], scores, strength)
-        for name, profiles in ((what, [one.profile for one in tested]), (f"{what}, other user", others)):
-            told = np.array([[on_user(profile, what)] for profile in profiles])
-            answers[f"text + {name}"] = predicted(np.c_[seen(tested), told], weights)
-
-    golds = {str(place): f"{one.score:g}" for place, one in enumerate(tested)}
-    owners = [one.user_id for one in tested]
-    found = {
-        name: evaluate("LaMP_3", golds, {str(place): f"{value:.4f}" for place, value in enumerate(values)})
-        for name, values in answers.items()
+    splits = [read_split(options.data, name, task="LaMP_3") for name in ("train", "dev")]
+    train, test = reviews_of(splits[0], records=True), reviews_of(splits[1], records=False)
+    predicted = predictions(train, test, options.encoder, options.seed)
+    strength = float(predicted.pop("ridge"))
+    golds = {str(row): f"{review.score:g}" for row, review in enumerate(test)}
+    users = [review.user_id for review in test]
+    scores = {
+        name: evaluate("LaMP_3", golds, {str(row): f"{value:.4f}" for row, value in enumerate(values)})
+        for name, values in predicted.items()
     }
-    table = Table("seen", "MAE", "difference", "RMSE", "difference", title=f"{options.data.name}, ridge {strength:g}")
-    result: dict[str, object] = {"ridge": strength, "fitted": len(fitted), "questions": len(tested)}
-    for name, one in found.items():
+    table = Table("from", "MAE", "difference", "RMSE", "difference", title=f"{options.data.name}, ridge {strength:g}")
+    result: dict[str, object] = {"ridge": strength, "fitted": len(train), "questions": len(test)}
+    for name, score in scores.items():
         cells, row = [], {}
         for metric in (MAE, RMSE):
-            gap = paired_bootstrap(metric, one.samples, found["text"].samples, owners)
-            row[metric.name] = {"value": one.values[metric.name], "difference": [gap.difference, gap.low, gap.high]}
-            cells += [
-                f"{one.values[metric.name]:.3f}",
-                "" if name == "text" else f"{gap.difference:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]",
-            ]
+            gap = paired_bootstrap(metric, score.samples, scores["text"].samples, users)
+            row[metric.name] = {"value": score.values[metric.name], "difference": [gap.difference, gap.low, gap.high]}
+            shown = "" if name == "text" else f"{gap.difference:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+            cells += [f"{score.values[metric.name]:.3f}", shown]
         result[name] = row
         table.add_row(name, *cells)
     if options.json:

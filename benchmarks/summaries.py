@@ -1,10 +1,10 @@
-"""What summaries cost: users summarized a second, killed and resumed, and what a stored summary adds to a request.
+"""Cost of summaries: users summarized per second, killed and resumed, and what a stored summary adds to a request.
 
     python benchmarks/summaries.py [--users 1000] [--records 20] [--kill-at 400] [--samples 2000] [--json]
 
-Users of the generated world, with scored reviews. `persona summarize-users` runs in a process of its own, is killed
-with SIGKILL when `--kill-at` of them are done, and run again to its end. Then the channel is timed alone, request by
-request, for users in random order: what it reads is in no cache of ours, though the disk is never cold.
+Users of the generated world, with scored reviews. `persona summarize-users` runs in its own process, is killed with
+SIGKILL when `--kill-at` users are done, and is run again to its end. Then the channel is timed alone, request by request,
+for users in random order; persona caches nothing of what it reads, but the disk is warm.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from persona.channels import Ask
 from persona.eval.world.world import World
-from persona.protocols import PersonalContext
 from persona.store.profile_store import ProfileStore
 from persona.summaries.written import SummaryChannel, stored_summary
 
@@ -54,7 +54,7 @@ def done(store: ProfileStore, users: list[str]) -> int:
 def measure(arguments: argparse.Namespace, url: str) -> dict[str, float | int | str]:
     with ProfileStore(url) as store:
         store.upsert(World(0).stream(TASK, "dev", arguments.users, records_per_user=arguments.records))
-    command = [sys.executable, "-m", "persona.cli.app", "summarize-users", "--store", url, "--llm", arguments.llm]
+    command = [sys.executable, "-m", "persona", "summarize-users", "--store", url, "--llm", arguments.llm]
     command += ["--task", TASK, "--form", arguments.form, "--json"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     users = [f"dev-{number}" for number in range(arguments.users)]
@@ -70,27 +70,27 @@ def measure(arguments: argparse.Namespace, url: str) -> dict[str, float | int | 
     assert report["fresh"] + report["written"] == arguments.users
     result: dict[str, float | int | str] = {
         "users": arguments.users,
-        "records of each": arguments.records,
+        "records per user": arguments.records,
         "llm": report["llm"],
         "written before SIGKILL": before,
         "written by the second run": report["written"],
         "users/s of the second run": report["written"] / report["seconds"],
     }
-    chance = random.Random(0)
+    generator = random.Random(0)
     with ProfileStore(url) as store:
         for source in ("llm", "stats", "both"):
             channel = SummaryChannel(store, source, task=TASK)
-            taken, computed = [], []
+            wall, cpu = [], []
             for _ in range(arguments.samples):
-                profile = store.profile(chance.choice(users))
-                begun, processor = time.perf_counter(), time.thread_time()
-                (context,) = channel([profile], ["a prompt"], [PersonalContext()])
-                taken.append(time.perf_counter() - begun)
-                computed.append(time.thread_time() - processor)
-                assert context.summary
-            for share in (50, 99):
-                result[f"{source}: ms of a request, p{share}"] = float(np.percentile(taken, share)) * 1000
-                result[f"{source}: of it on the processor, p{share}"] = float(np.percentile(computed, share)) * 1000
+                profile = store.profile(generator.choice(users))
+                start, cpu_start = time.perf_counter(), time.thread_time()
+                (contribution,) = channel.contribute([Ask(profile, "a prompt", "a prompt")])
+                wall.append(time.perf_counter() - start)
+                cpu.append(time.thread_time() - cpu_start)
+                assert contribution.notes
+            for percentile in (50, 99):
+                result[f"{source}: ms per request, p{percentile}"] = float(np.percentile(wall, percentile)) * 1000
+                result[f"{source}: CPU ms per request, p{percentile}"] = float(np.percentile(cpu, percentile)) * 1000
     return result
 
 

@@ -1,7 +1,7 @@
 """Adapters on a vLLM server: what they are called there, and how the server finds them in the bank.
 
 >>> served = ServedAdapters(bank, family)
->>> llm = load_llm("vllm:Qwen/Qwen2.5-0.5B@http://127.0.0.1:8000/v1", lora=served.name)
+>>> llm = load_llm("vllm:Qwen/Qwen2.5-0.5B@http://127.0.0.1:8000/v1", adapter_name=served.name)
 >>> personalizer = Personalizer(llm, store, channels=(LoraChannel(served),))
 
 A request names the adapter as its model, and vLLM keeps what it has loaded and computed under that name for ever. So a

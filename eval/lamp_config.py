@@ -63,7 +63,7 @@ class LampConfig:
         max_new_tokens: longest answer; None is 16 for labels and 64 for texts.
         num_beams: 1 is greedy.
         mbr: ratings: answer with the median of the LLM's distribution over the scores, which has the least expected
-            absolute error (minimum Bayes risk decoding, `persona.llm.median_decoding`), and not with the likeliest.
+            absolute error (minimum Bayes risk decoding, `persona.llm.logits`), and not with the likeliest.
         seed: for the random retriever, the choice of other users and the bootstrap.
         resamples: bootstrap resamples over users.
     """

@@ -32,7 +32,7 @@ _TAKEN_BY = {
     TEXT: "any LLM",
     SOFT_PROMPT: "transformers models (a folder, a hub id, 'tiny' or (model, tokenizer)), and by a vLLM server that is "
     "given its `hidden_size`",
-    ADAPTER: "transformers models with an open AdapterPool, and by a vLLM server that is given `lora`",
+    ADAPTER: "transformers models with an open AdapterPool, and by a vLLM server that is given `adapter_name`",
     LIFTS: "transformers models (a folder, a hub id, 'tiny' or (model, tokenizer))",
 }
 

@@ -204,7 +204,7 @@ class GenerationOptions:
         max_new_tokens: at least 1.
         num_beams: at least 1.
         median_of: answers in ascending order, to answer with the median of the LLM's distribution over them
-            (`persona.llm.median_decoding`); none for the LLM's own words. Greedy only, transformers models only.
+            (`persona.llm.logits`); none for the LLM's own words. Greedy only, transformers models only.
     """
 
     max_new_tokens: int = 64

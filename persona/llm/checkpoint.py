@@ -1,8 +1,10 @@
-"""Loads a transformers model and its tokenizer from a folder or the Hugging Face hub, running none of their code.
+"""Models on disk: found in a folder or on the Hugging Face hub, loaded onto a device, hashed, kept frozen.
 
 A folder holds ``config.json``, weights as ``model.safetensors`` (or shards with ``model.safetensors.index.json``) and a
-tokenizer. Weights as pickle are refused, and so are models that bring their own Python; a model whose weights leave
-a layer out is refused as well, because transformers would fill that layer with random numbers.
+tokenizer. Weights as pickle are refused, and so are models that bring their own Python. A model whose weights leave a
+layer out is refused as well, because transformers would fill that layer with random numbers.
+
+Importing this module imports neither torch nor transformers, so that a hash costs no more than reading the file.
 """
 
 from __future__ import annotations
@@ -13,31 +15,25 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.utils import logging as transformers_logging
+from typing import TYPE_CHECKING, Any
 
 from persona.errors import InvalidOptionError, ModelLoadError, reason
 
+if TYPE_CHECKING:
+    import torch
+
 _WEIGHTS = "model*.safetensors"
-_HUB_FILES = [_WEIGHTS, "model.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja"]
+_HUB_FILES = [_WEIGHTS, f"*/{_WEIGHTS}", "*.json", "*.model", "*.txt", "*.jinja"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-}
+_DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """What was in a folder.
+    """A model and its tokenizer, loaded from a folder.
 
     Attributes:
         model: a transformers model that generates, in evaluation mode on its device.
@@ -51,11 +47,11 @@ class LoadedModel:
 
 
 def load_folder(folder: Path, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
-    """Load the model in `folder`.
+    """Load the LLM in `folder`.
 
     Args:
         folder: see the module.
-        device: ``"auto"`` is the GPU (CUDA) where there is one, else the CPU; or a name as torch knows it.
+        device: see `find_device`.
         dtype: ``"auto"`` is float32 on a CPU, whatever is stored, and what is stored on any other device; or one of
             float32, float16, bfloat16, float64.
 
@@ -63,19 +59,24 @@ def load_folder(folder: Path, *, device: str = "auto", dtype: str = "auto") -> L
         ModelLoadError: if there is no such folder, or no model that can be loaded from it.
         InvalidOptionError: if there is no such device or dtype.
     """
-    place = _device(device)
-    kind: Any = _dtype(dtype, place)
-    config = _checked_config(folder)
+    target = find_device(device)
+    if dtype != "auto" and dtype not in _DTYPES:
+        raise InvalidOptionError(f"`dtype` must be auto, {', '.join(_DTYPES)}, was: {dtype!r}")
+    # CPUs compute float32 fastest or nearly so, and only float32 answers are independent of the batch.
+    dtype = "float32" if dtype == "auto" and target.type == "cpu" else dtype
+    model_type = _checked_config(folder)
     weights = _checked_weights(folder)
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
     try:
-        with _no_progress_bar():
-            loaded = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            if not loaded.is_encoder_decoder and getattr(loaded, "is_decoder", True) is False:
-                raise ModelLoadError(f"the model in {folder} ({loaded.model_type}) is an encoder and writes no text")
-            auto: Any = AutoModelForSeq2SeqLM if loaded.is_encoder_decoder else AutoModelForCausalLM
+        with quiet_loading():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            if not config.is_encoder_decoder and getattr(config, "is_decoder", True) is False:
+                raise ModelLoadError(f"the model in {folder} ({config.model_type}) is an encoder and writes no text")
+            auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
             model, info = auto.from_pretrained(
                 folder,
-                dtype=kind,
+                dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -89,14 +90,77 @@ def load_folder(folder: Path, *, device: str = "auto", dtype: str = "auto") -> L
     missing = sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})
     if missing:
         raise ModelLoadError(
-            f"the weights in {folder} do not fill the model ({config['model_type']}): {len(missing)} tensors such as "
+            f"the weights in {folder} do not fill the model ({model_type}): {len(missing)} tensors such as "
             f"{missing[0]} are missing or of another shape; it is perhaps no language model, or saved in part"
         )
-    return LoadedModel(model.to(place).eval(), tokenizer, weights)
+    return LoadedModel(model.to(target).eval(), tokenizer, weights)
 
 
-def hub_folder(name: str, *, revision: str | None = None) -> Path:
-    """The local copy of the hub's model `name`, downloaded if it is not there yet (never its pickles or Python).
+def find_device(name: str) -> torch.device:
+    """The device called `name`: as torch knows it, or ``"auto"``, the GPU (CUDA) where there is one, else the CPU.
+
+    Raises:
+        InvalidOptionError: if it cannot be used here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)  # A device that torch was built for may still be absent.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InvalidOptionError(f"`device` {name!r} cannot be used here: {reason(error)}") from error
+    return device
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """While this is open, models load without a progress bar, and torch's random numbers are those of seed 0.
+
+    Layers that an encoder's weights leave out get random numbers from transformers. With a fixed seed they are the same
+    in every process.
+    """
+    import torch
+    from transformers.utils import logging
+
+    bars: Any = logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
+@contextmanager
+def frozen(model: torch.nn.Module) -> Iterator[None]:
+    """While this is open, `model` has no dropout and its weights get no gradients; every flag is back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for module in training:
+        module.training = False
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def hub_folder(name: str, *, revision: str | None = None, organization: str | None = None) -> Path:
+    """The local copy of a hub model, downloaded if it is not there yet (never its pickles or Python).
+
+    Args:
+        name: the hub id.
+        revision: branch, tag or commit; None is the default branch.
+        organization: owner of the models that are called by their bare name.
 
     Raises:
         ModelLoadError: if `name` can be no hub id, or the hub has no such model or cannot be reached.
@@ -106,27 +170,39 @@ def hub_folder(name: str, *, revision: str | None = None) -> Path:
 
     if not _HUB_ID.fullmatch(name):
         raise ModelLoadError(f"there is no folder {name}, and it can be no hub id (`owner/name`) either")
+    hub_id = name if organization is None or "/" in name else f"{organization}/{name}"
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=_HUB_FILES))
     # The hub's errors, its refusals and being offline without a copy are all OSErrors.
     except (OSError, HFValidationError) as error:
         raise ModelLoadError(
-            f"there is no folder {name}, and the hub model of that name cannot be had: {reason(error)}"
+            f"there is no folder {name}, and the hub model {hub_id} cannot be loaded: {reason(error)}"
         ) from error
 
 
-def hash_weights(weights: tuple[Path, ...]) -> str:
-    """SHA-256 over the bytes of the weights files, in order, 12 hexadecimal digits."""
+def files_sha256(*paths: Path) -> str:
+    """SHA-256 over the bytes of files, one after another, hexadecimal.
+
+    Computed once per process as long as sizes and times of change stay the same.
+    """
+    status = [path.stat() for path in paths]
+    return _files_sha256(paths, tuple((each.st_size, each.st_mtime_ns) for each in status))
+
+
+@lru_cache(maxsize=256)
+def _files_sha256(paths: tuple[Path, ...], status: tuple[tuple[int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for path in weights:
+    for path in paths:
         with path.open("rb") as stream:
             while chunk := stream.read(2**22):
                 digest.update(chunk)
-    return digest.hexdigest()[:12]
+    return digest.hexdigest()
 
 
 def hash_parameters(model: torch.nn.Module) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, 12 hexadecimal digits."""
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -135,7 +211,10 @@ def hash_parameters(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
-def _checked_config(folder: Path) -> dict[str, Any]:
+def _checked_config(folder: Path) -> str:
+    """The type of the model in `folder`."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
     if not folder.is_dir():
         raise ModelLoadError(f"there is no folder {folder}: give the folder of a model, or a hub id")
     path = folder / "config.json"
@@ -147,15 +226,16 @@ def _checked_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise ModelLoadError(f"{path} cannot be read as JSON: {reason(error)}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(model_type, str):
         raise ModelLoadError(f"{path} names no `model_type`: it is not the config of a transformers model")
-    if config["model_type"] not in CONFIG_MAPPING:
+    if model_type not in CONFIG_MAPPING:
         own = " and brings its own code, which is never run" if "auto_map" in config else ""
         raise ModelLoadError(
-            f"the model in {folder} is of the type {config['model_type']!r}, which transformers does not know{own}; "
+            f"the model in {folder} is of the type {model_type!r}, which transformers does not know{own}; "
             "take a model of a type that transformers knows, or load it yourself and pass (model, tokenizer)"
         )
-    return config
+    return model_type
 
 
 def _checked_weights(folder: Path) -> tuple[Path, ...]:
@@ -170,35 +250,3 @@ def _checked_weights(folder: Path) -> tuple[Path, ...]:
             "save_pretrained(...), which writes model.safetensors"
         )
     raise ModelLoadError(f"{folder} holds no weights: model.safetensors is missing")
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)  # A device that torch was built for may still be absent.
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InvalidOptionError(f"`device` {name!r} cannot be used here: {reason(error)}") from error
-    return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype | str:
-    if name == "auto":
-        # CPUs compute float32 fastest or nearly so, and only float32 answers are independent of the batch.
-        return torch.float32 if device.type == "cpu" else "auto"
-    if name not in _DTYPES:
-        raise InvalidOptionError(f"`dtype` must be auto, {', '.join(_DTYPES)}, was: {name!r}")
-    return _DTYPES[name]
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    bars: Any = transformers_logging
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()

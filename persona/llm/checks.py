@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from persona.channels import check_way
@@ -27,38 +27,34 @@ def check_requests(requests: Sequence[Request], llm: LanguageModel) -> None:
     """
     for index, request in enumerate(requests):
         check_prompt(request.prompt, f" (request {index})")
-        for way in _ways(request):
-            check_way(llm, way, f"request {index}")
+        needed = (
+            (SOFT_PROMPT, request.soft_prompt is not None),
+            (ADAPTER, request.adapter is not None),
+            (LIFTS, bool(request.lifts)),
+        )
+        for way, used in needed:
+            if used:
+                check_way(llm, way, f"request {index}")
 
 
-def check_prompt(prompt: object, place: str = "") -> None:
+def check_prompt(prompt: object, where: str = "") -> None:
     """Refuse a prompt that no tokenizer and no endpoint can take.
 
     Args:
         prompt: what is about to be asked.
-        place: which one it is, for the message.
+        where: which one it is, for the message.
 
     Raises:
         InvalidOptionError: if it is no string, or holds a lone surrogate: what Python makes of bytes that are not UTF-8
             on a command line or in stdin.
     """
     if not isinstance(prompt, str):
-        raise InvalidOptionError(f"a prompt must be a string, was: {type(prompt).__name__}{place}")
-    if not prompt.isascii():
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as error:
-            half = f"{prompt[error.start]!r} at character {error.start}"
-            raise InvalidOptionError(f"a prompt must be UTF-8 text, and holds {half}{place}") from None
-
-
-def _ways(request: Request) -> Iterable[str]:
-    if request.soft_prompt is not None:
-        yield SOFT_PROMPT
-    if request.adapter is not None:
-        yield ADAPTER
-    if request.lifts:
-        yield LIFTS
+        raise InvalidOptionError(f"a prompt must be a string, was: {type(prompt).__name__}{where}")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        half = f"{prompt[error.start]!r} at character {error.start}"
+        raise InvalidOptionError(f"a prompt must be UTF-8 text, and holds {half}{where}") from None
 
 
 def check_soft_prompt(vectors: torch.Tensor, hidden_size: int | None, llm: str, index: int) -> None:
@@ -83,7 +79,7 @@ def check_soft_prompt(vectors: torch.Tensor, hidden_size: int | None, llm: str, 
 
 
 def check_seed(seed: int) -> int:
-    """Return `seed` if torch and numpy take it.
+    """`seed`, if torch and numpy take it.
 
     Raises:
         InvalidOptionError: if not.
@@ -117,7 +113,7 @@ def check_options(options: GenerationOptions, *, only_text: str | None = None) -
         )
     if only_text is not None and options.median_of:
         raise InvalidOptionError(
-            f"a median needs a transformers model: the LLM {only_text} does not tell its scores; leave `median_of` out"
+            f"a median needs a transformers model: the LLM {only_text} does not give its scores; leave `median_of` out"
         )
     if options.median_of and options.num_beams > 1:
         raise InvalidOptionError(

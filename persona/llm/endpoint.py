@@ -1,24 +1,24 @@
 """An LLM behind an endpoint that speaks OpenAI's protocol: OpenAI itself, vLLM, and many others.
 
->>> llm = OpenAILM("llama-3", base_url="http://127.0.0.1:8000/v1", api_key="-")
+>>> llm = load_llm("vllm:llama-3@http://127.0.0.1:8000/v1", system="Be brief.")
 >>> llm.generate([Request("Say hello.")], GenerationOptions(16))
 
-Needs the extra `openai`. Answers are asked for with temperature 0 and a fixed seed, which makes them repeatable as far
-as the server keeps to that; whether they depend on what else the server computes is the server's affair.
+Needs the extra `openai`. Answers are asked for with temperature 0 and a fixed seed; how far that makes them repeatable
+is up to the server.
 
-**Soft prompts** go to a vLLM server started with ``--enable-prompt-embeds``, in the form that vLLM documents: a
-float tensor of the shape (tokens, hidden), written by `torch.save` and encoded in base64. The chat endpoint takes it as
-a part of a message, beside the text. The completions endpoint takes embeddings of the whole prompt, so there the text
-has to be embedded here, by `embed`.
+**Soft prompts** go to a vLLM server started with ``--enable-prompt-embeds`` (`persona.llm.inputs`). The chat endpoint
+takes one as a part of a message, beside the text. The completions endpoint takes embeddings of the whole prompt, so the
+text has to be embedded here, by `EndpointOptions.embed`.
 
 **Adapters** are models of their own to a vLLM server that was started with ``--enable-lora``: a request with an adapter
-names it in the place of the model, by the name that `lora` gives (`persona.adapters.served`).
+names it in the place of the model (`persona.adapters.served`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from persona.errors import GenerationError, InvalidOptionError, MissingDependencyError, ModelLoadError, reason
@@ -32,95 +32,97 @@ if TYPE_CHECKING:
 
 _OPENAI_HOST = "api.openai.com"
 
-Endpoint = Literal["chat", "completions"]
-Place = Literal["before", "after"]
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointOptions:
+    """What is asked of an endpoint, and what the server can take.
 
-class OpenAILM:
-    """See the module.
-
-    Args:
-        model: the model's name at the endpoint.
-        client: an `openai.OpenAI`, with its own timeout and retries; None makes one from `base_url` and `api_key`.
-        base_url: e.g. ``"http://127.0.0.1:8000/v1"``; None takes `OPENAI_BASE_URL`, else OpenAI itself.
-        api_key: None takes `OPENAI_API_KEY`.
+    Attributes:
         endpoint: ``"chat"`` sends the prompt as one user turn; ``"completions"`` sends it bare, for base models.
         seed: handed to the server; None sends none.
         max_concurrency: most requests at the same time, at least 1.
-        fields: further fields of the request, which replace this class's own; None as a value takes a field out
+        fields: further fields of the request, which replace persona's own; None as a value takes a field out
             (``{"temperature": None}`` for models that refuse one).
         tokenizer: measures prompts; None estimates by words.
         system: text of the system's turn, or before the prompt at the completions endpoint; None sends none.
-        hidden_size: length of the served LLM's input embeddings. With it soft prompts are taken: the server must be a
-            vLLM that was started with ``--enable-prompt-embeds``. One of another length is refused here, because it
-            can crash that server.
+        hidden_size: length of the served LLM's input embeddings. With it soft prompts are taken. One of another length
+            is refused here, because it can crash a vLLM server.
         soft_prompt: whether a soft prompt stands ``"before"`` or ``"after"`` the system's text. Without such a text it
             stands before the prompt.
-        serves: fingerprint of the LLM behind the endpoint (`TransformersLM.fingerprint`), by which user embedders know
-            the LLM that they were trained with; it cannot be read off a server.
         embed: gives the input embeddings of a text, special tokens and all, for soft prompts at the completions
             endpoint.  # -> (tokens, hidden_size)
-        lora: gives the server's name of an adapter ``user@version``. With it requests with adapters are taken.
+        serves: fingerprint of the LLM behind the endpoint (`TransformersLM.fingerprint`), by which user embedders know
+            the LLM that they were trained with; it cannot be read off a server.
+        adapter_name: gives the server's name of an adapter ``user@version``. With it requests with adapters are taken.
+
+    Raises:
+        InvalidOptionError: if an option is out of its range.
+    """
+
+    endpoint: Literal["chat", "completions"] = "chat"
+    seed: int | None = 0
+    max_concurrency: int = 8
+    fields: Mapping[str, object] = field(default_factory=dict)
+    tokenizer: TextTokenizer | None = None
+    system: str | None = None
+    hidden_size: int | None = None
+    soft_prompt: Literal["before", "after"] = "before"
+    embed: Callable[[str], torch.Tensor] | None = None
+    serves: str | None = None
+    adapter_name: Callable[[str], str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.endpoint not in ("chat", "completions"):
+            raise InvalidOptionError(f"`endpoint` must be chat or completions, was: {self.endpoint!r}")
+        if self.max_concurrency < 1:
+            raise InvalidOptionError(f"`max_concurrency` must be at least 1, was: {self.max_concurrency}")
+        if self.soft_prompt not in ("before", "after"):
+            raise InvalidOptionError(f"`soft_prompt` must be before or after, was: {self.soft_prompt!r}")
+        if self.hidden_size is not None and self.endpoint == "completions" and self.embed is None:
+            raise InvalidOptionError(
+                "soft prompts at the completions endpoint need `embed`, which makes the text's own embeddings; "
+                "the chat endpoint takes soft prompts beside text"
+            )
+
+
+class OpenAILM:
+    """A language model that is reached through an `openai.OpenAI` client.
+
+    Args:
+        model: the model's name at the endpoint.
+        options: how to ask.
+        client: the client, with its own timeout and retries; None makes one from `base_url` and `api_key`.
+        base_url: e.g. ``"http://127.0.0.1:8000/v1"``; None takes `OPENAI_BASE_URL`, else OpenAI itself.
+        api_key: None takes `OPENAI_API_KEY`.
 
     Raises:
         MissingDependencyError: if `openai` is not installed.
         ModelLoadError: if there is no key.
-        InvalidOptionError: if an option is out of its range.
+        InvalidOptionError: if the model has no name, or `client` and the means to make one are both given.
     """
 
     def __init__(
         self,
         model: str,
+        options: EndpointOptions | None = None,
         *,
         client: OpenAI | None = None,
         base_url: str | None = None,
         api_key: str | None = None,
-        endpoint: Endpoint = "chat",
-        seed: int | None = 0,
-        max_concurrency: int = 8,
-        fields: Mapping[str, object] | None = None,
-        tokenizer: TextTokenizer | None = None,
-        system: str | None = None,
-        hidden_size: int | None = None,
-        soft_prompt: Place = "before",
-        serves: str | None = None,
-        embed: Callable[[str], torch.Tensor] | None = None,
-        lora: Callable[[str], str] | None = None,
     ) -> None:
         if not model:
             raise InvalidOptionError("the model's name at the endpoint must not be empty: openai:MODEL")
-        if endpoint not in ("chat", "completions"):
-            raise InvalidOptionError(f"`endpoint` must be chat or completions, was: {endpoint!r}")
-        if max_concurrency < 1:
-            raise InvalidOptionError(f"`max_concurrency` must be at least 1, was: {max_concurrency}")
-        if soft_prompt not in ("before", "after"):
-            raise InvalidOptionError(f"`soft_prompt` must be before or after, was: {soft_prompt!r}")
-        if hidden_size is not None and endpoint == "completions" and embed is None:
-            raise InvalidOptionError(
-                "soft prompts at the completions endpoint need `embed`, which makes the text's own embeddings; "
-                "the chat endpoint takes soft prompts beside text"
-            )
         if client is not None and (base_url is not None or api_key is not None):
             raise InvalidOptionError("give a client, or `base_url` and `api_key` to make one, not both")
         self._model = model
+        self._options = options or EndpointOptions()
         self._client = client or _client(base_url, api_key)
-        self._endpoint = endpoint
-        self._seed = seed
-        self._max_concurrency = max_concurrency
-        self._fields = dict(fields or {})
-        self._tokenizer = tokenizer or WhitespaceTokenizer()
-        self._system = system
-        self._hidden_size = hidden_size
-        self._soft_prompt_first = soft_prompt == "before"
-        self._embed = embed
-        self._lora = lora
-        self.serves = serves
 
     @property
     def channels(self) -> frozenset[str]:
-        """Text, soft prompts where `hidden_size` is given, and adapters where `lora` is."""
-        given = ((SOFT_PROMPT, self._hidden_size), (ADAPTER, self._lora))
-        return frozenset({TEXT, *(channel for channel, how in given if how is not None)})
+        """Text, soft prompts where `hidden_size` is given, and adapters where `adapter_name` is."""
+        given = ((SOFT_PROMPT, self._options.hidden_size), (ADAPTER, self._options.adapter_name))
+        return frozenset({TEXT, *(way for way, option in given if option is not None)})
 
     @property
     def fingerprint(self) -> str:
@@ -128,27 +130,27 @@ class OpenAILM:
         return f"openai:{self._model}@{str(self._client.base_url).rstrip('/')}"
 
     @property
+    def serves(self) -> str | None:
+        """Fingerprint of the LLM behind the endpoint, as it was given."""
+        return self._options.serves
+
+    @property
     def settings(self) -> dict[str, object]:
         """What besides the model and a request decides an answer."""
-        return {
-            "endpoint": self._endpoint,
-            "seed": self._seed,
-            "fields": self._fields,
-            "system": self._system,
-            "soft_prompt": "before" if self._soft_prompt_first else "after",
-        }
+        names = ("endpoint", "seed", "fields", "system", "soft_prompt")
+        return {name: getattr(self._options, name) for name in names}
 
     @property
     def tokenizer(self) -> TextTokenizer:
         """Measures prompts, or estimates them."""
-        return self._tokenizer
+        return self._options.tokenizer or WhitespaceTokenizer()
 
     def generate(self, requests: Sequence[Request], options: GenerationOptions) -> list[str]:
         """The answers, in the order of `requests`. Equal prompts are asked once.
 
         Raises:
             UnsupportedChannelError: if a request brings more than is taken here.
-            UnknownAdapterError: if `lora` knows no adapter of that name.
+            UnknownAdapterError: if `adapter_name` knows no adapter of that name.
             InvalidOptionError: if `options` asks for beams, or a soft prompt has the wrong shape.
             GenerationError: if the endpoint refuses a request, cannot be reached, or answers without text.
         """
@@ -156,7 +158,7 @@ class OpenAILM:
         check_requests(requests, self)
         for index, request in enumerate(requests):
             if request.soft_prompt is not None:
-                check_soft_prompt(request.soft_prompt, self._hidden_size, self.fingerprint, index)
+                check_soft_prompt(request.soft_prompt, self._options.hidden_size, self.fingerprint, index)
         # Named before anything is sent: nobody is answered by the plain model because an adapter is gone.
         models = [self._model_of(request) for request in requests]
         # Equal prompts are one question; a soft prompt is never taken for equal to another.
@@ -167,7 +169,7 @@ class OpenAILM:
         different = dict(zip(keys, requests, strict=True))
         if not different:
             return []
-        with ThreadPoolExecutor(min(self._max_concurrency, len(different))) as pool:
+        with ThreadPoolExecutor(min(self._options.max_concurrency, len(different))) as pool:
             futures = {key: pool.submit(self._answer, key[1], request, options) for key, request in different.items()}
             try:
                 answers = {key: future.result() for key, future in futures.items()}
@@ -181,7 +183,7 @@ class OpenAILM:
         """Have a vLLM server read an adapter, at ``/v1/load_lora_adapter``.
 
         Args:
-            name: what it is to be called.
+            name: what the server is to call it.
             path: its PEFT folder, as the server sees it.
 
         Raises:
@@ -204,59 +206,67 @@ class OpenAILM:
             ) from error
 
     def _model_of(self, request: Request) -> str:
-        return self._model if request.adapter is None or self._lora is None else self._lora(request.adapter)
+        adapter_name = self._options.adapter_name
+        return self._model if request.adapter is None or adapter_name is None else adapter_name(request.adapter)
+
+    @property
+    def _soft_prompt_first(self) -> bool:
+        return self._options.soft_prompt == "before" or self._options.system is None
 
     def _messages(self, request: Request) -> list[dict[str, Any]]:
         """The chat's turns; a soft prompt is a part of the first one."""
-        turns = [("system", self._system)] if self._system is not None else []
-        turns.append(("user", request.prompt))
-        messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
+        system = self._options.system
+        messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+        messages.append({"role": "user", "content": request.prompt})
         if request.soft_prompt is not None:
             from persona.llm.inputs import message_parts
 
-            first = self._soft_prompt_first or self._system is None
-            messages[0]["content"] = message_parts(request.soft_prompt, messages[0]["content"], first=first)
+            parts = message_parts(request.soft_prompt, messages[0]["content"], first=self._soft_prompt_first)
+            messages[0]["content"] = parts
         return messages
 
-    def _completion(self, request: Request) -> tuple[str, dict[str, Any]]:
-        """The prompt of the completions endpoint, and the fields that go with it."""
-        system = "" if self._system is None else f"{self._system}\n\n"
+    def _completion(self, request: Request) -> dict[str, Any]:
+        """The fields of a completion's prompt."""
+        system = "" if self._options.system is None else f"{self._options.system}\n\n"
         if request.soft_prompt is None:
-            return system + request.prompt, {}
+            return {"prompt": system + request.prompt}
         from persona.llm.inputs import embedded_prompt, wire_format
 
-        assert self._embed is not None
+        assert self._options.embed is not None
         # Embedded in one go, so that the text has the tokens that it has without a soft prompt.
-        text = self._embed(system + request.prompt)
-        at = 0 if self._soft_prompt_first or not system else len(self._embed(system))
+        text = self._options.embed(system + request.prompt)
+        at = 0 if self._soft_prompt_first else len(self._options.embed(system))
         whole = embedded_prompt(request.soft_prompt, text, at)
         # The server wants a prompt beside the embeddings; an empty one adds nothing.
-        return "", {"extra_body": {"prompt_embeds": wire_format(whole)}}
+        return {"prompt": "", "extra_body": {"prompt_embeds": wire_format(whole)}}
 
     def _answer(self, model: str, request: Request, options: GenerationOptions) -> str:
         from openai import OpenAIError
 
-        own_host = _OPENAI_HOST in str(self._client.base_url)
+        chat = self._options.endpoint == "chat"
         # OpenAI's newer models know the new name only, other servers often the old one only.
-        limit = "max_completion_tokens" if own_host and self._endpoint == "chat" else "max_tokens"
-        fields: dict[str, Any] = {"temperature": 0, "seed": self._seed, limit: options.max_new_tokens, **self._fields}
-        fields = {name: value for name, value in fields.items() if value is not None}
+        limit = "max_completion_tokens" if chat and _OPENAI_HOST in str(self._client.base_url) else "max_tokens"
+        fields: dict[str, Any] = {"temperature": 0, "seed": self._options.seed, limit: options.max_new_tokens}
+        fields = {name: value for name, value in {**fields, **self._options.fields}.items() if value is not None}
         try:
-            if self._endpoint == "completions":
-                prompt, embeddings = self._completion(request)
-                answer = self._client.completions.create(model=model, prompt=prompt, **fields, **embeddings)
-                text = answer.choices[0].text
-            else:
+            text: object
+            if chat:
                 messages: Any = self._messages(request)
-                chat = self._client.chat.completions.create(model=model, messages=messages, **fields)
-                text = chat.choices[0].message.content
+                turn = self._client.chat.completions.create(model=model, messages=messages, **fields)
+                text = turn.choices[0].message.content
+            else:
+                completion = self._client.completions.create(model=model, **self._completion(request), **fields)
+                text = completion.choices[0].text
         except OpenAIError as error:
             raise GenerationError(f"{self.fingerprint} did not answer: {reason(error)}") from error
         except (AttributeError, IndexError, TypeError) as error:
             # The client does not check the form of what comes back.
             raise GenerationError(f"{self.fingerprint} sent no answer in OpenAI's form") from error
         if not isinstance(text, str):
-            raise GenerationError(f"{self.fingerprint} answered without text; with a limit too short for its thinking?")
+            raise GenerationError(
+                f"{self.fingerprint} answered without text: a model that thinks may need a higher `max_new_tokens`, "
+                f"was: {options.max_new_tokens}"
+            )
         return text
 
     def __repr__(self) -> str:

@@ -14,11 +14,62 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from persona.protocols import GenerationOptions, Lifts
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelInput:
+    """A request as the model reads it.
+
+    Attributes:
+        ids: tokens of the prompt.
+        soft_prompt: vectors to stand before them, on the model's device and in its type, or None.  # (n_tokens, hidden)
+        adapter: name of the adapter to compute with, or None.
+        lifts: what is added to the scores of the next token, or None.
+    """
+
+    ids: tuple[int, ...]
+    soft_prompt: Tensor | None = None
+    adapter: str | None = None
+    lifts: Lifts | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids) + (0 if self.soft_prompt is None else len(self.soft_prompt))
+
+
+def batches(
+    inputs: Mapping[_Key, ModelInput], options: GenerationOptions, batch_tokens: int, slots: int | None
+) -> Iterator[list[_Key]]:
+    """Keys of `inputs` in batches, the longest first, so that memory runs out at once if it does.
+
+    Args:
+        inputs: what is to be generated.
+        options: how.
+        batch_tokens: most tokens of a batch: longest input and longest answer, times rows and beams. An input that has
+            more alone is a batch of its own.
+        slots: most different adapters in a batch; None for any number.
+    """
+    keys = sorted(inputs, key=lambda key: len(inputs[key]), reverse=True)
+    while keys:
+        tokens = (len(inputs[keys[0]]) + options.max_new_tokens) * options.num_beams
+        adapters: set[str] = set()
+        size = 0
+        for key in keys[: max(1, batch_tokens // tokens)]:
+            adapters.update([name] if (name := inputs[key].adapter) is not None else [])
+            if slots is not None and len(adapters) > slots:
+                break
+            size += 1
+        yield keys[:size]
+        keys = keys[size:]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""The door to language models: `load_llm` takes whatever a user has for an LLM and answers with a `LanguageModel`.
+"""The door to language models: `load_llm` makes a `LanguageModel` of whatever a user has for an LLM.
 
 >>> llm = load_llm("tiny")
 >>> llm.generate([Request("Once upon a time")], GenerationOptions(max_new_tokens=16))
@@ -22,12 +22,12 @@ in `VLLM_API_KEY` if there is one.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,9 +46,11 @@ _ACCEPTED = (
     "pipeline, a LangChain runnable, an openai.OpenAI client, a function from string to string, or a LanguageModel"
 )
 _URI = re.compile(r"(?P<kind>openai|vllm):(?P<model>.*?)(?:@(?P<url>https?://\S+))?")
+_ADDRESS = re.compile(r"^[^@/]+:\d+(/|$)|^localhost(/|$)|/v1/?$")
 _VLLM_URL = "http://127.0.0.1:8000/v1"
 _MEMBERS = ("channels", "fingerprint", "tokenizer", "generate")
 _FOLDER_OPTIONS = ("device", "dtype", "revision")
+_CLIENT_OPTIONS = ("client", "base_url", "api_key")
 
 
 def load_llm(llm: object, **options: Any) -> LanguageModel:
@@ -56,10 +58,10 @@ def load_llm(llm: object, **options: Any) -> LanguageModel:
 
     Args:
         llm: see the module. A `LanguageModel` is returned as it is.
-        **options: keyword arguments of the class that the kind lives in: `TransformersLM` (for a folder or hub id also
-            ``device`` and ``dtype``, see `persona.llm.checkpoint.load_folder`, and ``revision``), `RunnableLM`,
-            `CallableLM` or `OpenAILM`. ``overlong`` may be given for every kind; it has no effect where prompts are
-            limited by someone else, who refuses or cuts them by rules of their own.
+        **options: what the kind takes: keyword arguments of `TransformersLM` (for a folder or hub id also ``device``
+            and ``dtype``, see `persona.llm.checkpoint.load_folder`, and ``revision``), of `RunnableLM` or `CallableLM`,
+            or fields of `EndpointOptions` with ``client``, or ``base_url`` and ``api_key``. ``overlong`` may be given
+            for every kind; it has no effect where prompts are limited by rules that are not persona's.
 
     Raises:
         InvalidOptionError: if `llm` is of no known kind, or an option is unknown to its kind or out of range.
@@ -67,16 +69,17 @@ def load_llm(llm: object, **options: Any) -> LanguageModel:
         MissingDependencyError: if a package is missing (`openai`).
     """
     if isinstance(llm, str) and (uri := _URI.fullmatch(llm)):
-        return _endpoint(uri, options)
+        options.pop("overlong", None)
+        return _from_uri(uri, options)
     if llm == "":
         raise InvalidOptionError(f"an LLM must be {_ACCEPTED}; was: an empty string")
     if isinstance(llm, (str, Path)):
         return _from_files(llm, options)
     if isinstance(llm, (tuple, list)) and len(llm) == 2:
-        return _pair(llm[0], llm[1], options)
+        return _from_pair(llm[0], llm[1], options)
     if _is_a(llm, "transformers.pipelines.base", "Pipeline"):
         pipeline = cast(Any, llm)
-        return _pair(pipeline.model, pipeline.tokenizer, options)
+        return _from_pair(pipeline.model, pipeline.tokenizer, options)
     options.pop("overlong", None)
     if _is_language_model(llm):
         _check_options("a LanguageModel", options, ())
@@ -84,22 +87,26 @@ def load_llm(llm: object, **options: Any) -> LanguageModel:
     if _is_a(llm, "langchain_core.runnables.base", "Runnable"):
         from persona.llm.plain import RunnableLM
 
-        return _made(RunnableLM, "a LangChain runnable", cast(Any, llm), options)
+        _check_options("a LangChain runnable", options, _keywords(RunnableLM))
+        return RunnableLM(cast(Any, llm), **options)
     if _is_a(llm, "openai", "OpenAI"):
-        return _from_client(llm, options)
+        if "model" not in options:
+            raise InvalidOptionError("an openai.OpenAI client needs a model: load_llm(client, model='...')")
+        return _endpoint("an openai.OpenAI client", options.pop("model"), {"client": llm, **options})
     if callable(llm) and _is_plain_function(llm):
         from persona.llm.plain import CallableLM
 
-        return _made(CallableLM, "a function", llm, options)
-    raise InvalidOptionError(f"an LLM must be {_ACCEPTED}; was: {_told(llm)}")
+        _check_options("a function", options, _keywords(CallableLM))
+        return CallableLM(llm, **options)
+    raise InvalidOptionError(f"an LLM must be {_ACCEPTED}; was: {_described(llm)}")
 
 
 def _from_files(llm: str | Path, options: dict[str, Any]) -> TransformersLM:
-    from persona.llm.checkpoint import hash_weights, hub_folder, load_folder
+    from persona.llm.checkpoint import files_sha256, hub_folder, load_folder
     from persona.llm.transformers import TransformersLM
 
-    _check_options("a folder or hub id", options, (*_parameters(TransformersLM), *_FOLDER_OPTIONS))
-    place = {key: options.pop(key) for key in ("device", "dtype") if key in options}
+    _check_options("a folder or hub id", options, (*_keywords(TransformersLM), *_FOLDER_OPTIONS))
+    placement = {key: options.pop(key) for key in ("device", "dtype") if key in options}
     revision = options.pop("revision", None)
     folder = Path(llm).expanduser()
     if llm == TINY:
@@ -109,58 +116,49 @@ def _from_files(llm: str | Path, options: dict[str, Any]) -> TransformersLM:
     elif isinstance(llm, str) and not folder.is_dir() and not llm.startswith((".", "/", "~")):
         folder = hub_folder(llm, revision=revision)
         options.setdefault("name", llm)
-    loaded = load_folder(folder, **place)
+    loaded = load_folder(folder, **placement)
     options.setdefault("name", folder.resolve().name)
-    return TransformersLM(loaded.model, loaded.tokenizer, weights_hash=partial(hash_weights, loaded.weights), **options)
+    return TransformersLM(
+        loaded.model, loaded.tokenizer, weights_hash=lambda: files_sha256(*loaded.weights)[:12], **options
+    )
 
 
-def _pair(model: Any, tokenizer: Any, options: dict[str, Any]) -> TransformersLM:
+def _from_pair(model: Any, tokenizer: Any, options: dict[str, Any]) -> TransformersLM:
     if hasattr(tokenizer, "generate") and not hasattr(model, "generate"):
         raise InvalidOptionError("a transformers pair must come as (model, tokenizer), in that order")
     if not hasattr(model, "config") or not hasattr(tokenizer, "decode"):
         raise InvalidOptionError(
-            f"(model, tokenizer) must be a transformers model and its tokenizer, was: ({_told(model)}, "
-            f"{_told(tokenizer)})"
+            f"(model, tokenizer) must be a transformers model and its tokenizer, was: ({_described(model)}, "
+            f"{_described(tokenizer)})"
         )
     from persona.llm.transformers import TransformersLM
 
-    _check_options("(model, tokenizer)", options, _parameters(TransformersLM))
+    _check_options("(model, tokenizer)", options, _keywords(TransformersLM))
     return TransformersLM(model, tokenizer, **options)
 
 
-def _endpoint(uri: re.Match[str], options: dict[str, Any]) -> OpenAILM:
-    from persona.llm.endpoint import OpenAILM
-
-    options.pop("overlong", None)
-    _check_options("an endpoint", options, _parameters(OpenAILM))
+def _from_uri(uri: re.Match[str], options: dict[str, Any]) -> OpenAILM:
     before, _, behind = uri["model"].rpartition("@")
-    elsewhere = uri["url"] is not None or "base_url" in options or "client" in options
-    if before and not elsewhere and re.search(r"^[^@/]+:\d+(/|$)|^localhost(/|$)|/v1/?$", behind):
+    if before and uri["url"] is None and not {"base_url", "client"} & set(options) and _ADDRESS.search(behind):
         raise InvalidOptionError(f"an endpoint's address must begin with http:// or https://, was: {behind!r}")
     if uri["url"] is not None:
         options["base_url"] = uri["url"]
     if uri["kind"] == "vllm" and options.get("client") is None:
         options.setdefault("base_url", _VLLM_URL)
-        # The client insists on a key, a server started without one does not look at it.
+        # The client insists on a key; a server started without one ignores it.
         options.setdefault("api_key", os.environ.get("VLLM_API_KEY", "none"))
-    return OpenAILM(uri["model"], **options)
+    return _endpoint("an endpoint", uri["model"], options)
 
 
-def _from_client(client: Any, options: dict[str, Any]) -> OpenAILM:
-    from persona.llm.endpoint import OpenAILM
+def _endpoint(kind: str, model: str, options: dict[str, Any]) -> OpenAILM:
+    from persona.llm.endpoint import EndpointOptions, OpenAILM
 
-    _check_options("an openai.OpenAI client", options, ("model", *_parameters(OpenAILM)))
-    if "model" not in options:
-        raise InvalidOptionError("an openai.OpenAI client needs a model: load_llm(client, model='...')")
-    return OpenAILM(client=client, **options)
-
-
-def _made(kind: Callable[..., LanguageModel], told: str, llm: object, options: dict[str, Any]) -> LanguageModel:
-    _check_options(told, options, _parameters(kind))
-    return kind(llm, **options)
+    _check_options(kind, options, (*_CLIENT_OPTIONS, *(each.name for each in dataclasses.fields(EndpointOptions))))
+    client = {name: options.pop(name) for name in _CLIENT_OPTIONS if name in options}
+    return OpenAILM(model, EndpointOptions(**options), **client)
 
 
-def _parameters(kind: Callable[..., object]) -> tuple[str, ...]:
+def _keywords(kind: Callable[..., object]) -> tuple[str, ...]:
     """Names of the keyword-only parameters that a user may set."""
     return tuple(
         name
@@ -169,22 +167,20 @@ def _parameters(kind: Callable[..., object]) -> tuple[str, ...]:
     )
 
 
-def _check_options(told: str, options: Iterable[str], known: Iterable[str]) -> None:
+def _check_options(kind: str, options: Iterable[str], known: Iterable[str]) -> None:
     known = tuple(known)
     for name in options:
         if name not in known:
             takes = f"takes {', '.join(sorted(known))}" if known else "takes no options"
-            raise InvalidOptionError(f"{told} as an LLM {takes}; was given: {name}")
+            raise InvalidOptionError(f"{kind} as an LLM {takes}; was given: {name}")
 
 
 def _is_language_model(llm: object) -> bool:
     # Not isinstance: it would read `fingerprint`, and that may hash gigabytes.
-    return not isinstance(llm, type) and all(_has(llm, member) for member in _MEMBERS)
-
-
-def _has(llm: object, member: str) -> bool:
-    nothing = object()
-    return inspect.getattr_static(llm, member, nothing) is not nothing
+    missing = object()
+    return not isinstance(llm, type) and all(
+        inspect.getattr_static(llm, name, missing) is not missing for name in _MEMBERS
+    )
 
 
 def _is_a(llm: object, module: str, name: str) -> bool:
@@ -203,7 +199,7 @@ def _is_plain_function(llm: Callable[..., object]) -> bool:
     )
 
 
-def _told(thing: object) -> str:
+def _described(thing: object) -> str:
     if inspect.iscoroutinefunction(thing):
         return f"the async function {getattr(thing, '__qualname__', thing)}"
     if isinstance(thing, type):

@@ -1,11 +1,12 @@
 """Language models that take text and nothing else: a plain function, and a LangChain runnable.
 
-How they decode is their own affair: `GenerationOptions.max_new_tokens` is not handed on, because neither has a common
-way to take it (limit the answer where you make the function or the chat model); more than one beam is refused.
+They limit their answers themselves: `GenerationOptions.max_new_tokens` is not handed on, because neither has a common
+way to take it. More than one beam is refused.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,53 +19,57 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
 
 
-class CallableLM:
-    """A function from prompt to answer.
+class _TextOnly(ABC):
+    """A language model that takes text alone.
 
     Args:
-        function: called once per request, in order, from the caller's thread.
-        name: what the fingerprint calls it; None takes the function's module and name. Two functions of one name
-            have one fingerprint, so name lambdas.
+        fingerprint: names the model.
+        tokenizer: measures prompts; None estimates by words.
+    """
+
+    channels: frozenset[str] = frozenset({TEXT})
+
+    def __init__(self, fingerprint: str, tokenizer: TextTokenizer | None) -> None:
+        self.fingerprint = fingerprint
+        self.tokenizer: TextTokenizer = tokenizer or WhitespaceTokenizer()
+
+    def generate(self, requests: Sequence[Request], options: GenerationOptions) -> list[str]:
+        """The answers, in the order of `requests`.
+
+        Raises:
+            UnsupportedChannelError: if a request brings more than text.
+            InvalidOptionError: if `options` asks for beams, or a prompt is no text.
+            GenerationError: if there is no answer, or one that is no text.
+        """
+        check_options(options, only_text=self.fingerprint)
+        check_requests(requests, self)
+        return self._answers([request.prompt for request in requests])
+
+    @abstractmethod
+    def _answers(self, prompts: Sequence[str]) -> list[str]: ...
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.fingerprint!r})"
+
+
+class CallableLM(_TextOnly):
+    """A function from prompt to answer, called once per request, in order, from the caller's thread.
+
+    Args:
+        function: the function.
+        name: what the fingerprint ``callable:NAME`` calls it; None takes the function's module and name. Two functions
+            of one name have one fingerprint, so name lambdas.
         tokenizer: measures prompts; None estimates by words.
     """
 
     def __init__(
-        self,
-        function: Callable[[str], str],
-        *,
-        name: str | None = None,
-        tokenizer: TextTokenizer | None = None,
+        self, function: Callable[[str], str], *, name: str | None = None, tokenizer: TextTokenizer | None = None
     ) -> None:
+        super().__init__(f"callable:{name or _name_of(function)}", tokenizer)
         self._function = function
-        self._name = name or _name_of(function)
-        self._tokenizer = tokenizer or WhitespaceTokenizer()
 
-    @property
-    def channels(self) -> frozenset[str]:
-        """Text."""
-        return frozenset({TEXT})
-
-    @property
-    def fingerprint(self) -> str:
-        """``callable:`` and the name."""
-        return f"callable:{self._name}"
-
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        """Measures prompts, or estimates them."""
-        return self._tokenizer
-
-    def generate(self, requests: Sequence[Request], options: GenerationOptions) -> list[str]:
-        """The answers, in the order of `requests`, as the function gives them.
-
-        Raises:
-            UnsupportedChannelError: if a request brings more than text.
-            InvalidOptionError: if `options` asks for beams.
-            GenerationError: if the function raises, or returns no string.
-        """
-        check_options(options, only_text=self.fingerprint)
-        check_requests(requests, self)
-        return [self._answer(index, request.prompt) for index, request in enumerate(requests)]
+    def _answers(self, prompts: Sequence[str]) -> list[str]:
+        return [self._answer(index, prompt) for index, prompt in enumerate(prompts)]
 
     def _answer(self, index: int, prompt: str) -> str:
         try:
@@ -77,16 +82,14 @@ class CallableLM:
             )
         return answer
 
-    def __repr__(self) -> str:
-        return f"CallableLM({self._name!r})"
 
-
-class RunnableLM:
+class RunnableLM(_TextOnly):
     """A LangChain runnable from a string to a string or a message, such as a chat model or a chain.
 
     Args:
         runnable: asked with its own ``batch``.
-        name: what the fingerprint calls it; None takes the model's name where it has one, else its class.
+        name: what the fingerprint ``langchain:NAME`` calls it; None takes the model's name where it has one, else its
+            class.
         tokenizer: measures prompts; None estimates by words.
         max_concurrency: most requests at the same time, at least 1.
 
@@ -104,45 +107,20 @@ class RunnableLM:
     ) -> None:
         if max_concurrency < 1:
             raise InvalidOptionError(f"`max_concurrency` must be at least 1, was: {max_concurrency}")
-        self._runnable = runnable
         model = getattr(runnable, "model_name", None) or getattr(runnable, "model", None)
-        self._name = name or (model if isinstance(model, str) else runnable.get_name())
-        self._tokenizer = tokenizer or WhitespaceTokenizer()
+        name = name or (model if isinstance(model, str) else runnable.get_name())
+        super().__init__(f"langchain:{name}", tokenizer)
+        self._runnable = runnable
         self._max_concurrency = max_concurrency
 
-    @property
-    def channels(self) -> frozenset[str]:
-        """Text."""
-        return frozenset({TEXT})
-
-    @property
-    def fingerprint(self) -> str:
-        """``langchain:`` and the name."""
-        return f"langchain:{self._name}"
-
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        """Measures prompts, or estimates them."""
-        return self._tokenizer
-
-    def generate(self, requests: Sequence[Request], options: GenerationOptions) -> list[str]:
-        """The answers, in the order of `requests`; of a message its text.
-
-        Raises:
-            UnsupportedChannelError: if a request brings more than text.
-            InvalidOptionError: if `options` asks for beams.
-            GenerationError: if the runnable raises, or answers with neither a string nor a message.
-        """
-        check_options(options, only_text=self.fingerprint)
-        check_requests(requests, self)
+    def _answers(self, prompts: Sequence[str]) -> list[str]:
         answers = self._runnable.batch(
-            [request.prompt for request in requests],
-            config={"max_concurrency": self._max_concurrency},
-            return_exceptions=True,
+            list(prompts), config={"max_concurrency": self._max_concurrency}, return_exceptions=True
         )
         return [self._text(index, answer) for index, answer in enumerate(answers)]
 
     def _text(self, index: int, answer: object) -> str:
+        """The text of a string or a message."""
         from langchain_core.messages import BaseMessage
 
         if isinstance(answer, Exception):
@@ -155,9 +133,6 @@ class RunnableLM:
             f"{self.fingerprint} must answer with a string or a message, answered: {type(answer).__name__} "
             f"(request {index}); end the chain with StrOutputParser()"
         )
-
-    def __repr__(self) -> str:
-        return f"RunnableLM({self._name!r})"
 
 
 def _name_of(function: Callable[[str], str]) -> str:

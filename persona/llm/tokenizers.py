@@ -1,30 +1,36 @@
-"""How long a text is in an LLM's own unit: tokenizers behind `persona.protocols.TextTokenizer`.
+"""Text in tokens: how long a text is for an LLM (`persona.protocols.TextTokenizer`), and the ids that an LLM reads.
 
 >>> tokenizer = WhitespaceTokenizer()
 >>> tokenizer.count("Moody and stylish."), tokenizer.truncate("Moody and stylish.", 3)
 (4, 'Moody and')
 
-`HuggingFaceTokenizer` measures for models that are loaded here; `WhitespaceTokenizer` estimates for those
-that are reached over a wire and do not tell how they cut a text.
+`HuggingFaceTokenizer` measures for models that are loaded here. `WhitespaceTokenizer` estimates for those behind an
+endpoint, whose tokenizer is not known. `PromptEncoder` makes token ids: chat template, special tokens, length limit.
 """
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from persona.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_TEXTS_KEPT = 2**13
-_SPLITS_KEPT = 2**6
+ChatTemplate = Literal["auto", "on", "off"]
+Overlong = Literal["error", "truncate"]
+
+_CACHED_TEXTS = 2**11
 
 
 class WhitespaceTokenizer:
     """Words between white space, and one end token after every text.
 
-    English has about three words to four tokens of a usual LLM, so a budget in this unit is about three
-    quarters of what it says.
+    English has about three words to four tokens of a usual LLM, so a budget in words is about three quarters of the
+    same budget in tokens.
     """
 
     def count(self, text: str) -> int:
@@ -47,9 +53,9 @@ class WhitespaceTokenizer:
 class HuggingFaceTokenizer:
     """A tokenizer of transformers.
 
-    The same records are measured and cut for thousands of questions, so the answers for the last few thousand
-    texts are kept. The wrapped tokenizer is never asked to truncate: that would change it for the time of the
-    call, and an LLM in another thread may be using it.
+    The tokens of the last few thousand texts are cached: the same records are measured for question after question.
+    The wrapped tokenizer is never asked to truncate, because that changes it during the call, and an LLM in another
+    thread may be using it.
 
     Args:
         tokenizer: e.g. of ``AutoTokenizer.from_pretrained``.
@@ -58,13 +64,11 @@ class HuggingFaceTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._n_special = int(tokenizer.num_special_tokens_to_add())
-        self._split = lru_cache(_SPLITS_KEPT)(self._split_anew)
-        self._count = lru_cache(_TEXTS_KEPT)(self._count_anew)
-        self._truncate = lru_cache(_TEXTS_KEPT)(self._truncate_anew)
+        self._ids = lru_cache(_CACHED_TEXTS)(self._tokenize)
 
     def count(self, text: str) -> int:
         """Number of tokens of `text`, with the special ones that the tokenizer puts around it."""
-        return self._count(text)
+        return len(self._ids(text)) + self._n_special
 
     def truncate(self, text: str, max_tokens: int) -> str:
         """The beginning of `text` in at most `max_tokens` tokens, special ones counted, decoded without them.
@@ -76,25 +80,124 @@ class HuggingFaceTokenizer:
             ValueError: if `max_tokens` is negative.
         """
         _check_length(max_tokens)
-        # A limit beyond the text's own length is the same question.
-        return self._truncate(text, min(max_tokens, self._count(text)))
-
-    def _split_anew(self, text: str) -> tuple[int, ...]:
-        # Not verbose: a history may be longer than the model's input, which is why it is measured.
-        encoded = self._tokenizer(text, add_special_tokens=False, verbose=False)
-        return tuple(encoded["input_ids"])
-
-    def _count_anew(self, text: str) -> int:
-        return len(self._split(text)) + self._n_special
-
-    def _truncate_anew(self, text: str, max_tokens: int) -> str:
-        kept = self._split(text)[: max(max_tokens - self._n_special, 0)]
-        decoded = self._tokenizer.decode(list(kept), skip_special_tokens=True)
+        ids = self._ids(text)[: max(max_tokens - self._n_special, 0)]
+        decoded = self._tokenizer.decode(ids.tolist(), skip_special_tokens=True)
         assert isinstance(decoded, str)
         return decoded
 
+    def _tokenize(self, text: str) -> array[int]:
+        # Not verbose: a history may be longer than the model's input, which is why it is measured.
+        return array("i", self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
     def __repr__(self) -> str:
         return f"HuggingFaceTokenizer({type(self._tokenizer).__name__})"
+
+
+class PromptEncoder:
+    """From prompts to the token ids that a transformers model reads.
+
+    Args:
+        tokenizer: the model's. Its padding and truncation settings are neither used nor changed.
+        chat_template: ``"auto"`` uses the tokenizer's chat template where it has one: the prompt becomes a user turn,
+            and the assistant's turn is opened. ``"on"`` demands a template, ``"off"`` never uses it.
+        overlong: what to do with a prompt over the limit: ``"error"`` refuses it; ``"truncate"`` cuts it on the
+            tokenizer's truncation side (the end for nearly all tokenizers, as in LaMP's code) and keeps the special
+            tokens. In a chat template the prompt's end is cut, and the turn stays whole.
+
+    Raises:
+        InvalidOptionError: if an option has no such value, or a template is demanded and there is none.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        chat_template: ChatTemplate = "auto",
+        overlong: Overlong = "error",
+    ) -> None:
+        for name, value, choices in (("chat_template", chat_template, ChatTemplate), ("overlong", overlong, Overlong)):
+            if value not in get_args(choices):
+                raise InvalidOptionError(f"`{name}` must be one of {', '.join(get_args(choices))}, was: {value!r}")
+        has_template = getattr(tokenizer, "chat_template", None) is not None
+        if chat_template == "on" and not has_template:
+            raise InvalidOptionError("`chat_template='on'` needs a tokenizer with a chat template, this one has none")
+        self.uses_chat_template = has_template and chat_template != "off"
+        self.measure = HuggingFaceTokenizer(tokenizer)
+        self._tokenizer: Any = tokenizer
+        self._truncates = overlong == "truncate"
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What decides the tokens of a prompt besides the tokenizer's vocabulary."""
+        template = self._tokenizer.chat_template if self.uses_chat_template else None
+        return {"chat_template": template, "truncates": self._truncates}
+
+    def encode(self, prompts: Sequence[str], limits: Sequence[int | None]) -> list[list[int]]:
+        """Token ids of `prompts`, special tokens included.
+
+        Args:
+            prompts: the texts.
+            limits: for each prompt the most tokens it may have; None for any number.
+
+        Raises:
+            InvalidOptionError: if a prompt is over its limit and `overlong` is ``"error"``, or if the limit leaves
+                no room for the prompt at all.
+        """
+        encoded = self._encode_chats(prompts) if self.uses_chat_template else self._encode_texts(prompts)
+        for index, (ids, limit) in enumerate(zip(encoded, limits, strict=True)):
+            if limit is None or len(ids) <= limit:
+                continue
+            if not self._truncates:
+                raise InvalidOptionError(
+                    f"a prompt may have {limit} tokens here, prompt {index} has {len(ids)}: shorten it, send less "
+                    "personal text, or load the LLM with overlong='truncate'"
+                )
+            cut = self._cut_chat if self.uses_chat_template else self._cut_text
+            encoded[index] = cut(prompts[index], len(ids), limit)
+        return encoded
+
+    def _encode_texts(self, prompts: Sequence[str]) -> list[list[int]]:
+        encoded: list[list[int]] = self._tokenizer(list(prompts), verbose=False)["input_ids"]
+        return [self._without_second_bos(ids) for ids in encoded]
+
+    def _encode_chats(self, prompts: Sequence[str]) -> list[list[int]]:
+        # Records are text that others wrote: control tokens in them stay text and open no turn of their own.
+        encoded: list[list[int]] = self._tokenizer.apply_chat_template(
+            [[{"role": "user", "content": prompt}] for prompt in prompts],
+            add_generation_prompt=True,
+            sanitize_control_tokens=True,
+            tokenizer_kwargs={"verbose": False},
+        )["input_ids"]
+        return encoded
+
+    def _without_second_bos(self, ids: list[int]) -> list[int]:
+        """A prompt that brings its own begin token does not get another one."""
+        bos = self._tokenizer.bos_token_id
+        return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+    def _cut_text(self, prompt: str, length: int, limit: int) -> list[int]:
+        """`prompt` in `limit` tokens: special tokens at both ends stay, text goes on the truncation side."""
+        encoded = self._tokenizer(prompt, return_special_tokens_mask=True, verbose=False)
+        ids: list[int] = self._without_second_bos(encoded["input_ids"])
+        mask: list[int] = encoded["special_tokens_mask"][-len(ids) :]
+        surplus = length - limit
+        if mask.count(0) < surplus:
+            raise InvalidOptionError(f"a prompt may have {limit} tokens here: the special tokens alone are more")
+        begin, end = mask.index(0), len(mask) - mask[::-1].index(0)
+        if self._tokenizer.truncation_side == "left":
+            return ids[:begin] + ids[begin + surplus :]
+        return ids[: end - surplus] + ids[end:]
+
+    def _cut_chat(self, prompt: str, length: int, limit: int) -> list[int]:
+        """`prompt`, cut as text, in a chat template of `limit` tokens."""
+        tokens = self.measure.count(prompt)
+        while length > limit:
+            tokens -= length - limit
+            if tokens <= 0:
+                raise InvalidOptionError(f"a prompt may have {limit} tokens here: the chat template alone has more")
+            (ids,) = self._encode_chats([self.measure.truncate(prompt, tokens)])
+            length = len(ids)
+        return ids
 
 
 def _check_length(max_tokens: int) -> None:

@@ -8,9 +8,9 @@ after a call as before.
 
 **Batches.** Requests are sorted by length and cut into batches by a token budget; equal ones are generated once.
 Decoder-only prompts are padded on the left, with positions that count from the first real token; encoder-decoder ones
-on the right. In float32 and float64 a request gets the very answer that it gets alone, whatever stands beside it: an
-answer with a decision so close that its batch could have turned it (see `persona.llm.decoding`) is generated again alone.
-In 16-bit types there is no such guarantee.
+on the right. In float32 and float64 a request gets the very answer that it gets alone: an answer with a decision so
+close that its batch could have turned it (`persona.llm.decoding`) is generated again alone. In 16-bit types there is no
+such guarantee.
 
 **Decoding** is plain greedy or beam search over the model's own scores, or the median of some answers. Of the model's
 generation config only the rules about tokens are kept (where answers start and end, what is forced or suppressed),
@@ -20,9 +20,8 @@ never sampling, penalties or minimum lengths. White space around an answer is st
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -31,15 +30,13 @@ import torch
 from transformers import GenerationConfig
 
 from persona.errors import GenerationError, InvalidOptionError, ModelLoadError
-from persona.llm.checkpoint import hash_parameters
+from persona.llm.checkpoint import frozen, hash_parameters
 from persona.llm.checks import check_options, check_requests, check_soft_prompt
 from persona.llm.decoding import NOISE, BeamMargin, GreedyMargin, MarginWatch
-from persona.llm.inputs import PaddedBatch
-from persona.llm.logits import TokenLifts, check_lifts
-from persona.llm.median_decoding import MedianDecoding
-from persona.llm.prompt_tokens import ChatTemplate, Overlong, PromptEncoder
-from persona.llm.tokenizers import HuggingFaceTokenizer
-from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, TEXT, AdapterSource, GenerationOptions, Lifts, Request
+from persona.llm.inputs import ModelInput, PaddedBatch, batches
+from persona.llm.logits import MedianDecoding, TokenLifts, check_lifts
+from persona.llm.tokenizers import ChatTemplate, HuggingFaceTokenizer, Overlong, PromptEncoder
+from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, TEXT, AdapterSource, GenerationOptions, Request
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -56,45 +53,25 @@ _TOKEN_RULES = (
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Input:
-    """What one request is to the model.
-
-    Attributes:
-        ids: tokens of the prompt.
-        soft_prompt: vectors to stand before them, placed and typed as the model is, or None.  # (n_tokens, hidden)
-        adapter: name of the adapter to compute with, or None.
-        lifts: what is added to the scores of the next token, or None.
-    """
-
-    ids: tuple[int, ...]
-    soft_prompt: torch.Tensor | None = None
-    adapter: str | None = None
-    lifts: Lifts | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids) + (0 if self.soft_prompt is None else len(self.soft_prompt))
-
-
 class TransformersLM:
-    """See the module.
+    """A frozen model of transformers.
 
     Args:
         model: a model with ``generate``. A PEFT model is unwrapped, its active adapter stays.
         tokenizer: the model's.
         name: what the fingerprint calls the model; None takes the end of the model's own `name_or_path`.
-        batch_tokens: most tokens in one batch, at least 1: prompts as long as the longest, answers as long as they may
-            become, times the beams. A request that is longer alone is a batch of its own.
+        batch_tokens: most tokens in one batch, at least 1: longest prompt and longest answer, times rows and beams. A
+            request that is longer alone is a batch of its own.
         max_prompt_tokens: most tokens of a prompt and its soft prompt together; None for what the model can take: its
             positions, less `max_new_tokens` where the answer shares them (decoder-only).
-        chat_template: ``"auto"``, ``"on"`` or ``"off"``, see `PromptEncoder`.
-        overlong: ``"error"`` or ``"truncate"``: what to do with a prompt that is too long, see `PromptEncoder`.
+        chat_template, overlong: see `PromptEncoder`.
         weights_hash: makes the fingerprint's hash; None hashes the parameters.
 
     Attributes:
         model: the frozen model.
         hidden_size: length of an input embedding, and of a soft prompt's vectors.
         encoder_decoder: whether the model reads in an encoder and writes in a decoder.
+        pad_token: id of the token that fills up a batch.
 
     Raises:
         InvalidOptionError: if an option is out of its range.
@@ -113,12 +90,12 @@ class TransformersLM:
         overlong: Overlong = "error",
         weights_hash: Callable[[], str] | None = None,
     ) -> None:
-        for option, value in (("batch_tokens", batch_tokens), ("max_prompt_tokens", max_prompt_tokens)):
-            if value is not None and value < 1:
-                raise InvalidOptionError(f"`{option}` must be at least 1, was: {value}")
+        for option, most in (("batch_tokens", batch_tokens), ("max_prompt_tokens", max_prompt_tokens)):
+            if most is not None and most < 1:
+                raise InvalidOptionError(f"`{option}` must be at least 1, was: {most}")
         self.model: Any = _unwrapped(model)
-        self.name = name or str(getattr(self.model, "name_or_path", "")).rstrip("/").split("/")[-1]
-        self.name = self.name or type(self.model).__name__
+        own_name = str(getattr(self.model, "name_or_path", "")).rstrip("/").split("/")[-1]
+        self.name = name or own_name or type(self.model).__name__
         self.hidden_size = int(self.model.get_input_embeddings().weight.shape[1])
         self.encoder_decoder = bool(self.model.config.is_encoder_decoder)
         self._batch_tokens = batch_tokens
@@ -126,14 +103,14 @@ class TransformersLM:
         self._prompts = PromptEncoder(tokenizer, chat_template=chat_template, overlong=overlong)
         self._tokenizer: Any = tokenizer
         self._weights_hash = weights_hash or (lambda: hash_parameters(self.model))
-        self._eos, self._pad = _end_tokens(self.model, tokenizer)
+        self._eos, self.pad_token = _end_tokens(self.model, tokenizer)
         self._adapters: AdapterSource | None = None
         # One model computes for one caller at a time; two would only share its device, and its training flags.
         self._lock = Lock()
 
     @property
     def channels(self) -> frozenset[str]:
-        """Text, soft prompts and lifted tokens, and adapters while some are attached."""
+        """Text, soft prompts and lifts, and adapters while some are attached."""
         return frozenset({TEXT, SOFT_PROMPT, LIFTS, *(() if self._adapters is None else (ADAPTER,))})
 
     def attach_adapters(self, adapters: AdapterSource | None) -> None:
@@ -160,13 +137,13 @@ class TransformersLM:
         """Most tokens of a prompt, as `tokenizer` counts them: what the model can take, less the chat template.
 
         Raises:
-            InvalidOptionError: if an answer of `max_new_tokens` does not fit into the model's positions.
+            InvalidOptionError: as in `input_limit`.
         """
-        room = self.input_limit(options)
-        if room is None:
+        limit = self.input_limit(options)
+        if limit is None:
             return None
-        (framed,) = self._prompts.encode(["."], [None])
-        return max(0, room - (len(framed) - self.tokenizer.count(".")))
+        (templated,) = self._prompts.encode(["."], [None])
+        return max(0, limit - (len(templated) - self.tokenizer.count(".")))
 
     def input_limit(self, options: GenerationOptions) -> int | None:
         """How many tokens an input may have, soft prompt and chat template included; None for any number.
@@ -191,14 +168,9 @@ class TransformersLM:
         return min((most for most in (read, limit) if most is not None), default=None)
 
     @property
-    def pad_token(self) -> int:
-        """Id of the token that fills up a batch."""
-        return self._pad
-
-    @property
     def special_tokens(self) -> tuple[int, ...]:
         """Ids of the tokens that are no part of a text: start, end, padding, and the tokenizer's other special ones."""
-        return tuple(dict.fromkeys((*self._tokenizer.all_special_ids, *self._eos, self._pad)))
+        return tuple(dict.fromkeys((*self._tokenizer.all_special_ids, *self._eos, self.pad_token)))
 
     @property
     def decoder_start_token(self) -> int:
@@ -207,21 +179,19 @@ class TransformersLM:
         Raises:
             ModelLoadError: if the model names none.
         """
-        for config in (self.model.generation_config, self.model.config):
-            start = getattr(config, "decoder_start_token_id", None)
-            if start is not None:
-                return int(start)
-        raise ModelLoadError(f"{self.name} names no `decoder_start_token_id`, which an encoder-decoder model needs")
+        configs = (self.model.generation_config, self.model.config)
+        starts = [getattr(config, "decoder_start_token_id", None) for config in configs]
+        start = next((start for start in starts if start is not None), None)
+        if start is None:
+            raise ModelLoadError(f"{self.name} names no `decoder_start_token_id`, which an encoder-decoder model needs")
+        return int(start)
 
     def prompt_ids(self, prompts: Sequence[str], *, limit: int | None = None) -> list[list[int]]:
-        """Token ids of prompts as `generate` reads them: chat template and special tokens included.
+        """Token ids of prompts as `generate` reads them, see `PromptEncoder.encode`.
 
         Args:
             prompts: the texts.
             limit: most tokens of one; None for any number.
-
-        Raises:
-            InvalidOptionError: if one is longer than `limit` and `overlong` is ``"error"``.
         """
         return self._prompts.encode(prompts, [limit] * len(prompts))
 
@@ -238,6 +208,13 @@ class TransformersLM:
         texts: list[list[int]] = self._tokenizer(list(targets), add_special_tokens=False, verbose=False)["input_ids"]
         return [[*ids, *end] for ids in texts]
 
+    def padded(self, ids: Sequence[Sequence[int]], soft_prompts: Sequence[torch.Tensor | None] | None) -> PaddedBatch:
+        """Token ids and soft prompts as one batch, padded as the model needs it."""
+        device = self.model.get_input_embeddings().weight.device
+        return PaddedBatch.of(
+            ids, soft_prompts, pad_token=self.pad_token, pad_left=not self.encoder_decoder, device=device
+        )
+
     def generate(self, requests: Sequence[Request], options: GenerationOptions) -> list[str]:
         """The answers, in the order of `requests`.
 
@@ -252,32 +229,32 @@ class TransformersLM:
         check_requests(requests, self)
         if not requests:
             return []
-        with self._lock, torch.inference_mode(), _evaluating(self.model):
+        with self._lock, frozen(self.model), torch.inference_mode():
             inputs = self._inputs(requests, options)
-            # Equal prompts are one input; a soft prompt, or what is lifted, is never taken for equal to another.
-            places = [
+            # Equal prompts are one input; a soft prompt, or lifts, are never taken for equal to others.
+            keys = [
                 (each.ids, each.adapter, None if each.soft_prompt is None and not each.lifts else index)
                 for index, each in enumerate(inputs)
             ]
-            answers = self._answers(dict(zip(places, inputs, strict=True)), options)
-        return [answers[place] for place in places]
+            answers = self._answers(dict(zip(keys, inputs, strict=True)), options)
+        return [answers[key] for key in keys]
 
-    def _inputs(self, requests: Sequence[Request], options: GenerationOptions) -> list[_Input]:
+    def _inputs(self, requests: Sequence[Request], options: GenerationOptions) -> list[ModelInput]:
         soft_prompts = [self._soft_prompt(request, index) for index, request in enumerate(requests)]
-        room = self.input_limit(options)
+        limit = self.input_limit(options)
         lengths = [0 if vectors is None else len(vectors) for vectors in soft_prompts]
-        limits = [None if room is None else room - length for length in lengths]
+        limits = [None if limit is None else limit - length for length in lengths]
         encoded = self._prompts.encode([request.prompt for request in requests], limits)
         for index, (ids, length) in enumerate(zip(encoded, lengths, strict=True)):
             if not ids and not length:
                 raise InvalidOptionError(f"a prompt must not be empty: prompt {index} has no tokens")
         return [
-            _Input(tuple(ids), vectors, request.adapter, check_lifts(request.lifts, self.model.config))
+            ModelInput(tuple(ids), vectors, request.adapter, check_lifts(request.lifts, self.model.config))
             for ids, vectors, request in zip(encoded, soft_prompts, requests, strict=True)
         ]
 
     def _soft_prompt(self, request: Request, index: int) -> torch.Tensor | None:
-        """The request's soft prompt, checked, where and how the model computes; None if it has no tokens."""
+        """The request's soft prompt, checked, on the model's device and in its type; None if it has no tokens."""
         vectors = request.soft_prompt
         if vectors is None:
             return None
@@ -285,11 +262,12 @@ class TransformersLM:
         embeddings = self.model.get_input_embeddings().weight
         return vectors.detach().to(embeddings.device, embeddings.dtype) if len(vectors) else None
 
-    def _answers(self, inputs: dict[Any, _Input], options: GenerationOptions) -> dict[Any, str]:
+    def _answers(self, inputs: dict[Any, ModelInput], options: GenerationOptions) -> dict[Any, str]:
         """The answer to each input, under the same key."""
         noise = NOISE.get(self.model.dtype, 0.0)
         answers: dict[Any, list[int]] = {}
-        for keys in self._batches(inputs, options):
+        slots = None if self._adapters is None else self._adapters.slots
+        for keys in batches(inputs, options, self._batch_tokens, slots):
             tokens, margins = self._generate_batch([inputs[key] for key in keys], options)
             answers.update(zip(keys, tokens, strict=True))
             for key, margin in zip(keys, margins, strict=True):
@@ -298,66 +276,21 @@ class TransformersLM:
         texts = self._tokenizer.batch_decode(list(answers.values()), skip_special_tokens=True)
         return {key: text.strip() for key, text in zip(answers, texts, strict=True)}
 
-    def _batches(self, inputs: dict[Any, _Input], options: GenerationOptions) -> Iterator[list[Any]]:
-        """Keys of `inputs`, longest first, so that memory runs out at once if it does."""
-        keys = sorted(inputs, key=lambda key: len(inputs[key]), reverse=True)
-        while keys:
-            tokens = (len(inputs[keys[0]]) + options.max_new_tokens) * options.num_beams
-            size = self._mixable([inputs[key] for key in keys[: max(1, self._batch_tokens // tokens)]])
-            yield keys[:size]
-            keys = keys[size:]
-
-    def _mixable(self, inputs: Sequence[_Input]) -> int:
-        """How many of the first inputs have no more different adapters than one batch can mix."""
-        different: set[str] = set()
-        for count, each in enumerate(inputs):
-            if each.adapter is not None and self._adapters is not None:
-                different.add(each.adapter)
-                if len(different) > self._adapters.slots:
-                    return count
-        return len(inputs)
-
     def _generate_batch(
-        self, inputs: Sequence[_Input], options: GenerationOptions
+        self, inputs: Sequence[ModelInput], options: GenerationOptions
     ) -> tuple[list[list[int]], list[float]]:
         """Tokens of the answers, without the end token, and the margins with which they were decided."""
-        embed = self.model.get_input_embeddings()
-        soft_prompts = [each.soft_prompt for each in inputs]
-        batch = PaddedBatch.of(
-            [each.ids for each in inputs],
-            soft_prompts,
-            pad_token=self._pad,
-            pad_left=not self.encoder_decoder,
-            device=embed.weight.device,
-        )
-        arguments = {"attention_mask": batch.mask}
-        if all(vectors is None for vectors in soft_prompts):
-            arguments["input_ids"] = batch.ids
-        else:
-            arguments["inputs_embeds"] = batch.embeddings(embed)
-        eos = torch.tensor(self._eos, dtype=torch.long, device=embed.weight.device)
-        watch: MarginWatch = (
-            GreedyMargin(len(inputs), eos)
-            if options.num_beams == 1
-            else BeamMargin(len(inputs), options.num_beams, options.max_new_tokens, eos)
-        )
+        arguments = self._arguments(inputs)
         rules = self._generation_config(options)
+        processors, watch = self._processors(inputs, options, rules)
         # A second handle on the same weights, so that the user's model keeps its own generation config and
         # `generate` finds nothing there to mix into ours.
         handle = copy.copy(self.model)
         handle.generation_config = rules
-        names = [each.adapter for each in inputs]
-        # The watch comes last: it looks at the scores by which the decisions are taken.
-        changes: list[Any] = []
-        forced = int(self.encoder_decoder and getattr(rules, "forced_bos_token_id", None) is not None)
-        if any(_lifted(inputs)):
-            changes.append(TokenLifts([each.lifts for each in inputs], options.num_beams, forced))
-        if options.median_of:
-            answers = self.target_ids(options.median_of)
-            changes.append(MedianDecoding(answers, options.max_new_tokens, forced))
+        attached = nullcontext() if self._adapters is None else self._adapters.named([each.adapter for each in inputs])
         try:
-            with nullcontext() if self._adapters is None else self._adapters.named(names):
-                output = handle.generate(**arguments, generation_config=rules, logits_processor=[*changes, watch])
+            with attached:
+                output = handle.generate(**arguments, generation_config=rules, logits_processor=processors)
         except torch.OutOfMemoryError as error:
             raise GenerationError(
                 f"{self.name} ran out of memory with {len(inputs)} requests of {max(map(len, inputs))} tokens in a "
@@ -365,21 +298,45 @@ class TransformersLM:
             ) from error
         margins: list[float] = watch.margins.tolist()
         if any(margin != margin for margin in margins):
-            raise GenerationError(
-                f"{self.name} computed scores that are not numbers in {self.model.dtype}: load it in float32"
-            )
+            exact = self.model.dtype in (torch.float32, torch.float64)
+            hint = "its weights, or an adapter's, are broken or far too large" if exact else "load it in float32"
+            raise GenerationError(f"{self.name} computed scores that are not numbers in {self.model.dtype}: {hint}")
         # A decoder's output starts with its start token, or with the prompt where that was given as ids.
         start = 1 if self.encoder_decoder else arguments["input_ids"].shape[1] if "input_ids" in arguments else 0
         return [self._until_end(row) for row in output[:, start:].tolist()], margins
 
+    def _arguments(self, inputs: Sequence[ModelInput]) -> dict[str, torch.Tensor]:
+        """`inputs` as arguments of ``generate``: ids if there is no soft prompt among them, else embeddings."""
+        embed = self.model.get_input_embeddings()
+        soft_prompts = [each.soft_prompt for each in inputs]
+        batch = self.padded([each.ids for each in inputs], soft_prompts)
+        if all(vectors is None for vectors in soft_prompts):
+            return {"input_ids": batch.ids, "attention_mask": batch.mask}
+        return {"inputs_embeds": batch.embeddings(embed), "attention_mask": batch.mask}
+
+    def _processors(
+        self, inputs: Sequence[ModelInput], options: GenerationOptions, rules: GenerationConfig
+    ) -> tuple[list[Any], MarginWatch]:
+        """The logits processors of a batch; the watch over margins is the last, and sees the scores that decide."""
+        eos = torch.tensor(self._eos, dtype=torch.long, device=self.model.get_input_embeddings().weight.device)
+        forced = int(self.encoder_decoder and getattr(rules, "forced_bos_token_id", None) is not None)
+        processors: list[Any] = []
+        if any(bool(each.lifts) for each in inputs):
+            processors.append(TokenLifts([each.lifts for each in inputs], options.num_beams, forced))
+        if options.median_of:
+            processors.append(MedianDecoding(self.target_ids(options.median_of), options.max_new_tokens, forced))
+        watch: MarginWatch = GreedyMargin(len(inputs), eos)
+        if options.num_beams > 1:
+            watch = BeamMargin(len(inputs), options.num_beams, options.max_new_tokens, eos)
+        return [*processors, watch], watch
+
     def _generation_config(self, options: GenerationOptions) -> GenerationConfig:
-        make: Any = GenerationConfig
         own = self.model.generation_config
-        rules = {name: getattr(own, name, None) for name in _TOKEN_RULES}
+        make: Any = GenerationConfig
         config: GenerationConfig = make(
-            **rules,
+            **{name: getattr(own, name, None) for name in _TOKEN_RULES},
             eos_token_id=list(self._eos) or None,
-            pad_token_id=self._pad,
+            pad_token_id=self.pad_token,
             max_new_tokens=options.max_new_tokens,
             num_beams=options.num_beams,
             do_sample=False,
@@ -392,10 +349,6 @@ class TransformersLM:
 
     def __repr__(self) -> str:
         return f"TransformersLM({self.name!r})"
-
-
-def _lifted(inputs: Sequence[_Input]) -> Iterator[bool]:
-    return (bool(each.lifts) for each in inputs)
 
 
 def _unwrapped(model: Any) -> Any:
@@ -424,16 +377,3 @@ def _positions(config: Any) -> int | None:
     """How many positions a model has; None where they are relative."""
     positions = getattr(config, "max_position_embeddings", None)
     return positions if positions is not None and positions > 0 else None
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Switch dropout off, and leave every part of the model in the mode that it was in."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

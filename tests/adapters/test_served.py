@@ -164,7 +164,7 @@ def resolved(resolver: Any, name: str, base: str = BASE) -> Any:
 
 
 def served_llm(vllm: VLLM, served: ServedAdapters) -> OpenAILM:
-    llm = load_llm(f"vllm:{BASE}@{vllm.url}", lora=served.name)
+    llm = load_llm(f"vllm:{BASE}@{vllm.url}", adapter_name=served.name)
     assert isinstance(llm, OpenAILM)
     return llm
 

@@ -168,9 +168,7 @@ def _sent(data: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_a_soft_prompt_is_a_part_of_the_first_turn(chat_server: ChatServer, place: Any) -> None:
-    llm = OpenAILM(
-        "echo", base_url=chat_server.url, api_key="-", hidden_size=4, system="You are kind.", soft_prompt=place
-    )
+    llm = load_llm(f"vllm:echo@{chat_server.url}", hidden_size=4, system="You are kind.", soft_prompt=place)
     vectors = torch.arange(12, dtype=torch.float16).view(3, 4)
     llm.generate([Request("Hello.", vectors), Request("Hello.")], OPTIONS)
     with_soft = next(body for _, body in chat_server.received if isinstance(body["messages"][0]["content"], list))
@@ -190,10 +188,8 @@ def test_completions_get_the_whole_prompt_embedded(chat_server: ChatServer, plac
     def embed(text: str) -> torch.Tensor:
         return torch.tensor([[float(ord(letter))] * 2 for letter in text])
 
-    llm = OpenAILM(
-        "echo",
-        base_url=chat_server.url,
-        api_key="-",
+    llm = load_llm(
+        f"vllm:echo@{chat_server.url}",
         endpoint="completions",
         hidden_size=2,
         system="ab",
@@ -210,21 +206,21 @@ def test_completions_get_the_whole_prompt_embedded(chat_server: ChatServer, plac
 
 
 def test_soft_prompts_that_do_not_fit_are_refused(chat_server: ChatServer) -> None:
-    plain = OpenAILM("echo", base_url=chat_server.url, api_key="-")
+    plain = load_llm(f"vllm:echo@{chat_server.url}")
     with pytest.raises(UnsupportedChannelError, match="by a vLLM server that is given its `hidden_size`"):
         plain.generate([Request("Hello.", torch.zeros(1, 4))], OPTIONS)
-    llm = OpenAILM("echo", base_url=chat_server.url, api_key="-", hidden_size=4)
+    llm = load_llm(f"vllm:echo@{chat_server.url}", hidden_size=4)
     with pytest.raises(InvalidOptionError, match=r"in the shape \(tokens, 4\), was: torch.float32 in \(1, 5\)"):
         llm.generate([Request("Hello.", torch.zeros(1, 5))], OPTIONS)
     with pytest.raises(InvalidOptionError, match="finite numbers only"):
         llm.generate([Request("Hello.", torch.full((1, 4), torch.nan))], OPTIONS)
     with pytest.raises(InvalidOptionError, match="the completions endpoint need `embed`"):
-        OpenAILM("echo", base_url=chat_server.url, api_key="-", endpoint="completions", hidden_size=4)
+        load_llm(f"vllm:echo@{chat_server.url}", endpoint="completions", hidden_size=4)
     assert chat_server.received == []
 
 
 def test_an_endpoint_can_say_whose_weights_it_serves(chat_server: ChatServer) -> None:
     embedder = UserEmbedder(UserEmbedderConfig(4, 4, llm="llama@1"))
-    embedder.check_fits("", OpenAILM("echo", base_url=chat_server.url, api_key="-", serves="llama@1"))  # type: ignore[arg-type]
+    embedder.check_fits("", load_llm(f"vllm:echo@{chat_server.url}", serves="llama@1"))  # type: ignore[arg-type]
     with pytest.raises(FingerprintMismatchError, match="'llama@1'; was given 'openai:echo"):
-        embedder.check_fits("", OpenAILM("echo", base_url=chat_server.url, api_key="-"))  # type: ignore[arg-type]
+        embedder.check_fits("", load_llm(f"vllm:echo@{chat_server.url}"))  # type: ignore[arg-type]

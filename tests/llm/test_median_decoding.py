@@ -16,7 +16,7 @@ from persona.eval.lamp import run_lamp
 from persona.eval.lamp_config import LampConfig
 from persona.eval.world.world import World
 from persona.llm.load import load_llm
-from persona.llm.median_decoding import MedianDecoding
+from persona.llm.logits import MedianDecoding
 from persona.llm.transformers import TransformersLM
 from persona.protocols import GenerationOptions, Request
 from persona.readers import read_split
@@ -39,7 +39,7 @@ def test_it_has_the_least_expected_error(seed: int) -> None:
     answers = [[10 + place, 2] for place in range(5)]
     scores = torch.full((1, 20), draw.uniform(-3, 3))  # what belongs to no answer counts nothing
     scores[0, 10:15] = torch.tensor(p).log() + 7
-    left = MedianDecoding(answers, room=1)(torch.zeros(1, 3), scores)
+    left = MedianDecoding(answers, max_new_tokens=1)(torch.zeros(1, 3), scores)
     risks = [sum(weight * abs(a - b) for b, weight in enumerate(p)) for a in range(5)]
     chosen = int(left.argmax()) - 10
     assert risks[chosen] == min(risks)
@@ -53,7 +53,7 @@ def test_it_has_the_least_expected_error(seed: int) -> None:
 
 
 def test_what_answers_share_is_written_first_and_the_rest_after_it() -> None:
-    watch = MedianDecoding([[7, 3, 2], [7, 4, 9, 2], [7, 5, 2]], room=4, begin=1)
+    watch = MedianDecoding([[7, 3, 2], [7, 4, 9, 2], [7, 5, 2]], max_new_tokens=4, forced=1)
     scores = torch.zeros(2, 10)
     scores[0, 3], scores[1, 4] = 5.0, 5.0
     rows = [watch(torch.zeros(2, 1), scores).argmax(-1).tolist() for _ in range(5)]
@@ -62,11 +62,11 @@ def test_what_answers_share_is_written_first_and_the_rest_after_it() -> None:
 
 def test_answers_that_begin_alike_and_too_little_room_are_refused() -> None:
     with pytest.raises(InvalidOptionError, match="differ in the first token"):
-        MedianDecoding([[7, 3, 2], [7, 3, 4, 2], [7, 5, 2]], room=8)
+        MedianDecoding([[7, 3, 2], [7, 3, 4, 2], [7, 5, 2]], max_new_tokens=8)
     with pytest.raises(InvalidOptionError, match="at least two answers"):
-        MedianDecoding([[7, 2]], room=8)
+        MedianDecoding([[7, 2]], max_new_tokens=8)
     with pytest.raises(InvalidOptionError, match="must be at least 2 for these answers, was: 1"):
-        MedianDecoding([[7, 2], [8, 9, 2]], room=1)
+        MedianDecoding([[7, 2], [8, 9, 2]], max_new_tokens=1)
 
 
 def test_an_answer_is_that_of_the_models_own_distribution_alone_and_in_a_batch(tiny: TransformersLM) -> None:
@@ -92,7 +92,7 @@ def test_an_encoder_decoder_model_answers_one_of_them(shared: Path) -> None:
 def test_who_cannot_say(tiny: TransformersLM) -> None:
     with pytest.raises(InvalidOptionError, match="set `num_beams=1`"):
         tiny.generate([Request("x")], dataclasses.replace(MEDIAN, num_beams=2))
-    with pytest.raises(InvalidOptionError, match="does not tell its scores"):
+    with pytest.raises(InvalidOptionError, match="does not give its scores"):
         load_llm(lambda prompt: "3").generate([Request("x")], MEDIAN)
 
 

@@ -13,6 +13,7 @@ import torch
 
 from persona.errors import GenerationError, InvalidOptionError, ModelLoadError
 from persona.llm import transformers as transformers_llm
+from persona.llm.inputs import ModelInput
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from persona.protocols import GenerationOptions, Request
@@ -89,7 +90,7 @@ class TestBatches:
         requests = [Request("Lily had a big red ball and")]
         (expected,) = real.generate(requests, GREEDY)
         rest = whole[special + 3 :]
-        inputs = [transformers_llm._Input(tuple(rest), vectors)]
+        inputs = [ModelInput(tuple(rest), vectors)]
         with torch.inference_mode():
             (tokens,), _ = real._generate_batch(inputs, GREEDY)
         assert tokenizer.decode(tokens, skip_special_tokens=True).strip() == expected
@@ -130,7 +131,7 @@ def watched_batches(llm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> lis
     seen: list[list[int]] = []
     generate = llm._generate_batch
 
-    def note(inputs: Sequence[transformers_llm._Input], options: GenerationOptions) -> Any:
+    def note(inputs: Sequence[ModelInput], options: GenerationOptions) -> Any:
         seen.append([len(each) for each in inputs])
         return generate(inputs, options)
 
@@ -157,9 +158,7 @@ class TestOrderAndWork:
         assert [length for batch in seen for length in batch] == [17, 16, 15, 14]
 
     def test_an_answer_ends_before_the_first_end_token(self, llama: TransformersLM) -> None:
-        inputs = [
-            transformers_llm._Input(tuple(ids)) for ids in llama._prompts.encode(["one", "two three"], [None] * 2)
-        ]
+        inputs = [ModelInput(tuple(ids)) for ids in llama._prompts.encode(["one", "two three"], [None] * 2)]
         with torch.inference_mode():
             (first, second), _ = llama._generate_batch(inputs, GREEDY)
             end = next(token for token in first if token not in second)

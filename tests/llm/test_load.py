@@ -134,7 +134,9 @@ class TestContract:
             (answer,) = llm.generate([Request("A", torch.zeros(2, llm.hidden_size))], SHORT)
             assert isinstance(answer, str)
         else:
-            with pytest.raises(UnsupportedChannelError, match="request 0 needs: soft_prompt, which is taken by transformers models"):
+            with pytest.raises(
+                UnsupportedChannelError, match="request 0 needs: soft_prompt, which is taken by transformers models"
+            ):
                 llm.generate([Request("A", torch.zeros(2, 8))], SHORT)
 
     def test_beams_are_searched_or_refused(self, llm: LanguageModel) -> None:

@@ -2,52 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from persona.cli.app import main
-
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+NO_HISTORY, ANA, BEN = re.findall(r"^(?:no history|ana|ben) +(.+)$", README, flags=re.MULTILINE)
+"""The three headlines that the README opens with."""
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-@pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what the README's commands name, as the working folder."""
-    (tmp_path / "examples").mkdir()
-    shutil.copy(ROOT / "examples" / "histories.jsonl", tmp_path / "examples")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PERSONA_STORE", raising=False)
-    return tmp_path
+def run(command: list[str]) -> str:
+    """What `command` prints, with `persona` and `python` being those of the tests."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PERSONA_")} | {"PATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_the_python_block_runs(clone: Path) -> None:
-    (code,) = blocks("python")
-    shown = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True)
-    assert shown.stdout.startswith("An LLM would read ")
-    assert "lighthouse keepers" in shown.stdout
-
-
-def test_the_commands_run(clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = [block for block in blocks("sh") if "persona ingest" in block]
-    commands = [shlex.split(line, comments=True) for line in block.splitlines()]
-    assert [command[1] for command in commands] == ["ingest", "embed-users", "retrieve", "ask", "forget"]
-    for command in commands:
-        monkeypatch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as stop:
-            main()
-        assert stop.value.code == 0, capsys.readouterr().err
-    assert "erased 8 records" in capsys.readouterr().out
+def test_what_the_readme_shows_is_what_happens() -> None:
+    (shell,) = [block for block in blocks("sh") if "persona ingest" in block]
+    assert run(["bash", "-euo", "pipefail", "-c", shell]).strip().endswith(ANA)
+    assert run(["bash", "-euo", "pipefail", "-c", shell.replace("ask ana", "ask nobody")]).strip().endswith(NO_HISTORY)
+    short, parts = blocks("python")
+    assert run([sys.executable, "-W", "error", "-c", short]).strip() == ANA
+    assert "at last" in run([sys.executable, "-W", "error", "-c", parts])
 
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -34,9 +34,7 @@ def main() -> None:
     llm = persona.load_llm("tiny")
     with TemporaryDirectory() as folder, persona.ProfileStore(f"sqlite:///{folder}/persona.db") as store:
         for user_id, headlines in HISTORIES.items():
-            store.upsert(
-                (user_id, persona.Record(article, target=headline)) for article, headline in headlines.items()
-            )
+            store.upsert((user_id, persona.Record(article, target=headline)) for article, headline in headlines.items())
         for user_id in ("nobody", "ana", "ben"):
             answer = persona.personalize(llm, user_id, REQUEST, store=store, task="LaMP_4")
             print(f"{user_id + ':':8} {answer}")

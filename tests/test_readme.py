@@ -24,7 +24,9 @@ def blocks(language: str) -> list[str]:
 def run(command: list[str]) -> str:
     """What `command` prints, with `persona` and `python` being those of the tests."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PERSONA_")} | {"PATH": path}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PERSONA_")} | {
+        "PATH": path
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout

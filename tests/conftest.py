@@ -1,4 +1,4 @@
-"""Fixtures that more than one test file uses."""
+"""Fixtures that several test files use."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a very small decoder-only model of random weights and a byte tokenizer."""
+    """A folder with a very small decoder-only model with random weights and a byte tokenizer."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -85,10 +85,10 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class ChatServer:
-    """A server on 127.0.0.1 that speaks OpenAI's wire format and echoes prompts.
+    """A server on 127.0.0.1 that speaks OpenAI's protocol and answers with the prompt.
 
     Attributes:
-        url: what a client calls `base_url`.
+        url: the client's `base_url`.
         received: path and body of every request so far.
     """
 
@@ -98,7 +98,7 @@ class ChatServer:
 
 @pytest.fixture
 def chat_server() -> Iterator[ChatServer]:
-    """Models: `echo` answers; `refuses`, `silent`, `empty` and `html` are broken, each in its own way."""
+    """Models: `echo` answers; `refuses`, `silent`, `empty` and `html` are broken, each in another way."""
     received: list[tuple[str, dict[str, Any]]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -135,9 +135,9 @@ def chat_server() -> Iterator[ChatServer]:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """The URL of a PostgreSQL database to make schemas in: `PERSONA_TEST_POSTGRES`, or that of a server started here.
+    """The URL of a PostgreSQL database to create schemas in: `PERSONA_TEST_POSTGRES`, or a server started here.
 
-    The server is private: its files lie in a temporary folder, and it listens on a socket in there and on no port.
+    The server is private: its files are in a temporary folder, and it listens on a socket there and on no port.
     """
     given = os.environ.get("PERSONA_TEST_POSTGRES")
     if given:
@@ -146,8 +146,8 @@ def postgres_url() -> Iterator[str]:
     binaries = _postgres_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql, or set PERSONA_TEST_POSTGRES to a URL")
-    # Not pytest's own temporary folder: a socket's path has room for 107 characters, and root's folders are closed to
-    # the user that the server runs as.
+    # Not pytest's temporary folder: a socket's path may have 107 characters, and the user that the server runs as cannot
+    # read root's folders.
     with tempfile.TemporaryDirectory(prefix="persona-pg-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         owner = _postgres_owner()
         if owner is not None:
@@ -156,7 +156,7 @@ def postgres_url() -> Iterator[str]:
         data = f"{folder}/data"
         options = "--auth=trust --username=persona --encoding=UTF8 --locale=C.UTF-8 --no-sync"
         run([binaries / "initdb", *options.split(), f"--pgdata={data}"])
-        # It is thrown away in the end, so it need not survive a power cut.
+        # The data are thrown away in the end, so they need not survive a power cut.
         settings = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off -c full_page_writes=off"
         run(
             [binaries / "pg_ctl", "start", "--wait", f"--pgdata={data}", f"--log={folder}/log", f"--options={settings}"]
@@ -168,16 +168,16 @@ def postgres_url() -> Iterator[str]:
 
 
 def _postgres_binaries() -> Path | None:
-    """The folder with `initdb` and `pg_ctl`: behind the one on the PATH, or where Debian keeps them."""
-    found = shutil.which("initdb")
-    # Debian's are links that keep the server's programs together only once they are followed.
-    folders = [Path(found).resolve().parent] if found else []
+    """The folder with `initdb` and `pg_ctl`: on the PATH, or where Debian installs them."""
+    initdb = shutil.which("initdb")
+    # On Debian it is a link; the other programs are beside its target.
+    folders = [Path(initdb).resolve().parent] if initdb else []
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((folder for folder in folders if (folder / "initdb").exists() and (folder / "pg_ctl").exists()), None)
 
 
 def _postgres_owner() -> str | None:
-    """Whom to run the server as: it refuses to run as root."""
+    """The user to run the server as, which refuses to run as root; None for the current user."""
     if os.geteuid() != 0:
         return None
     import pwd
@@ -190,7 +190,7 @@ def _postgres_owner() -> str | None:
 
 @pytest.fixture(scope="session")
 def postgres_schema_url(postgres_url: str) -> Iterator[str]:
-    """The URL of a schema of our own in that database, so that nothing else in there is touched."""
+    """The URL of a schema for these tests, so that nothing else in the database is touched."""
     import sqlalchemy
 
     name = f"persona_test_{os.getpid()}"
@@ -210,7 +210,7 @@ def postgres_store_url(postgres_schema_url: str) -> Iterator[str]:
     from persona.store.schema import SCHEMA_VERSION, metadata, parts
 
     yield postgres_schema_url
-    # To make the tables anew for each test would take longer than most tests do.
+    # Creating the tables for each test would take longer than most tests.
     engine = sqlalchemy.create_engine(postgres_schema_url)
     with engine.begin() as connection:
         if sqlalchemy.inspect(connection).has_table(parts.name):

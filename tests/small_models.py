@@ -1,4 +1,4 @@
-"""Very small sentence-transformers models of random weights, with MiniLM's tokenizer."""
+"""Very small sentence-transformers models with random weights and MiniLM's tokenizer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _config(**more: Any) -> BertConfig:
 
 
 def save_bert(folder: Path, *, n_labels: int | None = None) -> Path:
-    """A BERT of random weights; with `n_labels` a head for pairs of texts."""
+    """A BERT with random weights; with `n_labels` a head for pairs of texts."""
     torch.manual_seed(0)
     model: Any = BertModel(_config()) if n_labels is None else None
     if n_labels is not None:
@@ -42,7 +42,7 @@ def save_bert(folder: Path, *, n_labels: int | None = None) -> Path:
 
 @cache
 def multi_vector() -> MultiVectorEncoder:
-    """Its token vectors have 16 numbers."""
+    """Token vectors of 16 numbers."""
     with TemporaryDirectory() as folder:
         transformer = Transformer(str(save_bert(Path(folder))))
     unit = Normalize(module_input_name="token_embeddings", module_output_name="token_embeddings")
@@ -51,7 +51,7 @@ def multi_vector() -> MultiVectorEncoder:
 
 @cache
 def cross_encoder() -> CrossEncoder:
-    """One label, whose value depends on both texts."""
+    """A cross-encoder with one label, whose score depends on both texts."""
     with TemporaryDirectory() as folder:
         model: CrossEncoder = CrossEncoder(str(save_bert(Path(folder), n_labels=1)), device="cpu")
     return model

@@ -23,7 +23,7 @@ import numpy as np
 
 from persona.records import Record
 from persona.store.profile_store import ProfileStore
-from persona.store.vectors import UserVectors
+from persona.store.vectors import UserVectors, inner_products
 
 SMALL = 1_000
 DIM = 384
@@ -105,7 +105,7 @@ def measure(folder: Path, n_users: int, n_records: int, n_samples: int) -> dict[
             begun = time.perf_counter()
             found = store.vectors(embedded_id, FINGERPRINT)
             assert found is not None
-            found.top_k(query, 4)
+            np.argpartition(inner_products(found.matrix, query), -4)[-4:]
             timed[name]["vectors_top_4"].append(time.perf_counter() - begun)
 
     for name, store, size, _ in stores:

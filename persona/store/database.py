@@ -1,4 +1,4 @@
-"""A connection to SQLite or PostgreSQL: opened, checked, made ready, and every failure turned into one line.
+"""The database of a store, SQLite or PostgreSQL: opened, checked and made ready; every failure becomes one line.
 
 Reads run in autocommit, each a single statement, so that each sees one state of the database and no transaction stays
 open behind it. Writes run in `writing`, one transaction that is kept whole or not at all.
@@ -19,7 +19,6 @@ from sqlalchemy import Connection, Engine, Select, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import PoolProxiedConnection
 
 from persona.errors import MissingDependencyError, StoreError
 from persona.store.migrations import is_current, migrate
@@ -27,12 +26,6 @@ from persona.store.schema import meta
 
 BUSY_SECONDS = 30
 """How long a statement waits for another process before it gives up."""
-
-PREPARED_STATEMENTS = 512
-"""How many an SQLite connection keeps. Each question is one for each of the 32 parts of the users, so that Python's own
-128 are used up by four questions, and to prepare one takes longer than to run it."""
-
-_OLDEST_SQLITE = (3, 35)
 
 _PRAGMAS = (
     # Takes effect in a new database only. Records have some hundred bytes, matrices some ten thousand: with SQLite's
@@ -54,13 +47,12 @@ _PRAGMAS = (
     "PRAGMA temp_store = MEMORY",
 )
 
-_inherited: list[object] = []
-"""Engines whose connections belong to the parent process. They are neither used nor closed here: closing would end the
-parent's session on a server, and drop its locks on a file."""
-
-
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 """Both databases say ON CONFLICT alike, but to SQLAlchemy it is part of their dialects."""
+
+_inherited: list[object] = []
+"""Pools of connections that belong to the parent process. They are neither used nor closed here: closing would end the
+parent's session on a server, and drop its locks on a file."""
 
 
 class Database:
@@ -79,77 +71,45 @@ class Database:
         self._url = _checked(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self.name = f"{self._url.database}" if self.is_sqlite else self._url.render_as_string(hide_password=True)
-        self._compiled: dict[Select[Any], tuple[str, dict[str, object]]] = {}
         self._closed = False
         self._pid = os.getpid()
         if self.is_sqlite:
             _refuse_foreign_file(Path(str(self._url.database)))
-        # At most one connection, by the name "reader", for the next reading statement, and the driver's own beside it:
-        # to take one out of SQLAlchemy's pool and put it back takes longer than to read a user's index. `pop` and
-        # `setdefault` are atomic.
-        self._kept: dict[str, tuple[PoolProxiedConnection, Any]] = {}
-        self._engine = self._connectable()
+        self._engine = _engine(self._url)
         try:
             self._prepare()
         except BaseException:
             self.close()
             raise
 
-    @property
-    def dialect(self) -> str:
-        """``"sqlite"`` or ``"postgresql"``."""
-        return self._engine.dialect.name
-
     def close(self) -> None:
-        """Give the connections back. The last process that closes an SQLite file folds its log into it."""
+        """Close the connections. The last process that closes an SQLite file folds its log into it."""
         self._closed = True
         if self._pid == os.getpid():
-            if reader := self._kept.pop("reader", None):
-                reader[0].close()
             self._engine.dispose()
 
-    def rows(self, statement: Select[Any], parameters: Mapping[str, object]) -> list[Any]:
-        """All rows of one reading statement, as tuples of the driver's own types.
-
-        This is the hot path: the statement is compiled once and then handed straight to the driver, since building
-        SQLAlchemy's result takes longer than SQLite takes to find a profile.
+    def rows(self, statement: Select[Any], parameters: Mapping[str, object] | None = None) -> list[Any]:
+        """All rows of one reading statement.
 
         Raises:
             StoreError: if the database does not answer.
         """
-        engine = self._usable()
-        compiled = self._compiled.get(statement)
-        if compiled is None:
-            compiled = self._compiled[statement] = _compiled(statement, engine)
-        sql, fixed = compiled
-        try:
-            return self._fetched(engine, sql, {**fixed, **parameters} if fixed else parameters)
-        except (SQLAlchemyError, self._driver_error) as error:
-            raise self._explained(error) from error
+        with self.connected() as connection:
+            return list(connection.execute(statement, dict(parameters or {})))
 
-    def _fetched(self, engine: Engine, sql: str, parameters: Mapping[str, object], retry: bool = True) -> list[Any]:
-        reader = self._kept.pop("reader", None)
-        if reader is None:
-            taken = engine.raw_connection()
-            reader = taken, taken.driver_connection
-        connection, driver = reader
-        try:
-            found: list[Any] = driver.execute(sql, parameters).fetchall()
-        except self._driver_error:
-            connection.close()
-            if self.is_sqlite or not driver.closed or not retry:
-                raise
-        except BaseException:
-            connection.invalidate()  # interrupted in the middle of an answer, which the next reader must not get
-            raise
-        else:
-            if self._kept.setdefault("reader", reader) is not reader:
-                connection.close()  # another thread has put its own back meanwhile
-            return found
-        # A server that was restarted has cut every connection in the pool. To ask each time whether it has not would
-        # double the way of every read; to read twice does no harm.
-        engine.dispose()
-        return self._fetched(engine, sql, parameters, retry=False)
+    def pages(self, statement: Select[Any], parameters: Mapping[str, object] | None = None) -> Iterator[Any]:
+        """The rows of a statement that reads one page of users, page after page.
+
+        No statement stays open while the caller works: each page starts behind the last uid of the one before.
+
+        Args:
+            statement: its first column is the uid, in ascending order, and above the parameter `after`.
+            parameters: all others.
+        """
+        after = 0
+        while rows := self.rows(statement, {**(parameters or {}), "after": after}):
+            yield from rows
+            after = rows[-1][0]
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -185,41 +145,17 @@ class Database:
         Raises:
             StoreError: if the database does not answer.
         """
-        try:
-            with self._usable().connect() as connection:
-                if not self.is_sqlite:
-                    _revive(connection)
-                yield connection
-        except (SQLAlchemyError, self._driver_error) as error:
-            raise self._explained(error) from error
-
-    def _usable(self) -> Engine:
         if self._closed:
             raise StoreError(f"the store {self.name} is closed: open it again")
         if self._pid != os.getpid():
-            _inherited.append((self._engine, self._kept))
-            self._engine, self._kept, self._pid = self._connectable(), {}, os.getpid()
-        return self._engine
-
-    def _connectable(self) -> Engine:
-        options: dict[str, Any] = (
-            {
-                "paramstyle": "named",
-                "connect_args": {"timeout": BUSY_SECONDS, "cached_statements": PREPARED_STATEMENTS},
-            }
-            if self.is_sqlite
-            else {"skip_autocommit_rollback": True}
-        )
+            _inherited.append(self._engine.pool)
+            self._engine.dispose(close=False)
+            self._pid = os.getpid()
         try:
-            engine = sqlalchemy.create_engine(self._url, isolation_level="AUTOCOMMIT", **options)
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError(
-                f"a PostgreSQL store needs the package {error.name}: pip install 'persona-llm[postgres]'"
-            ) from error
-        assert engine.dialect.dbapi is not None
-        self._driver_error: type[Exception] = engine.dialect.dbapi.Error
-        sqlalchemy.event.listen(engine, "connect", _set_pragmas if self.is_sqlite else _set_session)
-        return engine
+            with self._engine.connect() as connection:
+                yield connection
+        except (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
+            raise self._explained(error) from error
 
     def _prepare(self) -> None:
         """Check the database, and make or migrate its tables."""
@@ -239,30 +175,35 @@ class Database:
     def _explained(self, error: Exception) -> StoreError:
         reason = str(error.orig if isinstance(error, DBAPIError) else error)
         reason = "; ".join(line.strip() for line in reason.splitlines() if line.strip())
-        for symptom, meaning in _MEANINGS.items():
-            if symptom in reason:
-                return StoreError(f"{self.name}: {meaning} ({reason})")
-        return StoreError(f"{self.name}: the database failed: {reason}")
+        meaning = _meaning(reason)
+        return StoreError(f"{self.name}: {meaning} ({reason})" if meaning else f"{self.name}: {_FAILED}: {reason}")
 
 
+_FAILED = "the database failed"
+_DAMAGED = "it is damaged: bring back a copy"
 _MEANINGS = {
     "database is locked": "another process is writing to it: wait until it is done and run this again",
     "due to lock timeout": "another process is writing to it: wait until it is done and run this again",
     "unable to open database file": "it cannot be opened: its folder must exist and allow writing",
     "readonly database": "it cannot be written to: allow writing to the file and its folder",
     "file is not a database": "it is no SQLite database, or a damaged one: name another file",
-    "disk image is malformed": "it is damaged: bring back a copy",
+    "disk image is malformed": _DAMAGED,
     "disk is full": "the disk is full: make room and run this again",
     "deadlock detected": "another process was changing the same users, and this one was rolled back: run it again",
     "connection failed": "the server cannot be reached: start it, or correct the URL",
 }
+"""What the databases' messages mean to a user, by a part of the message."""
+
+
+def _meaning(message: str) -> str | None:
+    return next((meaning for symptom, meaning in _MEANINGS.items() if symptom in message), None)
 
 
 def _checked(url: str) -> URL:
     """`url`, with an SQLite path made absolute: a later `chdir` must not open a second database.
 
     Raises:
-        StoreError: if it names no database that a store can lie in.
+        StoreError: if it names no database that a store can be in.
     """
     if not isinstance(url, str):
         raise StoreError(f"a store's URL must be a string like sqlite:///file.db, was: {url!r:.80}")
@@ -272,11 +213,6 @@ def _checked(url: str) -> URL:
         path = rest.removeprefix("/")
         if path in ("", ":memory:") or path == rest or "?" in path or "\0" in path:
             raise StoreError(f"an SQLite store lies in a file: use the form sqlite:///file.db, was: {url!r}")
-        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
-            raise StoreError(
-                f"a store needs SQLite {'.'.join(map(str, _OLDEST_SQLITE))} or newer, "
-                f"this Python has {sqlite3.sqlite_version}: use a newer Python"
-            )
         return URL.create("sqlite", database=os.path.abspath(path))
     with suppress(ArgumentError, ValueError):
         parsed = make_url(url)
@@ -301,30 +237,26 @@ def _refuse_foreign_file(path: Path) -> None:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     except sqlite3.DatabaseError as error:
-        for symptom, meaning in _MEANINGS.items():
-            if symptom in str(error):
-                raise StoreError(f"{path}: {meaning}") from error
-        raise StoreError(f"{path}: the database failed: {error}") from error
+        raise StoreError(f"{path}: {_meaning(str(error)) or f'{_FAILED}: {error}'}") from error
     except UnicodeDecodeError as error:  # names of tables, or the message about them
-        raise StoreError(f"{path}: {_MEANINGS['disk image is malformed']} ({error.reason})") from error
+        raise StoreError(f"{path}: {_DAMAGED} ({error.reason})") from error
     if tables and meta.name not in tables:
         raise StoreError(f"{path} is an SQLite database, but no store of persona: name another file")
 
 
-def _compiled(statement: Select[Any], engine: Engine) -> tuple[str, dict[str, object]]:
-    """The SQL of `statement`, and the parameters that are part of it."""
-    compiled = statement.compile(engine)
-    return str(compiled), {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
-
-
-def _revive(connection: Connection) -> None:
-    """Connect anew where the server has cut the connection since it was last used."""
+def _engine(url: URL) -> Engine:
+    options: dict[str, Any] = {"pool_pre_ping": True, "skip_autocommit_rollback": True}  # a server may be restarted
+    if url.get_backend_name() == "sqlite":
+        options = {"connect_args": {"timeout": BUSY_SECONDS}}
     try:
-        connection.exec_driver_sql("SELECT 1")
-    except DBAPIError as error:
-        if not error.connection_invalidated:
-            raise
-    connection.rollback()  # ends what SQLAlchemy takes for a transaction, of the old connection or the new one
+        engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT", **options)
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"a PostgreSQL store needs the package {error.name}: pip install 'persona-llm[postgres]'"
+        ) from error
+    is_sqlite = engine.dialect.name == "sqlite"
+    sqlalchemy.event.listen(engine, "connect", _set_pragmas if is_sqlite else _set_session)
+    return engine
 
 
 def _set_pragmas(connection: sqlite3.Connection, _: object) -> None:
@@ -343,7 +275,7 @@ def _set_pragmas(connection: sqlite3.Connection, _: object) -> None:
 
 
 def set_lock_timeout(connection: Any, seconds: float) -> None:
-    """Have statements on this PostgreSQL connection wait so long for locks, instead of for ever."""
+    """Have statements on this PostgreSQL connection wait for locks this long, instead of for ever."""
     connection.execute(f"SET lock_timeout = {round(1000 * seconds)}")
 
 

@@ -7,29 +7,28 @@ since: so neither a forgotten user nor a deleted record comes back by way of a s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, select, update
 
-from persona.errors import FingerprintMismatchError, InvalidOptionError
+from persona.errors import FingerprintMismatchError
 from persona.records import check_user_id
 from persona.store.database import insert_if_absent, insert_or_renew
 from persona.store.schema import PART_TABLES, Part, encoders, part_of
-from persona.store.vectors import UserVectors
-
-MAX_KIND_LENGTH = 512
+from persona.store.vectors import UserVectors, check_name
 
 KEPT_KINDS = ("forgotten-entities",)
 """Indexes that were not made from records and stay when some are deleted: what a user wants forgotten for good."""
 
+_HALF = np.dtype("<f2")
+
 
 @dataclass(frozen=True, slots=True)
 class StoredIndex:
-    """A search index of one user; the store does not look inside.
+    """A search index of one user; the store does not interpret it.
 
     Attributes:
         user_id: whose it is.
@@ -38,8 +37,8 @@ class StoredIndex:
         data: the index.
 
     Raises:
-        InvalidUserIdError: if `user_id` is none.
-        InvalidOptionError: if `kind` is empty, too long, or holds NUL.
+        InvalidUserIdError: if `user_id` is not a legal id.
+        InvalidOptionError: if `kind` is empty, too long, or no database can store it.
     """
 
     user_id: str
@@ -49,88 +48,42 @@ class StoredIndex:
 
     def __post_init__(self) -> None:
         check_user_id(self.user_id)
-        if not 1 <= len(self.kind) <= MAX_KIND_LENGTH or "\0" in self.kind:
-            raise InvalidOptionError(
-                f"an index's kind must have 1 to {MAX_KIND_LENGTH} characters and no NUL, was: {self.kind!r:.80}"
-            )
+        check_name(self.kind, "an index's kind")
 
-
-_new = object.__new__
-_set_index = {name: StoredIndex.__dict__[name].__set__ for name in StoredIndex.__slots__}
-_set_vectors = {name: UserVectors.__dict__[name].__set__ for name in UserVectors.__slots__}
-_HALF = np.dtype("<f2")
 
 Derived = TypeVar("Derived", UserVectors, StoredIndex)
 
 
 def write_vectors(connection: Connection, batch: Sequence[UserVectors]) -> int:
-    """Put the admitted ones of `batch` in; return how many.
+    """Write the admitted ones of `batch`; return how many.
 
     Raises:
         FingerprintMismatchError: if vectors of one encoder have two lengths.
     """
     numbers = _encoder_numbers(connection, batch)
-    written = 0
-    for part, some in _by_part(batch):
-        rows = [
-            {
-                "uid": uid,
-                "encoder": numbers[vectors.fingerprint],
-                "revision": vectors.revision,
-                "record_ids": _joined(vectors.record_ids),
-                "hashes": _joined(vectors.hashes),
-                "matrix": _matrix_bytes(vectors.matrix),
-            }
-            for uid, vectors in _admitted(connection, part, some)
-        ]
-        if rows:
-            connection.execute(insert_or_renew(connection, part.vectors, "uid", "encoder"), rows)
-        written += len(rows)
-    return written
+
+    def columns(vectors: UserVectors) -> dict[str, object]:
+        return {
+            "encoder": numbers[vectors.fingerprint],
+            "record_ids": _joined(vectors.record_ids),
+            "hashes": _joined(vectors.hashes),
+            "matrix": vectors.matrix.astype(_HALF, copy=False).tobytes(),
+        }
+
+    return _write(connection, batch, lambda part: part.vectors, "encoder", columns)
 
 
 def write_indexes(connection: Connection, batch: Sequence[StoredIndex]) -> int:
-    """Put the admitted ones of `batch` in; return how many."""
-    written = 0
-    for part, some in _by_part(batch):
-        rows = [
-            {"uid": uid, "kind": index.kind, "revision": index.revision, "data": index.data}
-            for uid, index in _admitted(connection, part, some)
-        ]
-        if rows:
-            connection.execute(insert_or_renew(connection, part.indexes, "uid", "kind"), rows)
-        written += len(rows)
-    return written
+    """Write the admitted ones of `batch`; return how many."""
+    return _write(
+        connection, batch, lambda part: part.indexes, "kind", lambda index: {"kind": index.kind, "data": index.data}
+    )
 
 
-def vectors_from_row(user_id: str, fingerprint: str, row: Any) -> UserVectors:
-    """A row of `persona.store.queries.Queries.vectors`.
-
-    It was checked when it came in. To check it again takes as long as to search it, so the fields are set directly.
-    """
-    revision, record_ids, hashes, matrix, dim = row
-    vectors = _new(UserVectors)
-    _set_vectors["user_id"](vectors, user_id)
-    _set_vectors["fingerprint"](vectors, fingerprint)
-    _set_vectors["record_ids"](vectors, _split(record_ids))
-    _set_vectors["hashes"](vectors, _split(hashes))
-    numbers = np.frombuffer(matrix, _HALF).astype(np.float16, copy=False)
-    _set_vectors["matrix"](vectors, numbers.reshape(-1, dim))
-    _set_vectors["revision"](vectors, revision)
-    return vectors
-
-
-def index_from_row(user_id: str, kind: str, row: Any) -> StoredIndex:
-    """A row of `persona.store.queries.Queries.index`.
-
-    It was checked when it came in: its fields are set directly, in a fifth of the time that `StoredIndex` takes.
-    """
-    index = _new(StoredIndex)
-    _set_index["user_id"](index, user_id)
-    _set_index["kind"](index, kind)
-    _set_index["revision"](index, row[0])
-    _set_index["data"](index, row[1])
-    return index
+def vectors_of_row(user_id: str, fingerprint: str, row: Any) -> UserVectors:
+    """The vectors in a row of `persona.store.queries.Queries.vectors`."""
+    matrix = np.frombuffer(row.matrix, _HALF).astype(np.float16, copy=False).reshape(-1, row.dim)
+    return UserVectors(user_id, fingerprint, _split(row.record_ids), _split(row.hashes), matrix, row.revision)
 
 
 def drop_records(connection: Connection, part: Part, user: Any, revision: int, record_ids: Iterable[str]) -> None:
@@ -147,22 +100,46 @@ def drop_records(connection: Connection, part: Part, user: Any, revision: int, r
         delete(part.indexes).where(part.indexes.c.uid == user.uid, part.indexes.c.kind.not_in(KEPT_KINDS))
     )
     connection.execute(delete(part.adapters).where(part.adapters.c.uid == user.uid))
-    vectors, gone = part.vectors, frozenset(record_ids)
+    vectors, deleted = part.vectors, frozenset(record_ids)
     for row in connection.execute(select(vectors).where(vectors.c.uid == user.uid)).all():
         names, hashes = _split(row.record_ids), _split(row.hashes)
-        kept = [place for place, name in enumerate(names) if name not in gone]
-        matrix = np.frombuffer(row.matrix, dtype="<f2").reshape(len(names), -1)
+        left = [position for position, name in enumerate(names) if name not in deleted]
+        matrix = np.frombuffer(row.matrix, _HALF).reshape(len(names), -1)
         connection.execute(
             update(vectors)
             .where(vectors.c.uid == user.uid, vectors.c.encoder == row.encoder)
             .values(
-                record_ids=_joined([names[place] for place in kept]),
-                hashes=_joined([hashes[place] for place in kept]),
-                matrix=matrix[kept].tobytes(),
+                record_ids=_joined([names[position] for position in left]),
+                hashes=_joined([hashes[position] for position in left]),
+                matrix=matrix[left].tobytes(),
                 # What held every record before holds every record that is left.
                 revision=revision if row.revision == user.revision else row.revision,
             )
         )
+
+
+def _write(
+    connection: Connection,
+    batch: Sequence[Derived],
+    table_of: Callable[[Part], Table],
+    key: str,
+    columns: Callable[[Derived], dict[str, object]],
+) -> int:
+    """Write the admitted ones of `batch` to the table of each part, by uid and `key`; return how many."""
+    by_part: defaultdict[int, list[Derived]] = defaultdict(list)
+    for each in batch:
+        by_part[part_of(each.user_id).number].append(each)
+    written = 0
+    for number in sorted(by_part):
+        part = PART_TABLES[number]
+        rows = [
+            {"uid": uid, "revision": each.revision, **columns(each)}
+            for uid, each in _admitted(connection, part, by_part[number])
+        ]
+        if rows:
+            connection.execute(insert_or_renew(connection, table_of(part), "uid", key), rows)
+        written += len(rows)
+    return written
 
 
 def _admitted(connection: Connection, part: Part, batch: Sequence[Derived]) -> list[tuple[int, Derived]]:
@@ -210,20 +187,9 @@ def _check_dim(fingerprint: str, given: int, known: int) -> None:
         )
 
 
-def _by_part(batch: Sequence[Derived]) -> list[tuple[Part, list[Derived]]]:
-    dealt: defaultdict[int, list[Derived]] = defaultdict(list)
-    for each in batch:
-        dealt[part_of(each.user_id).number].append(each)
-    return [(PART_TABLES[number], dealt[number]) for number in sorted(dealt)]
-
-
 def _joined(names: Sequence[str]) -> bytes:
     return "\0".join(names).encode()
 
 
 def _split(names: bytes) -> tuple[str, ...]:
     return tuple(names.decode().split("\0")) if names else ()
-
-
-def _matrix_bytes(matrix: NDArray[np.float16]) -> bytes:
-    return matrix.astype("<f2", copy=False).tobytes()

@@ -1,7 +1,7 @@
 """Forgetting a user: first the rows, then the bytes.
 
 The rows are deleted in one transaction, from every table of the user's part, and from then on nobody can read them.
-What still lies in the pages then goes too: the part's tables are written anew, and the old pages are zeroed (SQLite) or
+What still lies in the pages then goes too: the part's tables are rewritten, and the old pages are zeroed (SQLite) or
 their files dropped (PostgreSQL). Where that cannot be finished, since another session holds the tables or the process
 is killed, the part stays marked, and the next `forget` on that database finishes it.
 """
@@ -22,8 +22,6 @@ from persona.store.schema import PART_TABLES, Part, parts
 
 _LOCK_SECONDS = 1
 """How long one try waits for PostgreSQL's exclusive lock: everyone who reads the part queues up behind it."""
-
-_DUE = select(parts.c.part, parts.c.rewrites_due).where(parts.c.rewrites_due > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +63,8 @@ def delete_user(connection: Connection, part: Part, user_id: str) -> ForgetRepor
         .values(rewrites_due=parts.c.rewrites_due + 1, revision_floor=max(floor, user.revision))
     )
     del deleted[part.users]
-    named = [deleted.pop(table) for table in (part.records, part.vectors, part.indexes, part.adapters)]
-    return ForgetReport(named[0], named[1], named[2], sum(deleted.values()), named[3])
+    records, vectors, indexes, adapters = map(deleted.pop, (part.records, part.vectors, part.indexes, part.adapters))
+    return ForgetReport(records, vectors, indexes, sum(deleted.values()), adapters)
 
 
 def overwrite_deleted(database: Database) -> int:
@@ -75,12 +73,10 @@ def overwrite_deleted(database: Database) -> int:
     Raises:
         StoreError: if another session stands in the way for longer than `BUSY_SECONDS`.
     """
-    marked = database.rows(_DUE, {})
+    rewrite = _rewrite_sqlite if database.is_sqlite else _rewrite_postgresql
+    marked = database.rows(select(parts.c.part, parts.c.rewrites_due).where(parts.c.rewrites_due > 0))
     for number, due in marked:
-        if database.is_sqlite:
-            _rewrite_sqlite(database, PART_TABLES[number])
-        else:
-            _rewrite_postgresql(database, PART_TABLES[number])
+        rewrite(database, PART_TABLES[number])
         with database.writing() as connection:
             # If there is one more by now, somebody has deleted rows that may have come too late for this rewriting.
             all_done = (parts.c.part == number) & (parts.c.rewrites_due == due)
@@ -116,39 +112,41 @@ def _rewrite_sqlite(database: Database, part: Part) -> None:
 
 def _rewrite_postgresql(database: Database, part: Part) -> None:
     """VACUUM FULL, until no row that is dead was kept for the sake of some older transaction."""
-    tables = part.tables()
-    command = f"VACUUM (FULL, VERBOSE) {', '.join(table.name for table in tables)}"
     deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        # One line for each table comes back, "3 dead row versions cannot be removed yet", in the server's language: the
-        # number is all that is read. A table that this role may not vacuum is left out with a warning only.
-        kept: list[int] = []
-        with database.connected() as connection:
-            driver: Any = connection.connection.driver_connection
-
-            def count(notice: Any, kept: list[int] = kept) -> None:
-                number = re.search(r"\d+", notice.message_detail or "")
-                if notice.severity_nonlocalized == "INFO" and number:
-                    kept.append(int(number.group()))
-
-            driver.add_notice_handler(count)
-            try:
-                set_lock_timeout(driver, _LOCK_SECONDS)
-                connection.exec_driver_sql(command)
-            except sqlalchemy.exc.OperationalError as error:
-                if getattr(error.orig, "sqlstate", None) != "55P03":  # lock_not_available
-                    raise
-            else:
-                if len(kept) != len(tables):
-                    raise _unfinished(database, "this role does not own the tables")
-                if not any(kept):
-                    return
-            finally:
-                driver.remove_notice_handler(count)
-                set_lock_timeout(driver, BUSY_SECONDS)
+    while not _vacuumed(database, part):
         if time.monotonic() > deadline:
             raise _unfinished(database, "another session has had a transaction open since before")
         time.sleep(0.1)
+
+
+def _vacuumed(database: Database, part: Part) -> bool:
+    """Whether one VACUUM FULL got the part's tables to itself and left no dead row in them."""
+    tables = part.tables()
+    dead_rows: list[int] = []
+
+    def count(notice: Any) -> None:
+        # One line for each table comes back, "3 dead row versions cannot be removed yet", in the server's language: the
+        # number is all that is read. A table that this role may not vacuum is left out with a warning only.
+        number = re.search(r"\d+", notice.message_detail or "")
+        if notice.severity_nonlocalized == "INFO" and number:
+            dead_rows.append(int(number.group()))
+
+    with database.connected() as connection:
+        driver: Any = connection.connection.driver_connection
+        driver.add_notice_handler(count)
+        try:
+            set_lock_timeout(driver, _LOCK_SECONDS)
+            connection.exec_driver_sql(f"VACUUM (FULL, VERBOSE) {', '.join(table.name for table in tables)}")
+        except sqlalchemy.exc.OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != "55P03":  # lock_not_available
+                raise
+            return False
+        finally:
+            driver.remove_notice_handler(count)
+            set_lock_timeout(driver, BUSY_SECONDS)
+    if len(dead_rows) != len(tables):
+        raise _unfinished(database, "this role does not own the tables")
+    return not any(dead_rows)
 
 
 def _unfinished(database: Database, reason: str) -> StoreError:

@@ -13,16 +13,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Select, Table, func, select
 
 from persona.errors import UnknownUserError
-from persona.records import Profile, check_user_id
-from persona.store.schema import encoders, families, part_of
-
-if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
+from persona.records import Profile
+from persona.store.profile_store import ProfileStore
+from persona.store.schema import Part, encoders, families, part_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,68 +95,68 @@ def holdings(store: ProfileStore, user_id: str) -> Holdings:
         UnknownUserError: if the store does not know the user.
         StoreError: if the database fails.
     """
-    part = part_of(check_user_id(user_id))
-    profile = store.profile(user_id)
-    asked = {"user_id": user_id}
-    users, vectors, indexes, adapters = part.users, part.vectors, part.indexes, part.adapters
-    mine = users.c.user_id == user_id
-    if not store.database.rows(select(users.c.uid).where(mine), asked):
+    if user_id not in store:
         raise UnknownUserError(f"the store holds nothing on {user_id!r}: `persona ingest` puts histories in")
-    matrices = store.database.rows(
-        select(encoders.c.fingerprint, encoders.c.dim, vectors.c.revision, func.length(vectors.c.matrix).label("size"))
-        .select_from(users.join(vectors, vectors.c.uid == users.c.uid).join(encoders))
-        .where(mine)
-        .order_by(encoders.c.fingerprint),
-        asked,
-    )
-    derived = store.database.rows(
-        select(indexes.c.kind, indexes.c.revision, indexes.c.data)
-        .select_from(users.join(indexes, indexes.c.uid == users.c.uid))
-        .where(mine)
-        .order_by(indexes.c.kind),
-        asked,
-    )
-    trained = store.database.rows(
-        select(
-            families.c.name,
-            adapters.c.version,
-            adapters.c.state,
-            adapters.c.revision,
-            adapters.c.created,
-            func.coalesce(func.length(adapters.c.payload), 0).label("size"),
-            adapters.c.metrics,
-        )
-        .select_from(users.join(adapters, adapters.c.uid == users.c.uid).join(families))
-        .where(mine)
-        .order_by(families.c.name, adapters.c.version),
-        asked,
-    )
-    known = {users, part.records, vectors, indexes, adapters}
-    others = {}
-    for table in part.tables():
-        if table not in known:
-            rows = store.database.rows(
-                select(func.count()).select_from(users.join(table, table.c.uid == users.c.uid)).where(mine), asked
-            )
-            others[table.name.removeprefix("persona_").removesuffix(f"_{part.number:02}")] = int(rows[0][0])
+    profile, part, read = store.profile(user_id), part_of(user_id), store.database.rows
     now = profile.revision
     return Holdings(
         profile,
         tuple(
-            HeldVectors(fingerprint, size // (2 * dim), dim, revision, revision == now, size)
-            for fingerprint, dim, revision, size in matrices
+            HeldVectors(name, size // (2 * dim), dim, revision, revision == now, size)
+            for name, dim, revision, size in read(_vectors(part, user_id))
         ),
         tuple(
-            HeldIndex(kind, revision, revision == now, len(data), _content(bytes(data)))
-            for kind, revision, data in derived
+            HeldIndex(row.kind, row.revision, row.revision == now, len(row.data), _content(row.data))
+            for row in read(_indexes(part, user_id))
         ),
         tuple(
-            HeldAdapter(
-                family, version, state, revision, revision == now, created, int(size), _content(metrics.encode())
+            HeldAdapter(family, version, state, revision, revision == now, created, size, json.loads(metrics))
+            for family, version, state, revision, created, size, metrics in read(_adapters(part, user_id))
+        ),
+        {
+            table.name.removeprefix("persona_").removesuffix(f"_{part.number:02}"): len(
+                read(select(table.c.uid).where(_own(part, table, user_id)))
             )
-            for family, version, state, revision, created, size, metrics in trained
-        ),
-        others,
+            for table in part.tables()
+            if table not in (part.users, part.records, part.vectors, part.indexes, part.adapters)
+        },
+    )
+
+
+def _own(part: Part, table: Table, user_id: str) -> ColumnElement[bool]:
+    """The rows of the user in one of the part's tables."""
+    return table.c.uid == select(part.users.c.uid).where(part.users.c.user_id == user_id).scalar_subquery()
+
+
+def _vectors(part: Part, user_id: str) -> Select[Any]:
+    vectors = part.vectors
+    return (
+        select(encoders.c.fingerprint, encoders.c.dim, vectors.c.revision, func.length(vectors.c.matrix).label("size"))
+        .select_from(vectors.join(encoders))
+        .where(_own(part, vectors, user_id))
+        .order_by(encoders.c.fingerprint)
+    )
+
+
+def _indexes(part: Part, user_id: str) -> Select[Any]:
+    return select(part.indexes).where(_own(part, part.indexes, user_id)).order_by(part.indexes.c.kind)
+
+
+def _adapters(part: Part, user_id: str) -> Select[Any]:
+    adapters = part.adapters.c
+    return (
+        select(
+            families.c.name,
+            adapters.version,
+            adapters.state,
+            adapters.revision,
+            adapters.created,
+            func.coalesce(func.length(adapters.payload), 0).label("size"),
+            adapters.metrics,
+        )
+        .select_from(part.adapters.join(families))
+        .where(_own(part, part.adapters, user_id))
+        .order_by(families.c.name, adapters.version)
     )
 
 

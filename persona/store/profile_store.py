@@ -6,7 +6,7 @@ IngestReport(users=1, added=1, changed=0, unchanged=0)
 >>> store.profile("ana")[0].target                                                              # doctest: +SKIP
 '5'
 >>> store.forget("ana")                                                                         # doctest: +SKIP
-ForgetReport(records=1, vectors=0, indexes=0, others=0)
+ForgetReport(records=1, vectors=0, indexes=0, others=0, adapters=0)
 
 Beside the records the store keeps what is made from them: vectors, one matrix for each encoder, and search indexes.
 Each carries the revision of the profile that it was made from, by which a reader sees whether it lags behind.
@@ -21,9 +21,9 @@ Each carries the revision of the profile that it was made from, by which a reade
 
 Neither reaches backups, copies, file-system snapshots or the blocks that a disk has let go of; nor files that were
 written from the store or beside it: exported vectors and adapters (`persona forget --exports` takes those), and the
-folders of evaluations and trainings, which hold the histories they were given. To forget a user takes
-as long as writing a thirty-second of the database anew (`persona.store.schema` says why); during that time this part of the
-users can be read on SQLite, and has to wait on PostgreSQL.
+folders of evaluations and trainings, which hold the histories they were given. To forget a user takes as long as
+rewriting a thirty-second of the database (`persona.store.schema` says why); meanwhile this part of the users can be
+read on SQLite, and has to wait on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import delete, select, update
 
 from persona.errors import InvalidOptionError
 from persona.records import Profile, Record, check_user_id
 from persona.store.database import Database
 from persona.store.derived import StoredIndex as StoredIndex
-from persona.store.derived import drop_records, index_from_row, vectors_from_row, write_indexes, write_vectors
+from persona.store.derived import drop_records, vectors_of_row, write_indexes, write_vectors
 from persona.store.erasure import ForgetReport as ForgetReport
 from persona.store.erasure import delete_user, overwrite_deleted
 from persona.store.queries import counts, encoders_in_use, queries
@@ -55,7 +55,7 @@ class StoreCounts:
     """How much a store holds.
 
     Attributes:
-        users: users that are known, those without records among them.
+        users: all users of the store, those without records too.
         records: records of all users.
         vectors: matrices, one for each user and encoder.
         indexes: search indexes.
@@ -158,18 +158,18 @@ class ProfileStore:
         rows = self.database.rows(queries(part).profile, {"user_id": user_id})
         if not rows:
             return Profile(user_id)
-        known = rows[0][1] is not None  # a user without records has a row of nothing but a revision
-        records = (record_of(record_id, content) for _, record_id, *content in rows if known)
+        # A user without records has one row, of nothing but the revision.
+        records = [] if rows[0][1] is None else [record_of(row[1], row[2:]) for row in rows]
         return replace(Profile.from_records(user_id, records), revision=rows[0][0])
 
     def user_ids(self) -> Iterator[str]:
         """All users, streamed, in an order that stays; one who is added meanwhile may or may not be among them."""
         for part in PART_TABLES:
-            yield from self._pages(queries(part).users, {})
+            yield from (row.user_id for row in self.database.pages(queries(part).users))
 
     def counts(self) -> StoreCounts:
         """How much the store holds."""
-        return StoreCounts(*map(int, self.database.rows(counts(), {})[0]))
+        return StoreCounts(*map(int, self.database.rows(counts())[0]))
 
     def delete_records(self, user_id: str, record_ids: Iterable[str]) -> int:
         """Delete some of a user's records; ids that the user has no record by are passed over.
@@ -237,7 +237,7 @@ class ProfileStore:
         """The user's vectors from that encoder, or None. If their revision is not the profile's, they lag behind it."""
         part = part_of(check_user_id(user_id))
         rows = self.database.rows(queries(part).vectors, {"user_id": user_id, "fingerprint": fingerprint})
-        return vectors_from_row(user_id, fingerprint, rows[0]) if rows else None
+        return vectors_of_row(user_id, fingerprint, rows[0]) if rows else None
 
     def put_vectors(self, batch: Iterable[UserVectors]) -> int:
         """Keep vectors, in one transaction, in place of earlier ones from the same encoder.
@@ -264,20 +264,20 @@ class ProfileStore:
         Vectors may be put in while this runs.
         """
         for part in PART_TABLES:
-            yield from self._pages(queries(part).stale, {"fingerprint": fingerprint})
+            yield from (row.user_id for row in self.database.pages(queries(part).stale, {"fingerprint": fingerprint}))
 
     def fingerprints(self) -> tuple[StoredEncoder, ...]:
         """The encoders that there are vectors from."""
         return tuple(
             StoredEncoder(fingerprint, dim, int(users))
-            for fingerprint, dim, users in self.database.rows(encoders_in_use(), {})
+            for fingerprint, dim, users in self.database.rows(encoders_in_use())
         )
 
     def index(self, user_id: str, kind: str) -> StoredIndex | None:
         """The user's index of that kind, or None. If its revision is not the profile's, it lags behind it."""
         part = part_of(check_user_id(user_id))
         rows = self.database.rows(queries(part).index, {"user_id": user_id, "kind": kind})
-        return index_from_row(user_id, kind, rows[0]) if rows else None
+        return StoredIndex(user_id, kind, *rows[0]) if rows else None
 
     def put_indexes(self, batch: Iterable[StoredIndex]) -> int:
         """Keep indexes, in one transaction, in place of earlier ones of the same kind, as `put_vectors` keeps vectors.
@@ -290,10 +290,3 @@ class ProfileStore:
             return 0
         with self.database.writing() as connection:
             return write_indexes(connection, indexes)
-
-    def _pages(self, statement: Select[Any], parameters: dict[str, object]) -> Iterator[str]:
-        # No statement stays open while the caller works: each page starts behind the last uid of the one before.
-        after = 0
-        while rows := self.database.rows(statement, {**parameters, "after": after}):
-            yield from (user_id for _, user_id in rows)
-            after = rows[-1][0]

@@ -69,7 +69,6 @@ def queries(part: Part) -> Queries:
     )
 
 
-@cache
 def counts() -> Select[Any]:
     """One row: users, records, vectors and indexes."""
     every = union_all(
@@ -86,7 +85,6 @@ def counts() -> Select[Any]:
     return select(*(func.coalesce(func.sum(column), 0) for column in every.columns))
 
 
-@cache
 def encoders_in_use() -> Select[Any]:
     """fingerprint, dim and number of users of every encoder that there are vectors from."""
     every = union_all(

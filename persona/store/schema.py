@@ -16,8 +16,9 @@
 **Parts.** No database really erases a deleted row. PostgreSQL keeps it in its page until the table is rewritten, and so
 does SQLite, even with ``secure_delete``: where rows were moved between pages to balance the tree, copies stay behind in
 the unused middle of a page (about one user in eight, measured). So whoever wants a user's bytes gone has to rewrite the
-table in which they lay. Users are dealt over 32 parts by a hash of their id, and each part is a small store of its own;
-to forget a user rewrites a thirty-second of the database.
+table in which they were. Users are distributed over 32 parts by a hash of their id, and each part is a small store of
+its own; to forget a user rewrites one part. In a store of 100,000 users with 20 records each (1 GB, SQLite) that takes
+1.0 s; to rewrite the whole database takes 10 to 17 s.
 
 **Place.** Records of a user lie side by side: `place` is ``uid * 2**32 + seq``, the key by which both databases find
 them, and a profile is one range. (A table without rowid, keyed by user and record id, did the same in up to twice the
@@ -48,13 +49,13 @@ from sqlalchemy.schema import SchemaItem
 
 SCHEMA_VERSION = 3
 """What this code writes and reads. A store that says a greater number is refused, one that says a smaller number is
-migrated when it is opened (`persona.store.database`).
+migrated when it is opened (`persona.store.migrations`).
 
 2: tables for adapters. 3: records may have a role, a speaker and an expiry.
 """
 
 PARTS = 32
-"""How many parts the users are dealt over. Part of the schema: another number is another schema version."""
+"""How many parts there are. It belongs to the schema: another number is another schema version."""
 
 RECORD_COLUMNS_3 = ("role", "speaker", "expires")
 """The columns of records that version 3 added."""
@@ -76,8 +77,8 @@ parts = Table(
     "persona_parts",
     metadata,
     Column("part", Integer, primary_key=True, autoincrement=False),
-    # No user of this part is born with a revision as low as this: it is the highest that any forgotten user had, so
-    # what was made from a forgotten user's records can never pass for something of a new user by the same name.
+    # The highest revision that any forgotten user of this part had. New users start above it, so what was made from a
+    # forgotten user's records can never pass for something of a new user by the same name.
     Column("revision_floor", BigInteger, nullable=False),
     # How many users' rows were deleted whose bytes may still be there.
     Column("rewrites_due", Integer, nullable=False),
@@ -104,7 +105,7 @@ families = Table(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """The tables of one thirty-second of the users."""
+    """The tables of one part of the users."""
 
     number: int
     users: Table
@@ -115,11 +116,7 @@ class Part:
 
     def tables(self) -> list[Table]:
         """All tables with rows of this part's users, those that refer to others first: the order to delete in."""
-        return [
-            table
-            for table in reversed(metadata.sorted_tables)
-            if "uid" in table.columns and table.info.get("part") == self.number
-        ]
+        return [table for table in reversed(metadata.sorted_tables) if table.info.get("part") == self.number]
 
 
 def part_of(user_id: str) -> Part:
@@ -136,9 +133,9 @@ def user_table(name: str, part: int, *items: SchemaItem) -> Table:
     return Table(f"persona_{name}_{part:02}", metadata, owner, *items, info={"part": part})
 
 
-def _part(number: int) -> Part:
-    users = Table(
-        f"persona_users_{number:02}",
+def _users(part: int) -> Table:
+    return Table(
+        f"persona_users_{part:02}",
         metadata,
         Column("uid", _Key, primary_key=True),
         Column("user_id", _Name, nullable=False, unique=True),
@@ -149,13 +146,16 @@ def _part(number: int) -> Part:
         Column("records", BigInteger, nullable=False),
         # Records ever added, the deleted ones among them: the next one's seq.
         Column("appended", BigInteger, nullable=False),
-        info={"part": number},
+        info={"part": part},
         # A uid is never given twice, so a page of `user_ids` that ends at one goes on behind it.
         sqlite_autoincrement=True,
     )
-    records = user_table(
+
+
+def _records(part: int) -> Table:
+    return user_table(
         "records",
-        number,
+        part,
         Column("place", _Key, primary_key=True, autoincrement=False),
         Column("record_id", _Name, nullable=False),
         Column("hash", LargeBinary, nullable=False),  # 16 bytes
@@ -163,33 +163,41 @@ def _part(number: int) -> Part:
         Column("target", Text),
         Column("time", Text),
         Column("metadata", Text),  # JSON; null where there is none
-        # From here on, in the order in which migrations add them.
-        *(Column(name, Text) for name in RECORD_COLUMNS_3),
+        *(Column(name, Text) for name in RECORD_COLUMNS_3),  # last, where a migration puts them
         UniqueConstraint("uid", "record_id"),
     )
-    vectors = user_table(
+
+
+def _vectors(part: int) -> Table:
+    return user_table(
         "vectors",
-        number,
+        part,
         Column("encoder", Integer, ForeignKey("persona_encoders.encoder"), nullable=False),
         Column("revision", BigInteger, nullable=False),
         Column("record_ids", LargeBinary, nullable=False),  # UTF-8, joined by NUL, which no id holds
         Column("hashes", LargeBinary, nullable=False),  # likewise
         Column("matrix", LargeBinary, nullable=False),  # float16, little-endian, row by row
         UniqueConstraint("uid", "encoder"),
-        # Tells who is stale without a look at the matrices, which make up most of the database.
-        Index(f"persona_vectors_{number:02}_stale", "encoder", "uid", "revision"),
+        # Finds who is stale without reading the matrices, which make up most of the database.
+        Index(f"persona_vectors_{part:02}_stale", "encoder", "uid", "revision"),
     )
-    indexes = user_table(
+
+
+def _indexes(part: int) -> Table:
+    return user_table(
         "indexes",
-        number,
+        part,
         Column("kind", _Name, nullable=False),
         Column("revision", BigInteger, nullable=False),
         Column("data", LargeBinary, nullable=False),
         UniqueConstraint("uid", "kind"),
     )
-    adapters = user_table(
+
+
+def _adapters(part: int) -> Table:
+    return user_table(
         "adapters",
-        number,
+        part,
         Column("family", Integer, ForeignKey("persona_families.family"), nullable=False),
         Column("version", BigInteger, nullable=False),
         Column("state", _Name, nullable=False),
@@ -200,8 +208,10 @@ def _part(number: int) -> Part:
         Column("payload", LargeBinary),  # last, so that the columns before it are read without it
         UniqueConstraint("uid", "family", "version"),
     )
-    return Part(number, users, records, vectors, indexes, adapters)
 
 
-PART_TABLES = tuple(_part(number) for number in range(PARTS))
+PART_TABLES = tuple(
+    Part(number, _users(number), _records(number), _vectors(number), _indexes(number), _adapters(number))
+    for number in range(PARTS)
+)
 """All parts, by number."""

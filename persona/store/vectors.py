@@ -2,9 +2,8 @@
 
 >>> import numpy as np
 >>> vectors = UserVectors("ana", "toy", ("r1", "r2"), ("h1", "h2"), np.eye(2, dtype=np.float16), revision=1)
->>> rows, scores = vectors.top_k(np.array([0.6, 0.8], dtype=np.float32), k=1)
->>> vectors.record_ids[rows[0]], round(float(scores[0]), 2)
-('r2', 0.8)
+>>> inner_products(vectors.matrix, np.array([0.5, 0.25], dtype=np.float32)).tolist()
+[0.5, 0.25]
 
 A user has some hundred records, so an exact scan of their own matrix takes microseconds and no approximate index is
 needed. At rest the numbers are float16, half the bytes of float32: for unit vectors the error of a cosine stays below
@@ -21,17 +20,12 @@ from numpy.typing import NDArray
 
 from persona.errors import InvalidOptionError
 from persona.protocols import RecordEncoder
-from persona.records import check_user_id
-
-MAX_FINGERPRINT_LENGTH = 512
-"""Longest fingerprint of an encoder, in characters."""
+from persona.records import MAX_ID_LENGTH, check_user_id, unstorable
 
 _BLOCK = 1024
 """Rows that are widened to float32 at a time: 1.5 MB at 384 dimensions, so that a block stays in the cache."""
 
 _EXPONENT = np.uint16(0x7C00)
-_SIGN_AND_SHIFTED = np.uint32(0x8FFFE000).view(np.int32)
-_EXPONENT_DIFFERENCE = np.float32(2.0**112)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +56,7 @@ class UserVectors:
 
     def __post_init__(self) -> None:
         check_user_id(self.user_id)
-        check_fingerprint(self.fingerprint)
+        check_name(self.fingerprint, "an encoder's fingerprint")
         _check_matrix(self.matrix)
         lengths = (len(self.record_ids), len(self.hashes), len(self.matrix))
         if len(set(lengths)) != 1:
@@ -71,8 +65,9 @@ class UserVectors:
             )
         if len(set(self.record_ids)) != len(self.record_ids):
             raise InvalidOptionError("the record ids of vectors must differ: leave repeated ones out")
-        if "\0" in "".join(self.record_ids) or "\0" in "".join(self.hashes):
-            raise InvalidOptionError("record ids and hashes must not hold NUL (\\x00)")
+        flaw = unstorable("".join((*self.record_ids, *self.hashes)))
+        if flaw:
+            raise InvalidOptionError(f"record ids and hashes must not hold {flaw}")
         if self.revision < 0:
             raise InvalidOptionError(f"`revision` must not be negative, was: {self.revision}")
 
@@ -84,60 +79,20 @@ class UserVectors:
         """Length of a vector."""
         return int(self.matrix.shape[1])
 
-    def top_k(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """The rows with the greatest inner products with `query`, exactly.
-
-        A row's score depends on that row and the query alone, to the last bit, so equal rows tie. Ties are broken by
-        row order: the earlier row comes first, and stays if only one of them fits.
-
-        Args:
-            query: float32.  # (dim,)
-            k: at least 1; if there are fewer rows, all of them come back.
-
-        Returns:
-            Row numbers, best first, and their scores, float32.  # both (min(k, records),)
-
-        Raises:
-            InvalidOptionError: if `k` is below 1, or `query` has another shape or is not finite.
-        """
-        if k < 1:
-            raise InvalidOptionError(f"`k` must be at least 1, was: {k}")
-        scores = self.scores(query)
-        if k >= len(scores):
-            order = np.argsort(-scores, kind="stable")
-            return order, scores[order]
-        # Everything at or above the k-th score, in row order, put into a stable order: this is what makes the tie at
-        # the edge come out as promised, which `argpartition` alone would not.
-        edge = np.partition(scores, len(scores) - k)[len(scores) - k]
-        rows = np.flatnonzero(scores >= edge)
-        rows = rows[np.argsort(-scores[rows], kind="stable")[:k]]
-        return rows, scores[rows]
-
-    def scores(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The inner product of every row with `query`, float32.  # (records,)
-
-        Raises:
-            InvalidOptionError: if `query` has another shape than (dim,), or is not finite.
-        """
-        return inner_products(self.matrix, query)
-
     def rows(self, record_ids: Iterable[str]) -> NDArray[np.intp]:
         """The row number of each record, -1 for a record without a vector.  # (record_ids,)"""
-        places = {record_id: row for row, record_id in enumerate(self.record_ids)}
-        return np.array([places.get(record_id, -1) for record_id in record_ids], dtype=np.intp)
+        rows = {record_id: row for row, record_id in enumerate(self.record_ids)}
+        return np.array([rows.get(record_id, -1) for record_id in record_ids], dtype=np.intp)
 
 
 def inner_products(matrix: NDArray[np.float16], query: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The inner product of every row with `query`, float32.
+    """The inner product of every row with `query`, float32.  # (records,)
 
-    Each depends on its row and the query alone, to the last bit, not on the rows around it.
+    Each depends on its row and the query alone, to the last bit, not on the rows around it: equal rows tie.
 
     Args:
         matrix: finite.  # (records, dim)
         query: float32.  # (dim,)
-
-    Returns:
-        One number for each row.  # (records,)
 
     Raises:
         InvalidOptionError: if `query` has another shape than (dim,), or is not finite.
@@ -151,7 +106,8 @@ def inner_products(matrix: NDArray[np.float16], query: NDArray[np.float32]) -> N
     for start in range(0, len(scores), _BLOCK):
         # Not `@`: BLAS sums a row in another order at the end of a block than inside it, so that the same vector
         # twice would get two scores.
-        np.einsum("rd,d->r", _widened(matrix[start : start + _BLOCK]), query, out=scores[start : start + _BLOCK])
+        block = matrix[start : start + _BLOCK].astype(np.float32)
+        np.einsum("rd,d->r", block, query, out=scores[start : start + _BLOCK])
     return scores
 
 
@@ -167,18 +123,21 @@ def vector_fingerprint(encoder: RecordEncoder, view: str) -> str:
     return f"{encoder.fingerprint}|view={view}"
 
 
-def check_fingerprint(fingerprint: str) -> str:
-    """Return `fingerprint` if it can name an encoder.
+def check_name(name: str, what: str) -> None:
+    """Check that `name` can name an encoder or a kind of index in a store.
+
+    Args:
+        name: it must have 1 to 512 characters.
+        what: what it is, for the error, e.g. ``"an encoder's fingerprint"``.
 
     Raises:
-        InvalidOptionError: if it is empty, too long, or holds NUL.
+        InvalidOptionError: if it is empty, too long, or holds what no database can store.
     """
-    if not 1 <= len(fingerprint) <= MAX_FINGERPRINT_LENGTH or "\0" in fingerprint:
-        raise InvalidOptionError(
-            f"an encoder's fingerprint must have 1 to {MAX_FINGERPRINT_LENGTH} characters and no NUL, "
-            f"was: {fingerprint!r:.80}"
-        )
-    return fingerprint
+    if not 1 <= len(name) <= MAX_ID_LENGTH:
+        raise InvalidOptionError(f"{what} must have 1 to {MAX_ID_LENGTH} characters, was: {name!r:.80}")
+    flaw = unstorable(name)
+    if flaw:
+        raise InvalidOptionError(f"{what} must not hold {flaw}, was: {name!r:.80}")
 
 
 def _check_matrix(matrix: NDArray[np.float16]) -> None:
@@ -193,18 +152,3 @@ def _check_matrix(matrix: NDArray[np.float16]) -> None:
     # Infinity and nan are the halfs whose exponent bits are all ones; `isfinite` takes five times as long to say so.
     if (matrix.view(np.uint16) & _EXPONENT == _EXPONENT).any():
         raise InvalidOptionError("the matrix of vectors must be finite: some record was embedded to nan or infinity")
-
-
-def _widened(matrix: NDArray[np.float16]) -> NDArray[np.float32]:
-    """`matrix` as float32, exactly, in a quarter of the time of ``astype``, which goes number by number.
-
-    The bits of a half, sign-extended and moved up by 13, are those of a single except for the bias of the exponent,
-    which a multiplication by 2^112 mends, subnormal numbers included. Infinity and nan would come out wrong; there are
-    none.
-    """
-    bits = matrix.view(np.int16).astype(np.int32)
-    bits <<= 13
-    bits &= _SIGN_AND_SHIFTED
-    wide = bits.view(np.float32)
-    wide *= _EXPONENT_DIFFERENCE
-    return wide

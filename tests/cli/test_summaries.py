@@ -66,7 +66,9 @@ def test_on_the_command_line(
     )
     answer = json.loads(out)
     assert answer["notes"][0].startswith("This user gave 3 scores: 5 3 times")
-    assert [source.partition("@")[0] for source in answer["sources"]] == ["stats:LaMP_3:scores + llm:LaMP_3:task-1:tiny"]
+    assert [source.partition("@")[0] for source in answer["sources"]] == [
+        "stats:LaMP_3:scores + llm:LaMP_3:task-1:tiny"
+    ]
     assert answer["prompt"].endswith(question)
     for arguments, told in (
         (("show", "nobody", "--store", url), "the store holds nothing on 'nobody'"),

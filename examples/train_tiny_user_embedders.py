@@ -1,9 +1,10 @@
-"""Train the user embedders that persona carries beside `tiny`, one for each task of the generated world.
+"""Train the user embedders that come with `tiny`, one for each task of the generated world.
 
-    python examples/train_tiny_user_embedders.py --out persona/tiny/user_embedders          # about ten minutes a task on one CPU core
+    python examples/train_tiny_user_embedders.py --out persona/tiny/user_embedders
 
-They are trained on 1,000 users of the world's ``train`` split (seed 0), the best step is chosen on a fifth of these,
-and nobody of ``dev`` or ``test`` is seen. Weights are kept in float16, half the bytes.
+About ten minutes for each task on one CPU core. They are trained on 1,000 users of the world's ``train`` split (seed 0);
+the best step is chosen on a fifth of these, and nobody of ``dev`` or ``test`` is seen. Weights are stored in float16, half
+the bytes.
 """
 
 from __future__ import annotations

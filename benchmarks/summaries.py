@@ -23,7 +23,8 @@ import numpy as np
 from persona.channels import Ask
 from persona.eval.world.world import World
 from persona.store.profile_store import ProfileStore
-from persona.summaries.written import SummaryChannel, stored_summary
+from persona.summaries.channel import SummaryChannel
+from persona.summaries.stored import StoredSummaries, stored_summary
 
 TASK = "LaMP_3"
 
@@ -79,7 +80,7 @@ def measure(arguments: argparse.Namespace, url: str) -> dict[str, float | int | 
     generator = random.Random(0)
     with ProfileStore(url) as store:
         for source in ("llm", "stats", "both"):
-            channel = SummaryChannel(store, source, task=TASK)
+            channel = SummaryChannel(source, StoredSummaries(store, TASK), task=TASK)
             wall, cpu = [], []
             for _ in range(arguments.samples):
                 profile = store.profile(generator.choice(users))

@@ -1,7 +1,7 @@
 """Summaries in an evaluation: ``stats``, ``summary`` and ``stats+summary``, alone and beside retrieved records.
 
 ``stats`` is what is computed exactly from a profile (`persona.summaries.statistics`), ``summary`` what an LLM wrote about it
-(`persona.summaries.written`); ``stats+summary`` has both, where they differ. In front of an official prompt a summary takes one
+(`persona.summaries.writing`); ``stats+summary`` has both, where they differ. In front of an official prompt a summary takes one
 of two forms (`SUMMARY_FORMS`):
 
 ``record``
@@ -22,8 +22,6 @@ users give no target of their own making, have the sentence only.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,10 +33,11 @@ from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import LampSplit, LampTask, Question
 from persona.prompts import quoted
 from persona.protocols import BuiltPrompt as LampPrompt
-from persona.protocols import LanguageModel, Request, Retriever, TextTokenizer, answer_settings
+from persona.protocols import LanguageModel, Request, Retriever, TextTokenizer
 from persona.records import Profile, Record
+from persona.summaries.prompts import INSTRUCT, TASK
 from persona.summaries.statistics import profile_stats
-from persona.summaries.written import INSTRUCT, TASK, prompt_version, write_summaries
+from persona.summaries.writing import SummaryOptions, WrittenSummaries
 
 STATS, SUMMARY, BOTH = SUMMARY_METHODS = ("stats", "summary", "stats+summary")
 """Names of the methods: exact statistics, what an LLM wrote, and both."""
@@ -46,7 +45,6 @@ STATS, SUMMARY, BOTH = SUMMARY_METHODS = ("stats", "summary", "stats+summary")
 RECORD, SENTENCE = SUMMARY_FORMS = ("record", "sentence")
 
 _HEAD = 'About this user: "{}" . '
-_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,52 +199,13 @@ def _written(
     path: Path | None,
     progress: Callable[[str, int, int], object] | None,
 ) -> list[str]:
-    """What the LLM writes about each profile; about equal ones once, and not again what stands in the file.
-
-    A line of the file: ``{"key": "9f...", "text": "..."}``.
-    """
+    """What the LLM writes about each profile, see `WrittenSummaries`."""
     asked = TASK if summary_form(split.task, form) == RECORD else INSTRUCT
-    decides = [
-        llm.fingerprint,
-        answer_settings(llm),
-        prompt_version(asked),
-        split.task.name,
-        split.labels,
-        context_tokens,
-    ]
-
-    def key(profile: Profile) -> str:
-        content = [*decides, [record.content_hash for record in profile]]
-        return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
-
-    known: dict[str, str] = {}
-    if path is not None and path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                one = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the last line of a run that was killed while it wrote
-            known[one["key"]] = one["text"]
-    keys = [key(profile) for profile in profiles]
-    missing = {name: profile for name, profile in zip(keys, profiles, strict=True) if name not in known}
-    pending = list(missing.items())
-    for start in range(0, len(pending), _AT_ONCE):
-        chunk = pending[start : start + _AT_ONCE]
-        texts = write_summaries(
-            llm,
-            [profile for _, profile in chunk],
-            task=split.task.name,
-            form=asked,
-            labels=split.labels,
-            context_tokens=context_tokens,
-        )
-        new = {name: text for (name, _), text in zip(chunk, texts, strict=True)}
-        known.update(new)
-        if path is not None:
-            lines = [json.dumps({"key": name, "text": text}) for name, text in new.items()]
-            with path.open("a", encoding="utf-8") as file:
-                # A leading newline ends what a killed run may have left half-written.
-                file.write("\n" + "\n".join(lines) + "\n")
-        if progress is not None:
-            progress("summaries", start + len(chunk), len(pending))
-    return [known[name] for name in keys]
+    writer = WrittenSummaries(
+        llm,
+        SummaryOptions(task=split.task.name, form=asked, context_tokens=context_tokens),
+        labels=split.labels,
+        path=path,
+        progress=None if progress is None else lambda done, total: progress("summaries", done, total),
+    )
+    return [text for text, _ in writer(profiles)]

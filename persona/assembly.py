@@ -403,9 +403,10 @@ def _encoder(options: PersonalizationOptions, embedder: UserEmbedder | None, wan
 def _summary_channel(options: PersonalizationOptions, store: ProfileStore) -> Channel | None:
     if options.summary is None:
         return None
-    from persona.summaries.written import SummaryChannel
+    from persona.summaries.channel import SummaryChannel
+    from persona.summaries.stored import StoredSummaries
 
-    return SummaryChannel(store, options.summary, task=options.task)
+    return SummaryChannel(options.summary, StoredSummaries(store, options.task), task=options.task)
 
 
 def _adapter_channel(

@@ -68,22 +68,24 @@ def summarize_users(
     """
     from persona.llm.load import load_llm
     from persona.settings import Settings, open_store
-    from persona.summaries.written import check_form
-    from persona.summaries.written import summarize_users as summarize
+    from persona.summaries.stored import summarize_users as summarize
+    from persona.summaries.writing import SummaryOptions
 
-    check_form(form, task)
+    options = SummaryOptions(
+        task=task,
+        form=form,
+        stale_after=stale_after,
+        context_tokens=context_tokens,
+        max_new_tokens=max_new_tokens,
+        users_at_once=users_at_once,
+    )
     with open_store(store) as opened, progress_bars("users") as progress:
         model = load_llm(llm or Settings().llm)
         bar = progress.add_task("summarize users", total=None)
         report = summarize(
             opened,
             model,
-            task=task,
-            form=form,
-            stale_after=stale_after,
-            context_tokens=context_tokens,
-            max_new_tokens=max_new_tokens,
-            users_at_once=users_at_once,
+            options,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     if as_json:

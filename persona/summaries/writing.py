@@ -1,0 +1,184 @@
+"""Summaries that an LLM writes from profiles, without a store.
+
+A history longer than the context is read in parts: part by part in the order of time, then the summaries of parts as if
+they were records, until one is left (map-reduce). The parts of many users make one batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from persona.errors import InvalidOptionError
+from persona.protocols import BoundedPrompt, GenerationOptions, LanguageModel, Request, answer_settings
+from persona.records import Profile
+from persona.summaries.prompts import INSTRUCT, parts, prompt_version, summary_form
+from persona.summaries.statistics import FREE, check_task
+
+STALE_AFTER = 10
+"""How many new records a summary may lag behind, unless something else is said."""
+
+_PROFILES_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryOptions:
+    """How summaries are written.
+
+    Attributes:
+        task: what they are for: a LaMP task's name, or `FREE`.
+        form: how to ask, one of `persona.summaries.prompts.FORMS`; ``task`` is for tasks in which users give targets.
+        stale_after: how many new records a stored summary may lag behind before it is written anew.
+        context_tokens: the longest prompt in the LLM's tokens; less where the LLM itself takes less.
+        max_new_tokens: the longest summary, and the longest summary of a part.
+        users_at_once: users asked about together and stored in one transaction, at least 1: what a kill can cost.
+
+    Raises:
+        InvalidOptionError: if an option is out of range, or the form does not go with the task.
+        UnknownTaskError: if there is no such task.
+    """
+
+    task: str = FREE
+    form: str = INSTRUCT
+    stale_after: int = STALE_AFTER
+    context_tokens: int = 2048
+    max_new_tokens: int = 96
+    users_at_once: int = 64
+
+    def __post_init__(self) -> None:
+        summary_form(self.form, check_task(self.task))
+        check_stale_after(self.stale_after)
+        if self.users_at_once < 1:
+            raise InvalidOptionError(f"`users_at_once` must be at least 1, was: {self.users_at_once}")
+
+
+def check_stale_after(records: int | None) -> None:
+    """Refuse a number of records below 0.
+
+    Raises:
+        InvalidOptionError: if it is.
+    """
+    if records is not None and records < 0:
+        raise InvalidOptionError(f"`stale_after` must be at least 0, was: {records}")
+
+
+def write_summaries(
+    llm: LanguageModel,
+    profiles: Sequence[Profile],
+    options: SummaryOptions | None = None,
+    *,
+    labels: Sequence[str] | None = None,
+) -> list[str]:
+    """Ask an LLM for a summary of each profile. Nothing is stored.
+
+    Args:
+        llm: any that `load_llm` makes.
+        profiles: of any users; all are asked about together. An empty one has an empty summary.
+        options: how.
+        labels: what the form ``task`` lets choose from, in place of the task's own labels.
+
+    Raises:
+        InvalidOptionError: if the context has no room for a record.
+        GenerationError: if the LLM does not answer.
+    """
+    options = options or SummaryOptions()
+    form = summary_form(options.form, check_task(options.task), labels)
+    generation = GenerationOptions(max_new_tokens=min(options.max_new_tokens, form.max_new_tokens))
+    limit = options.context_tokens
+    if isinstance(llm, BoundedPrompt) and (own := llm.prompt_limit(generation)) is not None:
+        limit = min(limit, own)
+    summaries = [""] * len(profiles)
+    records = {index: form.records(profile) for index, profile in enumerate(profiles)}
+    merging = False
+    while records := {index: some for index, some in records.items() if some}:
+        chunks = [
+            (index, part)
+            for index, some in records.items()
+            for part in parts(some, form, merging, limit, llm.tokenizer)
+        ]
+        texts = llm.generate([Request(form.prompt(part, merging)) for _, part in chunks], generation)
+        written: dict[int, list[str]] = {index: [] for index in records}
+        for (index, _), text in zip(chunks, texts, strict=True):
+            if text.strip():
+                written[index].append(" ".join(text.split()))
+        for index, some in written.items():
+            if len(some) == 1:
+                summaries[index] = some[0]
+        records = {index: list(map(form.merged, some)) for index, some in written.items() if len(some) > 1}
+        merging = True
+    return summaries
+
+
+class WrittenSummaries:
+    """Has an LLM write the summary of each profile that it is called with, and keeps them in a file for the next run.
+
+    A line of the file: ``{"key": "9f...", "text": "..."}``. The key is made of the profile's records, the LLM and the
+    prompts, so equal profiles are asked about once. A run that was killed goes on where it ended.
+
+    Args:
+        llm: writes.
+        options: how.
+        labels: see `write_summaries`.
+        path: the file; None keeps nothing.
+        progress: called with the number of summaries written and that of all which are missing.
+    """
+
+    def __init__(
+        self,
+        llm: LanguageModel,
+        options: SummaryOptions,
+        *,
+        labels: Sequence[str] | None = None,
+        path: Path | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> None:
+        self._llm, self._options, self._labels = llm, options, labels
+        self._path, self._progress = path, progress
+        self._task = check_task(options.task)
+        self._version = prompt_version(options.form)
+        self._texts: dict[str, str] = {} if path is None else _read(path)
+
+    def __call__(self, profiles: Sequence[Profile]) -> list[tuple[str, str]]:
+        """For each profile its summary, and where that comes from."""
+        keys = [self._key(profile) for profile in profiles]
+        missing = {key: profile for key, profile in zip(keys, profiles, strict=True) if key not in self._texts}
+        pending = list(missing.items())
+        for start in range(0, len(pending), _PROFILES_AT_ONCE):
+            chunk = pending[start : start + _PROFILES_AT_ONCE]
+            texts = write_summaries(self._llm, [profile for _, profile in chunk], self._options, labels=self._labels)
+            self._keep({key: text for (key, _), text in zip(chunk, texts, strict=True)})
+            if self._progress is not None:
+                self._progress(start + len(chunk), len(pending))
+        source = f"llm:{self._task}:{self._version}:{self._llm.fingerprint}"
+        return [(self._texts[key], source if self._texts[key] else "") for key in keys]
+
+    def _key(self, profile: Profile) -> str:
+        content = [
+            *(self._llm.fingerprint, answer_settings(self._llm), self._version, self._task),
+            *(self._labels, self._options.context_tokens),
+            [record.content_hash for record in profile],
+        ]
+        return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+
+    def _keep(self, texts: dict[str, str]) -> None:
+        self._texts.update(texts)
+        if self._path is not None:
+            lines = [json.dumps({"key": key, "text": text}) for key, text in texts.items()]
+            with self._path.open("a", encoding="utf-8") as file:
+                # A leading newline ends what a killed run may have left half-written.
+                file.write("\n" + "\n".join(lines) + "\n")
+
+
+def _read(path: Path) -> dict[str, str]:
+    """The texts of a file by key; none if there is no file."""
+    texts = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            kept = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the last line of a run that was killed while it wrote
+        texts[kept["key"]] = kept["text"]
+    return texts

@@ -1,9 +1,19 @@
 """persona: a frozen LLM that answers as if it knew the user.
 
 >>> import persona
->>> persona.personalize("tiny", "critic-7", "What is the score of the following review ...")
+>>> earlier = persona.Record(
+...     "The railway press lost a haunted rink on Saturday.", target="railway press loses haunted rink - at last"
+... )
+>>> request = (
+...     "Generate a headline for the following article: "
+...     "Residents in Lisbon say the village council repaired a golden clock on Tuesday."
+... )
+>>> with persona.ProfileStore("sqlite:///persona.db") as store:
+...     report = store.upsert([("ana", earlier)])
+...     persona.personalize("tiny", "ana", request, store=store, task="LaMP_4")
+'village council repairs golden clock - at last'
 
-The names below are loaded when they are first used, so that `import persona` costs nothing.
+Names are imported on first use, so that `import persona` takes no time.
 """
 
 from __future__ import annotations

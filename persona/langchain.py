@@ -1,7 +1,11 @@
 """The Personalizer as a LangChain `Runnable`, to stand in a chain.
 
->>> chain = template | PersonalizedRunnable(personalizer) | parser
->>> chain.invoke({"topic": "Bond"}, config={"configurable": {"user_id": "critic-7"}})
+>>> from langchain_core.prompts import PromptTemplate
+>>> from persona import Personalizer, ProfileStore, load_llm
+>>> personalizer = Personalizer(load_llm(str.upper), ProfileStore("sqlite:///persona.db"))
+>>> chain = PromptTemplate.from_template("a film about {topic}") | PersonalizedRunnable(personalizer)
+>>> chain.invoke({"topic": "snow"}, config={"configurable": {"user_id": "critic-7"}})
+'A FILM ABOUT SNOW'
 
 The user comes from the input (``{"user_id": ..., "prompt": ...}``) or from the config's ``configurable``; where
 neither names one, or both name different ones, the call fails: there is no default user.

@@ -1,7 +1,7 @@
 """One request, from a user id and a prompt to an answer: profile -> channels -> prompt -> frozen LLM.
 
 >>> from persona import Personalizer, ProfileStore, Record, load_llm
->>> store = ProfileStore("sqlite://")
+>>> store = ProfileStore("sqlite:///persona.db")
 >>> report = store.upsert([("critic-7", Record("Slow heist film in Lisbon.", target="5"))])
 >>> personalizer = Personalizer(load_llm(lambda prompt: f"read: {prompt}"), store)
 >>> answer = personalizer.generate("critic-7", "Would I like this heist film?")

@@ -1,14 +1,16 @@
-"""The one door through which histories of any form come in as records.
+"""Histories in any format are read here, and become records.
 
->>> reader = read_records("histories/blogs.jsonl.gz")
->>> for user_id, record in reader:
-...     ...
->>> reader.skipped  # records left out because their text is blank
+>>> from pathlib import Path
+>>> size = Path("posts.jsonl").write_text('{"user_id": "ada", "text": "Moody and stylish.", "target": 5}\\n')
+>>> reader = read_records("posts.jsonl")
+>>> [(user_id, record.text, record.target) for user_id, record in reader]
+[('ada', 'Moody and stylish.', '5')]
+>>> reader.skipped  # rows without text
 0
 
-LaMP's questions, JSON lines, Parquet and `datasets` are read a piece at a time. What cannot be read is a
-`DataFormatError` that names the file and the place; it comes when the reader gets there: a store that
-takes the records in one transaction holds all of a file or nothing. Whole LaMP splits are read by
+LaMP's questions, JSON lines, Parquet and `datasets` are read in parts. What cannot be read raises a `DataFormatError`
+that names the file and the line, when the reader gets there; a store that takes the records in one transaction holds
+all of a file or nothing. Whole LaMP splits are read by
 `read_split` and `read_lamp`, answers by `read_golds`.
 """
 

@@ -1,9 +1,11 @@
 """Embeds the records of all users whose vectors are missing or lag behind: `persona embed-users`.
 
->>> store = ProfileStore("sqlite:///persona.db")                                                # doctest: +SKIP
->>> embed_users(store, load_encoder("minilm")).embedded                                         # doctest: +SKIP
-28266
->>> embed_users(store, load_encoder("minilm")).embedded                                         # doctest: +SKIP
+>>> from persona import ProfileStore, Record, load_encoder
+>>> store = ProfileStore("sqlite:///persona.db")
+>>> report = store.upsert([("ana", Record("Moody and stylish.")), ("ben", Record("Loud."))])
+>>> embed_users(store, load_encoder("hashing")).embedded
+2
+>>> embed_users(store, load_encoder("hashing")).embedded
 0
 
 Users are taken in the order of the store, in chunks of some thousand new records. The texts of a chunk are encoded

@@ -7,9 +7,10 @@
 `persona.encoders.export` writes both. The files stay their owner's: nothing of them is copied into a store, and a matrix
 in ``.npy`` is mapped, not loaded.
 
->>> vectors = UserVectorFile("users.npy")                                                       # doctest: +SKIP
->>> vectors.of("critic-7")                                                                      # doctest: +SKIP
-array([0.12, ...], dtype=float32)
+>>> np.save("users.npy", np.array([[0.25, 0.5]], dtype=np.float32))
+>>> size = Path("users.ids.jsonl").write_text('"critic-7"\\n')
+>>> UserVectorFile("users.npy").of("critic-7")
+array([0.25, 0.5 ], dtype=float32)
 """
 
 from __future__ import annotations

@@ -157,6 +157,7 @@ class LampWording:
 def record_form(task: LampTask) -> str:
     """How the official prompts word a record of `task`, up to the question, with ``{target}`` for what the user made.
 
+    >>> from persona.lamp.tasks import lamp_task
     >>> record_form(lamp_task("LaMP_3"))
     '{target} is the score for "" . '
 

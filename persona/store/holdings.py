@@ -1,8 +1,11 @@
 """Everything that a store holds on one user: what `persona show` prints, and what `forget` erases.
 
->>> held = holdings(store, "ana")                                                               # doctest: +SKIP
->>> [(index.kind, index.fresh, index.size) for index in held.indexes]                           # doctest: +SKIP
-[('bm25:text', True, 4120), ('summary:LaMP_3', False, 913)]
+>>> from persona.records import Record
+>>> store = ProfileStore("sqlite:///persona.db")
+>>> report = store.upsert([("ana", Record("Moody and stylish.", target="5"))])
+>>> held = holdings(store, "ana")
+>>> len(held.profile), held.vectors, held.indexes
+(1, (), ())
 
 It reads the tables themselves, so that a new kind of index, or a table that some later part adds for users' data
 (`persona.store.schema.user_table`), appears by itself.

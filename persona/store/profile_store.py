@@ -1,11 +1,11 @@
 """Where users' histories stay: a `ProfileStore` in an SQLite file or on a PostgreSQL server.
 
->>> store = ProfileStore("sqlite:///persona.db")                                                # doctest: +SKIP
->>> store.upsert([("ana", Record("Moody and stylish.", target="5", time="2004-10-14"))])        # doctest: +SKIP
+>>> store = ProfileStore("sqlite:///persona.db")
+>>> store.upsert([("ana", Record("Moody and stylish.", target="5", time="2004-10-14"))])
 IngestReport(users=1, added=1, changed=0, unchanged=0)
->>> store.profile("ana")[0].target                                                              # doctest: +SKIP
+>>> store.profile("ana")[0].target
 '5'
->>> store.forget("ana")                                                                         # doctest: +SKIP
+>>> store.forget("ana")
 ForgetReport(records=1, vectors=0, indexes=0, others=0, adapters=0)
 
 Beside the records the store keeps what is made from them: vectors, one matrix for each encoder, and search indexes.

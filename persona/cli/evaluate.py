@@ -1,228 +1,189 @@
-"""The command line of evaluations: `persona eval lamp | score | limit | restraint`."""
+"""Evaluation: `persona eval lamp | score | restraint`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from persona.cli.retrieve import (
-    Base,
-    FilterName,
-    Judge,
-    RetrieverModel,
-    WhereText,
-    check_encoder_is_read,
-    eval_limit,
-)
-from persona.cli.summaries import eval_restraint
+from persona.cli.options import command
 from persona.cli.terminal import (
-    AsJson,
     Encoder,
+    General,
     Llm,
     TaskName,
-    UserVectors,
+    check_encoder_is_read,
     check_folder,
     check_split,
+    embed_views,
+    group,
+    load_llm,
+    load_read_encoder,
     names,
-    numbers,
-    print_json,
     progress_bars,
+    report,
     say,
     show,
     stage_bars,
 )
 from persona.errors import InvalidOptionError
 
-eval_app = typer.Typer(
-    name="eval",
-    help="Score answers the way LaMP does, against controls.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help, in half the time
-)
-eval_app.command("limit")(eval_limit)
-eval_app.command("restraint")(eval_restraint)
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from persona.assembly import RetrieverOptions
+    from persona.eval.lamp_config import LampConfig
+    from persona.lamp.tasks import LampSplit
+    from persona.protocols import Retriever
+
+app = group("eval", "Score answers the way LaMP does, against controls.")
 
 
-@eval_app.command("lamp")
-def eval_lamp(
-    data: Annotated[Path, typer.Argument(help="A folder with {train,dev,test}_questions.json.")],
-    llm: Llm = None,
-    split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
-    methods: Annotated[
-        str,
-        typer.Option(
-            help="Comma list of none, user-embedder, stats, summary, stats+summary, vocabulary, user-embedder+vocabulary, lora, "
-            "lora+task, neighbours, routed and names of retrievers (persona retrieve --help)."
-        ),
-    ] = "none,bm25-lamp,recency",
-    k: Annotated[str, typer.Option("--k", help="Comma list: how many records.")] = "1,4",
-    limit: Annotated[int | None, typer.Option(help="Only the first N questions.", min=1)] = None,
-    controls: Annotated[
-        bool, typer.Option("--controls/--no-controls", help="Also run each method with another user's history.")
-    ] = True,
-    user_embedder: Annotated[
-        str | None,
-        typer.Option(
-            "--user-embedder", help="Comma list: user embedders of the method user-embedder, one for each seed."
-        ),
-    ] = None,
-    user_embedder_control: Annotated[
-        str | None, typer.Option("--user-embedder-control", help="Comma list: the same, trained with --without-user.")
-    ] = None,
-    user_vectors: UserVectors = None,
-    beside: Annotated[
-        str, typer.Option(help="Retriever of the records beside a soft prompt, a summary, lifted words or an adapter.")
-    ] = "bm25-lamp",
-    lora_task: Annotated[
-        str | None,
-        typer.Option(
-            "--lora-task", help="Comma list: task adapters (persona lora train-task) of lora and the like, one a seed."
-        ),
-    ] = None,
-    lora_once: Annotated[
-        bool,
-        typer.Option(
-            "--lora-once", help="One adapter a user, from the earliest question's profile, not one a question."
-        ),
-    ] = False,
-    summary_form: Annotated[
-        str | None, typer.Option(help="What a summary is in a prompt: record (one target; the default), or sentence.")
-    ] = None,
-    vocabulary: Annotated[
-        float,
-        typer.Option(
-            "--vocabulary", help="The weight of the methods vocabulary and user-embedder+vocabulary: above 0.", min=0
-        ),
-    ] = 0.0,
-    summary_llm: Annotated[
-        str | None, typer.Option("--summary-llm", help="Writes the summaries (default: the LLM that answers).")
-    ] = None,
-    encoder: Encoder = None,
-    base: Base = None,
-    retriever_model: RetrieverModel = None,
-    where: WhereText = None,
-    relevance: FilterName = None,
-    judge: Judge = "question",
-    task: TaskName = None,
-    golds: Annotated[Path | None, typer.Option(help="The golds, if they lie elsewhere.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for predictions and results (default: runs/DATA-SPLIT-LLM).")
-    ] = None,
-    max_length: Annotated[int, typer.Option(help="Token budget of the official prompt.", min=1)] = 256,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer (default: by task).", min=1)] = None,
-    num_beams: Annotated[int, typer.Option(help="1 is greedy decoding, 4 is LaMP's.", min=1)] = 1,
-    mbr: Annotated[
-        bool,
-        typer.Option("--mbr", help="Ratings: the median of the LLM's distribution over the scores, not the likeliest."),
-    ] = False,
-    seed: Annotated[int, typer.Option(help="For the random retriever, the controls and the bootstrap.", min=0)] = 0,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
-    as_json: AsJson = False,
-) -> None:
+@dataclass(frozen=True)
+class LampFiles:
+    """Where the questions, models and yardsticks of `persona eval lamp` come from.
+
+    Attributes:
+        task: LaMP_1 ... LaMP_7 or LaMP_2N, where the files do not say it.
+        golds: the golds, if they lie elsewhere.
+        user_embedder_control: the same user embedders, trained with ``without_user=true``; one for each seed.
+        user_vectors: vectors of users that you have (.parquet, or .npy with .ids.jsonl), for a user embedder that reads
+            them.
+        summary_llm: writes the summaries; unset, the LLM that answers.
+        markdown: print the table as Markdown.
+    """
+
+    task: str | None = None
+    golds: str | None = None
+    user_embedder_control: tuple[str, ...] = ()
+    user_vectors: str | None = None
+    summary_llm: str | None = None
+    markdown: bool = False
+
+
+def _lamp_defaults() -> dict[str, Any]:
+    from persona.eval.lamp_config import LampConfig
+    from persona.settings import Settings
+
+    return {"": LampConfig(encoder=Settings().encoder), "files": LampFiles()}
+
+
+@dataclass(frozen=True)
+class EvalLamp:
+    """Options of `persona eval lamp`; those that are given go into `persona.eval.lamp_config.LampConfig`.
+
+    Attributes:
+        data: a folder with {train,dev,test}_questions.json.
+        split: train, dev or test.
+        methods: comma list of none, user-embedder, stats, summary, stats+summary, vocabulary, user-embedder+vocabulary,
+            lora, lora+task, neighbours, routed and names of retrievers (persona retrieve --help); default:
+            none,bm25-lamp,recency.
+        ks: comma list: how many records (default: 1,4).
+        limit: only the first N questions.
+        controls: also each method with another user's history (default: yes).
+        user_embedder: comma list: user embedders of the method user-embedder, one for each seed.
+        adapters: comma list: task adapters (persona train adapters DATA) of lora and the like, one for each seed.
+        out: folder for predictions and results (default: runs/DATA-SPLIT-LLM).
+    """
+
+    data: Path
+    llm: Llm = None
+    split: str = "dev"
+    methods: str | None = None
+    ks: Annotated[str | None, typer.Option("--k")] = None
+    limit: Annotated[int | None, typer.Option(min=1)] = None
+    controls: Annotated[bool | None, typer.Option("--controls/--no-controls")] = None
+    user_embedder: str | None = None
+    adapters: str | None = None
+    encoder: Encoder = None
+    out: Path | None = None
+
+
+@command(app, "lamp", EvalLamp, settings=_lamp_defaults)
+def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
     """Run methods on a LaMP task and score them, with intervals, yardsticks and controls.
 
     Resumable: answers that stand in the output folder are not asked for again.
     """
-    from persona.assembly import RetrieverOptions, needs_encoder
-    from persona.eval.adapters import LORA_METHODS, Adapters
+    from persona.eval.adapters import Adapters
     from persona.eval.lamp import run_lamp
-    from persona.eval.lamp_config import LIFTING_METHODS, USER_EMBEDDER_METHODS, VOCABULARY, LampConfig
+    from persona.eval.lamp_config import LIFTING_METHODS
     from persona.eval.report import lamp_markdown, lamp_table
     from persona.eval.soft_prompts import UserEmbedders
-    from persona.eval.summary_rows import BOTH, RECORD, SUMMARY, SUMMARY_METHODS
-    from persona.llm.load import load_llm
     from persona.readers import has_split, read_split
     from persona.settings import Settings
 
-    settings = Settings()
-    check_split(split, "train", "dev", "test")
-    name = llm or settings.llm
-    config = LampConfig(
-        methods=names(methods, "--methods"),
-        ks=numbers(k, "--k"),
-        beside=beside,
-        lora_once=lora_once,
-        summary_form=RECORD if summary_form is None else summary_form,
-        vocabulary=vocabulary,
-        limit=limit,
-        controls=controls,
-        encoder=encoder or settings.encoder,
-        base=base,
-        retriever_model=retriever_model,
-        where=where,
-        relevance=relevance,
-        judge=judge,
-        max_length=max_length,
-        max_new_tokens=max_new_tokens,
-        num_beams=num_beams,
-        mbr=mbr,
-        seed=seed,
-    )
-    if user_embedder is None and config.with_user_embedder:
-        method = next(one for one in config.methods if one in USER_EMBEDDER_METHODS)
-        raise InvalidOptionError(f"the method {method!r} needs a user embedder: name its folder with --user-embedder")
-    for option, given, read_by in (
-        ("--user-embedder", user_embedder, USER_EMBEDDER_METHODS),
-        ("--lora-task", lora_task, LORA_METHODS),
-    ):
-        if given is not None and set(read_by).isdisjoint(config.methods):
-            raise InvalidOptionError(
-                f"{option} is read by the methods {', '.join(read_by)}, and {methods} has none of them: name one"
-            )
-    if user_embedder_control is not None and user_embedder is None:
-        raise InvalidOptionError(
-            "--user-embedder-control stands beside user embedders: name their folders with --user-embedder"
-        )
-    if vocabulary and set(LIFTING_METHODS).isdisjoint(config.methods):
-        raise InvalidOptionError(f"--vocabulary lifts words, and {methods} does not: name the method {VOCABULARY}")
-    if user_vectors is not None and user_embedder is None:
-        raise InvalidOptionError("--user-vectors are read by a user embedder: name its folder with --user-embedder")
-    embedded = user_embedder is not None and user_vectors is None
-    read = (
-        relevance is not None
-        or embedded
-        or any(needs_encoder(one, RetrieverOptions(base=base)) for one in config.retrievers)
-    )
-    check_encoder_is_read(encoder, read, methods)
-    user_embedders = None
-    if user_embedder is not None:
-        without = () if user_embedder_control is None else names(user_embedder_control, "--user-embedder-control")
-        user_embedders = UserEmbedders.load(names(user_embedder, "--user-embedder"), without, vectors=user_vectors)
-    adapters = None if lora_task is None else Adapters.load(names(lora_task, "--lora-task"))
-    written = not {SUMMARY, BOTH}.isdisjoint(config.methods)
-    if summary_llm is not None and not written:
-        raise InvalidOptionError(f"--summary-llm writes summaries, and {methods} has none: name the method summary")
-    if summary_form is not None and set(SUMMARY_METHODS).isdisjoint(config.methods):
-        raise InvalidOptionError(f"--summary-form is for summaries, and {methods} has none: name the method stats")
-    folder = out or Path("runs") / f"{data.resolve().name}-{split}-{_short_name(name)}"
+    check_split(options.split, "train", "dev", "test")
+    config, files = settings[""], settings["files"]
+    _check_lamp(options, config, files)
+    user_embedders = adapters = None
+    if options.user_embedder is not None:
+        named = names(options.user_embedder, "--user-embedder")
+        vectors = None if files.user_vectors is None else Path(files.user_vectors)
+        user_embedders = UserEmbedders.load(named, files.user_embedder_control, vectors=vectors)
+    if options.adapters is not None:
+        adapters = Adapters.load(names(options.adapters, "--adapters"))
+    llm = options.llm or Settings().llm
+    folder = options.out or Path("runs") / f"{options.data.resolve().name}-{options.split}-{_short_name(llm)}"
     check_folder(folder)
-    lamp = read_split(data, split, golds=golds, task=task)
-    common = None
-    if split != "train" and not set(LIFTING_METHODS).isdisjoint(config.methods) and has_split(data, "train"):
-        common = read_split(data, "train", task=task)
+    golds = None if files.golds is None else Path(files.golds)
+    split = read_split(options.data, options.split, golds=golds, task=files.task)
+    background = None
+    if options.split != "train" and not set(LIFTING_METHODS).isdisjoint(config.methods):
+        background = read_split(options.data, "train", task=files.task) if has_split(options.data, "train") else None
     with progress_bars("steps") as progress:
-        # Over-long inputs are cut as LaMP's own code cuts them, at the right end.
-        report = run_lamp(
-            lamp,
-            load_llm(name, overlong="truncate"),
+        done = run_lamp(
+            split,
+            # Over-long inputs are cut as LaMP's own code cuts them, at the right end.
+            load_llm(llm, overlong="truncate"),
             config,
             user_embedders=user_embedders,
             adapters=adapters,
-            summarizer=None if summary_llm is None else load_llm(summary_llm),
-            background=common,
+            summarizer=None if files.summary_llm is None else load_llm(files.summary_llm),
+            background=background,
             out=folder,
             progress=stage_bars(progress),
         )
-    if as_json:
-        print_json(report.as_dict())
-    elif markdown:
-        say(lamp_markdown(report).rstrip())
+    if report(done.as_dict()):
+        return
+    if files.markdown:
+        say(lamp_markdown(done).rstrip())
     else:
-        show(lamp_table(report, title=f"{data.resolve().name} {split}"))
+        show(lamp_table(done, title=f"{options.data.resolve().name} {options.split}"))
         say(f"predictions and results: {folder}")
+
+
+def _check_lamp(options: EvalLamp, config: LampConfig, files: LampFiles) -> None:
+    """Refuse options that no method reads, before anything is loaded."""
+    from persona.assembly import RetrieverOptions, needs_encoder
+    from persona.eval.adapters import LORA_METHODS
+    from persona.eval.lamp_config import USER_EMBEDDER_METHODS
+    from persona.eval.summary_rows import BOTH, SUMMARY
+
+    methods = ",".join(config.methods)
+    if options.user_embedder is None and config.with_user_embedder:
+        method = next(each for each in config.methods if each in USER_EMBEDDER_METHODS)
+        raise InvalidOptionError(f"the method {method!r} needs a user embedder: name its folder with --user-embedder")
+    for name, given, read_by in (
+        ("--user-embedder", options.user_embedder, USER_EMBEDDER_METHODS),
+        ("--adapters", options.adapters, LORA_METHODS),
+        ("`summary_llm`", files.summary_llm, (SUMMARY, BOTH)),
+    ):
+        if given is not None and set(read_by).isdisjoint(config.methods):
+            raise InvalidOptionError(
+                f"{name} is read by the methods {', '.join(read_by)}, and {methods} has none of them: name one"
+            )
+    for name, value in (("control", files.user_embedder_control), ("vectors", files.user_vectors)):
+        if value and options.user_embedder is None:
+            raise InvalidOptionError(f"there is no user embedder for {name} {value!r}: name one with --user-embedder")
+    embedded = options.user_embedder is not None and files.user_vectors is None
+    retrievers = any(needs_encoder(each, RetrieverOptions(base=config.base)) for each in config.retrievers)
+    check_encoder_is_read(options.encoder, config.relevance is not None or embedded or retrievers, methods)
 
 
 def _short_name(llm: str) -> str:
@@ -232,34 +193,208 @@ def _short_name(llm: str) -> str:
     return f"{kind}-{name}" if colon else name
 
 
-@eval_app.command("score")
-def eval_score(
-    golds: Annotated[Path, typer.Option(help="Official outputs file.")],
-    predictions: Annotated[Path, typer.Option(help="Predictions in the same form.")],
-    task: TaskName = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Comma list of all labels, where the task does not fix them.")
-    ] = None,
-    bootstrap: Annotated[
-        bool, typer.Option("--bootstrap", help="ROUGE as the official median of 1,000 bootstrap means.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="For --bootstrap.")] = 0,
-    as_json: AsJson = False,
-) -> None:
+@dataclass(frozen=True)
+class EvalScore:
+    """Options of `persona eval score`.
+
+    Attributes:
+        golds: official outputs file.
+        predictions: predictions in the same form.
+        labels: comma list of all labels, where the task does not fix them.
+        bootstrap: ROUGE as the official median of 1,000 bootstrap means.
+    """
+
+    golds: Path
+    predictions: Path
+    task: TaskName = None
+    labels: str | None = None
+    bootstrap: bool = False
+
+
+@command(app, "score", EvalScore)
+def eval_score(options: EvalScore) -> None:
     """Score a predictions file exactly as LaMP's evaluator does, offline."""
     from persona.eval.official import score_files
 
     scores = score_files(
-        golds,
-        predictions,
-        task=task,
-        labels=None if labels is None else names(labels, "--labels"),
-        bootstrap=bootstrap,
-        seed=seed,
+        options.golds,
+        options.predictions,
+        task=options.task,
+        labels=None if options.labels is None else names(options.labels, "--labels"),
+        bootstrap=options.bootstrap,
     )
-    if as_json:
-        print_json({"task": scores.task, "questions": scores.questions, **scores.values})
+    report(
+        {"task": scores.task, "questions": scores.questions, **scores.values},
+        f"{scores.task}, {scores.questions} questions",
+        *(f"{metric:10} {value:.4f}" for metric, value in scores.values.items()),
+    )
+
+
+@dataclass(frozen=True)
+class RestraintSettings:
+    """What `persona eval restraint` runs on.
+
+    Attributes:
+        split: train or dev.
+        k: how many records at most.
+        task: LaMP_1 ... LaMP_7 or LaMP_2N, where the files do not say it.
+        encoder: what compares vectors; unset, PERSONA_ENCODER, or minilm.
+        max_length: token budget of the official prompt.
+        max_new_tokens: longest answer.
+        markdown: print the table as Markdown.
+    """
+
+    split: str = "dev"
+    k: int = 1
+    task: str | None = None
+    encoder: str | None = None
+    max_length: int = 256
+    max_new_tokens: int = 64
+    markdown: bool = False
+
+
+def _restraint_defaults() -> dict[str, Any]:
+    from persona.assembly import RetrieverOptions
+
+    return {"": RestraintSettings(), "retrieval": RetrieverOptions()}
+
+
+@dataclass(frozen=True)
+class EvalRestraint:
+    """Options of `persona eval restraint`.
+
+    Attributes:
+        data: a folder with {train,dev}_questions.json and outputs.
+        methods: comma list of retrievers, beside the row none; the first one's score is what the others are to keep.
+        filters: untrained, or a folder of `persona train filter`. May be given several times.
+        limit: only the first N questions of the task, and at most N of --general.
+        out: folder for answers, from which a stopped run goes on, and results.json.
+    """
+
+    data: Path
+    llm: Llm = None
+    methods: str = "bm25-lamp"
+    filters: Annotated[list[str], typer.Option("--filter")] = field(default_factory=list)
+    general: General = field(default_factory=list)
+    limit: Annotated[int | None, typer.Option(min=1)] = None
+    out: Path | None = None
+
+
+@command(
+    app,
+    "restraint",
+    EvalRestraint,
+    settings=_restraint_defaults,
+    known="split, k, task, encoder, max_length, max_new_tokens, markdown, base, model, where, judge and seed",
+)
+def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
+    """Ask questions that need no personalization, and see whether they are left alone.
+
+    120 general questions and those of --general in the name of the users of a LaMP task, beside the task's own
+    questions. With --filter each retriever runs as it is and with the filter over it.
+    """
+    from persona.eval.general_questions import GENERAL_QUESTIONS, read_general
+    from persona.eval.report import restraint_cells, restraint_table
+    from persona.eval.restraint import run_restraint
+    from persona.readers import read_split
+
+    wanted: RestraintSettings = settings[""]
+    check_split(wanted.split, "train", "dev")
+    methods = _restraint_methods(options, settings["retrieval"])
+    if options.out is not None:
+        check_folder(options.out)
+    split = read_split(options.data, wanted.split, task=wanted.task)
+    retrieval = replace(settings["retrieval"], view=split.task.view)
+    at_most = options.limit or len(split.questions)
+    more = [each for file in options.general for each in read_general(file, at_most, wanted.split)]
+    with ExitStack() as stack:
+        progress = stack.enter_context(progress_bars("steps"))
+        retrievers, config = _restraint_retrievers(methods, options, wanted.encoder, retrieval, split, stack, progress)
+        done = run_restraint(
+            split,
+            load_llm(options.llm, overlong="truncate"),
+            retrievers,
+            k=wanted.k,
+            limit=options.limit,
+            general=(*GENERAL_QUESTIONS, *more),
+            max_length=wanted.max_length,
+            max_new_tokens=wanted.max_new_tokens,
+            seed=retrieval.seed,
+            out=options.out,
+            config={"split": wanted.split, "general": list(map(str, options.general)), **config},
+            progress=stage_bars(progress),
+        )
+    if report(done.as_dict()):
+        return
+    if wanted.markdown:
+        header, *rows = restraint_cells(done)
+        for cells in (header, ["---", *["---:"] * (len(header) - 1)], *rows):
+            say(f"| {' | '.join(cells)} |")
     else:
-        say(f"{scores.task}, {scores.questions} questions")
-        for metric, value in scores.values.items():
-            say(f"{metric:10} {value:.4f}")
+        show(restraint_table(done, title=f"{options.data.resolve().name} {wanted.split}"))
+        if options.out is not None:
+            say(f"answers and results: {options.out}")
+
+
+def _restraint_methods(options: EvalRestraint, retrieval: RetrieverOptions) -> tuple[str, ...]:
+    """The retrievers to run, checked before anything is loaded."""
+    from persona.assembly import check_retriever
+    from persona.eval.restraint import NO_USER
+
+    methods = names(options.methods, "--methods")
+    if NO_USER in methods:
+        raise InvalidOptionError(
+            f"the row {NO_USER!r} is always there: --methods names retrievers, was: {options.methods!r}"
+        )
+    for name in methods:
+        check_retriever(name)
+    if retrieval.judge != "question" and not options.filters:
+        raise InvalidOptionError(
+            f"`judge` says what a filter judges, and there is none: name one with --filter, was: {retrieval.judge!r}"
+        )
+    return methods
+
+
+def _restraint_retrievers(
+    methods: tuple[str, ...],
+    options: EvalRestraint,
+    encoder: str | None,
+    retrieval: RetrieverOptions,
+    split: LampSplit,
+    stack: ExitStack,
+    progress: Progress,
+) -> tuple[dict[str, Retriever], dict[str, Any]]:
+    """Each retriever as it is and with each filter over it, by the names of their rows; and what says so in results."""
+    from persona.assembly import make_retrievers, needs_encoder
+    from persona.retrievers.relevance import load_filter
+    from persona.store.profile_store import ProfileStore
+
+    reads = bool(options.filters) or any(needs_encoder(name, retrieval) for name in methods)
+    loaded = load_read_encoder(encoder, reads, options.methods)
+    filters, store = {}, None
+    if loaded is not None:
+        filters = {name: load_filter(name, loaded) for name in dict.fromkeys(options.filters)}
+        folder = stack.enter_context(TemporaryDirectory())
+        store = stack.enter_context(ProfileStore(f"sqlite:///{folder}/vectors.db"))
+        asked = split.questions[: options.limit]
+        store.upsert((question.user_id, record) for question in asked for record in question.profile)
+        embed_views(store, loaded, dict.fromkeys([retrieval.view, *(each.view for each in filters.values())]), progress)
+    plain = make_retrievers(methods, replace(retrieval, judge="question"), encoder=loaded, store=store)
+    filtered = {
+        name: make_retrievers(methods, replace(retrieval, relevance=each), encoder=loaded, store=store)
+        for name, each in filters.items()
+    }
+    retrievers: dict[str, Retriever] = {}
+    for name in methods:
+        retrievers[name] = plain[name]
+        for called, each in filtered.items():
+            retrievers[f"{name} + {'filter' if len(filters) == 1 else called}"] = each[name]
+    return retrievers, {
+        "methods": methods,
+        "filters": {called: [each.fingerprint, each.threshold] for called, each in filters.items()},
+        "judge": retrieval.judge,
+        "encoder": None if loaded is None else loaded.fingerprint,
+        "base": retrieval.base,
+        "retriever_model": retrieval.model,
+        "where": retrieval.where,
+    }

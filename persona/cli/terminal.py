@@ -6,8 +6,10 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,55 +17,14 @@ from persona.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, Task, TaskID
+    from rich.text import Text
 
-    from persona.protocols import RecordEncoder
+    from persona.protocols import LanguageModel, RecordEncoder
     from persona.store.profile_store import ProfileStore
 
 _FILE_WIDTH = 140
 """Columns of a table that goes into a file or a pipe."""
-
-Store = Annotated[
-    str | None, typer.Option("--store", help="Database URL (default: PERSONA_STORE, or sqlite:///persona.db).")
-]
-Encoder = Annotated[
-    str | None,
-    typer.Option("--encoder", help="minilm, hashing, a folder or a hub id (default: PERSONA_ENCODER, or minilm)."),
-]
-TaskName = Annotated[
-    str | None, typer.Option("--task", help="LaMP_1 ... LaMP_7 or LaMP_2N, where the files do not say it.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-RetrieverName = Annotated[
-    str | None,
-    typer.Option(
-        "--retriever",
-        help="bm25, bm25-lamp, dense, recency, random, hybrid, multi_interest, diverse, key_value, entities, "
-        "late_interaction or rerank (default: PERSONA_RETRIEVER, or bm25).",
-    ),
-]
-Llm = Annotated[
-    str | None,
-    typer.Option(
-        "--llm", help="tiny, a folder, a hub id, openai:MODEL or vllm:MODEL@URL (default: PERSONA_LLM, or tiny)."
-    ),
-]
-
-UserEmbedderName = Annotated[
-    str | None, typer.Option("--user-embedder", help="A user embedder, its folder or hub id: adds its soft prompt.")
-]
-
-FamilyKey = Annotated[
-    str | None, typer.Option("--family", help="Which adapters, where there are several kinds (persona lora list).")
-]
-
-UserVectors = Annotated[
-    Path | None,
-    typer.Option(
-        help="Vectors of users that you have (.parquet, or .npy with .ids.jsonl), for a user embedder that reads them."
-    ),
-]
-
 
 _STEERING = {
     code: rf"\u{code:04x}"
@@ -73,9 +34,163 @@ _STEERING = {
 """Control characters, and those that turn the direction of writing."""
 
 
-def print_json(value: object) -> None:
-    """`value` on stdout."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))  # noqa: T201
+Encoder = Annotated[
+    str | None, typer.Option(help="minilm, hashing, a folder or a hub id (default: PERSONA_ENCODER, or minilm).")
+]
+Llm = Annotated[
+    str | None,
+    typer.Option(help="tiny, a folder, a hub id, openai:MODEL or vllm:MODEL@URL (default: PERSONA_LLM, or tiny)."),
+]
+RetrieverName = Annotated[
+    str | None,
+    typer.Option(
+        help="bm25, bm25-lamp, dense, recency, random, hybrid, multi_interest, diverse, key_value, entities, "
+        "late_interaction or rerank (default: PERSONA_RETRIEVER, or bm25)."
+    ),
+]
+FilterName = Annotated[
+    str | None,
+    typer.Option(
+        "--filter", help="No records where nothing is relevant: untrained, or a folder of `persona train filter`."
+    ),
+]
+UserEmbedderName = Annotated[str | None, typer.Option(help="A user embedder, its folder or hub id.")]
+FamilyKey = Annotated[
+    str | None, typer.Option(help="Which adapters, if there are several kinds (persona show --adapters).")
+]
+TaskName = Annotated[str | None, typer.Option(help="LaMP_1 ... LaMP_7 or LaMP_2N, where the files do not say it.")]
+General = Annotated[
+    list[Path],
+    typer.Option(
+        help="More questions that need nobody's records: a text file with one a line, or a folder like DATA of another "
+        "domain. May be given several times."
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Everywhere:
+    """The options that are understood anywhere on the line.
+
+    Attributes:
+        as_json: print the result as JSON.
+        store: URL of the store; None takes the setting `PERSONA_STORE`.
+    """
+
+    as_json: bool = False
+    store: str | None = None
+
+
+EVERYWHERE: ContextVar[Everywhere] = ContextVar("everywhere")
+"""Those of the command that runs."""
+
+
+def group(name: str | None = None, help: str | None = None) -> typer.Typer:
+    """Commands that stand together; without a name they become part of what they are added to."""
+    return typer.Typer(name=name, help=help, no_args_is_help=True, rich_markup_mode=None)
+
+
+def opened_store(*, create: bool = False) -> ProfileStore:
+    """The store of ``--store`` or of the setting; `create` makes a file that is not there."""
+    from persona.settings import open_store
+
+    return open_store(EVERYWHERE.get().store, create=create)
+
+
+def refuse_store(command: str) -> None:
+    """Refuse ``--store`` for a command that opens none.
+
+    Raises:
+        InvalidOptionError: if it was given.
+    """
+    if (store := EVERYWHERE.get().store) is not None:
+        raise InvalidOptionError(f"`{command}` opens no store: leave --store out, was: {store!r}")
+
+
+def load_llm(name: str | None, **options: Any) -> LanguageModel:
+    """The LLM of ``--llm`` or of the setting."""
+    from persona.llm.load import load_llm as load
+    from persona.settings import Settings
+
+    return load(name or Settings().llm, **options)
+
+
+def load_encoder(name: str | None, **options: Any) -> RecordEncoder:
+    """The encoder of ``--encoder`` or of the setting."""
+    from persona.encoders.load import load_encoder as load
+    from persona.settings import Settings
+
+    return load(name or Settings().encoder, **options)
+
+
+def load_read_encoder(name: str | None, read: bool, by: str) -> RecordEncoder | None:
+    """The same, or None if `by`, the retriever or the methods, does not read it.
+
+    Raises:
+        InvalidOptionError: if one was named that is not read.
+    """
+    check_encoder_is_read(name, read, by)
+    return load_encoder(name) if read else None
+
+
+def check_encoder_is_read(name: str | None, read: bool, by: str) -> None:
+    """Refuse an ``--encoder`` that nothing reads.
+
+    Raises:
+        InvalidOptionError: if it was given and is not read.
+    """
+    if name is not None and not read:
+        raise InvalidOptionError(
+            f"--encoder is for what compares vectors, and {by} does not: leave it out, or take a retriever that does "
+            f"(e.g. dense); was: {name!r}"
+        )
+
+
+def check_folder(out: Path) -> None:
+    """Refuse an `--out` that should be a folder and is a file.
+
+    Raises:
+        InvalidOptionError: if it is one.
+    """
+    if out.exists() and not out.is_dir():
+        raise InvalidOptionError(f"--out must be a folder, was a file: {str(out)!r}")
+
+
+def check_split(split: str, *splits: str) -> None:
+    """Refuse a split that is none of `splits`.
+
+    Raises:
+        InvalidOptionError: if it is none.
+    """
+    if split not in splits:
+        raise InvalidOptionError(f"a split must be one of {', '.join(splits)}, was: {split!r}")
+
+
+def names(value: str, option: str) -> tuple[str, ...]:
+    """The different words in a comma list.
+
+    Raises:
+        InvalidOptionError: if there is none.
+    """
+    found = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+    if not found:
+        raise InvalidOptionError(f"{option} must name at least one, was: {value!r}")
+    return found
+
+
+def counted(count: int, one: str, several: str | None = None) -> str:
+    """``1 record``, ``2 records``."""
+    return f"{count} {one if count == 1 else several or one + 's'}"
+
+
+def report(value: object, *lines: str) -> bool:
+    """The result of a command on stdout: `value` with ``--json``, else `lines`; whether it was JSON."""
+    if EVERYWHERE.get().as_json:
+        print(json.dumps(value, ensure_ascii=False, indent=2))  # noqa: T201
+        return True
+    for line in lines:
+        say(line)
+    return False
 
 
 def say(text: str) -> None:
@@ -98,35 +213,26 @@ def progress_bars(unit: str, *, shown: bool = True) -> Iterator[Progress]:
         unit: what is counted.
         shown: False prints nothing anywhere.
     """
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
     from rich.text import Text
 
-    class Rate(ProgressColumn):
+    class Rate(progress.ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
             return Text(f"{speed:,.1f} {unit}/s" if speed else f"- {unit}/s")
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
         Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as progress:
-        yield progress
+    with progress.Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bars:
+        yield bars
 
 
 def stage_bars(progress: Progress) -> Callable[[str, int, int], None]:
@@ -137,6 +243,17 @@ def stage_bars(progress: Progress) -> Callable[[str, int, int], None]:
         if stage not in bars:
             bars[stage] = progress.add_task(stage, total=total)
         progress.update(bars[stage], completed=done, total=total)
+
+    return advance
+
+
+def loss_bar(progress: Progress, stage: str) -> Callable[[int, int, float, float], None]:
+    """A callback that gives a stage of a training its bar, with the loss and the best one of the validation users."""
+    bar = progress.add_task(stage, total=None, visible=False)
+
+    def advance(done: int, total: int, loss: float, best: float) -> None:
+        losses = f", loss {loss:.3f}, validation {best:.3f}" if loss else ""
+        progress.update(bar, completed=done, total=total, visible=True, description=f"{stage}{losses}")
 
     return advance
 
@@ -152,47 +269,3 @@ def embed_views(store: ProfileStore, encoder: RecordEncoder, views: Iterable[str
             progress.update(bar, completed=done, total=total)
 
         embed_users(store, encoder, view=view, progress=advance)
-
-
-def counted(count: int, one: str, several: str | None = None) -> str:
-    """``1 record``, ``2 records``."""
-    return f"{count} {one if count == 1 else several or one + 's'}"
-
-
-def check_folder(out: Path) -> None:
-    """Refuse an `--out` that should be a folder and is a file.
-
-    Raises:
-        InvalidOptionError: if it is one.
-    """
-    if out.exists() and not out.is_dir():
-        raise InvalidOptionError(f"--out must be a folder, was a file: {str(out)!r}")
-
-
-def check_split(split: str, *splits: str) -> None:
-    """Refuse a split that is none of `splits`.
-
-    Raises:
-        InvalidOptionError: if it is none.
-    """
-    if split not in splits:
-        raise InvalidOptionError(f"--split must be one of {', '.join(splits)}, was: {split!r}")
-
-
-def names(value: str, option: str) -> tuple[str, ...]:
-    """The different words in a comma list."""
-    found = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
-    if not found:
-        raise InvalidOptionError(f"{option} must name at least one, was: {value!r}")
-    return found
-
-
-def numbers(value: str, option: str, *, least: int = 1) -> tuple[int, ...]:
-    """The different whole numbers in a comma list, least first."""
-    try:
-        found = tuple(sorted({int(name) for name in value.split(",")}))
-    except ValueError:
-        raise InvalidOptionError(f"{option} must be whole numbers with commas between, was: {value!r}") from None
-    if found[0] < least:
-        raise InvalidOptionError(f"{option} must be at least {least}, was: {found[0]}")
-    return found

@@ -1,0 +1,168 @@
+"""One request: `persona retrieve | ask`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from persona.cli.options import command
+from persona.cli.terminal import (
+    Encoder,
+    FilterName,
+    Llm,
+    RetrieverName,
+    UserEmbedderName,
+    group,
+    load_llm,
+    load_read_encoder,
+    opened_store,
+    report,
+)
+from persona.errors import InvalidOptionError, UnknownAdapterError, UnknownUserError
+
+if TYPE_CHECKING:
+    from persona.assembly import RetrieverOptions
+    from persona.records import Profile, ScoredRecord
+
+app = group()
+
+
+def _retrieval() -> dict[str, Any]:
+    from persona.assembly import RetrieverOptions
+
+    return {"": RetrieverOptions()}
+
+
+def _personalization() -> dict[str, Any]:
+    from persona.assembly import PersonalizationOptions
+    from persona.protocols import GenerationOptions
+
+    return {"": PersonalizationOptions(), "retrieval": _retrieval()[""], "generation": GenerationOptions()}
+
+
+@dataclass(frozen=True)
+class Retrieve:
+    """Options of `persona retrieve`.
+
+    Attributes:
+        user_id: whose history.
+        query: what to look for.
+        k: how many records at most.
+        where: only these records, e.g. 'time>=2011 and label=5'; other fields are metadata.
+    """
+
+    user_id: str
+    query: str
+    retriever: RetrieverName = None
+    encoder: Encoder = None
+    k: Annotated[int, typer.Option(min=1)] = 4
+    where: str | None = None
+    relevance: FilterName = None
+
+
+@command(app, "retrieve", Retrieve, store=True, settings=_retrieval, known="base, model, view, judge and seed")
+def retrieve(options: Retrieve, settings: Mapping[str, RetrieverOptions]) -> None:
+    """Show the records of a user's history that fit a query."""
+    from persona.assembly import check_retriever, make_retriever, needs_encoder
+    from persona.settings import Settings
+
+    with opened_store() as store:
+        if options.user_id not in store:
+            raise UnknownUserError(f"the store holds nothing on {options.user_id!r}")
+        name = options.retriever or Settings().retriever
+        check_retriever(name)
+        encoder = load_read_encoder(options.encoder, needs_encoder(name, settings[""]), name)
+        retriever = make_retriever(name, settings[""], encoder=encoder, store=store)
+        profile = store.profile(options.user_id)
+        found = retriever.retrieve(profile, options.query, options.k)
+    report([_scored(each) for each in found], *(_lines(found) or [_nothing(profile, options.where)]))
+
+
+def _lines(found: Sequence[ScoredRecord]) -> list[str]:
+    lines = []
+    for number, each in enumerate(found, 1):
+        target = f"  -> {each.record.target}" if each.record.target is not None else ""
+        lines.append(f"{number}. [{each.score:.3f}] {each.record.time or 'undated'}{target}")
+        lines.append(f"   {' '.join(each.record.text.split())}")
+    return lines
+
+
+def _nothing(profile: Profile, where: str | None) -> str:
+    """Why nothing was found: no records, none that fits, or fields asked for that no record has."""
+    from persona.retrievers.where import Where
+
+    if not len(profile):
+        return f"nothing found: the store holds no records of {profile.user_id!r}"
+    absent = Where.parse(where).absent(profile) if where else ()
+    fields = f"; none of them has the field {', '.join(map(repr, absent))}" if absent else ""
+    return f"nothing found: none of the {len(profile)} records of {profile.user_id!r} fits{fields}"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Options of `persona ask`; those that are not None go into `persona.PersonalizationOptions`.
+
+    Attributes:
+        user_id: whom to answer.
+        prompt: the task; '-' reads it from stdin.
+        k: how many records at most (default: 4); 0 sends none.
+        where: only these records, e.g. 'time>=2011 and label=5'; other fields are metadata.
+        adapters: answer with the user's own adapter, from the store.
+        summary: also say what is typical of the user: stats, llm (persona summarize) or both.
+        task: the LaMP task that the prompt is of (LaMP_1 ... LaMP_7, LaMP_2N), or free (the default): records are
+            sought by the question in it and worded as in its official prompts; a summary is for it. A user embedder
+            knows its own.
+        max_new_tokens: longest answer, in tokens (default: 64).
+    """
+
+    user_id: str
+    prompt: str
+    llm: Llm = None
+    retriever: RetrieverName = None
+    encoder: Encoder = None
+    k: Annotated[int | None, typer.Option(min=0)] = None
+    where: str | None = None
+    relevance: FilterName = None
+    user_embedder: UserEmbedderName = None
+    adapters: bool = False
+    summary: str | None = None
+    task: str | None = None
+    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None
+
+
+@command(
+    app,
+    "ask",
+    Ask,
+    store=True,
+    settings=_personalization,
+    known="user_vectors, family, missing_adapter, max_context_tokens, num_beams, base, model, view, judge and seed",
+)
+def ask(options: Ask, settings: Mapping[str, Any]) -> None:
+    """Answer a prompt with a frozen LLM as if it knew the user."""
+    from persona.assembly import assembled
+
+    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+    if not prompt.strip():
+        raise InvalidOptionError("the prompt must not be empty")
+    chosen = replace(settings[""], retrieval=settings["retrieval"], generation=settings["generation"])
+    with opened_store() as store:
+        if chosen.adapters:
+            from persona.adapters.bank import AdapterBank
+
+            if not AdapterBank(store).families():
+                raise UnknownAdapterError("the store holds no adapters: train them with `persona train adapters`")
+        with assembled(load_llm(options.llm), store, chosen) as personalizer:
+            answer = personalizer.generate(options.user_id, prompt)
+    names = ("text", "user_id", "notes", "sources", "channels", "tokens_added", "abstained", "prompt")
+    value = {name: getattr(answer, name) for name in names}
+    report({**value, "records": [_scored(each) for each in answer.records]}, answer.text)
+
+
+def _scored(each: ScoredRecord) -> dict[str, Any]:
+    record = each.record
+    return {"id": record.id, "time": record.time, "target": record.target, "text": record.text, "score": each.score}

@@ -1,0 +1,250 @@
+"""What is held and what was trained: `persona show`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from persona.cli.options import command
+from persona.cli.terminal import EVERYWHERE, group, opened_store, report
+from persona.errors import DataFormatError, InvalidOptionError, reason
+
+if TYPE_CHECKING:
+    from persona.adapters.bank import StoredAdapter
+    from persona.adapters.family import Family
+    from persona.store.holdings import HeldIndex, Holdings
+
+app = group()
+
+_SHOWN = 100
+"""Characters of a record that are printed."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """Options of `persona show`.
+
+    Attributes:
+        user_id: whom.
+        adapters: the kinds of adapters in the store, or all versions of the user's.
+        trained: a folder that `persona train` wrote (or a user embedder's hub id): what it fits, how it was trained.
+    """
+
+    user_id: Annotated[str | None, typer.Argument()] = None
+    adapters: bool = False
+    trained: str | None = None
+
+
+@command(app, "show", Show, store=True)
+def show(options: Show) -> None:
+    """Show everything that is held on a user: records, summaries, indexes, vectors, soft prompts, adapters.
+
+    Or, without a user, the adapters in the store, or what training wrote into a folder.
+    """
+    if options.trained is not None:
+        if options.user_id is not None or options.adapters or EVERYWHERE.get().store is not None:
+            raise InvalidOptionError("--trained shows a folder: leave the user, --adapters and --store out")
+        _show_trained(options.trained)
+    elif options.adapters:
+        _show_adapters(options.user_id)
+    elif options.user_id is not None:
+        _show_user(options.user_id)
+    else:
+        raise InvalidOptionError("name a user, --adapters or --trained FOLDER")
+
+
+def _show_user(user_id: str) -> None:
+    from persona.store.holdings import holdings
+
+    with opened_store() as store:
+        held = holdings(store, user_id)
+    value = {
+        "user_id": user_id,
+        "revision": held.profile.revision,
+        "records": [record_json(record) for record in held.profile],
+        "vectors": [asdict(each) for each in held.vectors],
+        "indexes": [asdict(each) for each in held.indexes],
+        "adapters": [asdict(each) for each in held.adapters],
+        "others": dict(held.others),
+    }
+    report(value, *_user_lines(user_id, held))
+
+
+def record_json(record: Any) -> dict[str, Any]:
+    """All fields of a record."""
+    names = ("id", "time", "target", "text", "role", "speaker", "expires")
+    return {**{name: getattr(record, name) for name in names}, "metadata": dict(record.metadata)}
+
+
+def _user_lines(user_id: str, held: Holdings) -> list[str]:
+    lines = [f"{user_id}: {len(held.profile)} records, revision {held.profile.revision}"]
+    for record in held.profile:
+        target = "" if record.target is None else f"  -> {_line(record.target)}"
+        lines.append(f"  {record.time or 'undated':10}  {_line(record.text)}{target}")
+    if held.vectors:
+        lines.append("vectors")
+    for matrix in held.vectors:
+        size = f"{matrix.rows} x {matrix.dim}, {_state(matrix.fresh)}, {matrix.size:,} bytes"
+        lines.append(f"  {size}: {matrix.fingerprint}")
+    if held.indexes:
+        lines.append("derived from the records")
+    for index in held.indexes:
+        lines.append(f"  {index.kind}: {_state(index.fresh)}, {index.size:,} bytes")
+        lines += [f"    {line}" for line in _content_lines(index)]
+    if held.adapters:
+        lines.append("adapters")
+    for adapter in held.adapters:
+        state = f"{adapter.state}, {_state(adapter.fresh)}, {adapter.size:,} bytes, {adapter.created}"
+        lines.append(f"  version {adapter.version}, {state}: {adapter.family}")
+    return [*lines, *(f"{name}: {rows} rows" for name, rows in held.others.items() if rows)]
+
+
+def _content_lines(index: HeldIndex) -> list[str]:
+    """What an index of readable content says, a line for each of its fields; ids of records are only counted."""
+    content: Any = index.content
+    if not isinstance(content, dict):
+        return [] if content is None else [_line(str(content))]
+    lines = []
+    for name, value in content.items():
+        if name == "text":
+            lines.append(f'"{value}"')
+        elif isinstance(value, (dict, list)):
+            lines.append(f"{name}: {len(value)}")
+        else:
+            lines.append(f"{name}: {_line(str(value))}")
+    return lines
+
+
+def _state(fresh: bool) -> str:
+    return "up to date" if fresh else "behind the records"
+
+
+def _line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
+
+
+def _show_adapters(user_id: str | None) -> None:
+    from persona.adapters.bank import AdapterBank
+    from persona.errors import UnknownUserError
+
+    with opened_store() as store:
+        bank = AdapterBank(store)
+        if user_id is None:
+            rows = [_family_json(family, bank.counts(family)) for family in bank.families()]
+            nothing = "there are no adapters: train some with `persona train adapters`"
+        elif user_id not in store:
+            raise UnknownUserError(f"the store holds nothing on {user_id!r}")
+        else:
+            rows = [version_json(family, each) for family in bank.families() for each in bank.versions(user_id, family)]
+            nothing = f"there are no adapters of {user_id!r}"
+    report(rows, *(["  ".join(f"{name} {value}" for name, value in row.items()) for row in rows] or [nothing]))
+
+
+def _family_json(family: Family, counts: Mapping[str, int]) -> dict[str, Any]:
+    spec = family.spec
+    return {
+        "family": family.key,
+        "base": family.base,
+        **asdict(spec),
+        "targets": ",".join(spec.targets),
+        "bytes": family.nbytes,
+        "prior": family.prior and family.prior[:12],
+        "users": dict(counts),
+    }
+
+
+def version_json(family: Family, adapter: StoredAdapter) -> dict[str, Any]:
+    """One version of a user's adapter."""
+    return {
+        "adapter": adapter.name,
+        "family": family.key,
+        "state": adapter.state,
+        "revision": adapter.revision,
+        "created": adapter.created,
+        "metrics": dict(adapter.metrics),
+    }
+
+
+def _show_trained(name: str) -> None:
+    from persona.retrievers.relevance import CONFIG as FILTER
+
+    task_adapter = "task_adapter.json"
+    if (Path(name) / FILTER).is_file():
+        found = _filter_json(Path(name))
+    elif (Path(name) / task_adapter).is_file():
+        found = _task_adapter_json(Path(name))
+    else:
+        found = _user_embedder_json(name)
+    training = found["training"] or {}
+    lines = {key: value for key, value in found.items() if key != "training"}
+    lines |= {key: value for key, value in training.get("report", {}).items() if value is not None}
+    report(found, *(f"{key:20} {_value(value)}" for key, value in lines.items()))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{name} {each:.4g}" if isinstance(each, float) else f"{name} {each}" for name, each in value.items()
+        )
+    return str(value)
+
+
+def _filter_json(folder: Path) -> dict[str, Any]:
+    from persona.retrievers.relevance import CosineAdapter
+
+    loaded = CosineAdapter.load(folder)
+    return {
+        "encoder": loaded.fingerprint,
+        "view": loaded.view,
+        "threshold": loaded.threshold,
+        "training": loaded.notes,
+    }
+
+
+def _task_adapter_json(folder: Path) -> dict[str, Any]:
+    from persona.adapters.task_adapter import TaskAdapter
+
+    loaded = TaskAdapter.load(folder)
+    return {
+        "task": loaded.task,
+        "fingerprint": loaded.fingerprint,
+        **_family_json(loaded.family, {}),
+        "training": {"options": asdict(loaded.options), "report": dict(loaded.report)},
+    }
+
+
+def _user_embedder_json(name: str) -> dict[str, Any]:
+    from persona.soft_prompts.copying import FEATURES
+    from persona.soft_prompts.embedder import load_user_embedder
+    from persona.soft_prompts.training import NOTES
+
+    loaded = load_user_embedder(name)
+    copies = None
+    if loaded.copying is not None:
+        copies = dict(zip(FEATURES, loaded.copying.weights.tolist(), strict=True))
+    return {
+        **asdict(loaded.config),
+        "fingerprint": loaded.fingerprint,
+        "parameters": sum(parameter.numel() for parameter in loaded.parameters()),
+        "copies": copies,
+        "training": _notes(Path(name) / NOTES),
+    }
+
+
+def _notes(path: Path) -> dict[str, Any] | None:
+    """How a user embedder was trained; None if the folder does not say."""
+    if not path.is_file():
+        return None
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+        return {**notes, "report": dict(notes["report"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataFormatError(
+            f"{path} is not what a training wrote, delete it or train again: {reason(error)}"
+        ) from error

@@ -1,0 +1,264 @@
+"""What goes into the store and out of it: `persona ingest | embed-users | summarize | forget`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from persona.cli.options import command
+from persona.cli.terminal import (
+    Encoder,
+    Llm,
+    TaskName,
+    UserEmbedderName,
+    counted,
+    embed_views,
+    group,
+    load_encoder,
+    load_llm,
+    opened_store,
+    progress_bars,
+    report,
+)
+from persona.errors import InvalidOptionError, UnknownUserError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from persona.protocols import RecordEncoder
+    from persona.soft_prompts.embedder import UserEmbedder
+    from persona.store.profile_store import ProfileStore
+    from persona.summaries.writing import SummaryOptions
+
+app = group()
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """Options of `persona ingest`.
+
+    Attributes:
+        files: LaMP questions (file or folder), JSONL (also .gz) or Parquet.
+        format: auto, lamp, jsonl or parquet.
+    """
+
+    files: list[Path]
+    format: str = "auto"
+    task: TaskName = None
+
+
+@command(app, "ingest", Ingest, store=True)
+def ingest(options: Ingest) -> None:
+    """Put user histories into the store.
+
+    Each file goes in whole or not at all; what is already there is left as it is.
+    """
+    from persona.readers import read_records
+
+    total = {"users": 0, "added": 0, "changed": 0, "unchanged": 0, "skipped": 0}
+    with opened_store(create=True) as store, progress_bars("records") as progress:
+        for file in options.files:
+            bar = progress.add_task(f"ingest {file.name}", total=None)
+            reader = read_records(file, format=options.format, task=options.task)
+            done = store.upsert(progress.track(reader, task_id=bar))
+            for name in ("users", "added", "changed", "unchanged"):
+                total[name] += getattr(done, name)
+            total["skipped"] += reader.skipped
+        counts = store.counts()
+    report(
+        {**total, "store": {"users": counts.users, "records": counts.records}},
+        f"{total['added']} records added, {total['changed']} changed, {total['unchanged']} unchanged, "
+        f"{total['skipped']} blank ones skipped; the store holds {counts.records} records of {counts.users} users",
+    )
+
+
+@dataclass(frozen=True)
+class EmbedUsers:
+    """Options of `persona embed-users`.
+
+    Attributes:
+        view: what of a record is embedded: text, target, target+text or title+text.
+        export: write user vectors to this .parquet file, or .npy with .ids.jsonl.
+    """
+
+    encoder: Encoder = None
+    view: str = "text"
+    export: Path | None = None
+    user_embedder: UserEmbedderName = None
+
+
+@command(app, "embed-users", EmbedUsers, store=True)
+def embed_users(options: EmbedUsers) -> None:
+    """Embed the records of all users, new and changed ones only, and index their words for bm25.
+
+    With --user-embedder also what the user embedder reads, and the soft prompt of each user that fits any question.
+
+    Safe to stop at any moment; the next run goes on where this one ended.
+    """
+    from persona.encoders.embedding import embed_users as embed
+    from persona.encoders.export import check_export_path, export_user_vectors
+    from persona.retrievers.indexing import build_indexes
+    from persona.store.vectors import vector_fingerprint
+
+    if options.export is not None:
+        check_export_path(options.export)
+    with opened_store() as store, progress_bars("users") as progress:
+        embedder = None if options.user_embedder is None else _user_embedder(options.user_embedder)
+        encoder = load_encoder(options.encoder, like=embedder.config.encoder if embedder is not None else "")
+        if embedder is not None:
+            embedder.check_fits(encoder.fingerprint)
+        task = progress.add_task("embed users", total=None)
+        done = embed(
+            store,
+            encoder,
+            view=options.view,
+            progress=lambda done, total, records: progress.update(task, completed=done, total=total),
+        )
+        bar = progress.add_task("index users", total=store.counts().users)
+        indexed = build_indexes(store, progress.track(store.user_ids(), task_id=bar))
+        prompts = None if embedder is None else _store_soft_prompts(store, embedder, encoder, options.view, progress)
+        exported = None
+        if options.export is not None:
+            exported = export_user_vectors(store, vector_fingerprint(encoder, options.view), options.export)
+    report(
+        {**asdict(done), "indexed": indexed, "soft_prompts": prompts, "exported": exported},
+        f"{done.users} users embedded: {done.embedded} records encoded, {done.duplicates} duplicates, "
+        f"{done.reused} kept, in {done.seconds:.1f} s; {indexed} word indexes made",
+        *([] if prompts is None else [f"{prompts} soft prompts made"]),
+        *([] if exported is None else [f"{exported} user vectors written to {options.export}"]),
+    )
+
+
+def _user_embedder(name: str) -> UserEmbedder:
+    from persona.soft_prompts.embedder import load_user_embedder
+
+    return load_user_embedder(name)
+
+
+def _store_soft_prompts(
+    store: ProfileStore, embedder: UserEmbedder, encoder: RecordEncoder, embedded: str, progress: Progress
+) -> int:
+    """Embed the further views that `embedder` reads, then make and keep soft prompts; how many."""
+    from persona.soft_prompts.channel import store_soft_prompts
+    from persona.soft_prompts.histories import history_views
+
+    embed_views(store, encoder, [view for view in history_views(embedder.config) if view != embedded], progress)
+    task = progress.add_task("soft prompts", total=store.counts().users)
+    return store_soft_prompts(store, embedder, encoder, progress=lambda seen: progress.update(task, completed=seen))
+
+
+def _summaries() -> dict[str, Any]:
+    from persona.summaries.writing import SummaryOptions
+
+    return {"": SummaryOptions()}
+
+
+@dataclass(frozen=True)
+class Summarize:
+    """Options of `persona summarize`.
+
+    Attributes:
+        task: what the summary is for: LaMP_1 ... LaMP_7, LaMP_2N, or free.
+    """
+
+    llm: Llm = None
+    task: str = "free"
+
+
+@command(
+    app,
+    "summarize",
+    Summarize,
+    store=True,
+    settings=_summaries,
+    known="form, stale_after, context_tokens, max_new_tokens and users_at_once",
+)
+def summarize(options: Summarize, settings: Mapping[str, SummaryOptions]) -> None:
+    """Let an LLM write a summary of each user, once, for `ask --summary llm`.
+
+    Only missing ones, ones too far behind or whose records were changed, and ones by another LLM or prompt are written.
+    Safe to stop at any moment; the next run goes on where this one ended.
+    """
+    from persona.summaries.stored import summarize_users
+
+    with opened_store() as store, progress_bars("users") as progress:
+        llm = load_llm(options.llm)
+        bar = progress.add_task("summarize users", total=None)
+        done = summarize_users(
+            store,
+            llm,
+            settings[""],
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    empty = f" ({done.empty} of them empty)" if done.empty else ""
+    passed_over = f", {done.passed_over} passed over" if done.passed_over else ""
+    report(
+        {**asdict(done), "llm": llm.fingerprint},
+        f"{done.written} summaries written{empty}, {done.fresh} kept{passed_over}, "
+        f"of {done.users} users, in {done.seconds:.1f} s",
+    )
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Options of `persona forget`.
+
+    Attributes:
+        user_id: whom to erase.
+        exports: a folder of exported adapters: the user's go too.
+        yes: do not ask.
+    """
+
+    user_id: str
+    exports: Annotated[Path | None, typer.Option(envvar="PERSONA_LORA_FOLDER")] = None
+    yes: Annotated[bool, typer.Option("--yes", "-y")] = False
+
+
+@command(app, "forget", Forget, store=True)
+def forget(options: Forget) -> None:
+    """Erase everything that is held on a user: records, vectors, indexes, adapters; the bytes too."""
+    user_id, exports = options.user_id, options.exports
+    if exports is not None and not exports.is_dir():
+        raise InvalidOptionError(
+            f"--exports (or PERSONA_LORA_FOLDER) must be a folder that is there, was: {str(exports)!r}; "
+            "nothing was erased"
+        )
+    with opened_store() as store:
+        if user_id not in store:
+            _finish_forgetting(store, user_id, exports)
+            return
+        if not options.yes:
+            typer.confirm(f"Erase everything on {user_id!r}?", abort=True, err=True)
+        if exports is None:
+            erased = store.forget(user_id)
+        else:
+            from persona.adapters.bank import AdapterBank
+
+            erased = AdapterBank(store).forget(user_id, exports=exports)
+    report(
+        {"user_id": user_id, **asdict(erased)},
+        f"erased {counted(erased.records, 'record')}, "
+        f"{counted(erased.vectors, 'vector matrix', 'vector matrices')}, "
+        f"{counted(erased.indexes, 'index', 'indexes')} and {counted(erased.adapters, 'adapter')} of {user_id!r}",
+    )
+
+
+def _finish_forgetting(store: ProfileStore, user_id: str, exports: Path | None) -> None:
+    """What is left to erase where the user's rows are gone: bytes that could not be overwritten, exported adapters."""
+    from persona.store.erasure import ForgetReport
+
+    exported = 0
+    if exports is not None:
+        from persona.adapters.bank import erase_exports
+
+        exported = erase_exports(user_id, exports)
+    if not store.finish_forgetting() and not exported:
+        raise UnknownUserError(f"the store holds nothing on {user_id!r}: nothing was erased")
+    report(
+        {"user_id": user_id, **asdict(ForgetReport())},
+        f"finished what an earlier forget had left over, and erased {counted(exported, 'exported adapter')}",
+    )

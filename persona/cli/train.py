@@ -1,0 +1,370 @@
+"""Training: `persona train user-embedder | adapters | filter`.
+
+What a training can be told stands in its options dataclasses. ``--print-config`` prints all of it as a TOML file;
+``--config`` reads such a file, and ``--set`` one setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from persona.cli.options import command
+from persona.cli.terminal import (
+    Encoder,
+    General,
+    Llm,
+    TaskName,
+    check_encoder_is_read,
+    check_folder,
+    embed_views,
+    group,
+    load_encoder,
+    load_llm,
+    loss_bar,
+    progress_bars,
+    report,
+    stage_bars,
+)
+from persona.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from persona.encoders.user_vectors import UserVectorFile
+    from persona.lamp.tasks import LampSplit
+    from persona.llm.transformers import TransformersLM
+    from persona.protocols import RecordEncoder, Retriever
+    from persona.retrievers.relevance_training import RelevanceTraining
+    from persona.soft_prompts.embedder import UserEmbedder
+    from persona.soft_prompts.examples import UserEmbedderTraining
+    from persona.soft_prompts.training import UserEmbedderReport
+    from persona.store.profile_store import ProfileStore
+
+app = group("train", "Train a user embedder, adapters, or a relevance filter. The LLM stays as it is.")
+
+_TRAINED = ("attention", "persona-plug")
+"""The modes that are trained from histories."""
+
+_VECTOR_TOKENS = 4
+"""Soft tokens from users' own vectors, where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class EmbedderSettings:
+    """The user embedder, and what it is trained with.
+
+    Attributes:
+        mode: ``attention``, or ``persona-plug``: the equations of the Persona-Plug paper.
+        n_tokens: soft tokens, random ones at first; unset, they start as a record in the task's own words.
+        heads: sharp attention heads.
+        width: hidden size.
+        with_question: let the soft prompt say what such a question is usually answered, whoever asks.
+        copies: learn how much likelier to make what stands in the question and in the user's own answers, token by
+            token; unset, yes in mode ``attention``, and no with `user_vectors`.
+        retriever: finds the records in training prompts.
+        user_vectors: vectors of users that you have (.parquet, or .npy with .ids.jsonl), in place of the records.
+        vectors: an SQLite file that keeps the records' vectors for further trainings.
+    """
+
+    mode: str = "attention"
+    n_tokens: int | None = None
+    heads: int = 4
+    width: int = 256
+    with_question: bool = False
+    copies: bool | None = None
+    retriever: str = "bm25-lamp"
+    user_vectors: str | None = None
+    vectors: str | None = None
+
+    def __post_init__(self) -> None:
+        from persona.assembly import check_retriever
+
+        if self.mode not in _TRAINED:
+            raise InvalidOptionError(f"`mode` must be one of {', '.join(_TRAINED)}, was: {self.mode!r}")
+        if self.user_vectors is not None and self.mode != "attention":
+            raise InvalidOptionError(
+                f"`user_vectors` stand in place of the records: leave `mode` out, was: {self.mode!r}"
+            )
+        check_retriever(self.retriever)
+
+    @property
+    def copying(self) -> bool:
+        """Whether to copy: not by the paper's equations, nor where the vectors are all that is to be read of a user."""
+        return self.mode == "attention" and self.user_vectors is None if self.copies is None else self.copies
+
+
+def _embedder_defaults() -> dict[str, Any]:
+    from persona.soft_prompts.examples import UserEmbedderTraining
+
+    return {"embedder": EmbedderSettings(), "training": UserEmbedderTraining()}
+
+
+@dataclass(frozen=True)
+class TrainUserEmbedder:
+    """Options of `persona train user-embedder`.
+
+    Attributes:
+        data: a folder with train_questions.json and train_outputs.json.
+        out: folder for the user embedder.
+    """
+
+    data: Path
+    out: Annotated[Path, typer.Option()]
+    llm: Llm = None
+    encoder: Encoder = None
+
+
+@command(app, "user-embedder", TrainUserEmbedder, settings=_embedder_defaults)
+def train_user_embedder(options: TrainUserEmbedder, settings: Mapping[str, Any]) -> None:
+    """Train a user embedder on the training users of a LaMP task.
+
+    Stopped at any moment, the same command goes on from the last evaluation on the validation users.
+    On several GPUs: torchrun --nproc-per-node N -m persona train user-embedder ...
+    """
+    import torch
+    from accelerate import PartialState
+
+    from persona.assembly import needs_encoder
+    from persona.encoders.user_vectors import UserVectorFile
+    from persona.readers import read_split
+    from persona.soft_prompts.histories import history_reader
+    from persona.soft_prompts.training import train_user_embedder as train
+    from persona.store.profile_store import ProfileStore
+
+    shape, training = settings["embedder"], _read_training(settings["embedder"], settings["training"])
+    reads = needs_encoder(shape.retriever) and any(training.ks)
+    check_encoder_is_read(options.encoder, shape.user_vectors is None or reads, "a training with `user_vectors`")
+    check_folder(options.out)
+    split = read_split(options.data, "train")
+    # Of several processes each has its own device, before anything is loaded onto one.
+    state = PartialState(cpu=not torch.cuda.is_available())
+    llm = load_trainable(options.llm, overlong="truncate")
+    file = None if shape.user_vectors is None else UserVectorFile(shape.user_vectors)
+    encoder = load_encoder(options.encoder) if file is None or reads else None
+    source = file or encoder
+    assert source is not None
+    embedder = _untrained(shape, training.seed, split, llm, source)
+    options.out.mkdir(parents=True, exist_ok=True)
+    cache = Path(shape.vectors) if shape.vectors else options.out / "vectors.db"
+    with (
+        progress_bars("steps", shown=state.is_main_process) as progress,
+        ProfileStore(f"sqlite:///{cache}") as store,
+    ):
+        with state.main_process_first():  # the others find what the first one puts in
+            _embed_split(split, embedder, encoder, store, progress)
+        retriever = _retriever(shape, split, training, encoder, store)
+        done = train(
+            embedder,
+            split,
+            llm,
+            history_reader(embedder.config, source, store),
+            training,
+            out=options.out,
+            retriever=retriever,
+            progress=loss_bar(progress, "train"),
+            warm_progress=loss_bar(progress, "warm-up"),
+            new_user_progress=loss_bar(progress, "users without records"),
+            copy_progress=loss_bar(progress, "copying"),
+        )
+    state.wait_for_everyone()
+    if state.is_main_process:
+        if not shape.vectors:  # the training users' vectors are no part of the embedder
+            for name in (cache.name, f"{cache.name}-wal", f"{cache.name}-shm"):
+                cache.with_name(name).unlink(missing_ok=True)
+        _report_embedder(done, options.out)
+
+
+def _read_training(shape: EmbedderSettings, training: UserEmbedderTraining) -> UserEmbedderTraining:
+    """The training, without the warm-up where `shape` has none.
+
+    Raises:
+        InvalidOptionError: if something was set that nothing reads.
+    """
+    if training.without_user and training.new_user_steps is not None:
+        raise InvalidOptionError("without a user nobody has records, and nothing reads `new_user_steps`: leave it out")
+    if shape.user_vectors is None and shape.mode == "attention":
+        return training
+    names = ("heads", "width", "with_question", *(["n_tokens"] if shape.mode == "persona-plug" else []))
+    unread = [name for name in names if getattr(shape, name) != getattr(EmbedderSettings(), name)]
+    names = ("warm_up", "new_user_steps")
+    unread += [name for name in names if getattr(training, name) != getattr(type(training)(), name)]
+    if unread:
+        where = "the mode 'persona-plug'" if shape.user_vectors is None else "`user_vectors`"
+        raise InvalidOptionError(f"with {where} nothing reads `{'`, `'.join(unread)}`: leave it out")
+    return replace(training, warm_up=0)
+
+
+def _untrained(
+    shape: EmbedderSettings, seed: int, split: LampSplit, llm: TransformersLM, source: RecordEncoder | UserVectorFile
+) -> UserEmbedder:
+    from persona.encoders.user_vectors import UserVectorFile
+    from persona.soft_prompts.embedder import UserEmbedder
+    from persona.soft_prompts.instruction import InstructionWords
+
+    if isinstance(source, UserVectorFile):
+        return UserEmbedder.from_vectors(
+            llm,
+            dim=source.dim,
+            vectors=source.fingerprint,
+            n_tokens=shape.n_tokens or _VECTOR_TOKENS,
+            seed=seed,
+            copies=shape.copying,
+        )
+    worded = shape.n_tokens is None and shape.mode == "attention"
+    return UserEmbedder.for_llm(
+        llm,
+        encoder_dim=source.dim,
+        encoder=source.fingerprint,
+        seed=seed,
+        mode=shape.mode,
+        words=InstructionWords.of(split, llm, source) if worded else None,
+        n_tokens=shape.n_tokens or 2,
+        heads=shape.heads,
+        with_question=shape.with_question,
+        copies=shape.copying,
+        width=shape.width,
+        # The paper's histories are encoded as LaMP's retrievers see them.
+        view=split.task.view if shape.mode == "persona-plug" else "text",
+    )
+
+
+def _embed_split(
+    split: LampSplit, embedder: UserEmbedder, encoder: RecordEncoder | None, store: ProfileStore, progress: Progress
+) -> None:
+    """Put the records of a split into a store, with the vectors that `embedder` reads."""
+    from persona.soft_prompts.histories import history_views
+
+    store.upsert((question.user_id, record) for question in split.questions for record in question.profile)
+    if encoder is not None:
+        embed_views(store, encoder, history_views(embedder.config), progress)
+
+
+def _retriever(
+    shape: EmbedderSettings,
+    split: LampSplit,
+    training: UserEmbedderTraining,
+    encoder: RecordEncoder | None,
+    store: ProfileStore,
+) -> Retriever | None:
+    from persona.assembly import RetrieverOptions, make_retriever
+
+    if not any(training.ks):
+        return None
+    options = RetrieverOptions(view=split.task.view, seed=training.seed)
+    return make_retriever(shape.retriever, options, encoder=encoder, store=store)
+
+
+def _report_embedder(done: UserEmbedderReport, out: Path) -> None:
+    extra = ""
+    if done.new_user_loss is not None:
+        extra += f"as new users {done.new_user_loss:.4f}, {done.new_user_loss_before:.4f} before their tuning; "
+    if done.copy_loss is not None:
+        extra += f"copying {done.copy_loss:.4f}, {done.copy_loss_before:.4f} without; "
+    report(
+        {**asdict(done), "out": str(out)},
+        f"{out}: step {done.best_step} of {done.steps} kept; loss on validation users {done.dev_loss:.4f} nats "
+        f"per token, {done.dev_loss_before:.4f} before; {extra}{done.users} users, {done.questions} questions and "
+        f"{done.made} made from their records, in {done.seconds:.0f} s",
+    )
+
+
+def load_trainable(llm: str | None, **options: Any) -> TransformersLM:
+    """The LLM to train against.
+
+    Raises:
+        UnsupportedChannelError: if it is no transformers model.
+    """
+    from persona.errors import UnsupportedChannelError
+    from persona.llm.transformers import TransformersLM
+
+    loaded = load_llm(llm, **options)
+    if not isinstance(loaded, TransformersLM):
+        raise UnsupportedChannelError(
+            "training needs a transformers model: give a folder, a hub id or tiny with --llm, "
+            f"was: {loaded.fingerprint}"
+        )
+    return loaded
+
+
+def _filter_defaults() -> dict[str, Any]:
+    from persona.retrievers.relevance_training import RelevanceTraining
+
+    return {"": RelevanceTraining()}
+
+
+@dataclass(frozen=True)
+class TrainFilter:
+    """Options of `persona train filter`.
+
+    Attributes:
+        data: a folder with train_questions.json.
+        out: folder for the filter.
+    """
+
+    data: Path
+    out: Annotated[Path, typer.Option()]
+    encoder: Encoder = None
+    task: TaskName = None
+    general: General = field(default_factory=list)
+
+
+@command(app, "filter", TrainFilter, settings=_filter_defaults)
+def train_filter(options: TrainFilter, settings: Mapping[str, RelevanceTraining]) -> None:
+    """Train a relevance filter on the training users of a LaMP task.
+
+    A user's own questions are to keep their records, general questions none. Some 160 general ones come with persona;
+    give more with --general, of the kind that your users ask beside the task.
+    """
+    from persona.readers import read_split
+    from persona.retrievers.relevance_training import train_relevance, training_questions
+    from persona.store.profile_store import ProfileStore
+
+    training = settings[""]
+    check_folder(options.out)
+    split = read_split(options.data, "train", task=options.task)
+    general = _general_questions(options.general, training.questions)
+    encoder = load_encoder(options.encoder)
+    with (
+        progress_bars("steps") as progress,
+        TemporaryDirectory() as folder,
+        ProfileStore(f"sqlite:///{folder}/vectors.db") as store,
+    ):
+        asked = training_questions(split, training)
+        store.upsert((question.user_id, record) for question in asked for record in question.profile)
+        embed_views(store, encoder, [training.view], progress)
+        trained, done = train_relevance(
+            split, encoder, training, general=general, store=store, progress=stage_bars(progress)
+        )
+    trained.save(options.out)
+    lines = []
+    if training.precision is None and done.recall < training.recall:
+        lines.append(
+            f"restraint={training.restraint:g} raised the threshold: fewer own questions keep their records than "
+            f"recall={training.recall:.0%}"
+        )
+    kept = ", ".join(f"{share:.1%} of {name}" for name, share in done.general_kept.items())
+    lines.append(
+        f"{options.out}: threshold {done.threshold:.3f}; judged by networks not fitted to them, {done.recall:.1%} of "
+        f"own questions keep their records, and {kept} (precision {done.precision:.3f}); {done.questions} questions, "
+        f"{done.records} records that stood as ones, {done.general} general ones"
+    )
+    report({**asdict(done), "out": str(options.out)}, *lines)
+
+
+def _general_questions(files: list[Path], at_most: int) -> Mapping[str, list[str]]:
+    """General questions by kind: those that come with persona, and those of `files`."""
+    from persona.eval.general_questions import read_general
+    from persona.retrievers.relevance_training import GENERAL, LEAST_GENERAL
+
+    kinds: dict[str, list[str]] = {name: list(texts) for name, texts in GENERAL.items()}
+    for file in files:
+        more = [question.query or question.question for question in read_general(file, at_most)]
+        # Too few to be weighed as a kind of their own join the questions that come with persona.
+        kinds.setdefault(file.resolve().name if len(more) >= LEAST_GENERAL else "questions", []).extend(more)
+    return kinds

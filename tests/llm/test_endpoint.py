@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from persona.errors import (
     UnsupportedChannelError,
 )
 from persona.llm.endpoint import OpenAILM
+from persona.llm.inputs import message_parts, wire_format
 from persona.llm.load import load_llm
 from persona.protocols import GenerationOptions, Request
 from persona.soft_prompts.embedder import UserEmbedder, UserEmbedderConfig
@@ -36,36 +35,39 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_chat_request_on_the_wire(chat_server: ChatServer) -> None:
-    llm = load_llm(f"vllm:org/model:v1@{chat_server.url}")
-    assert llm.generate([Request("Hi there")], OPTIONS) == ["8 Hi there"]
-    assert chat_server.received == [
+@pytest.mark.parametrize(
+    ("options", "path", "sent"),
+    [
         (
+            {},
             "/v1/chat/completions",
-            {
-                "model": "org/model:v1",
-                "messages": [{"role": "user", "content": "Hi there"}],
-                "temperature": 0,
-                "seed": 0,
-                "max_tokens": 9,
-            },
-        )
-    ]
+            {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0, "seed": 0, "max_tokens": 9},
+        ),
+        (
+            {"fields": {"temperature": None, "max_tokens": None, "seed": 7}},
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "Hi"}], "seed": 7},
+        ),
+        (
+            {"endpoint": "completions", "seed": None, "fields": {"stop": ["\n"]}},
+            "/v1/completions",
+            {"prompt": "Hi", "temperature": 0, "max_tokens": 9, "stop": ["\n"]},
+        ),
+        (
+            {"endpoint": "completions", "system": "Be kind.", "seed": 3},
+            "/v1/completions",
+            {"prompt": "Be kind.\n\nHi", "temperature": 0, "max_tokens": 9, "seed": 3},
+        ),
+    ],
+)
+def test_a_request_on_the_wire(
+    chat_server: ChatServer, options: dict[str, Any], path: str, sent: dict[str, object]
+) -> None:
+    llm = load_llm(f"vllm:org/model:v1@{chat_server.url}", **options)
+    prompt = str(sent.get("prompt", "Hi"))
+    assert llm.generate([Request("Hi")], OPTIONS) == [f"{len(prompt)} {prompt}"]
+    assert chat_server.received == [(path, {"model": "org/model:v1", **sent})]
     assert llm.fingerprint == f"openai:org/model:v1@{chat_server.url}"
-
-
-def test_a_completions_request_on_the_wire(chat_server: ChatServer) -> None:
-    llm = load_llm(f"vllm:m@{chat_server.url}", endpoint="completions", seed=None, fields={"stop": ["\n"]})
-    assert llm.generate([Request("Hi")], OPTIONS) == ["2 Hi"]
-    body = {"model": "m", "prompt": "Hi", "temperature": 0, "max_tokens": 9, "stop": ["\n"]}
-    assert chat_server.received == [("/v1/completions", body)]
-
-
-def test_fields_replace_and_take_out(chat_server: ChatServer) -> None:
-    llm = load_llm(f"vllm:m@{chat_server.url}", fields={"temperature": None, "max_tokens": None, "seed": 7})
-    llm.generate([Request("Hi")], OPTIONS)
-    ((_, body),) = chat_server.received
-    assert {key: value for key, value in body.items() if key != "messages"} == {"model": "m", "seed": 7}
 
 
 def test_openai_itself_gets_the_new_name_of_the_limit(chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +78,7 @@ def test_openai_itself_gets_the_new_name_of_the_limit(chat_server: ChatServer, m
     assert "max_tokens" not in body
 
 
-def test_a_client_of_the_users(chat_server: ChatServer) -> None:
+def test_a_client_of_ones_own(chat_server: ChatServer) -> None:
     client = openai.OpenAI(base_url=chat_server.url, api_key="k")
     assert load_llm(client, model="m").generate([Request("A"), Request("B")], OPTIONS) == ["1 A", "1 B"]
     with pytest.raises(InvalidOptionError, match="needs a model"):
@@ -86,7 +88,7 @@ def test_a_client_of_the_users(chat_server: ChatServer) -> None:
     client.close()
 
 
-def test_equal_prompts_are_asked_once_and_answers_keep_their_places(chat_server: ChatServer) -> None:
+def test_equal_prompts_are_asked_once_and_answers_keep_their_order(chat_server: ChatServer) -> None:
     prompts = [str(number % 7) * (number % 5 + 1) for number in range(40)]
     llm = load_llm(f"vllm:m@{chat_server.url}", max_concurrency=3)
     answers = llm.generate([Request(prompt) for prompt in prompts], OPTIONS)
@@ -124,7 +126,7 @@ def test_a_missing_key_is_one_clear_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_vllm_needs_no_key_and_has_a_usual_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_needs_no_key_and_has_a_default_address(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_llm("vllm:m").fingerprint == "openai:m@http://127.0.0.1:8000/v1"
     cloud: Any = load_llm("openai:@cf/meta/llama", base_url="https://api.example.com/v1", api_key="x")
     assert cloud.fingerprint.startswith("openai:@cf/meta/llama@")
@@ -157,51 +159,31 @@ def test_options_out_of_range(uri: str, options: dict[str, Any], said: str) -> N
         load_llm(uri, **options)
 
 
-# ------------------------------------------------------------------------------------------------- soft prompts (vLLM)
+SOFT = torch.arange(12, dtype=torch.float16).view(3, 4)
 
 
-def _sent(data: str) -> torch.Tensor:
-    """A tensor as a vLLM server reads it."""
-    vectors: torch.Tensor = torch.load(io.BytesIO(base64.b64decode(data)), weights_only=True)
-    return vectors
-
-
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_a_soft_prompt_is_a_part_of_the_first_turn(chat_server: ChatServer, place: Any) -> None:
+@pytest.mark.parametrize(("place", "first"), [("before", True), ("after", False)])
+def test_a_soft_prompt_is_a_part_of_the_first_turn(chat_server: ChatServer, place: str, first: bool) -> None:
     llm = load_llm(f"vllm:echo@{chat_server.url}", hidden_size=4, system="You are kind.", soft_prompt=place)
-    vectors = torch.arange(12, dtype=torch.float16).view(3, 4)
-    llm.generate([Request("Hello.", vectors), Request("Hello.")], OPTIONS)
-    with_soft = next(body for _, body in chat_server.received if isinstance(body["messages"][0]["content"], list))
-    without = next(body for _, body in chat_server.received if isinstance(body["messages"][0]["content"], str))
-    parts = with_soft["messages"][0]["content"]
-    assert [part["type"] for part in parts] == (
-        ["prompt_embeds", "text"] if place == "before" else ["text", "prompt_embeds"]
-    )
-    (data,) = [part["data"] for part in parts if part["type"] == "prompt_embeds"]
-    assert torch.equal(_sent(data), vectors.float())
-    assert with_soft["messages"][1] == without["messages"][1] == {"role": "user", "content": "Hello."}
-    assert without["messages"][0] == {"role": "system", "content": "You are kind."}
+    llm.generate([Request("Hello.", SOFT)], OPTIONS)
+    ((_, body),) = chat_server.received
+    assert body["messages"] == [
+        {"role": "system", "content": message_parts(SOFT, "You are kind.", first=first)},
+        {"role": "user", "content": "Hello."},
+    ]
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
-def test_completions_get_the_whole_prompt_embedded(chat_server: ChatServer, place: Any) -> None:
+def test_completions_get_the_whole_prompt_embedded(chat_server: ChatServer, place: str) -> None:
     def embed(text: str) -> torch.Tensor:
-        return torch.tensor([[float(ord(letter))] * 2 for letter in text])
+        return torch.tensor([[float(ord(letter))] * 4 for letter in text])
 
-    llm = load_llm(
-        f"vllm:echo@{chat_server.url}",
-        endpoint="completions",
-        hidden_size=2,
-        system="ab",
-        soft_prompt=place,
-        embed=embed,
-    )
-    soft = torch.full((1, 2), -1.0)
-    llm.generate([Request("c", soft)], OPTIONS)
+    options = {"endpoint": "completions", "hidden_size": 4, "system": "ab", "soft_prompt": place, "embed": embed}
+    load_llm(f"vllm:echo@{chat_server.url}", **options).generate([Request("c", SOFT)], OPTIONS)
     ((_, body),) = chat_server.received
-    text, cut = embed("ab\n\nc"), len("ab\n\n")
-    parts = [soft, text] if place == "before" else [text[:cut], soft, text[cut:]]
-    assert torch.equal(_sent(body["prompt_embeds"]), torch.cat(parts))
+    before, after = ("", "ab\n\nc") if place == "before" else ("ab\n\n", "c")
+    parts = [*([embed(before)] if before else []), SOFT.float(), embed(after)]
+    assert body["prompt_embeds"] == wire_format(torch.cat(parts))
     assert body["prompt"] == ""
 
 

@@ -52,10 +52,17 @@ def real(request: pytest.FixtureRequest, shared: Path) -> TransformersLM:
 @pytest.mark.shared
 class TestBatches:
     @pytest.mark.parametrize("options", [GREEDY, BEAMS], ids=["greedy", "beams"])
-    def test_a_prompt_alone_and_in_a_mixed_batch_gets_one_answer(
-        self, real: TransformersLM, options: GenerationOptions
+    @pytest.mark.parametrize("soft", [False, True], ids=["text", "soft prompts"])
+    def test_a_request_alone_and_in_a_mixed_batch_gets_one_answer(
+        self, real: TransformersLM, options: GenerationOptions, soft: bool
     ) -> None:
-        requests = [Request(text) for text in texts(12, longest=40)]
+        generator = torch.Generator().manual_seed(0)
+        scale = real.model.get_input_embeddings().weight.std()
+        vectors = [torch.randn(n % 4, real.hidden_size, generator=generator) * scale for n in range(12)]
+        requests = [
+            Request(text, soft_prompt if soft and n % 3 else None)
+            for n, (text, soft_prompt) in enumerate(zip(texts(12, longest=40), vectors, strict=True))
+        ]
         together = real.generate(requests, options)
         assert together == [real.generate([request], options)[0] for request in requests]
         assert len(set(together)) > len(requests) // 2
@@ -69,17 +76,6 @@ class TestBatches:
             start = 1 if real.model.config.is_encoder_decoder else encoded["input_ids"].shape[1]
             expected = tokenizer.decode(output[0, start:], skip_special_tokens=True).strip()
             assert real.generate([Request(text)], GenerationOptions(24, num_beams)) == [expected]
-
-    def test_soft_prompts_and_plain_prompts_share_a_batch(self, real: TransformersLM) -> None:
-        generator = torch.Generator().manual_seed(0)
-        scale = real.model.get_input_embeddings().weight.std()
-        requests = [
-            Request(text, torch.randn(index % 4, real.hidden_size, generator=generator) * scale if index % 2 else None)
-            for index, text in enumerate(texts(8, seed=2, longest=40))
-        ]
-        for options in (GREEDY, BEAMS):
-            together = real.generate(requests, options)
-            assert together == [real.generate([request], options)[0] for request in requests]
 
     def test_a_soft_prompt_of_embedded_words_is_those_words(self, real: TransformersLM) -> None:
         tokenizer: Any = real._tokenizer
@@ -96,34 +92,29 @@ class TestBatches:
         assert tokenizer.decode(tokens, skip_special_tokens=True).strip() == expected
 
 
-def make_near_ties(llm: TransformersLM) -> None:
-    """Give every second token almost the weights of its neighbour: each choice between the two is a toss-up."""
+@pytest.fixture(scope="module")
+def tied(shared: Path) -> TransformersLM:
+    """A model in which every second token has almost the weights of its neighbour: each choice between is a toss-up."""
+    llm = load(shared / "models" / "stories260K")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in {llm.model.get_input_embeddings().weight, llm.model.get_output_embeddings().weight}:
             even = weight[2::2]
             weight[3::2] = even * (1 + 3e-7 * torch.randn(even.shape, generator=generator))
-
-
-@pytest.fixture(scope="module")
-def tied(shared: Path) -> TransformersLM:
-    llm = load(shared / "models" / "stories260K")
-    make_near_ties(llm)
     return llm
 
 
 @pytest.mark.slow
 @pytest.mark.shared
-class TestNearTies:
-    @pytest.mark.parametrize("options", [GREEDY, BEAMS], ids=["greedy", "beams"])
-    def test_decisions_too_close_to_call_are_made_alone(
-        self, tied: TransformersLM, options: GenerationOptions, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        requests = [Request(text) for text in texts(24, seed=3, longest=40)]
-        alone = [tied.generate([request], options)[0] for request in requests]
-        assert tied.generate(requests, options) == alone
-        monkeypatch.setattr(transformers_llm, "NOISE", {})
-        assert tied.generate(requests, options) != alone, "no batch turned a decision: the test above shows nothing"
+@pytest.mark.parametrize("options", [GREEDY, BEAMS], ids=["greedy", "beams"])
+def test_decisions_too_close_to_call_are_made_alone(
+    tied: TransformersLM, options: GenerationOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [Request(text) for text in texts(24, seed=3, longest=40)]
+    alone = [tied.generate([request], options)[0] for request in requests]
+    assert tied.generate(requests, options) == alone
+    monkeypatch.setattr(transformers_llm, "NOISE", {})
+    assert tied.generate(requests, options) != alone, "no batch turned a decision: the test above shows nothing"
 
 
 def watched_batches(llm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
@@ -158,7 +149,7 @@ class TestOrderAndWork:
         assert [length for batch in seen for length in batch] == [17, 16, 15, 14]
 
     def test_an_answer_ends_before_the_first_end_token(self, llama: TransformersLM) -> None:
-        inputs = [ModelInput(tuple(ids)) for ids in llama._prompts.encode(["one", "two three"], [None] * 2)]
+        inputs = [ModelInput(tuple(ids)) for ids in llama.prompt_ids(["one", "two three"])]
         with torch.inference_mode():
             (first, second), _ = llama._generate_batch(inputs, GREEDY)
             end = next(token for token in first if token not in second)
@@ -183,7 +174,7 @@ class TestFrozen:
         }
 
     @pytest.mark.parametrize("options", [GREEDY, BEAMS], ids=["greedy", "beams"])
-    def test_nothing_of_the_users_changes(self, llama: TransformersLM, options: GenerationOptions) -> None:
+    def test_nothing_of_the_model_changes(self, llama: TransformersLM, options: GenerationOptions) -> None:
         llama.model.generation_config.update(do_sample=True, temperature=0.3, repetition_penalty=3.0, num_beams=2)
         llama.model.train()
         llama.model.model.layers[0].eval()
@@ -200,7 +191,7 @@ class TestFrozen:
         llama.model.train()
         with torch.no_grad():
             llama.model.lm_head.weight.fill_(torch.nan)
-        with pytest.raises(GenerationError, match=r"not numbers in torch\.float32"):
+        with pytest.raises(GenerationError, match=r"not numbers in torch\.float32: its weights.* are broken"):
             answer(llama, "A")
         assert all(module.training for module in llama.model.modules())
 
@@ -226,21 +217,12 @@ class TestFrozen:
         model.train()
         assert llm.generate(requests, GREEDY) == expected
 
-    def test_a_missing_pad_token_stays_missing(self, llama: TransformersLM) -> None:
-        assert llama._tokenizer.pad_token is None
-        assert len(llama.generate([Request("a"), Request("b b b b")], GREEDY)) == 2
-        assert llama._tokenizer.pad_token is None
-
 
 class TestSoftPrompts:
-    def test_an_empty_one_is_none(self, llama: TransformersLM) -> None:
-        for text in texts(4, longest=8):
-            assert answer(llama, text, torch.zeros(0, 32)) == answer(llama, text)
-
     def test_it_changes_the_answer_and_any_float_type_will_do(self, llama: TransformersLM) -> None:
         vectors = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
         with_it = answer(llama, "A", vectors)
-        assert with_it != answer(llama, "A")
+        assert with_it != answer(llama, "A") == answer(llama, "A", vectors[:0])
         assert answer(llama, "A", vectors.double().requires_grad_()) == with_it
 
     def test_it_can_stand_alone(self, llama: TransformersLM) -> None:
@@ -279,20 +261,14 @@ class TestLimits:
             answer(llama, "A", n=128)
         assert answer(llama, "", n=127) is not None
 
-    def test_truncation_cuts_the_end_of_the_text(self, llama_folder: Path) -> None:
+    def test_truncation_cuts_on_the_tokenizers_side(self, llama_folder: Path) -> None:
         llm = load(llama_folder, overlong="truncate", max_prompt_tokens=9)
         assert answer(llm, "abcdefgh and more") == answer(llm, "abcdefgh")
         assert answer(llm, "abcdefgh and more", torch.ones(4, 32)) == answer(llm, "abcd", torch.ones(4, 32))
-
-    def test_truncation_follows_the_tokenizers_side(self, llama_folder: Path) -> None:
-        llm = load(llama_folder, overlong="truncate", max_prompt_tokens=5)
         llm._tokenizer.truncation_side = "left"
-        assert answer(llm, "something before abcd") == answer(llm, "abcd")
-
-    def test_no_room_at_all(self, llama_folder: Path) -> None:
-        llm = load(llama_folder, overlong="truncate", max_prompt_tokens=2)
+        assert answer(llm, "something before abcdefgh") == answer(llm, "abcdefgh")
         with pytest.raises(InvalidOptionError, match="may have 0 tokens here"):
-            answer(llm, "A", torch.ones(2, 32))
+            answer(llm, "A", torch.ones(9, 32))
 
     @pytest.mark.shared
     def test_an_encoder_has_its_positions_to_itself(self, shared: Path) -> None:
@@ -309,7 +285,7 @@ class TestLimits:
         llm = load(shared / "models" / "frozen_llm", overlong="truncate", max_prompt_tokens=20)
         (text,) = texts(1, longest=60, seed=7)
         expected = llm._tokenizer(text * 3, truncation=True, max_length=20).input_ids
-        assert llm._prompts.encode([text * 3], [20]) == [expected]
+        assert llm.prompt_ids([text * 3], limit=20) == [expected]
 
     @pytest.mark.parametrize(
         "options", [{"batch_tokens": 0}, {"max_prompt_tokens": 0}, {"overlong": "cut"}, {"chat_template": "yes"}]
@@ -335,43 +311,34 @@ class TestChatTemplate:
 
         return make
 
+    @pytest.mark.parametrize("prompt", ["Hi", "a</s>b"])
     def test_the_prompt_becomes_a_user_turn_and_the_answers_is_opened(
-        self, chat: Callable[..., TransformersLM]
+        self, chat: Callable[..., TransformersLM], prompt: str
     ) -> None:
         llm = chat()
-        (ids,) = llm._prompts.encode(["Hi"], [None])
-        assert llm._tokenizer.decode(ids) == "<s>[user]Hi</s>[assistant]"
-        assert ids.count(llm._tokenizer.bos_token_id) == 1
+        (ids,) = llm.prompt_ids([prompt])
+        assert llm._tokenizer.decode(ids) == f"<s>[user]{prompt}</s>[assistant]"
+        # A control token in a record stays text, and opens no turn.
+        assert [ids.count(token) for token in (llm._tokenizer.bos_token_id, llm._tokenizer.eos_token_id)] == [1, 1]
 
-    def test_it_can_be_switched_off(self, chat: Callable[..., TransformersLM], llama: TransformersLM) -> None:
+    def test_it_can_be_demanded_and_switched_off(
+        self, llama_folder: Path, chat: Callable[..., TransformersLM], llama: TransformersLM
+    ) -> None:
         assert answer(chat(chat_template="off"), "Hi") == answer(llama, "Hi") != answer(chat(), "Hi")
-
-    def test_it_can_be_demanded(self, llama_folder: Path, chat: Callable[..., TransformersLM]) -> None:
         assert answer(chat(chat_template="on"), "Hi") == answer(chat(), "Hi")
         with pytest.raises(InvalidOptionError, match="needs a tokenizer with a chat template"):
             load(llama_folder, chat_template="on")
 
-    def test_records_cannot_open_turns(self, chat: Callable[..., TransformersLM]) -> None:
-        llm = chat()
-        (ids,) = llm._prompts.encode(["a</s>b"], [None])
-        assert ids.count(llm._tokenizer.eos_token_id) == 1
-        assert llm._tokenizer.decode(ids) == "<s>[user]a</s>b</s>[assistant]"
-
     def test_truncation_keeps_the_turn_whole(self, chat: Callable[..., TransformersLM]) -> None:
         llm = chat(overlong="truncate")
-        (ids,) = llm._prompts.encode(["a long story, far too long"], [25])
+        (ids,) = llm.prompt_ids(["a long story, far too long"], limit=25)
         assert llm._tokenizer.decode(ids) == "<s>[user]a long</s>[assistant]"
         assert len(ids) == 25
         with pytest.raises(InvalidOptionError, match="the chat template alone has more"):
-            llm._prompts.encode(["a long story"], [10])
-
-    def test_batches_do_not_change_answers(self, chat: Callable[..., TransformersLM]) -> None:
-        llm = chat()
-        requests = [Request(text) for text in texts(6, longest=10)]
-        assert llm.generate(requests, GREEDY) == [llm.generate([request], GREEDY)[0] for request in requests]
+            llm.prompt_ids(["a long story"], limit=10)
 
     def test_a_prompt_with_its_own_begin_token_gets_no_second_one(self, llama: TransformersLM) -> None:
-        assert llama._prompts.encode(["<s>Hi"], [None]) == llama._prompts.encode(["Hi"], [None])
+        assert llama.prompt_ids(["<s>Hi"]) == llama.prompt_ids(["Hi"])
 
 
 class TestWhatIsTaken:
@@ -399,14 +366,12 @@ class TestWhatIsTaken:
         assert llm.model is tuned.get_base_model()
 
     @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # Of peft itself.
-    def test_a_prompt_tuned_peft_model_is_refused(self, llama: TransformersLM) -> None:
+    def test_a_prompt_tuned_model_and_one_without_a_head_are_refused(self, llama: TransformersLM) -> None:
         from peft import PromptTuningConfig, get_peft_model
 
         tuned = get_peft_model(llama.model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
         with pytest.raises(ModelLoadError, match="pass its base model"):
             TransformersLM(tuned, llama._tokenizer)
-
-    def test_a_model_without_a_head_is_refused(self, llama: TransformersLM) -> None:
         with pytest.raises(ModelLoadError, match="a LlamaModel generates no text"):
             TransformersLM(llama.model.model, llama._tokenizer)
 
@@ -425,7 +390,7 @@ class TestWhatIsTaken:
             answer(llm, "x" * 40)
         assert answer(TransformersLM(model, llama._tokenizer, max_prompt_tokens=50), "x" * 40) is not None
 
-    def test_memory_that_runs_out_names_the_mend(self, llama: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_memory_that_runs_out_names_the_fix(self, llama: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
         def run_out(*args: object, **kwargs: object) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -437,3 +402,7 @@ class TestWhatIsTaken:
         llm = load(llama_folder, dtype="bfloat16")
         assert llm.fingerprint.endswith(":bfloat16")
         assert len(llm.generate([Request("A"), Request("B", torch.ones(1, 32))], GREEDY)) == 2
+        with torch.no_grad():
+            llm.model.lm_head.weight.fill_(torch.nan)
+        with pytest.raises(GenerationError, match=r"not numbers in torch\.bfloat16: load it in float32"):
+            answer(llm, "A")

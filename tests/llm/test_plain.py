@@ -1,0 +1,82 @@
+"""Functions and LangChain runnables as language models: what they answer with, and how they fail."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import RunnableLambda
+
+from persona.errors import GenerationError, InvalidOptionError
+from persona.llm.load import load_llm
+from persona.protocols import GenerationOptions, Request
+
+
+def echo(prompt: str) -> str:
+    return f"{len(prompt)} {prompt}"
+
+
+class EchoChat(BaseChatModel):
+    """A chat model that answers in content blocks, as some providers do."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "echo"
+
+    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+        blocks: list[str | dict[Any, Any]] = [{"type": "text", "text": echo(str(messages[-1].text))}]
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(content=blocks))])
+
+
+def answers(llm: object, prompts: list[str], **options: Any) -> list[str]:
+    return load_llm(llm, **options).generate([Request(prompt) for prompt in prompts], GenerationOptions(12))
+
+
+def fail_on_b(prompt: str) -> str:
+    if prompt == "B":
+        raise TimeoutError("too late\nand a second line")
+    return prompt
+
+
+@pytest.mark.parametrize("llm", [fail_on_b, RunnableLambda(fail_on_b)])
+def test_what_it_raises_is_a_generation_error(llm: object) -> None:
+    with pytest.raises(GenerationError, match=r"did not answer request 1: TimeoutError: too late$") as caught:
+        answers(llm, ["A", "B"])
+    assert isinstance(caught.value.__cause__, TimeoutError)
+
+
+def test_it_must_answer_with_text() -> None:
+    with pytest.raises(GenerationError, match="must return a string, returned: int"):
+        answers(len, ["A"])
+    with pytest.raises(GenerationError, match=r"a string or a message, answered: int .*StrOutputParser"):
+        answers(RunnableLambda(len), ["A"])
+
+
+def test_names() -> None:
+    assert load_llm(echo).fingerprint.endswith("test_plain.echo")
+    assert load_llm(lambda prompt: prompt, name="upper").fingerprint == "callable:upper"
+    assert load_llm(EchoChat()).fingerprint == "langchain:EchoChat"
+
+
+def test_runnables_answer_a_number_of_requests_at_a_time() -> None:
+    now, most, lock = 0, 0, threading.Lock()
+    met = threading.Barrier(2, timeout=10)
+
+    def count(prompt: str) -> str:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        met.wait()  # Two at a time must come, or this breaks.
+        with lock:
+            now -= 1
+        return prompt
+
+    assert answers(RunnableLambda(count), list("ABCDEF"), max_concurrency=2) == list("ABCDEF")
+    assert most == 2
+    with pytest.raises(InvalidOptionError, match="`max_concurrency` must be at least 1, was: 0"):
+        load_llm(RunnableLambda(echo), max_concurrency=0)

@@ -74,7 +74,7 @@ class LoraChannel(Channel):
             return current.name if current.state == PUBLISHED else prior
         if self.missing == "error":
             raise UnknownAdapterError(
-                f"{user_id!r} has no adapter: train one (`persona lora train`), or say what to use instead with "
+                f"{user_id!r} has no adapter: train one (`persona train adapters`), or say what to use instead with "
                 "missing='prior' or missing='base' (--missing-adapter)"
             )
         return prior if self.missing == "prior" else None

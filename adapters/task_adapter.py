@@ -79,7 +79,7 @@ class TaskAdapter:
         if self.family.base != llm.fingerprint:
             raise FingerprintMismatchError(
                 f"the task adapter was trained on {self.family.base}, this model is {llm.fingerprint}: load that "
-                "model, or train a task adapter for this one (persona lora train-task)"
+                "model, or train a task adapter for this one (persona train adapters DATA)"
             )
 
     def save(self, folder: Path) -> None:
@@ -114,7 +114,7 @@ class TaskAdapter:
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, PersonaError) as error:
             raise ModelLoadError(
-                f"{folder} holds no task adapter: {reason(error)}; train one with `persona lora train-task`"
+                f"{folder} holds no task adapter: {reason(error)}; train one with `persona train adapters DATA`"
             ) from error
         rows = [made.row[None], *([] if made.candidates is None else [made.candidates])]
         if any(row.ndim != 2 or row.shape[1] != family.size for row in rows):

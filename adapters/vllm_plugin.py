@@ -43,7 +43,7 @@ def register_resolver() -> None:
         keys = ", ".join(family.key for family in others)
         raise InvalidOptionError(f"{FAMILY} must be how a family's key begins, was: {chosen!r}; there are: {keys}")
     if not families:
-        raise UnknownAdapterError("the store has no adapters to serve: train some with `persona lora train`")
+        raise UnknownAdapterError("the store has no adapters to serve: train some with `persona train adapters`")
     if len(families) > 1:
         keys = ", ".join(family.key for family in families)
         raise InvalidOptionError(f"there are {len(families)} families of adapters, name one in {FAMILY}: {keys}")

@@ -2,7 +2,7 @@
 
     python benchmarks/summaries.py [--users 1000] [--records 20] [--kill-at 400] [--samples 2000] [--json]
 
-Users of the generated world, with scored reviews. `persona summarize-users` runs in its own process, is killed with
+Users of the generated world, with scored reviews. `persona summarize` runs in its own process, is killed with
 SIGKILL when `--kill-at` users are done, and is run again to its end. Then the channel is timed alone, request by request,
 for users in random order; persona caches nothing of what it reads, but the disk is warm.
 """
@@ -55,8 +55,8 @@ def done(store: ProfileStore, users: list[str]) -> int:
 def measure(arguments: argparse.Namespace, url: str) -> dict[str, float | int | str]:
     with ProfileStore(url) as store:
         store.upsert(World(0).stream(TASK, "dev", arguments.users, records_per_user=arguments.records))
-    command = [sys.executable, "-m", "persona", "summarize-users", "--store", url, "--llm", arguments.llm]
-    command += ["--task", TASK, "--form", arguments.form, "--json"]
+    command = [sys.executable, "-m", "persona", "summarize", "--store", url, "--llm", arguments.llm]
+    command += ["--task", TASK, "--set", f"form={arguments.form}", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     users = [f"dev-{number}" for number in range(arguments.users)]
     with ProfileStore(url) as store:

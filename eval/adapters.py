@@ -97,7 +97,7 @@ class Adapters:
                 if method in methods and not given:
                     raise InvalidOptionError(
                         f"the method {method!r} needs a task adapter that was trained with {option} "
-                        "(persona lora train-task)"
+                        "(persona train adapters DATA)"
                     )
 
 

@@ -134,7 +134,7 @@ def _check_adapters(config: LampConfig, adapters: Adapters | None, llm: Language
     if not wanted:
         return
     if adapters is None:
-        raise InvalidOptionError(f"the method {wanted[0]!r} needs a task adapter: name its folder (--lora-task)")
+        raise InvalidOptionError(f"the method {wanted[0]!r} needs a task adapter: name its folder (--adapters)")
     check_llm(llm)
     adapters.check(wanted, split)
 

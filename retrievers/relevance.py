@@ -211,7 +211,7 @@ class CosineAdapter(RelevanceFilter):
 
         if not (folder / CONFIG).is_file():
             raise ModelLoadError(
-                f"{folder} holds no relevance filter ({CONFIG} is missing): make one with `persona filter train`, "
+                f"{folder} holds no relevance filter ({CONFIG} is missing): make one with `persona train filter`, "
                 f"or use {UNTRAINED!r}"
             )
         try:
@@ -219,7 +219,7 @@ class CosineAdapter(RelevanceFilter):
             if config["format"] != _FORMAT:
                 raise ModelLoadError(
                     f"the relevance filter in {folder} is of format {config['format']}, this persona reads {_FORMAT}: "
-                    "train it again with `persona filter train`"
+                    "train it again with `persona train filter`"
                 )
             weights = load_file(folder / WEIGHTS)
             return cls(weights, float(config["threshold"]), config["encoder"], config["view"], config["training"])
@@ -240,7 +240,7 @@ def read_queries(vectors: NDArray[np.float32], texts: Sequence[str]) -> NDArray[
 
 
 def load_filter(name: str | Path, encoder: RecordEncoder, *, threshold: float | None = None) -> RelevanceFilter:
-    """The filter called `name`: ``"untrained"``, or a folder that `persona filter train` made.
+    """The filter called `name`: ``"untrained"``, or a folder that `persona train filter` made.
 
     Args:
         name: which.

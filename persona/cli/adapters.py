@@ -91,10 +91,10 @@ class TrainAdapters:
 
 @command(train.app, "adapters", TrainAdapters, store=True, settings=_defaults)
 def train_adapters(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
-    """Train an adapter for every user in the store, many users at once.
+    """Train an adapter for every user in the store.
 
-    A version is published only if it beats the shared adapter on the user's newest records. Safe to stop at any moment:
-    the next run goes on with the users that are left, to the same weights.
+    Many users at once. A version is published only if it beats the shared adapter on the user's newest records. Safe to
+    stop at any moment: the next run goes on with the users that are left, to the same weights.
 
     With DATA and --out: a task adapter from the training users of a LaMP task, which users' adapters can lie over.
     """
@@ -267,7 +267,10 @@ class Export:
 
 @command(app, "export", Export, store=True)
 def export(options: Export) -> None:
-    """Write current adapters as PEFT folders, USER@VERSION each, for PEFT, vLLM or SGLang."""
+    """Write adapters as PEFT folders.
+
+    The current version of each user, USER@VERSION, for PEFT, vLLM or SGLang.
+    """
     from persona.adapters.bank import PUBLISHED, AdapterBank
     from persona.adapters.peft_format import export_adapter
 
@@ -312,7 +315,7 @@ class Import:
 
 @command(app, "import", Import, store=True)
 def import_folders(options: Import) -> None:
-    """Publish adapters from PEFT folders as new versions."""
+    """Publish adapters from PEFT folders."""
     from persona.adapters.bank import AdapterBank
     from persona.adapters.family import Family, find_modules
     from persona.adapters.peft_format import import_adapters, noted_family, read_spec

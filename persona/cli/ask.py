@@ -66,7 +66,7 @@ class Retrieve:
 
 @command(app, "retrieve", Retrieve, store=True, settings=_retrieval, known="base, model, view, judge and seed")
 def retrieve(options: Retrieve, settings: Mapping[str, RetrieverOptions]) -> None:
-    """Show the records of a user's history that fit a query."""
+    """Find the records of a user that fit a query."""
     from persona.assembly import check_retriever, make_retriever, needs_encoder
     from persona.settings import Settings
 
@@ -143,7 +143,7 @@ class Ask:
     known="user_vectors, family, missing_adapter, max_context_tokens, num_beams, base, model, view, judge and seed",
 )
 def ask(options: Ask, settings: Mapping[str, Any]) -> None:
-    """Answer a prompt with a frozen LLM as if it knew the user."""
+    """Answer a prompt as if the LLM knew the user."""
     from persona.assembly import assembled
 
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt

@@ -32,9 +32,10 @@ class Demo:
 
 @command(app, "demo", Demo)
 def demo(options: Demo) -> None:
-    """See in a minute what personalization wins: a small world, every method, its controls, a report.
+    """Show in a minute what personalization wins.
 
-    Needs no network and no GPU. The world's exact bounds make each score a share of what can be won.
+    A small world, every method, its controls, and a report. Needs no network and no GPU. The world's exact bounds make
+    each score a share of what can be won.
     """
     from persona.eval.demo import available_encoder, run_demo, tiny_user_embedders
     from persona.eval.html import demo_page

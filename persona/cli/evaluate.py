@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from persona.lamp.tasks import LampSplit
     from persona.protocols import Retriever
 
-app = group("eval", "Score answers the way LaMP does, against controls.")
+app = group("eval", "Score answers as LaMP does.")
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ class EvalLamp:
 
 @command(app, "lamp", EvalLamp, settings=_lamp_defaults)
 def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
-    """Run methods on a LaMP task and score them, with intervals, yardsticks and controls.
+    """Run methods on a LaMP task and score them.
 
-    Resumable: answers that stand in the output folder are not asked for again.
+    With intervals, yardsticks and controls. Resumable: answers that stand in the output folder are not asked for again.
     """
     from persona.eval.adapters import Adapters
     from persona.eval.lamp import run_lamp
@@ -213,7 +213,7 @@ class EvalScore:
 
 @command(app, "score", EvalScore)
 def eval_score(options: EvalScore) -> None:
-    """Score a predictions file exactly as LaMP's evaluator does, offline."""
+    """Score a file as LaMP's evaluator does."""
     from persona.eval.official import score_files
 
     scores = score_files(
@@ -288,10 +288,10 @@ class EvalRestraint:
     known="split, k, task, encoder, max_length, max_new_tokens, markdown, base, model, where, judge and seed",
 )
 def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
-    """Ask questions that need no personalization, and see whether they are left alone.
+    """Ask questions that need no personal records.
 
-    120 general questions and those of --general in the name of the users of a LaMP task, beside the task's own
-    questions. With --filter each retriever runs as it is and with the filter over it.
+    And see whether they are left alone: 120 general questions and those of --general in the name of the users of a LaMP
+    task, beside the task's own questions. With --filter each retriever runs as it is and with the filter over it.
     """
     from persona.eval.general_questions import GENERAL_QUESTIONS, read_general
     from persona.eval.report import restraint_cells, restraint_table

@@ -42,9 +42,10 @@ class Show:
 
 @command(app, "show", Show, store=True)
 def show(options: Show) -> None:
-    """Show everything that is held on a user: records, summaries, indexes, vectors, soft prompts, adapters.
+    """Show everything that is held on a user.
 
-    Or, without a user, the adapters in the store, or what training wrote into a folder.
+    Records, summaries, indexes, vectors, soft prompts, adapters. Without a user: the adapters in the store, or what
+    training wrote into a folder.
     """
     if options.trained is not None:
         if options.user_id is not None or options.adapters or EVERYWHERE.get().store is not None:

@@ -93,9 +93,10 @@ class EmbedUsers:
 
 @command(app, "embed-users", EmbedUsers, store=True)
 def embed_users(options: EmbedUsers) -> None:
-    """Embed the records of all users, new and changed ones only, and index their words for bm25.
+    """Embed the records of all users.
 
-    With --user-embedder also what the user embedder reads, and the soft prompt of each user that fits any question.
+    New and changed ones only; their words are indexed for bm25 as well. With --user-embedder also what the user
+    embedder reads, and the soft prompt of each user that fits any question.
 
     Safe to stop at any moment; the next run goes on where this one ended.
     """
@@ -178,10 +179,10 @@ class Summarize:
     known="form, stale_after, context_tokens, max_new_tokens and users_at_once",
 )
 def summarize(options: Summarize, settings: Mapping[str, SummaryOptions]) -> None:
-    """Let an LLM write a summary of each user, once, for `ask --summary llm`.
+    """Let an LLM write a summary of each user.
 
-    Only missing ones, ones too far behind or whose records were changed, and ones by another LLM or prompt are written.
-    Safe to stop at any moment; the next run goes on where this one ended.
+    They are for `ask --summary llm`. Only missing ones, ones too far behind or whose records were changed, and ones by
+    another LLM or prompt are written. Safe to stop at any moment; the next run goes on where this one ended.
     """
     from persona.summaries.stored import summarize_users
 
@@ -220,7 +221,10 @@ class Forget:
 
 @command(app, "forget", Forget, store=True)
 def forget(options: Forget) -> None:
-    """Erase everything that is held on a user: records, vectors, indexes, adapters; the bytes too."""
+    """Erase everything that is held on a user.
+
+    Records, vectors, indexes, summaries and adapters; the bytes too.
+    """
     user_id, exports = options.user_id, options.exports
     if exports is not None and not exports.is_dir():
         raise InvalidOptionError(

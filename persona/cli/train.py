@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from persona.soft_prompts.training import UserEmbedderReport
     from persona.store.profile_store import ProfileStore
 
-app = group("train", "Train a user embedder, adapters, or a relevance filter. The LLM stays as it is.")
+app = group("train", "Train for an LLM that stays as it is.")
 
 _TRAINED = ("attention", "persona-plug")
 """The modes that are trained from histories."""
@@ -122,7 +122,7 @@ class TrainUserEmbedder:
 
 @command(app, "user-embedder", TrainUserEmbedder, settings=_embedder_defaults)
 def train_user_embedder(options: TrainUserEmbedder, settings: Mapping[str, Any]) -> None:
-    """Train a user embedder on the training users of a LaMP task.
+    """Train a user embedder on a LaMP task.
 
     Stopped at any moment, the same command goes on from the last evaluation on the validation users.
     On several GPUs: torchrun --nproc-per-node N -m persona train user-embedder ...
@@ -316,7 +316,7 @@ class TrainFilter:
 
 @command(app, "filter", TrainFilter, settings=_filter_defaults)
 def train_filter(options: TrainFilter, settings: Mapping[str, RelevanceTraining]) -> None:
-    """Train a relevance filter on the training users of a LaMP task.
+    """Train a relevance filter on a LaMP task.
 
     A user's own questions are to keep their records, general questions none. Some 160 general ones come with persona;
     give more with --general, of the kind that your users ask beside the task.

@@ -644,7 +644,7 @@ def load_user_embedder(place: str | Path) -> UserEmbedder:
     """
     folder = Path(place)
     wrong = f"no user embedder could be loaded from {str(place)!r}"
-    mend = "name the folder of one, or train it with `persona user-embedder train`"
+    mend = "name the folder of one, or train it with `persona train user-embedder`"
     if folder.is_file():
         raise ModelLoadError(f"{wrong}: it is a file; {mend}")
     if folder.is_dir():

@@ -334,7 +334,7 @@ def test_the_plug_in_registers_itself(store: ProfileStore, tmp_path: Path, monke
     register_resolver()
     assert registered == {}
     monkeypatch.setenv(vllm_plugin.FOLDER, str(tmp_path / "exports"))
-    with pytest.raises(UnknownAdapterError, match="persona lora train"):
+    with pytest.raises(UnknownAdapterError, match="persona train adapters"):
         register_resolver()
     bank = AdapterBank(store)
     name = publish(bank, "ana", 1.0)

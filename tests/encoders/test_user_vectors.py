@@ -291,23 +291,15 @@ def test_train_ask_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     run: Callable[..., Any] = lambda *arguments: CliRunner().invoke(app, list(arguments))  # noqa: E731
     trained = (
-        "user-embedder",
-        "train",
-        "data",
-        "--llm",
-        "tiny",
-        "--out",
-        "embedder",
-        "--steps",
-        "4",
-        "--k",
-        "0",
-        "--json",
+        *("train", "user-embedder", "data", "--llm", "tiny", "--out", "embedder", "--json"),
+        *("--set", "steps=4", "--set", "ks=0"),
     )
-    result = run(*trained, "--user-vectors", "users.parquet")
+    given = ("--set", "user_vectors=users.parquet")
+    plug = ("--set", "mode=persona-plug")
+    result = run(*trained, *given)
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "embedder" / "config.json").read_text())["mode"] == "vectors"
-    with_vectors = ("--llm", "tiny", "--user-embedder", "embedder", "--user-vectors", "users.parquet")
+    with_vectors = ("--llm", "tiny", "--user-embedder", "embedder", *given)
     result = run("ask", asked.user_id, asked.input, *with_vectors, "--k", "0", "--max-new-tokens", "2", "--json")
     assert json.loads(result.stdout)["channels"] == ["soft_prompt"]
     result = run("eval", "lamp", "data", *with_vectors, "--methods", "none,user-embedder", "--k", "1", "--json")
@@ -321,30 +313,30 @@ def test_train_ask_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     }
 
     result = run("ask", "ana", "x", "--llm", "no/llm", "--user-embedder", "embedder", "--k", "0")
-    assert "embedder reads a file of user vectors: name it with --user-vectors" in str(result.exception) + result.output
+    assert "reads a file of user vectors" in str(result.exception) + result.output
     monkeypatch.setenv("PERSONA_ENCODER", "hashing")
     for arguments, message in (
         (
-            ("ask", "ana", "x", "--llm", "tiny", "--user-vectors", "users.parquet"),
-            "name its folder with --user-embedder",
+            ("ask", "ana", "x", "--llm", "tiny", *given),
+            "user vectors are read by a user embedder: name it too",
         ),
         (
             ("eval", "lamp", "data", "--llm", "tiny", "--methods", "user-embedder", "--user-embedder", "embedder"),
-            "--user-vectors",
+            "user vectors",
         ),
         (
-            ("eval", "lamp", "data", "--llm", "tiny", "--user-vectors", "users.parquet"),
-            "name its folder with --user-embedder",
+            ("eval", "lamp", "data", "--llm", "tiny", *given),
+            "name one with --user-embedder",
         ),
-        ((*trained, "--user-vectors", "users.parquet", "--mode", "persona-plug"), "leave --mode out"),
-        ((*trained, "--user-vectors", "users.parquet", "--encoder", "hashing"), "--encoder is for what compares"),
-        ((*trained, "--user-vectors", "users.parquet", "--heads", "2"), "with --user-vectors nothing reads --heads"),
-        ((*trained, "--mode", "persona-plug", "--width", "8", "--warm-up", "9"), "nothing reads --width, --warm-up"),
-        ((*trained, "--mode", "persona-plug", "--tokens", "3"), "nothing reads --tokens"),
-        ((*trained, "--mode", "persona-plug", "--warm-up", "0"), "nothing reads --warm-up"),
-        ((*trained, "--mode", "persona-plug", "--with-question"), "nothing reads --with-question"),
-        ((*trained, "--user-vectors", "none.parquet"), "there is no such file of user vectors"),
-        (("ask", "ana", "x", *with_vectors[:-1], "longer.parquet", "--k", "0"), "'user-vectors:5'"),
+        ((*trained, *given, *plug), "leave `mode` out"),
+        ((*trained, *given, "--encoder", "hashing"), "--encoder is for what compares"),
+        ((*trained, *given, "--set", "heads=2"), "with `user_vectors` nothing reads `heads`"),
+        ((*trained, *plug, "--set", "width=8", "--set", "warm_up=9"), "nothing reads `width`, `warm_up`"),
+        ((*trained, *plug, "--set", "n_tokens=3"), "nothing reads `n_tokens`"),
+        ((*trained, *plug, "--set", "warm_up=0"), "nothing reads `warm_up`"),
+        ((*trained, *plug, "--set", "with_question=true"), "nothing reads `with_question`"),
+        ((*trained, "--set", "user_vectors=none.parquet"), "there is no such file of user vectors"),
+        (("ask", "ana", "x", *with_vectors[:-1], "user_vectors=longer.parquet", "--k", "0"), "'user-vectors:5'"),
     ):
         result = run(*arguments)
         assert result.exit_code == 1, arguments

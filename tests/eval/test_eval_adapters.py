@@ -216,8 +216,11 @@ def test_from_the_command_line(
         shown = capsys.readouterr()
         return int(stop.value.code or 0), shown.out, shown.err
 
-    train = ("lora", "train-task", tmp_path, "--out", tmp_path / "task", "--llm", "tiny", "--r", 2)
-    code, shown, error = run(*train, "--epochs", 1, "--task-epochs", 1, "--targets", "q_proj,v_proj")
+    (tmp_path / "train.toml").write_text(
+        'epochs = 1\n[lora]\nr = 2\ntargets = ["q_proj", "v_proj"]\n[task]\nepochs = 1\n'
+    )
+    train = ("train", "adapters", tmp_path, "--out", tmp_path / "task", "--llm", "tiny")
+    code, shown, error = run(*train, "--config", tmp_path / "train.toml")
     assert code == 0, error
     assert "task adapter from 24 examples of 4 users" in shown
     content = json.loads((tmp_path / "task" / CONFIG).read_text())
@@ -232,17 +235,17 @@ def test_from_the_command_line(
         "none,lora+task",
         "--k",
         1,
-        "--markdown",
+        *("--set", "markdown=true"),
     )
-    code, shown, error = run(*run_it, "--lora-task", tmp_path / "task", "--out", tmp_path / "run")
+    code, shown, error = run(*run_it, "--adapters", tmp_path / "task", "--out", tmp_path / "run")
     assert code == 0, error
     assert "| lora+task + bm25-lamp k=1, other user |" in shown
-    code, _, error = run(*run_it, "--lora-task", tmp_path / "nowhere")
+    code, _, error = run(*run_it, "--adapters", tmp_path / "nowhere")
     assert (code, len(error.strip().splitlines())) == (1, 1)
-    assert "persona lora train-task" in error
+    assert "persona train adapters DATA" in error
     code, _, error = run(*run_it)
     assert code == 1
-    assert "--lora-task" in error
+    assert "--adapters" in error
 
 
 def test_the_earliest_profile_of_a_user() -> None:

@@ -520,31 +520,24 @@ def test_the_command_line_copies_unless_told_not_to(tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
         return done.stdout
 
+    def settings(*texts: str) -> list[str]:
+        return [word for text in texts for word in ("--set", text)]
+
     World(0).write_lamp(tmp_path / "data", "LaMP_4", {"train": 12}, 6)
     start = [
-        "user-embedder",
-        "train",
-        str(tmp_path / "data"),
-        "--llm",
-        "tiny",
-        "--encoder",
-        "hashing",
-        "--steps",
-        "1",
-        "--k",
-        "0",
+        *("train", "user-embedder", str(tmp_path / "data"), "--llm", "tiny", "--encoder", "hashing"),
+        *settings("steps=1", "ks=0", "leave_one_out=2"),
     ]
-    start += ["--leave-one-out", "2"]
-    quick = ["--warm-up", "0", "--tokens", "2", "--new-user-steps", "0"]
+    quick = settings("warm_up=0", "n_tokens=2", "new_user_steps=0")
     assert "; copying 0." in run(*start, *quick, "--out", str(tmp_path / "copies"))
-    told = json.loads(run("user-embedder", "show", str(tmp_path / "copies"), "--json"))["copies"]
+    told = json.loads(run("show", "--trained", str(tmp_path / "copies"), "--json"))["copies"]
     assert set(told) == set(FEATURES)
     assert any(told.values())
-    for name, options in (("not", [*quick, "--no-copy"]), ("paper", ["--mode", "persona-plug"])):
+    for name, options in (("not", [*quick, "--set", "copies=false"]), ("paper", ["--set", "mode=persona-plug"])):
         run(*start, *options, "--out", str(tmp_path / name))
-        assert json.loads(run("user-embedder", "show", str(tmp_path / name), "--json"))["copies"] is None
-    run(*start, "--mode", "persona-plug", "--copy", "--out", str(tmp_path / "both"))
-    assert json.loads(run("user-embedder", "show", str(tmp_path / "both"), "--json"))["copies"] is not None
+        assert json.loads(run("show", "--trained", str(tmp_path / name), "--json"))["copies"] is None
+    run(*start, *settings("mode=persona-plug", "copies=true"), "--out", str(tmp_path / "both"))
+    assert json.loads(run("show", "--trained", str(tmp_path / "both"), "--json"))["copies"] is not None
 
 
 def test_a_batch_mixes_users_and_copies_from_each_their_own(

@@ -265,7 +265,7 @@ def test_a_weight_that_is_missing_is_not_drawn_at_random(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "config.json is missing; .* `persona user-embedder train`"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json is missing; .* `persona train user-embedder`"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 40), "no user embedder could be loaded"),
         (lambda folder: (folder / "config.json").write_text("{}"), "its config.json is not that of a user embedder"),

@@ -737,12 +737,12 @@ def test_two_processes_train_what_one_trains(accumulate: int, llm: Any, encoder:
     World(0).write_lamp(tmp_path / "data", "LaMP_3", {"train": 12}, 6)
     # So many steps that one process surely shows some prompts without the question where the other does not.
     # In two parts of a batch one process has two and one examples, the other two and none.
-    steps = "--steps 8 --batch 5 --evaluate-every 4 --warm-up 0 --tokens 2 --leave-one-out 2 --k 0 --seed 2"
-    steps += f" --accumulate {accumulate}"
+    steps = "steps=8 batch=5 evaluate_every=4 warm_up=0 n_tokens=2 leave_one_out=2 ks=0 seed=2 with_question=true"
+    settings = [word for text in (*steps.split(), f"accumulate={accumulate}") for word in ("--set", text)]
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
     for out, launcher in (("one", ()), ("two", torchrun)):
-        start = [sys.executable, *launcher, "-m", "persona", "user-embedder", "train", "data", "--llm", "tiny"]
-        command = [*start, "--encoder", "hashing", "--out", out, "--with-question", *steps.split()]
+        start = [sys.executable, *launcher, "-m", "persona", "train", "user-embedder", "data", "--llm", "tiny"]
+        command = [*start, "--encoder", "hashing", "--out", out, *settings]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) == 1  # one of them speaks

@@ -16,8 +16,8 @@ PAD = 9
 @pytest.fixture
 def embed() -> torch.nn.Embedding:
     """The embedding of token t is (t, t)."""
-    table = torch.arange(10.0)[:, None].expand(10, 2).contiguous()
-    return torch.nn.Embedding.from_pretrained(table)
+    layer = torch.nn.Embedding(10, 2, _weight=torch.arange(10.0)[:, None].repeat(1, 2))
+    return layer.requires_grad_(False)
 
 
 def padded(soft_prompts: list[torch.Tensor | None] | None, *, pad_left: bool) -> PaddedBatch:
@@ -54,7 +54,7 @@ def test_each_soft_prompt_stands_before_its_prompt(
 def test_the_soft_prompt_gets_the_gradient(embed: torch.nn.Embedding) -> None:
     vectors = torch.zeros(3, 2, 2, requires_grad=True)
     embeddings = padded(list(vectors), pad_left=True).embeddings(embed)
-    (embeddings * torch.arange(5.0)[:, None]).sum().backward()
+    (embeddings * torch.arange(5.0)[:, None]).sum().backward()  # type: ignore[no-untyped-call]
     assert vectors.grad is not None
     assert vectors.grad[..., 0].tolist() == [[1, 2], [2, 3], [0, 1]]  # the places where they stand
 

@@ -32,6 +32,7 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_what_the_readme_shows_is_what_happens() -> None:
     (shell,) = [block for block in blocks("sh") if "persona ingest" in block]
     assert run(["bash", "-euo", "pipefail", "-c", shell]).strip().endswith(ANA)

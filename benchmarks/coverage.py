@@ -17,27 +17,26 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from sklearn.cluster import KMeans
 
-from persona.assembly import make_retriever
+from persona.assembly import make_retrievers
 from persona.encoders.embedding import embed_users
 from persona.encoders.load import load_encoder
-from persona.protocols import Retriever
 from persona.readers import read_split
-from persona.records import Profile
-from persona.retrievers import MultiInterestRetriever
-from persona.retrievers.clusters import cluster, nearest
-from persona.retrievers.multi_interest import SharedInterests
-from persona.retrievers.record_vectors import RecordVectors
+from persona.retrievers import EntityRetriever, MultiInterestRetriever
+from persona.retrievers.base import positions
+from persona.retrievers.vectors.multi_interest import SharedInterests
+from persona.retrievers.vectors.record_vectors import RecordVectors
 from persona.store.profile_store import ProfileStore
 from persona.store.vectors import vector_fingerprint
 
-METHODS = ("dense", "multi_interest", "diverse", "key_value", "entities", "random")
+METHODS = ("dense", "diverse", "key_value", "random")
 
 
 def covered(groups: Sequence[object], chosen: Sequence[int]) -> float:
     """The share of the records whose group one of the chosen ones belongs to."""
     sizes = Counter(groups)
-    return sum(sizes[group] for group in {groups[place] for place in chosen}) / len(groups)
+    return sum(sizes[group] for group in {groups[position] for position in chosen}) / len(groups)
 
 
 def main() -> None:
@@ -54,7 +53,7 @@ def main() -> None:
     parser.add_argument("--labels", action="store_true", help="labels repeat: say how many are covered")
     options = parser.parse_args()
     split = read_split(options.data, options.split)
-    questions = [one for one in split.questions if len(one.profile) >= 8][: options.limit]
+    questions = [question for question in split.questions if len(question.profile) >= 8][: options.limit]
     encoder = load_encoder(options.encoder)
     ks = [int(k) for k in options.ks.split(",")]
     with TemporaryDirectory() as folder, ProfileStore(f"sqlite:///{options.vectors or Path(folder) / 'v.db'}") as store:
@@ -62,35 +61,31 @@ def main() -> None:
         embed_users(store, encoder)
         profiles = [question.profile for question in questions]
         queries = [split.task.query(question.input) for question in questions]
-        placed = RecordVectors(encoder, store).place(profiles, queries)
-        groups = [nearest(one.wide, cluster(one.wide, 5, seed=1)).tolist() for one in placed]
-        retrievers: dict[str, Retriever] = {
-            name: make_retriever(name, encoder=encoder, store=store) for name in METHODS
-        }
-        many = SharedInterests.from_store(store, vector_fingerprint(encoder, "text"))
+        embedded = RecordVectors(encoder, store).embed(profiles, queries)
+        groups = [KMeans(5, n_init=1, random_state=1).fit_predict(own.wide).tolist() for own in embedded]
+        retrievers = make_retrievers(METHODS, encoder=encoder, store=store)
+        fingerprint = vector_fingerprint(encoder, "text")
+        users = [vectors.matrix for user in store.user_ids() if (vectors := store.vectors(user, fingerprint))]
+        many = SharedInterests.from_matrices(fingerprint, users)
+        retrievers["multi_interest"] = MultiInterestRetriever(encoder, store)
         retrievers["multi_interest, neighbours"] = MultiInterestRetriever(encoder, store, interests=many)
-        print(f"{len(questions)} questions of {len({one.user_id for one in questions})} users")
+        retrievers["entities"] = EntityRetriever()
+        print(f"{len(questions)} questions of {len({question.user_id for question in questions})} users")
         print("| retriever | k | clusters covered | labels covered | similarity |")
         print("|---|---:|---:|---:|---:|")
         for name, retriever in retrievers.items():
             found = retriever.retrieve_batch(profiles, queries, max(ks))
             for k in ks:
                 rows = []
-                for profile, some, own, one in zip(profiles, found, groups, placed, strict=True):
-                    places = where(profile, [scored.record.id for scored in some[:k]])
+                for profile, ranking, clusters_of, own in zip(profiles, found, groups, embedded, strict=True):
+                    chosen = list(positions(profile, ranking[:k]))
                     labels = [record.target for record in profile]
-                    rows.append((covered(own, places), covered(labels, places), one.similarities[places].mean()))
+                    rows.append(
+                        (covered(clusters_of, chosen), covered(labels, chosen), own.similarities[chosen].mean())
+                    )
                 clusters, labels_, similarity = np.mean(rows, axis=0)
-                told = f"{labels_:.3f}" if options.labels else "-"
-                print(f"| {name} | {k} | {clusters:.3f} | {told} | {similarity:.3f} |", flush=True)
-
-
-def where(profile: Profile, ids: Sequence[str]) -> list[int]:
-    """The positions of records by id; the first of a record that stands twice."""
-    places: dict[str, int] = {}
-    for place, record in enumerate(profile):
-        places.setdefault(record.id, place)
-    return [places[one] for one in ids]
+                shown = f"{labels_:.3f}" if options.labels else "-"
+                print(f"| {name} | {k} | {clusters:.3f} | {shown} | {similarity:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

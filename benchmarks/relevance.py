@@ -25,8 +25,9 @@ from persona.lamp.tasks import LampSplit
 from persona.readers import read_split
 from persona.records import Profile
 from persona.retrievers import DenseRetriever, RelevanceFilter, RelevanceRetriever
-from persona.retrievers.relevance import load_filter
-from persona.retrievers.relevance_training import GENERAL, RelevanceTraining, train_relevance
+from persona.retrievers.relevance.filters import load_filter
+from persona.retrievers.relevance.general import GENERAL
+from persona.retrievers.relevance.training import RelevanceTraining, train_relevance
 
 FACTS = tuple(
     f"{ask} {what}?"

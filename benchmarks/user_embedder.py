@@ -47,7 +47,7 @@ from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import lamp_task
 from persona.llm.load import load_llm
 from persona.protocols import GenerationOptions, Request
-from persona.retrievers.bm25 import LampBM25Retriever
+from persona.retrievers import LampBM25Retriever
 from persona.soft_prompts.channel import soft_prompts
 from persona.soft_prompts.copying import FEATURES, Copying
 from persona.soft_prompts.embedder import UserEmbedder, UserEmbedderConfig

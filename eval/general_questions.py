@@ -3,7 +3,7 @@
 Each is a question and a short answer that anybody would accept, in our own words, in four domains: facts, numbers,
 language and everyday know-how. None is about films, reviews, news or papers, the subjects of the histories they are
 mixed with (`persona.eval.restraint`), and none is among those that filters are trained with
-(`persona.retrievers.background`). Questions of another domain are read from files (`read_general`).
+(`persona.retrievers.relevance.general`). Questions of another domain are read from files (`read_general`).
 
 >>> len(GENERAL_QUESTIONS), GENERAL_QUESTIONS[0].question
 (120, 'Which planet is closest to the sun?')

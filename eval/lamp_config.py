@@ -58,7 +58,7 @@ class LampConfig:
         retriever_model: the model of the retrievers that have one of their own; None takes theirs.
         where: retrievers are handed only the records that fit, e.g. ``"time>=2011"``; None hands them all.
         relevance: a relevance filter over every retriever, ``"untrained"`` or a folder; None filters nothing.
-        judge: what the filter judges, one of `persona.retrievers.relevance.JUDGED`.
+        judge: what the filter judges, one of `persona.retrievers.relevance.retriever.JUDGED`.
         max_length: token budget of the official prompt builder.
         max_new_tokens: longest answer; None is 16 for labels and 64 for texts.
         num_beams: 1 is greedy.

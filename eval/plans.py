@@ -419,7 +419,7 @@ def _parts(
     if embedded or compared or config.relevance is not None:
         from persona.encoders.embedding import embed_users
         from persona.encoders.load import load_encoder
-        from persona.retrievers.relevance import load_filter
+        from persona.retrievers.relevance.filters import load_filter
         from persona.store.profile_store import ProfileStore
 
         encoder = load_encoder(config.encoder, like=used.with_user[0].config.encoder if used and embedded else "")

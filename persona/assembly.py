@@ -32,7 +32,7 @@ from persona.settings import Settings, open_store
 if TYPE_CHECKING:
     from persona.adapters.bank import AdapterBank
     from persona.encoders.user_vectors import UserVectorFile
-    from persona.retrievers.relevance import RelevanceFilter
+    from persona.retrievers.relevance.filters import RelevanceFilter
     from persona.soft_prompts.embedder import UserEmbedder
     from persona.store.profile_store import ProfileStore
 
@@ -57,25 +57,20 @@ class Part:
 
 
 RETRIEVERS: Mapping[str, Part] = {
-    "bm25": Part("persona.retrievers.bm25:BM25Retriever", ("view", "store")),
-    "bm25-lamp": Part("persona.retrievers.bm25:LampBM25Retriever", ("view", "store")),
-    "dense": Part("persona.retrievers.dense:DenseRetriever", ("encoder", "store", "view")),
+    "bm25": Part("persona.retrievers.words.bm25:BM25Retriever", ("view",)),
+    "bm25-lamp": Part("persona.retrievers.words.bm25:LampBM25Retriever", ("view",)),
+    "dense": Part("persona.retrievers.vectors.dense:DenseRetriever", ("encoder", "store", "view")),
     "recency": Part("persona.retrievers.recency:RecencyRetriever"),
     "random": Part("persona.retrievers.sampling:RandomRetriever", ("seed",)),
     "hybrid": Part("persona.retrievers.hybrid:HybridRetriever", ("retrievers",)),
-    "multi_interest": Part(
-        "persona.retrievers.multi_interest:MultiInterestRetriever",
-        ("encoder", "store", "view", "seed"),
-    ),
-    "diverse": Part("persona.retrievers.diverse:DiverseRetriever", ("base", "encoder", "store", "view")),
-    "key_value": Part("persona.retrievers.key_value:KeyValueRetriever", ("encoder", "store")),
-    "entities": Part("persona.retrievers.entities:EntityRetriever", ("store", "view")),
-    "late_interaction": Part("persona.retrievers.late_interaction:LateInteractionRetriever", ("model", "view")),
-    "rerank": Part("persona.retrievers.rerank:RerankRetriever", ("base", "model", "view")),
+    "diverse": Part("persona.retrievers.vectors.diverse:DiverseRetriever", ("base", "encoder", "store", "view")),
+    "key_value": Part("persona.retrievers.vectors.key_value:KeyValueRetriever", ("encoder", "store")),
+    "late_interaction": Part("persona.retrievers.models.late_interaction:LateInteractionRetriever", ("model", "view")),
+    "rerank": Part("persona.retrievers.models.rerank:RerankRetriever", ("base", "model", "view")),
 }
 """All retrievers by name."""
 
-NEEDS_ENCODER = frozenset({"dense", "hybrid", "multi_interest", "diverse", "key_value"})
+NEEDS_ENCODER = frozenset({"dense", "hybrid", "diverse", "key_value"})
 """Retrievers that compare vectors and so need an encoder."""
 
 BASES: Mapping[str, str] = {"diverse": "dense", "rerank": "bm25"}
@@ -97,7 +92,7 @@ class RetrieverOptions:
             None takes their default.
         where: search only the records that fit, e.g. ``"time>=2011"`` (`persona.retrievers.where`).
         relevance: return nothing where nothing is relevant: a filter, or what `load_filter` takes.
-        judge: what the filter judges, the ``question`` or each ``record`` (`persona.retrievers.relevance.JUDGED`).
+        judge: what the filter judges, the ``question`` or each ``record`` (`persona.retrievers.relevance.retriever.JUDGED`).
     """
 
     view: str = "text"
@@ -166,7 +161,8 @@ def make_retriever(
         given["model"] = options.model
     retriever = cast(Retriever, part.load()(**{need: given[need] for need in part.needs if need in given}))
     if options.relevance is not None:
-        from persona.retrievers.relevance import RelevanceFilter, RelevanceRetriever, load_filter
+        from persona.retrievers.relevance.filters import RelevanceFilter, load_filter
+        from persona.retrievers.relevance.retriever import RelevanceRetriever
 
         assert encoder is not None
         loaded = options.relevance

@@ -9,76 +9,53 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .bm25 import BM25Retriever as BM25Retriever
-    from .bm25 import LampBM25Retriever as LampBM25Retriever
-    from .dense import DenseRetriever as DenseRetriever
-    from .diverse import DiverseRetriever as DiverseRetriever
-    from .entities import EntityRetriever as EntityRetriever
-    from .entities import EntityStore as EntityStore
+    from .base import ProfileRetriever as ProfileRetriever
     from .hybrid import HybridRetriever as HybridRetriever
-    from .indexing import build_indexes as build_indexes
-    from .key_value import KeyValueRetriever as KeyValueRetriever
     from .langchain import PersonaRetriever as PersonaRetriever
-    from .late_interaction import LateInteractionRetriever as LateInteractionRetriever
-    from .multi_interest import MultiInterestRetriever as MultiInterestRetriever
+    from .models.late_interaction import LateInteractionRetriever as LateInteractionRetriever
+    from .models.rerank import RerankRetriever as RerankRetriever
     from .recency import RecencyRetriever as RecencyRetriever
-    from .relevance import RelevanceFilter as RelevanceFilter
-    from .relevance import RelevanceRetriever as RelevanceRetriever
-    from .rerank import RerankRetriever as RerankRetriever
+    from .relevance.filters import RelevanceFilter as RelevanceFilter
+    from .relevance.retriever import RelevanceRetriever as RelevanceRetriever
     from .sampling import RandomRetriever as RandomRetriever
+    from .vectors.dense import DenseRetriever as DenseRetriever
+    from .vectors.diverse import DiverseRetriever as DiverseRetriever
+    from .vectors.key_value import KeyValueRetriever as KeyValueRetriever
+    from .vectors.multi_interest import MultiInterestRetriever as MultiInterestRetriever
     from .where import Where as Where
     from .where import WhereRetriever as WhereRetriever
+    from .words.bm25 import BM25Retriever as BM25Retriever
+    from .words.bm25 import LampBM25Retriever as LampBM25Retriever
+    from .words.entities import EntityRetriever as EntityRetriever
 
-_PLACES = {
-    "BM25Retriever": "bm25",
-    "LampBM25Retriever": "bm25",
-    "DenseRetriever": "dense",
-    "DiverseRetriever": "diverse",
-    "EntityRetriever": "entities",
-    "EntityStore": "entities",
+_MODULES = {
+    "BM25Retriever": "words.bm25",
+    "DenseRetriever": "vectors.dense",
+    "DiverseRetriever": "vectors.diverse",
+    "EntityRetriever": "words.entities",
     "HybridRetriever": "hybrid",
-    "KeyValueRetriever": "key_value",
-    "LateInteractionRetriever": "late_interaction",
-    "MultiInterestRetriever": "multi_interest",
+    "KeyValueRetriever": "vectors.key_value",
+    "LampBM25Retriever": "words.bm25",
+    "LateInteractionRetriever": "models.late_interaction",
+    "MultiInterestRetriever": "vectors.multi_interest",
     "PersonaRetriever": "langchain",
+    "ProfileRetriever": "base",
     "RandomRetriever": "sampling",
     "RecencyRetriever": "recency",
-    "RelevanceFilter": "relevance",
-    "RelevanceRetriever": "relevance",
-    "RerankRetriever": "rerank",
+    "RelevanceFilter": "relevance.filters",
+    "RelevanceRetriever": "relevance.retriever",
+    "RerankRetriever": "models.rerank",
     "Where": "where",
     "WhereRetriever": "where",
-    "build_indexes": "indexing",
 }
 
-__all__ = [
-    "BM25Retriever",
-    "DenseRetriever",
-    "DiverseRetriever",
-    "EntityRetriever",
-    "EntityStore",
-    "HybridRetriever",
-    "KeyValueRetriever",
-    "LampBM25Retriever",
-    "LateInteractionRetriever",
-    "MultiInterestRetriever",
-    "PersonaRetriever",
-    "RandomRetriever",
-    "RecencyRetriever",
-    "RelevanceFilter",
-    "RelevanceRetriever",
-    "RerankRetriever",
-    "Where",
-    "WhereRetriever",
-    "build_indexes",
-]
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    place = _PLACES.get(name)
-    if place is None:
+    if name not in _MODULES:
         raise AttributeError(f"module 'persona.retrievers' has no attribute {name!r}")
-    return getattr(import_module(f"persona.retrievers.{place}"), name)
+    return getattr(import_module(f"persona.retrievers.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from persona.channels import Ask, Channel, Contribution
 from persona.errors import InvalidOptionError
 from persona.protocols import Retriever
-from persona.retrievers.bm25 import BM25Retriever
+
+from .base import check_k
+from .words.bm25 import BM25Retriever
 
 
 class RecordsChannel(Channel):
@@ -15,10 +17,10 @@ class RecordsChannel(Channel):
 
     Args:
         retriever: chooses among the records of one profile; None is ``bm25``.
-        k: how many at most, at least 0.
+        k: how many at most; 0 contributes nothing.
 
     Raises:
-        InvalidOptionError: if `retriever` is none (a name, say), or `k` is out of range.
+        InvalidOptionError: if `retriever` is none (a name, say), or `k` is below 0.
     """
 
     name = "records"
@@ -28,18 +30,15 @@ class RecordsChannel(Channel):
             retriever = BM25Retriever()
         if isinstance(retriever, type) or not hasattr(retriever, "retrieve_batch"):
             raise InvalidOptionError(
-                f"`retriever` must not be {retriever!r:.80} ({type(retriever).__name__}): make one with "
+                f"`retriever` must be a retriever, was: {retriever!r:.80} ({type(retriever).__name__}); make one with "
                 "`persona.make_retriever`"
             )
-        if not isinstance(k, int) or isinstance(k, bool) or k < 0:
-            raise InvalidOptionError(f"`k` must be a whole number of at least 0, was: {k!r}")
         self.retriever = retriever
-        self.k = k
+        self.k = check_k(k, least=0)
 
     def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
         """The records for each of `asks`, best first."""
-        if not self.k or not asks:
+        if not self.k:
             return [Contribution() for _ in asks]
         profiles, queries = [ask.profile for ask in asks], [ask.query for ask in asks]
-        found = self.retriever.retrieve_batch(profiles, queries, self.k)
-        return [Contribution(records=records) for records in found]
+        return [Contribution(records=found) for found in self.retriever.retrieve_batch(profiles, queries, self.k)]

@@ -15,17 +15,17 @@ from persona.errors import InvalidOptionError
 from persona.protocols import Retriever
 from persona.records import Profile, ScoredRecord
 
-from .ranking import check_k, pairs, positions, scored
+from .base import ProfileRetriever, positions, scored
 
 
-class HybridRetriever:
+class HybridRetriever(ProfileRetriever):
     """Fuses the rankings of other retrievers.
 
     Whole rankings are fused, not their heads: a profile is small, and so the result for k is the beginning of the
     result for any greater k. Records with equal fused scores stand as the first retriever has them.
 
     Args:
-        retrievers: at least one; all are asked each query.
+        retrievers: at least one; each is asked once for a whole batch.
         damping: the 60 of the formula. A greater value makes the heads of the rankings count less.
 
     Raises:
@@ -43,27 +43,11 @@ class HybridRetriever:
     def __repr__(self) -> str:
         return f"HybridRetriever([{', '.join(map(repr, self.retrievers))}], damping={self.damping})"
 
-    def retrieve(self, profile: Profile, query: str, k: int) -> tuple[ScoredRecord, ...]:
-        """The `k` records with the greatest fused scores.
-
-        Raises:
-            InvalidOptionError: if `k` is below 1.
-        """
-        return self.retrieve_batch([profile], [query], k)[0]
-
-    def retrieve_batch(
-        self, profiles: Sequence[Profile], queries: Sequence[str], k: int
-    ) -> list[tuple[ScoredRecord, ...]]:
-        """`retrieve` for each pair; each retriever is asked once for the whole batch."""
-        k = check_k(k)
-        asked = pairs(profiles, queries)
-        deepest = max((len(profile) for profile in profiles), default=0)
-        if deepest == 0:
-            return [() for _ in asked]
+    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[tuple[ScoredRecord, ...]]:
+        """The `k` records of each profile with the greatest fused scores."""
+        deepest = max(map(len, profiles))
         rankings = [retriever.retrieve_batch(profiles, queries, deepest) for retriever in self.retrievers]
-        return [
-            self._fuse(profile, [ranking[number] for ranking in rankings], k) for number, profile in enumerate(profiles)
-        ]
+        return [self._fuse(profile, own, k) for profile, *own in zip(profiles, *rankings, strict=True)]
 
     def _fuse(self, profile: Profile, rankings: Sequence[Sequence[ScoredRecord]], k: int) -> tuple[ScoredRecord, ...]:
         fused = [0.0] * len(profile)

@@ -1,9 +1,16 @@
-"""A user's records for LangChain: `PersonaRetriever` is a `BaseRetriever` that is told, or finds out, whose they are.
+"""A user's records for LangChain: `PersonaRetriever` is a `BaseRetriever` for many users.
 
->>> retriever = PersonaRetriever(store=store, retriever=BM25Retriever(store=store), k=4)    # doctest: +SKIP
->>> retriever.invoke("a quiet thriller", user_id="critic-7")                                    # doctest: +SKIP
->>> chain = retriever | join_documents | prompt | llm                                           # doctest: +SKIP
->>> chain.invoke("a quiet thriller", config={"configurable": {"user_id": "critic-7"}})          # doctest: +SKIP
+>>> from persona.records import Record
+>>> from persona.retrievers import RecencyRetriever
+>>> store = ProfileStore("sqlite:///langchain.db")
+>>> report = store.upsert([("critic-7", Record("a quiet thriller in the snow", target="5"))])
+>>> retriever = PersonaRetriever(store=store, retriever=RecencyRetriever(), k=4)
+>>> [document.metadata["target"] for document in retriever.invoke("a thriller", user_id="critic-7")]
+['5']
+>>> chain = retriever | len                                                 # as any other retriever in a chain
+>>> chain.invoke("a thriller", config={"configurable": {"user_id": "critic-7"}})
+1
+>>> store.close()
 
 The user id is that of the call, else that of the config's ``configurable``, else that of the constructor; without any,
 the call is an error, since there is no default user.
@@ -25,7 +32,7 @@ from persona.protocols import Retriever
 from persona.records import ScoredRecord
 from persona.store.profile_store import ProfileStore
 
-from .ranking import check_k
+from .base import check_k
 
 
 class PersonaRetriever(BaseRetriever):
@@ -100,8 +107,8 @@ class PersonaRetriever(BaseRetriever):
                 'config\'s "configurable", or to the constructor'
             )
         k = check_k(self.k if k is None else k)
-        found = self.retriever.retrieve(self.store.profile(user_id), query, k)
-        return [_document(one, user_id) for one in found]
+        records = self.retriever.retrieve(self.store.profile(user_id), query, k)
+        return [_document(scored, user_id) for scored in records]
 
     async def _aget_relevant_documents(
         self,
@@ -120,8 +127,8 @@ def _named(user_id: str | None, config: RunnableConfig) -> str | None:
     return config.get("configurable", {}).get("user_id") if user_id is None else user_id
 
 
-def _document(one: ScoredRecord, user_id: str) -> Document:
-    record = one.record
+def _document(scored: ScoredRecord, user_id: str) -> Document:
+    record = scored.record
     return Document(
         page_content=record.text,
         id=record.id,
@@ -131,7 +138,7 @@ def _document(one: ScoredRecord, user_id: str) -> Document:
             "record_id": record.id,
             "target": record.target,
             "time": record.time,
-            "score": one.score,
+            "score": scored.score,
             "user_id": user_id,
         },
     )

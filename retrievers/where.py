@@ -5,9 +5,8 @@
 True
 
 `WhereRetriever` hands its retriever the part of the profile that fits, and nothing else: so what comes back is what the
-retriever would find if these records were the user's whole history (k records if so many fit, however few those are
-of all; BM25's word weights too are those of the part). A user has some hundred records, to look at each takes tens of
-microseconds, and no index over the fields is needed; what approximate filtered search has to weigh up does not arise.
+retriever would find if these records were the user's whole history (BM25's word weights too are those of the part).
+A user has some hundred records: filtering takes tens of microseconds, and no index over the fields is needed.
 
 Conditions are joined by ``and``. One is ``FIELD OP VALUE``:
 
@@ -35,7 +34,7 @@ from persona.formats.times import normalise_time
 from persona.protocols import Retriever
 from persona.records import Profile, Record, ScoredRecord
 
-from .ranking import check_k, pairs
+from .base import ProfileRetriever
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -66,7 +65,7 @@ class Condition:
         values: what the field is compared with; several for ``in`` only.
 
     Raises:
-        InvalidOptionError: if `op` is none, there is not one value, or a value of ``time`` is no date.
+        InvalidOptionError: if `op` is none, there is not one value, or a value of ``time`` is no ISO 8601 date.
     """
 
     field: str
@@ -80,8 +79,10 @@ class Condition:
             raise InvalidOptionError(f"a filter's operator must be one of {' '.join(OPERATORS)}, was: {self.op!r}")
         if not self.values or (self.op != "in" and len(self.values) != 1):
             raise InvalidOptionError(f"a filter with {self.op} needs one value, was: {self.values}")
-        if self.field == "time":
-            object.__setattr__(self, "values", tuple(map(_time, self.values)))
+        if self.field == "time" and (written := tuple(map(_time, self.values))) != self.values:
+            raise InvalidOptionError(
+                f"in a condition times must be as records have them, {written}, was: {self.values}"
+            )
 
     def matches(self, record: Record) -> bool:
         """Whether the record fits."""
@@ -108,22 +109,24 @@ class Where:
             InvalidOptionError: if it cannot be read; says from where on.
         """
         conditions = []
-        place = 0
+        start = 0
         while True:
-            match = _CONDITION.match(text, place)
+            match = _CONDITION.match(text, start)
             if match is None:
-                rest = text[place:].strip()
+                rest = text[start:].strip()
                 raise InvalidOptionError(f"{_RULE}, could not read: {rest or text!r}")
             listed = match["values"] if match["values"] is not None else match["value"]
-            values = tuple(one.strip('"') if one[0] == '"' else one for one in re.findall(_VALUE, listed))
-            conditions.append(Condition(match["field"], match["op"] or "in", values))
-            place = match.end()
-            if not text[place:].strip():
+            values = [value.strip('"') for value in re.findall(_VALUE, listed)]
+            if match["field"] == "time":
+                values = [_time(value) for value in values]
+            conditions.append(Condition(match["field"], match["op"] or "in", tuple(values)))
+            start = match.end()
+            if not text[start:].strip():
                 return cls(tuple(conditions))
-            joint = _AND.match(text, place)
-            if joint is None:
-                raise InvalidOptionError(f"{_RULE}, could not read: {text[place:].strip()!r}")
-            place = joint.end()
+            conjunction = _AND.match(text, start)
+            if conjunction is None:
+                raise InvalidOptionError(f"{_RULE}, could not read: {text[start:].strip()!r}")
+            start = conjunction.end()
 
     def matches(self, record: Record) -> bool:
         """Whether the record fits all conditions."""
@@ -140,8 +143,8 @@ class Where:
         return profile if len(kept) == len(profile) else Profile(profile.user_id, kept, profile.revision)
 
 
-class WhereRetriever:
-    """Retrieves from the records that fit, by another retriever.
+class WhereRetriever(ProfileRetriever):
+    """Retrieves from the records that fit, by another retriever: fewer than `k` where fewer fit.
 
     Args:
         base: ranks them.
@@ -158,24 +161,11 @@ class WhereRetriever:
     def __repr__(self) -> str:
         return f"WhereRetriever({self.base!r}, {self.where!r})"
 
-    def retrieve(self, profile: Profile, query: str, k: int) -> tuple[ScoredRecord, ...]:
-        """At most `k` records that fit; fewer where fewer fit.
-
-        Raises:
-            InvalidOptionError: if `k` is below 1.
-        """
-        return self.base.retrieve(self.where.part(profile), query, check_k(k))
-
-    def retrieve_batch(
-        self, profiles: Sequence[Profile], queries: Sequence[str], k: int
-    ) -> list[tuple[ScoredRecord, ...]]:
-        """`retrieve` for each pair; a profile object that comes several times is looked at once."""
-        pairs(profiles, queries)
-        parts: dict[int, Profile] = {}
-        for profile in profiles:
-            if id(profile) not in parts:
-                parts[id(profile)] = self.where.part(profile)
-        return self.base.retrieve_batch([parts[id(profile)] for profile in profiles], queries, check_k(k))
+    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[tuple[ScoredRecord, ...]]:
+        """At most `k` records of each profile that fit; a profile object that comes several times is filtered once."""
+        parts = {id(profile): profile for profile in profiles}
+        parts = {key: self.where.part(profile) for key, profile in parts.items()}
+        return self.base.retrieve_batch([parts[id(profile)] for profile in profiles], queries, k)
 
 
 def _field(record: Record, field: str) -> str | None:

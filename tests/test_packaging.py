@@ -79,12 +79,14 @@ def test_the_wheel_carries_the_packages_and_their_data(built: Path) -> None:
         for path in (ROOT / folder).glob("*.py")
     }
     data = {
-        f"persona/{path.relative_to(ROOT / 'persona')}"
-        for pattern in SETUPTOOLS["package-data"]["persona"]
-        for path in (ROOT / "persona").glob(pattern)
+        f"{package.replace('.', '/')}/{path.relative_to(folder)}"
+        for package, patterns in SETUPTOOLS["package-data"].items()
+        for folder in [ROOT / SETUPTOOLS["package-dir"][package]]
+        for pattern in patterns
+        for path in folder.glob(pattern)
         if path.is_file()
     }
-    assert "persona/py.typed" in data
+    assert {"persona/py.typed", "persona/retrievers/relevance/general_questions.txt"} <= data
     assert code | data <= names
     assert {name.split("/")[0] for name in names} == {"persona", f"persona_llm-{__version__}.dist-info"}
 

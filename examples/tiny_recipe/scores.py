@@ -20,7 +20,7 @@ from persona.lamp.tasks import lamp_task
 from persona.llm.tokenizers import WhitespaceTokenizer
 from persona.protocols import Retriever
 from persona.records import Profile, Record
-from persona.retrievers.bm25 import BM25Retriever, LampBM25Retriever
+from persona.retrievers import BM25Retriever, LampBM25Retriever
 from persona.retrievers.recency import RecencyRetriever
 
 

@@ -28,7 +28,7 @@ from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import lamp_task
 from persona.llm.tokenizers import WhitespaceTokenizer
 from persona.records import Record
-from persona.retrievers.bm25 import LampBM25Retriever
+from persona.retrievers import LampBM25Retriever
 
 HISTORY = 20
 

@@ -366,7 +366,7 @@ def _restraint_retrievers(
 ) -> tuple[dict[str, Retriever], dict[str, Any]]:
     """Each retriever as it is and with each filter over it, by the names of their rows; and what says so in results."""
     from persona.assembly import make_retrievers, needs_encoder
-    from persona.retrievers.relevance import load_filter
+    from persona.retrievers.relevance.filters import load_filter
     from persona.store.profile_store import ProfileStore
 
     reads = bool(options.filters) or any(needs_encoder(name, retrieval) for name in methods)

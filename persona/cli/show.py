@@ -173,7 +173,7 @@ def version_json(family: Family, adapter: StoredAdapter) -> dict[str, Any]:
 
 
 def _show_trained(name: str) -> None:
-    from persona.retrievers.relevance import CONFIG as FILTER
+    from persona.retrievers.relevance.filters import CONFIG as FILTER
 
     task_adapter = "task_adapter.json"
     if (Path(name) / FILTER).is_file():
@@ -197,9 +197,9 @@ def _value(value: Any) -> str:
 
 
 def _filter_json(folder: Path) -> dict[str, Any]:
-    from persona.retrievers.relevance import CosineAdapter
+    from persona.retrievers.relevance.filters import TrainedFilter
 
-    loaded = CosineAdapter.load(folder)
+    loaded = TrainedFilter.load(folder)
     return {
         "encoder": loaded.fingerprint,
         "view": loaded.view,

@@ -95,14 +95,13 @@ class EmbedUsers:
 def embed_users(options: EmbedUsers) -> None:
     """Embed the records of all users.
 
-    New and changed ones only; their words are indexed for bm25 as well. With --user-embedder also what the user
-    embedder reads, and the soft prompt of each user that fits any question.
+    New and changed ones only. With --user-embedder also what the user embedder reads, and the soft prompt of each user
+    that fits any question.
 
     Safe to stop at any moment; the next run goes on where this one ended.
     """
     from persona.encoders.embedding import embed_users as embed
     from persona.encoders.export import check_export_path, export_user_vectors
-    from persona.retrievers.indexing import build_indexes
     from persona.store.vectors import vector_fingerprint
 
     if options.export is not None:
@@ -119,16 +118,14 @@ def embed_users(options: EmbedUsers) -> None:
             view=options.view,
             progress=lambda done, total, records: progress.update(task, completed=done, total=total),
         )
-        bar = progress.add_task("index users", total=store.counts().users)
-        indexed = build_indexes(store, progress.track(store.user_ids(), task_id=bar))
         prompts = None if embedder is None else _store_soft_prompts(store, embedder, encoder, options.view, progress)
         exported = None
         if options.export is not None:
             exported = export_user_vectors(store, vector_fingerprint(encoder, options.view), options.export)
     report(
-        {**asdict(done), "indexed": indexed, "soft_prompts": prompts, "exported": exported},
+        {**asdict(done), "soft_prompts": prompts, "exported": exported},
         f"{done.users} users embedded: {done.embedded} records encoded, {done.duplicates} duplicates, "
-        f"{done.reused} kept, in {done.seconds:.1f} s; {indexed} word indexes made",
+        f"{done.reused} kept, in {done.seconds:.1f} s",
         *([] if prompts is None else [f"{prompts} soft prompts made"]),
         *([] if exported is None else [f"{exported} user vectors written to {options.export}"]),
     )

@@ -44,7 +44,7 @@ Llm = Annotated[
 RetrieverName = Annotated[
     str | None,
     typer.Option(
-        help="bm25, bm25-lamp, dense, recency, random, hybrid, multi_interest, diverse, key_value, entities, "
+        help="bm25, bm25-lamp, dense, recency, random, hybrid, diverse, key_value, "
         "late_interaction or rerank (default: PERSONA_RETRIEVER, or bm25)."
     ),
 ]

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from persona.lamp.tasks import LampSplit
     from persona.llm.transformers import TransformersLM
     from persona.protocols import RecordEncoder, Retriever
-    from persona.retrievers.relevance_training import RelevanceTraining
+    from persona.retrievers.relevance.training import RelevanceTraining
     from persona.soft_prompts.embedder import UserEmbedder
     from persona.soft_prompts.examples import UserEmbedderTraining
     from persona.soft_prompts.training import UserEmbedderReport
@@ -293,7 +293,7 @@ def load_trainable(llm: str | None, **options: Any) -> TransformersLM:
 
 
 def _filter_defaults() -> dict[str, Any]:
-    from persona.retrievers.relevance_training import RelevanceTraining
+    from persona.retrievers.relevance.training import RelevanceTraining
 
     return {"": RelevanceTraining()}
 
@@ -322,7 +322,7 @@ def train_filter(options: TrainFilter, settings: Mapping[str, RelevanceTraining]
     give more with --general, of the kind that your users ask beside the task.
     """
     from persona.readers import read_split
-    from persona.retrievers.relevance_training import train_relevance, training_questions
+    from persona.retrievers.relevance.training import train_relevance, training_questions
     from persona.store.profile_store import ProfileStore
 
     training = settings[""]
@@ -360,7 +360,8 @@ def train_filter(options: TrainFilter, settings: Mapping[str, RelevanceTraining]
 def _general_questions(files: list[Path], at_most: int) -> Mapping[str, list[str]]:
     """General questions by kind: those that come with persona, and those of `files`."""
     from persona.eval.general_questions import read_general
-    from persona.retrievers.relevance_training import GENERAL, LEAST_GENERAL
+    from persona.retrievers.relevance.general import GENERAL
+    from persona.retrievers.relevance.training import LEAST_GENERAL
 
     kinds: dict[str, list[str]] = {name: list(texts) for name, texts in GENERAL.items()}
     for file in files:

@@ -20,9 +20,6 @@ from persona.store.database import insert_if_absent, insert_or_renew
 from persona.store.schema import PART_TABLES, Part, encoders, part_of
 from persona.store.vectors import UserVectors, check_name
 
-KEPT_KINDS = ("forgotten-entities",)
-"""Indexes that were not made from records and stay when some are deleted: what a user wants forgotten for good."""
-
 _HALF = np.dtype("<f2")
 
 
@@ -96,9 +93,7 @@ def drop_records(connection: Connection, part: Part, user: Any, revision: int, r
         revision: the user's revision from now on.
         record_ids: the deleted records.
     """
-    connection.execute(
-        delete(part.indexes).where(part.indexes.c.uid == user.uid, part.indexes.c.kind.not_in(KEPT_KINDS))
-    )
+    connection.execute(delete(part.indexes).where(part.indexes.c.uid == user.uid))
     connection.execute(delete(part.adapters).where(part.adapters.c.uid == user.uid))
     vectors, deleted = part.vectors, frozenset(record_ids)
     for row in connection.execute(select(vectors).where(vectors.c.uid == user.uid)).all():

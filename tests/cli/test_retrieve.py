@@ -1,4 +1,4 @@
-"""The command line of retrieval: retrievers, filters, entities, `persona filter` and `persona eval limit`."""
+"""The command line of retrieval: retrievers, filters, `persona filter` and `persona eval limit`."""
 
 from __future__ import annotations
 
@@ -88,11 +88,6 @@ def test_retrievers_with_models_of_their_own(run: Run, tmp_path: Path) -> None:
         (("--filter", "untrained", "--judge", "answer"), "`judge` must be one of question, record"),
         (("--judge", "record"), "`judge` says what a relevance filter judges, and there is none"),
         (("--encoder", "nope"), "--encoder is for what compares vectors, and bm25 does not"),
-        (("--interest-neighbours", "3"), "neighbours are for multi_interest"),
-        (
-            ("--retriever", "multi_interest", "--interest-neighbours", "3"),
-            "shared interests need vectors of at least one user",
-        ),
     ],
 )
 def test_bad_input_is_one_line(run: Run, options: tuple[str, ...], message: str) -> None:
@@ -120,12 +115,6 @@ def test_an_encoder_that_no_method_reads_is_refused(run: Run, tmp_path: Path) ->
 def test_an_unknown_user_is_an_error(run: Run, arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert (done.code, done.out, done.err) == (1, "", "persona: error: the store holds nothing on 'nobody'\n")
-
-
-def test_neighbours_smooth_the_interests(run: Run) -> None:
-    assert run("embed-users").code == 0
-    done = run("retrieve", "mara", QUERY, "--retriever", "multi_interest", "--interest-neighbours", "2", "--json")
-    assert (done.code, len(json.loads(done.out))) == (0, 4)
 
 
 def test_ask_lifts_the_words_of_the_user(run: Run) -> None:
@@ -156,21 +145,8 @@ def test_ask_with_a_filter_abstains(run: Run) -> None:
     assert kept["records"]
 
 
-def test_entities_are_shown_and_forgotten(run: Run) -> None:
-    before = json.loads(run("entities", "mara", "--json").out)["entities"]
-    assert "Lisbon" in [one["name"] for one in before]
-    assert "Lisbon  (1 record, last 2023-02-11)" in run("entities", "mara").out
-    done = run("entities", "mara", "--forget", "lisbon")
-    assert (done.code, done.out.splitlines()[0]) == (0, "forgot 'lisbon' of 'mara'")
-    assert "Lisbon" not in done.out
-    again = run("entities", "mara", "--forget", "lisbon")
-    assert "it was not among the entities, and will not be" in again.out
-    assert "Lisbon" not in run("entities", "mara").out
-    assert run("entities", "nobody").code == 1
-
-
 def write_films(folder: Path) -> Path:
-    from tests.retrievers.test_relevance import split_of
+    from tests.retrievers.relevance.test_training import split_of
 
     task, questions = lamp_task("LaMP_3"), []
     for question in split_of(30).questions:
@@ -221,17 +197,17 @@ def test_filter_train_show_and_use(run: Run, tmp_path: Path) -> None:
 
 def test_new_retrievers_in_eval_lamp(run: Run, tmp_path: Path) -> None:
     data = write_films(tmp_path / "films")
-    methods = "none,multi_interest,diverse,key_value,entities,hybrid"
+    methods = "none,diverse,key_value,hybrid"
     options = ("--methods", methods, "--k", "2", "--limit", "3", "--max-new-tokens", "2", "--json", "--out", "run")
     done = run("eval", "lamp", data, *options, "--filter", "untrained")
     assert done.code == 0
     found = {row["name"] for row in json.loads(done.out)["rows"]}
-    assert {"multi_interest k=2", "key_value k=2, other user", "hybrid k=2"} <= found
-    over = ("--base", "bm25-lamp", "--where", "label=3", "--interest-neighbours", "2", "--out", "run2")
-    done = run("eval", "lamp", data, *options[2:-2], *over, "--methods", "none,diverse,multi_interest")
+    assert {"diverse k=2", "key_value k=2, other user", "hybrid k=2"} <= found
+    over = ("--base", "bm25-lamp", "--where", "label=3", "--out", "run2")
+    done = run("eval", "lamp", data, *options[2:-2], *over, "--methods", "none,diverse,key_value")
     assert done.code == 0
     config = json.loads((tmp_path / "run2" / "results.json").read_text())["config"]
-    assert (config["base"], config["where"], config["interest_neighbours"]) == ("bm25-lamp", "label=3", 2)
+    assert (config["base"], config["where"]) == ("bm25-lamp", "label=3")
     fits_none = ("--methods", "none,bm25-lamp", "--where", "label=9", "--out", "run3")
     nothing = run("eval", "lamp", data, *options[2:-2], *fits_none)
     rows = {row["name"]: row for row in json.loads(nothing.out)["rows"]}

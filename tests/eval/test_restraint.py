@@ -23,7 +23,7 @@ from persona.lamp.tasks import LampSplit, Question, lamp_task
 from persona.llm.load import load_llm
 from persona.protocols import Retriever
 from persona.records import Profile, Record, ScoredRecord
-from persona.retrievers import background
+from persona.retrievers.relevance import general
 
 TASK = lamp_task("LaMP_3")
 
@@ -163,7 +163,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_general_questions_are_not_those_that_filters_learn_from() -> None:
-    assert not {one.question for one in GENERAL_QUESTIONS} & {*background.GENERAL_QUESTIONS, *background.LONG_REQUESTS}
+    assert not {one.question for one in GENERAL_QUESTIONS} & {*general.GENERAL_QUESTIONS, *general.LONG_REQUESTS}
 
 
 def test_reports_can_be_printed(report: RestraintReport) -> None:

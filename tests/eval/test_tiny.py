@@ -29,7 +29,7 @@ from persona.lamp.tasks import LampSplit, lamp_task
 from persona.llm.load import load_llm
 from persona.llm.tokenizers import HuggingFaceTokenizer
 from persona.records import Profile, Record
-from persona.retrievers.bm25 import BM25Retriever
+from persona.retrievers import BM25Retriever
 
 FOLDER = Path(persona.__file__).parent / "tiny"
 USERS = 100

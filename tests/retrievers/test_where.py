@@ -8,44 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persona.encoders.hashing import HashingEncoder
 from persona.errors import InvalidOptionError
-from persona.protocols import Retriever
 from persona.records import Profile, Record
-from persona.retrievers import (
-    BM25Retriever,
-    DenseRetriever,
-    DiverseRetriever,
-    EntityRetriever,
-    HybridRetriever,
-    KeyValueRetriever,
-    LampBM25Retriever,
-    LateInteractionRetriever,
-    MultiInterestRetriever,
-    RandomRetriever,
-    RecencyRetriever,
-    RerankRetriever,
-    Where,
-    WhereRetriever,
-)
+from persona.retrievers import DenseRetriever, RecencyRetriever, Where, WhereRetriever
 from persona.retrievers.where import Condition
-from tests import small_models
+from tests.retrievers.cases import ENCODER, MAKERS
 
-ENCODER = HashingEncoder(dim=64)
-RETRIEVERS: dict[str, Retriever] = {
-    "bm25-lamp": LampBM25Retriever(),
-    "bm25": BM25Retriever(),
-    "dense": DenseRetriever(ENCODER),
-    "recency": RecencyRetriever(),
-    "random": RandomRetriever(),
-    "hybrid": HybridRetriever([LampBM25Retriever(), DenseRetriever(ENCODER)]),
-    "multi_interest": MultiInterestRetriever(ENCODER),
-    "diverse": DiverseRetriever(DenseRetriever(ENCODER), ENCODER),
-    "key_value": KeyValueRetriever(ENCODER),
-    "entities": EntityRetriever(),
-    "late_interaction": LateInteractionRetriever(small_models.multi_vector()),
-    "rerank": RerankRetriever(BM25Retriever(), small_models.cross_encoder()),
-}
 REVIEW = Record("Moody.", target="5", time="2011-05-03", metadata={"genre": "crime drama", "time": "late", "n": "10"})
 
 
@@ -134,6 +102,8 @@ def test_conditions_are_checked() -> None:
         Condition("label", "=", ("4", "5"))
     with pytest.raises(InvalidOptionError, match="field must not be empty"):
         Condition("", "=", ("4",))
+    with pytest.raises(InvalidOptionError, match=r"times must be as records have them, \('2011-05-03',\), was: "):
+        Condition("time", "=", ("2011-5-3",))
 
 
 def test_no_condition_fits_everything_and_keeps_the_profile() -> None:
@@ -169,11 +139,11 @@ def history(n: int = 100) -> Profile:
     )
 
 
-@pytest.mark.parametrize("name", RETRIEVERS)
+@pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("kept", [0, 1, 2, 10, 50, 100])  # of 100 records: 0 %, one, some, 10 %, 50 %, all
 def test_exact_at_every_selectivity(name: str, kept: int) -> None:
     """What comes back is what the retriever finds if the records that fit are the whole history, and all of it."""
-    profile, base = history(), RETRIEVERS[name]
+    profile, base = history(), MAKERS[name](None)
     # The records that fit are spread over the profile.
     chosen = random.Random(kept).sample(range(100), kept)
     where = Where((Condition("place", "in", tuple(map(str, chosen)) or ("none",)),))

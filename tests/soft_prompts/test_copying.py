@@ -32,7 +32,7 @@ from persona.llm.loss import TargetLoss
 from persona.llm.transformers import TransformersLM
 from persona.protocols import SOFT_PROMPT, TEXT, GenerationOptions, PersonalContext, Request
 from persona.records import Profile
-from persona.retrievers.bm25 import LampBM25Retriever
+from persona.retrievers import LampBM25Retriever
 from persona.soft_prompts.channel import SoftPromptChannel
 from persona.soft_prompts.copy_training import _answered, _Copiers
 from persona.soft_prompts.copying import FEATURES, Copying, CopyLifts, CopySource, _Texts

@@ -30,8 +30,7 @@ from persona.llm.loss import TargetLoss
 from persona.llm.transformers import TransformersLM
 from persona.protocols import GenerationOptions, PersonalContext, Request
 from persona.records import Profile
-from persona.retrievers.bm25 import LampBM25Retriever
-from persona.retrievers.recency import RecencyRetriever
+from persona.retrievers import LampBM25Retriever, RecencyRetriever
 from persona.soft_prompts.channel import SoftPromptChannel, soft_prompt_kind, soft_prompts, store_soft_prompts
 from persona.soft_prompts.embedder import load_user_embedder
 from persona.soft_prompts.examples import Examples, UserEmbedderTraining

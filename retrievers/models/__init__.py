@@ -1,0 +1,1 @@
+"""Retrievers that read texts with a model of their own."""

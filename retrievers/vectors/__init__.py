@@ -1,0 +1,1 @@
+"""Retrievers that compare the vectors of a record encoder."""

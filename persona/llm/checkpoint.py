@@ -1,4 +1,4 @@
-"""Models on disk: found in a folder or on the Hugging Face hub, loaded onto a device, hashed, kept frozen.
+"""Models in a folder or on the Hugging Face hub: checked, loaded onto a device, hashed, kept frozen.
 
 A folder holds ``config.json``, weights as ``model.safetensors`` (or shards with ``model.safetensors.index.json``) and a
 tokenizer. Weights as pickle are refused, and so are models that bring their own Python. A model whose weights leave a

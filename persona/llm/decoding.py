@@ -1,22 +1,21 @@
 """How close the decisions of a decoding were.
 
 A row of a batch is computed with other rows beside it and with padding, which changes its float32 logits by some 1e-5.
-That matters only where two tokens (or two beams) are that close. The two classes here ride along with `generate` as
+That matters only where two tokens (or two beams) are that close. The two classes here are
 logits processors that change nothing, and record for each prompt the smallest difference by which a decision was taken:
 its *margin*. An answer whose margin is above the noise is the answer that the prompt gets alone. One with a smaller
 margin is to be generated again, alone.
 
->>> watch = GreedyMargin(n_prompts, eos)
->>> model.generate(input_ids, logits_processor=[watch], num_beams=1, ...)
->>> alone_again = watch.margins < NOISE[torch.float32]
+>>> watch = GreedyMargin(1, eos=torch.tensor([9]))
+>>> logits = watch(torch.tensor([[7]]), torch.tensor([[0.0, 5.0, 3.0]]))
+>>> watch.margins, bool(watch.margins < NOISE[torch.float32])
+(tensor([2.]), False)
 
 For beams the books of the search are kept twice, because `generate` does not show them. One prompt at a time would take
 1.2 to 5.8 times as long (24 prompts of 20 to 100 words, four beams, three small models on a CPU).
 """
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -33,24 +32,15 @@ _RULED_OUT = -1.0e8
 """Beams that `generate` has ruled out score less (it subtracts 1e9)."""
 
 
-class MarginWatch(Protocol):
-    """A logits processor that records margins.
-
-    Attributes:
-        margins: smallest difference so far per prompt; NaN where the model's logits were NaN.  # (prompts,)
-    """
-
-    margins: Tensor
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor: ...
-
-
 class GreedyMargin(LogitsProcessor):
     """The margins of greedy decoding: the best logit minus the second best.
 
     Args:
         n_prompts: rows of the batch.
         eos: ids of the tokens that end an answer.  # (n_eos,)
+
+    Attributes:
+        margins: smallest difference so far per prompt; NaN where the model's logits were NaN.  # (prompts,)
     """
 
     def __init__(self, n_prompts: int, eos: Tensor) -> None:
@@ -87,6 +77,9 @@ class BeamMargin(LogitsProcessor):
         num_beams: at least 2.
         max_new_tokens: where all beams end.
         eos: ids of the tokens that end an answer.  # (n_eos,)
+
+    Attributes:
+        margins: as in `GreedyMargin`.
     """
 
     def __init__(self, n_prompts: int, num_beams: int, max_new_tokens: int, eos: Tensor) -> None:

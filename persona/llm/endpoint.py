@@ -1,7 +1,8 @@
 """An LLM behind an endpoint that speaks OpenAI's protocol: OpenAI itself, vLLM, and many others.
 
->>> llm = load_llm("vllm:llama-3@http://127.0.0.1:8000/v1", system="Be brief.")
->>> llm.generate([Request("Say hello.")], GenerationOptions(16))
+>>> from persona.llm.load import load_llm
+>>> load_llm("vllm:llama-3@http://127.0.0.1:8000/v1", system="Be brief.")
+OpenAILM('llama-3', base_url='http://127.0.0.1:8000/v1/')
 
 Needs the extra `openai`. Answers are asked for with temperature 0 and a fixed seed; how far that makes them repeatable
 is up to the server.

@@ -131,13 +131,13 @@ class PaddedBatch:
             In the type of `embed`.  # (batch, length, hidden)
         """
         embeddings: Tensor = embed(self.ids)
-        placed = [(row, vectors) for row, vectors in enumerate(self.soft_prompts) if vectors is not None]
-        if not placed:
+        given = [(row, vectors) for row, vectors in enumerate(self.soft_prompts) if vectors is not None]
+        if not given:
             return embeddings
-        rows = [row for row, vectors in placed for _ in vectors]
-        columns = [self.starts[row] + index for row, vectors in placed for index in range(len(vectors))]
+        rows = [row for row, vectors in given for _ in vectors]
+        columns = [self.starts[row] + index for row, vectors in given for index in range(len(vectors))]
         at = torch.tensor([rows, columns], dtype=torch.long, device=embeddings.device)
-        return embeddings.index_put((at[0], at[1]), torch.cat([vectors for _, vectors in placed]).to(embeddings))
+        return embeddings.index_put((at[0], at[1]), torch.cat([vectors for _, vectors in given]).to(embeddings))
 
     @property
     def positions(self) -> Tensor:

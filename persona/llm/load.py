@@ -1,7 +1,10 @@
 """The door to language models: `load_llm` makes a `LanguageModel` of whatever a user has for an LLM.
 
->>> llm = load_llm("tiny")
->>> llm.generate([Request("Once upon a time")], GenerationOptions(max_new_tokens=16))
+>>> from persona.protocols import GenerationOptions, Request
+>>> load_llm("tiny").fingerprint
+'tiny@...:float32'
+>>> load_llm(str.upper).generate([Request("Once upon a time")], GenerationOptions())
+['ONCE UPON A TIME']
 
 What it takes, and where each kind lives:
 

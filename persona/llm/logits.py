@@ -1,7 +1,10 @@
 """Logits processors that change what an LLM writes: lifted tokens, and the median of some answers.
 
->>> llm.generate([Request("A title, please: ...", lifts={1012: 1.5}), Request("Another ...")], options)
->>> llm.generate([Request("What is the score of ...")], GenerationOptions(8, median_of=("1", "2", "3", "4", "5")))
+>>> TokenLifts([{1: 2.0}, None], num_beams=1)(torch.zeros(2, 1), torch.zeros(2, 3)).tolist()
+[[0.0, 2.0, 0.0], [0.0, 0.0, 0.0]]
+>>> p = torch.tensor([[0.4, 0.3, 0.3]])
+>>> MedianDecoding([[0], [1], [2]], max_new_tokens=1)(torch.zeros(1, 1), p.log()).argmax().item()
+1
 
 **Lifts**: ``scores[row, token] += lifts[row][token]`` at every step, on logits with greedy decoding and on
 log-probabilities with beams. With `persona.protocols.StepLifts` what is added depends on what the row has written. A

@@ -1,8 +1,10 @@
 """The loss of a frozen LLM on the answers it should give: what soft prompts and adapters are trained by.
 
->>> loss = TargetLoss(load_llm("tiny"))                                                         # doctest: +SKIP
->>> loss([prompt_ids], [target_ids], soft_prompts)                                              # doctest: +SKIP
-tensor([1.31], grad_fn=...)
+>>> from persona.llm.load import load_llm
+>>> llm = load_llm("tiny")
+>>> prompts, targets = llm.prompt_ids(["A film? ", "A book? "]), llm.target_ids(["4", "a tale"])
+>>> TargetLoss(llm)(prompts, targets, soft_prompts=torch.zeros(2, 3, llm.hidden_size)).shape
+torch.Size([2])
 
 Only the target's tokens count, the end token among them. Decoder-only models read prompt and target in one row, padded
 on the left, so that all targets stand at the end and scores are computed for them alone. Encoder-decoder models read

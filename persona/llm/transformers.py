@@ -1,7 +1,10 @@
 """A frozen model of transformers, decoder-only or encoder-decoder, as a language model.
 
->>> llm = TransformersLM(model, tokenizer)
->>> llm.generate([Request("Once upon a time"), Request("The end", soft_prompt=vectors)], GenerationOptions(16))
+>>> from persona.llm.load import load_llm
+>>> llm = load_llm("tiny")
+>>> requests = [Request("Once upon a time"), Request("The end", soft_prompt=torch.zeros(2, llm.hidden_size))]
+>>> len(llm.generate(requests, GenerationOptions(max_new_tokens=4)))
+2
 
 **Frozen** means that weights, buffers, configuration, tokenizer, ``requires_grad`` and ``training`` flags are the same
 after a call as before.
@@ -32,7 +35,7 @@ from transformers import GenerationConfig
 from persona.errors import GenerationError, InvalidOptionError, ModelLoadError
 from persona.llm.checkpoint import frozen, hash_parameters
 from persona.llm.checks import check_options, check_requests, check_soft_prompt
-from persona.llm.decoding import NOISE, BeamMargin, GreedyMargin, MarginWatch
+from persona.llm.decoding import NOISE, BeamMargin, GreedyMargin
 from persona.llm.inputs import ModelInput, PaddedBatch, batches
 from persona.llm.logits import MedianDecoding, TokenLifts, check_lifts
 from persona.llm.tokenizers import ChatTemplate, HuggingFaceTokenizer, Overlong, PromptEncoder
@@ -316,7 +319,7 @@ class TransformersLM:
 
     def _processors(
         self, inputs: Sequence[ModelInput], options: GenerationOptions, rules: GenerationConfig
-    ) -> tuple[list[Any], MarginWatch]:
+    ) -> tuple[list[Any], GreedyMargin | BeamMargin]:
         """The logits processors of a batch; the watch over margins is the last, and sees the scores that decide."""
         eos = torch.tensor(self._eos, dtype=torch.long, device=self.model.get_input_embeddings().weight.device)
         forced = int(self.encoder_decoder and getattr(rules, "forced_bos_token_id", None) is not None)
@@ -325,9 +328,11 @@ class TransformersLM:
             processors.append(TokenLifts([each.lifts for each in inputs], options.num_beams, forced))
         if options.median_of:
             processors.append(MedianDecoding(self.target_ids(options.median_of), options.max_new_tokens, forced))
-        watch: MarginWatch = GreedyMargin(len(inputs), eos)
-        if options.num_beams > 1:
-            watch = BeamMargin(len(inputs), options.num_beams, options.max_new_tokens, eos)
+        watch = (
+            GreedyMargin(len(inputs), eos)
+            if options.num_beams == 1
+            else BeamMargin(len(inputs), options.num_beams, options.max_new_tokens, eos)
+        )
         return [*processors, watch], watch
 
     def _generation_config(self, options: GenerationOptions) -> GenerationConfig:

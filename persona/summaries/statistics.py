@@ -1,7 +1,8 @@
 """A profile as exact statistics, in a sentence: what an LLM need not be asked for.
 
->>> film = [Record(f"film {place}", target=score) for place, score in enumerate("24433")]
->>> stats = profile_stats(Profile("critic-7", tuple(film)), "LaMP_3")
+>>> from persona.records import Record
+>>> films = [Record(f"film {n}", target=score) for n, score in enumerate("24433")]
+>>> stats = profile_stats(Profile("critic-7", tuple(films)), "LaMP_3")
 >>> print(stats.text)
 This user gave 5 scores: 2 once, 3 twice, 4 twice; median 3, mean 3.2; last, newest first: 3, 3, 4, 4, 2.
 >>> stats.target
@@ -18,13 +19,13 @@ titles  LaMP_1, 4, 5, 6; other targets   length, casing, last mark, words again 
 texts   LaMP_7; no targets               the same of the texts                   none
 ======  ===============================  ======================================  ======================
 
-Targets *repeat* if they are at most half as many different ones as records; where none has more than two words, one
-that comes again is enough. *Casing* of a text: ``lower case`` without any capital, ``capitals`` without any small
-letter, ``title case`` where at least two thirds of its words of four and more letters begin with a capital, else
-``sentence case``. A habit is named with its share of the texts. *Words that come again* stand in at least a quarter of
-the texts and in two; one or two words, no little words among them, a pair in place of its words where those stand
-nowhere else. The *most typical* title is the one whose words, on average, most of the other titles have too. Where
-things are equal, the later one wins.
+- Targets *repeat* if at most half of them are different, or some come again and none has more than two words.
+- *Casing* is ``lower case`` without any capital, ``capitals`` without any small letter, ``title case`` where two thirds
+  of the words of four and more letters begin with a capital, else ``sentence case``.
+- *Words that come again* stand in at least a quarter of the texts and in two: one word or a pair, no stop words. A word
+  that stands nowhere but in a pair is left out.
+- The *most typical* title is the one whose words, on average, stand in most of the other titles.
+- Of equals the later one wins.
 
 Everything is computed from the records at hand in one pass, so it is never stale and nothing of it is stored.
 """
@@ -34,7 +35,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from statistics import median
@@ -55,14 +56,12 @@ _LAST_SCORES = 5
 _LAST_LABELS = 3
 _WORDS_NAMED = 5
 _LEAST_SHARE = 0.25
-_TEXTS_READ = 256
+_TEXTS_READ = 256  # the newest ones, and the first words of each: a bound on the time
 _WORDS_READ = 32
-"""Of the newest `_TEXTS_READ` texts so many words each are looked at for words that come again: a bound on the time."""
-
 _MOST_SCORES = 11
 _LABEL_WORDS = 2
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_LITTLE_WORDS = frozenset(
+_STOP_WORDS = frozenset(
     (
         *("a", "about", "after", "all", "also", "an", "and", "any", "are", "as", "at", "be", "been", "but", "by"),
         *("can", "could", "did", "do", "does", "for", "from", "get", "had", "has", "have", "he", "her", "him"),
@@ -84,7 +83,7 @@ class ProfileStats:
         records: how many records were counted: those with a target, or for texts all of them.
         text: the statistics in one sentence; empty where there is nothing to count.
         target: what stands for all of the targets, in their own form: the median, the most typical title, or the most
-            frequent labels with commas between, the most frequent first; None for texts and where there are none.
+            frequent labels with commas between; None for texts and where there are no targets.
     """
 
     kind: str
@@ -107,13 +106,13 @@ def profile_stats(profile: Profile, task: str = FREE) -> ProfileStats:
 
     Args:
         profile: whose records, in any order; where the newest count, undated ones are the oldest.
-        task: a LaMP task's name; `FREE` looks at the targets.
+        task: a LaMP task's name; `FREE` goes by the targets.
 
     Raises:
         UnknownTaskError: if there is no such task.
     """
     records = sorted(profile.records, key=lambda record: record.time or "")
-    targets = [stripped for record in records if record.target is not None and (stripped := record.target.strip())]
+    targets = [target for record in records if (target := (record.target or "").strip())]
     name = check_task(task)
     kind = _kind(targets) if name == FREE else _KIND_OF.get(name, TITLES)
     if kind == SCORES:
@@ -167,22 +166,21 @@ def _labels(labels: Sequence[str]) -> ProfileStats:
 
 def _written(noun: str, texts: Sequence[str]) -> str:
     """How `texts` are written, in a sentence."""
-    words = [_WORD.findall(text) for text in texts[-_TEXTS_READ:]]
+    newest = texts[-_TEXTS_READ:]
+    words = [_WORD.findall(text) for text in newest]
     if not any(words):
         return ""
     lengths = sorted(len(each) for each in words if each)
-    casing, casing_share = _most(
-        _casing(text, each) for text, each in zip(texts[-_TEXTS_READ:], words, strict=True) if each
-    )
-    mark, mark_share = _most(_last_mark(text) for text in texts[-_TEXTS_READ:])
-    told = [
+    casing, casing_share = _most([_casing(text, each) for text, each in zip(newest, words, strict=True) if each])
+    mark, mark_share = _most([_last_mark(text) for text in newest])
+    habits = [
         f"median length {_counted(median(lengths), 'word')} ({lengths[0]} to {lengths[-1]})",
         f"in {casing} ({casing_share:.0%})",
         f'ending in "{mark}" ({mark_share:.0%})' if mark else f"without a mark at the end ({mark_share:.0%})",
     ]
     again = _come_again(words)
     often = f"; often with {', '.join(f'“{phrase}”' for phrase in again)}" if again else ""
-    return f"This user wrote {_counted(len(texts), noun)}: {', '.join(told)}{often}."
+    return f"This user wrote {_counted(len(texts), noun)}: {', '.join(habits)}{often}."
 
 
 def _come_again(texts: Sequence[Sequence[str]]) -> list[str]:
@@ -191,7 +189,7 @@ def _come_again(texts: Sequence[Sequence[str]]) -> list[str]:
     least = max(2, math.ceil(_LEAST_SHARE * len(texts)))
     counts = Counter(chain.from_iterable(map(set, lowered)))
     often: dict[tuple[str, ...], int] = {
-        (word,): count for word, count in counts.items() if count >= least and word not in _LITTLE_WORDS
+        (word,): count for word, count in counts.items() if count >= least and word not in _STOP_WORDS
     }
     # A pair is never more frequent than its words, so most texts need not be cut into pairs.
     words = {word for (word,) in often}
@@ -214,7 +212,7 @@ def _most_typical(titles: Sequence[str]) -> str | None:
     counts = Counter(word for each in words for word in each)
     # Not counting the title itself, so that words of its own speak against it.
     scores = [sum(counts[word] - 1 for word in each) / len(each) if each else -1.0 for each in words]
-    best = max(range(len(newest)), key=lambda place: (scores[place], place), default=None)
+    best = max(range(len(newest)), key=lambda index: (scores[index], index), default=None)
     return None if best is None else newest[best]
 
 
@@ -236,16 +234,15 @@ def _last_mark(text: str) -> str:
     return "" if not last or last.isalnum() or last in "\"'”’)]" else last
 
 
-def _most(values: Iterable[str]) -> tuple[str, float]:
+def _most(values: Sequence[str]) -> tuple[str, float]:
     """The most frequent value and its share; among equals the last."""
-    given = list(values)
-    value, count = _ranked(given)[0]
-    return value, count / len(given)
+    value, count = _ranked(values)[0]
+    return value, count / len(values)
 
 
 def _ranked(values: Sequence[str]) -> list[tuple[str, int]]:
     """The different values with their counts, the most frequent first; among equals the one that came last."""
-    last = {value: place for place, value in enumerate(values)}
+    last = {value: index for index, value in enumerate(values)}
     return sorted(Counter(values).items(), key=lambda each: (-each[1], -last[each[0]]))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from persona.errors import DataFormatError
-from persona.formats.text_source import TextSource
+from persona.formats.text_files import read_lines
 from persona.readers import read_split
 
 
@@ -208,8 +208,7 @@ def read_general(place: Path, at_most: int, split: str = "train") -> tuple[Gener
             for one in read.questions
         ]
     else:
-        with TextSource(place) as source:
-            found = [GeneralQuestion(domain, line.strip(), "") for _, line in source.lines()]
+        found = [GeneralQuestion(domain, line.strip(), "") for _, line in read_lines(place)]
     if not found:
         raise DataFormatError("there must be at least one question", source=place)
     places = np.linspace(0, len(found) - 1, min(at_most, len(found))).round().astype(int)

@@ -20,11 +20,13 @@
     └── EvaluationError         (ValueError)   predictions and golds do not belong together
 
 Each leaf also inherits the standard-library class that a caller would expect. A message says the rule, what was
-given and the mend, in one line. The command line prints it on stderr and exits with 1.
+given and the fix, in one line. The command line prints it on stderr and exits with 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike, fspath
 
 
@@ -44,7 +46,7 @@ class DataFormatError(PersonaError, ValueError):
     """Input data cannot be read.
 
     Args:
-        message: what the rule is, what was found and how to mend it.
+        message: the rule, what was given and how to fix it.
         source: the file (or a description of the source) that the data came from.
         place: where in the source, e.g. ``"line 7"`` or ``"index 3"``.
     """
@@ -102,6 +104,15 @@ class MissingDependencyError(PersonaError, ImportError):
 
 class EvaluationError(PersonaError, ValueError):
     """Predictions and golds do not belong together."""
+
+
+@contextmanager
+def located(source: str | PathLike[str], place: str | None = None) -> Iterator[None]:
+    """Turn errors about data, user ids and tasks in the block into a `DataFormatError` that says where."""
+    try:
+        yield
+    except (DataFormatError, InvalidUserIdError, UnknownTaskError) as error:
+        raise DataFormatError(str(error), source=source, place=place) from None
 
 
 def reason(error: BaseException) -> str:

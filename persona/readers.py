@@ -19,15 +19,14 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdError
+from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdError, located
 from persona.formats.fields import described
-from persona.formats.json_text import parse_line
 from persona.formats.rows import check_fields, record_of
-from persona.formats.text_source import TextSource
+from persona.formats.text_files import open_text, parse_json, read_lines
 from persona.lamp.outputs import read_golds, write_predictions
 from persona.lamp.questions import has_split, lamp_records, read_lamp, read_split
 from persona.lamp.tasks import lamp_task
@@ -49,6 +48,9 @@ __all__ = [
 
 FORMATS = ("auto", "lamp", "jsonl", "parquet", "datasets")
 """The forms of histories."""
+
+HUB = "hub:"
+"""How the name of a dataset on the Hugging Face hub begins: ``hub:owner/name`` or ``hub:owner/name:split``."""
 
 _PARQUET_MAGIC = b"PAR1"
 _PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -87,9 +89,10 @@ def read_records(
 
     Args:
         source: a LaMP questions file or a folder with LaMP's ``{train,dev,test}_questions.json``; a file of
-            JSON lines; a Parquet file; or a `datasets.Dataset` or `IterableDataset`. JSON may be gzipped. For
-            the rows of the last three see `persona.formats.rows`.
-        format: one of `FORMATS`; ``auto`` looks at the name's ending and the first bytes.
+            JSON lines; a Parquet file; a `datasets.Dataset` or `IterableDataset`; or a dataset that `datasets` loads,
+            as ``hub:owner/name[:split]``, or as a folder with the format ``datasets``. JSON may be gzipped. For the
+            rows of all but LaMP see `persona.formats.rows`.
+        format: one of `FORMATS`; ``auto`` goes by the name's ending and the first bytes.
         task: for LaMP files whose fields do not tell the task.
 
     Returns:
@@ -106,20 +109,26 @@ def read_records(
         raise InvalidOptionError(f"a format must be one of {', '.join(FORMATS)}, was: {format!r}")
     if task is not None:
         lamp_task(task)
-    if not isinstance(source, str | PathLike):
-        return _read_dataset(source, format)
-    path = os.fspath(source)
-    if format == "auto":
-        format = _format_of(path)
+    name = os.fspath(source) if isinstance(source, str | PathLike) else _kind(source)
+    if not isinstance(source, str | PathLike) or name.startswith(HUB):
+        if format not in ("auto", "datasets"):
+            raise InvalidOptionError(f"the format of {name} is 'datasets', was: {format!r}")
+        format = "datasets"
+    elif format == "auto":
+        format = _format_of(name)
     if task is not None and format != "lamp":
-        raise InvalidOptionError(f"a task is for LaMP's files, and {path} is of the form {format}: leave it out")
+        raise InvalidOptionError(f"a task is for LaMP's files, and {name} is of the form {format}: leave it out")
     if format == "lamp":
-        return RecordReader(path, format, lamp_records(path, task=task))
-    if format == "parquet":
-        return RecordReader(path, format, _from_rows(path, "row", _parquet_rows(path)))
+        return RecordReader(name, format, lamp_records(name, task=task))
     if format == "jsonl":
-        return RecordReader(path, format, _from_rows(path, "line", _json_rows(path)))
-    raise InvalidOptionError(f"the format 'datasets' is for a datasets.Dataset, the source was: {path!r}")
+        return RecordReader(name, format, _from_rows(name, "line", read_lines(name)))
+    if format == "parquet":
+        return RecordReader(name, format, _from_rows(name, "row", _parquet_rows(name)))
+    data = _loaded(name) if isinstance(source, str | PathLike) else source
+    if data.column_names is not None:
+        with located(name):
+            check_fields(data.column_names)
+    return RecordReader(name, format, _from_rows(name, "row", _dataset_rows(data, name)))
 
 
 def _format_of(path: str) -> str:
@@ -132,9 +141,9 @@ def _format_of(path: str) -> str:
             if file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC:
                 return "parquet"
     except (OSError, ValueError):
-        pass  # `TextSource` says what is wrong
-    with TextSource(path) as text:
-        start = text.start
+        pass  # `open_text` says what is wrong
+    with open_text(path) as text:
+        start = text.read(4096).lstrip()
     if path.endswith(_LINES_SUFFIXES):
         return "jsonl"
     if start.startswith("["):
@@ -147,81 +156,60 @@ def _format_of(path: str) -> str:
     )
 
 
-def _from_rows(
-    source: str, unit: str, rows: Iterable[tuple[int, Mapping[str, object]]]
-) -> Iterator[tuple[str, Record] | None]:
-    """Records of numbered rows; a row is a line of JSON or of a table, as `unit` says."""
-    ids = _GivenIds()
-    empty = True
-    for number, row in rows:
-        empty = False
+def _from_rows(source: str, unit: str, rows: Iterator[Any]) -> Iterator[tuple[str, Record] | None]:
+    """Records of rows: lines of JSON with their numbers (`unit` is "line"), or rows of a table from 0 (it is "row")."""
+    first_seen: dict[bytes, tuple[int, bytes]] = {}  # of each id that is given: number and content
+    number = None
+    for number, given in rows if unit == "line" else enumerate(rows):
         try:
+            row = _json_row(given) if unit == "line" else given
             pair = record_of(row)
             if pair is not None and row.get("id") not in (None, ""):
-                before = ids.clash(*pair, number)
-                if before is not None:
+                key = hashlib.blake2b(repr((pair[0], pair[1].id)).encode(), digest_size=16).digest()
+                content = bytes.fromhex(pair[1].content_hash)
+                before, its_content = first_seen.setdefault(key, (number, content))
+                if content != its_content:
                     raise DataFormatError(
                         f"the ids of a user's records must differ, {pair[1].id!r:.80} is on {unit} {before} too"
                     )
         except (DataFormatError, InvalidUserIdError) as error:
             raise DataFormatError(str(error), source=source, place=f"{unit} {number}") from None
         yield pair
-    if empty:
+    if number is None:
         raise DataFormatError("there must be records, there is not one row", source=source)
 
 
-class _GivenIds:
-    """Where each given id was first seen, in about 130 bytes."""
-
-    def __init__(self) -> None:
-        self._seen: dict[bytes, int] = {}
-
-    def clash(self, user_id: str, record: Record, number: int) -> int | None:
-        """The number of the earlier row on which `user_id` has this id with other content, if any."""
-        key = hashlib.blake2b(repr((user_id, record.id)).encode(), digest_size=16).digest()
-        content = int(record.content_hash[:16], 16)
-        before = self._seen.setdefault(key, number << 64 | content)
-        return before >> 64 if before & (1 << 64) - 1 != content else None
+def _json_row(line: str) -> dict[str, object]:
+    row = parse_json(line)
+    if not isinstance(row, dict):
+        raise DataFormatError(f"a line must be a JSON object, was: {described(row)}")
+    check_fields(row)
+    return row
 
 
-def _json_rows(path: str) -> Iterator[tuple[int, Mapping[str, object]]]:
-    with TextSource(path) as source:
-        for number, line in source.lines():
-            row = parse_line(source, number, line)
-            if not isinstance(row, dict):
-                raise source.error(f"a line must be a JSON object, was: {described(row)}", number)
-            try:
-                check_fields(row)
-            except DataFormatError as error:
-                raise source.error(str(error), number) from None
-            yield number, row
-
-
-def _parquet_rows(path: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _parquet_rows(path: str) -> Iterator[Mapping[str, object]]:
     import pyarrow
     import pyarrow.parquet
 
-    number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = [name for name in file.schema_arrow.names if name != _PANDAS_INDEX]
-            _check_columns(names, path)
+            with located(path):
+                check_fields(names)
             for batch in file.iter_batches(batch_size=_BATCH, columns=names):
-                for row in batch.to_pylist():
-                    yield number, row
-                    number += 1
+                yield from batch.to_pylist()
     except DataFormatError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise DataFormatError(
-            f"the Parquet file cannot be read: {reason:.300}",
-            source=path,
-            place=f"row {number}" if number else None,
-        ) from None
+        raise DataFormatError(f"the Parquet file cannot be read: {_line(error)}", source=path) from None
 
 
-def _read_dataset(source: Dataset | IterableDataset, format: str) -> RecordReader:
+def _kind(source: Dataset | IterableDataset) -> str:
+    """The name of a dataset's class.
+
+    Raises:
+        InvalidOptionError: if `source` is no dataset, or one of several splits.
+    """
     # Whoever holds a dataset has loaded the library; nobody else should wait for it.
     datasets = sys.modules.get("datasets")
     kind = f"{type(source).__module__.partition('.')[0]}.{type(source).__name__}"
@@ -229,25 +217,32 @@ def _read_dataset(source: Dataset | IterableDataset, format: str) -> RecordReade
         raise InvalidOptionError(f"a source must be one split, take one of: {', '.join(map(str, source))}")
     if datasets is None or not isinstance(source, datasets.Dataset | datasets.IterableDataset):
         raise InvalidOptionError(f"a source must be a path or a datasets.Dataset, was: {kind}")
-    if format not in ("auto", "datasets"):
-        raise InvalidOptionError(f"the format of a {kind} is 'datasets', was: {format!r}")
-    if source.column_names is not None:
-        _check_columns(source.column_names, kind)
-    return RecordReader(kind, "datasets", _from_rows(kind, "row", _dataset_rows(source, kind)))
+    return kind
 
 
-def _dataset_rows(source: Dataset | IterableDataset, kind: str) -> Iterator[tuple[int, Mapping[str, object]]]:
-    number = 0
-    for batch in source.with_format(None).iter(batch_size=_BATCH):
-        if number == 0:
-            _check_columns(batch, kind)
-        for values in zip(*batch.values(), strict=True):
-            yield number, dict(zip(batch, values, strict=True))
-            number += 1
+def _loaded(name: str) -> IterableDataset:
+    """A dataset of the hub or in a folder, streamed: no copy of the histories stays in a cache."""
+    import datasets
 
-
-def _check_columns(names: Iterable[str], source: str) -> None:
+    path, _, split = name.removeprefix(HUB).partition(":") if name.startswith(HUB) else (name, "", "")
     try:
-        check_fields(names)
-    except DataFormatError as error:
-        raise DataFormatError(str(error), source=source) from None
+        splits = datasets.load_dataset(path, streaming=True)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataFormatError(f"the dataset cannot be loaded: {_line(error)}", source=name) from None
+    if not split and len(splits) == 1:
+        return next(iter(splits.values()))
+    if split not in splits:
+        every = ", ".join(map(str, splits))
+        raise InvalidOptionError(f"a dataset is read by split, as in {HUB}{path}:{next(iter(splits))}: it has {every}")
+    return splits[split]
+
+
+def _dataset_rows(source: Dataset | IterableDataset, name: str) -> Iterator[Mapping[str, object]]:
+    for batch in source.with_format(None).iter(batch_size=_BATCH):
+        with located(name):
+            check_fields(batch)
+        yield from (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
+
+
+def _line(error: Exception) -> str:
+    return f"{' '.join(str(error).split()):.300}"

@@ -1,4 +1,4 @@
-"""What a field of somebody else's file may hold, and the string that becomes of it.
+"""What a field of a foreign file may hold, and the string that it becomes.
 
 >>> short_text(5, "score"), short_text(5.0, "score"), short_text("5 stars", "score")
 ('5', '5', '5 stars')
@@ -10,23 +10,20 @@ import math
 from collections.abc import Iterable
 
 from persona.errors import DataFormatError
+from persona.records import unstorable
 
 
 def plain_text(value: object, name: str) -> str:
-    """`value`, which must be a string that UTF-8 can carry.
+    """`value`, which must be a string that a database can store.
 
     Raises:
-        DataFormatError: if it is none. A number is refused too: it stands in the wrong column.
+        DataFormatError: if it is not. A number is refused too: it is in the wrong column.
     """
     if not isinstance(value, str):
         raise DataFormatError(f"`{name}` must be a string, was: {described(value)}")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise DataFormatError(f"`{name}` must not hold a lone surrogate: remove it") from None
-    if "\x00" in value:
-        raise DataFormatError(f"`{name}` must not hold NUL (\\x00): remove it")
+    flaw = unstorable(value)
+    if flaw:
+        raise DataFormatError(f"`{name}` must not hold {flaw}: remove it")
     return value
 
 

@@ -4,8 +4,8 @@
      "metadata": {"film": "Bullitt"}}
     {"user_id": "ada", "text": "I moved to Turin.", "role": "user", "speaker": "Ada", "expires": "2027-01-01"}
 
-Only ``user_id`` and ``text`` are needed; null is the same as nothing. A field of any other name is refused
-and not dropped in silence: a column called ``date`` would be lost, and recency with it.
+Only ``user_id`` and ``text`` are needed; null means that a field is missing. A field of any other name is refused, not
+dropped: a column called ``date`` would be lost, and recency with it.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def check_fields(names: Iterable[str]) -> None:
 def record_of(row: Mapping[str, object]) -> tuple[str, Record] | None:
     """User id and record of a row whose fields are checked; None if the text is null or blank.
 
-    A number as target, id or metadata is taken for its text. A float NaN is nothing: tables have such gaps.
+    A number as target, id or metadata becomes its text. A float NaN is a missing value: tables have such gaps.
 
     Raises:
-        DataFormatError: if a field is of the wrong type, or the time none.
-        InvalidUserIdError: if no store may hold the user id.
+        DataFormatError: if a field is of the wrong type, or a time is not a date.
+        InvalidUserIdError: if the user id is not a legal id.
     """
-    given = {name: value for name, value in row.items() if not _is_nothing(value)}
+    given = {name: value for name, value in row.items() if not _is_missing(value)}
     if "user_id" not in given:
         raise DataFormatError("`user_id` must be a string or an integer, was: null")
     user_id = check_user_id(id_text(given["user_id"], "user_id"))
@@ -77,9 +77,9 @@ def _metadata(value: object) -> dict[str, str]:
     return {
         plain_text(name, "metadata"): short_text(content, f"metadata.{listed([name])}")
         for name, content in value.items()
-        if not _is_nothing(content)
+        if not _is_missing(content)
     }
 
 
-def _is_nothing(value: object) -> bool:
+def _is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))

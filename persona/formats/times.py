@@ -5,7 +5,7 @@
 >>> normalise_time("2013-09-03 10:30:00+02:00")
 '2013-09-03T08:30:00+00:00'
 
-A date keeps the precision it came with: nothing of 2011 is said to be of the first of January.
+A date keeps its precision: 2011 does not become the first of January.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _MONTH_NAMES = (
 )
 _MONTHS = {name: number for number, names in enumerate(_MONTH_NAMES, start=1) for name in names.split()}
 
-_NOTHING = frozenset({"", "none", "null", "nan", "nat"})
-"""How a missing date looks after somebody's program has written it as a string."""
+_MISSING = frozenset({"", "none", "null", "nan", "nat"})
+"""What programs write for a missing date."""
 
 _RULE = "a time must be like '2011', '2013-09', '2013-09-03', '2013-09-03T10:30:00+02:00' or '08,August,2004'"
 
 
 def normalise_time(value: object) -> str | None:
-    """`value` as an ISO 8601 string, as precise as it came.
+    """`value` as an ISO 8601 string of the same precision.
 
     Args:
         value: a year as a number; a string (``2011``, ``2013-9``, ``2013-09-03``, a date and time with or
@@ -59,26 +59,26 @@ def normalise_time(value: object) -> str | None:
         and the word ``None`` (or ``null``, ``NaN``, ``NaT``), which stands in real LaMP-style files.
 
     Raises:
-        DataFormatError: if `value` is no date (``"yesterday"``) or none of the calendar (``"2013-13"``).
+        DataFormatError: if `value` is no date (``"yesterday"``) or not in the calendar (``"2013-13"``).
     """
     if value is None:
         return None
     if isinstance(value, str):
-        return _normalise_string(value.strip())
+        return _of_string(value.strip())
     if isinstance(value, datetime):
-        return _normalise_datetime(value)
+        return _of_datetime(value)
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a column of years with gaps: tables keep those as floats
     if isinstance(value, int) and not isinstance(value, bool):
-        return _normalise_string(str(value))
+        return _of_string(str(value))
     raise DataFormatError(f"{_RULE}, was: {value!r:.80} ({type(value).__name__})")
 
 
 @lru_cache(maxsize=4096)
-def _normalise_string(value: str) -> str | None:
-    if value.lower() in _NOTHING:
+def _of_string(value: str) -> str | None:
+    if value.lower() in _MISSING:
         return None
     try:
         if match := _DATE.fullmatch(value):
@@ -89,7 +89,7 @@ def _normalise_string(value: str) -> str | None:
         if match := _DATE_TIME.fullmatch(value):
             day, clock, offset = match.groups()
             moment = f"{day}T{clock.replace(',', '.')}{offset or ''}".upper()
-            return _normalise_datetime(datetime.fromisoformat(moment))
+            return _of_datetime(datetime.fromisoformat(moment))
         if (match := _NAMED_MONTH.fullmatch(value)) and match[2].lower() in _MONTHS:
             return date(int(match[3]), _MONTHS[match[2].lower()], int(match[1])).isoformat()
     except (ValueError, OverflowError) as error:
@@ -97,7 +97,7 @@ def _normalise_string(value: str) -> str | None:
     raise DataFormatError(f"{_RULE}, was: {value!r:.80}")
 
 
-def _normalise_datetime(value: datetime) -> str:
+def _of_datetime(value: datetime) -> str:
     if value.tzinfo is not None:
         value = value.astimezone(UTC)
     return value.isoformat(timespec="microseconds" if value.microsecond else "seconds")

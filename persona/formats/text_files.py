@@ -1,0 +1,173 @@
+"""UTF-8 text files, plain or gzipped, read a piece at a time: their lines, or the elements of a JSON array.
+
+LaMP's splits are arrays of up to some gigabytes, so `read_elements` never holds more than one element and a block of
+text. (`ijson` reads them as fast, but replaces lone surrogates without a word, and its memory grows with the square of
+the depth of a file that is broken.)
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from os import PathLike
+from typing import IO, TextIO, cast
+
+from persona.errors import DataFormatError, located
+
+BLOCK = 1 << 20
+"""Characters of a JSON array read at a time."""
+MAX_LINE = 1 << 26
+"""Longest line, in characters: a longer one is no line and would fill the memory."""
+MAX_ELEMENT = 1 << 28
+"""Longest element of an array, in characters."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder()
+_END = object()
+_TOO_DEEP = "the JSON is nested too deeply"
+
+
+@contextmanager
+def open_text(path: str | PathLike[str]) -> Iterator[TextIO]:
+    """The text of a file. The bytes decide whether it is gzipped, not its name; a byte order mark is dropped.
+
+    Raises:
+        DataFormatError: here and while reading, if the file is missing, a folder, unreadable, empty, not UTF-8, an
+            HTML page, or a gzip file that is broken or ends early.
+    """
+    try:
+        file: IO[bytes] = open(path, "rb")  # noqa: SIM115 (closed below)
+    except (OSError, ValueError) as error:
+        raise DataFormatError(f"the file cannot be read: {_reason(error)}", source=path) from None
+    try:
+        with file:
+            magic = file.read(len(_GZIP_MAGIC))
+            file.seek(0)
+            raw = cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if magic == _GZIP_MAGIC else file
+            with TextIOWrapper(raw, encoding="utf-8-sig", newline="\n") as text:
+                _check_beginning(text, path)
+                yield text
+    except UnicodeDecodeError as error:
+        byte = f"0x{error.object[error.start]:02x}"
+        raise DataFormatError(
+            f"the file must be UTF-8 text, byte {byte} is not: convert it, e.g. with iconv", source=path
+        ) from None
+    except EOFError:
+        raise DataFormatError("the gzip file ends early: download or copy it again", source=path) from None
+    except (zlib.error, gzip.BadGzipFile) as error:
+        raise DataFormatError(f"the gzip file is broken: {error}", source=path) from None
+    except OSError as error:
+        raise DataFormatError(f"the file cannot be read: {_reason(error)}", source=path) from None
+
+
+def read_lines(path: str | PathLike[str]) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, without their ends, with their numbers from 1. Only a line feed ends a line.
+
+    Raises:
+        DataFormatError: as `open_text`; and if a line is longer than `MAX_LINE`.
+    """
+    with open_text(path) as text:
+        number = 0
+        while line := text.readline(MAX_LINE):
+            number += 1
+            if len(line) == MAX_LINE:
+                message = f"a line must have less than {MAX_LINE} characters: is this JSON lines?"
+                raise DataFormatError(message, source=path, place=f"line {number}")
+            if not line.isspace():
+                yield number, line.rstrip("\r\n")
+
+
+def read_elements(path: str | PathLike[str], key: str) -> Iterator[object]:
+    """The elements of a JSON array: of ``[...]``, or of the array `key` in ``{"task": "LaMP_6", key: [...]}``.
+
+    Raises:
+        DataFormatError: as `open_text`; and if the file holds something else, is broken JSON or nested too deeply, or
+            an element is longer than `MAX_ELEMENT`.
+    """
+    with open_text(path) as text:
+        buffer = text.read(BLOCK)
+        opening = re.match(rf'\s*(\{{\s*("\w+"\s*:\s*"[^"\\]*"\s*,\s*)*"{key}"\s*:\s*)?\[', buffer)
+        if opening is None:
+            message = f"the file must be a JSON list or an object with a list `{key}`, begins with"
+            raise DataFormatError(f"{message} {buffer.lstrip()[:40]!r}", source=path)
+        at, index = opening.end(), 0
+        while True:
+            flaw = None
+            try:
+                element, end = _next_element(buffer, at, first=index == 0)
+            except RecursionError:
+                raise DataFormatError(_TOO_DEEP, source=path, place=f"element {index}") from None
+            except ValueError as error:
+                element, end, flaw = None, len(buffer), getattr(error, "msg", error)
+            # What is cut off at the end of the buffer looks broken or, if it is a number like 1e-5, like a shorter one.
+            if len(buffer) - end <= 2:
+                if len(buffer) - at > MAX_ELEMENT:
+                    flaw = f"an element must have at most {MAX_ELEMENT} characters"
+                elif more := text.read(max(BLOCK, len(buffer) - at)):  # doubled: no element is parsed often
+                    buffer, at = buffer[at:] + more, 0
+                    continue
+            if flaw is not None:
+                raise DataFormatError(f"broken JSON: {flaw}", source=path, place=f"element {index}")
+            if element is _END:
+                break
+            yield element
+            at, index = end, index + 1
+        rest = buffer[end:] + text.read()
+        with located(path, "after the list"):
+            parse_json(f'{{"": []{rest}' if opening[1] else f"[]{rest}")
+
+
+def parse_json(text: str) -> object:
+    """The value of a JSON text.
+
+    Raises:
+        DataFormatError: if it is broken or nested too deeply.
+    """
+    try:
+        return _DECODER.decode(text)
+    except ValueError as error:
+        raise DataFormatError(f"broken JSON: {error}") from None
+    except RecursionError:
+        raise DataFormatError(_TOO_DEEP) from None
+
+
+def _next_element(buffer: str, at: int, *, first: bool) -> tuple[object, int]:
+    """The element behind `at` and where it ends; `_END` for the bracket that ends the array."""
+    at = _skip_blanks(buffer, at)
+    if buffer[at : at + 1] == "]":
+        return _END, at + 1
+    if not first:
+        if buffer[at : at + 1] != ",":
+            raise json.JSONDecodeError("Expecting ',' delimiter", buffer, at)
+        at = _skip_blanks(buffer, at + 1)
+    return _DECODER.raw_decode(buffer, at)
+
+
+def _skip_blanks(buffer: str, at: int) -> int:
+    blanks = _BLANKS.match(buffer, at)
+    return at if blanks is None else blanks.end()
+
+
+def _check_beginning(text: TextIO, path: str | PathLike[str]) -> None:
+    while (beginning := text.read(1000)) and beginning.isspace():
+        pass
+    if not beginning:
+        raise DataFormatError("the file is empty", source=path)
+    if beginning.lstrip().startswith("<"):
+        raise DataFormatError(
+            "the file is an HTML page: the download went wrong (LaMP's server answers a wrong path with a page and "
+            "status 200); download it again",
+            source=path,
+        )
+    text.seek(0)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """The system's words, without number and path."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

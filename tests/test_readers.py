@@ -299,7 +299,9 @@ def test_a_dataset_is_loaded_by_its_name(tmp_path: Path, monkeypatch: pytest.Mon
     for split in ("", ":dev"):
         with pytest.raises(InvalidOptionError, match=r"by split, as in .*:train: it has train, test"):
             read_records(f"hub:{folder}{split}")
-    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]  # no copy
+    assert not [
+        path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"
+    ]  # no copy
     with pytest.raises(DataFormatError, match=r"the dataset cannot be loaded: .*nowhere"):
         read_records(f"hub:{tmp_path / 'nowhere'}")
 

@@ -1,4 +1,4 @@
-"""Writing a file so that a reader finds the old one or the new one, never half of it."""
+"""Atomic writing: a reader finds the old file or the new one, never half of it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, to be written in the block; after it, it is put in the place of `path`.
+    """A temporary file beside `path`, to be written in the block; at its end it replaces `path`.
 
-    If the block raises, `path` is as it was and the temporary file is gone.
+    If the block raises, `path` is unchanged and the temporary file is removed.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -31,17 +31,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) to a temporary file beside `path` and put it in its place.
+    """Write `text` (UTF-8) to `path`, atomically.
 
     Raises:
-        OSError: if the folder cannot be written; `path` is then as it was.
+        OSError: if the folder cannot be written; `path` is then unchanged.
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def make_ordinary(path: Path) -> None:
-    """Give a file the mode that new files have; `mkstemp`, and safetensors, make it their owner's alone."""
+    """Give a file the mode of new files; `mkstemp` and safetensors create files that only their owner can read."""
     path.chmod(0o666 & ~_umask())
 
 

@@ -1,4 +1,4 @@
-"""Defaults that a user may set once, in the environment or in a `.env` file: `PERSONA_STORE`, `PERSONA_LLM`, ..."""
+"""Defaults from the environment or a `.env` file: `PERSONA_STORE`, `PERSONA_LLM`, ..."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SQLITE = "sqlite:///"
 
 
 class Settings(BaseSettings):
-    """What the command line and `personalize` use where nothing is said.
+    """What the command line and `personalize` use by default.
 
     Attributes:
         store: database URL, `sqlite:///file.db` or `postgresql+psycopg://user@host/name`.
@@ -38,8 +38,8 @@ def open_store(url: str | None = None, *, create: bool = False) -> ProfileStore:
 
     Args:
         url: database URL; None takes the setting.
-        create: make an SQLite file that does not exist. Reading commands leave this off, so that a mistyped path is
-            an error and not an empty store.
+        create: create an SQLite file that does not exist. Reading commands leave this off: a mistyped path is an error,
+            not an empty store.
 
     Raises:
         StoreError: if the file is missing and `create` is off, or the database cannot be opened.
@@ -51,6 +51,6 @@ def open_store(url: str | None = None, *, create: bool = False) -> ProfileStore:
         path = Path(url.removeprefix(_SQLITE).split("?")[0])
         if str(path) != ":memory:" and not path.exists():
             raise StoreError(
-                f"there is no store at {path}: make one with `persona ingest FILE`, or name another with --store"
+                f"there is no store at {path}: create one with `persona ingest FILE`, or name another with --store"
             )
     return ProfileStore(url)

@@ -282,7 +282,7 @@ def test_a_tasks_prompt_has_its_records_sought_and_worded_as_the_task_does(tmp_p
 
 
 def test_personalize_says_that_there_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"there is no store at .*none\.db: make one with `persona ingest FILE`"):
+    with pytest.raises(StoreError, match=r"there is no store at .*none\.db: create one with `persona ingest FILE`"):
         personalize(str.upper, "ana", "Hello.", store=f"sqlite:///{tmp_path / 'none.db'}")
     assert not (tmp_path / "none.db").exists()
 

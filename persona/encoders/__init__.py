@@ -1,1 +1,1 @@
-"""Record encoders: texts, and what users wrote, as vectors."""
+"""Record encoders: texts, and how they are written, as vectors."""

@@ -1,4 +1,4 @@
-"""Embeds the records of all users whose vectors are missing or lag behind: `persona embed-users`.
+"""Embeds the records of all users whose vectors are missing or stale: `persona embed-users`.
 
 >>> from persona import ProfileStore, Record, load_encoder
 >>> store = ProfileStore("sqlite:///persona.db")
@@ -8,13 +8,12 @@
 >>> embed_users(store, load_encoder("hashing")).embedded
 0
 
-Users are taken in the order of the store, in chunks of some thousand new records. The texts of a chunk are encoded
-together, equal ones once, and all its users are written in one transaction.
+Users are processed in the order of the store, in chunks of about a thousand new records. The texts of a chunk are
+encoded together, equal ones once, and all its users are written in one transaction.
 
-**Killed at any moment, it resumes to the same store.** What a chunk holds is decided by its own users alone: those that
-come next until there are enough new records. So when the chunks before are done, however often that was interrupted,
-the next one holds the same texts as in an undisturbed run; the encoder is handed the same list and gives the same
-numbers, to the last bit.
+**Killed at any moment, it resumes to the same store.** A chunk is the next users until there are enough new records, so
+it depends on nothing but its own users. However often the chunks before it were interrupted, it holds the same texts as
+in an undisturbed run: the encoder gets the same list and gives the same numbers, to the last bit.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
 
 CHUNK_RECORDS = 1024
-"""Default number of new records in a chunk: what a kill can cost, some seconds to half a minute on a CPU. More would
-hardly help: they are enough to make batches of texts of one length."""
+"""Default number of new records in a chunk: the work that a kill can cost, some seconds to half a minute on a CPU. More
+hardly helps: they are enough for batches of texts of similar length."""
 
 _MOST_ROWS = 2**16
-"""Vectors that a chunk holds at most, new and old, a last user aside: where each user has one new record among many."""
+"""Most vectors in a chunk, new and old, its last user not counted: for users with one new record among many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +48,14 @@ class EmbedReport:
 
     Attributes:
         users: users whose vectors were written.
-        records: records of the users that were gone through: `embedded` + `duplicates` + `reused`.
-        embedded: texts that the encoder was given.
-        duplicates: new or changed records whose text another one in the same chunk has, too.
-        reused: records whose vectors were there and up to date.
-        passed_over: users who were forgotten or changed while they were being embedded. The next run sees to those who
+        records: records of the processed users: `embedded` + `duplicates` + `reused`.
+        embedded: texts that were encoded.
+        duplicates: new or changed records whose text another one in the same chunk has.
+        reused: records whose vectors were up to date.
+        passed_over: users who were forgotten or changed while they were being embedded. The next run embeds those who
             are still there.
-        seconds: how long it took.
-        fingerprint: what the vectors are stored under; see `vector_fingerprint`.
+        seconds: duration.
+        fingerprint: the key that the vectors are stored under (`vector_fingerprint`).
     """
 
     users: int
@@ -79,15 +78,15 @@ def embed_users(
 ) -> EmbedReport:
     """Give every user of `store` a vector for each record.
 
-    Only users with new, changed or deleted records are gone through, and only new and changed records are encoded. May
-    be interrupted at any moment, and run beside other writers: a user who is forgotten meanwhile stays forgotten.
+    Only users with new, changed or deleted records are processed, and only new and changed records are encoded. May be
+    interrupted at any moment, and run beside other writers: a user who is forgotten meanwhile stays forgotten.
 
     Args:
-        store: holds the records and gets the vectors.
-        encoder: its options say how large batches are and how many it encodes at a time.
+        store: holds the records, and the vectors are written to it.
+        encoder: its options set the size and number of batches.
         view: what of a record is encoded (`Record.view`).
         chunk_records: new records in a chunk, at least 1; the last user of a chunk may bring more.
-        progress: called after each chunk with the users done, all users to be done, and the records done.
+        progress: called after each chunk with the users done, the users in total, and the records done.
 
     Raises:
         InvalidOptionError: if `view` or `chunk_records` is out of range.
@@ -98,16 +97,16 @@ def embed_users(
         raise InvalidOptionError(f"an encoder must be made with `persona.load_encoder`, was: {encoder!r:.80}")
     if chunk_records < 1:
         raise InvalidOptionError(f"`chunk_records` must be at least 1, was: {chunk_records}")
-    begun = time.perf_counter()
+    start = time.perf_counter()
     fingerprint = vector_fingerprint(encoder, view)
     total = sum(1 for _ in store.stale_users(fingerprint))
     users = written = records = embedded = new = 0
     for chunk in _chunks(store, fingerprint, chunk_records):
         texts = dict.fromkeys(text for work in chunk.users for text in work.new_texts(view))
-        places = {text: place for place, text in enumerate(texts)}
-        # Nothing to encode is not handed over as an empty list, which would load the model.
+        rows = {text: row for row, text in enumerate(texts)}
+        # An empty list would load the model.
         encoded = encoder.encode(list(texts)).astype(np.float16) if texts else None  # (texts, dim)
-        written += store.put_vectors(work.finish(fingerprint, view, places, encoded) for work in chunk.users)
+        written += store.put_vectors(work.finish(fingerprint, view, rows, encoded) for work in chunk.users)
         users += len(chunk.users)
         records += chunk.records
         embedded += len(texts)
@@ -121,19 +120,19 @@ def embed_users(
         duplicates=new - embedded,
         reused=records - new,
         passed_over=users - written,
-        seconds=time.perf_counter() - begun,
+        seconds=time.perf_counter() - start,
         fingerprint=fingerprint,
     )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _UserWork:
-    """What is to be done for one user.
+    """The work for one user.
 
     Attributes:
         profile: the records as they are now.
         hashes: their content hashes.
-        before: the vectors that are there, if any.
+        before: the stored vectors, if any.
         rows_before: for each record its row in `before`, -1 if it has to be encoded.  # (records,)
     """
 
@@ -147,25 +146,24 @@ class _UserWork:
         names = zip(before.record_ids, before.hashes, strict=True) if before is not None else ()
         rows = {name: row for row, name in enumerate(names)}
         hashes = tuple(record.content_hash for record in profile)
-        found = [rows.get((record.id, content), -1) for record, content in zip(profile, hashes, strict=True)]
-        return cls(profile, hashes, before, np.array(found, np.intp))
+        rows_before = [rows.get((record.id, content), -1) for record, content in zip(profile, hashes, strict=True)]
+        return cls(profile, hashes, before, np.array(rows_before, np.intp))
 
     def new_texts(self, view: str) -> list[str]:
         return [self.profile[row].view(view) for row in np.flatnonzero(self.rows_before < 0).tolist()]
 
     def finish(
-        self, fingerprint: str, view: str, places: Mapping[str, int], encoded: NDArray[np.float16] | None
+        self, fingerprint: str, view: str, rows: Mapping[str, int], encoded: NDArray[np.float16] | None
     ) -> UserVectors:
-        """The user's vectors, new ones taken from the rows of `encoded` that `places` names."""
+        """The user's vectors; new ones are the rows of `encoded` that `rows` gives for their texts."""
         new = self.rows_before < 0
-        sources = [
-            rows for rows in (encoded, self.before.matrix if self.before is not None else None) if rows is not None
-        ]
+        old = self.before.matrix if self.before is not None else None
+        sources = [vectors for vectors in (encoded, old) if vectors is not None]
         matrix = np.empty((len(new), sources[0].shape[1]), np.float16)  # (records, dim)
         if encoded is not None:
-            matrix[new] = encoded[np.array([places[text] for text in self.new_texts(view)], np.intp)]
-        if self.before is not None:
-            matrix[~new] = self.before.matrix[self.rows_before[~new]]
+            matrix[new] = encoded[np.array([rows[text] for text in self.new_texts(view)], np.intp)]
+        if old is not None:
+            matrix[~new] = old[self.rows_before[~new]]
         return UserVectors(
             self.profile.user_id,
             fingerprint,
@@ -191,7 +189,7 @@ class _Chunk:
 
 
 def _chunks(store: ProfileStore, fingerprint: str, size: int) -> Iterator[_Chunk]:
-    """All users to be done. Where a chunk ends depends on its own users only: see the module."""
+    """All stale users in chunks; where a chunk ends depends on its own users only."""
     chunk = _Chunk()
     for user_id in store.stale_users(fingerprint):
         profile = store.profile(user_id)

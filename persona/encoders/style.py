@@ -1,7 +1,7 @@
-"""How a text is written, as numbers: what a sentence encoder throws away.
+"""How a text is written, as numbers: what a sentence encoder discards.
 
 An encoder maps "Mayor opens bridge!" and "the mayor opens the bridge" to nearly the same vector. A user's casing,
-punctuation, length and little words are habits all the same, and here they are kept.
+punctuation, length and function words are habits too; these numbers describe them.
 
 >>> style = style_vector("How Mayor Opens Bridge, Good Grief!")
 >>> style.shape == (STYLE_DIM,), float(style[STYLE_NAMES.index("ends with !")])
@@ -25,7 +25,7 @@ _FUNCTION_WORDS = (
     *("not", "no", "is", "are", "was", "be", "have", "has", "do", "will", "can", "how", "why", "what", "when", "who"),
     *("so", "just", "very", "more", "all", "if", "than", "up", "out", "about"),
 )
-_FUNCTION_PLACE = {word: place for place, word in enumerate(_FUNCTION_WORDS)}
+_FUNCTION_INDEX = {word: index for index, word in enumerate(_FUNCTION_WORDS)}
 
 STYLE_NAMES = (
     *("characters", "words", "mean word length", "letters in capitals", "words with a capital", "words in capitals"),
@@ -35,7 +35,7 @@ STYLE_NAMES = (
     *(f"says {word}" for word in _FUNCTION_WORDS),
     *(f"starts with {word}" for word in _FUNCTION_WORDS),
 )
-"""What each number of a style vector stands for."""
+"""The meaning of each number of a style vector."""
 
 STYLE_DIM = len(STYLE_NAMES)
 
@@ -43,8 +43,8 @@ STYLE_DIM = len(STYLE_NAMES)
 def style_vector(text: str) -> NDArray[np.float32]:
     """The style of `text`, float32, each number about 0 to 1; an empty text is all zeros.  # (STYLE_DIM,)
 
-    Lengths are logarithms over a tenth of their usual range; shares are of letters or words; a mark and a function word
-    count by how often they stand among ten words, at most 1.
+    Lengths are logarithms over a tenth of their usual range; shares are of letters or words; marks and function words
+    are counts per ten words, at most 1.
     """
     style = np.zeros(STYLE_DIM, np.float32)
     stripped = text.strip()
@@ -66,16 +66,16 @@ def style_vector(text: str) -> NDArray[np.float32]:
         float("\n" in stripped),
         1 - len(set(lower)) / n_words,
     )
-    place = 10
+    column = 10
     for mark in _MARKS:
-        style[place] = min(1.0, 10 * stripped.count(mark) / n_words)
-        place += 1
+        style[column] = min(1.0, 10 * stripped.count(mark) / n_words)
+        column += 1
     for end in _ENDS:
-        style[place] = float(stripped.endswith(end))
-        place += 1
+        style[column] = float(stripped.endswith(end))
+        column += 1
     for word in lower:
-        if (found := _FUNCTION_PLACE.get(word)) is not None:
-            style[place + found] = min(1.0, style[place + found] + 10 / n_words)
-    if lower and (found := _FUNCTION_PLACE.get(lower[0])) is not None:
-        style[place + len(_FUNCTION_WORDS) + found] = 1.0
+        if (index := _FUNCTION_INDEX.get(word)) is not None:
+            style[column + index] = min(1.0, style[column + index] + 10 / n_words)
+    if lower and (index := _FUNCTION_INDEX.get(lower[0])) is not None:
+        style[column + len(_FUNCTION_WORDS) + index] = 1.0
     return style

@@ -1,4 +1,4 @@
-"""Tokenized texts and the batches in which a sentence-transformers model gets them.
+"""Tokenized texts, and the batches that a sentence-transformers model gets.
 
 >>> [batch.tolist() for batch in plan_batches([3, 9, 8, 3], budget=18)]
 [[1, 2], [0, 3]]
@@ -16,29 +16,29 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 _GROUP = 256
-"""Texts that are tokenized in one call: enough for the tokenizer's threads, few enough to be padded together."""
+"""Texts that are tokenized in one call: enough for the tokenizer's threads, few enough to pad together."""
 
 _CHARACTERS_PER_TOKEN = 4
 _NAMES = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 
 
 class TokenizedTexts(Protocol):
-    """Texts that can be cut into batches.
+    """Texts that can be split into batches.
 
     Attributes:
-        lengths: tokens of each text, special ones included; an estimate where only the model can tell.
+        lengths: tokens of each text, special ones included; an estimate where only the model knows.
     """
 
     @property
     def lengths(self) -> Sequence[int]: ...
 
     def features(self, rows: NDArray[np.intp]) -> dict[str, Any]:
-        """What the model's first module takes, for the texts in these places."""
+        """The input of the model's first module, for the texts in these rows."""
         ...
 
 
 def plan_batches(lengths: Sequence[int], budget: int) -> list[NDArray[np.intp]]:
-    """Places of texts, batch by batch: the longest texts first, equal ones in their order.
+    """Rows of texts, batch by batch: the longest texts first, equal ones in their order.
 
     A batch holds as many texts as fit: their number times the longest of them is at most `budget`, and at most an
     eighth of the budget is padding. A text that is longer than the budget is a batch of its own.
@@ -46,12 +46,12 @@ def plan_batches(lengths: Sequence[int], budget: int) -> list[NDArray[np.intp]]:
     order = np.argsort(-np.asarray(lengths, dtype=np.intp), kind="stable")
     batches = []
     start = padding = 0
-    for place, text in enumerate(order):
+    for end, row in enumerate(order):
         longest = lengths[order[start]]
-        padding += longest - lengths[text]
-        if place > start and ((place + 1 - start) * longest > budget or padding > budget // 8):
-            batches.append(order[start:place])
-            start, padding = place, 0
+        padding += longest - lengths[row]
+        if end > start and ((end + 1 - start) * longest > budget or padding > budget // 8):
+            batches.append(order[start:end])
+            start, padding = end, 0
     if len(order):
         batches.append(order[start:])
     return batches
@@ -78,7 +78,7 @@ class _TokenRows:
 
     @classmethod
     def of(cls, model: SentenceTransformer, texts: Sequence[str], prompt: str | None) -> _TokenRows | None:
-        """None if the model takes anything else than padded rows of tokens and a mask."""
+        """The texts as rows; None if the model takes anything but padded rows of tokens and a mask."""
         tokenizer = getattr(model, "tokenizer", None)
         pad_id, side = getattr(tokenizer, "pad_token_id", None), getattr(tokenizer, "padding_side", None)
         if pad_id is None or side is None:
@@ -90,23 +90,23 @@ class _TokenRows:
         }
         rows: list[dict[str, Tensor]] = [{}] * len(texts)
         others: dict[str, Any] = {}
-        # Neighbours in length are tokenized together, so that little padding is made only to be cut off again.
-        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        # Texts of similar length are tokenized together, so that little padding is made and removed again.
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         for start in range(0, len(order), _GROUP):
             group = order[start : start + _GROUP]
-            features = dict(model.preprocess([texts[place] for place in group], prompt=prompt))
+            features = dict(model.preprocess([texts[row] for row in group], prompt=prompt))
             tensors = {name: features.pop(name) for name in list(features) if isinstance(features[name], Tensor)}
             mask = tensors.get("attention_mask")
             if (
                 mask is None
                 or not _NAMES.issuperset(tensors)
-                or any(one.shape != mask.shape for one in tensors.values())
+                or any(tensor.shape != mask.shape for tensor in tensors.values())
             ):
                 return None
             others = features
-            for place, length, *cells in zip(group, mask.sum(1).tolist(), *tensors.values(), strict=True):
-                kept = slice(max(1, length)) if side == "right" else slice(-max(1, length), None)
-                rows[place] = {name: cell[kept] for name, cell in zip(tensors, cells, strict=True)}
+            for row, length, *cells in zip(group, mask.sum(1).tolist(), *tensors.values(), strict=True):
+                unpadded = slice(max(1, length)) if side == "right" else slice(-max(1, length), None)
+                rows[row] = {name: cell[unpadded] for name, cell in zip(tensors, cells, strict=True)}
         return cls(rows, others, padding, side)
 
     def features(self, rows: NDArray[np.intp]) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class _TokenRows:
 
 
 class _Untokenized:
-    """Texts of a model with an input of its own kind (static embeddings, flattened rows): tokenized batch by batch."""
+    """Texts of a model with another input (static embeddings, flattened rows), tokenized batch by batch."""
 
     def __init__(self, model: SentenceTransformer, texts: Sequence[str], prompt: str | None) -> None:
         longest = getattr(model, "max_seq_length", None) or max(map(len, texts), default=1)
@@ -133,5 +133,5 @@ class _Untokenized:
 
 
 def _without_surrogates(text: str) -> str:
-    """Half a character, as broken JSON leaves it in a query, becomes a question mark: tokenizers refuse the text."""
+    """`text` with question marks for lone surrogates, as broken JSON leaves them: tokenizers refuse those."""
     return text if text.isascii() else text.encode(errors="replace").decode()

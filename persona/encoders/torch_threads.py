@@ -1,9 +1,9 @@
-"""Several batches at a time, each computed by one thread.
+"""Several batches at the same time, each computed by one thread.
 
-torch gives one batch to all cores and makes them wait for one another after every operation. Where batches are many and
-small it is faster to give each core a batch of its own: nothing waits, all of a batch's operations run on the core (not
-only those that torch splits), and a core that other programs use holds up nobody. The numbers of a batch then depend
-neither on the number of cores nor on that of workers.
+torch splits one batch over all cores, which wait for one another after every operation. With many small batches it is
+faster to give each core its own batch: nothing waits, all operations of a batch run in parallel to other batches (not
+only those that torch splits), and a core that other programs use delays only its own batch. The numbers of a batch then
+depend neither on the number of cores nor on that of workers.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _SETTING_UP = threading.Lock()
 
 @contextmanager
 def one_thread_workers(count: int) -> Iterator[Executor]:
-    """Workers in whose calls torch uses one thread; what waits when an error or Ctrl-C leaves the block is cancelled.
+    """Workers in which torch uses one thread; pending calls are cancelled when an error or Ctrl-C leaves the block.
 
     Args:
-        count: how many, at least 1.
+        count: number of workers, at least 1.
     """
     workers = ThreadPoolExecutor(count, thread_name_prefix="persona-encoder")
     try:
@@ -34,7 +34,7 @@ def one_thread_workers(count: int) -> Iterator[Executor]:
                 for setting in [workers.submit(_use_one_thread, ready) for _ in range(count)]:
                     setting.result()
             finally:
-                # A worker's call also sets the number that threads start with which use torch for the first time later.
+                # A worker's call also changes the default of threads that use torch for the first time later.
                 torch.set_num_threads(own)
         yield workers
     finally:
@@ -42,6 +42,6 @@ def one_thread_workers(count: int) -> Iterator[Executor]:
 
 
 def _use_one_thread(ready: threading.Barrier) -> None:
-    torch.get_num_threads()  # The first question sets a thread's number to the common one: it must not come later.
+    torch.get_num_threads()  # the first call resets a thread's number to the common one
     torch.set_num_threads(1)
     ready.wait()

@@ -1,11 +1,11 @@
-"""Vectors of users that somebody already has, e.g. a recommender's, read from the files that others write.
+"""Existing vectors of users, e.g. a recommender's, read from files.
 
     users.parquet    columns user_id (string) and vector (list of numbers)
-    users.npy        floats, (users, dim), and beside it users.ids.jsonl: the user ids in the order of the rows, a JSON
-                     string a line
+    users.npy        floats, (users, dim), and beside it users.ids.jsonl: the user ids in the order of the rows, one
+                     JSON string per line
 
-`persona.encoders.export` writes both. The files stay their owner's: nothing of them is copied into a store, and a matrix
-in ``.npy`` is mapped, not loaded.
+`persona.encoders.export` writes both. Nothing of the files is copied into a store, and a matrix in ``.npy`` is mapped
+into memory, not loaded.
 
 >>> np.save("users.npy", np.array([[0.25, 0.5]], dtype=np.float32))
 >>> size = Path("users.ids.jsonl").write_text('"critic-7"\\n')
@@ -29,19 +29,19 @@ _CHECKED_AT_ONCE = 65536
 
 
 class UserVectorFile:
-    """See the module.
+    """A file with one vector for each user.
 
     Args:
         path: a ``.parquet`` file, or a ``.npy`` file with its ``.ids.jsonl``.
 
     Attributes:
         dim: length of a vector.
-        fingerprint: names the vectors: what the Parquet file says of itself (``persona.fingerprint``), else their
-            length. Files of one fingerprint are of one kind: tomorrow's export takes the place of today's.
+        fingerprint: names the vectors: the Parquet file's metadata (``persona.fingerprint``), else their length. Files
+            with the same fingerprint are interchangeable: a newer export replaces an older one.
 
     Raises:
-        DataFormatError: if the files are none of these, do not fit together, name a user twice, or hold a number that
-            is not finite or beyond float16's range.
+        DataFormatError: if the files are of another format, do not fit together, name a user twice, or hold a number
+            that is not finite or beyond float16's range.
         OSError: if a file cannot be opened.
     """
 
@@ -52,13 +52,13 @@ class UserVectorFile:
                 "there is no such file of user vectors: `persona embed-users --export` makes one", source=path
             )
         if path.suffix == ".npy":
-            names, self._matrix, told = *_read_npy(path), None
+            names, self._matrix, fingerprint = *_read_npy(path), None
         elif path.suffix == ".parquet":
-            names, self._matrix, told = _read_parquet(path)
+            names, self._matrix, fingerprint = _read_parquet(path)
         else:
             raise DataFormatError("user vectors are read from a .parquet or .npy file", source=path)
         if not len(self._matrix) or not self._matrix.shape[1]:
-            raise DataFormatError("user vectors must be of at least one user, and hold numbers", source=path)
+            raise DataFormatError("user vectors must have at least one user and one dimension", source=path)
         self._rows: dict[str, int] = {}
         for row, name in enumerate(names):
             try:
@@ -66,7 +66,7 @@ class UserVectorFile:
             except InvalidUserIdError as error:
                 raise DataFormatError(str(error), source=path, place=f"row {row}") from error
             if self._rows.setdefault(name, row) != row:
-                raise DataFormatError(f"a user must stand once: {name!r:.80}", source=path, place=f"row {row}")
+                raise DataFormatError(f"each user may appear once: {name!r:.80}", source=path, place=f"row {row}")
         for start in range(0, len(self._matrix), _CHECKED_AT_ONCE):
             wrong = ~(np.abs(self._matrix[start : start + _CHECKED_AT_ONCE]) <= _LARGEST).all(axis=1)
             if wrong.any():
@@ -76,7 +76,7 @@ class UserVectorFile:
                     place=f"row {start + int(wrong.argmax())}",
                 )
         self.dim = int(self._matrix.shape[1])
-        self.fingerprint = told or f"user-vectors:{self.dim}"
+        self.fingerprint = fingerprint or f"user-vectors:{self.dim}"
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -99,8 +99,8 @@ def _read_npy(path: Path) -> tuple[list[str], NDArray[np.floating]]:
         )
     if not beside.is_file():
         raise DataFormatError(
-            f"whose vectors these are must stand beside them in {beside.name}, a user id as a JSON string a line, and "
-            "there is no such file: export them again",
+            f"the user ids must be in {beside.name} beside it, one JSON string per line, and there is no such file: "
+            "export the vectors again",
             source=path,
         )
     names = []
@@ -139,5 +139,6 @@ def _read_parquet(path: Path) -> tuple[list[str], NDArray[np.floating], str | No
     except (pa.ArrowInvalid, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataFormatError(f"not a Parquet file with columns user_id and vector: {reason}", source=path) from error
-    told = (table.schema.metadata or {}).get(b"persona.fingerprint")
-    return table["user_id"].to_pylist(), matrix, None if told is None else told.decode("utf-8", "replace")
+    fingerprint = (table.schema.metadata or {}).get(b"persona.fingerprint")
+    names = table["user_id"].to_pylist()
+    return names, matrix, None if fingerprint is None else fingerprint.decode("utf-8", "replace")

@@ -190,7 +190,7 @@ def test_eval_score_prints_the_official_values(run: Run, tmp_path: Path) -> None
 
 ERRORS = {
     ("ingest", "none.jsonl"): "none.jsonl",
-    ("retrieve", "mara", "film"): "there is no store at persona.db: make one with `persona ingest FILE`",
+    ("retrieve", "mara", "film"): "there is no store at persona.db: create one with `persona ingest FILE`",
     ("embed-users",): "there is no store at persona.db",
     ("ask", "mara", "Hello."): "there is no store at persona.db",
     ("eval", "lamp", "nowhere", "--llm", "none"): "nowhere",

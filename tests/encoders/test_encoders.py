@@ -462,9 +462,9 @@ def _use(folder: Path) -> None:
     ("name", "message"),
     [
         ("no/such/folder", "there is no folder no/such/folder"),
-        ("no such model", "can be no hub id"),
-        ("nobody-there/no-such-model", "the hub model nobody-there/no-such-model cannot be had"),
-        ("no-such-model", "the hub model sentence-transformers/no-such-model cannot be had"),
+        ("no such model", "it is no hub id"),
+        ("nobody-there/no-such-model", "the hub model nobody-there/no-such-model cannot be downloaded"),
+        ("no-such-model", "the hub model sentence-transformers/no-such-model cannot be downloaded"),
         ("", "must not be empty"),
     ],
 )

@@ -49,8 +49,9 @@ from persona.llm.load import load_llm
 from persona.protocols import GenerationOptions, Request
 from persona.retrievers import LampBM25Retriever
 from persona.soft_prompts.channel import soft_prompts
+from persona.soft_prompts.config import PAPER_TOKENS, UserEmbedderConfig
 from persona.soft_prompts.copying import FEATURES, Copying
-from persona.soft_prompts.embedder import UserEmbedder, UserEmbedderConfig
+from persona.soft_prompts.embedder import UserEmbedder
 from persona.soft_prompts.histories import History
 
 RECORDS, SLOTS, BATCH = 185, 512, 8
@@ -108,7 +109,8 @@ def recipe_step(model: Any) -> Callable[[], None]:
 
 def persona_step(model: Any, mode: str) -> Callable[[], None]:
     """The same questions through the user embedder."""
-    embedder = UserEmbedder(UserEmbedderConfig(ENCODER_DIM, model.config.d_model, mode=mode))  # type: ignore[arg-type]
+    shape = {"n_tokens": PAPER_TOKENS} if mode == "persona-plug" else {}
+    embedder = UserEmbedder(UserEmbedderConfig(ENCODER_DIM, model.config.d_model, mode=mode, **shape))  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(embedder.parameters(), lr=1e-4)
     keys = torch.randn(BATCH, RECORDS, ENCODER_DIM)
     values = torch.randn(BATCH, RECORDS, embedder.config.value_dim)

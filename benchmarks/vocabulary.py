@@ -25,7 +25,8 @@ from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from persona.protocols import GenerationOptions, PersonalContext, Request
 from persona.readers import read_split
-from persona.soft_prompts.vocabulary import TokenBackground, VocabularyChannel
+from persona.soft_prompts.copying import TokenBackground
+from persona.soft_prompts.vocabulary import VocabularyChannel
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from persona.assembly import RetrieverOptions, make_retrievers, needs_encoder
+from persona.channels import check_way
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, Adapters, UserAdapters, check_llm
 from persona.eval.lamp_config import (
@@ -36,7 +37,7 @@ from persona.eval.soft_prompts import SoftPrompts, UserEmbedders
 from persona.eval.summary_rows import SUMMARY_METHODS, summary_rows
 from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import LampSplit, Question
-from persona.protocols import SOFT_PROMPT, LanguageModel, Lifts, Request, Retriever
+from persona.protocols import LIFTS, SOFT_PROMPT, LanguageModel, Lifts, Request, Retriever
 from persona.protocols import BuiltPrompt as LampPrompt
 from persona.records import Profile
 
@@ -355,9 +356,12 @@ class _Lifts:
     """What is lifted of each user's words. What is common to everybody is read from all histories of `background`."""
 
     def __init__(self, background: LampSplit, llm: LanguageModel, config: LampConfig) -> None:
-        from persona.soft_prompts.vocabulary import TokenBackground, VocabularyChannel, check_lifting
+        from persona.soft_prompts.copying import TokenBackground
+        from persona.soft_prompts.vocabulary import VocabularyChannel
 
-        common = TokenBackground.from_profiles(check_lifting(llm), (one.profile for one in background.questions))
+        check_way(llm, LIFTS, "lifted words")
+        model = cast("TransformersLM", llm)  # the only kind that takes lifts
+        common = TokenBackground.from_profiles(model, (one.profile for one in background.questions))
         self._channel = VocabularyChannel(llm, common, config.vocabulary)
         self._known: dict[int, Mapping[int, float] | None] = {}
 

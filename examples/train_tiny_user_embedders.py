@@ -1,10 +1,10 @@
-"""Train the user embedders that come with `tiny`, one for each task of the generated world.
+"""Train the user embedders that persona carries beside `tiny`, one for each task of the generated world.
 
     python examples/train_tiny_user_embedders.py --out persona/tiny/user_embedders
 
-About ten minutes for each task on one CPU core. They are trained on 1,000 users of the world's ``train`` split (seed 0);
-the best step is chosen on a fifth of these, and nobody of ``dev`` or ``test`` is seen. Weights are stored in float16, half
-the bytes.
+That takes about ten minutes a task on one CPU core.
+They are trained on 1,000 users of the world's ``train`` split (seed 0), the best step is chosen on a fifth of these,
+and nobody of ``dev`` or ``test`` is seen. Weights are kept in float16, half the bytes.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from safetensors.torch import load_file, save_file
 
-from persona import UserEmbedder, load_encoder, load_llm
+from persona import load_encoder, load_llm
 from persona.assembly import RetrieverOptions, make_retriever
 from persona.eval.world.world import WORLD_TASKS, World
 from persona.llm.transformers import TransformersLM
 from persona.readers import read_split
-from persona.soft_prompts.examples import UserEmbedderTraining
 from persona.soft_prompts.histories import HistoryReader
-from persona.soft_prompts.instruction import InstructionWords
-from persona.soft_prompts.training import train_user_embedder
+from persona.soft_prompts.training.loop import TrainingProgress
+from persona.soft_prompts.training.options import UserEmbedderTraining
+from persona.soft_prompts.training.user_embedder import new_user_embedder, train_user_embedder
 
 RECORDS = 20
 LEARNING_RATES = {"LaMP_2": 1e-3, "LaMP_3": 1e-3, "LaMP_4": 2e-3}
@@ -43,25 +43,24 @@ def main() -> None:
         for task in WORLD_TASKS:
             World(0).write_lamp(Path(folder) / task, task, {"train": options.users}, RECORDS)
             split = read_split(Path(folder) / task, "train")
-            words = InstructionWords.of(split, llm, encoder)
-            embedder = UserEmbedder.for_llm(
-                llm, encoder_dim=encoder.dim, encoder=encoder.fingerprint, seed=options.seed, words=words, copies=True
+            training = UserEmbedderTraining(
+                steps=options.steps, learning_rate=LEARNING_RATES[task], seed=options.seed, patience=6
             )
-            bar = bars.add_task(task, total=options.steps)
+            embedder = new_user_embedder(llm, split, encoder, seed=options.seed)
+            bar = bars.add_task(task)
+
+            def show(progress: TrainingProgress, bar: TaskID = bar, task: str = task) -> None:
+                bars.update(bar, description=f"{task}, {progress.stage}", completed=progress.done, total=progress.total)
+
             report = train_user_embedder(
                 embedder,
                 split,
                 llm,
                 HistoryReader(embedder.config, encoder),
-                UserEmbedderTraining(
-                    steps=options.steps, learning_rate=LEARNING_RATES[task], seed=options.seed, patience=6
-                ),
+                training,
                 out=options.out / task,
                 retriever=make_retriever("bm25-lamp", RetrieverOptions(view=split.task.view)),
-                progress=lambda done, total, loss, best, bar=bar: bars.update(bar, completed=done),  # type: ignore[misc]
-                new_user_progress=lambda done, total, loss, best, bar=bar: bars.update(  # type: ignore[misc]
-                    bar, completed=options.steps + done, total=options.steps + total
-                ),
+                progress=show,
             )
             weights = options.out / task / "model.safetensors"
             halves = {
@@ -70,7 +69,7 @@ def main() -> None:
             }
             save_file(halves, weights, {"format": "pt"})
             print(
-                f"{task}: step {report.best_step} kept, {report.dev_loss:.4f} nats per token on users kept aside, "
+                f"{task}: step {report.best_step} kept, {report.validation_loss:.4f} nats per token on validation users, "
                 f"{report.new_user_loss:.4f} as new users; {report.copy_loss:.4f} with copying"
             )
 

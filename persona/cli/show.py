@@ -223,7 +223,7 @@ def _task_adapter_json(folder: Path) -> dict[str, Any]:
 def _user_embedder_json(name: str) -> dict[str, Any]:
     from persona.soft_prompts.copying import FEATURES
     from persona.soft_prompts.embedder import load_user_embedder
-    from persona.soft_prompts.training import NOTES
+    from persona.soft_prompts.training.user_embedder import NOTES
 
     loaded = load_user_embedder(name)
     copies = None

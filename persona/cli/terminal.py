@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from persona.protocols import LanguageModel, RecordEncoder
+    from persona.soft_prompts.training.loop import TrainingProgress
     from persona.store.profile_store import ProfileStore
 
 _FILE_WIDTH = 140
@@ -247,13 +248,15 @@ def stage_bars(progress: Progress) -> Callable[[str, int, int], None]:
     return advance
 
 
-def loss_bar(progress: Progress, stage: str) -> Callable[[int, int, float, float], None]:
-    """A callback that gives a stage of a training its bar, with the loss and the best one of the validation users."""
-    bar = progress.add_task(stage, total=None, visible=False)
+def training_bars(progress: Progress) -> Callable[[TrainingProgress], None]:
+    """A callback that gives each stage of a training a bar, with the loss and the best one of the validation users."""
+    bars: dict[str, TaskID] = {}
 
-    def advance(done: int, total: int, loss: float, best: float) -> None:
-        losses = f", loss {loss:.3f}, validation {best:.3f}" if loss else ""
-        progress.update(bar, completed=done, total=total, visible=True, description=f"{stage}{losses}")
+    def advance(now: TrainingProgress) -> None:
+        if now.stage not in bars:
+            bars[now.stage] = progress.add_task(now.stage)
+        losses = "" if now.loss is None else f", loss {now.loss:.3f}, validation {now.best:.3f}"
+        progress.update(bars[now.stage], completed=now.done, total=now.total, description=f"{now.stage}{losses}")
 
     return advance
 

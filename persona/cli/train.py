@@ -7,7 +7,7 @@ What a training can be told stands in its options dataclasses. ``--print-config`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,58 +26,38 @@ from persona.cli.terminal import (
     group,
     load_encoder,
     load_llm,
-    loss_bar,
     progress_bars,
     report,
     stage_bars,
+    training_bars,
 )
 from persona.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from persona.encoders.user_vectors import UserVectorFile
     from persona.lamp.tasks import LampSplit
     from persona.llm.transformers import TransformersLM
     from persona.protocols import RecordEncoder, Retriever
     from persona.retrievers.relevance.training import RelevanceTraining
     from persona.soft_prompts.embedder import UserEmbedder
-    from persona.soft_prompts.examples import UserEmbedderTraining
-    from persona.soft_prompts.training import UserEmbedderReport
+    from persona.soft_prompts.training.options import UserEmbedderShape, UserEmbedderTraining
+    from persona.soft_prompts.training.user_embedder import UserEmbedderReport
     from persona.store.profile_store import ProfileStore
 
 app = group("train", "Train for an LLM that stays as it is.")
 
-_TRAINED = ("attention", "persona-plug")
-"""The modes that are trained from histories."""
-
-_VECTOR_TOKENS = 4
-"""Soft tokens from users' own vectors, where nothing else is said."""
-
 
 @dataclass(frozen=True)
-class EmbedderSettings:
-    """The user embedder, and what it is trained with.
+class EmbedderSources:
+    """What a user embedder is trained with.
 
     Attributes:
-        mode: ``attention``, or ``persona-plug``: the equations of the Persona-Plug paper.
-        n_tokens: soft tokens, random ones at first; unset, they start as a record in the task's own words.
-        heads: sharp attention heads.
-        width: hidden size.
-        with_question: let the soft prompt say what such a question is usually answered, whoever asks.
-        copies: learn how much likelier to make what stands in the question and in the user's own answers, token by
-            token; unset, yes in mode ``attention``, and no with `user_vectors`.
         retriever: finds the records in training prompts.
         user_vectors: vectors of users that you have (.parquet, or .npy with .ids.jsonl), in place of the records.
         vectors: an SQLite file that keeps the records' vectors for further trainings.
     """
 
-    mode: str = "attention"
-    n_tokens: int | None = None
-    heads: int = 4
-    width: int = 256
-    with_question: bool = False
-    copies: bool | None = None
     retriever: str = "bm25-lamp"
     user_vectors: str | None = None
     vectors: str | None = None
@@ -85,24 +65,13 @@ class EmbedderSettings:
     def __post_init__(self) -> None:
         from persona.assembly import check_retriever
 
-        if self.mode not in _TRAINED:
-            raise InvalidOptionError(f"`mode` must be one of {', '.join(_TRAINED)}, was: {self.mode!r}")
-        if self.user_vectors is not None and self.mode != "attention":
-            raise InvalidOptionError(
-                f"`user_vectors` stand in place of the records: leave `mode` out, was: {self.mode!r}"
-            )
         check_retriever(self.retriever)
-
-    @property
-    def copying(self) -> bool:
-        """Whether to copy: not by the paper's equations, nor where the vectors are all that is to be read of a user."""
-        return self.mode == "attention" and self.user_vectors is None if self.copies is None else self.copies
 
 
 def _embedder_defaults() -> dict[str, Any]:
-    from persona.soft_prompts.examples import UserEmbedderTraining
+    from persona.soft_prompts.training.options import UserEmbedderShape, UserEmbedderTraining
 
-    return {"embedder": EmbedderSettings(), "training": UserEmbedderTraining()}
+    return {"embedder": UserEmbedderShape(), "sources": EmbedderSources(), "training": UserEmbedderTraining()}
 
 
 @dataclass(frozen=True)
@@ -134,31 +103,33 @@ def train_user_embedder(options: TrainUserEmbedder, settings: Mapping[str, Any])
     from persona.encoders.user_vectors import UserVectorFile
     from persona.readers import read_split
     from persona.soft_prompts.histories import history_reader
-    from persona.soft_prompts.training import train_user_embedder as train
+    from persona.soft_prompts.training.user_embedder import new_user_embedder
+    from persona.soft_prompts.training.user_embedder import train_user_embedder as train
     from persona.store.profile_store import ProfileStore
 
-    shape, training = settings["embedder"], _read_training(settings["embedder"], settings["training"])
-    reads = needs_encoder(shape.retriever) and any(training.ks)
-    check_encoder_is_read(options.encoder, shape.user_vectors is None or reads, "a training with `user_vectors`")
+    shape, sources, training = settings["embedder"], settings["sources"], settings["training"]
+    _check_all_is_read(shape, sources, training)
+    reads = needs_encoder(sources.retriever) and any(training.ks)
+    check_encoder_is_read(options.encoder, sources.user_vectors is None or reads, "a training with `user_vectors`")
     check_folder(options.out)
     split = read_split(options.data, "train")
     # Of several processes each has its own device, before anything is loaded onto one.
     state = PartialState(cpu=not torch.cuda.is_available())
     llm = load_trainable(options.llm, overlong="truncate")
-    file = None if shape.user_vectors is None else UserVectorFile(shape.user_vectors)
+    file = None if sources.user_vectors is None else UserVectorFile(sources.user_vectors)
     encoder = load_encoder(options.encoder) if file is None or reads else None
     source = file or encoder
     assert source is not None
-    embedder = _untrained(shape, training.seed, split, llm, source)
+    embedder = new_user_embedder(llm, split, source, shape, seed=training.seed)
     options.out.mkdir(parents=True, exist_ok=True)
-    cache = Path(shape.vectors) if shape.vectors else options.out / "vectors.db"
+    cache = Path(sources.vectors) if sources.vectors else options.out / "vectors.db"
     with (
         progress_bars("steps", shown=state.is_main_process) as progress,
         ProfileStore(f"sqlite:///{cache}") as store,
     ):
         with state.main_process_first():  # the others find what the first one puts in
             _embed_split(split, embedder, encoder, store, progress)
-        retriever = _retriever(shape, split, training, encoder, store)
+        retriever = _retriever(sources.retriever, split, training, encoder, store)
         done = train(
             embedder,
             split,
@@ -167,71 +138,33 @@ def train_user_embedder(options: TrainUserEmbedder, settings: Mapping[str, Any])
             training,
             out=options.out,
             retriever=retriever,
-            progress=loss_bar(progress, "train"),
-            warm_progress=loss_bar(progress, "warm-up"),
-            new_user_progress=loss_bar(progress, "users without records"),
-            copy_progress=loss_bar(progress, "copying"),
+            progress=training_bars(progress),
         )
     state.wait_for_everyone()
     if state.is_main_process:
-        if not shape.vectors:  # the training users' vectors are no part of the embedder
+        if not sources.vectors:  # the training users' vectors are no part of the embedder
             for name in (cache.name, f"{cache.name}-wal", f"{cache.name}-shm"):
                 cache.with_name(name).unlink(missing_ok=True)
         _report_embedder(done, options.out)
 
 
-def _read_training(shape: EmbedderSettings, training: UserEmbedderTraining) -> UserEmbedderTraining:
-    """The training, without the warm-up where `shape` has none.
+def _check_all_is_read(shape: UserEmbedderShape, sources: EmbedderSources, training: UserEmbedderTraining) -> None:
+    """Refuse settings that nothing reads.
 
     Raises:
-        InvalidOptionError: if something was set that nothing reads.
+        InvalidOptionError: with their names.
     """
     if training.without_user and training.new_user_steps is not None:
         raise InvalidOptionError("without a user nobody has records, and nothing reads `new_user_steps`: leave it out")
-    if shape.user_vectors is None and shape.mode == "attention":
-        return training
+    if sources.user_vectors is None and shape.mode == "attention":
+        return
     names = ("heads", "width", "with_question", *(["n_tokens"] if shape.mode == "persona-plug" else []))
-    unread = [name for name in names if getattr(shape, name) != getattr(EmbedderSettings(), name)]
+    unread = [name for name in names if getattr(shape, name) != getattr(type(shape)(), name)]
     names = ("warm_up", "new_user_steps")
     unread += [name for name in names if getattr(training, name) != getattr(type(training)(), name)]
     if unread:
-        where = "the mode 'persona-plug'" if shape.user_vectors is None else "`user_vectors`"
+        where = "the mode 'persona-plug'" if sources.user_vectors is None else "`user_vectors`"
         raise InvalidOptionError(f"with {where} nothing reads `{'`, `'.join(unread)}`: leave it out")
-    return replace(training, warm_up=0)
-
-
-def _untrained(
-    shape: EmbedderSettings, seed: int, split: LampSplit, llm: TransformersLM, source: RecordEncoder | UserVectorFile
-) -> UserEmbedder:
-    from persona.encoders.user_vectors import UserVectorFile
-    from persona.soft_prompts.embedder import UserEmbedder
-    from persona.soft_prompts.instruction import InstructionWords
-
-    if isinstance(source, UserVectorFile):
-        return UserEmbedder.from_vectors(
-            llm,
-            dim=source.dim,
-            vectors=source.fingerprint,
-            n_tokens=shape.n_tokens or _VECTOR_TOKENS,
-            seed=seed,
-            copies=shape.copying,
-        )
-    worded = shape.n_tokens is None and shape.mode == "attention"
-    return UserEmbedder.for_llm(
-        llm,
-        encoder_dim=source.dim,
-        encoder=source.fingerprint,
-        seed=seed,
-        mode=shape.mode,
-        words=InstructionWords.of(split, llm, source) if worded else None,
-        n_tokens=shape.n_tokens or 2,
-        heads=shape.heads,
-        with_question=shape.with_question,
-        copies=shape.copying,
-        width=shape.width,
-        # The paper's histories are encoded as LaMP's retrievers see them.
-        view=split.task.view if shape.mode == "persona-plug" else "text",
-    )
 
 
 def _embed_split(
@@ -246,7 +179,7 @@ def _embed_split(
 
 
 def _retriever(
-    shape: EmbedderSettings,
+    name: str,
     split: LampSplit,
     training: UserEmbedderTraining,
     encoder: RecordEncoder | None,
@@ -257,7 +190,7 @@ def _retriever(
     if not any(training.ks):
         return None
     options = RetrieverOptions(view=split.task.view, seed=training.seed)
-    return make_retriever(shape.retriever, options, encoder=encoder, store=store)
+    return make_retriever(name, options, encoder=encoder, store=store)
 
 
 def _report_embedder(done: UserEmbedderReport, out: Path) -> None:
@@ -268,9 +201,9 @@ def _report_embedder(done: UserEmbedderReport, out: Path) -> None:
         extra += f"copying {done.copy_loss:.4f}, {done.copy_loss_before:.4f} without; "
     report(
         {**asdict(done), "out": str(out)},
-        f"{out}: step {done.best_step} of {done.steps} kept; loss on validation users {done.dev_loss:.4f} nats "
-        f"per token, {done.dev_loss_before:.4f} before; {extra}{done.users} users, {done.questions} questions and "
-        f"{done.made} made from their records, in {done.seconds:.0f} s",
+        f"{out}: step {done.best_step} of {done.steps} kept; loss on validation users {done.validation_loss:.4f} nats "
+        f"per token, {done.validation_loss_before:.4f} before; {extra}{done.users} users, {done.questions} questions and "
+        f"{done.questions_from_records} made from their records, in {done.seconds:.0f} s",
     )
 
 

@@ -1,15 +1,16 @@
 """The channel of soft prompts: a user embedder's tokens before the prompt of a frozen LLM.
 
->>> channel = SoftPromptChannel("embedders/ratings", llm, load_encoder("minilm"), store)            # doctest: +SKIP
->>> Personalizer(llm, store, (RecordsChannel(retriever, k=1), channel))                         # doctest: +SKIP
+>>> from persona import Record, UserEmbedder, load_encoder, load_llm
+>>> from persona.records import Profile
+>>> llm, encoder = load_llm("tiny"), load_encoder("hashing")
+>>> channel = SoftPromptChannel(UserEmbedder.for_llm(llm, encoder, n_tokens=4), llm, encoder)
+>>> ask = Ask(Profile("ana", (Record("Slow.", target="2"),)), "review: Quiet.", "review: Quiet.")
+>>> channel.contribute([ask])[0].soft_prompt.shape
+torch.Size([4, 128])
 
-A user embedder that copies (`persona.soft_prompts.copying`) brings lifts as well, for what stands in the question and in the user's
-answers. An endpoint that takes soft prompts and no lifts gets the soft prompt alone.
-
-A soft prompt is made for the question, from vectors that `embed_users` has stored. Where that is too much for the path
-of a request, `store_soft_prompts` makes one for each user beforehand that fits any question, and the channel, with
-``query_free=True``, reads it. It is kept as the user's other indexes are: it goes when a record is deleted, is stale
-when one is added, and is erased with the user.
+A soft prompt is made for the question, from vectors that `embed_users` has stored. A user embedder that copies
+(`persona.soft_prompts.copying`) brings lifts as well; an LLM that takes soft prompts and no lifts, as an endpoint, gets
+the soft prompt alone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from persona.encoders.user_vectors import UserVectorFile
 from persona.lamp.prompts import LampWording
 from persona.lamp.tasks import lamp_task
 from persona.protocols import LIFTS, SOFT_PROMPT, Lifts, RecordEncoder
-from persona.records import Profile
 from persona.soft_prompts.embedder import UserEmbedder, load_user_embedder
 from persona.soft_prompts.histories import History, HistoryBatch, history_reader
 from persona.store.derived import StoredIndex
@@ -43,21 +43,22 @@ _RECORDS_AT_ONCE = 4096
 """Records that are computed together: as floats some 15 MB, so that they stay in a processor's cache."""
 
 _RECORDS_ALIKE = 512
-"""So many records of histories of one length are computed without others."""
+"""Records from which on histories of one length are computed without others."""
 
 
 class SoftPromptChannel(Channel):
-    """Puts a user embedder's soft prompt into the context of each request.
+    """Puts a user embedder's soft prompt before each prompt, and lifts what it copies.
 
     Args:
         embedder: the user embedder, or its folder or hub id.
         llm: the frozen LLM that is to read the soft prompts.
-        encoder: the record encoder that `embedder` was trained with; for one of mode ``"vectors"`` the user vectors.
+        source: the record encoder that `embedder` was trained with; for one of mode ``"vectors"`` the user vectors.
         store: where vectors and stored soft prompts are read from; None encodes every record anew.
-        query_free: read stored soft prompts, made for any question; one that is missing or stale is made on the spot.
+        query_free: read the stored soft prompts, which fit any question (`store_soft_prompts`), so that nothing is
+            encoded on the path of a request; one that is missing or stale is made on the spot.
 
     Attributes:
-        wording: of the LaMP task that `embedder` was trained on; None for one that was trained before that was noted.
+        wording: of the LaMP task that `embedder` was trained on; None if it was trained on none.
 
     Raises:
         UnsupportedChannelError: if the LLM takes no soft prompts.
@@ -73,15 +74,15 @@ class SoftPromptChannel(Channel):
         self,
         embedder: UserEmbedder | str | Path,
         llm: Any,
-        encoder: RecordEncoder | UserVectorFile,
+        source: RecordEncoder | UserVectorFile,
         store: ProfileStore | None = None,
         *,
         query_free: bool = False,
     ) -> None:
         check_way(llm, SOFT_PROMPT, "a user embedder")
         self.embedder = embedder if isinstance(embedder, UserEmbedder) else load_user_embedder(embedder)
-        self._reader = history_reader(self.embedder.config, encoder, store)
-        self.embedder.check_fits(encoder.fingerprint, llm)
+        self._reader = history_reader(self.embedder.config, source, store)
+        self.embedder.check_fits(source.fingerprint, llm)
         self.store = store
         self.query_free = query_free
         self._kind = soft_prompt_kind(self.embedder) if query_free else ""
@@ -91,30 +92,35 @@ class SoftPromptChannel(Channel):
         self._copying = None if copying is None else copying.of(llm)
 
     def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
-        """A soft prompt for each of `asks`, and lifts; users without records get the neutral one."""
-        found: dict[int, torch.Tensor] = {}
+        """A soft prompt for each of `asks`, and lifts; users without records get the neutral prompt."""
+        prompts = self._stored(asks) if self.query_free else {}
+        missing = [row for row in range(len(asks)) if row not in prompts]
         neutral: set[int] = set()
-        if self.query_free:
-            for place, ask in enumerate(asks):
-                stored = self._stored(ask.profile)
-                if stored is not None:
-                    found[place] = stored
-        missing = [place for place in range(len(asks)) if place not in found]
         if missing:
-            histories = self._reader.read([asks[place].profile for place in missing])
-            neutral = {place for place, history in zip(missing, histories, strict=True) if not len(history)}
-            queries = None if self.query_free else self._queries([asks[place] for place in missing])
-            found.update(zip(missing, soft_prompts(self.embedder, histories, queries), strict=True))
+            histories = self._reader.read([asks[row].profile for row in missing])
+            neutral = {row for row, history in zip(missing, histories, strict=True) if not len(history)}
+            queries = None if self.query_free else self._queries([asks[row] for row in missing])
+            prompts.update(zip(missing, soft_prompts(self.embedder, histories, queries), strict=True))
         lifts: Sequence[Lifts | None] = [None] * len(asks)
         if self._copying is not None:
             lifts = self._copying.lifts([ask.profile for ask in asks], [ask.prompt for ask in asks])
         return [
-            Contribution(soft_prompt=found[place], lifts=lifts[place], personal=place not in neutral)
-            for place in range(len(asks))
+            Contribution(soft_prompt=prompts[row], lifts=lifts[row], personal=row not in neutral)
+            for row in range(len(asks))
         ]
 
+    def attention_perplexity(self, asks: Sequence[Ask]) -> NDArray[np.float32]:
+        """Over how many records the attention spreads (`UserEmbedder.attention_perplexity`).  # (asks,)"""
+        histories, queries = self._reader.read([ask.profile for ask in asks]), self._queries(asks)
+        device = next(self.embedder.parameters()).device
+        spread = []
+        for history, query in zip(histories, queries, strict=True):
+            batch = HistoryBatch.of([history], self.embedder.config, query[None], device)
+            spread.append(float(self.embedder.attention_perplexity(batch.keys, batch.mask, batch.query, batch.days)))
+        return np.array(spread, np.float32)
+
     def _queries(self, asks: Sequence[Ask]) -> NDArray[np.float32]:
-        """Vectors of what is asked, as in training: of a task's prompt the part behind the words on what to do with it.
+        """Vectors of the questions, as in training: of a task's prompt the part behind its instruction.
 
         Returns:
             # (asks, encoder_dim)
@@ -122,21 +128,15 @@ class SoftPromptChannel(Channel):
         wording = self.wording
         return self._reader.questions([ask.query if wording is None else wording.query(ask.prompt) for ask in asks])
 
-    def _stored(self, profile: Profile) -> torch.Tensor | None:
-        """The stored soft prompt of this very revision, or None."""
-        if self.store is None or not len(profile):
-            return None
-        stored = self.store.index(profile.user_id, self._kind)
-        if stored is None or stored.revision != profile.revision:
-            return None
-        config = self.embedder.config
-        numbers = np.frombuffer(stored.data, "<f2").reshape(config.n_tokens, config.llm_hidden)
-        return torch.from_numpy(numbers.astype(np.float32))
-
-
-def soft_prompt_kind(embedder: UserEmbedder) -> str:
-    """The kind (`StoredIndex.kind`) that the soft prompts of `embedder` are stored as."""
-    return f"soft-prompt:{embedder.fingerprint}"
+    def _stored(self, asks: Sequence[Ask]) -> dict[int, torch.Tensor]:
+        """The stored soft prompts of these very revisions, by the position of the ask."""
+        prompts = {}
+        for row, ask in enumerate(asks):
+            stored = None if self.store is None else self.store.index(ask.profile.user_id, self._kind)
+            if stored is not None and stored.revision == ask.profile.revision and len(ask.profile):
+                numbers = np.frombuffer(stored.data, "<f2").reshape(self.embedder.config.n_tokens, -1)
+                prompts[row] = torch.from_numpy(numbers.astype(np.float32))
+        return prompts
 
 
 @torch.no_grad()
@@ -155,62 +155,65 @@ def soft_prompts(
     Returns:
         float32, on the CPU.  # per history: (n_tokens, llm_hidden)
     """
-    made: list[torch.Tensor] = [torch.empty(0)] * len(histories)
+    prompts: list[torch.Tensor] = [torch.empty(0)] * len(histories)
     device = next(embedder.parameters()).device
-    order = sorted(range(len(histories)), key=lambda place: len(histories[place]))
+    order = sorted(range(len(histories)), key=lambda row: len(histories[row]))
     while order:
         # The longest histories first; their length says how many fit.
         longest = len(histories[order[-1]])
         size = max(1, _RECORDS_AT_ONCE // max(1, longest))
-        alike = sum(1 for place in order[-size:] if len(histories[place]) == longest)
+        alike = sum(1 for row in order[-size:] if len(histories[row]) == longest)
         size = alike if alike * longest >= _RECORDS_ALIKE else size
-        places, order = order[-size:], order[:-size]
-        asked = None if queries is None else queries[places]
-        batch = HistoryBatch.of([histories[place] for place in places], embedder.config, asked, device)
-        prompts = embedder(batch.keys, batch.values, batch.mask, batch.query, batch.days).float().cpu()
-        for place, prompt in zip(places, prompts, strict=True):
-            made[place] = prompt
-    return made
+        rows, order = order[-size:], order[:-size]
+        asked = None if queries is None else queries[rows]
+        batch = HistoryBatch.of([histories[row] for row in rows], embedder.config, asked, device)
+        for row, prompt in zip(rows, batch.soft_prompts(embedder).float().cpu(), strict=True):
+            prompts[row] = prompt
+    return prompts
+
+
+def soft_prompt_kind(embedder: UserEmbedder) -> str:
+    """The kind (`StoredIndex.kind`) that the soft prompts of `embedder` are stored as."""
+    return f"soft-prompt:{embedder.fingerprint}"
 
 
 def store_soft_prompts(
     store: ProfileStore,
     embedder: UserEmbedder,
-    encoder: RecordEncoder,
+    source: RecordEncoder | UserVectorFile,
     *,
     progress: Callable[[int], object] | None = None,
 ) -> int:
-    """Make the soft prompts, fit for any question, that are missing or stale, and keep them in `store`.
+    """Make the soft prompts, fit for any question, that are missing or stale, and store them.
 
-    It may be killed at any moment and run again: what was put in stays, and only the rest is made.
+    It may be killed at any moment and run again: only the rest is made. A stored soft prompt goes when a record of its
+    user is deleted, is stale when one is added, and is erased with the user.
 
     Args:
         store: holds records and, after `embed_users`, their vectors.
         embedder: the user embedder.
-        encoder: the record encoder that it was trained with.
+        source: as for `SoftPromptChannel`.
         progress: called after each chunk with the number of users gone through.
 
     Returns:
-        How many were made and kept. A user who is being changed at this moment is passed over.
+        How many were written. A user who is being changed at this moment is passed over.
     """
-    kind, reader = soft_prompt_kind(embedder), history_reader(embedder.config, encoder, store)
-    kept = seen = 0
+    kind, reader = soft_prompt_kind(embedder), history_reader(embedder.config, source, store)
+    written = done = 0
     users = store.user_ids()
     while user_ids := list(islice(users, USERS_AT_ONCE)):
         profiles = []
-        for user_id in user_ids:
-            profile = store.profile(user_id)
-            stored = store.index(user_id, kind)
+        for profile in map(store.profile, user_ids):
+            stored = store.index(profile.user_id, kind)
             if len(profile) and (stored is None or stored.revision != profile.revision):
                 profiles.append(profile)
         histories = reader.read(profiles)
-        made = soft_prompts(embedder, histories)
-        kept += store.put_indexes(
+        written += store.put_indexes(
             StoredIndex(profile.user_id, kind, profile.revision, prompt.numpy().astype("<f2").tobytes())
-            for profile, history, prompt in zip(profiles, histories, made, strict=True)
+            for profile, history, prompt in zip(profiles, histories, soft_prompts(embedder, histories), strict=True)
             if len(history)  # the neutral prompt is nobody's
         )
-        seen += len(user_ids)
+        done += len(user_ids)
         if progress is not None:
-            progress(seen)
-    return kept
+            progress(done)
+    return written

@@ -1,7 +1,8 @@
-"""Copying: what stands in the question or in the user's own answers is made likelier while an answer is written.
+"""Copying: tokens of the question and of the user's own answers are made likelier while an answer is written.
 
 A soft prompt can say what kind of answer a user gives, and hardly which words; a small LLM copies even the words of the
-question badly. So ten trained numbers w stand beside a user embedder (`persona.soft_prompts.copy_training`), and at every step
+question badly. So ten trained numbers w stand beside a user embedder (`persona.soft_prompts.training.copying`), and at
+every step
 
     logits[v] += w . x(v)
 
@@ -21,10 +22,10 @@ where x(v) says where token v stands, and v runs over the tokens of the question
 ``end``              1 if v is the token that ends answers in training
 ===================  =================================================================================================
 
-``idf = log((1 + N) / (1 + df))`` over N answers of many users says what is common to everybody. The first row is the
-copy term of DHAP (arXiv 2108.09355); pairs and triples are a cache language model (Kuhn and De Mori, 1990), as a
-pointer into the question they stand where a pointer-generator (arXiv 1704.04368) has its attention. Nothing is
-generated twice and the LLM stays as it is: its logits are read, and added to.
+``idf`` (`TokenBackground.idf`) says what is common to all users. The first feature is the copy term of DHAP (arXiv
+2108.09355); pairs and triples are a cache language model (Kuhn and De Mori, 1990), and as a pointer into the question
+they do what the attention of a pointer-generator (arXiv 1704.04368) does. Nothing is generated twice and the LLM stays
+as it is: its logits are read, and added to.
 """
 
 from __future__ import annotations
@@ -32,37 +33,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from persona.errors import InvalidOptionError
+from persona.llm.logits import vocabulary_size
 from persona.records import Profile
 
 if TYPE_CHECKING:
     from persona.llm.transformers import TransformersLM
 
 FEATURES = (
-    "user",
-    "user_pair",
-    "user_triple",
-    "question",
-    "question_pair",
-    "question_triple",
-    "both",
-    "written",
-    "again",
-    "end",
+    *("user", "user_pair", "user_triple", "question", "question_pair", "question_triple"),
+    *("both", "written", "again", "end"),
 )
 """What is known of a token, see the module; the order of the numbers in w and x."""
 
 _USER, _PAIR, _TRIPLE, _QUESTION, _QUESTION_PAIR, _QUESTION_TRIPLE, _BOTH, _WRITTEN, _AGAIN, _END = range(10)
-_WORDS = [_USER, _QUESTION, _BOTH, _END]
-_IS_WRITTEN = np.eye(10, dtype=np.float32)[_WRITTEN]
+_ONE_OF_TEN = np.eye(len(FEATURES), dtype=np.float32)
 
 _BEGIN = -1
 """Stands before an answer's first token."""
-_NONE = np.zeros(0, np.int64), np.zeros(0)
+_NOTHING = np.zeros(0, np.int64), np.zeros(0)
 
 MOST_RECORDS = 512
 """A user's newest records that are read at most."""
@@ -70,58 +65,96 @@ MOST_RECORDS = 512
 MOST_TOKENS = 4096
 """Tokens that are read at most of a user's newest answers, and of a question, its first."""
 
-_AT_ONCE = 64
-"""Answers that are tokenized together."""
+_TEXTS_AT_ONCE = 64
 
 
-def token_idf(texts: int, counts: NDArray[np.int32]) -> NDArray[np.float32]:
-    """idf of each token, see the module.
+@dataclass(frozen=True, eq=False)
+class TokenBackground:
+    """What is common to all users: in how many of their texts each token stands. It holds no text and no owner.
 
-    Args:
+    Attributes:
         texts: N, how many texts were counted.
         counts: df, in how many of them each token stands.  # (vocabulary,)
-
-    Returns:
-        # (vocabulary,)
     """
-    return np.log((1 + texts) / (1 + counts.astype(np.float64))).astype(np.float32)
+
+    texts: int
+    counts: NDArray[np.int32]
+
+    @classmethod
+    def from_texts(cls, llm: TransformersLM, texts: Iterable[str]) -> TokenBackground:
+        """Count the tokens of texts such as the LLM is to write.
+
+        Raises:
+            InvalidOptionError: if the LLM does not say how many tokens it can write.
+        """
+        counts = np.zeros(vocabulary_of(llm), np.int32)
+        given = list(texts)
+        for start in range(0, len(given), _TEXTS_AT_ONCE):
+            for ids in llm.target_ids(given[start : start + _TEXTS_AT_ONCE]):
+                counts[list(set(ids))] += 1
+        return cls(len(given), counts)
+
+    @classmethod
+    def from_profiles(cls, llm: TransformersLM, profiles: Iterable[Profile]) -> TokenBackground:
+        """Count what the users of `profiles` have written; a text that stands in several is counted once."""
+        return cls.from_texts(llm, sorted({record.written for profile in profiles for record in profile}))
+
+    @cached_property
+    def idf(self) -> NDArray[np.float32]:
+        """``log((1 + N) / (1 + df))``: 0 for a token of every text.  # (vocabulary,)"""
+        return np.log((1 + self.texts) / (1 + self.counts.astype(np.float64))).astype(np.float32)
+
+
+def vocabulary_of(llm: TransformersLM) -> int:
+    """How many tokens `llm` can write.
+
+    Raises:
+        InvalidOptionError: if its configuration does not say.
+    """
+    size = vocabulary_size(llm.model.config)
+    if size is None:
+        raise InvalidOptionError(
+            f"the configuration of {llm.fingerprint} does not say how many tokens it can write, so none can be made "
+            "likelier: leave copying out"
+        )
+    return size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Texts:
-    """Some texts in tokens.
+class TokenizedTexts:
+    """Some texts as token ids.
 
     Attributes:
-        ids: of all texts, one behind the other.  # (places,)
+        ids: of all texts, one after the other.  # (all tokens,)
         number: how many texts these are.
-        words: the different tokens, ascending.  # (words,)
-        held: in how many of the texts each stands.  # (words,)
+        tokens: the different tokens, ascending.  # (tokens,)
+        document_counts: in how many of the texts each stands.  # (tokens,)
     """
 
     ids: NDArray[np.int64]
     number: int
-    words: NDArray[np.int64]
-    held: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    document_counts: NDArray[np.int64]
 
     @classmethod
-    def of(cls, texts: Sequence[Sequence[int]], begin: Sequence[int] = ()) -> _Texts:
+    def of(cls, texts: Sequence[Sequence[int]], begin: Sequence[int] = ()) -> TokenizedTexts:
         """The texts, with `begin` before each."""
         ids = np.array([token for text in texts for token in (*begin, *text)], np.int64)
-        words, held = np.unique([token for text in texts for token in set(text)], return_counts=True)
-        return cls(ids, len(texts), words.astype(np.int64), held)
+        tokens, counts = np.unique([token for text in texts for token in set(text)], return_counts=True)
+        return cls(ids, len(texts), tokens.astype(np.int64), counts)
 
     def followers(self, last: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """What stands behind some tokens, ascending, and how often: n(last, v) / (n(last) + 1)."""
+        """The tokens that follow some tokens, ascending, and how often: n(last, v) / (n(last) + 1)."""
         n = len(self.ids) - len(last)
         if n <= 0:
-            return _NONE
-        there = self.ids[:n] == last[0]
-        for place, token in enumerate(last[1:], 1):
-            there &= self.ids[place : place + n] == token
-        behind = self.ids[np.flatnonzero(there) + len(last)]
-        if not len(behind):
-            return _NONE
-        tokens, counts = np.unique(behind[behind != _BEGIN], return_counts=True)
+            return _NOTHING
+        matches = self.ids[:n] == last[0]
+        for offset, token in enumerate(last[1:], 1):
+            matches &= self.ids[offset : offset + n] == token
+        following = self.ids[np.flatnonzero(matches) + len(last)]
+        if not len(following):
+            return _NOTHING
+        tokens, counts = np.unique(following[following != _BEGIN], return_counts=True)
         return tokens, counts / (counts.sum() + 1)
 
 
@@ -135,65 +168,64 @@ class CopySource:
         end: id of the token that ends an answer; None for an LLM without one.
     """
 
-    def __init__(self, user: _Texts, question: _Texts, idf: NDArray[np.float32], end: int | None) -> None:
-        copied = np.union1d(user.words, question.words)
+    def __init__(
+        self, user: TokenizedTexts, question: TokenizedTexts, idf: NDArray[np.float32], end: int | None
+    ) -> None:
+        copied = np.union1d(user.tokens, question.tokens)
         tokens = copied if end is None else np.union1d(copied, [end])
-        self._tokens = np.append(tokens, _BEGIN)  # what is larger than all is not found at the end
+        self._tokens = np.append(tokens, _BEGIN)  # a token that is larger than all others is compared with this
         self._idf = idf[tokens]
         self._sources = ((user, _PAIR, _TRIPLE), (question, _QUESTION_PAIR, _QUESTION_TRIPLE))
         tf = np.zeros(len(tokens), np.float32)
-        places, known = self._places(user.words)
-        tf[places] = user.held[known] / max(1, user.number)
-        held = np.isin(tokens, question.words)
-        # What does not depend on what was written, but for the tokens written.
-        self._words = np.zeros((len(tokens), len(_WORDS)), np.float32)
-        self._words[:, _WORDS.index(_USER)] = np.log1p(tf * self._idf)
-        self._words[:, _WORDS.index(_QUESTION)] = held * np.log1p(self._idf)
-        self._words[:, _WORDS.index(_BOTH)] = held * self._words[:, _WORDS.index(_USER)]
+        columns, known = self._columns(user.tokens)
+        tf[columns] = user.document_counts[known] / max(1, user.number)
+        in_question = np.isin(tokens, question.tokens)
+        # x before anything is written, without pairs and triples.
+        self._at_first = np.zeros((len(tokens), len(FEATURES)), np.float32)
+        self._at_first[:, _USER] = np.log1p(tf * self._idf)
+        self._at_first[:, _QUESTION] = in_question * np.log1p(self._idf)
+        self._at_first[:, _BOTH] = in_question * self._at_first[:, _USER]
         if end is not None:
-            self._words[np.searchsorted(tokens, end)] = [word == _END for word in _WORDS]
+            self._at_first[np.searchsorted(tokens, end)] = _ONE_OF_TEN[_END]
 
     @property
     def tokens(self) -> NDArray[np.int64]:
-        """The ids it knows something of, ascending; `end` is one of them.  # (tokens,)"""
+        """The ids of the tokens that have features, ascending; `end` is one of them.  # (tokens,)"""
         return self._tokens[:-1]
 
     def features(self, written: Sequence[int]) -> NDArray[np.float32]:
-        """x of each of `tokens`, after some that were written.  # (tokens, features)"""
-        found = np.zeros((len(self._idf), len(FEATURES)), np.float32)
-        found[:, _WORDS] = self._words
-        places, known = self._places(np.array(written, np.int64))
-        found[places] = _IS_WRITTEN
+        """x of each of `tokens`, once the tokens `written` stand.  # (tokens, features)"""
+        x = self._at_first.copy()
+        columns, known = self._columns(np.array(written, np.int64))
+        x[columns] = _ONE_OF_TEN[_WRITTEN]
         if known[-1:].any():
-            found[places[-1], _AGAIN] = 1
+            x[columns[-1], _AGAIN] = 1
         before = [_BEGIN, *written[-2:]][-2:]
         for texts, pair, triple in self._sources:
-            for column, last in ((pair, before[-1:]), (triple, before)):
-                if column == pair or len(before) == 2:
+            for feature, last in ((pair, before[-1:]), (triple, before)):
+                if feature == pair or len(before) == 2:
                     tokens, shares = texts.followers(last)
                     if len(tokens):
-                        places, known = self._places(tokens)
-                        found[places, column] = np.log1p(shares[known] * self._idf[places])
-        return found
+                        columns, known = self._columns(tokens)
+                        x[columns, feature] = np.log1p(shares[known] * self._idf[columns])
+        return x
 
     @property
     def fingerprint(self) -> str:
         """Names all that decides `features`: BLAKE2b, 32 hexadecimal digits."""
-        digest = hashlib.blake2b(self._tokens.tobytes() + self._words.tobytes() + self._idf.tobytes(), digest_size=16)
-        for texts, _, _ in self._sources:
-            digest.update(texts.ids.tobytes())
-        return digest.hexdigest()
+        numbers = (self._tokens, self._at_first, self._idf, *(texts.ids for texts, _, _ in self._sources))
+        return hashlib.blake2b(b"".join(each.tobytes() for each in numbers), digest_size=16).hexdigest()
 
-    def _places(self, tokens: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """Where those of some tokens that are in `tokens` stand there, and which these are."""
-        places = np.searchsorted(self.tokens, tokens)
-        known = self._tokens[places] == tokens
-        return places[known], known
+    def _columns(self, tokens: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """The positions in `self.tokens` of those of some tokens that are there, and which these are."""
+        columns = np.searchsorted(self.tokens, tokens)
+        known = self._tokens[columns] == tokens
+        return columns[known], known
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CopyLifts:
-    """What is added to the scores of one answer's next token, whatever was written before.
+    """The lifts of one answer, as `persona.protocols.StepLifts`.
 
     Attributes:
         source: what may be copied.
@@ -230,8 +262,8 @@ class Copying:
 
     def __init__(self, llm: TransformersLM, idf: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
         self.llm = llm
+        self.idf = idf
         self.weights = weights
-        self._idf = idf
         self._special = frozenset(llm.special_tokens)
         end = llm.target_ids([""])[0]
         self._end = end[-1] if end else None
@@ -239,13 +271,13 @@ class Copying:
     def sources(self, profiles: Sequence[Profile], prompts: Sequence[str]) -> list[CopySource]:
         """What may be copied into the answer to each prompt, from it and from its profile.
 
-        A profile is read once for all its prompts, and nothing is kept: one batch may hold a user as of two days.
+        A profile is read once for all its prompts, and nothing is cached: one batch may hold a user as of two days.
         """
         different = {id(profile): profile for profile in profiles}
-        users = {place: self._of_user(profile) for place, profile in different.items()}
-        questions = [_Texts.of([ids[:MOST_TOKENS]]) for ids in self._ids(prompts)]
+        users = {identity: self._of_user(profile) for identity, profile in different.items()}
+        questions = [TokenizedTexts.of([ids[:MOST_TOKENS]]) for ids in self._ids(prompts)]
         return [
-            CopySource(users[id(profile)], question, self._idf, self._end)
+            CopySource(users[id(profile)], question, self.idf, self._end)
             for profile, question in zip(profiles, questions, strict=True)
         ]
 
@@ -255,22 +287,22 @@ class Copying:
             return [None] * len(prompts)
         return [CopyLifts(source, self.weights) for source in self.sources(profiles, prompts)]
 
-    def _of_user(self, profile: Profile) -> _Texts:
+    def _of_user(self, profile: Profile) -> TokenizedTexts:
         """The newest answers, as far as they are read."""
         newest = sorted(profile, key=lambda record: record.time or "")[-MOST_RECORDS:][::-1]
-        kept: list[list[int]] = []
+        answers: list[list[int]] = []
         room = MOST_TOKENS
-        for start in range(0, len(newest), _AT_ONCE):
-            for ids in self._ids(record.written for record in newest[start : start + _AT_ONCE]):
+        for start in range(0, len(newest), _TEXTS_AT_ONCE):
+            for ids in self._ids(record.written for record in newest[start : start + _TEXTS_AT_ONCE]):
                 if room:
-                    kept.append(ids[:room])
-                    room -= len(kept[-1])
+                    answers.append(ids[:room])
+                    room -= len(answers[-1])
             if not room:
                 break
-        return _Texts.of(kept, (_BEGIN,))
+        return TokenizedTexts.of(answers, (_BEGIN,))
 
     def _ids(self, texts: Iterable[str]) -> list[list[int]]:
-        """Token ids of texts, without an end token; nor with another special one, should its name stand in a text."""
+        """Token ids of texts, without any special token; its name may stand in a text."""
         given = list(texts)
         ids = self.llm.target_ids(given) if given else []
-        return [[token for token in one if token not in self._special] for one in ids]
+        return [[token for token in text if token not in self._special] for text in ids]

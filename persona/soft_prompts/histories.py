@@ -1,8 +1,8 @@
-"""Histories as the user embedder reads them: each record a key and a value, in numbers.
+"""Histories as a user embedder reads them: each record a key and a value, in numbers.
 
 A key is the vector of a record's input side; a value is its vectors of text and target and the style of what the user
 wrote (`persona.encoders.style`). Vectors come from the store, where `embed_users` has put them for the views in
-`history_views`; what is missing there is encoded on the spot.
+`history_views`; those that are missing there are encoded on the spot.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from persona.encoders.style import STYLE_DIM, style_vector
 from persona.encoders.user_vectors import UserVectorFile
 from persona.errors import InvalidOptionError
 from persona.protocols import RecordEncoder
-from persona.records import Profile, Record
-from persona.soft_prompts.embedder import UserEmbedderConfig
+from persona.records import Profile
+from persona.soft_prompts.config import UserEmbedderConfig
 from persona.store.vectors import vector_fingerprint
 
 if TYPE_CHECKING:
@@ -57,73 +57,9 @@ class History:
         """The records at `rows`, in that order."""
         return History(self.values[rows], None if self.days is None else self.days[rows])
 
-
-class ReadsHistories(Protocol):
-    """What training, serving and evaluation ask of a reader: `HistoryReader` and `UserVectorReader` have it.
-
-    Attributes:
-        config: of the user embedder that is to read the histories.
-        fingerprint: of what its vectors come from, as `UserEmbedder.check_fits` wants it.
-    """
-
-    config: UserEmbedderConfig
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def read(self, profiles: Sequence[Profile]) -> list[History]: ...
-
-    def questions(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
-
-
-def history_reader(
-    config: UserEmbedderConfig, source: RecordEncoder | UserVectorFile, store: ProfileStore | None = None
-) -> ReadsHistories:
-    """The reader for a user embedder: of records through an encoder, or of vectors that somebody made of the users.
-
-    Raises:
-        InvalidOptionError: if `source` is not what the mode of `config` reads.
-    """
-    if (config.mode == "vectors") != isinstance(source, UserVectorFile):
-        reads = "a file of user vectors" if config.mode == "vectors" else "records, through a record encoder"
-        raise InvalidOptionError(f"a user embedder of mode {config.mode!r} reads {reads}, was: {type(source).__name__}")
-    if isinstance(source, UserVectorFile):
-        return UserVectorReader(config, source)
-    return HistoryReader(config, source, store)
-
-
-class UserVectorReader:
-    """A user's vector as a history, for `UserEmbedder.from_vectors`: it stands once for each record of the profile.
-
-    So it is shown wherever any part of the history is, and a user who lost all records to `history_dropout` has none,
-    as one who is not in the file. Questions have no say: their vectors are zeros.
-
-    Args:
-        config: of the user embedder.
-        vectors: of the users.
-    """
-
-    def __init__(self, config: UserEmbedderConfig, vectors: UserVectorFile) -> None:
-        self.config = config
-        self.vectors = vectors
-
-    @property
-    def fingerprint(self) -> str:
-        return self.vectors.fingerprint
-
-    def read(self, profiles: Sequence[Profile]) -> list[History]:
-        """The histories of `profiles`; empty for users who have no vector."""
-        histories = []
-        for profile in profiles:
-            vector = self.vectors.of(profile.user_id)
-            rows = 0 if vector is None else max(1, len(profile))
-            told = np.zeros(self.vectors.dim, np.float16) if vector is None else vector.astype(np.float16)
-            histories.append(History(np.broadcast_to(told, (rows, self.vectors.dim))))
-        return histories
-
-    def questions(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Zeros.  # (texts, dim)"""
-        return np.zeros((len(texts), self.vectors.dim), np.float32)
+    def nothing(self) -> History:
+        """The same without any record."""
+        return self.take(np.arange(0))
 
 
 class HistoryReader:
@@ -139,23 +75,16 @@ class HistoryReader:
         self.config = config
         self.encoder = encoder
         self.store = store
-
-    @property
-    def fingerprint(self) -> str:
-        """The encoder's."""
-        return self.encoder.fingerprint
+        self.fingerprint = encoder.fingerprint
 
     def read(self, profiles: Sequence[Profile]) -> list[History]:
-        """The histories of `profiles`; texts that the store has no vector of are encoded together, each once."""
-        parts = {
-            view: self._vectors([profile.records for profile in profiles], profiles, view)
-            for view in history_views(self.config)
-        }
-        keys = parts[self.config.view]
+        """The histories of `profiles`; texts without a stored vector are encoded together, each once."""
+        of_view = {view: self._vectors(profiles, view) for view in history_views(self.config)}
+        keys = of_view[self.config.view]
         if self.config.mode != "attention":
-            return [History(each, _days(profile)) for each, profile in zip(keys, profiles, strict=True)]
+            return [History(key, _days(profile)) for key, profile in zip(keys, profiles, strict=True)]
         histories = []
-        for profile, key, target in zip(profiles, keys, parts[_TARGET], strict=True):
+        for profile, key, target in zip(profiles, keys, of_view[_TARGET], strict=True):
             style = np.zeros((len(profile), STYLE_DIM), np.float16)
             for row, record in enumerate(profile):
                 style[row] = style_vector(record.text if record.target is None else record.target)
@@ -166,60 +95,105 @@ class HistoryReader:
 
     def questions(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of questions, in the space of the keys; equal texts are encoded once.  # (texts, encoder_dim)"""
-        different = list(dict.fromkeys(texts))
-        if not different:
+        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        if not rows:
             return np.zeros((0, self.config.encoder_dim), np.float32)
-        places = {text: place for place, text in enumerate(different)}
-        encoded = np.asarray(self.encoder.encode(different), np.float32)
-        return encoded[[places[text] for text in texts]]
+        encoded = np.asarray(self.encoder.encode(list(rows)), np.float32)
+        return encoded[[rows[text] for text in texts]]
 
-    def _vectors(
-        self, records: Sequence[tuple[Record, ...]], profiles: Sequence[Profile], view: str
-    ) -> list[NDArray[np.float16]]:
+    def _vectors(self, profiles: Sequence[Profile], view: str) -> list[NDArray[np.float16]]:
         """The vectors of all records of each profile.  # per profile: (records, encoder_dim)"""
-        found: list[NDArray[np.float16]] = []
+        matrices: list[NDArray[np.float16]] = []
         missing: dict[str, list[tuple[int, int]]] = {}
-        for place, profile in enumerate(profiles):
+        for number, profile in enumerate(profiles):
             matrix = np.zeros((len(profile), self.config.encoder_dim), np.float16)
-            rows = self._stored_rows(profile, view, matrix)
-            for row in np.flatnonzero(rows < 0).tolist():
-                missing.setdefault(profile[row].view(view), []).append((place, row))
-            found.append(matrix)
+            for row in self._fill_stored(profile, view, matrix):
+                missing.setdefault(profile[row].view(view), []).append((number, row))
+            matrices.append(matrix)
         # An empty target has no vector, and nothing to say.
         missing.pop("", None)
         if missing:
             encoded = np.asarray(self.encoder.encode(list(missing))).astype(np.float16)
-            for vector, places in zip(encoded, missing.values(), strict=True):
-                for place, row in places:
-                    found[place][row] = vector
-        return found
+            for vector, cells in zip(encoded, missing.values(), strict=True):
+                for number, row in cells:
+                    matrices[number][row] = vector
+        return matrices
 
-    def _stored_rows(self, profile: Profile, view: str, matrix: NDArray[np.float16]) -> NDArray[np.intp]:
-        """Fill `matrix` with what the store has of this very content; -1 where it has nothing.  # (records,)"""
-        nothing = np.full(len(profile), -1, np.intp)
+    def _fill_stored(self, profile: Profile, view: str, matrix: NDArray[np.float16]) -> list[int]:
+        """Fill `matrix` with what the store has of this very content; the rows that are left."""
         stored = None
         if self.store is not None:
             stored = self.store.vectors(profile.user_id, vector_fingerprint(self.encoder, view))
         if stored is None:
-            return nothing
+            return list(range(len(profile)))
         rows = stored.rows(record.id for record in profile)
-        for place, row in enumerate(rows.tolist()):
-            if row >= 0 and stored.hashes[row] != profile[place].content_hash:
-                rows[place] = -1
-        known = rows >= 0
+        known = np.array(
+            [row >= 0 and stored.hashes[row] == profile[at].content_hash for at, row in enumerate(rows.tolist())], bool
+        )
         matrix[known] = stored.matrix[rows[known]]
-        return rows
+        return [int(row) for row in np.flatnonzero(~known)]
+
+
+class UserVectorReader:
+    """Reads a user's vector as a history, in which it stands once for each record of the profile.
+
+    So it is shown with any part of the history, and a user whose records are all left out in training has none, as one
+    who is not in the file. Questions are not read: their vectors are zeros.
+
+    Args:
+        config: of the user embedder.
+        vectors: of the users.
+    """
+
+    def __init__(self, config: UserEmbedderConfig, vectors: UserVectorFile) -> None:
+        self.config = config
+        self.vectors = vectors
+        self.fingerprint = vectors.fingerprint
+
+    def read(self, profiles: Sequence[Profile]) -> list[History]:
+        """The histories of `profiles`; empty for users who have no vector."""
+        histories = []
+        for profile in profiles:
+            vector = self.vectors.of(profile.user_id)
+            rows = 0 if vector is None else max(1, len(profile))
+            values = np.zeros(self.vectors.dim, np.float16) if vector is None else vector.astype(np.float16)
+            histories.append(History(np.broadcast_to(values, (rows, self.vectors.dim))))
+        return histories
+
+    def questions(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Zeros.  # (texts, dim)"""
+        return np.zeros((len(texts), self.vectors.dim), np.float32)
+
+
+ReadsHistories: TypeAlias = HistoryReader | UserVectorReader
+"""What makes histories of profiles, and vectors of questions."""
+
+
+def history_reader(
+    config: UserEmbedderConfig, source: RecordEncoder | UserVectorFile, store: ProfileStore | None = None
+) -> ReadsHistories:
+    """The reader for a user embedder: of records through an encoder, or of vectors that somebody made of the users.
+
+    Raises:
+        InvalidOptionError: if `source` is not what the mode of `config` reads.
+    """
+    if (config.mode == "vectors") != isinstance(source, UserVectorFile):
+        reads = "a file of user vectors" if config.mode == "vectors" else "records, through a record encoder"
+        raise InvalidOptionError(f"a user embedder of mode {config.mode!r} reads {reads}, was: {type(source).__name__}")
+    return (
+        UserVectorReader(config, source) if isinstance(source, UserVectorFile) else HistoryReader(config, source, store)
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HistoryBatch:
-    """Histories side by side, padded to the longest; the arguments of `UserEmbedder.forward`.
+    """Histories padded to the longest; the arguments of `UserEmbedder.forward`.
 
     Attributes:
         keys: float32; a view of `values`.  # (batch, records, encoder_dim)
         values: float32.  # (batch, records, value_dim)
         mask: True where there is a record.  # (batch, records)
-        query: float32; None for prompts that fit any question.  # (batch, encoder_dim)
+        query: vectors of the questions, float32; None for prompts that fit any question.  # (batch, encoder_dim)
         days: ages in days at each user's last record, float32; 0 for a user without dates.  # (batch, records)
     """
 
@@ -237,33 +211,30 @@ class HistoryBatch:
         query: NDArray[np.float32] | None = None,
         device: torch.device | str = "cpu",
     ) -> HistoryBatch:
-        """The batch of `histories`.
-
-        Args:
-            histories: at least one; empty ones are welcome.
-            config: of the user embedder.
-            query: the questions' vectors.  # (batch, encoder_dim)
-            device: where to put it.
-        """
+        """The batch of at least one history, on a device; histories may be empty."""
         longest = max(1, *map(len, histories))
         values = np.zeros((len(histories), longest, config.value_dim), np.float16)
         days = np.zeros((len(histories), longest), np.float32)
         mask = np.zeros((len(histories), longest), bool)
-        for place, history in enumerate(histories):
+        for row, history in enumerate(histories):
             n = len(history)
-            values[place, :n], mask[place, :n] = history.values, True
+            values[row, :n], mask[row, :n] = history.values, True
             if history.days is not None and n:
-                days[place, :n] = history.days.max() - history.days
+                days[row, :n] = history.days.max() - history.days
         # Widened by torch, and where they are used: numpy takes several times as long to widen a half.
         widened = torch.from_numpy(values).to(device).float()
         asked = None if query is None else torch.from_numpy(np.asarray(query, np.float32)).to(device)
-        return cls(
-            widened[..., : config.encoder_dim],
-            widened,
-            torch.from_numpy(mask).to(device),
-            asked,
-            torch.from_numpy(days).to(device),
-        )
+        dates = torch.from_numpy(days).to(device)
+        return cls(widened[..., : config.encoder_dim], widened, torch.from_numpy(mask).to(device), asked, dates)
+
+    def soft_prompts(self, model: torch.nn.Module, *, asked: bool = True) -> torch.Tensor:
+        """What a user embedder (or its wrapper) makes of the batch, with or without the questions.
+
+        Returns:
+            # (batch, n_tokens, llm_hidden)
+        """
+        made: torch.Tensor = model(self.keys, self.values, self.mask, self.query if asked else None, self.days)
+        return made
 
 
 def _days(profile: Profile) -> NDArray[np.float32] | None:

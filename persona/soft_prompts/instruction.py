@@ -1,15 +1,15 @@
-"""Words for a soft prompt to start as, around a slot for what the user would probably answer.
+"""Words for a soft prompt to start as, around tokens for the user's probable answer.
 
 An LLM reads soft tokens best that are much like words it knows. So the instruction of a user embedder starts as the
-embeddings of a record in the prompts' own wording, and where the record's target would stand there is a *slot*:
+embeddings of a record in the prompts' own wording, and where the record's target would stand there are *answer tokens*:
 
-    [CLS] the category for the article : " " is " <slot> " .
+    [CLS] the category for the article : " " is " <answer tokens> " .
 
-The warm-up (`persona.soft_prompts.warm_up`) teaches the user embedder to put the answer that a user's history makes likely
-into the slot, in the LLM's own embeddings, before the LLM has computed anything.
+The warm-up (`persona.soft_prompts.training.warm_up`) teaches the user embedder to put the answer that a user's history
+makes likely there, in the LLM's own embeddings, before the LLM has computed anything.
 
-Starting values from words are those of prompt tuning (Lester et al., arXiv 2104.08691, section 3.2); a slot that is
-filled for each user is our own.
+Starting values from words are those of prompt tuning (Lester et al., arXiv 2104.08691, section 3.2); answer tokens that
+are filled for each user are our own.
 """
 
 from __future__ import annotations
@@ -32,48 +32,48 @@ from persona.protocols import RecordEncoder
 if TYPE_CHECKING:
     from persona.llm.transformers import TransformersLM
 
-SLOT_TOKENS = 4
-"""Longest slot: long answers are put in as the means of so many parts."""
+ANSWER_TOKENS = 4
+"""Most answer tokens: a longer answer is put in as the means of so many parts."""
 
-_AT_ONCE = 1024
+_ANSWERS_AT_ONCE = 1024
 _RIDGE = 1e-3
 """Added to the covariance of vectors of length 1: small beside what tells a few labels apart, and enough for titles."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InstructionWords:
-    """See the module.
+    """What the soft tokens of a user embedder start as.
 
     Attributes:
-        before: embeddings of the words in front of the slot.  # (tokens, llm_hidden)
-        filling: what the slot starts as: the mean over the training answers.  # (slot_tokens, llm_hidden)
+        before: embeddings of the words before the answer.  # (tokens, llm_hidden)
+        answer: the mean over the training answers.  # (answer tokens, llm_hidden)
         after: embeddings of the words behind it.  # (tokens, llm_hidden)
         usual: mean of the record encoder's vectors of the training answers.  # (encoder_dim,)
-        echo: maps what such a vector has beyond `usual` to what the answer's embeddings have beyond `filling`: their
-            ridge regression over the training answers.  # (slot_tokens * llm_hidden, encoder_dim)
+        regression: maps what such a vector has beyond `usual` to what the answer's embeddings have beyond `answer`:
+            their ridge regression over the training answers.  # (answer tokens * llm_hidden, encoder_dim)
     """
 
     before: Tensor
-    filling: Tensor
+    answer: Tensor
     after: Tensor
     usual: Tensor
-    echo: Tensor
+    regression: Tensor
 
     @property
     def vectors(self) -> Tensor:
-        """The whole, in the LLM's own scale.  # (n_tokens, llm_hidden)"""
-        return torch.cat((self.before, self.filling, self.after))
+        """All of them, in the LLM's own scale.  # (n_tokens, llm_hidden)"""
+        return torch.cat((self.before, self.answer, self.after))
 
     @property
-    def slot(self) -> tuple[int, int]:
-        """Where the slot begins and where it has ended."""
-        return len(self.before), len(self.before) + len(self.filling)
+    def answer_tokens(self) -> slice:
+        """Where the answer stands among them."""
+        return slice(len(self.before), len(self.before) + len(self.answer))
 
     @classmethod
     def of(cls, split: LampSplit, llm: TransformersLM, encoder: RecordEncoder) -> InstructionWords:
         """The words of the official prompts for a record of this task.
 
-        The slot is as long as the longest answer, at most `SLOT_TOKENS`.
+        There are as many answer tokens as the longest answer has, at most `ANSWER_TOKENS`.
 
         Args:
             split: training questions with golds.
@@ -88,30 +88,30 @@ class InstructionWords:
         before, _, after = record_form(split.task).partition("{target}")
         counts = Counter(split.golds.values())
         answers = answer_ids(llm, list(counts))
-        slot_tokens = min(SLOT_TOKENS, max(map(len, answers)))
+        length = min(ANSWER_TOKENS, max(map(len, answers)))
         vectors = torch.from_numpy(np.asarray(encoder.encode(list(counts)), np.float32))
         shares = torch.tensor(list(counts.values()), dtype=torch.float32)[:, None] / counts.total()
         usual = (shares * vectors).sum(0)
-        apart = shares * (vectors - usual)
+        centred = shares * (vectors - usual)
         # By pieces: the embeddings of all answers would be far larger than the LLM's own table.
-        filling = torch.zeros(slot_tokens * llm.hidden_size)
-        product = torch.zeros(len(usual), slot_tokens * llm.hidden_size)
-        for start in range(0, len(answers), _AT_ONCE):
-            piece = slice(start, start + _AT_ONCE)
-            filled = in_slot(llm, answers[piece], slot_tokens).cpu().flatten(1)  # (answers, slot_tokens * hidden)
-            filling += (shares[piece] * filled).sum(0)
-            product += apart[piece].T @ filled  # that `apart` sums to zero spares the centring of `filled`
-        square = apart.T @ (vectors - usual)
-        echo = torch.linalg.solve(square + _RIDGE * torch.eye(len(square)), product).T
+        answer = torch.zeros(length * llm.hidden_size)
+        product = torch.zeros(len(usual), length * llm.hidden_size)
+        for start in range(0, len(answers), _ANSWERS_AT_ONCE):
+            piece = slice(start, start + _ANSWERS_AT_ONCE)
+            embedded = answer_embeddings(llm, answers[piece], length).cpu().flatten(1)  # (answers, length * hidden)
+            answer += (shares[piece] * embedded).sum(0)
+            product += centred[piece].T @ embedded  # `centred` sums to zero, so `embedded` need not be centred
+        square = centred.T @ (vectors - usual)
+        regression = torch.linalg.solve(square + _RIDGE * torch.eye(len(square)), product).T
         # How the words behind an answer are cut into tokens may depend on what stands before them.
         usually = before + counts.most_common(1)[0][0]
         behind = llm.opening_ids(usually + after)[len(llm.opening_ids(usually)) :]
         return cls(
             _embedded(llm, llm.opening_ids(before)),
-            filling.view(slot_tokens, -1),
+            answer.view(length, -1),
             _embedded(llm, behind),
             usual,
-            echo.contiguous(),
+            regression.contiguous(),
         )
 
 
@@ -120,31 +120,31 @@ def answer_ids(llm: TransformersLM, answers: Sequence[str]) -> list[list[int]]:
     return [ids[:-1] or ids for ids in llm.target_ids(answers)]
 
 
-def in_slot(llm: TransformersLM, answers: Sequence[Sequence[int]], slot_tokens: int) -> Tensor:
-    """The LLM's embeddings of answers, brought to one length: each token of the slot is the mean of its part.
+def answer_embeddings(llm: TransformersLM, answers: Sequence[Sequence[int]], length: int) -> Tensor:
+    """The LLM's embeddings of answers, brought to one length: each vector is the mean of its part of the answer.
 
-    A shorter answer repeats its tokens: of two in a slot of four each stands twice.
+    A shorter answer repeats its tokens: of two tokens at length four each stands twice.
 
     Args:
         llm: whose embeddings.
         answers: token ids, at least one each.
-        slot_tokens: the length, at least 1.
+        length: at least 1.
 
     Returns:
-        float32, where the LLM is.  # (answers, slot_tokens, llm_hidden)
+        float32, on the LLM's device.  # (answers, length, llm_hidden)
     """
     parts: list[Sequence[int]] = []
     for ids in answers:
-        for place in range(slot_tokens):
-            start = place * len(ids) // slot_tokens
-            parts.append(ids[start : max(start + 1, (place + 1) * len(ids) // slot_tokens)])
+        for part in range(length):
+            start = part * len(ids) // length
+            parts.append(ids[start : max(start + 1, (part + 1) * len(ids) // length)])
     layer = llm.model.get_input_embeddings()
     device = layer.weight.device
     with torch.no_grad():
         flat = layer(torch.tensor([token for part in parts for token in part], device=device)).float()
     starts = torch.tensor([0, *(len(part) for part in parts[:-1])], device=device).cumsum(0)
     means = F.embedding_bag(torch.arange(len(flat), device=device), flat, starts, mode="mean")
-    return means.view(len(answers), slot_tokens, -1)
+    return means.view(len(answers), length, -1)
 
 
 def _embedded(llm: TransformersLM, ids: Sequence[int]) -> Tensor:

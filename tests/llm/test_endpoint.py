@@ -21,7 +21,8 @@ from persona.llm.endpoint import OpenAILM
 from persona.llm.inputs import message_parts, wire_format
 from persona.llm.load import load_llm
 from persona.protocols import GenerationOptions, Request
-from persona.soft_prompts.embedder import UserEmbedder, UserEmbedderConfig
+from persona.soft_prompts.config import UserEmbedderConfig
+from persona.soft_prompts.embedder import UserEmbedder
 
 if TYPE_CHECKING:
     from tests.conftest import ChatServer

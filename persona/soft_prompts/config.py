@@ -1,0 +1,92 @@
+"""The shape of a user embedder, as its ``config.json`` holds it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from persona.encoders.style import STYLE_DIM
+from persona.errors import InvalidOptionError
+
+Mode = Literal["attention", "persona-plug", "vectors"]
+MODES: tuple[Mode, ...] = ("attention", "persona-plug", "vectors")
+
+PAPER_TOKENS = 2
+"""Soft tokens of mode ``"persona-plug"``: the instruction's and the user's."""
+
+
+@dataclass(frozen=True)
+class UserEmbedderConfig:
+    """The shape of a user embedder, and the models it belongs to.
+
+    Attributes:
+        encoder_dim: length of the record encoder's vectors; in mode ``"vectors"`` of the users' own vectors.
+        llm_hidden: length of the LLM's input embeddings.
+        mode: one of `MODES`; see `persona.soft_prompts.network`.
+        n_tokens: soft tokens of a user.
+        heads: attention heads. Only mode ``"attention"`` has them.
+        width: hidden size of mode ``"attention"``.
+        embedding_scale: mean L2 norm of the LLM's input embeddings.
+        encoder: fingerprint of the record encoder, or of the user vectors.
+        llm: fingerprint of the LLM.
+        view: the view of a record (`Record.view`) that keys are made of.
+        answer_start: first of the soft tokens that start as the user's probable answer
+            (`persona.soft_prompts.instruction`).
+        answer_end: the token after the last of them; equal to `answer_start` if there are none.
+        with_question: whether the layers behind the heads read the question. Only in mode ``"attention"``.
+        copy_tokens: size of the LLM's vocabulary, for an embedder that copies (`persona.soft_prompts.copying`); else 0.
+        task: the LaMP task that it was trained on; ``""`` if its prompts are the question alone.
+
+    Raises:
+        InvalidOptionError: if an option is out of range.
+    """
+
+    encoder_dim: int
+    llm_hidden: int
+    mode: Mode = "attention"
+    n_tokens: int = 8
+    heads: int = 4
+    width: int = 256
+    embedding_scale: float = 1.0
+    encoder: str = ""
+    llm: str = ""
+    view: str = "text"
+    answer_start: int = 0
+    answer_end: int = 0
+    with_question: bool = False
+    copy_tokens: int = 0
+    task: str = ""
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InvalidOptionError(f"a user embedder's mode must be one of {', '.join(MODES)}, was: {self.mode!r}")
+        if self.with_question and self.mode != "attention":
+            raise InvalidOptionError(f"only the mode 'attention' can be `with_question`, the mode was: {self.mode!r}")
+        for name in ("encoder_dim", "llm_hidden", "n_tokens", "heads", "width"):
+            if getattr(self, name) < 1:
+                raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
+        if self.mode == "persona-plug" and self.n_tokens != PAPER_TOKENS:
+            raise InvalidOptionError(f"the mode 'persona-plug' has {PAPER_TOKENS} soft tokens, was: {self.n_tokens}")
+        if not (math.isfinite(self.embedding_scale) and self.embedding_scale > 0):
+            raise InvalidOptionError(f"`embedding_scale` must be above 0, was: {self.embedding_scale}")
+        if not 0 <= self.answer_start <= self.answer_end <= self.n_tokens:
+            raise InvalidOptionError(
+                f"the answer must lie within the {self.n_tokens} soft tokens, "
+                f"was: {self.answer_start} to {self.answer_end}"
+            )
+
+    @property
+    def value_dim(self) -> int:
+        """Length of a record's value: text, target and style in mode ``"attention"``, else that of its key."""
+        return 2 * self.encoder_dim + STYLE_DIM if self.mode == "attention" else self.encoder_dim
+
+    @property
+    def answer_tokens(self) -> slice:
+        """The soft tokens that start as the user's probable answer."""
+        return slice(self.answer_start, self.answer_end)
+
+    @property
+    def n_answer_tokens(self) -> int:
+        """How many these are."""
+        return self.answer_end - self.answer_start

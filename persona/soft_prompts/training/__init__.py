@@ -1,0 +1,1 @@
+"""Training of user embedders: options, examples, warm-up, the loss of the frozen LLM, and copying."""

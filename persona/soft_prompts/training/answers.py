@@ -1,0 +1,260 @@
+"""The stages of a training that are led by the frozen LLM's loss on the right answers.
+
+Everything random in step n follows from ``(seed, n)``, and a checkpoint holds weights, optimizer and step. So a run
+that was killed goes on to the very weights of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from persona.errors import InvalidOptionError, PersonaError
+from persona.files import replacing
+from persona.lamp.prompts import lamp_prompt
+from persona.lamp.tasks import LampTask
+from persona.llm.loss import TargetLoss
+from persona.llm.transformers import TransformersLM
+from persona.protocols import GenerationOptions, Retriever
+from persona.soft_prompts.embedder import UserEmbedder
+from persona.soft_prompts.histories import HistoryBatch
+from persona.soft_prompts.training.examples import Example, Examples
+from persona.soft_prompts.training.loop import Progress, Schedule, TrainingLoop
+from persona.soft_prompts.training.options import BETAS, QUERY_DROPOUT, WEIGHT_DECAY, UserEmbedderTraining
+
+_POOLED = 8
+"""Batches that are drawn together and sorted by length, so that little is padded."""
+
+_NEW_USER = "pooling.new_user"
+
+_UNREADABLE = (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError, UnpicklingError)
+"""What `torch.load` raises on a broken file."""
+
+Draw = tuple[int, int]
+"""An example of the training, by its position, and the number of the draw, which decides how it is shown."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExampleTokens:
+    """Token ids of examples: of the official prompt with retrieved records, and of the target. Each is made once.
+
+    Attributes:
+        task: whose prompts these are.
+        llm: whose tokens.
+        retriever: finds the records; None where none are wanted.
+        soft_tokens: soft tokens that a prompt leaves room for.
+        max_length: token budget of a prompt with records.
+    """
+
+    task: LampTask
+    llm: TransformersLM
+    retriever: Retriever | None
+    soft_tokens: int
+    max_length: int
+    _made: dict[tuple[int, int], tuple[list[int], list[int]]] = field(default_factory=dict)
+
+    def of(self, example: Example, k: int) -> tuple[list[int], list[int]]:
+        """Prompt with `k` retrieved records, and target."""
+        key = id(example), k
+        if key not in self._made:
+            (target,) = self.llm.target_ids([example.gold])
+            room = self.llm.input_limit(GenerationOptions(max_new_tokens=len(target)))
+            limit = None if room is None else room - self.soft_tokens
+            (prompt,) = self.llm.prompt_ids([self._text(example, k)], limit=limit)
+            self._made[key] = prompt, target
+        return self._made[key]
+
+    def _text(self, example: Example, k: int) -> str:
+        if k == 0 or not example.profile.records:
+            return example.input
+        assert self.retriever is not None
+        scored = self.retriever.retrieve(example.profile, self.task.query(example.input), k)
+        records = [each.record for each in scored]
+        return lamp_prompt(self.task, example.input, records, self.llm.tokenizer, max_length=self.max_length).text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingSetup:
+    """What all stages of a training share."""
+
+    embedder: UserEmbedder
+    examples: Examples
+    tokens: ExampleTokens
+    loss: TargetLoss
+    accelerator: Accelerator
+
+    @property
+    def llm(self) -> TransformersLM:
+        """The frozen LLM."""
+        return self.loss.llm
+
+
+class AnswerStage:
+    """One stage: of all weights but one, or with `new_users` of this one, which only users without records get.
+
+    Args:
+        setup: of the training.
+        options: how to train.
+        checkpoint: where the stage is saved after each evaluation.
+        new_users: train what a user without records gets.
+    """
+
+    def __init__(
+        self, setup: TrainingSetup, options: UserEmbedderTraining, checkpoint: Path, *, new_users: bool = False
+    ) -> None:
+        self.setup, self.options, self.checkpoint = setup, options, checkpoint
+        embedder = setup.embedder
+        # The other weights say which run it is that leaves them as they are.
+        self._begun_from = embedder.fingerprint if new_users else ""
+        for name, parameter in embedder.named_parameters():
+            parameter.requires_grad_((name == _NEW_USER) == new_users)
+        optimizer = torch.optim.AdamW(
+            [parameter for parameter in embedder.parameters() if parameter.requires_grad],
+            lr=options.learning_rate,
+            weight_decay=WEIGHT_DECAY,
+            betas=BETAS,
+        )
+        self.model, self.optimizer = setup.accelerator.prepare(embedder, optimizer)
+        self.loop = TrainingLoop(
+            "new users" if new_users else "answers",
+            embedder,
+            self.optimizer,
+            Schedule(options.steps, options.learning_rate, options.evaluate_every, options.patience),
+            take=self._take,
+            validate=self._validate,
+            evaluated=self._save,
+        )
+
+    def train(self, progress: Progress | None = None) -> None:
+        """Run the loop, and leave the embedder with its best weights."""
+        self.setup.embedder.train()
+        self.loop.run(progress)
+        self.setup.embedder.eval()
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint, if there is one, and say whether there was.
+
+        Raises:
+            InvalidOptionError: if it is of a run with other options.
+            PersonaError: if it cannot be read.
+        """
+        path = self.checkpoint
+        if not path.is_file():
+            return False
+        try:
+            saved = torch.load(path, map_location=self.setup.loss.device, weights_only=True)
+            name, state = saved["run"], saved["state"]
+        except _UNREADABLE as error:  # torch's own words would advise to load it unsafely
+            raise PersonaError(f"{path}: the checkpoint cannot be read, delete it to begin anew") from error
+        if name != self._name():
+            raise InvalidOptionError(
+                f"{path} is the checkpoint of a run with other options, data or models: finish that one, "
+                "delete the file, or train into another folder"
+            )
+        self.loop.resume(state)
+        return True
+
+    def _take(self, step: int) -> float:
+        """One optimizer step; the batch's mean loss."""
+        batch, accelerator = self._batch(step), self.setup.accelerator
+        # All, not only those of the optimizer: what an earlier run left would count when gradients are clipped.
+        self.setup.embedder.zero_grad(set_to_none=True)
+        total = 0.0
+        processes = accelerator.num_processes
+        mine = batch[accelerator.process_index :: processes]
+        # Gradients are averaged over the processes after each part. Their shares of the batch need not be equal, the
+        # number of parts has to be: one that has no example left takes part with one that counts nothing.
+        largest = -(-len(batch) // processes)
+        size = -(-largest // self.options.accumulate)
+        for start in range(0, largest, size):
+            part = mine[start : start + size]
+            weight = processes / len(batch) if part else 0.0
+            loss = self._loss(part or batch[:1]).sum() * weight
+            accelerator.backward(loss)
+            total += float(loss.detach())
+        accelerator.clip_grad_norm_(self.setup.embedder.parameters(), 1.0)
+        self.optimizer.step()
+        return total
+
+    def _batch(self, step: int) -> list[Draw]:
+        """The examples of a step; examples of like length go together."""
+        size, train = self.options.batch, self.setup.examples.train
+        pool, number = divmod(step, _POOLED)
+        drawn = list(_draws(self.options.seed, len(train), pool * _POOLED * size, _POOLED * size))
+        drawn.sort(key=lambda draw: len(train[draw[0]].input))
+        order = np.random.default_rng((self.options.seed, 4, pool)).permutation(_POOLED)
+        start = int(order[number]) * size
+        return drawn[start : start + size]
+
+    def _loss(self, part: Sequence[Draw]) -> torch.Tensor:
+        """The loss of each of some examples, as they are shown in this step.  # (part,)"""
+        options, examples, loss = self.options, self.setup.examples, self.setup.loss
+        histories, queries, tokens, unasked = [], [], [], []
+        for position, number in part:
+            example = examples.train[position]
+            draw = np.random.default_rng((options.seed, 3, number))
+            histories.append(examples.shown(example, options, draw))
+            queries.append(example.query)
+            unasked.append(draw.random() < QUERY_DROPOUT)
+            k = options.ks[int(draw.integers(len(options.ks)))]
+            tokens.append(self.setup.tokens.of(example, k))
+        batch = HistoryBatch.of(histories, self.setup.embedder.config, np.stack(queries), loss.device)
+        soft_prompts = batch.soft_prompts(self.model)
+        if any(unasked):
+            query_free = batch.soft_prompts(self.model, asked=False)
+            chosen = torch.tensor(unasked, device=loss.device)[:, None, None]
+            soft_prompts = torch.where(chosen, query_free, soft_prompts)
+        return loss([prompt for prompt, _ in tokens], [target for _, target in tokens], soft_prompts)
+
+    def _validate(self) -> float:
+        """Mean loss on the questions of validation users, each with every number of records, nats per token."""
+        setup, options = self.setup, self.options
+        setup.embedder.eval()
+        losses: list[float] = []
+        examples = sorted(setup.examples.validation, key=lambda example: len(example.input))
+        for start in range(0, len(examples), options.batch):
+            some = examples[start : start + options.batch]
+            histories = [setup.examples.shown(example, options) for example in some]
+            queries = np.stack([example.query for example in some])
+            batch = HistoryBatch.of(histories, setup.embedder.config, queries, setup.loss.device)
+            soft_prompts = batch.soft_prompts(setup.embedder)
+            for k in sorted(set(options.ks)):
+                tokens = [setup.tokens.of(example, k) for example in some]
+                losses += setup.loss([p for p, _ in tokens], [t for _, t in tokens], soft_prompts).tolist()
+        setup.embedder.train()
+        return float(np.mean(losses))
+
+    def _save(self) -> None:
+        if not self.setup.accelerator.is_main_process or not self.loop.step:
+            return
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.checkpoint) as temporary:
+            torch.save({"run": self._name(), "state": self.loop.state()}, temporary)
+
+    def _name(self) -> str:
+        """What makes two runs the same run."""
+        kind = type(self.setup.tokens.retriever)
+        # The plain `repr` would name an address in memory.
+        retriever = kind.__name__ if kind.__repr__ is object.__repr__ else repr(self.setup.tokens.retriever)
+        data = [self.setup.examples.task.name, self.setup.examples.fingerprint, retriever]
+        described: list[Any] = [asdict(self.options), asdict(self.setup.embedder.config), data, self._begun_from]
+        return json.dumps(described)
+
+
+def _draws(seed: int, n: int, first: int, count: int) -> Iterator[Draw]:
+    """Draws `first` to `first + count` of an endless row of shuffled rounds over `n` examples."""
+    number = first
+    while number < first + count:
+        order = np.random.default_rng((seed, 5, number // n)).permutation(n)
+        end = min((number // n + 1) * n, first + count)
+        for draw in range(number, end):
+            yield int(order[draw % n]), draw
+        number = end

@@ -7,7 +7,7 @@ from typing import Any
 
 from persona.eval.world.world import World
 from persona.lamp.tasks import LampSplit, lamp_task
-from persona.retrievers.bm25 import LampBM25Retriever
+from persona.retrievers import LampBM25Retriever
 from persona.soft_prompts.embedder import UserEmbedder
 from persona.soft_prompts.histories import HistoryReader
 from persona.soft_prompts.training.options import UserEmbedderTraining

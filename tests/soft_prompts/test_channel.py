@@ -20,7 +20,7 @@ from persona.llm.load import load_llm
 from persona.personalizer import Personalizer
 from persona.protocols import SOFT_PROMPT, TEXT, GenerationOptions
 from persona.records import Profile, Record
-from persona.retrievers.bm25 import LampBM25Retriever
+from persona.retrievers import LampBM25Retriever
 from persona.retrievers.channel import RecordsChannel
 from persona.soft_prompts.channel import SoftPromptChannel, soft_prompt_kind, soft_prompts, store_soft_prompts
 from persona.soft_prompts.copying import FEATURES, CopyLifts, TokenBackground

@@ -24,8 +24,7 @@ from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from persona.protocols import GenerationOptions, Request
 from persona.records import Profile
-from persona.retrievers.bm25 import LampBM25Retriever
-from persona.retrievers.recency import RecencyRetriever
+from persona.retrievers import LampBM25Retriever, RecencyRetriever
 from persona.soft_prompts.channel import soft_prompts
 from persona.soft_prompts.embedder import UserEmbedder, load_user_embedder
 from persona.soft_prompts.histories import History, HistoryReader

@@ -38,11 +38,7 @@ def check_requests(requests: Sequence[Request], llm: LanguageModel) -> None:
 
 
 def check_prompt(prompt: object, where: str = "") -> None:
-    """Refuse a prompt that no tokenizer and no endpoint can take.
-
-    Args:
-        prompt: what is about to be asked.
-        where: which one it is, for the message.
+    """Refuse a prompt that no tokenizer and no endpoint can take; `where` says which one it is.
 
     Raises:
         InvalidOptionError: if it is no string, or holds a lone surrogate: what Python makes of bytes that are not UTF-8
@@ -58,13 +54,7 @@ def check_prompt(prompt: object, where: str = "") -> None:
 
 
 def check_soft_prompt(vectors: torch.Tensor, hidden_size: int | None, llm: str, index: int) -> None:
-    """Refuse a soft prompt that does not fit the LLM.
-
-    Args:
-        vectors: the soft prompt.
-        hidden_size: length of the LLM's input embeddings.
-        llm: the LLM's name, for the message.
-        index: number of the request, for the message.
+    """Refuse the soft prompt of request `index` if it does not fit an LLM whose embeddings have `hidden_size` numbers.
 
     Raises:
         InvalidOptionError: if it is not of floats in the shape (tokens, hidden_size), or one is not finite.

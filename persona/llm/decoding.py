@@ -50,12 +50,7 @@ class GreedyMargin(LogitsProcessor):
         self._started = False
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Record this step's margins.
-
-        Args:
-            input_ids: prompts and what was generated so far.  # (prompts, length)
-            scores: logits of the next token.  # (prompts, vocabulary)
-        """
+        """Record this step's margins, from what was generated and the logits of the next token."""
         if self._started:  # Before that the last token is the prompt's.
             self._open &= ~torch.isin(input_ids[:, -1], self._eos)
         self._started = True

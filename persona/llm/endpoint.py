@@ -171,21 +171,13 @@ class OpenAILM:
         if not different:
             return []
         with ThreadPoolExecutor(min(self._options.max_concurrency, len(different))) as pool:
-            futures = {key: pool.submit(self._answer, key[1], request, options) for key, request in different.items()}
-            try:
-                answers = {key: future.result() for key, future in futures.items()}
-            except GenerationError:
-                for future in futures.values():  # What has not been sent yet would only fail, or cost, too.
-                    future.cancel()
-                raise
+            # After an error what has not been sent yet is cancelled: it would only fail, or cost, too.
+            texts = pool.map(lambda key: self._answer(key[1], different[key], options), different)
+            answers = dict(zip(different, texts, strict=True))
         return [answers[key] for key in keys]
 
     def load_adapter(self, name: str, path: str) -> None:
-        """Have a vLLM server read an adapter, at ``/v1/load_lora_adapter``.
-
-        Args:
-            name: what the server is to call it.
-            path: its PEFT folder, as the server sees it.
+        """Have a vLLM server read the adapter in the PEFT folder `path`, as the server sees it, and call it `name`.
 
         Raises:
             GenerationError: if the server refuses it or cannot be reached.
@@ -193,7 +185,7 @@ class OpenAILM:
         self._post("/load_lora_adapter", {"lora_name": name, "lora_path": path})
 
     def unload_adapter(self, name: str) -> None:
-        """Have a vLLM server forget an adapter, at ``/v1/unload_lora_adapter``; errors as in `load_adapter`."""
+        """Have a vLLM server forget an adapter; errors as in `load_adapter`."""
         self._post("/unload_lora_adapter", {"lora_name": name})
 
     def _post(self, path: str, body: dict[str, str]) -> None:

@@ -58,15 +58,7 @@ class TokenLifts(LogitsProcessor):
         self._begin: int | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """The scores with the lifts.
-
-        Args:
-            input_ids: prompts and what was generated so far.  # (rows, length)
-            scores: of the next token.  # (rows, vocabulary)
-
-        Returns:
-            New scores.  # (rows, vocabulary)
-        """
+        """The scores with the lifts; arguments and result as `LogitsProcessor` has them.  # (rows, vocabulary)"""
         device = scores.device
         lifted = scores.clone()
         # No pair occurs twice, and -inf stays what it is: what the model's own rules forbid is not lifted.
@@ -94,12 +86,8 @@ class TokenLifts(LogitsProcessor):
 def check_lifts(lifts: Lifts | None, config: Any) -> Lifts | None:
     """`lifts`, or None if they are empty.
 
-    Args:
-        lifts: what is to be added.
-        config: the model's configuration.
-
     Raises:
-        InvalidOptionError: if a token is none of the model's, or a number is not finite.
+        InvalidOptionError: if a token is none of a model with the configuration `config`, or a number is not finite.
     """
     if not lifts:
         return None
@@ -160,14 +148,7 @@ class MedianDecoding(LogitsProcessor):
         """Scores of -inf for all tokens but the next one.
 
         Where the answers differ, the median's token scores its log-odds against the runner-up, which scores 0: how far
-        p would have to move for the other to win.
-
-        Args:
-            input_ids: prompts and what was generated so far.  # (rows, length)
-            scores: logits of the next token.  # (rows, vocabulary)
-
-        Returns:
-            New scores.  # (rows, vocabulary)
+        p would have to move for the other to win.  # (rows, vocabulary)
         """
         position, self._steps = self._steps - self._forced, self._steps + 1
         if position < 0:

@@ -47,40 +47,49 @@ def beam_margin(*steps: list[list[float]], begins: list[list[list[int]]]) -> flo
 
 
 FIRST = [[-1.0, -2.0, -4.0, -8.0]]
+# Of -1.5, -2.25 (ended), -2.75, -3.0 and less, -1.5 and -2.75 go on.
+GOES_ON = [[-0.5, -1.75, -6.0, -1.25], [-1.0, -8.0, -9.0, -2.5]]
+IN_ORDER: list[list[int]] = [[0], [1]]
 
 
-def test_the_beams_that_go_on() -> None:
-    # -2 goes on, -4 does not.
-    assert beam_margin(FIRST, begins=[]) == 2.0
-    # Of -1.5, -2.25 (ended), -2.75, -3.0 and less, -1.5 and -2.75 go on.
-    second = [[-0.5, -1.75, -6.0, -1.25], [-1.0, -8.0, -9.0, -2.5]]
-    assert beam_margin(FIRST, second, begins=[[[0], [1]]]) == 0.25
-    # The order of the beams does not matter.
-    assert beam_margin(FIRST, second, begins=[[[1], [0]]]) != 0.25
-    assert beam_margin(FIRST, second[::-1], begins=[[[1], [0]]]) == 0.25
+@pytest.mark.parametrize(
+    ("steps", "begins", "margin"),
+    [
+        pytest.param([FIRST], [], 2.0, id="-2 goes on, -4 does not"),
+        pytest.param([FIRST, GOES_ON], [IN_ORDER], 0.25, id="-2.75 goes on, -3 does not"),
+        pytest.param([FIRST, GOES_ON[::-1]], [IN_ORDER[::-1]], 0.25, id="the same with the beams in another order"),
+        pytest.param(
+            [FIRST, [[-0.5, -1.75, -6.0, -1.625], [-3.0, -8.0, -9.0, -9.0]]],
+            [IN_ORDER],
+            0.125,
+            id="-2.625 has ended and is one of the best two, -2.75 is not",
+        ),
+        pytest.param(
+            [FIRST, [[-0.5, -1.75, -6.0, -1.875], [-3.0, -8.0, -9.0, -9.0]]],
+            [IN_ORDER],
+            0.125,
+            id="-2.875 has ended and is not among the best two, -2.75 is",
+        ),
+        pytest.param(
+            [FIRST, [[-2.5, -6.0, -9.0, -1.0], [-3.5, -9.0, -9.0, -1.0]]],
+            [IN_ORDER],
+            0.25,
+            id="both beams ended with -2 / 2 and -3 / 2, the best that runs has -3.5 / 2",
+        ),
+    ],
+)
+def test_a_beam_margin_is_that_of_the_closest_decision(
+    steps: list[list[list[float]]], begins: list[list[list[int]]], margin: float
+) -> None:
+    assert beam_margin(*steps, begins=begins) == margin
 
 
-def test_the_ended_ones_among_the_best() -> None:
-    # -2.625 (ended) is one of the best two, and -2.75 is not.
-    inside = [[-0.5, -1.75, -6.0, -1.625], [-3.0, -8.0, -9.0, -9.0]]
-    assert beam_margin(FIRST, inside, begins=[[[0], [1]]]) == 0.125
-    # -2.875 (ended) is not, and -2.75 is.
-    outside = [[-0.5, -1.75, -6.0, -1.875], [-3.0, -8.0, -9.0, -9.0]]
-    assert beam_margin(FIRST, outside, begins=[[[0], [1]]]) == 0.125
-
-
-def test_the_winner() -> None:
+def test_a_beam_margin_of_the_winner() -> None:
     second = [[-0.5, -4.5, -6.0, -1.25], [-3.0, -8.0, -9.0, -9.0]]
     # Finished: -2.25 after 2 steps, a mean of -1.125. Running: -1.5 and -5. Then all end, the best with -3.75 / 3.
     third = [[-2.25, -4.0, -5.0, -9.0], [-9.0, -9.0, -9.0, -9.0]]
-    before = beam_margin(FIRST, second, begins=[[[0], [1]]])
-    assert beam_margin(FIRST, second, third, begins=[[[0], [1]], [[0, 0], [1, 0]]]) == 0.125 < before
-
-
-def test_whether_a_beam_can_still_win() -> None:
-    # Both beams end next: -2.0 / 2 and -3.0 / 2 fill the pool; the best that runs has -3.5 / 2.
-    second = [[-2.5, -6.0, -9.0, -1.0], [-3.5, -9.0, -9.0, -1.0]]
-    assert beam_margin(FIRST, second, begins=[[[0], [1]]]) == 0.25
+    before = beam_margin(FIRST, second, begins=[IN_ORDER])
+    assert beam_margin(FIRST, second, third, begins=[IN_ORDER, [[0, 0], [1, 0]]]) == 0.125 < before
 
 
 @pytest.mark.parametrize("num_beams", [2, 4])

@@ -114,17 +114,17 @@ def test_broken_answers_are_one_line(chat_server: ChatServer, model: str, said: 
     assert model in str(caught.value)
 
 
-def test_nobody_listens() -> None:
+def test_an_endpoint_that_cannot_be_reached_or_used_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="k", max_retries=0) as client:
         llm = OpenAILM("m", client=client)
         with pytest.raises(GenerationError, match=r"m@http://127\.0\.0\.1:9/v1 did not answer: APIConnectionError"):
             llm.generate([Request("A")], OPTIONS)
-
-
-def test_a_missing_key_is_one_clear_line() -> None:
     with pytest.raises(ModelLoadError, match="needs a key: set OPENAI_API_KEY") as caught:
         load_llm("openai:gpt-4o-mini")
     assert "\n" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'persona-llm\[openai\]'"):
+        load_llm("vllm:m")
 
 
 def test_vllm_needs_no_key_and_has_a_default_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,12 +136,6 @@ def test_vllm_needs_no_key_and_has_a_default_address(monkeypatch: pytest.MonkeyP
     llm: Any = load_llm("vllm:m")
     assert llm._client.api_key == "secret"
     assert "secret" not in repr(llm)
-
-
-def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'persona-llm\[openai\]'"):
-        load_llm("vllm:m")
 
 
 @pytest.mark.parametrize(

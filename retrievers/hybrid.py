@@ -15,7 +15,7 @@ from persona.errors import InvalidOptionError
 from persona.protocols import Retriever
 from persona.records import Profile, ScoredRecord
 
-from .base import ProfileRetriever, positions, scored
+from .base import ProfileRetriever, Ranking, positions, scored
 
 
 class HybridRetriever(ProfileRetriever):
@@ -43,13 +43,13 @@ class HybridRetriever(ProfileRetriever):
     def __repr__(self) -> str:
         return f"HybridRetriever([{', '.join(map(repr, self.retrievers))}], damping={self.damping})"
 
-    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[tuple[ScoredRecord, ...]]:
+    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """The `k` records of each profile with the greatest fused scores."""
         deepest = max(map(len, profiles))
         rankings = [retriever.retrieve_batch(profiles, queries, deepest) for retriever in self.retrievers]
         return [self._fuse(profile, own, k) for profile, *own in zip(profiles, *rankings, strict=True)]
 
-    def _fuse(self, profile: Profile, rankings: Sequence[Sequence[ScoredRecord]], k: int) -> tuple[ScoredRecord, ...]:
+    def _fuse(self, profile: Profile, rankings: Sequence[Sequence[ScoredRecord]], k: int) -> Ranking:
         fused = [0.0] * len(profile)
         order: dict[int, None] = {}  # positions as the first ranking has them, then those that only later ones have
         for ranking in rankings:

@@ -57,40 +57,23 @@ class PersonaRetriever(BaseRetriever):
     k: int = 4
     user_id: str | None = None
 
-    def invoke(
-        self,
-        input: str,
-        config: RunnableConfig | None = None,
-        *,
-        user_id: str | None = None,
-        k: int | None = None,
-        **kwargs: Any,
-    ) -> list[Document]:
+    # LangChain hands the config to `invoke` and not to `_get_relevant_documents`, so it is read here.
+
+    def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
         """The documents for the query `input`.
 
         Args:
             input: the query.
-            config: ``config["configurable"]["user_id"]`` names the user, if `user_id` does not.
-            user_id: whose records.
-            k: how many at most; None takes the field.
-            **kwargs: as `BaseRetriever.invoke` takes them.
+            config: ``config["configurable"]["user_id"]`` names the user, if the argument `user_id` does not.
+            **kwargs: ``user_id``, ``k``, and what `BaseRetriever.invoke` takes.
         """
-        # LangChain hands the config to `invoke` and not to `_get_relevant_documents`, so it is read here.
         config = ensure_config(config)
-        return super().invoke(input, config, user_id=_named(user_id, config), k=k, **kwargs)
+        return super().invoke(input, config, **_with_user(kwargs, config))
 
-    async def ainvoke(
-        self,
-        input: str,
-        config: RunnableConfig | None = None,
-        *,
-        user_id: str | None = None,
-        k: int | None = None,
-        **kwargs: Any,
-    ) -> list[Document]:
+    async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
         """`invoke` in a thread of the event loop's executor."""
         config = ensure_config(config)
-        return await super().ainvoke(input, config, user_id=_named(user_id, config), k=k, **kwargs)
+        return await super().ainvoke(input, config, **_with_user(kwargs, config))
 
     def _get_relevant_documents(
         self,
@@ -122,9 +105,10 @@ class PersonaRetriever(BaseRetriever):
         return await run_in_executor(None, retrieve, query)
 
 
-def _named(user_id: str | None, config: RunnableConfig) -> str | None:
-    """The user id of the call, else that of the config, else None."""
-    return config.get("configurable", {}).get("user_id") if user_id is None else user_id
+def _with_user(kwargs: dict[str, Any], config: RunnableConfig) -> dict[str, Any]:
+    """The arguments of a call; the user id of the config where the call names none."""
+    named = kwargs.get("user_id")
+    return {**kwargs, "user_id": config.get("configurable", {}).get("user_id") if named is None else named}
 
 
 def _document(scored: ScoredRecord, user_id: str) -> Document:

@@ -6,9 +6,9 @@ As in LaMP: sort by date, oldest first, take the last k, newest first. Dates are
 
 from __future__ import annotations
 
-from persona.records import Profile, ScoredRecord
+from persona.records import Profile
 
-from .base import ProfileRetriever, scored
+from .base import ProfileRetriever, Ranking, scored
 
 
 class RecencyRetriever(ProfileRetriever):
@@ -22,7 +22,7 @@ class RecencyRetriever(ProfileRetriever):
     def __repr__(self) -> str:
         return "RecencyRetriever()"
 
-    def rank(self, profile: Profile, query: str, k: int) -> tuple[ScoredRecord, ...]:
+    def rank(self, profile: Profile, query: str, k: int) -> Ranking:
         """The `k` newest records; `query` plays no part."""
         n_records = len(profile)
         oldest_first = sorted(range(n_records), key=lambda position: profile[position].time or "")

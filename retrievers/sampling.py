@@ -10,9 +10,9 @@ import hashlib
 import json
 import random
 
-from persona.records import Profile, ScoredRecord
+from persona.records import Profile
 
-from .base import ProfileRetriever, scored
+from .base import ProfileRetriever, Ranking, scored
 
 
 class RandomRetriever(ProfileRetriever):
@@ -28,7 +28,7 @@ class RandomRetriever(ProfileRetriever):
     def __repr__(self) -> str:
         return f"RandomRetriever(seed={self.seed})"
 
-    def rank(self, profile: Profile, query: str, k: int) -> tuple[ScoredRecord, ...]:
+    def rank(self, profile: Profile, query: str, k: int) -> Ranking:
         """`k` records without replacement, in the order drawn."""
         # ASCII JSON keeps the three parts apart and takes any string, lone surrogates included.
         key = json.dumps([self.seed, profile.user_id, query]).encode()

@@ -32,9 +32,9 @@ from typing import Any
 from persona.errors import DataFormatError, InvalidOptionError
 from persona.formats.times import normalise_time
 from persona.protocols import Retriever
-from persona.records import Profile, Record, ScoredRecord
+from persona.records import Profile, Record
 
-from .base import ProfileRetriever
+from .base import ProfileRetriever, Ranking
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -161,7 +161,7 @@ class WhereRetriever(ProfileRetriever):
     def __repr__(self) -> str:
         return f"WhereRetriever({self.base!r}, {self.where!r})"
 
-    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[tuple[ScoredRecord, ...]]:
+    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """At most `k` records of each profile that fit; a profile object that comes several times is filtered once."""
         parts = {id(profile): profile for profile in profiles}
         parts = {key: self.where.part(profile) for key, profile in parts.items()}

@@ -100,9 +100,9 @@ def test_a_part_of_the_wrong_kind_is_refused_before_any_question(
     ("retriever", "k", "reason"),
     [
         ("bm25", 1, "make one with `persona.make_retriever`"),
-        (None, "4", "`k` must be a whole number of at least 0, was: '4'"),
-        (None, True, "`k` must be a whole number of at least 0, was: True"),
-        (None, -1, "`k` must be a whole number of at least 0, was: -1"),
+        (None, "4", "`k` must be a whole number, was: '4'"),
+        (None, True, "`k` must be a whole number, was: True"),
+        (None, -1, "`k` must be at least 0, was: -1"),
     ],
 )
 def test_the_channel_of_records_checks_its_parts(retriever: Any, k: Any, reason: str) -> None:

@@ -276,7 +276,7 @@ def train_filter(options: TrainFilter, settings: Mapping[str, RelevanceTraining]
         )
     trained.save(options.out)
     lines = []
-    if training.precision is None and done.recall < training.recall:
+    if done.recall < training.recall:
         lines.append(
             f"restraint={training.restraint:g} raised the threshold: fewer own questions keep their records than "
             f"recall={training.recall:.0%}"
@@ -284,7 +284,7 @@ def train_filter(options: TrainFilter, settings: Mapping[str, RelevanceTraining]
     kept = ", ".join(f"{share:.1%} of {name}" for name, share in done.general_kept.items())
     lines.append(
         f"{options.out}: threshold {done.threshold:.3f}; judged by networks not fitted to them, {done.recall:.1%} of "
-        f"own questions keep their records, and {kept} (precision {done.precision:.3f}); {done.questions} questions, "
+        f"own questions keep their records, and {kept}; {done.questions} questions, "
         f"{done.records} records that stood as ones, {done.general} general ones"
     )
     report({**asdict(done), "out": str(options.out)}, *lines)

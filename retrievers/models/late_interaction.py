@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.errors import InvalidOptionError
-from persona.records import Profile, ScoredRecord
+from persona.records import Profile
 
-from ..base import ProfileRetriever, best_first, check_view, view_texts
+from ..base import ProfileRetriever, Ranking, best_first, check_view, view_texts
 from .own_model import LOADING, OwnModel, encodable, float32_weights
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class LateInteractionRetriever(ProfileRetriever):
         """Names the model."""
         return f"mv:{self.model.fingerprint}:float32"
 
-    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[tuple[ScoredRecord, ...]]:
+    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """The `k` records of each profile with the greatest MaxSim; equal queries are encoded once."""
         different = list(dict.fromkeys(queries))
         tokens = dict(zip(different, self._encode(different, "query"), strict=True))
@@ -101,12 +101,13 @@ class LateInteractionRetriever(ProfileRetriever):
         return np.asarray(np.round(totals, _DIGITS), dtype=np.float64)
 
     def _records(self, texts: Sequence[str]) -> list[NDArray[np.float16]]:
-        known = {text: self._cache.get(text) for text in texts}
-        missing = [text for text, matrix in known.items() if matrix is None]
+        cached = {text: self._cache.get(text) for text in texts}
+        known = {text: matrix for text, matrix in cached.items() if matrix is not None}
+        missing = [text for text in cached if text not in known]
         for text, matrix in zip(missing, self._encode(missing, "document"), strict=True):
             known[text] = matrix
             self._cache.put(text, matrix)
-        return [matrix for text in texts if (matrix := known[text]) is not None]
+        return [known[text] for text in texts]
 
     def _encode(self, texts: Sequence[str], side: str) -> list[NDArray[np.float16]]:
         """Token vectors of each text, float16.  # each (tokens, dim)"""

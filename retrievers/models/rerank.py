@@ -17,7 +17,7 @@ from persona.errors import InvalidOptionError, ModelLoadError
 from persona.protocols import Retriever
 from persona.records import Profile, ScoredRecord
 
-from ..base import ProfileRetriever, check_view
+from ..base import ProfileRetriever, Ranking, check_view
 from .own_model import LOADING, OwnModel, encodable, float32_weights
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class RerankRetriever(ProfileRetriever):
     def __repr__(self) -> str:
         return f"RerankRetriever({self.base!r}, {self.model.name!r}, view={self.view!r}, depth={self.depth})"
 
-    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[tuple[ScoredRecord, ...]]:
+    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """At most `k` records of each profile, the best by the cross-encoder first; all pairs are read in one call."""
         rankings = self.base.retrieve_batch(profiles, queries, self.depth)
         pairs = [
@@ -99,4 +99,5 @@ class RerankRetriever(ProfileRetriever):
 def _load(folder: Path, device: str) -> CrossEncoder:
     from sentence_transformers import CrossEncoder
 
-    return CrossEncoder(str(folder), device=device, model_kwargs=float32_weights(), **LOADING)
+    model: CrossEncoder = CrossEncoder(str(folder), device=device, model_kwargs=float32_weights(), **LOADING)
+    return model

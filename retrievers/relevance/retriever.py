@@ -17,7 +17,7 @@ from persona.errors import InvalidOptionError
 from persona.protocols import RecordEncoder, Retriever
 from persona.records import Profile, ScoredRecord
 
-from ..base import ProfileRetriever
+from ..base import ProfileRetriever, Ranking
 from ..vectors.record_vectors import RecordVectors
 from .filters import RelevanceFilter, check_fits
 
@@ -66,7 +66,7 @@ class RelevanceRetriever(ProfileRetriever):
     def __repr__(self) -> str:
         return f"RelevanceRetriever({self.base!r}, {type(self.relevance).__name__}, judge={self.judge!r})"
 
-    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[tuple[ScoredRecord, ...]]:
+    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """Those of the base's `k` records of each profile that are relevant, with one call of the encoder."""
         rankings = self.base.retrieve_batch(profiles, queries, k)
         # Where the base found nothing, there is nothing to encode either.

@@ -9,8 +9,7 @@ nearest of them passes (`persona.retrievers.relevance.retriever`). It is
 - the highest threshold at which the wanted share of the users' questions keep theirs in either form (*recall*): as
   strict as that allows, since domains that the training has not seen lie between;
 - raised until the wanted share of general questions, each kind as frequent as the others, are left alone
-  (*restraint* goes before recall);
-- or, if so wanted, the lowest at which users' questions are the wanted share of those that keep records (*precision*).
+  (*restraint* goes before recall).
 
 All questions have a say in it: chosen on one fold, where a few decide, it let 7 or 32 % of the film reviews pass, by
 the draw. Nothing of the split that a report is made on is read.
@@ -20,8 +19,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +55,6 @@ class RelevanceTraining:
     Attributes:
         recall: wanted share of the users' questions that keep records, above 0 and below 1.
         restraint: least share of the general questions that keep none, above 0 and below 1; goes before `recall`.
-        precision: wanted share of users' questions among those that keep records, above 0 and below 1, in place of
-            both; None wants none.
         folds: parts into which the users are dealt, each left out by other networks; 2 to 10.
         members: networks for each fold; all are averaged in the end.
         width: hidden units of each.
@@ -74,7 +71,6 @@ class RelevanceTraining:
 
     recall: float = 0.97
     restraint: float = 0.9
-    precision: float | None = None
     folds: int = 5
     members: int = 3
     width: int = 32
@@ -85,9 +81,9 @@ class RelevanceTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("recall", "restraint", "precision"):
-            if (value := getattr(self, name)) is not None and not 0 < value < 1:
-                raise InvalidOptionError(f"`{name}` must be above 0 and below 1, was: {value}")
+        for name in ("recall", "restraint"):
+            if not 0 < getattr(self, name) < 1:
+                raise InvalidOptionError(f"`{name}` must be above 0 and below 1, was: {getattr(self, name)}")
         if not 2 <= self.folds <= LEAST_GENERAL:
             raise InvalidOptionError(f"`folds` must be from 2 to {LEAST_GENERAL}, was: {self.folds}")
         for name in ("members", "width", "epochs", "questions"):
@@ -108,9 +104,7 @@ class RelevanceReport:
         questions: of the split, that were used.
         records: that stood as questions.
         general: general questions that were used.
-        pairs: of all networks, those of the left-out folds included.
         threshold: chosen.
-        precision: of the questions that keep records, the share of users' ones, all kinds being equally frequent.
         recall: of the users' questions, the share that keep records, in the form that keeps fewer.
         general_kept: of the general questions of each kind, the share that keep records.
     """
@@ -118,43 +112,28 @@ class RelevanceReport:
     questions: int
     records: int
     general: int
-    pairs: int
     threshold: float
-    precision: float
     recall: float
     general_kept: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Questions:
-    """All questions of a training.
+class _Questions(NamedTuple):
+    """All questions of a training: users' own bare and in the words of the task, records that stand as questions, and
+    what a network reads of general ones, by kind.  # each (questions, dim + STYLE_DIM)"""
 
-    Attributes:
-        forms: users' questions, bare and in the words of the task.
-        stand_ins: records that stand as questions.
-        general: what a network reads of general questions, by kind.  # each (questions, dim + STYLE_DIM)
-    """
-
-    forms: tuple[list[OwnQuestion], list[OwnQuestion]]
+    bare: list[OwnQuestion]
+    worded: list[OwnQuestion]
     stand_ins: list[OwnQuestion]
     general: list[NDArray[np.float32]]
 
 
-@dataclass(slots=True, eq=False)
-class _CrossFit:
-    """Networks of all folds, and how they judge the questions that they were not fitted to.
+class _CrossFit(NamedTuple):
+    """The networks of all folds, and the greatest f of each question's records by those not fitted to it: of users'
+    questions by form, of general ones by kind.  # each (questions,)"""
 
-    Attributes:
-        networks: `RelevanceTraining.members` for each fold.
-        own: for each form the greatest f of each question's records, fold after fold.  # each (questions,)
-        general: likewise for each kind of general questions.
-        n_pairs: of all networks.
-    """
-
+    networks: list[Weights]
     own: list[NDArray[np.float64]]
     general: list[NDArray[np.float64]]
-    networks: list[Weights] = field(default_factory=list)
-    n_pairs: int = 0
 
 
 def training_questions(split: LampSplit, options: RelevanceTraining) -> list[Question]:
@@ -200,9 +179,7 @@ def train_relevance(
         questions=len(asked),
         records=len(questions.stand_ins),
         general=sum(map(len, kinds.values())),
-        pairs=fit.n_pairs,
         threshold=threshold,
-        precision=_precision(np.concatenate(fit.own), fit.general, threshold),
         recall=min(_share(values, threshold) for values in fit.own),
         general_kept={name: _share(values, threshold) for name, values in zip(kinds, fit.general, strict=True)},
     )
@@ -229,19 +206,17 @@ def _embedded(
     kinds: Mapping[str, Sequence[str]],
 ) -> _Questions:
     """All questions with their vectors and those of the users' records."""
-    # Bare, as evaluations ask it, and in the task's words, as it comes in a prompt.
     texts = [*(split.task.query(question.input) for question in asked), *(question.input for question in asked)]
     embedded = vectors.embed([question.profile for question in asked] * 2, texts)
-    bare, whole = embedded[: len(asked)], embedded[len(asked) :]
-    first, second = (
-        [OwnQuestion.of(question.user_id, own, own.similarities) for question, own in zip(asked, form, strict=True)]
-        for form in (bare, whole)
-    )
-    users = {question.user_id: (question.profile, own) for question, own in zip(asked, bare, strict=True)}
+    own = [
+        OwnQuestion.of(question.user_id, profile, profile.similarities)
+        for question, profile in zip([*asked, *asked], embedded, strict=True)
+    ]
+    users = {question.user_id: (question.profile, profile) for question, profile in zip(asked, embedded, strict=False)}
     with_target = "target" in options.view
     stand_ins = [] if with_target else records_as_questions(users, options.view, options.records, draw)
     general = [read_queries(vectors.encoder.encode(list(kind)), kind) for kind in kinds.values()]
-    return _Questions((first, second), stand_ins, general)
+    return _Questions(own[: len(asked)], own[len(asked) :], stand_ins, general)
 
 
 def _cross_fit(
@@ -251,40 +226,32 @@ def _cross_fit(
     progress: Callable[[str, int, int], object] | None,
 ) -> _CrossFit:
     """Fit networks for each fold, and judge the fold by them."""
-    users = sorted({question.user_id for question in questions.forms[0]})
+    users = sorted({question.user_id for question in questions.bare})
     folds = min(options.folds, len(users))
     fold_of = {user: number % folds for number, user in enumerate(draw.permutation(users).tolist())}
     general_folds = [draw.permutation(len(texts)) % folds for texts in questions.general]
-    judged_own: list[list[NDArray[np.float64]]] = [[], []]
-    judged_general: list[list[NDArray[np.float64]]] = [[] for _ in questions.general]
-    fit = _CrossFit([], [])
+    networks: list[Weights] = []
+    # For bare and worded questions, then for each kind of general ones: an array for each fold.
+    judged: list[list[NDArray[np.float64]]] = [[] for _ in range(2 + len(general_folds))]
     for fold in range(folds):
-        inside = [
-            question
-            for group in (*questions.forms, questions.stand_ins)
-            for question in group
-            if fold_of[question.user_id] != fold
-        ]
-        left_out = [[question for question in form if fold_of[question.user_id] == fold] for form in questions.forms]
         by_kind = list(zip(questions.general, general_folds, strict=True))
-        outside = Pairs.drawn([*left_out[0], *left_out[1]], [texts[those == fold] for texts, those in by_kind], draw)
-        fit.n_pairs += len(outside.labels)
+        own = [*questions.bare, *questions.worded]
+        inside = [question for question in (*own, *questions.stand_ins) if fold_of[question.user_id] != fold]
+        left_out = [question for question in own if fold_of[question.user_id] == fold]
+        outside = Pairs.drawn(left_out, [texts[those == fold] for texts, those in by_kind], draw)
         for _ in range(options.members):
             pairs = Pairs.drawn(inside, [texts[those != fold] for texts, those in by_kind], draw)
-            fit.n_pairs += len(pairs.labels)
-            fit.networks.append(_fitted(pairs, outside, options, options.seed + 1_000 * len(fit.networks)))
+            networks.append(_fitted(pairs, outside, options, options.seed + 1_000 * len(networks)))
             if progress is not None:
-                progress("networks", len(fit.networks), folds * options.members)
-        judge = TrainedFilter(_mean(fit.networks[-options.members :]), 0.5, "", options.view)
-        values = _values(judge, outside)
-        # The questions of the first form stand before those of the second.
-        for form, greatest in zip(judged_own, np.split(outside.greatest(values, OWN), [len(left_out[0])]), strict=True):
-            form.append(greatest)
-        for kind, judged in enumerate(judged_general):
-            judged.append(outside.greatest(values, kind))
-    fit.own = [np.concatenate(form) for form in judged_own]
-    fit.general = [np.concatenate(kind) for kind in judged_general]
-    return fit
+                progress("networks", len(networks), folds * options.members)
+        values = _values(TrainedFilter(_mean(networks[-options.members :]), 0.5, "", options.view), outside)
+        # Each user asks every question in both forms: the first half of those left out is bare.
+        halves = np.split(outside.greatest(values, OWN), 2)
+        kinds = [outside.greatest(values, kind) for kind in range(len(general_folds))]
+        for greatest, of_fold in zip(judged, (*halves, *kinds), strict=True):
+            greatest.append(of_fold)
+    bare, worded, *general = map(np.concatenate, judged)
+    return _CrossFit(networks, [bare, worded], general)
 
 
 def _fitted(pairs: Pairs, validation: Pairs, options: RelevanceTraining, seed: int) -> Weights:
@@ -346,29 +313,18 @@ def _threshold(fit: _CrossFit, options: RelevanceTraining) -> float:
     Raises:
         EvaluationError: if no question of a user keeps records at it.
     """
-    everyone = np.concatenate(fit.own)
-    if options.precision is None:
-        recall = min(_for_recall(values, options.recall) for values in fit.own)
-        threshold = max(recall, _for_restraint(fit.general, options.restraint))
-    else:
-        threshold = _for_precision(everyone, fit.general, options.precision)
-    if not _share(everyone, threshold):
-        wish = "restraint" if options.precision is None else "precision"
+    recall = min(_for_recall(values, options.recall) for values in fit.own)
+    threshold = max(recall, _for_restraint(fit.general, options.restraint))
+    if not _share(np.concatenate(fit.own), threshold):
         raise EvaluationError(
             "no threshold leaves general questions alone and lets a user's keep records: the general questions are as "
-            f"near to the records as the users' own; give others, or a lower `{wish}`, was: {getattr(options, wish)}"
+            f"near to the records as the users' own; give others, or a lower `restraint`, was: {options.restraint}"
         )
     return threshold
 
 
 def _share(values: NDArray[np.float64], threshold: float) -> float:
     return float((values >= threshold).mean())
-
-
-def _precision(own: NDArray[np.float64], general: Sequence[NDArray[np.float64]], threshold: float) -> float:
-    """The share of users' questions among those that pass, each kind of general ones being equally frequent."""
-    mine, others = _share(own, threshold), float(np.mean([_share(values, threshold) for values in general]))
-    return mine / (mine + others) if mine + others else 0.0
 
 
 def _for_recall(own: NDArray[np.float64], recall: float) -> float:
@@ -382,10 +338,3 @@ def _for_restraint(general: Sequence[NDArray[np.float64]], restraint: float) -> 
     tried = np.unique(np.nextafter(np.concatenate(general), np.inf))
     passing = [float(np.mean([_share(values, value) for values in general])) for value in tried.tolist()]
     return float(tried[np.flatnonzero(np.array(passing) <= 1 - restraint + 1e-9)[0]])
-
-
-def _for_precision(own: NDArray[np.float64], general: Sequence[NDArray[np.float64]], precision: float) -> float:
-    """The lowest threshold with the wanted precision; the highest of all if none has it."""
-    tried = np.unique(np.concatenate([own, *general]))
-    good = [value for value in tried.tolist() if _precision(own, general, value) >= precision]
-    return float(good[0] if good else tried[-1])

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from persona.protocols import RecordEncoder
-from persona.records import Profile, ScoredRecord
+from persona.records import Profile
 
-from ..base import ProfileRetriever, best_first, scored
+from ..base import ProfileRetriever, Ranking, best_first, scored
 from .record_vectors import RecordVectors
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class DenseRetriever(ProfileRetriever):
     def __repr__(self) -> str:
         return f"DenseRetriever({self.vectors!r})"
 
-    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[tuple[ScoredRecord, ...]]:
+    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """The `k` records of each profile nearest to its query, with one call of the encoder."""
         embedded = self.vectors.embed(profiles, queries, trust_revision=True)
         results = []

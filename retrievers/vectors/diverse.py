@@ -21,7 +21,7 @@ from persona.errors import InvalidOptionError
 from persona.protocols import RecordEncoder, Retriever
 from persona.records import Profile, ScoredRecord
 
-from ..base import ProfileRetriever, positions, scored
+from ..base import ProfileRetriever, Ranking, positions, scored
 from .record_vectors import EmbeddedProfile, RecordVectors
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class DiverseRetriever(ProfileRetriever):
     def __repr__(self) -> str:
         return f"DiverseRetriever({self.base!r}, balance={self.balance})"
 
-    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[tuple[ScoredRecord, ...]]:
+    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """`k` records of each profile, each the best beside those before it."""
         embedded = self.vectors.embed(profiles, queries)
         rankings = self.base.retrieve_batch(profiles, queries, max(map(len, profiles)))
@@ -72,9 +72,7 @@ class DiverseRetriever(ProfileRetriever):
             for profile, ranking, own in zip(profiles, rankings, embedded, strict=True)
         ]
 
-    def _choose(
-        self, profile: Profile, ranking: Sequence[ScoredRecord], embedded: EmbeddedProfile, k: int
-    ) -> tuple[ScoredRecord, ...]:
+    def _choose(self, profile: Profile, ranking: Sequence[ScoredRecord], embedded: EmbeddedProfile, k: int) -> Ranking:
         order = list(positions(profile, ranking))
         raw = np.array([ranked.score for ranked in ranking])
         span = raw.max() - raw.min()

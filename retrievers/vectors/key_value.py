@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from persona.errors import InvalidOptionError
 from persona.protocols import RecordEncoder
-from persona.records import Profile, ScoredRecord
+from persona.records import Profile
 
-from ..base import ProfileRetriever, scored
+from ..base import ProfileRetriever, Ranking, scored
 from .record_vectors import EmbeddedProfile, RecordVectors
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class KeyValueRetriever(ProfileRetriever):
     def __repr__(self) -> str:
         return f"KeyValueRetriever({self.vectors!r}, temperature={self.temperature})"
 
-    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[tuple[ScoredRecord, ...]]:
+    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """At most `k` records of each profile with a target, those of the weightiest value first."""
         embedded = self.vectors.embed(profiles, queries)
         return [self._rank(profile, own, k) for profile, own in zip(profiles, embedded, strict=True)]
@@ -75,7 +75,7 @@ class KeyValueRetriever(ProfileRetriever):
         weights = _by_value(profile, self._attention(profile, embedded))
         return tuple(sorted(weights.items(), key=lambda item: -item[1]))
 
-    def _rank(self, profile: Profile, embedded: EmbeddedProfile, k: int) -> tuple[ScoredRecord, ...]:
+    def _rank(self, profile: Profile, embedded: EmbeddedProfile, k: int) -> Ranking:
         attention = self._attention(profile, embedded)
         weights = _by_value(profile, attention)
         scores = [weights.get(record.target or "", 0.0) for record in profile]

@@ -19,6 +19,7 @@ sets the k records covered the user's clusters hardly better than random ones, s
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,9 +29,9 @@ from numpy.typing import NDArray
 
 from persona.errors import FingerprintMismatchError, InvalidOptionError
 from persona.protocols import RecordEncoder
-from persona.records import Profile, ScoredRecord
+from persona.records import Profile
 
-from ..base import ProfileRetriever, scored
+from ..base import ProfileRetriever, Ranking, scored
 from .record_vectors import EmbeddedProfile, RecordVectors
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ MAX_CLUSTERS = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SharedInterests:
-    """Interests that many users share, and how much of each some users have; whose a row is, is not kept.
+    """Interests of many users, and how much of each some users have: numbers without names, in memory only.
 
-    It lives in memory and is never written; make it anew after somebody was forgotten.
+    Make it anew after somebody was forgotten.
 
     Attributes:
         fingerprint: of the vectors that it was made from (`persona.store.vectors.vector_fingerprint`).
@@ -90,9 +91,8 @@ class SharedInterests:
 class MultiInterestRetriever(ProfileRetriever):
     """Retrieves records of all the user's interests, each by its weight, and within each those near to the query.
 
-    A score is the priority p(c|u) / (2 i + 1) of the record that came as the i-th of its cluster (from 0): it says how
-    much was due to the interest, not how near the record is. Of equally due clusters the one whose next record is
-    nearer to the query comes first.
+    A score is the priority p(c|u) / (2 i + 1) of the record that came as the i-th of its cluster (from 0), not its
+    nearness. Of equally due clusters the one whose next record is nearer to the query comes first.
 
     Args:
         encoder: makes the vectors of queries, and of records that the store has none of.
@@ -127,20 +127,17 @@ class MultiInterestRetriever(ProfileRetriever):
         self.interests = interests
         self.seed = seed
 
-    def __repr__(self) -> str:
-        return f"MultiInterestRetriever({self.vectors!r})"
-
-    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[tuple[ScoredRecord, ...]]:
+    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """`k` records of each profile, of all interests."""
         embedded = self.vectors.embed(profiles, queries)
         return [self._deal(profile, own, k) for profile, own in zip(profiles, embedded, strict=True)]
 
-    def _deal(self, profile: Profile, embedded: EmbeddedProfile, k: int) -> tuple[ScoredRecord, ...]:
+    def _deal(self, profile: Profile, embedded: EmbeddedProfile, k: int) -> Ranking:
         labels, weights = self._mixture(embedded.wide)
         similarities = embedded.similarities
-        waiting: dict[int, list[int]] = {}
+        waiting: defaultdict[int, list[int]] = defaultdict(list)
         for position in (-similarities).argsort(kind="stable").tolist():
-            waiting.setdefault(int(labels[position]), []).append(position)
+            waiting[int(labels[position])].append(position)
         taken = dict.fromkeys(waiting, 0)
         scores = [0.0] * len(profile)
         order: list[int] = []
@@ -148,10 +145,9 @@ class MultiInterestRetriever(ProfileRetriever):
             # Rounded, so that 0.3 / 3 and 0.1 are one priority.
             due = {label: round(float(weights[label]) / (2 * taken[label] + 1), 12) for label in waiting}
             label = max(waiting, key=lambda label: (due[label], similarities[waiting[label][0]]))
-            position = waiting[label].pop(0)
+            order.append(waiting[label].pop(0))
+            scores[order[-1]] = due[label]
             taken[label] += 1
-            scores[position] = due[label]
-            order.append(position)
             if not waiting[label]:
                 del waiting[label]
         return scored(profile, order, scores)

@@ -26,9 +26,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.records import Profile, ScoredRecord
+from persona.records import Profile
 
-from ..base import ProfileRetriever, check_view, scored, view_texts
+from ..base import ProfileRetriever, Ranking, check_view, scored, view_texts
 from .tokens import words
 
 KEPT_PROFILES = 16
@@ -42,17 +42,10 @@ class TermCounts:
     For the records ``["b a b", "a"]``::
 
         numbers    b: 0  a: 1
-        bounds     0     1     3     term t has the postings bounds[t] : bounds[t + 1]
-        records    0  |  0 1         the record of each posting
-        counts     2  |  1 1         how often the term stands in it
-        lengths    3 1               tokens per record
-
-    Attributes:
-        numbers: the number of each term.
-        bounds: where each term's postings begin and end.  # (terms + 1,)
-        records: the record of each posting, ascending within a term.  # (postings,)
-        counts: how often the term stands in that record, at least 1.  # (postings,)
-        lengths: tokens per record.  # (records,)
+        bounds     0     1     3     term t has the postings bounds[t] : bounds[t + 1]       (terms + 1,)
+        records    0  |  0 1         the record of each posting, ascending within a term     (postings,)
+        counts     2  |  1 1         how often the term stands in it, at least 1             (postings,)
+        lengths    3 1               tokens per record                                       (records,)
     """
 
     numbers: dict[str, int]
@@ -116,7 +109,7 @@ class TermRetriever(ProfileRetriever):
     def _order(self, scores: NDArray[np.float64]) -> NDArray[np.intp]:
         """Positions by score, best first; says how ties are broken."""
 
-    def rank(self, profile: Profile, query: str, k: int) -> tuple[ScoredRecord, ...]:
+    def rank(self, profile: Profile, query: str, k: int) -> Ranking:
         """The `k` records with the greatest BM25 scores, those without a word of the query among them (score 0)."""
         scores = self.scores(profile, query)
         return scored(profile, self._order(scores)[:k].tolist(), scores)
@@ -184,7 +177,7 @@ class BM25Retriever(TermRetriever):
     """BM25 for a user's own history: some ten to a few hundred records, in any language.
 
     - *Words* are those of `persona.retrievers.words.tokens`: case, accents, punctuation and scripts without blanks do
-      not hide a match. In a small profile there often is no second record to find.
+      not hide a match.
     - *idf* is ``ln((n + 1) / df)``, positive for every df. The Robertson idf of `bm25-lamp` turns negative at n / 2,
       which in 20 records any word of the user's favourite subject reaches; and in a profile of 1 or 2 records, where
       the mean idf is itself negative or zero, it ranks a match below none.

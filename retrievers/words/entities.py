@@ -27,7 +27,7 @@ from persona.errors import InvalidOptionError
 from persona.protocols import Retriever
 from persona.records import Profile, Record, ScoredRecord
 
-from ..base import ProfileRetriever, check_view, positions, scored, view_texts
+from ..base import ProfileRetriever, Ranking, check_view, positions, scored, view_texts
 from .tokens import words
 
 _CAPITAL = "[A-Z\u00c0-\u00d6\u00d8-\u00de\u0391-\u03ab\u0400-\u042f]"
@@ -123,16 +123,14 @@ class EntityRetriever(ProfileRetriever):
         ]
         return tuple(sorted(found, key=lambda entity: (-entity.weight, _spelling(entity.name))))
 
-    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[tuple[ScoredRecord, ...]]:
+    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """The `k` records of each profile with the weightiest shared names."""
-        rankings: list[tuple[ScoredRecord, ...] | None] = [None] * len(profiles)
+        rankings: list[Ranking | None] = [None] * len(profiles)
         if self.base is not None:
             rankings = [*self.base.retrieve_batch(profiles, queries, max(map(len, profiles)))]
         return [self._rank(*asked, k) for asked in zip(profiles, queries, rankings, strict=True)]
 
-    def _rank(
-        self, profile: Profile, query: str, ranking: Sequence[ScoredRecord] | None, k: int
-    ) -> tuple[ScoredRecord, ...]:
+    def _rank(self, profile: Profile, query: str, ranking: Sequence[ScoredRecord] | None, k: int) -> Ranking:
         asked = f" {_spelling(query)} "
         weights = {f" {_spelling(entity.name)} ": entity.weight for entity in self.entities(profile)}
         shared = {name: weight for name, weight in weights.items() if name in asked}

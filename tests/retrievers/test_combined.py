@@ -42,9 +42,9 @@ class Fixed(ProfileRetriever):
     def __init__(self, *ranking: int) -> None:
         self.ranking = ranking
 
-    def rank(self, profile: Profile, query: str, k: int) -> list[ScoredRecord]:
+    def rank(self, profile: Profile, query: str, k: int) -> tuple[ScoredRecord, ...]:
         ranked = enumerate(self.ranking)
-        return [ScoredRecord(profile[position], -float(rank)) for rank, position in ranked][:k]
+        return tuple(ScoredRecord(profile[position], -float(rank)) for rank, position in ranked)[:k]
 
 
 def test_hybrid_adds_reciprocal_ranks() -> None:

@@ -100,8 +100,8 @@ class Record:
         It names records and tells which vectors are stale, so it never changes for content that a store may hold:
         fields that are newer than the rest enter it only where they are given.
         """
-        # json.dumps([text, target, time, sorted metadata]), assembled by hand in half the time: hashing is a sixth of an
-        # ingest.
+        # json.dumps([text, target, time, sorted metadata]), assembled by hand in half the time: hashing is a sixth of
+        # an ingest.
         metadata = ""
         if self.metadata:
             pairs = (f"[{_json_string(key)},{_json_string(value)}]" for key, value in sorted(self.metadata.items()))

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from persona.errors import StoreError
-
 if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
-
-_SQLITE = "sqlite:///"
 
 
 class Settings(BaseSettings):
@@ -27,7 +22,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PERSONA_", env_file=".env", extra="ignore")
 
-    store: str = f"{_SQLITE}persona.db"
+    store: str = "sqlite:///persona.db"
     llm: str = "tiny"
     encoder: str = "minilm"
     retriever: str = "bm25"
@@ -46,11 +41,4 @@ def open_store(url: str | None = None, *, create: bool = False) -> ProfileStore:
     """
     from persona.store.profile_store import ProfileStore
 
-    url = url or Settings().store
-    if not create and url.startswith(_SQLITE):
-        path = Path(url.removeprefix(_SQLITE).split("?")[0])
-        if str(path) != ":memory:" and not path.exists():
-            raise StoreError(
-                f"there is no store at {path}: create one with `persona ingest FILE`, or name another with --store"
-            )
-    return ProfileStore(url)
+    return ProfileStore(url or Settings().store, create=create)

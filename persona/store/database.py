@@ -60,6 +60,7 @@ class Database:
 
     Args:
         url: as in `persona.store.profile_store.ProfileStore`.
+        create: likewise.
 
     Raises:
         StoreError: if the URL is wrong, or the database cannot be opened or is no store.
@@ -67,14 +68,14 @@ class Database:
         MissingDependencyError: if the PostgreSQL driver is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, create: bool = True) -> None:
         self._url = _checked(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self.name = f"{self._url.database}" if self.is_sqlite else self._url.render_as_string(hide_password=True)
         self._closed = False
         self._pid = os.getpid()
         if self.is_sqlite:
-            _refuse_foreign_file(Path(str(self._url.database)))
+            _refuse_foreign_file(Path(self.name), create=create)
         self._engine = _engine(self._url)
         try:
             self._prepare()
@@ -225,12 +226,17 @@ def _checked(url: str) -> URL:
     )
 
 
-def _refuse_foreign_file(path: Path) -> None:
+def _refuse_foreign_file(path: Path, *, create: bool) -> None:
     """Leave another program's database as it is, before any setting of ours is written to it.
 
     Raises:
-        StoreError: if `path` is an SQLite database with other tables, or no SQLite database.
+        StoreError: if `path` is an SQLite database with other tables, or no SQLite database; or if it does not exist
+            and is not to be made.
     """
+    if not create and not path.exists():
+        raise StoreError(
+            f"there is no store at {path}: create one with `persona ingest FILE`, or name another with --store"
+        )
     if not path.is_file() or not path.stat().st_size:
         return
     try:

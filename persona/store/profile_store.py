@@ -92,6 +92,7 @@ class ProfileStore:
     Args:
         url: ``sqlite:///persona.db`` (a path relative to the working folder), ``sqlite:////var/lib/persona.db`` (an
             absolute one) or ``postgresql+psycopg://user@host/database``. The tables are made where there are none.
+        create: make an SQLite file that does not exist. Off, a mistyped path is an error and not an empty store.
 
     Raises:
         StoreError: if the database cannot be opened, or is another program's.
@@ -104,8 +105,8 @@ class ProfileStore:
     Every method raises `StoreError` if the database fails, and `InvalidUserIdError` for an id that no store may hold.
     """
 
-    def __init__(self, url: str = "sqlite:///persona.db") -> None:
-        self.database = Database(url)
+    def __init__(self, url: str = "sqlite:///persona.db", *, create: bool = True) -> None:
+        self.database = Database(url, create=create)
 
     def __enter__(self) -> Self:
         return self

@@ -190,9 +190,9 @@ def test_eval_score_prints_the_official_values(run: Run, tmp_path: Path) -> None
 
 ERRORS = {
     ("ingest", "none.jsonl"): "none.jsonl",
-    ("retrieve", "mara", "film"): "there is no store at persona.db: create one with `persona ingest FILE`",
-    ("embed-users",): "there is no store at persona.db",
-    ("ask", "mara", "Hello."): "there is no store at persona.db",
+    ("retrieve", "mara", "film"): "persona.db: create one with `persona ingest FILE`",
+    ("embed-users",): "persona.db: create one with",
+    ("ask", "mara", "Hello."): "persona.db: create one with",
     ("eval", "lamp", "nowhere", "--llm", "none"): "nowhere",
     (
         "eval",

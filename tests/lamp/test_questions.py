@@ -19,35 +19,24 @@ from persona.records import Record
 ASK = "What is the score of the following review on a scale of 1 to 5? just answer with 1, 2, 3, 4, or 5 without "
 ASK += "further explanation. review: "
 
+PROFILES: list[list[dict[str, Any]]] = [
+    [
+        {"id": "1000", "text": "Dull.", "score": "1", "date": "2011"},
+        {"id": "1001", "text": "Great 🎬.", "score": 5, "date": "2011-02-03"},
+        {"id": "1002", "text": "Dull.", "score": "1", "date": 2011},
+    ],
+    [
+        {"id": "1010", "text": "Great 🎬.", "score": "5", "date": "2011-02-03"},
+        {"id": "1011", "text": "So so.", "score": "3", "date": "2012"},
+    ],
+    [],
+    [{"id": "1030", "text": "Dull.", "score": "1", "date": "2011"}],
+]
 REVIEWS: list[dict[str, Any]] = [
-    {
-        "id": "100",
-        "user_id": "ada",
-        "input": ASK + "Moody.",
-        "date": "2012-11-9",
-        "profile": [
-            {"id": "1000", "text": "Dull.", "score": "1", "date": "2011"},
-            {"id": "1001", "text": "Great 🎬.", "score": 5, "date": "2011-02-03"},
-            {"id": "1002", "text": "Dull.", "score": "1", "date": 2011},
-        ],
-    },
-    {
-        "id": "101",
-        "user_id": "ada",
-        "input": ASK + "Loud.",
-        "date": "2013",
-        "profile": [
-            {"id": "1010", "text": "Great 🎬.", "score": "5", "date": "2011-02-03"},
-            {"id": "1011", "text": "So so.", "score": "3", "date": "2012"},
-        ],
-    },
-    {"id": "102", "user_id": "bob", "input": ASK + "Long.", "profile": []},
-    {
-        "id": "103",
-        "user_id": 7,
-        "input": ASK + "Short.",
-        "profile": [{"id": "1030", "text": "Dull.", "score": "1", "date": "2011"}],
-    },
+    {"id": "100", "user_id": "ada", "input": ASK + "Moody.", "date": "2012-11-9", "profile": PROFILES[0]},
+    {"id": "101", "user_id": "ada", "input": ASK + "Loud.", "date": "2013", "profile": PROFILES[1]},
+    {"id": "102", "user_id": "bob", "input": ASK + "Long.", "profile": PROFILES[2]},
+    {"id": "103", "user_id": 7, "input": ASK + "Short.", "profile": PROFILES[3]},
 ]
 GOLDS = {"task": "LaMP_3", "golds": [{"id": question["id"], "output": "4"} for question in REVIEWS]}
 

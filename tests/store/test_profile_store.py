@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,45 +34,12 @@ from persona.store.schema import PART_TABLES, PARTS, metadata, part_of, user_tab
 from persona.store.vectors import UserVectors
 
 SAME_BUT_FOR = [
-    "ana",
-    "Ana",
-    "ANA",
-    "ana ",
-    " ana",
-    "ana\n",
-    "ana\t",
-    unicodedata.normalize("NFC", "Zoë"),
-    unicodedata.normalize("NFD", "Zoë"),
-    "straße",
-    "strasse",
-    "İstanbul",
-    "istanbul",
-    "ıstanbul",
-    "ﬁn",
-    "fin",
-    "1",
-    "01",
-    "1.0",
-    "１",
+    *["ana", "Ana", "ANA", "ana ", " ana", "ana\n", "ana\t", "1", "01", "1.0", "１"],
+    *["straße", "strasse", "İstanbul", "istanbul", "ıstanbul", "ﬁn", "fin", "Zo\u00eb", "Zoe\u0308"],
 ]
 ODD = [
-    "../../etc/passwd",
-    "😀" * 512,
-    "it's; DROP TABLE persona_users_00; --",
-    '"quoted"',
-    "`",
-    "a\\b",
-    "%",
-    "_",
-    "line\nbreak\r\n",
-    "\u202eright to left",
-    "\x01\x7f",
-    "null",
-    " ",
-    "[1, 2]",
-    ":user_id",
-    "%(user_id)s",
-    "?",
+    *["../../etc/passwd", "it's; DROP TABLE persona_users_00; --", '"quoted"', "`", "a\\b", "%", "_", "null", " "],
+    *["line\nbreak\r\n", "\u202eright to left", "\x01\x7f", "[1, 2]", ":user_id", "%(user_id)s", "?", "😀" * 512],
 ]
 ILLEGAL = ["", "a\x00b", "\ud800", "x" * 513]
 
@@ -185,13 +153,12 @@ def test_a_record_that_comes_twice(store: ProfileStore) -> None:
     assert texts(store.profile("ana")) == ["b"]
 
 
-def test_no_records_at_all(store: ProfileStore) -> None:
+def test_an_empty_store_knows_nobody(store: ProfileStore) -> None:
     assert store.upsert([]) == IngestReport()
+    assert store.put_vectors([]) == store.put_indexes([]) == 0
     assert store.counts() == StoreCounts(0, 0, 0, 0)
+    assert store.fingerprints() == ()
     assert list(store.user_ids()) == []
-
-
-def test_unknown_users(store: ProfileStore) -> None:
     assert store.profile("nobody") == Profile("nobody")
     assert "nobody" not in store
     assert store.vectors("nobody", "toy") is None
@@ -447,21 +414,15 @@ def test_vectors_come_back(store: ProfileStore) -> None:
     assert same(store.vectors("ana", "toy"), one)
     assert same(store.vectors("ana", "other"), two)
     assert store.vectors("ana", "third") is None
-    assert store.fingerprints() == (StoredEncoder("other", 7, 1), StoredEncoder("toy", 4, 1))
-    assert store.counts().vectors == 2
-
-
-def test_no_vectors_to_put(store: ProfileStore) -> None:
-    assert store.put_vectors([]) == 0
-    assert store.put_indexes([]) == 0
-    assert store.fingerprints() == ()
-
-
-def test_vectors_without_rows_come_back(store: ProfileStore) -> None:
-    store.upsert([("ana", Record("a", id="1"))])
-    empty = UserVectors("ana", "toy", (), (), np.zeros((0, 4), np.float16), 1)
+    empty = UserVectors("ana", "none", (), (), np.zeros((0, 4), np.float16), 1)
     store.put_vectors([empty])
-    assert same(store.vectors("ana", "toy"), empty)
+    assert same(store.vectors("ana", "none"), empty)
+    assert store.fingerprints() == (
+        StoredEncoder("other", 7, 1),
+        StoredEncoder("toy", 4, 1),
+        StoredEncoder("none", 4, 1),
+    )
+    assert store.counts().vectors == 3
 
 
 def test_who_is_stale(store: ProfileStore) -> None:
@@ -476,14 +437,9 @@ def test_who_is_stale(store: ProfileStore) -> None:
     behind = store.vectors("ana", "toy")
     assert behind is not None
     assert behind.revision < store.profile("ana").revision
-
-
-def test_users_without_records_are_not_stale(store: ProfileStore) -> None:
-    store.upsert([("ana", Record("a", id="1"))])
-    store.delete_records("ana", ["1"])
-    assert list(store.stale_users("toy")) == []
-    assert "ana" in store
-    assert store.profile("ana") == Profile("ana", (), revision=2)
+    # Users without records are known, and there is nothing to embed.
+    assert "dee" in store
+    assert store.profile("dee") == Profile("dee", (), revision=2)
 
 
 def test_later_vectors_replace_earlier_ones_and_never_the_other_way(store: ProfileStore) -> None:
@@ -493,13 +449,9 @@ def test_later_vectors_replace_earlier_ones_and_never_the_other_way(store: Profi
     second = vectors_of(store.profile("ana"), seed=1)
     for batch in ([first], [second], [first], [first, second, first]):
         store.put_vectors(batch)
+    assert store.put_vectors([dataclasses.replace(first, revision=3)]) == 0  # of a revision that is still to come
     assert same(store.vectors("ana", "toy"), second)
     assert store.fingerprints() == (StoredEncoder("toy", 4, 1),)
-
-
-def test_vectors_of_a_revision_that_is_still_to_come_are_passed_over(store: ProfileStore) -> None:
-    store.upsert([("ana", Record("a", id="1"))])
-    assert store.put_vectors([dataclasses.replace(vectors_of(store.profile("ana")), revision=2)]) == 0
 
 
 def test_a_forgotten_user_is_not_resurrected(store: ProfileStore) -> None:
@@ -648,18 +600,13 @@ def test_the_parts_are_where_they_were() -> None:
 # The database
 
 
-def test_a_store_is_opened_again(store_url: str) -> None:
-    with ProfileStore(store_url) as store:
-        store.upsert([("ana", Record("a"))])
-    with ProfileStore(store_url) as store:
-        assert texts(store.profile("ana")) == ["a"]
-
-
-def test_two_stores_see_each_other(store_url: str) -> None:
+def test_stores_on_one_database_see_each_other(store_url: str) -> None:
     with ProfileStore(store_url) as one, ProfileStore(store_url) as two:
         one.upsert([("ana", Record("a"))])
         assert two.upsert([("ana", Record("a")), ("ana", Record("b"))]) == IngestReport(1, 1, 0, 1)
         assert len(one.profile("ana")) == 2
+    with ProfileStore(store_url) as again:
+        assert texts(again.profile("ana")) == ["a", "b"]
 
 
 def test_a_closed_store_says_so(store_url: str) -> None:
@@ -708,25 +655,19 @@ def test_a_database_that_cannot_be_opened(url: str, message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_a_file_that_is_no_database(tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    page.write_text("<html>" + "no database " * 1000)
-    with pytest.raises(StoreError, match="no SQLite database"):
-        ProfileStore(f"sqlite:///{page}")
-    assert page.read_text().startswith("<html>no database")
-    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
-
-
-def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "photos.db"
-    engine = sqlalchemy.create_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
-        connection.exec_driver_sql("CREATE TABLE photos (name TEXT)")
-    engine.dispose()
+@pytest.mark.parametrize("kind", ["a page", "photos"])
+def test_another_programs_file_is_left_alone(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file"
+    if kind == "a page":
+        path.write_text("<html>" + "no database " * 1000)
+    else:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE photos (name TEXT)")
     before = path.read_bytes()
-    with pytest.raises(StoreError, match="no store of persona"):
+    with pytest.raises(StoreError, match=r"no SQLite database|no store of persona"):
         ProfileStore(f"sqlite:///{path}")
     assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_damaged_file_is_said_to_be_one(tmp_path: Path) -> None:
@@ -747,12 +688,6 @@ def test_a_damaged_file_is_said_to_be_one(tmp_path: Path) -> None:
         read_all()
 
 
-def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
-    (tmp_path / "persona.db").touch()
-    with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
-        assert store.upsert([("ana", Record("a"))]).added == 1
-
-
 def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with ProfileStore("sqlite:///persona.db") as store:
@@ -763,12 +698,16 @@ def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.
     assert list((tmp_path / "below").iterdir()) == []
 
 
-def test_odd_file_names(tmp_path: Path) -> None:
-    for name in ("with blank.db", "Ü%41#.db", "a'b.db", "file:x.db"):
-        for _ in range(2):
-            with ProfileStore(f"sqlite:///{tmp_path}/{name}") as store:
-                store.upsert([("ana", Record("a"))])
-        assert (tmp_path / name).is_file()
+@pytest.mark.parametrize("name", ["empty.db", "with blank.db", "Ü%41#.db", "a'b.db", "file:x.db"])
+def test_odd_file_names(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "empty.db":
+        path.touch()
+    for added in (1, 0):
+        with ProfileStore(f"sqlite:///{path}") as store:
+            assert store.upsert([("ana", Record("a"))]).added == added
+    assert path.stat().st_size
+    assert all(other.name.startswith(name) for other in tmp_path.iterdir())
 
 
 def test_postgresql_without_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:

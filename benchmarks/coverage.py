@@ -19,12 +19,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from sklearn.cluster import KMeans
 
-from persona.assembly import make_retrievers
 from persona.encoders.embedding import embed_users
 from persona.encoders.load import load_encoder
 from persona.readers import read_split
 from persona.retrievers import EntityRetriever, MultiInterestRetriever
 from persona.retrievers.base import positions
+from persona.retrievers.registry import make_retrievers
 from persona.retrievers.vectors.multi_interest import SharedInterests
 from persona.retrievers.vectors.record_vectors import RecordVectors
 from persona.store.profile_store import ProfileStore

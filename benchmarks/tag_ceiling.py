@@ -18,13 +18,13 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
-from persona.assembly import make_retriever
 from persona.eval.world.bounds import no_user_score, oracle_score
 from persona.eval.world.traits import TagContent, tag_prior
 from persona.eval.world.world import World, WorldQuestion
 from persona.lamp.labels import MOVIE_TAGS
 from persona.lamp.tasks import lamp_task
 from persona.protocols import Retriever
+from persona.retrievers.registry import make_retriever
 
 TASK, RECORDS, SEEDS = "LaMP_2", 20, (0, 1, 2)
 

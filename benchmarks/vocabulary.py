@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from persona.assembly import RetrieverOptions, make_retriever
 from persona.eval.bootstrap import bootstrap_interval, paired_bootstrap
 from persona.eval.metrics import ROUGE_1, ROUGE_L, evaluate
 from persona.eval.p_cover import p_cover
@@ -25,6 +24,7 @@ from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from persona.protocols import GenerationOptions, PersonalContext, Request
 from persona.readers import read_split
+from persona.retrievers.registry import RetrieverOptions, make_retriever
 from persona.soft_prompts.copying import TokenBackground
 from persona.soft_prompts.vocabulary import VocabularyChannel
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from persona.assembly import RetrieverOptions, make_retriever
 from persona.eval.world.bounds import no_user_score, oracle_score
 from persona.eval.world.world import WORLD_TASKS, World
 from persona.lamp.tasks import LampSplit
 from persona.protocols import LanguageModel
 from persona.readers import read_split
 from persona.records import ScoredRecord
+from persona.retrievers.registry import RetrieverOptions, make_retriever
 from persona.version import __version__
 
 from .bootstrap import Interval, gap_share

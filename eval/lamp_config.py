@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from persona.assembly import RETRIEVERS
 from persona.errors import InvalidOptionError
 from persona.eval.adapters import LORA_METHODS
 from persona.eval.summary_rows import SUMMARY_FORMS, SUMMARY_METHODS
+from persona.retrievers.registry import RETRIEVERS
 
 NO_USER = "none"
 """The method that sends the question alone."""
@@ -43,7 +43,7 @@ class LampConfig:
 
     Attributes:
         methods: ``none``, ``user-embedder``, `persona.eval.summary_rows.SUMMARY_METHODS`, ``vocabulary``, ``user-embedder+vocabulary``,
-            `persona.eval.adapters.LORA_METHODS` and names of `persona.assembly.RETRIEVERS`.
+            `persona.eval.adapters.LORA_METHODS` and names of `persona.retrievers.registry.RETRIEVERS`.
         ks: how many records; each retriever runs with each; ``user-embedder``, summaries and adapters alone and with each.
         beside: the retriever that finds the records beside a soft prompt, a summary or an adapter.
         lora_once: one adapter a user, from the profile of the user's earliest question, for all questions of that user;

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from persona.assembly import RetrieverOptions, make_retriever, needs_encoder
 from persona.errors import InvalidOptionError
 from persona.eval.limit_words import FIRST_NAMES, LAST_NAMES, THINGS
 from persona.protocols import RecordEncoder, Retriever
 from persona.records import Profile, Record
+from persona.retrievers.registry import RetrieverOptions, make_retriever, needs_encoder
 
 CUTS = (2, 10, 100)
 """Recall is measured at these depths."""
@@ -174,7 +174,7 @@ def run_limit(
 
     Args:
         corpus: what `make_limit` made.
-        methods: names of `persona.assembly.RETRIEVERS`.
+        methods: names of `persona.retrievers.registry.RETRIEVERS`.
         encoder: for those that compare vectors.
         model: the multi-vector model of ``late_interaction``.
         seed: of the corpus, for the report.

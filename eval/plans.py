@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from persona.assembly import RetrieverOptions, make_retrievers, needs_encoder
 from persona.channels import check_way
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, Adapters, UserAdapters, check_llm
@@ -40,6 +39,7 @@ from persona.lamp.tasks import LampSplit, Question
 from persona.protocols import LIFTS, SOFT_PROMPT, LanguageModel, Lifts, Request, Retriever
 from persona.protocols import BuiltPrompt as LampPrompt
 from persona.records import Profile
+from persona.retrievers.registry import RetrieverOptions, make_retrievers, needs_encoder
 
 if TYPE_CHECKING:
     from persona.llm.transformers import TransformersLM

@@ -15,9 +15,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from persona.assembly import RetrieverOptions, make_retriever
 from persona.lamp.tasks import LampTask, Question
 from persona.records import Record, ScoredRecord
+from persona.retrievers.registry import RetrieverOptions, make_retriever
 
 from .metrics import ACCURACY, HIGHEST_SCORE, LOWEST_SCORE, MAE
 

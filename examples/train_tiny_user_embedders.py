@@ -17,10 +17,10 @@ from rich.progress import Progress, TaskID
 from safetensors.torch import load_file, save_file
 
 from persona import load_encoder, load_llm
-from persona.assembly import RetrieverOptions, make_retriever
 from persona.eval.world.world import WORLD_TASKS, World
 from persona.llm.transformers import TransformersLM
 from persona.readers import read_split
+from persona.retrievers.registry import RetrieverOptions, make_retriever
 from persona.soft_prompts.histories import HistoryReader
 from persona.soft_prompts.training.loop import TrainingProgress
 from persona.soft_prompts.training.options import UserEmbedderTraining

@@ -23,8 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from persona.assembly import PersonalizationOptions as PersonalizationOptions
-    from persona.assembly import RetrieverOptions as RetrieverOptions
-    from persona.assembly import make_retriever as make_retriever
     from persona.assembly import personalize as personalize
     from persona.channels import Channel as Channel
     from persona.channels import Contribution as Contribution
@@ -38,6 +36,8 @@ if TYPE_CHECKING:
     from persona.readers import read_records as read_records
     from persona.records import Profile as Profile
     from persona.records import Record as Record
+    from persona.retrievers.registry import RetrieverOptions as RetrieverOptions
+    from persona.retrievers.registry import make_retriever as make_retriever
     from persona.soft_prompts.channel import SoftPromptChannel as SoftPromptChannel
     from persona.soft_prompts.embedder import UserEmbedder as UserEmbedder
     from persona.store.profile_store import ProfileStore as ProfileStore
@@ -55,13 +55,13 @@ _PLACES = {
     "Profile": "persona.records",
     "ProfileStore": "persona.store.profile_store",
     "Record": "persona.records",
-    "RetrieverOptions": "persona.assembly",
+    "RetrieverOptions": "persona.retrievers.registry",
     "SoftPromptChannel": "persona.soft_prompts.channel",
     "UserEmbedder": "persona.soft_prompts.embedder",
     "embed_users": "persona.encoders.embedding",
     "load_encoder": "persona.encoders.load",
     "load_llm": "persona.llm.load",
-    "make_retriever": "persona.assembly",
+    "make_retriever": "persona.retrievers.registry",
     "personalize": "persona.assembly",
     "read_records": "persona.readers",
 }

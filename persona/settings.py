@@ -17,7 +17,7 @@ class Settings(BaseSettings):
         store: database URL, `sqlite:///file.db` or `postgresql+psycopg://user@host/name`.
         llm: any string that `load_llm` takes.
         encoder: any string that `load_encoder` takes.
-        retriever: a name of `persona.assembly.RETRIEVERS`.
+        retriever: a name of `persona.retrievers.registry.RETRIEVERS`.
     """
 
     model_config = SettingsConfigDict(env_prefix="PERSONA_", env_file=".env", extra="ignore")

@@ -25,14 +25,14 @@ from persona.cli.terminal import (
 from persona.errors import InvalidOptionError, UnknownAdapterError, UnknownUserError
 
 if TYPE_CHECKING:
-    from persona.assembly import RetrieverOptions
     from persona.records import Profile, ScoredRecord
+    from persona.retrievers.registry import RetrieverOptions
 
 app = group()
 
 
 def _retrieval() -> dict[str, Any]:
-    from persona.assembly import RetrieverOptions
+    from persona.retrievers.registry import RetrieverOptions
 
     return {"": RetrieverOptions()}
 
@@ -67,7 +67,7 @@ class Retrieve:
 @command(app, "retrieve", Retrieve, store=True, settings=_retrieval, known="base, model, view, judge and seed")
 def retrieve(options: Retrieve, settings: Mapping[str, RetrieverOptions]) -> None:
     """Find the records of a user that fit a query."""
-    from persona.assembly import check_retriever, make_retriever, needs_encoder
+    from persona.retrievers.registry import check_retriever, make_retriever, needs_encoder
     from persona.settings import Settings
 
     with opened_store() as store:

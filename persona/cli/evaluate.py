@@ -36,10 +36,10 @@ from persona.errors import InvalidOptionError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from persona.assembly import RetrieverOptions
     from persona.eval.lamp_config import LampConfig
     from persona.lamp.tasks import LampSplit
     from persona.protocols import Retriever
+    from persona.retrievers.registry import RetrieverOptions
 
 app = group("eval", "Score answers as LaMP does.")
 
@@ -160,10 +160,10 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
 
 def _check_lamp(options: EvalLamp, config: LampConfig, files: LampFiles) -> None:
     """Refuse options that no method reads, before anything is loaded."""
-    from persona.assembly import RetrieverOptions, needs_encoder
     from persona.eval.adapters import LORA_METHODS
     from persona.eval.lamp_config import USER_EMBEDDER_METHODS
     from persona.eval.summary_rows import BOTH, SUMMARY
+    from persona.retrievers.registry import RetrieverOptions, needs_encoder
 
     methods = ",".join(config.methods)
     if options.user_embedder is None and config.with_user_embedder:
@@ -254,7 +254,7 @@ class RestraintSettings:
 
 
 def _restraint_defaults() -> dict[str, Any]:
-    from persona.assembly import RetrieverOptions
+    from persona.retrievers.registry import RetrieverOptions
 
     return {"": RestraintSettings(), "retrieval": RetrieverOptions()}
 
@@ -338,8 +338,8 @@ def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
 
 def _restraint_methods(options: EvalRestraint, retrieval: RetrieverOptions) -> tuple[str, ...]:
     """The retrievers to run, checked before anything is loaded."""
-    from persona.assembly import check_retriever
     from persona.eval.restraint import NO_USER
+    from persona.retrievers.registry import check_retriever
 
     methods = names(options.methods, "--methods")
     if NO_USER in methods:
@@ -365,7 +365,7 @@ def _restraint_retrievers(
     progress: Progress,
 ) -> tuple[dict[str, Retriever], dict[str, Any]]:
     """Each retriever as it is and with each filter over it, by the names of their rows; and what says so in results."""
-    from persona.assembly import make_retrievers, needs_encoder
+    from persona.retrievers.registry import make_retrievers, needs_encoder
     from persona.retrievers.relevance.filters import load_filter
     from persona.store.profile_store import ProfileStore
 

@@ -63,7 +63,7 @@ class EmbedderSources:
     vectors: str | None = None
 
     def __post_init__(self) -> None:
-        from persona.assembly import check_retriever
+        from persona.retrievers.registry import check_retriever
 
         check_retriever(self.retriever)
 
@@ -99,9 +99,9 @@ def train_user_embedder(options: TrainUserEmbedder, settings: Mapping[str, Any])
     import torch
     from accelerate import PartialState
 
-    from persona.assembly import needs_encoder
     from persona.encoders.user_vectors import UserVectorFile
     from persona.readers import read_split
+    from persona.retrievers.registry import needs_encoder
     from persona.soft_prompts.histories import history_reader
     from persona.soft_prompts.training.user_embedder import new_user_embedder
     from persona.soft_prompts.training.user_embedder import train_user_embedder as train
@@ -185,7 +185,7 @@ def _retriever(
     encoder: RecordEncoder | None,
     store: ProfileStore,
 ) -> Retriever | None:
-    from persona.assembly import RetrieverOptions, make_retriever
+    from persona.retrievers.registry import RetrieverOptions, make_retriever
 
     if not any(training.ks):
         return None

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from persona.assembly import RETRIEVERS
 from persona.cli.app import main
 from persona.lamp.tasks import lamp_task
+from persona.retrievers.registry import RETRIEVERS
 from tests import small_models
 
 ROOT = Path(__file__).resolve().parents[2]

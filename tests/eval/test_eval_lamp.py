@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from persona.assembly import make_retriever, make_retrievers
 from persona.errors import EvaluationError, InvalidOptionError, UnsupportedChannelError
 from persona.eval.answers import Answers
 from persona.eval.lamp import LampReport, run_lamp
@@ -22,6 +21,7 @@ from persona.llm.load import load_llm
 from persona.protocols import GenerationOptions, LanguageModel, Request, Retriever
 from persona.readers import read_golds
 from persona.records import Profile, Record
+from persona.retrievers.registry import make_retriever, make_retrievers
 
 TASK = lamp_task("LaMP_3")
 USERS = 6

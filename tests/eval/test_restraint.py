@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from persona.assembly import make_retriever
 from persona.errors import DataFormatError, EvaluationError, InvalidOptionError
 from persona.eval.general_questions import GENERAL_QUESTIONS, GeneralQuestion, read_general
 from persona.eval.report import restraint_cells, restraint_table
@@ -23,6 +22,7 @@ from persona.lamp.tasks import LampSplit, Question, lamp_task
 from persona.llm.load import load_llm
 from persona.protocols import Retriever
 from persona.records import Profile, Record, ScoredRecord
+from persona.retrievers.registry import make_retriever
 from persona.retrievers.relevance import general
 
 TASK = lamp_task("LaMP_3")

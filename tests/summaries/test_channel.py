@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from persona.assembly import make_retriever, personalize
+from persona.assembly import personalize
 from persona.channels import Ask
 from persona.errors import InvalidOptionError
 from persona.llm.load import load_llm
@@ -13,6 +13,7 @@ from persona.personalizer import Personalizer
 from persona.prompts import PromptBuilder
 from persona.records import Profile, Record
 from persona.retrievers.channel import RecordsChannel
+from persona.retrievers.registry import make_retriever
 from persona.store.profile_store import ProfileStore
 from persona.summaries.channel import SummaryChannel
 from persona.summaries.statistics import profile_stats

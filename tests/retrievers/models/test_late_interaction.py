@@ -10,9 +10,9 @@ import torch
 from sentence_transformers import MultiVectorEncoder
 from transformers import BertForSequenceClassification, BertModel
 
-from persona.assembly import make_retriever
 from persona.errors import InvalidOptionError, ModelLoadError
 from persona.retrievers import LateInteractionRetriever, RecencyRetriever, RerankRetriever
+from persona.retrievers.registry import make_retriever
 from tests import small_models
 from tests.retrievers.cases import PEOPLE
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from persona.assembly import RETRIEVERS, RetrieverOptions, make_retriever, make_retrievers
 from persona.encoders.hashing import HashingEncoder
 from persona.errors import InvalidOptionError, UnknownPartError
 from persona.records import Profile, Record
 from persona.retrievers import HybridRetriever, RelevanceRetriever, WhereRetriever
+from persona.retrievers.registry import RETRIEVERS, RetrieverOptions, make_retriever, make_retrievers
 
 ENCODER = HashingEncoder(64)
 

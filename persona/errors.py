@@ -116,7 +116,7 @@ def located(source: str | PathLike[str], place: str | None = None) -> Iterator[N
 
 
 def reason(error: BaseException) -> str:
-    """The error's class and the first line of its message; where that says nothing, also what caused it.
+    """The error's class and the first line of its message; if that is short, also the cause.
 
     >>> reason(OSError("no such host\\nsome trace"))
     'OSError: no such host'

@@ -93,7 +93,7 @@ def read_records(
             as ``hub:owner/name[:split]``, or as a folder with the format ``datasets``. JSON may be gzipped. For the
             rows of all but LaMP see `persona.formats.rows`.
         format: one of `FORMATS`; ``auto`` goes by the name's ending and the first bytes.
-        task: for LaMP files whose fields do not tell the task.
+        task: for LaMP files whose fields do not show the task.
 
     Returns:
         An iterator over (user id, record). LaMP repeats a user's records in each question, here they come
@@ -210,7 +210,7 @@ def _kind(source: Dataset | IterableDataset) -> str:
     Raises:
         InvalidOptionError: if `source` is no dataset, or one of several splits.
     """
-    # Whoever holds a dataset has loaded the library; nobody else should wait for it.
+    # A caller with a dataset has loaded the library; others should not wait for its import.
     datasets = sys.modules.get("datasets")
     kind = f"{type(source).__module__.partition('.')[0]}.{type(source).__name__}"
     if datasets is not None and isinstance(source, datasets.DatasetDict | datasets.IterableDatasetDict):

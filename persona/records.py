@@ -42,8 +42,8 @@ class Record:
         id: unique within the user, at most 512 characters. Left empty, it becomes `content_hash`, so that the same
             content given twice is one record.
         metadata: further string fields (e.g. ``{"title": ...}`` of a news article whose target is its category).
-        role: who spoke, as chats call it (``"user"``, ``"assistant"``); None where nobody did or it is unknown.
-        speaker: the name of whoever spoke, or None.
+        role: who spoke, as chats call it (``"user"``, ``"assistant"``); None if unknown or not speech.
+        speaker: the speaker's name, or None.
         expires: when the record ceases to hold, ISO 8601 as `time`; None for never. It is stored and changes nothing
             by itself: a profile holds expired records too.
 
@@ -88,7 +88,7 @@ class Record:
             for key, value in self.metadata.items():
                 _check_string("metadata key", key)
                 _check_string(f"metadata {key!r}", value)
-            # Copied even if it is read-only: whoever made it may still change what it shows.
+            # Copied even if it is read-only: the mapping behind it may still change.
             object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
         if not self.id:
             object.__setattr__(self, "id", self.content_hash)
@@ -97,8 +97,8 @@ class Record:
     def content_hash(self) -> str:
         """BLAKE2b-128 of everything but the id, 32 hexadecimal digits.
 
-        It names records and tells which vectors are stale, so it never changes for content that a store may hold:
-        fields that are newer than the rest enter it only where they are given.
+        Ids and the staleness of vectors depend on it, so it must not change for content that a store may hold: the
+        fields that version 0.2 added enter it only if they are set.
         """
         # json.dumps([text, target, time, sorted metadata]), assembled by hand in half the time: hashing is a sixth of
         # an ingest.

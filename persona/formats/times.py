@@ -56,7 +56,7 @@ def normalise_time(value: object) -> str | None:
     Returns:
         ``YYYY``, ``YYYY-MM``, ``YYYY-MM-DD`` or ``YYYY-MM-DDThh:mm:ss[.ffffff]``; a time with an offset is
         moved to UTC and ends in ``+00:00``, so that strings compare as times do. None for None, a blank,
-        and the word ``None`` (or ``null``, ``NaN``, ``NaT``), which stands in real LaMP-style files.
+        and the word ``None`` (or ``null``, ``NaN``, ``NaT``), which occurs in real LaMP-style files.
 
     Raises:
         DataFormatError: if `value` is no date (``"yesterday"``) or not in the calendar (``"2013-13"``).
@@ -83,7 +83,7 @@ def _of_string(value: str) -> str | None:
     try:
         if match := _DATE.fullmatch(value):
             year, month, day = match.groups()
-            # January and the first stand in for what is not given: this checks the calendar, no more.
+            # January and the first replace what is missing: this only checks the calendar.
             date(int(year), int(month or 1), int(day or 1))
             return "-".join([year, *(part.zfill(2) for part in (month, day) if part)])
         if match := _DATE_TIME.fullmatch(value):

@@ -3,7 +3,7 @@
 ``dev_questions.json`` holds a list of questions (see `persona.lamp.tasks`), or an object with that list under
 ``golds``, as LaMP's script for the e-mail task writes it. It may be gzipped. Questions are read one by one.
 
-A record whose text is null or blank holds nothing to retrieve or to learn from: it is left out and counted.
+A record whose text is null or blank is skipped and counted.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _raw_question(value: object, path: str | PathLike[str], index: int) -> _RawQ
         if not isinstance(entry, dict):
             raise DataFormatError(f"record {position} of `profile` must be an object, was: {described(entry)}")
     id = id_text(value["id"], "id")
-    # The user split names no users: nobody asks twice in it.
+    # The user split names no users: each user asks once in it.
     user_id = check_user_id(id_text(value["user_id"], "user_id") if "user_id" in value else id)
     input, time = plain_text(value["input"], "input"), normalise_time(value.get("date"))
     return _RawQuestion(path, index, id, user_id, input, time, entries)

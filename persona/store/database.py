@@ -31,7 +31,7 @@ _PRAGMAS = (
     # Takes effect in a new database only. Records have some hundred bytes, matrices some ten thousand: with SQLite's
     # own 4096 both would be cut into more pieces, with 16384 a small change would write more.
     "PRAGMA page_size = 8192",
-    # Readers go on while someone writes, and a writer that is killed leaves nothing behind that has to be undone.
+    # Readers do not wait for a writer, and a killed writer leaves nothing to undo.
     "PRAGMA journal_mode = WAL",
     # NORMAL: a transaction outlives the death of the process at once, and a power cut once its log has been
     # checkpointed. The database is whole after either. What a power cut can take is a last ingest or embedding, which
@@ -48,7 +48,7 @@ _PRAGMAS = (
 )
 
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-"""Both databases say ON CONFLICT alike, but to SQLAlchemy it is part of their dialects."""
+"""ON CONFLICT is the same SQL on both databases, but SQLAlchemy has it in their dialects."""
 
 _inherited: list[object] = []
 """Pools of connections that belong to the parent process. They are neither used nor closed here: closing would end the
@@ -141,7 +141,7 @@ class Database:
 
     @contextmanager
     def connected(self) -> Iterator[Connection]:
-        """A connection in autocommit, for statements that cannot stand in a transaction.
+        """A connection in autocommit, for statements that no transaction may contain.
 
         Raises:
             StoreError: if the database does not answer.
@@ -193,7 +193,7 @@ _MEANINGS = {
     "deadlock detected": "another process was changing the same users, and this one was rolled back: run it again",
     "connection failed": "the server cannot be reached: start it, or correct the URL",
 }
-"""What the databases' messages mean to a user, by a part of the message."""
+"""What an error of a database means for the user, by a part of its message."""
 
 
 def _meaning(message: str) -> str | None:
@@ -210,10 +210,10 @@ def _checked(url: str) -> URL:
         raise StoreError(f"a store's URL must be a string like sqlite:///file.db, was: {url!r:.80}")
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator:
-        # A path is taken as it is, not decoded as a part of a URL would be: it is what `open_store` and the shell see.
+        # The path is not decoded as part of a URL: it is what the shell and other programs call the file.
         path = rest.removeprefix("/")
         if path in ("", ":memory:") or path == rest or "?" in path or "\0" in path:
-            raise StoreError(f"an SQLite store lies in a file: use the form sqlite:///file.db, was: {url!r}")
+            raise StoreError(f"an SQLite store is a file: use the form sqlite:///file.db, was: {url!r}")
         return URL.create("sqlite", database=os.path.abspath(path))
     with suppress(ArgumentError, ValueError):
         parsed = make_url(url)

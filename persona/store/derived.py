@@ -1,7 +1,7 @@
 """What is made from a user's records and kept beside them: vectors and search indexes, as rows.
 
-Each row says from which revision of the profile it was made. It is admitted only if nothing of the user has been erased
-since: so neither a forgotten user nor a deleted record comes back by way of a slow writer.
+Each row has the revision of the profile that it was made from. It is admitted only if nothing of the user was erased
+since then, so a slow writer cannot bring back a forgotten user or a deleted record.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ def _write(
 def _admitted(connection: Connection, part: Part, batch: Sequence[Derived]) -> list[tuple[int, Derived]]:
     """Those of `batch` that may be kept, with their users' uids; the users are not erased before the transaction ends.
 
-    A user whom another transaction is changing at this moment is passed over: what was made from the profile before
-    would be stale at once, and to wait here could be to wait for one who waits for us.
+    A user whom another transaction is changing right now is skipped: what was made from the profile before would be
+    stale at once, and waiting could end in a deadlock.
     """
     users = part.users.c
     rows = connection.execute(

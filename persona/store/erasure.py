@@ -1,9 +1,9 @@
 """Forgetting a user: first the rows, then the bytes.
 
-The rows are deleted in one transaction, from every table of the user's part, and from then on nobody can read them.
-What still lies in the pages then goes too: the part's tables are rewritten, and the old pages are zeroed (SQLite) or
-their files dropped (PostgreSQL). Where that cannot be finished, since another session holds the tables or the process
-is killed, the part stays marked, and the next `forget` on that database finishes it.
+The rows are deleted in one transaction, from every table of the user's part, and cannot be read from then on.
+Then their bytes in the database's pages go: the part's tables are rewritten, and the old pages are zeroed (SQLite) or
+their files dropped (PostgreSQL). If that cannot be finished, because another session holds the tables or the process is
+killed, the part stays marked, and the next `forget` on that database finishes it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ForgetReport:
 
 def delete_user(connection: Connection, part: Part, user_id: str) -> ForgetReport:
     """Delete every row of the user, and mark the part so that the bytes follow."""
-    # Waits for ingests that have read the floor and may be about to create the user below the new one.
+    # Waits for ingests that have read the floor and may be about to create the user below the new floor.
     floor = connection.execute(
         select(parts.c.revision_floor).where(parts.c.part == part.number).with_for_update()
     ).scalar_one()
@@ -71,14 +71,14 @@ def overwrite_deleted(database: Database) -> int:
     """Rewrite every part that is marked; how many were.
 
     Raises:
-        StoreError: if another session stands in the way for longer than `BUSY_SECONDS`.
+        StoreError: if another session blocks it for longer than `BUSY_SECONDS`.
     """
     rewrite = _rewrite_sqlite if database.is_sqlite else _rewrite_postgresql
     marked = database.rows(select(parts.c.part, parts.c.rewrites_due).where(parts.c.rewrites_due > 0))
     for number, due in marked:
         rewrite(database, PART_TABLES[number])
         with database.writing() as connection:
-            # If there is one more by now, somebody has deleted rows that may have come too late for this rewriting.
+            # If the number has grown, rows were deleted meanwhile that this rewriting may have missed.
             all_done = (parts.c.part == number) & (parts.c.rewrites_due == due)
             connection.execute(update(parts).where(all_done).values(rewrites_due=0))
     return len(marked)
@@ -111,7 +111,7 @@ def _rewrite_sqlite(database: Database, part: Part) -> None:
 
 
 def _rewrite_postgresql(database: Database, part: Part) -> None:
-    """VACUUM FULL, until no row that is dead was kept for the sake of some older transaction."""
+    """Run VACUUM FULL until no dead row is kept for the sake of an older transaction."""
     deadline = time.monotonic() + BUSY_SECONDS
     while not _vacuumed(database, part):
         if time.monotonic() > deadline:

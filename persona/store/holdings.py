@@ -7,7 +7,7 @@
 >>> len(held.profile), held.vectors, held.indexes
 (1, (), ())
 
-It reads the tables themselves, so that a new kind of index, or a table that some later part adds for users' data
+It reads the tables themselves, so a new kind of index, or a table added by another module for users' data
 (`persona.store.schema.user_table`), appears by itself.
 """
 

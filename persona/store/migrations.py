@@ -74,7 +74,7 @@ def _add_record_columns(connection: Connection) -> None:
 
 
 def _keep_out_of_statistics(connection: Connection) -> None:
-    """Tell PostgreSQL to sample no texts or ids: ANALYZE would copy them into its catalog, out of reach of `forget`."""
+    """Keep texts and ids out of PostgreSQL's statistics: ANALYZE would copy them where `forget` does not reach."""
     for table in metadata.sorted_tables:
         if "part" in table.info:
             columns = [column.name for column in table.columns if column.type.python_type in (str, bytes)]

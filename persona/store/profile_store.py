@@ -1,4 +1,4 @@
-"""Where users' histories stay: a `ProfileStore` in an SQLite file or on a PostgreSQL server.
+"""The store of users' histories: a `ProfileStore` in an SQLite file or on a PostgreSQL server.
 
 >>> store = ProfileStore("sqlite:///persona.db")
 >>> store.upsert([("ana", Record("Moody and stylish.", target="5", time="2004-10-14"))])
@@ -9,7 +9,7 @@ IngestReport(users=1, added=1, changed=0, unchanged=0)
 ForgetReport(records=1, vectors=0, indexes=0, others=0, adapters=0)
 
 Beside the records the store keeps what is made from them: vectors, one matrix for each encoder, and search indexes.
-Each carries the revision of the profile that it was made from, by which a reader sees whether it lags behind.
+Each has the revision of the profile that it was made from: a reader sees whether it is stale.
 
 **What forget promises.** When `ProfileStore.forget` returns,
 
@@ -17,7 +17,7 @@ Each carries the revision of the profile that it was made from, by which a reade
   records, vectors or indexes: their pages were zeroed and the log emptied.
 - on PostgreSQL no table, index, TOAST table or statistic does: the tables were rewritten, the old files dropped. What
   the server wrote to its log (``pg_wal``) before stays in there until the segment is recycled and written over, and
-  in archives and standbys for as long as they are kept: only whoever runs the server can limit that.
+  in archives and standbys for as long as they are kept: only the server's administrator can limit that.
 
 Neither reaches backups, copies, file-system snapshots or the blocks that a disk has let go of; nor files that were
 written from the store or beside it: exported vectors and adapters (`persona forget --exports` takes those), and the
@@ -100,7 +100,7 @@ class ProfileStore:
         MissingDependencyError: if the PostgreSQL driver is not installed.
 
     Attributes:
-        database: where it all lies, for parts that keep something of their own in there.
+        database: the database, for modules with tables of their own.
 
     Every method raises `StoreError` if the database fails, and `InvalidUserIdError` for an id that no store may hold.
     """
@@ -139,7 +139,7 @@ class ProfileStore:
             items: pairs of a user id and a record, in any order; fastest with each user's records together.
         """
         pieces = chunks(items)
-        # The first one is read before the lock is taken: input that is broken from the start keeps nobody waiting.
+        # The first chunk is read before the lock is taken: input that is broken from the start blocks no other writer.
         chunk = next(pieces, None)
         if chunk is None:
             return IngestReport()
@@ -173,10 +173,10 @@ class ProfileStore:
         return StoreCounts(*map(int, self.database.rows(counts())[0]))
 
     def delete_records(self, user_id: str, record_ids: Iterable[str]) -> int:
-        """Delete some of a user's records; ids that the user has no record by are passed over.
+        """Delete some of a user's records; unknown ids are skipped.
 
         Their vectors go with them, and the user's indexes and adapters as a whole; whatever else was made from the
-        profile is stale by its revision. That no byte is left is promised by `forget` only.
+        profile is stale by its revision. Only `forget` promises that no byte is left.
 
         Returns:
             How many records were deleted.
@@ -211,11 +211,11 @@ class ProfileStore:
     def forget(self, user_id: str) -> ForgetReport:
         """Erase everything of a user, the bytes too; the module says what exactly that promises on each database.
 
-        Nothing is held on an unknown user, and the report says so. What an earlier call could not finish is finished.
+        The report on an unknown user is all zeros. What an earlier call could not finish is finished.
 
         Raises:
-            StoreError: if another session stands in the way. Where it says that the bytes could not be overwritten, the
-                rows are deleted already, and the next call overwrites them.
+            StoreError: if another session blocks it. If it says that the bytes could not be overwritten, the rows are
+                deleted already, and the next call overwrites them.
         """
         part = part_of(check_user_id(user_id))
         with self.database.writing() as connection:
@@ -224,31 +224,31 @@ class ProfileStore:
         return report
 
     def finish_forgetting(self) -> int:
-        """Overwrite what an earlier `forget` deleted and could not overwrite, since it was stopped or others read.
+        """Overwrite what an earlier `forget` deleted and could not overwrite, because it was stopped or blocked.
 
         Returns:
-            How many parts of the users were written anew; 0 if nothing was left over.
+            How many of the 32 parts were rewritten.
 
         Raises:
-            StoreError: if another session still stands in the way.
+            StoreError: if another session still blocks it.
         """
         return overwrite_deleted(self.database)
 
     def vectors(self, user_id: str, fingerprint: str) -> UserVectors | None:
-        """The user's vectors from that encoder, or None. If their revision is not the profile's, they lag behind it."""
+        """The user's vectors from that encoder, or None. If their revision is not the profile's, they are stale."""
         part = part_of(check_user_id(user_id))
         rows = self.database.rows(queries(part).vectors, {"user_id": user_id, "fingerprint": fingerprint})
         return vectors_of_row(user_id, fingerprint, rows[0]) if rows else None
 
     def put_vectors(self, batch: Iterable[UserVectors]) -> int:
-        """Keep vectors, in one transaction, in place of earlier ones from the same encoder.
+        """Store vectors, in one transaction, in place of earlier ones from the same encoder.
 
-        Some are passed over: vectors of users who were forgotten meanwhile (also if there is a new user by that id),
-        those made before records were deleted, those of a user who is being changed at this moment, and those older
-        than the ones in the store. `stale_users` finds the users concerned.
+        Some are skipped: vectors of users who were forgotten meanwhile (also if there is a new user by that id), those
+        made before records were deleted, those of a user who is being changed right now, and those older than the ones
+        in the store. `stale_users` finds these users.
 
         Returns:
-            How many were not passed over.
+            How many were written.
 
         Raises:
             FingerprintMismatchError: if vectors of one encoder have two lengths.
@@ -260,7 +260,7 @@ class ProfileStore:
             return write_vectors(connection, vectors)
 
     def stale_users(self, fingerprint: str) -> Iterator[str]:
-        """The users with records whose vectors from that encoder are missing or lag behind, streamed.
+        """The users with records whose vectors from that encoder are missing or stale, streamed.
 
         Vectors may be put in while this runs.
         """
@@ -275,16 +275,16 @@ class ProfileStore:
         )
 
     def index(self, user_id: str, kind: str) -> StoredIndex | None:
-        """The user's index of that kind, or None. If its revision is not the profile's, it lags behind it."""
+        """The user's index of that kind, or None. If its revision is not the profile's, it is stale."""
         part = part_of(check_user_id(user_id))
         rows = self.database.rows(queries(part).index, {"user_id": user_id, "kind": kind})
         return StoredIndex(user_id, kind, *rows[0]) if rows else None
 
     def put_indexes(self, batch: Iterable[StoredIndex]) -> int:
-        """Keep indexes, in one transaction, in place of earlier ones of the same kind, as `put_vectors` keeps vectors.
+        """Store indexes, in one transaction, in place of earlier ones of the same kind, as `put_vectors` does.
 
         Returns:
-            How many were not passed over.
+            How many were written.
         """
         indexes = list(batch)
         if not indexes:

@@ -21,7 +21,7 @@ PAGE = 1000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Queries:
-    """The statements that read one part; the parameters of each stand beside it."""
+    """The statements that read one part, each with its parameters."""
 
     known: Select[Any]  # user_id
     profile: Select[Any]  # user_id

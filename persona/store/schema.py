@@ -14,9 +14,9 @@
     persona_adapters_00 uid, family, version, state, revision, sha256, created, metrics, payload
 
 **Parts.** No database really erases a deleted row. PostgreSQL keeps it in its page until the table is rewritten, and so
-does SQLite, even with ``secure_delete``: where rows were moved between pages to balance the tree, copies stay behind in
-the unused middle of a page (about one user in eight, measured). So whoever wants a user's bytes gone has to rewrite the
-table in which they were. Users are distributed over 32 parts by a hash of their id, and each part is a small store of
+does SQLite, even with ``secure_delete``: when rows move between pages to balance the tree, copies remain in the unused
+middle of a page (for about one user in eight, measured). To erase a user's bytes, the table that held
+them has to be rewritten. Users are distributed over 32 parts by a hash of their id, and each part is a small store of
 its own; to forget a user rewrites one part. In a store of 100,000 users with 20 records each (1 GB, SQLite) that takes
 1.0 s; to rewrite the whole database takes 10 to 17 s.
 

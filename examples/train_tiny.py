@@ -4,8 +4,8 @@
     python -m examples.train_tiny --out /tmp/tiny --steps 200              # a trial
 
 Run it from the root of a clone. The text is the generated world's (`persona.eval.world.world`), made on the fly from
-users of its ``pretrain`` split, who are in no evaluation split. The loss is on every answer, on the records' targets, and
-with a small weight on a sample of all other tokens. The same seed, steps and machine give the same weights.
+users of its ``pretrain`` split, who are in no evaluation split. The loss is on every answer, on the records' targets,
+and with a small weight on a sample of all other tokens. The same seed, steps and machine give the same weights.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def main() -> None:
             }
             save_file(halves, weights, {"format": "pt"})
             print(
-                f"{task}: step {report.best_step} kept, {report.validation_loss:.4f} nats per token on validation users, "
+                f"{task}: step {report.best_step}, {report.validation_loss:.4f} nats per token on validation users, "
                 f"{report.new_user_loss:.4f} as new users; {report.copy_loss:.4f} with copying"
             )
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .base import ProfileRetriever as ProfileRetriever
+    from .base import best_first as best_first
+    from .channel import RecordsChannel as RecordsChannel
     from .hybrid import HybridRetriever as HybridRetriever
     from .langchain import PersonaRetriever as PersonaRetriever
     from .models.late_interaction import LateInteractionRetriever as LateInteractionRetriever
@@ -42,11 +44,13 @@ _MODULES = {
     "ProfileRetriever": "base",
     "RandomRetriever": "sampling",
     "RecencyRetriever": "recency",
+    "RecordsChannel": "channel",
     "RelevanceFilter": "relevance.filters",
     "RelevanceRetriever": "relevance.retriever",
     "RerankRetriever": "models.rerank",
     "Where": "where",
     "WhereRetriever": "where",
+    "best_first": "base",
 }
 
 __all__ = sorted(_MODULES)

@@ -119,11 +119,11 @@ def measure(folder: Path, n_users: int, rounds: int, clock: Callable[[], float])
 
         def persona(user: int, question: int) -> list[int]:
             found = retriever.retrieve(profiles[user], str(question), K)
-            return [int(one.record.id) for one in found]
+            return [int(scored.record.id) for scored in found]
 
         def persona_and_profile(user: int, question: int) -> list[int]:
             found = retriever.retrieve(store.profile(f"user {user}"), str(question), K)
-            return [int(one.record.id) for one in found]
+            return [int(scored.record.id) for scored in found]
 
         def bare(user: int, question: int) -> list[int]:
             own = kept[user * RECORDS : (user + 1) * RECORDS] @ queries[question]
@@ -184,13 +184,11 @@ def fill(store: ProfileStore, encoder: Prepared, exact: NDArray[np.float32]) -> 
     fingerprint = vector_fingerprint(encoder, "text")
     ids = tuple(map(str, range(RECORDS)))
     # Times keep the records in the order of the rows.
-    times = [f"{1000 + place}" for place in range(RECORDS)]
+    times = [f"{1000 + number}" for number in range(RECORDS)]
     for start in range(0, len(exact) // RECORDS, 1000):
         users = range(start, min(start + 1000, len(exact) // RECORDS))
         histories = {
-            user: [
-                Record(f"record {place} of user {user}", time=times[place], id=ids[place]) for place in range(RECORDS)
-            ]
+            user: [Record(f"record {n} of user {user}", time=times[n], id=ids[n]) for n in range(RECORDS)]
             for user in users
         }
         store.upsert((f"user {user}", record) for user, records in histories.items() for record in records)

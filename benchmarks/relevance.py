@@ -102,20 +102,20 @@ def main() -> None:
     print("|---|---|---:|---:|---:|")
     for name in names:
         general = dict(GENERAL)
-        for one in names if options.general else ():
-            if one != name:
-                general[one] = [train[one].task.query(question.input) for question in train[one].questions]
+        for other in names if options.general else ():
+            if other != name:
+                general[other] = [train[other].task.query(question.input) for question in train[other].questions]
         training = RelevanceTraining(questions=options.questions, seed=options.seed)
         adapter, _ = train_relevance(train[name], encoder, training, general=general)
         profiles = [question.profile for question in dev[name].questions]
         queries = [dev[name].task.query(question.input) for question in dev[name].questions]
         others = [
             (profile, other.task.query(question.input))
-            for one, other in dev.items()
-            if one != name
+            for other_name, other in dev.items()
+            if other_name != name
             for profile, question in zip(profiles, other.questions, strict=False)
         ]
-        facts = [(profile, FACTS[place % len(FACTS)]) for place, profile in enumerate(profiles)]
+        facts = [(profile, FACTS[number % len(FACTS)]) for number, profile in enumerate(profiles)]
         judges: dict[str, RelevanceFilter] = {"trained": adapter, "untrained": load_filter("untrained", encoder)}
         for called, judge in judges.items():
             own = kept(judge, encoder, profiles, queries)

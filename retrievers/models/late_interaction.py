@@ -123,7 +123,7 @@ class LateInteractionRetriever(ProfileRetriever):
 
 
 class _TokenVectors:
-    """The token vectors of the texts used last, by text; never more than so many bytes. Safe to use from threads."""
+    """The token vectors of the texts used last, by text; bounded by their bytes. Safe to use from threads."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes

@@ -126,7 +126,7 @@ class Pairs:
 def records_as_questions(
     users: Mapping[str, tuple[Profile, EmbeddedProfile]], view: str, at_most: int, draw: np.random.Generator
 ) -> list[OwnQuestion]:
-    """At most so many records, drawn at random, as questions to the rest of their profile; one profile a user."""
+    """Records as questions to the rest of their profile, at most `at_most` of them, drawn at random."""
     every = [
         (user_id, row) for user_id, (profile, _) in users.items() if len(profile) > 1 for row in range(len(profile))
     ]

@@ -59,9 +59,9 @@ class RelevanceTraining:
         members: networks for each fold; all are averaged in the end.
         width: hidden units of each.
         epochs: at most.
-        questions: at most so many of the split.
-        records: at most so many records that stand as questions, drawn from all training users; 0 for none. In views
-            with the target, which no question has, there are none.
+        questions: most questions of the split.
+        records: most records that stand as questions, drawn from all training users; 0 for none. In views with the
+            target, which no question has, there are none.
         view: the view of a record that is compared.
         seed: of everything random.
 
@@ -137,7 +137,7 @@ class _CrossFit(NamedTuple):
 
 
 def training_questions(split: LampSplit, options: RelevanceTraining) -> list[Question]:
-    """The questions that `train_relevance` takes: those with records, or so many of them drawn at random."""
+    """The questions that `train_relevance` takes: those with records, at most `options.questions`, drawn at random."""
     asked = [question for question in split.questions if question.profile.records]
     draw = np.random.default_rng(options.seed)
     return [asked[number] for number in sorted(draw.permutation(len(asked))[: options.questions].tolist())]

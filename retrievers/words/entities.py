@@ -73,7 +73,7 @@ class EntityRetriever(ProfileRetriever):
     Args:
         base: orders records with equal scores; None puts the newest first (later in the profile first).
         names: to be found wherever they stand, beside what the rules find.
-        half_life_days: after so many days a mention counts half; above 0.
+        half_life_days: days after which a mention counts half; above 0.
         view: the view of a record that is read (`Record.view`).
 
     Raises:

@@ -146,7 +146,7 @@ def test_ask_with_a_filter_abstains(run: Run) -> None:
 
 
 def write_films(folder: Path) -> Path:
-    from tests.retrievers.relevance.test_training import split_of
+    from tests.retrievers.relevance.cases import split_of
 
     task, questions = lamp_task("LaMP_3"), []
     for question in split_of(30).questions:

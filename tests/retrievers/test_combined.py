@@ -15,7 +15,7 @@ def test_recency_is_newest_first_with_undated_records_last() -> None:
     profile = Profile("ana", tuple(Record("x", time=time, id=str(number)) for number, time in enumerate(times)))
     found = RecencyRetriever().retrieve(profile, "", 7)
     assert ids(found) == ["5", "2", "4", "0", "3", "6", "1"]
-    assert [one.score for one in found] == [pytest.approx(share / 7) for share in (7, 6, 5, 4, 3, 2, 1)]
+    assert [scored.score for scored in found] == [pytest.approx(share / 7) for share in (7, 6, 5, 4, 3, 2, 1)]
 
 
 def test_random_depends_on_seed_user_and_query_alone() -> None:
@@ -51,7 +51,7 @@ def test_hybrid_adds_reciprocal_ranks() -> None:
     hybrid = HybridRetriever([Fixed(0, 1, 2), Fixed(2, 0, 1)])
     found = hybrid.retrieve(Profile("ana", FILMS[:3]), "", 3)
     assert ids(found) == [FILMS[0].id, FILMS[2].id, FILMS[1].id]
-    assert [one.score for one in found] == [
+    assert [scored.score for scored in found] == [
         pytest.approx(1 / 61 + 1 / 62),
         pytest.approx(1 / 63 + 1 / 61),
         pytest.approx(1 / 62 + 1 / 63),
@@ -63,7 +63,7 @@ def test_hybrid_breaks_ties_by_the_first_retriever() -> None:
     there_and_back = HybridRetriever([Fixed(2, 0, 1), Fixed(1, 0, 2)], damping=0)
     found = there_and_back.retrieve(profile, "", 3)
     assert ids(found) == [FILMS[2].id, FILMS[1].id, FILMS[0].id]
-    assert [one.score for one in found] == [pytest.approx(4 / 3), pytest.approx(4 / 3), 1.0]
+    assert [scored.score for scored in found] == [pytest.approx(4 / 3), pytest.approx(4 / 3), 1.0]
 
 
 def test_hybrid_takes_retrievers_that_leave_records_out() -> None:

@@ -9,7 +9,7 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import count
@@ -27,10 +27,12 @@ from persona.retrievers import (
     BM25Retriever,
     DenseRetriever,
     DiverseRetriever,
+    EntityRetriever,
     HybridRetriever,
     KeyValueRetriever,
     LampBM25Retriever,
     MultiInterestRetriever,
+    ProfileRetriever,
     RecencyRetriever,
 )
 from persona.store.profile_store import ProfileStore
@@ -69,37 +71,21 @@ def case(request: pytest.FixtureRequest, store: ProfileStore) -> Case:
     return Case(MAKERS[name](kept), kept)
 
 
-def test_is_a_retriever(case: Case) -> None:
+def test_wrong_questions_are_refused(case: Case) -> None:
     assert isinstance(case.retriever, Retriever)
-
-
-@pytest.mark.parametrize("k", [0, -1, 1.5, "3", None, True])
-@pytest.mark.parametrize("size", [0, 4])
-def test_k_must_be_a_whole_number_of_at_least_1(case: Case, size: int, k: object) -> None:
-    profile = case.profile(*FILMS[:size])
-    with pytest.raises(InvalidOptionError, match=r"`k` must be"):
-        case.retriever.retrieve(profile, "thriller", k)  # type: ignore[arg-type]
-    with pytest.raises(InvalidOptionError, match=r"`k` must be"):
-        case.retriever.retrieve_batch([profile], ["thriller"], k)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("size", [0, 2])
-@pytest.mark.parametrize("query", [None, b"thriller"])
-def test_a_query_must_be_a_string(case: Case, size: int, query: object) -> None:
-    profile = case.profile(*FILMS[:size])
-    with pytest.raises(InvalidOptionError, match=r"a query must be a string, was: .* \("):
-        case.retriever.retrieve(profile, query, 1)  # type: ignore[arg-type]
-    with pytest.raises(InvalidOptionError, match="a query must be a string"):
-        case.retriever.retrieve_batch([profile], [query], 1)  # type: ignore[list-item]
-
-
-def test_numpy_integers_are_whole_numbers(case: Case) -> None:
-    assert len(case.retriever.retrieve(case.profile(*FILMS), "thriller", np.int64(2))) == 2  # type: ignore[arg-type]
-
-
-def test_every_record_comes_once_if_k_is_larger_than_the_profile(case: Case) -> None:
-    profile = case.profile(*FILMS)
-    assert sorted(ids(case.retriever.retrieve(profile, "a quiet thriller", 100))) == sorted(r.id for r in FILMS)
+    for profile in (case.profile(), case.profile(*FILMS)):
+        for k in (0, -1, 1.5, "3", None, True):
+            with pytest.raises(InvalidOptionError, match=r"`k` must be"):
+                case.retriever.retrieve(profile, "thriller", k)  # type: ignore[arg-type]
+            with pytest.raises(InvalidOptionError, match=r"`k` must be"):
+                case.retriever.retrieve_batch([profile], ["thriller"], k)  # type: ignore[arg-type]
+        for query in (None, b"thriller"):
+            with pytest.raises(InvalidOptionError, match=r"a query must be a string, was: .* \("):
+                case.retriever.retrieve(profile, query, 1)  # type: ignore[arg-type]
+            with pytest.raises(InvalidOptionError, match="a query must be a string"):
+                case.retriever.retrieve_batch([profile], [query], 1)  # type: ignore[list-item]
+        with pytest.raises(InvalidOptionError, match="2 profiles and 1 queries"):
+            case.retriever.retrieve_batch([profile] * 2, ["snow"], 1)
 
 
 def test_an_empty_profile_has_nothing(case: Case) -> None:
@@ -109,11 +95,33 @@ def test_an_empty_profile_has_nothing(case: Case) -> None:
     assert case.retriever.retrieve_batch([], [], 3) == []
 
 
-def test_one_record_is_found_by_any_query(case: Case) -> None:
-    profile = case.profile(FILMS[0])
-    for query in ("thriller", "nothing in common", ""):
-        (found,) = case.retriever.retrieve(profile, query, 3)
-        assert found.record is profile[0]
+SCRIPTS = ("東京は夜の七時", "सुंदर फ़िल्म", "مرحبا بالعالم", "❤️‍🔥👍🏽", "naïve café", "!!!", "\u200b\u0301", "ß" * 300)
+
+
+@pytest.mark.parametrize(
+    ("records", "queries"),
+    [
+        (FILMS, ("a quiet thriller", "", "   ", "\n\t", "zzz qqq", "?!")),
+        (FILMS[:1], ("thriller", "nothing in common", "")),
+        ((Record("no date, thriller", id="a"), FILMS[0], Record("no date either", id="b")), ("thriller",)),
+        (tuple(Record(text, id=str(n)) for n, text in enumerate(SCRIPTS)), (*SCRIPTS, "夜", "cafe", "\u2028", "🏳️‍🌈")),
+    ],
+    ids=["films", "one record", "undated", "scripts and emoji"],
+)
+def test_every_record_comes_once_for_any_query(case: Case, records: Sequence[Record], queries: Sequence[str]) -> None:
+    profile = case.profile(*records)
+    before = deepcopy(profile)
+    for query in queries:
+        found = case.retriever.retrieve(profile, query, 100)
+        assert sorted(ids(found)) == sorted(record.id for record in records)
+        assert all(any(scored.record is record for record in profile) for scored in found)
+        scores = [scored.score for scored in found]
+        assert all(type(score) is float and math.isfinite(score) for score in scores)
+        assert scores == sorted(scores, reverse=True)
+        assert case.retriever.retrieve(profile, query, 100) == found
+        k = np.int64(max(1, len(records) - 1))
+        assert case.retriever.retrieve(profile, query, k) == found[:k]  # type: ignore[arg-type]
+    assert profile == before
 
 
 def test_equal_texts_are_different_records(case: Case) -> None:
@@ -121,7 +129,7 @@ def test_equal_texts_are_different_records(case: Case) -> None:
     found = case.retriever.retrieve(profile, "the same words", 20)
     assert sorted(ids(found), key=int) == [str(number) for number in range(20)]
     if not isinstance(case.retriever, RecencyRetriever | HybridRetriever | MultiInterestRetriever | DiverseRetriever):
-        assert len({one.score for one in found}) == 1
+        assert len({scored.score for scored in found}) == 1
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -129,39 +137,6 @@ def test_a_record_that_stands_twice_in_a_profile_comes_twice(name: str) -> None:
     profile = Profile("ana", (FILMS[0], FILMS[1], FILMS[0]))
     found = MAKERS[name](None).retrieve(profile, "snow", 9)
     assert sorted(ids(found)) == ["family", "snow", "snow"]
-
-
-def test_undated_records_are_found_too(case: Case) -> None:
-    profile = case.profile(Record("no date, thriller", id="a"), FILMS[0], Record("no date either", id="b"))
-    assert sorted(ids(case.retriever.retrieve(profile, "thriller", 3))) == ["a", "b", "snow"]
-
-
-def test_any_script_and_emoji(case: Case) -> None:
-    texts = ["東京は夜の七時", "सुंदर फ़िल्म", "مرحبا بالعالم", "❤️‍🔥👍🏽", "naïve café", "!!!", "\u200b\u0301", "ß" * 300]
-    profile = case.profile(*(Record(text, id=str(number)) for number, text in enumerate(texts)))
-    for query in [*texts, "夜", "cafe", "\u2028", "🏳️‍🌈"]:
-        found = case.retriever.retrieve(profile, query, len(texts))
-        assert sorted(ids(found)) == [str(number) for number in range(len(texts))]
-
-
-@pytest.mark.parametrize("query", ["", "   ", "\n\t", "zzz qqq", "?!"])
-def test_a_query_without_a_match_still_gets_k_records(case: Case, query: str) -> None:
-    found = case.retriever.retrieve(case.profile(*FILMS), query, 3)
-    assert len(set(ids(found))) == 3
-
-
-def test_records_are_members_of_that_profile(case: Case) -> None:
-    profile = case.profile(*FILMS)
-    copy = deepcopy(profile)
-    for asked in (profile, copy):
-        for one in case.retriever.retrieve(asked, "snow thriller", 4):
-            assert any(one.record is record for record in asked)
-
-
-def test_scores_are_finite_and_do_not_rise(case: Case) -> None:
-    scores = [one.score for one in case.retriever.retrieve(case.profile(*FILMS), "a thriller in the snow", 4)]
-    assert all(type(score) is float and math.isfinite(score) for score in scores)
-    assert scores == sorted(scores, reverse=True)
 
 
 def test_fewer_records_are_the_beginning_of_more(case: Case) -> None:
@@ -179,19 +154,6 @@ def test_a_batch_is_one_after_the_other(case: Case) -> None:
     batch = case.retriever.retrieve_batch(profiles, queries, 2)
     assert batch == [case.retriever.retrieve(p, q, 2) for p, q in zip(profiles, queries, strict=True)]
     assert [len(found) for found in batch] == [2, 2, 2, 2, 0, 2]
-
-
-def test_a_batch_needs_a_query_for_each_profile(case: Case) -> None:
-    with pytest.raises(InvalidOptionError, match="2 profiles and 1 queries"):
-        case.retriever.retrieve_batch([case.profile(*FILMS)] * 2, ["snow"], 1)
-
-
-def test_nothing_is_changed(case: Case) -> None:
-    profile = case.profile(*FILMS)
-    before = deepcopy(profile)
-    first = case.retriever.retrieve(profile, "snow", 2)
-    assert case.retriever.retrieve(profile, "snow", 2) == first
-    assert profile == before
 
 
 def test_part_of_a_stored_profile_is_a_profile(case: Case) -> None:
@@ -236,8 +198,8 @@ def test_another_users_records_are_never_returned(store: ProfileStore) -> None:
     draw = random.Random(7)
     histories = {
         f"crowd {number}": [
-            Record(" ".join(draw.choices(words, k=6)), target=f"crowd {number}", id=f"r{place}")
-            for place in range(draw.randrange(1, 12))
+            Record(" ".join(draw.choices(words, k=6)), target=f"crowd {number}", id=f"r{number}")
+            for number in range(draw.randrange(1, 12))
         ]
         for number in range(150)
     }
@@ -248,7 +210,7 @@ def test_another_users_records_are_never_returned(store: ProfileStore) -> None:
         found = make(store).retrieve_batch(profiles, [query for _, query in asked], 4)
         for (user_id, _), profile, some in zip(asked, profiles, found, strict=True):
             assert len(some) == min(4, len(profile))
-            assert {one.record.target for one in some} == {user_id}
+            assert {scored.record.target for scored in some} == {user_id}
 
 
 _RANK_ALL = """
@@ -258,7 +220,7 @@ from tests.retrievers.cases import FILMS, MAKERS
 from persona.records import Profile
 profile = Profile("ana", FILMS * 10)
 rankings = [make(None).retrieve(profile, "a snow thriller", 30) for make in MAKERS.values()]
-print(json.dumps([[(one.record.id, one.score) for one in ranking] for ranking in rankings]))
+print(json.dumps([[(scored.record.id, scored.score) for scored in ranking] for ranking in rankings]))
 """
 
 
@@ -289,29 +251,33 @@ def test_the_contract_on_any_profile(name: str, texts: list[str], query: str, k:
     records = (Record(text, str(number % 3), id=str(number)) for number, text in enumerate(texts))
     profile = Profile("ana", tuple(records))
     found = MAKERS[name](None).retrieve(profile, query, k)
-    assert len({one.record.id for one in found}) == len(found) == min(k, len(texts))
-    assert all(one.record is profile[int(one.record.id)] for one in found)
-    scores = [one.score for one in found]
+    assert len({scored.record.id for scored in found}) == len(found) == min(k, len(texts))
+    assert all(scored.record is profile[int(scored.record.id)] for scored in found)
+    scores = [scored.score for scored in found]
     assert scores == sorted(scores, reverse=True)
 
 
-@pytest.mark.parametrize("make", [LampBM25Retriever, BM25Retriever, lambda view: DenseRetriever(ENCODER, view=view)])
-def test_an_unknown_view_is_refused(make: Callable[..., Retriever]) -> None:
-    with pytest.raises(InvalidOptionError, match="`view` must be one of text"):
-        make(view="body")
-
-
-@pytest.mark.parametrize("name", ["bm25-lamp", "bm25", "dense"])
-def test_the_view_is_what_is_searched(name: str) -> None:
-    makers: dict[str, Callable[..., Retriever]] = {
-        "bm25-lamp": LampBM25Retriever,
-        "bm25": BM25Retriever,
-        "dense": lambda view: DenseRetriever(ENCODER, view=view),
-    }
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda view: LampBM25Retriever(view),
+        lambda view: BM25Retriever(view),
+        lambda view: DenseRetriever(ENCODER, view=view),
+        lambda view: EntityRetriever(DenseRetriever(ENCODER, view=view), view=view),
+    ],
+    ids=["bm25-lamp", "bm25", "dense", "entities"],
+)
+def test_the_view_is_what_is_searched(make: Callable[[str], Retriever]) -> None:
     records = [Record("gone", target=target, id=target) for target in ("penguins", "seals", "bears")]
-    found = makers[name](view="target+text").retrieve(Profile("ana", tuple(records)), "penguins", 2)
+    found = make("target+text").retrieve(Profile("ana", tuple(records)), "penguins", 2)
     assert found[0].record.id == "penguins"
-    assert found[0].score > found[1].score
+    with pytest.raises(InvalidOptionError, match="`view` must be one of text"):
+        make("body")
+
+
+def test_a_retriever_without_a_method_says_which_is_missing() -> None:
+    with pytest.raises(NotImplementedError, match="ProfileRetriever must implement `rank` or `rank_batch`"):
+        ProfileRetriever().retrieve(Profile("ana", FILMS), "snow", 1)
 
 
 def test_reading_the_package_loads_nothing_heavy() -> None:

@@ -102,14 +102,14 @@ def test_every_way_of_asking_finds_the_user(retriever: PersonaRetriever) -> None
             await retriever.ainvoke("snow", config("ben")),
             *await retriever.abatch(["snow", "film"], user_id="ben"),
             *await retriever.abatch(["snow", "film"], config("ben")),
-            [one async for some in retriever.astream("snow", config("ben")) for one in some],
+            [document async for documents in retriever.astream("snow", config("ben")) for document in documents],
         ]
 
     answers = [
         retriever.invoke("snow", user_id="ben"),
         *retriever.batch(["snow", "film"], user_id="ben"),
         *retriever.batch(["snow", "film"], config("ben")),
-        [one for some in retriever.stream("snow", config("ben")) for one in some],
+        [document for documents in retriever.stream("snow", config("ben")) for document in documents],
         retriever.with_config(configurable={"user_id": "ben"}).invoke("snow"),
         retriever.bind(user_id="ben").invoke("snow"),
         *asyncio.run(ask()),
@@ -136,10 +136,10 @@ def test_in_a_chain_the_config_reaches_it(retriever: PersonaRetriever) -> None:
 
     chain = retriever | RunnableLambda(texts)
     parallel = {"context": chain, "question": RunnablePassthrough()} | RunnableLambda(lambda both: both["context"])
-    for one in (chain, parallel, RunnableLambda(inside)):
-        assert "ben likes" in one.invoke("snow", config("ben"))
-        assert "ben likes" in asyncio.run(one.ainvoke("snow", config("ben")))
-        assert all("carl likes" in answer for answer in one.batch(["snow", "film"], config("carl")))
+    for runnable in (chain, parallel, RunnableLambda(inside)):
+        assert "ben likes" in runnable.invoke("snow", config("ben"))
+        assert "ben likes" in asyncio.run(runnable.ainvoke("snow", config("ben")))
+        assert all("carl likes" in answer for answer in runnable.batch(["snow", "film"], config("carl")))
 
 
 @pytest.mark.parametrize("given", [None, {}, {"configurable": {}}, {"configurable": {"thread_id": "1"}}])

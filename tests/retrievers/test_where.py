@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from persona.errors import InvalidOptionError
 from persona.records import Profile, Record
-from persona.retrievers import DenseRetriever, RecencyRetriever, Where, WhereRetriever
+from persona.retrievers import RecencyRetriever, Where, WhereRetriever
 from persona.retrievers.where import Condition
-from tests.retrievers.cases import ENCODER, MAKERS
+from tests.retrievers.cases import MAKERS
 
 REVIEW = Record("Moody.", target="5", time="2011-05-03", metadata={"genre": "crime drama", "time": "late", "n": "10"})
 
@@ -147,22 +147,14 @@ def test_exact_at_every_selectivity(name: str, kept: int) -> None:
     # The records that fit are spread over the profile.
     chosen = random.Random(kept).sample(range(100), kept)
     where = Where((Condition("place", "in", tuple(map(str, chosen)) or ("none",)),))
-    brute = Profile("ana", tuple(record for place, record in enumerate(profile) if place in set(chosen)))
+    brute = Profile("ana", tuple(record for number, record in enumerate(profile) if number in set(chosen)))
     filtered = WhereRetriever(base, where)
     for k in (1, 40):
         found = filtered.retrieve(profile, "a quiet thriller in Berlin", k)
         assert found == base.retrieve(brute, "a quiet thriller in Berlin", k)
         assert len(found) == min(k, kept)
-        assert all(where.matches(one.record) for one in found)
+        assert all(where.matches(scored.record) for scored in found)
         assert filtered.retrieve_batch([profile] * 2, ["snow", "a quiet thriller in Berlin"], k)[1] == found
-
-
-def test_dense_is_the_full_ranking_without_what_does_not_fit() -> None:
-    profile = history()
-    where = Where.parse("label in 1,3 and time>=1950")
-    everything = DenseRetriever(ENCODER).retrieve(profile, "a train in the snow", 100)
-    expected = tuple(one for one in everything if where.matches(one.record))
-    assert WhereRetriever(DenseRetriever(ENCODER), where).retrieve(profile, "a train in the snow", 100) == expected
 
 
 def test_a_text_is_read_when_the_retriever_is_made() -> None:

@@ -21,19 +21,19 @@ def by_hand(model: MultiVectorEncoder, query: str, text: str) -> float:
     """Each token of the query with each of the text, one after the other."""
     asked = model.encode_query([query], convert_to_numpy=True)[0]
     said = model.encode_document([text], convert_to_numpy=True)[0]
-    return float(sum(max(float(np.dot(one, other)) for other in said) for one in asked))
+    return float(sum(max(float(np.dot(query_token, token)) for token in said) for query_token in asked))
 
 
 def test_scores_are_maxsim() -> None:
     model = small_models.multi_vector()
     for query in ("Who likes opals?", "snow", "", "東京"):
         found = LateInteractionRetriever(model).retrieve(PEOPLE, query, 4)
-        for one in found:
-            assert one.score == pytest.approx(by_hand(model, query, one.record.text), abs=2e-2)  # float16
+        for scored in found:
+            assert scored.score == pytest.approx(by_hand(model, query, scored.record.text), abs=2e-2)  # float16
         theirs = model.similarity(
             model.encode_query([query]), model.encode_document([record.text for record in PEOPLE])
         )[0]
-        assert {one.record.id: one.score for one in found} == {
+        assert {scored.record.id: scored.score for scored in found} == {
             record.id: pytest.approx(float(score), abs=2e-2) for record, score in zip(PEOPLE, theirs, strict=True)
         }
 
@@ -41,11 +41,11 @@ def test_scores_are_maxsim() -> None:
 def test_a_model_that_says_mean_is_averaged() -> None:
     model = small_models.multi_vector()
     query = "Who likes opals?"
-    sums = {one.record.id: one.score for one in LateInteractionRetriever(model).retrieve(PEOPLE, query, 4)}
+    sums = {scored.record.id: scored.score for scored in LateInteractionRetriever(model).retrieve(PEOPLE, query, 4)}
     tokens = len(model.encode_query([query], convert_to_numpy=True)[0])
     mean = MultiVectorEncoder(modules=list(model.children()), device="cpu", similarity_fn_name="meanmaxsim")
-    for one in LateInteractionRetriever(mean).retrieve(PEOPLE, query, 4):
-        assert one.score == pytest.approx(sums[one.record.id] / tokens, abs=1e-4)
+    for scored in LateInteractionRetriever(mean).retrieve(PEOPLE, query, 4):
+        assert scored.score == pytest.approx(sums[scored.record.id] / tokens, abs=1e-4)
 
 
 def test_a_saved_model_and_what_is_kept_in_memory_give_the_same(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_minilm_as_it_is_before_pooling_finds_the_word() -> None:
     """A single-vector model gets no untrained layer: its own token vectors are compared."""
     retriever = make_retriever("late_interaction")
     found = retriever.retrieve(PEOPLE, "Who likes opals?", 2)
-    assert {one.record.id for one in found} == {"ada", "cato"}
+    assert {scored.record.id for scored in found} == {"ada", "cato"}
     from sentence_transformers import SentenceTransformer
 
     plain = SentenceTransformer(str(small_models.MINILM_FOLDER), device="cpu")
@@ -71,8 +71,8 @@ def test_minilm_as_it_is_before_pooling_finds_the_word() -> None:
         plain.encode([text], output_value="token_embeddings")[0].float().numpy()
         for text in ("Who likes opals?", PEOPLE[0].text)
     )
-    asked, said = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (asked, said))
-    scores = {one.record.id: one.score for one in found}
+    asked, said = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (asked, said))
+    scores = {scored.record.id: scored.score for scored in found}
     assert scores["ada"] == pytest.approx(float((asked @ said.T).max(1).sum()), abs=2e-2)
 
 
@@ -101,6 +101,6 @@ def test_half_precision_weights_are_computed_in_the_dtype_of_the_fingerprint(tmp
     small_models.multi_vector.cache_clear()
     for folder in (single, tmp_path / "several"):
         retriever = LateInteractionRetriever(folder)
-        assert {one.dtype for one in retriever.model.get().parameters()} == {torch.float32}
+        assert {weight.dtype for weight in retriever.model.get().parameters()} == {torch.float32}
     reranker = RerankRetriever(RecencyRetriever(), pair)
-    assert {one.dtype for one in reranker.model.get().parameters()} == {torch.float32}
+    assert {weight.dtype for weight in reranker.model.get().parameters()} == {torch.float32}

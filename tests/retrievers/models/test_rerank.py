@@ -18,10 +18,10 @@ def test_rerank_is_the_order_of_predict() -> None:
     query = "Who likes opals?"
     scores = model.predict([(query, record.text) for record in PEOPLE], show_progress_bar=False)
     found = RerankRetriever(BM25Retriever(), model).retrieve(PEOPLE, query, 4)
-    assert [one.record for one in found] == [PEOPLE[int(place)] for place in np.argsort(-scores)]
-    assert [one.score for one in found] == pytest.approx(sorted(scores.tolist(), reverse=True), abs=1e-5)
+    assert [scored.record for scored in found] == [PEOPLE[int(number)] for number in np.argsort(-scores)]
+    assert [scored.score for scored in found] == pytest.approx(sorted(scores.tolist(), reverse=True), abs=1e-5)
     ranked = model.rank(query, [record.text for record in PEOPLE])
-    assert [one.record for one in found] == [PEOPLE[int(one["corpus_id"])] for one in ranked]
+    assert [scored.record for scored in found] == [PEOPLE[int(hit["corpus_id"])] for hit in ranked]
 
 
 def test_rerank_reads_the_best_of_the_base_and_no_more() -> None:

@@ -1,11 +1,9 @@
-"""A filter that may return nothing: its maps by hand, its training, its files, and what an answer says of it."""
+"""The training of a filter: its thresholds by hand, what it does for users it has not seen, and the docs."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,23 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from persona.encoders.hashing import HashingEncoder
-from persona.encoders.style import STYLE_DIM, STYLE_NAMES, style_vector
-from persona.errors import EvaluationError, FingerprintMismatchError, InvalidOptionError, ModelLoadError
-from persona.lamp.tasks import LampSplit, Question, lamp_task
+from persona.encoders.style import style_vector
+from persona.errors import EvaluationError, InvalidOptionError
 from persona.llm.load import load_llm
 from persona.personalizer import Personalizer
 from persona.records import Profile, Record
-from persona.retrievers import BM25Retriever, RecencyRetriever, RelevanceRetriever
+from persona.retrievers import BM25Retriever, RelevanceRetriever
 from persona.retrievers.channel import RecordsChannel
-from persona.retrievers.relevance.filters import (
-    CONFIG,
-    WEIGHTS,
-    TrainedFilter,
-    UntrainedFilter,
-    load_filter,
-    read_queries,
-)
+from persona.retrievers.relevance.filters import TrainedFilter, load_filter
 from persona.retrievers.relevance.general import GENERAL, GENERAL_QUESTIONS, LONG_REQUESTS
 from persona.retrievers.relevance.pairs import records_as_questions
 from persona.retrievers.relevance.training import (
@@ -41,128 +30,7 @@ from persona.retrievers.relevance.training import (
 )
 from persona.retrievers.vectors.record_vectors import EmbeddedProfile
 from persona.store.profile_store import ProfileStore
-from persona.store.vectors import vector_fingerprint
-
-ENCODER = HashingEncoder(dim=256)
-FINGERPRINT = vector_fingerprint(ENCODER, "text")
-
-FILM = re.findall(r"\w+", "snow thriller comedy family quiet loud war love train city actor camera plot ending music")
-
-
-def review(draw: np.random.Generator) -> str:
-    return "the film has " + " and ".join(draw.choice(FILM, 5, replace=False).tolist())
-
-
-def split_of(users: int, seed: int = 0) -> LampSplit:
-    draw = np.random.default_rng(seed)
-    task = lamp_task("LaMP_3")
-    questions = []
-    for user in range(users):
-        records = tuple(Record(review(draw), target="3", id=str(place)) for place in range(8))
-        user_id = f"u{seed}-{user}"
-        text = task.make_input(review(draw))
-        questions.append(Question(user_id, user_id, text, Profile(user_id, records)))
-    return LampSplit(task, tuple(questions), None, None)
-
-
-class Plane:
-    """Vectors by hand: angles in degrees."""
-
-    dim = 2
-    fingerprint = "plane"
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        angles = np.radians([float(text) for text in texts])
-        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32).reshape(-1, 2)
-
-
-SHAPES = {"hidden.weight": (3, 2 + STYLE_DIM), "hidden.bias": (3,), "out.weight": (2, 3), "out.bias": (2,)}
-
-
-def adapter(threshold: float = 0.5, fingerprint: str = "plane|view=text") -> TrainedFilter:
-    """tanh of the query's second number, and of its points, decides: a = softplus(2 + t), b = -1 + 3 t."""
-    style = np.zeros(STYLE_DIM)
-    style[STYLE_NAMES.index("marks .")] = 1
-    weights = {
-        "hidden.weight": np.array([[0, 1, *style]], np.float32),
-        "hidden.bias": np.zeros(1, np.float32),
-        "out.weight": np.array([[1], [3]], np.float32),
-        "out.bias": np.array([2, -1], np.float32),
-    }
-    return TrainedFilter(weights, threshold, fingerprint)
-
-
-def placed(query: str, *records: str) -> EmbeddedProfile:
-    return EmbeddedProfile(Plane().encode(records).astype(np.float16), Plane().encode([query])[0], query)
-
-
-def read(query: str) -> NDArray[np.float32]:
-    (seen,) = read_queries(Plane().encode([query]), [query])
-    return np.asarray(seen)
-
-
-def test_the_map_by_hand() -> None:
-    for query in ("0", "30", "90", "30.0"):
-        degrees = float(query)
-        t = math.tanh(math.sin(math.radians(degrees)) + ("." in query))
-        slope, offset = adapter().line(read(query))
-        assert slope == pytest.approx(math.log1p(math.exp(2 + t)), abs=1e-5)
-        assert offset == pytest.approx(-1 + 3 * t, abs=1e-5)
-        (score,) = adapter().scores(placed(query, str(degrees + 60)))
-        assert score == pytest.approx(1 / (1 + math.exp(-(slope * 0.5 + offset))), abs=1e-3)
-
-
-def test_relevance_rises_with_similarity_for_any_weights() -> None:
-    draw = np.random.default_rng(0)
-    for _ in range(50):
-        weights = {name: draw.normal(scale=2, size=shape).astype(np.float32) for name, shape in SHAPES.items()}
-        scores = TrainedFilter(weights, 0.5, "plane|view=text").scores(placed("0", *map(str, range(0, 180, 10))))
-        assert (np.diff(scores) <= 0).all()  # the angle grows, the cosine falls
-
-
-def test_the_order_of_the_base_stays_and_what_does_not_pass_goes() -> None:
-    profile = Profile("ana", tuple(Record(str(angle), id=str(angle)) for angle in (0, 170, 20, 160, 40)))
-    filtered = RelevanceRetriever(RecencyRetriever(), adapter(0.5), Plane(), judge="record")
-    assert [one.record.id for one in filtered.retrieve(profile, "0", 5)] == ["40", "20", "0"]
-    assert [one.record.id for one in filtered.retrieve(profile, "0", 2)] == ["40"]
-    # Another query has another line: at 90 degrees b is high, and all pass that are not behind it.
-    assert len(filtered.retrieve(profile, "90", 5)) == 5
-    batch = filtered.retrieve_batch([profile, Profile("ben"), profile], ["0", "0", "90"], 5)
-    assert [len(found) for found in batch] == [3, 0, 5]
-    # The same vector, written another way.
-    aside = Profile("ana", (Record("90", id="90"),))
-    assert [len(found) for found in filtered.retrieve_batch([aside] * 2, ["0", "0.0"], 5)] == [0, 1]
-    nothing = RelevanceRetriever(RecencyRetriever(), adapter(0.9999), Plane(), judge="record")
-    assert nothing.retrieve(profile, "0", 5) == ()
-    base = RecencyRetriever().retrieve(profile, "0", 5)
-    assert set(filtered.retrieve(profile, "0", 5)) <= set(base)
-    with pytest.raises(InvalidOptionError, match="`k` must be at least 1"):
-        filtered.retrieve(profile, "0", 0)
-
-
-def test_a_question_is_judged_by_the_nearest_of_all_records() -> None:
-    """What the base finds stays whole, or goes whole; the record that decides need not be among it."""
-    profile = Profile("ana", tuple(Record(str(angle), id=str(angle)) for angle in (0, 170, 160)))
-    filtered = RelevanceRetriever(RecencyRetriever(), adapter(0.5), Plane())
-    assert [one.record.id for one in filtered.retrieve(profile, "0", 2)] == ["160", "170"]
-    assert filtered.retrieve(profile, "0", 2) == RecencyRetriever().retrieve(profile, "0", 2)
-    far = Profile("ben", profile.records[1:])
-    batch = filtered.retrieve_batch([profile, far, Profile("cy")], ["0", "0", "0"], 5)
-    assert [len(found) for found in batch] == [3, 0, 0]
-    with pytest.raises(InvalidOptionError, match="`judge` must be one of question, record, was: 'answer'"):
-        RelevanceRetriever(RecencyRetriever(), adapter(), Plane(), judge="answer")
-
-
-def test_untrained_by_hand() -> None:
-    """Background at 0, 60 and 90 degrees: its pairs have the cosines .5, 0 and .866."""
-    judge = UntrainedFilter(Plane(), background=("0", "60", "90"))
-    cosines = [0.5, 0.0, math.cos(math.radians(30))]
-    expected = [(math.cos(math.radians(angle)) - np.mean(cosines)) / np.std(cosines) for angle in (0, 45, 90)]
-    assert judge.scores(placed("0", "0", "45", "90")).tolist() == pytest.approx(expected, abs=5e-3)
-    with pytest.raises(InvalidOptionError, match="at least 3 texts, was: 2"):
-        UntrainedFilter(Plane(), background=("60", "90"))
-    alike = UntrainedFilter(Plane(), background=("60", "60", "60"))
-    assert np.isfinite(alike.scores(placed("0", "0", "90"))).all()
+from tests.retrievers.relevance.cases import ENCODER, SHAPES, read_query, review, split_of
 
 
 def test_the_threshold_for_a_wanted_recall_is_the_highest_that_has_it() -> None:
@@ -201,22 +69,24 @@ def test_general_questions_like_the_users_own_leave_no_threshold() -> None:
     own = [split.task.query(question.input) for question in split.questions]
     options = RelevanceTraining(restraint=0.999, epochs=2, folds=2, members=1)
     with pytest.raises(EvaluationError, match="or a lower `restraint`"):
-        train_relevance(split, ENCODER, options, general=[*own, *(one.input for one in split.questions)])
+        train_relevance(split, ENCODER, options, general=[*own, *(question.input for question in split.questions)])
 
 
 def test_the_mean_of_networks_is_one_network() -> None:
     draw = np.random.default_rng(0)
     members = [{name: draw.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()} for _ in range(3)]
-    query = read("30")
+    query = read_query("30")
 
     def outputs(weights: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         hidden = np.tanh(weights["hidden.weight"] @ query + weights["hidden.bias"])
         return np.asarray(weights["out.weight"] @ hidden + weights["out.bias"])
 
-    assert outputs(_mean(members)).tolist() == pytest.approx(np.mean([outputs(one) for one in members], axis=0), 1e-5)
+    assert outputs(_mean(members)).tolist() == pytest.approx(
+        np.mean([outputs(member) for member in members], axis=0), 1e-5
+    )
     slope, offset = TrainedFilter(_mean(members), 0.5, "plane|view=text").line(query)
-    assert slope == pytest.approx(math.log1p(math.exp(np.mean([outputs(one)[0] for one in members]))), 1e-5)
-    assert offset == pytest.approx(np.mean([outputs(one)[1] for one in members]), 1e-5)
+    assert slope == pytest.approx(math.log1p(math.exp(np.mean([outputs(member)[0] for member in members]))), 1e-5)
+    assert offset == pytest.approx(np.mean([outputs(member)[1] for member in members]), 1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -236,9 +106,11 @@ def test_general_questions_get_nothing_and_own_ones_keep_records(trained: Traine
     for judge, least in ((trained, 0.9), (load_filter("untrained", ENCODER), 0.8)):
         retriever = RelevanceRetriever(BM25Retriever(), judge, ENCODER)
         profiles = [question.profile for question in unseen.questions]
-        own = retriever.retrieve_batch(profiles, [unseen.task.query(one.input) for one in unseen.questions], 4)
+        own = retriever.retrieve_batch(
+            profiles, [unseen.task.query(question.input) for question in unseen.questions], 4
+        )
         assert np.mean([bool(found) for found in own]) >= least
-        others = retriever.retrieve_batch(profiles, [general[place % 8] for place in range(40)], 4)
+        others = retriever.retrieve_batch(profiles, [general[number % 8] for number in range(40)], 4)
         assert np.mean([not found for found in others]) >= 0.9
 
 
@@ -247,7 +119,10 @@ def test_a_question_keeps_records_bare_and_in_the_words_of_its_task(trained: Tra
     unseen = split_of(40, seed=1)
     retriever = RelevanceRetriever(BM25Retriever(), trained, ENCODER)
     profiles = [question.profile for question in unseen.questions]
-    for texts in ([unseen.task.query(one.input) for one in unseen.questions], [one.input for one in unseen.questions]):
+    for texts in (
+        [unseen.task.query(question.input) for question in unseen.questions],
+        [question.input for question in unseen.questions],
+    ):
         assert np.mean([bool(found) for found in retriever.retrieve_batch(profiles, texts, 1)]) >= 0.9
 
 
@@ -260,11 +135,11 @@ def test_a_record_is_not_its_own_neighbour_and_neither_are_its_copies() -> None:
     made = records_as_questions(users, "text", 100, np.random.default_rng(0))
     assert len(made) == 4  # a record without others is no question
     similarities = vectors.astype(np.float32) @ vectors.astype(np.float32).T
-    for row, one in enumerate(made):
-        assert (one.user_id, one.embedded.text) == ("ana", texts[row])
-        assert one.read.tolist() == [*vectors[row].astype(np.float32).tolist(), *style_vector(texts[row]).tolist()]
+    for row, question in enumerate(made):
+        assert (question.user_id, question.embedded.text) == ("ana", texts[row])
+        assert question.read.tolist() == [*vectors[row].astype(np.float32).tolist(), *style_vector(texts[row]).tolist()]
         others = [number for number in range(4) if texts[number] != texts[row]]
-        assert one.nearest == pytest.approx(sorted(similarities[row, others], reverse=True), abs=1e-3)
+        assert question.nearest == pytest.approx(sorted(similarities[row, others], reverse=True), abs=1e-3)
     assert len(records_as_questions(users, "text", 2, np.random.default_rng(0))) == 2
 
 
@@ -279,53 +154,6 @@ def test_the_same_seed_gives_the_same_filter() -> None:
     second, _ = train_relevance(split_of(20), ENCODER, options)
     assert all((first.weights[name] == second.weights[name]).all() for name in first.weights)
     assert first.threshold == second.threshold
-
-
-def test_save_and_load(trained: TrainedFilter, tmp_path: Path) -> None:
-    trained.save(tmp_path / "filter")
-    loaded = load_filter(tmp_path / "filter", ENCODER)
-    assert isinstance(loaded, TrainedFilter)
-    assert loaded.threshold == trained.threshold
-    assert loaded.notes == trained.notes
-    text = "a film with snow"
-    query = EmbeddedProfile(ENCODER.encode(["snow", "a boat"]).astype(np.float16), ENCODER.encode([text])[0], text)
-    assert loaded.scores(query).tolist() == trained.scores(query).tolist()
-    assert load_filter(tmp_path / "filter", ENCODER, threshold=0.25).threshold == 0.25
-    assert load_filter("untrained", ENCODER, threshold=1.0).threshold == 1.0
-    with pytest.raises(FingerprintMismatchError, match="reads vectors of hashing"):
-        load_filter(tmp_path / "filter", HashingEncoder(dim=64))
-    with pytest.raises(FingerprintMismatchError):
-        RelevanceRetriever(RecencyRetriever(), trained, Plane())
-
-
-def test_broken_files_are_refused(trained: TrainedFilter, tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match=r"holds no relevance filter \(relevance.json is missing\)"):
-        load_filter(tmp_path, ENCODER)
-    trained.save(tmp_path)
-    config = json.loads((tmp_path / CONFIG).read_text())
-    for broken in ("{", "[]", json.dumps({**config, "threshold": "high"}), json.dumps({"format": 2})):
-        (tmp_path / CONFIG).write_text(broken)
-        with pytest.raises(ModelLoadError, match="cannot be read"):
-            load_filter(tmp_path, ENCODER)
-    (tmp_path / CONFIG).write_text(json.dumps({**config, "format": 1}))
-    with pytest.raises(ModelLoadError, match="is of format 1, this persona reads 2: train it again"):
-        load_filter(tmp_path, ENCODER)
-    (tmp_path / CONFIG).write_text(json.dumps(config))
-    (tmp_path / WEIGHTS).write_bytes(b"\x80\x04.")
-    with pytest.raises(ModelLoadError, match="cannot be read"):
-        load_filter(tmp_path, ENCODER)
-
-
-def test_weights_must_fit_together() -> None:
-    good = adapter().weights
-    with pytest.raises(InvalidOptionError, match="must fit together"):
-        TrainedFilter({**good, "out.bias": np.zeros(3, np.float32)}, 0.5, "f")
-    with pytest.raises(InvalidOptionError, match="must fit together"):
-        TrainedFilter({"hidden.bias": np.zeros(1, np.float32)}, 0.5, "f")
-    with pytest.raises(InvalidOptionError, match=f"more than {STYLE_DIM} numbers, was: 2"):
-        TrainedFilter({**good, "hidden.weight": np.zeros((1, 2), np.float32)}, 0.5, "f")
-    with pytest.raises(InvalidOptionError, match="must be finite"):
-        TrainedFilter({**good, "out.bias": np.array([np.nan, 0], np.float32)}, 0.5, "f")
 
 
 def test_too_little_to_train_on() -> None:

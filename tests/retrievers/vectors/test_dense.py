@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +12,9 @@ from numpy.typing import NDArray
 from persona.encoders.hashing import HashingEncoder
 from persona.records import Profile, Record
 from persona.retrievers import DenseRetriever
-from persona.retrievers.vectors.record_vectors import RecordVectors
 from persona.store.profile_store import ProfileStore
 from persona.store.vectors import inner_products
 from tests.retrievers.cases import put_vectors
-from tests.retrievers.vectors.written import Written, at
 
 
 class Watched:
@@ -63,14 +60,14 @@ def test_the_ranking_is_that_of_a_full_scan() -> None:
     for query in ("w1 w2 w3", "w59", "nothing"):
         scores = exact @ encoder.encode([query])[0].astype(np.float64)
         found = DenseRetriever(encoder).retrieve(profile, query, 20)
-        assert [one.score for one in found] == pytest.approx(sorted(scores, reverse=True)[:20], abs=1e-6)
-        assert all(one.score == pytest.approx(scores[int(one.record.id)], abs=1e-6) for one in found)
+        assert [scored.score for scored in found] == pytest.approx(sorted(scores, reverse=True)[:20], abs=1e-6)
+        assert all(scored.score == pytest.approx(scores[int(scored.record.id)], abs=1e-6) for scored in found)
 
 
 def test_equal_scores_stand_in_profile_order() -> None:
     profile = Profile("ana", tuple(Record("snow" if n % 2 else "city", id=str(n)) for n in range(50)))
     found = DenseRetriever(HashingEncoder(64)).retrieve(profile, "snow", 50)
-    assert [int(one.record.id) for one in found] == [*range(1, 50, 2), *range(0, 50, 2)]
+    assert [int(scored.record.id) for scored in found] == [*range(1, 50, 2), *range(0, 50, 2)]
 
 
 def test_stored_vectors_are_used(store: ProfileStore) -> None:
@@ -81,7 +78,7 @@ def test_stored_vectors_are_used(store: ProfileStore) -> None:
     fresh = DenseRetriever(encoder).retrieve(profile, "quiet snow", 5)
     kept = DenseRetriever(encoder, store).retrieve(profile, "quiet snow", 5)
     assert encoder.calls[1:] == [["quiet snow"]]
-    assert [one.score for one in kept] == [-one.score for one in reversed(fresh)]
+    assert [scored.score for scored in kept] == [-scored.score for scored in reversed(fresh)]
 
 
 def test_only_missing_and_changed_records_are_encoded(store: ProfileStore) -> None:
@@ -146,7 +143,7 @@ def test_a_wrong_revision_is_found_out(store: ProfileStore) -> None:
     assert retriever.retrieve(changed, "snow", 2) == DenseRetriever(encoder).retrieve(changed, "snow", 2)
     mixed = [profile, changed, profile]
     batch = retriever.retrieve_batch(mixed, ["snow", "snow", "city"], 2)
-    assert batch == [retriever.retrieve(one, q, 2) for one, q in zip(mixed, ["snow", "snow", "city"], strict=True)]
+    assert batch == [retriever.retrieve(p, q, 2) for p, q in zip(mixed, ["snow", "snow", "city"], strict=True)]
 
 
 def test_a_forgotten_user_leaves_no_vectors_to_a_new_one(store: ProfileStore) -> None:
@@ -168,14 +165,3 @@ def test_inner_products_depend_on_the_row_alone() -> None:
     for row in (0, 1, 1023, 1024, 2999):
         assert inner_products(matrix[row : row + 1], query)[0] == together[row]
     assert together == pytest.approx(matrix.astype(np.float64) @ query, abs=1e-4)
-
-
-def test_vectors_of_changed_records_are_made_anew(tmp_path: Path) -> None:
-    with ProfileStore(f"sqlite:///{tmp_path / 'p.db'}") as store:
-        store.upsert([("ana", at(0, id="a")), ("ana", at(90, id="b"))])
-        put_vectors(store, "ana", Written())
-        store.upsert([("ana", Record(at(180).text, id="a")), ("ana", at(270, id="c"))])
-        profile = store.profile("ana")
-        (embedded,) = RecordVectors(Written(), store).embed([profile], ["1 0"])
-        expected = Written().encode([record.text for record in profile]).astype(np.float16)
-        assert embedded.records.tolist() == expected.tolist()

@@ -24,7 +24,7 @@ def test_diverse_is_maximal_marginal_relevance() -> None:
 
     found = DiverseRetriever(Base(), Written(), balance=0.5).retrieve(Profile("ana", records), "1 0", 3)
     assert ids(found) == ["a", "c", "b"]
-    assert [one.score for one in found] == [
+    assert [scored.score for scored in found] == [
         pytest.approx(0.5),
         pytest.approx(0.0, abs=1e-3),
         pytest.approx(-0.2, abs=1e-3),

@@ -25,10 +25,10 @@ def test_the_memory_is_read_by_value() -> None:
     }
     found = retriever.retrieve(profile, "1 0", 9)
     # The nearest text has no target: it says nothing of what the user does.
-    assert [one.record.target for one in found] == ["2", "5", "5"]
+    assert [scored.record.target for scored in found] == ["2", "5", "5"]
     # A greater temperature listens to all: the value that is there twice comes first, its nearest key before the other.
     warm = KeyValueRetriever(Written(), temperature=1.0).retrieve(profile, "1 0", 9)
-    assert [one.record for one in warm] == [keys[1], keys[2], keys[0]]
+    assert [scored.record for scored in warm] == [keys[1], keys[2], keys[0]]
 
 
 def test_the_memory_is_matched_on_the_key_alone() -> None:

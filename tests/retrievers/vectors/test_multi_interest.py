@@ -26,7 +26,7 @@ def test_records_are_dealt_by_weight_and_within_a_cluster_by_the_query() -> None
     found = MultiInterestRetriever(Written(), n_clusters=3).retrieve(MIXED, at(10).text, 10)
     # Priorities: .6, .3, .6/3 = .2, .6/5 = .12, then .3/3 and .1: a tie that the record nearer to the query wins.
     assert ids(found)[:6] == ["10", "88", "8", "6", "90", "180"]
-    assert [round(one.score, 4) for one in found[:6]] == [0.6, 0.3, 0.2, 0.12, 0.1, 0.1]
+    assert [round(scored.score, 4) for scored in found[:6]] == [0.6, 0.3, 0.2, 0.12, 0.1, 0.1]
     assert len(found) == 10
 
 
@@ -42,7 +42,7 @@ def test_a_plain_search_would_give_all_records_to_one_interest() -> None:
 def test_equal_vectors_are_one_cluster() -> None:
     profile = Profile("ana", tuple(at(0, id=str(number)) for number in range(5)))
     found = MultiInterestRetriever(Written(), n_clusters=3).retrieve(profile, "1 0", 5)
-    assert [one.score for one in found] == pytest.approx([1, 1 / 3, 1 / 5, 1 / 7, 1 / 9])
+    assert [scored.score for scored in found] == pytest.approx([1, 1 / 3, 1 / 5, 1 / 7, 1 / 9])
 
 
 def test_weights_are_smoothed_by_neighbours() -> None:
@@ -86,7 +86,7 @@ def test_neighbours_never_bring_anybody_elses_record(tmp_path: Path) -> None:
         retriever = MultiInterestRetriever(Written(), store, interests=interests)
         for user in users:
             found = retriever.retrieve(store.profile(user), at(77).text, 9)
-            assert [one.record.target for one in found] == [user] * 5
+            assert [scored.record.target for scored in found] == [user] * 5
 
 
 def test_shared_interests_of_other_vectors_are_refused() -> None:

@@ -114,13 +114,13 @@ def test_bm25_plus_prefers_a_match_in_the_smallest_profiles() -> None:
 def test_bm25_plus_gives_equal_scores_newest_first() -> None:
     profile = profile_of(*["same"] * 40, "other", *["same"] * 40)
     found = BM25Retriever().retrieve(profile, "other", 81)
-    assert [int(one.record.id) for one in found] == [40, *range(80, 40, -1), *range(39, -1, -1)]
+    assert [int(scored.record.id) for scored in found] == [40, *range(80, 40, -1), *range(39, -1, -1)]
 
 
 def test_records_without_a_word() -> None:
     profile = profile_of("!!!", "...", "?")
     found = BM25Retriever().retrieve(profile, "anything", 3)
-    assert [(one.record.id, one.score) for one in found] == [("2", 0.0), ("1", 0.0), ("0", 0.0)]
+    assert [(scored.record.id, scored.score) for scored in found] == [("2", 0.0), ("1", 0.0), ("0", 0.0)]
 
 
 @pytest.mark.parametrize("kind", [LampBM25Retriever, BM25Retriever])

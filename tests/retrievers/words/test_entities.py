@@ -63,8 +63,11 @@ def test_listed_names_are_found_in_any_spelling() -> None:
 
 def test_weights_halve_with_the_half_life() -> None:
     found = EntityRetriever(half_life_days=365).entities(Profile("ana", BOND))
-    assert [(one.name, one.count, one.last) for one in found] == [("Bond", 2, "2012-01-01"), ("Paris", 1, "2012-01-01")]
-    assert [one.weight for one in found] == pytest.approx([1.5, 1.0])
+    assert [(entity.name, entity.count, entity.last) for entity in found] == [
+        ("Bond", 2, "2012-01-01"),
+        ("Paris", 1, "2012-01-01"),
+    ]
+    assert [entity.weight for entity in found] == pytest.approx([1.5, 1.0])
 
 
 def test_a_weight_is_the_sum_over_all_mentions() -> None:
@@ -98,7 +101,7 @@ def test_records_are_ranked_by_the_weights_of_shared_names() -> None:
     found = retriever.retrieve(profile, "what of BOND, and what of paris?", 3)
     assert ids(found) == ["2", "1", "3"]
     weights = {entity.name: entity.weight for entity in retriever.entities(profile)}
-    assert [one.score for one in found] == [weights["Bond"] + weights["Paris"], weights["Bond"], 0.0]
+    assert [scored.score for scored in found] == [weights["Bond"] + weights["Paris"], weights["Bond"], 0.0]
     # Names that are none of the user's count for nothing; then the newest come first.
     assert ids(retriever.retrieve(profile, "a walk in Rome", 3)) == ["3", "2", "1"]
 

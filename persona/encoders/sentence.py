@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.encoders.folder import describe, encoder_folder
-from persona.errors import InvalidOptionError, ModelLoadError, reason
+from persona.errors import InvalidOptionError, ModelLoadError
+from persona.llm.checkpoint import find_device
 
 # torch and sentence-transformers take seconds to import; a command that has nothing to encode avoids that.
 if TYPE_CHECKING:
@@ -167,18 +168,7 @@ class SentenceTransformerEncoder:
 
     @cached_property
     def _device(self) -> torch.device:
-        import torch
-
-        if self._wanted_device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self._wanted_device)
-            torch.empty(0, device=device)  # torch may be built for a device that is absent
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise InvalidOptionError(
-                f"`device` {self._wanted_device!r} cannot be used here: {reason(error)}"
-            ) from error
-        return device
+        return find_device(self._wanted_device)
 
     @cached_property
     def _dtype(self) -> str:

@@ -169,14 +169,14 @@ def hub_folder(name: str, *, revision: str | None = None, organization: str | No
     from huggingface_hub.errors import HFValidationError
 
     if not _HUB_ID.fullmatch(name):
-        raise ModelLoadError(f"there is no folder {name}, and it can be no hub id (`owner/name`) either")
+        raise ModelLoadError(f"there is no folder {name}, and it is no hub id (`owner/name`)")
     hub_id = name if organization is None or "/" in name else f"{organization}/{name}"
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=_HUB_FILES))
     # The hub's errors, its refusals and being offline without a copy are all OSErrors.
     except (OSError, HFValidationError) as error:
         raise ModelLoadError(
-            f"there is no folder {name}, and the hub model {hub_id} cannot be loaded: {reason(error)}"
+            f"there is no folder {name}, and the hub model {hub_id} cannot be downloaded: {reason(error)}"
         ) from error
 
 

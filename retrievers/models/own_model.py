@@ -47,7 +47,7 @@ class OwnModel:
         Raises:
             ModelLoadError: if it cannot be loaded.
         """
-        from persona.encoders.loading import quiet_loading
+        from persona.llm.checkpoint import quiet_loading
 
         with self._loading:
             if self._loaded is None:

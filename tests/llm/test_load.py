@@ -103,8 +103,8 @@ def test_anything_else_is_refused_in_one_line(llama_folder: Path, make: Callable
         (Path("nothing"), "there is no folder"),
         ("./nothing", "there is no folder"),
         ("~/no such folder", "there is no folder"),
-        ("vlm:model", "it can be no hub id"),
-        ("nobody/has-this-model", "the hub model nobody/has-this-model cannot be loaded"),
+        ("vlm:model", "it is no hub id"),
+        ("nobody/has-this-model", "the hub model nobody/has-this-model cannot be downloaded"),
     ],
 )
 def test_what_is_no_folder_and_no_hub_model(llm: str | Path, said: str) -> None:

@@ -43,6 +43,9 @@ FREE = "free"
 MISSING_ADAPTER = ("error", "prior", "base")
 """What a user without an adapter may get: an error, the shared prior, or the plain LLM."""
 
+SUMMARIES = ("stats", "llm", "both")
+"""Summaries by name: exact statistics, what an LLM wrote, or both."""
+
 
 @dataclass(frozen=True, slots=True)
 class PersonalizationOptions:
@@ -95,6 +98,8 @@ class PersonalizationOptions:
             raise InvalidOptionError(
                 f"`missing_adapter` must be one of {', '.join(MISSING_ADAPTER)}, was: {self.missing_adapter!r}"
             )
+        if self.summary is not None and self.summary not in SUMMARIES:
+            raise InvalidOptionError(f"a summary must be one of {', '.join(SUMMARIES)}, was: {self.summary!r}")
         if self.adapters is False and (self.family is not None or self.missing_adapter != MISSING_ADAPTER[0]):
             raise InvalidOptionError("`family` and `missing_adapter` are for adapters: ask for these too")
         if self.user_vectors is not None and self.user_embedder is None:

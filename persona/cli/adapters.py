@@ -102,9 +102,7 @@ def train_adapters(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
         _train_task_adapter(options, settings)
         return
     if options.out is not None:
-        raise InvalidOptionError(
-            "--out is for a task adapter: name its DATA as well; users' adapters go into the store"
-        )
+        raise InvalidOptionError("--out is for a task adapter, and needs DATA; users' adapters go into the store")
     from persona.adapters.bank import AdapterBank
     from persona.adapters.examples import history_examples
     from persona.adapters.task_adapter import TaskAdapter

@@ -50,7 +50,7 @@ class Retrieve:
 
     Attributes:
         user_id: whose history.
-        query: what to look for.
+        query: what is sought.
         k: how many records at most.
         where: only these records, e.g. 'time>=2011 and label=5'; other fields are metadata.
     """

@@ -116,11 +116,14 @@ def configured(
         if not equals:
             raise InvalidOptionError(f"--set takes NAME=VALUE, was: {text!r}")
         values.append((key.strip(), value.strip()))
-    values += [(key, value) for key, value in (given or {}).items() if key in names]
     changes: dict[str, dict[str, Any]] = {section: {} for section in defaults}
     for key, value in values:
         setting = _find(key, known)
         changes[setting.section][setting.name] = setting.read(value)
+    for key, value in (given or {}).items():
+        if key in names:
+            setting = _find(key, known)
+            changes[setting.section][setting.name] = setting.read(value) if setting.several else value
     return {section: replace(default, **changes[section]) for section, default in defaults.items()}
 
 

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from persona.eval.lamp_config import LampConfig
     from persona.lamp.tasks import LampSplit
     from persona.protocols import Retriever
-    from persona.retrievers.registry import RetrieverOptions
 
 app = group("eval", "Score answers as LaMP does.")
 
@@ -241,6 +240,11 @@ class RestraintSettings:
         encoder: what compares vectors; unset, PERSONA_ENCODER, or minilm.
         max_length: token budget of the official prompt.
         max_new_tokens: longest answer.
+        base: for rerank and diverse, the retriever whose records they reorder.
+        model: of late_interaction and rerank; unset, their own.
+        where: only these records, e.g. 'time>=2011'.
+        judge: what the filter judges: question (all of the records found, or none), or record (each alone).
+        seed: who asks which general question, and the bootstrap.
         markdown: print the table as Markdown.
     """
 
@@ -250,13 +254,12 @@ class RestraintSettings:
     encoder: str | None = None
     max_length: int = 256
     max_new_tokens: int = 64
+    base: str | None = None
+    model: str | None = None
+    where: str | None = None
+    judge: str = "question"
+    seed: int = 0
     markdown: bool = False
-
-
-def _restraint_defaults() -> dict[str, Any]:
-    from persona.retrievers.registry import RetrieverOptions
-
-    return {"": RestraintSettings(), "retrieval": RetrieverOptions()}
 
 
 @dataclass(frozen=True)
@@ -266,7 +269,7 @@ class EvalRestraint:
     Attributes:
         data: a folder with {train,dev}_questions.json and outputs.
         methods: comma list of retrievers, beside the row none; the first one's score is what the others are to keep.
-        filters: untrained, or a folder of `persona train filter`. May be given several times.
+        filters: a relevance filter: untrained, or a folder of `persona train filter`. May be given several times.
         limit: only the first N questions of the task, and at most N of --general.
         out: folder for answers, from which a stopped run goes on, and results.json.
     """
@@ -284,10 +287,10 @@ class EvalRestraint:
     app,
     "restraint",
     EvalRestraint,
-    settings=_restraint_defaults,
+    settings=lambda: {"": RestraintSettings()},
     known="split, k, task, encoder, max_length, max_new_tokens, markdown, base, model, where, judge and seed",
 )
-def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
+def eval_restraint(options: EvalRestraint, settings: Mapping[str, RestraintSettings]) -> None:
     """Ask questions that need no personal records.
 
     And see whether they are left alone: 120 general questions and those of --general in the name of the users of a LaMP
@@ -298,18 +301,17 @@ def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
     from persona.eval.restraint import run_restraint
     from persona.readers import read_split
 
-    wanted: RestraintSettings = settings[""]
+    wanted = settings[""]
     check_split(wanted.split, "train", "dev")
-    methods = _restraint_methods(options, settings["retrieval"])
+    methods = _restraint_methods(options, wanted.judge)
     if options.out is not None:
         check_folder(options.out)
     split = read_split(options.data, wanted.split, task=wanted.task)
-    retrieval = replace(settings["retrieval"], view=split.task.view)
     at_most = options.limit or len(split.questions)
     more = [each for file in options.general for each in read_general(file, at_most, wanted.split)]
     with ExitStack() as stack:
         progress = stack.enter_context(progress_bars("steps"))
-        retrievers, config = _restraint_retrievers(methods, options, wanted.encoder, retrieval, split, stack, progress)
+        retrievers, config = _restraint_retrievers(methods, options, wanted, split, stack, progress)
         done = run_restraint(
             split,
             load_llm(options.llm, overlong="truncate"),
@@ -319,7 +321,7 @@ def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
             general=(*GENERAL_QUESTIONS, *more),
             max_length=wanted.max_length,
             max_new_tokens=wanted.max_new_tokens,
-            seed=retrieval.seed,
+            seed=wanted.seed,
             out=options.out,
             config={"split": wanted.split, "general": list(map(str, options.general)), **config},
             progress=stage_bars(progress),
@@ -336,7 +338,7 @@ def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
             say(f"answers and results: {options.out}")
 
 
-def _restraint_methods(options: EvalRestraint, retrieval: RetrieverOptions) -> tuple[str, ...]:
+def _restraint_methods(options: EvalRestraint, judge: str) -> tuple[str, ...]:
     """The retrievers to run, checked before anything is loaded."""
     from persona.eval.restraint import NO_USER
     from persona.retrievers.registry import check_retriever
@@ -348,9 +350,9 @@ def _restraint_methods(options: EvalRestraint, retrieval: RetrieverOptions) -> t
         )
     for name in methods:
         check_retriever(name)
-    if retrieval.judge != "question" and not options.filters:
+    if judge != "question" and not options.filters:
         raise InvalidOptionError(
-            f"`judge` says what a filter judges, and there is none: name one with --filter, was: {retrieval.judge!r}"
+            f"`judge` says what a filter judges, and there is none: name one with --filter, was: {judge!r}"
         )
     return methods
 
@@ -358,19 +360,21 @@ def _restraint_methods(options: EvalRestraint, retrieval: RetrieverOptions) -> t
 def _restraint_retrievers(
     methods: tuple[str, ...],
     options: EvalRestraint,
-    encoder: str | None,
-    retrieval: RetrieverOptions,
+    wanted: RestraintSettings,
     split: LampSplit,
     stack: ExitStack,
     progress: Progress,
 ) -> tuple[dict[str, Retriever], dict[str, Any]]:
     """Each retriever as it is and with each filter over it, by the names of their rows; and what says so in results."""
-    from persona.retrievers.registry import make_retrievers, needs_encoder
+    from persona.retrievers.registry import RetrieverOptions, make_retrievers, needs_encoder
     from persona.retrievers.relevance.filters import load_filter
     from persona.store.profile_store import ProfileStore
 
+    retrieval = RetrieverOptions(
+        split.task.view, wanted.seed, base=wanted.base, model=wanted.model, where=wanted.where, judge=wanted.judge
+    )
     reads = bool(options.filters) or any(needs_encoder(name, retrieval) for name in methods)
-    loaded = load_read_encoder(encoder, reads, options.methods)
+    loaded = load_read_encoder(wanted.encoder, reads, options.methods)
     filters, store = {}, None
     if loaded is not None:
         filters = {name: load_filter(name, loaded) for name in dict.fromkeys(options.filters)}

@@ -36,17 +36,18 @@ _STEERING = {
 
 
 Encoder = Annotated[
-    str | None, typer.Option(help="minilm, hashing, a folder or a hub id (default: PERSONA_ENCODER, or minilm).")
+    str | None,
+    typer.Option(help="Encoder: minilm, hashing, a folder or a hub id (default: PERSONA_ENCODER, or minilm)."),
 ]
 Llm = Annotated[
     str | None,
-    typer.Option(help="tiny, a folder, a hub id, openai:MODEL or vllm:MODEL@URL (default: PERSONA_LLM, or tiny)."),
+    typer.Option(help="LLM: tiny, a folder, a hub id, openai:MODEL or vllm:MODEL@URL (default: PERSONA_LLM, or tiny)."),
 ]
 RetrieverName = Annotated[
     str | None,
     typer.Option(
-        help="bm25, bm25-lamp, dense, recency, random, hybrid, diverse, key_value, "
-        "late_interaction or rerank (default: PERSONA_RETRIEVER, or bm25)."
+        help="Retriever: bm25, bm25-lamp, dense, recency, random, hybrid, diverse, key_value, late_interaction "
+        "or rerank (default: PERSONA_RETRIEVER, or bm25)."
     ),
 ]
 FilterName = Annotated[

@@ -1,0 +1,125 @@
+"""`persona eval lamp | score | restraint` and `persona demo`; `persona.eval.limit`, which has no command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from persona.cli.evaluate import _short_name
+from persona.encoders.load import load_encoder
+from persona.errors import InvalidOptionError
+from persona.eval.limit import make_limit, run_limit
+from tests.cli.conftest import Run, settings
+
+SHORT = settings("max_new_tokens=2")
+
+
+@pytest.mark.parametrize(
+    ("llm", "name"),
+    [
+        ("tiny", "tiny"),
+        ("models/small/", "small"),
+        ("owner/name", "name"),
+        ("openai:gpt", "openai-gpt"),
+        # The end of the URL, "v1", would be one folder for all models of a server.
+        ("vllm:Qwen/Qwen2.5@http://127.0.0.1:8000/v1", "vllm-Qwen2.5"),
+    ],
+)
+def test_the_folder_of_an_evaluation_is_named_after_the_llm(llm: str, name: str) -> None:
+    assert _short_name(llm) == name
+
+
+def test_retrievers_in_eval_lamp(run: Run, films: Path) -> None:
+    methods = "none,diverse,key_value,hybrid"
+    lamp = ("eval", "lamp", films, *SHORT, "--json", "--limit", "3", "--k", "2")
+    report = run(*lamp, "--methods", methods, "--out", "run", *settings("relevance=untrained")).json
+    found = {row["name"] for row in report["rows"]}
+    assert {"diverse k=2", "key_value k=2, other user", "hybrid k=2"} <= found
+    Path("lamp.toml").write_text('methods = ["none", "diverse"]\nbase = "bm25-lamp"\nwhere = "label=3"\n')
+    assert run(*lamp, "--config", "lamp.toml", "--out", "run2", "--no-controls").json["rows"]
+    config = json.loads(Path("run2/results.json").read_text())["config"]
+    assert (config["base"], config["where"], config["controls"]) == ("bm25-lamp", "label=3", False)
+    nothing = run(*lamp, "--methods", "none,bm25-lamp", *settings("where=label=9"), "--out", "run3").json
+    (row,) = [row for row in nothing["rows"] if row["name"] == "bm25-lamp k=2"]
+    assert row["tokens_added"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--user-embedder", "nope"), "--user-embedder is read by the methods user-embedder"),
+        (("--adapters", "nope"), "--adapters is read by the methods lora"),
+        (settings("summary_llm=tiny"), "`summary_llm` is read by the methods summary, stats+summary"),
+        (settings("user_embedder_control=nope"), "there is no user embedder for control"),
+        (settings("user_vectors=nope"), "there is no user embedder for vectors"),
+        (("--encoder", "hashing"), "--encoder is for what compares vectors, and none,bm25-lamp does not"),
+    ],
+)
+def test_an_option_that_no_method_reads_is_refused(
+    run: Run, films: Path, options: tuple[str, ...], message: str
+) -> None:
+    assert message in run("eval", "lamp", films, "--methods", "none,bm25-lamp", *options).error
+
+
+def test_eval_score_prints_the_official_values(run: Run) -> None:
+    golds = [{"id": "0", "output": "4"}, {"id": "1", "output": "2"}]
+    answers = [{"id": "0", "output": "5"}, {"id": "1", "output": "nan"}]
+    Path("g.json").write_text(json.dumps({"task": "LaMP_3", "golds": golds}))
+    Path("p.json").write_text(json.dumps({"task": "LaMP_3", "golds": answers}))
+    score = ("eval", "score", "g.json", "p.json")
+    assert run(*score, "--json").json == {"task": "LaMP_3", "questions": 2, "MAE": 2.0, "RMSE": 5**0.5}
+    assert "MAE        2.0000" in run(*score).out
+    Path("p.json").write_text(json.dumps({"task": "LaMP_3", "golds": answers[:1]}))
+    assert "1 missing: '1'" in run(*score).error
+
+
+def test_eval_restraint_with_filters_and_questions_of_another_domain(run: Run, films: Path) -> None:
+    Path("boats.txt").write_text("\n".join(f"How do I mend boat number {number}?" for number in range(12)))
+    train = ("train", "filter", films, "--out", "kept", "--general", "boats.txt", *settings("restraint=0.95"))
+    assert run(*train).code == 0
+    options = run("show", "--trained", "kept", "--json").json["training"]["options"]
+    assert (options["recall"], options["restraint"]) == (0.97, 0.95)
+    restraint = ("eval", "restraint", films, "--general", "boats.txt")
+    report = run(*restraint, "--filter", "untrained", "--filter", "kept", "--limit", "8", *SHORT, "--json").json
+    rows = {row["method"]: row for row in report["rows"]}
+    assert list(rows) == ["none", "bm25-lamp", "bm25-lamp + untrained", "bm25-lamp + kept"]
+    assert report["general"] == 128  # 120, and eight of the twelve
+    assert rows["bm25-lamp"]["by_domain"]["boats.txt"] == 0
+    assert rows["bm25-lamp + kept"]["by_domain"]["boats.txt"] >= 0.75
+    assert rows["bm25-lamp + kept"]["restraint"]["value"] >= 0.9
+    assert rows["bm25-lamp + kept"]["abstained"]["value"] <= 0.25
+    assert report["config"]["filters"].keys() == {"untrained", "kept"}
+
+
+def test_eval_restraint_goes_on_from_its_folder(run: Run, films: Path) -> None:
+    Path("boats.txt").write_text("\n".join(f"How do I mend boat number {number}?" for number in range(12)))
+    short = ("--general", "boats.txt", "--limit", "2", "--out", "kept run")
+    restraint = ("eval", "restraint", films, *short, *settings("max_new_tokens=1", "markdown=true"))
+    table = run(*restraint).out
+    assert "| boats.txt: nothing added |" in table
+    results = json.loads(Path("kept run/results.json").read_text())
+    assert [row["method"] for row in results["rows"]] == ["none", "bm25-lamp"]
+    assert (results["config"]["methods"], results["config"]["limit"]) == (["bm25-lamp"], 2)
+    assert len(results["data"]) == 16
+    answers = Path("kept run/answers.jsonl").read_bytes()
+    assert run(*restraint).out == table
+    assert Path("kept run/answers.jsonl").read_bytes() == answers
+
+
+def test_the_limit_benchmark_runs_from_python() -> None:
+    corpus = make_limit(12, 30, 2, 0)
+    report = run_limit(corpus, ("bm25", "dense"), encoder=load_encoder("hashing"))
+    assert [row.method for row in report.rows] == ["bm25", "dense"]
+    assert report.rows[0].recall[2] > 0.9
+    assert report.as_dict()["rows"][0]["method"] == "bm25"
+    with pytest.raises(InvalidOptionError, match="need at least 46 documents, was: 5"):
+        make_limit(5)
+
+
+@pytest.mark.slow
+def test_demo_writes_a_report(run: Run, tmp_path: Path) -> None:
+    report = run("demo", "--users", "4", "--out", "demo", "--json").json
+    assert report["tasks"]
+    assert "<html" in (tmp_path / "demo" / "report.html").read_text()

@@ -1,0 +1,66 @@
+"""`persona train user-embedder` and `persona train filter`, and `persona show --trained`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from persona.eval.world.world import World
+from tests.cli.conftest import Run, settings
+
+
+def test_a_user_embedder_from_a_file_of_settings(run: Run, tmp_path: Path) -> None:
+    World(0).write_lamp(tmp_path / "data", "LaMP_4", {"train": 12}, 6)
+    (tmp_path / "train.toml").write_text(
+        "[embedder]\nn_tokens = 2\ncopies = false\n[training]\nsteps = 9\nwarm_up = 0\nks = [0]\nleave_one_out = 2\n"
+    )
+    train = ("train", "user-embedder", "data", "--llm", "tiny", "--out", "out", "--config", "train.toml")
+    shown = run(*train, *settings("steps=1", "new_user_steps=0"))
+    assert shown.code == 0, shown.err
+    assert shown.out.startswith("out: step ")
+    assert "loss on validation users" in shown.out
+    found = run("show", "--trained", "out", "--json").json
+    assert (found["n_tokens"], found["copies"], found["llm"][:5]) == (2, None, "tiny@")
+    assert (found["training"]["options"]["steps"], found["training"]["options"]["ks"]) == (1, [0])
+    assert "validation_loss" in run("show", "--trained", "out").out
+    assert not list((tmp_path / "out").glob("*.db*"))  # the training users' vectors are no part of it
+    control = run(*train, *settings("without_user=true", "new_user_steps=2"))
+    assert "nothing reads `new_user_steps`: leave it out" in control.error
+
+
+def test_a_filter_is_trained_shown_and_used(stocked: Run, films: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("Where is Perth?\n\nWho was Euclid?\n")
+    train = ("train", "filter", films, "--out", "kept", "--general", "more.txt")
+    shown = stocked(*train, *settings("recall=0.9"))
+    assert shown.code == 0, shown.err
+    assert "of own questions keep their records, and " in shown.out
+    # Two general questions are too few to be a kind of their own.
+    assert "30 questions, 240 records that stood as ones, 166 general ones" in shown.out
+    found = stocked("show", "--trained", "kept", "--json").json
+    assert found["encoder"].startswith("hashing")
+    assert found["training"]["options"]["recall"] == 0.9
+    assert stocked("show", "--trained", "kept").out.count("threshold") == 1
+    asked = stocked("retrieve", "mara", "What is the boiling point of water?", "--filter", "kept")
+    assert "nothing found: none of the" in asked.out
+    other = stocked("retrieve", "mara", "a film", "--filter", "kept", "--encoder", "hashing:64")
+    assert "the relevance filter reads vectors of" in other.error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (settings("restraint=1.5"), "`restraint` must be above 0 and below 1"),
+        (settings("recall=0"), "`recall` must be above 0 and below 1"),
+        (settings("view=body"), "`view` must be one of"),
+        (("--general", "empty.txt"), "empty.txt: the file is empty"),
+        (("--general", "missing.txt"), "missing.txt: the file cannot be read: No such file"),
+        (("--general", "latin.txt"), "latin.txt, line 1: the file must be UTF-8"),
+    ],
+)
+def test_train_filter_with_bad_input(
+    run: Run, films: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "latin.txt").write_bytes("Où est la gare ?".encode("latin-1"))
+    assert message in run("train", "filter", films, "--out", "kept", *options).error

@@ -198,8 +198,8 @@ def test_another_users_records_are_never_returned(store: ProfileStore) -> None:
     draw = random.Random(7)
     histories = {
         f"crowd {number}": [
-            Record(" ".join(draw.choices(words, k=6)), target=f"crowd {number}", id=f"r{number}")
-            for number in range(draw.randrange(1, 12))
+            Record(" ".join(draw.choices(words, k=6)), target=f"crowd {number}", id=f"r{row}")
+            for row in range(draw.randrange(1, 12))
         ]
         for number in range(150)
     }

@@ -64,8 +64,8 @@ class PersonalizationOptions:
         missing_adapter: what a user without an adapter gets, one of `MISSING_ADAPTER`.
         summary: say what is typical of the user: ``"stats"``, exact statistics of the records; ``"llm"``, what
             `summarize_users` has stored; or ``"both"``.
-        task: the LaMP task that prompts are of, or `FREE`: records are sought by the question in a prompt and worded
-            as the task does; a summary is for it. With `FREE` a user embedder says which task, if it was trained on one.
+        task: the LaMP task of the prompts, or `FREE`: records are searched by the question in a prompt and worded as
+            the task does; summaries are for it. With `FREE` the task of the user embedder is used, if it has one.
         max_context_tokens: budget of the personal text.
         generation: how to decode.
 

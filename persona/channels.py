@@ -1,7 +1,7 @@
-"""Channels: the ways in which what is known of a user reaches a frozen LLM.
+"""Channels: how knowledge of a user reaches a frozen LLM.
 
-Every channel is the same kind of thing. It has a name, says what an LLM must be able to take, and contributes to a batch
-of requests, which may mix users:
+Every channel has a name, declares what the LLM must accept, and contributes to a batch of requests, which may mix
+users:
 
 >>> class Signature(Channel):
 ...     name = "signature"
@@ -9,7 +9,7 @@ of requests, which may mix users:
 ...         return [Contribution(notes=(f"Signs as {ask.profile.user_id}.",)) for ask in asks]
 
 Those of persona: `persona.retrievers.channel.RecordsChannel`, `persona.summaries.channel.SummaryChannel`,
-`persona.soft_prompts.channel.SoftPromptChannel` and `persona.adapters.channel.AdapterChannel`. A further one needs no
+`persona.soft_prompts.channel.SoftPromptChannel` and `persona.adapters.channel.AdapterChannel`. Your own needs no
 change to persona: give it to a `Personalizer`.
 """
 
@@ -39,12 +39,12 @@ _TAKEN_BY = {
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What is asked for one user.
+    """One request of one user.
 
     Attributes:
-        profile: the user's records as they are to be seen; empty for a cold-start user.
+        profile: the user's records; empty for a cold-start user.
         prompt: the request.
-        query: what of the prompt records are sought by; often all of it.
+        query: the part of the prompt that records are searched by; often all of it.
     """
 
     profile: Profile
@@ -61,11 +61,11 @@ class Contribution:
         notes: short texts about the user; in a task's wording they may be targets that stand for all of the user's
             (`persona.lamp.prompts.LampWording`).
         source: where the notes come from, e.g. ``"stats:LaMP_3:scores"``.
-        soft_prompt: vectors to stand before the prompt's embeddings, float.  # (n_tokens, llm_hidden)
+        soft_prompt: vectors in front of the prompt's embeddings, float.  # (n_tokens, llm_hidden)
         adapter: name of the adapter to answer with.
-        lifts: what is added to the scores of the answer's tokens.
-        personal: False where everybody would get the same: the soft prompt of a user without records, the prior.
-        identity: what besides its name decides the numbers of `adapter`; an evaluation keeps answers under it.
+        lifts: what is added to the logits of the answer's tokens.
+        personal: False if every user would get the same: the soft prompt of a user without records, the prior.
+        identity: what besides its name determines the weights of `adapter`; an evaluation stores answers under it.
     """
 
     records: tuple[ScoredRecord, ...] = ()
@@ -79,7 +79,7 @@ class Contribution:
 
     @property
     def tokens(self) -> int:
-        """Tokens that it adds besides text, which the prompt builder measures."""
+        """Tokens that it adds besides text; those of text are counted by the prompt builder."""
         return 0 if self.soft_prompt is None else len(self.soft_prompt)
 
 
@@ -87,10 +87,10 @@ class Channel(ABC):
     """One way from a user's history to a frozen LLM.
 
     Attributes:
-        name: what results and answers call it.
-        requires: what the LLM must take, one of `persona.protocols.WAYS`.
-        wording: how the task that it was trained on words records, where it was trained on one; a `Personalizer`
-            without a builder of its own follows it.
+        name: its name in results and answers.
+        requires: what the LLM must accept, one of `persona.protocols.WAYS`.
+        wording: the wording of the task that it was trained on, if any; a `Personalizer` without a builder of its own
+            uses it.
     """
 
     name: ClassVar[str]
@@ -99,20 +99,20 @@ class Channel(ABC):
 
     @abstractmethod
     def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
-        """What is added to each of `asks`, in their order; an empty `Contribution` for nothing."""
+        """One contribution for each of `asks`, in order; an empty `Contribution` for nothing."""
 
     def serving(self) -> AbstractContextManager[object]:
-        """Open while the LLM answers with what was contributed; a channel that serves weights attaches them here."""
+        """Open while the LLM answers; a channel that serves weights attaches them here."""
         return nullcontext()
 
 
 def check_way(llm: LanguageModel, way: str, wanted_by: str) -> None:
-    """Refuse an LLM that cannot take what is to be given to it.
+    """Refuse an LLM that does not accept one of the ways.
 
     Args:
         llm: the LLM.
         way: one of `persona.protocols.WAYS`.
-        wanted_by: what needs it, for the message, e.g. ``"the channel 'soft_prompt'"``.
+        wanted_by: who needs it, for the message, e.g. ``"the channel 'soft_prompt'"``.
 
     Raises:
         UnsupportedChannelError: if `way` is not among ``llm.channels``.

@@ -8,8 +8,8 @@
 >>> [scored.record.text for scored in answer.records], answer.channels
 (['Slow heist film in Lisbon.'], ('records',))
 
-A `Personalizer` is handed its parts and knows only their protocols; `persona.personalize` makes them by name. It is the
-only place that makes requests to an LLM for users: an evaluation asks it as a server does.
+A `Personalizer` takes its parts as objects and knows only their protocols; `persona.personalize` makes them by name. It
+is the only place that makes requests to an LLM for users; an evaluation uses it as a server does.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Generation:
 
     Attributes:
         text: the answer.
-        user_id: whom it was personalised for.
-        prompt: what the LLM was given, personal text included.
-        records: the retrieved records that stand in `prompt`, best first.
+        user_id: the user it was personalised for.
+        prompt: the LLM's input, personal text included.
+        records: the retrieved records in `prompt`, best first.
         channels: names of the channels that carried something personal, in the order of the personalizer.
         tokens_added: tokens that personalization added to the prompt, in the LLM's own unit.
-        notes: the notes about the user (a summary) that stand in `prompt`, whole or shortened.
+        notes: the notes about the user (a summary) in `prompt`, whole or shortened.
         sources: where the notes come from, e.g. ``"llm:LaMP_3:instruct-1:gpt@..."``.
     """
 
@@ -56,7 +56,7 @@ class Generation:
 
     @property
     def abstained(self) -> bool:
-        """True if nothing personal was added, since there was nothing or a relevance filter found nothing that fits.
+        """True if nothing personal was added, because there was nothing or a relevance filter found nothing relevant.
 
         The answer is then that of the plain LLM, or with a user embedder that of its neutral prompt.
         """
@@ -68,9 +68,9 @@ class Prepared:
     """A request that is ready to be answered.
 
     Attributes:
-        request: what the LLM gets.
-        generation: the answer as far as it is known before: all but the text.
-        identity: what besides `request` decides the answer: the numbers behind the name of its adapter.
+        request: the LLM's input.
+        generation: the answer without its text.
+        identity: what besides `request` determines the answer: the weights behind its adapter's name.
     """
 
     request: Request
@@ -84,13 +84,13 @@ class Personalizer:
     Args:
         llm: the frozen LLM.
         store: where the users' records are.
-        channels: how what is known of a user reaches the LLM; None retrieves the user's best 4 records (``bm25``), an
-            empty sequence personalizes nothing.
-        builder: puts records and notes in front of the prompt within a token budget; None makes one that measures in
-            the LLM's own tokens, and words records as the channel was trained to read them (`Channel.wording`).
+        channels: how knowledge of a user reaches the LLM; None retrieves the user's best 4 records (``bm25``), an empty
+            sequence personalizes nothing.
+        builder: puts records and notes in front of the prompt within a token budget; None makes one that counts the
+            LLM's own tokens and uses the wording that the channels were trained with (`Channel.wording`).
         options: how to decode.
-        query: what of a prompt records are sought by; None takes the question in it where the builder has the wording
-            of a task, else all of it.
+        query: the part of a prompt that records are searched by; None takes the question in it if the builder has the
+            wording of a task, else all of it.
 
     Raises:
         InvalidOptionError: if a part is not what it should be, or `options` are out of range.
@@ -128,8 +128,8 @@ class Personalizer:
     def generate(self, user_id: str, prompt: str) -> Generation:
         """The answer to `prompt` for `user_id`.
 
-        A user of whom the store knows nothing gets nothing personal (`Generation.abstained`): the answer of the plain
-        LLM, or with a user embedder that of its neutral prompt.
+        An unknown user gets nothing personal (`Generation.abstained`): the answer of the plain LLM, or with a user
+        embedder that of its neutral prompt.
 
         Raises:
             InvalidUserIdError: if `user_id` is not a legal id.
@@ -152,7 +152,7 @@ class Personalizer:
         return self.answer(self.prepare([self.ask(profiles[user_id], prompt) for user_id, prompt in questions]))
 
     def ask(self, profile: Profile, prompt: str) -> Ask:
-        """What the channels are to see of `prompt` and of a user whose records are those of `profile`."""
+        """What the channels get: `prompt`, its query, and the records of `profile`."""
         check_prompt(prompt)
         return Ask(profile, prompt, self._query(prompt))
 
@@ -173,7 +173,7 @@ class Personalizer:
         return [self._prepared(ask, [each[index] for each in contributed]) for index, ask in enumerate(asks)]
 
     def answer(self, prepared: Sequence[Prepared]) -> list[Generation]:
-        """The answers to requests that were prepared, in one batch.
+        """The answers to prepared requests, in one batch.
 
         Raises:
             GenerationError: if the LLM does not answer.
@@ -213,7 +213,7 @@ class Personalizer:
         return Prepared(request, generation, next((each.identity for each in contributions if each.identity), ""))
 
     def _builder_for(self, prompt: str, tokens: int) -> PromptBuilder:
-        """The builder, its budget cut down to what the LLM's own limit leaves beside `prompt` and other `tokens`."""
+        """The builder with its budget limited to what the LLM's own limit leaves beside `prompt` and other `tokens`."""
         limit = self.llm.prompt_limit(self.options) if isinstance(self.llm, BoundedPrompt) else None
         if limit is None or self.builder.max_length is not None:
             return self.builder
@@ -222,7 +222,7 @@ class Personalizer:
 
 
 def _reached(contribution: Contribution, built: BuiltPrompt) -> bool:
-    """Whether anything of `contribution` is in the request; text may have found no room."""
+    """Whether anything of `contribution` is in the request; text may not have fitted."""
     shown = {id(record) for record in built.records}
     return (
         any(id(scored.record) in shown for scored in contribution.records)
@@ -234,7 +234,7 @@ def _reached(contribution: Contribution, built: BuiltPrompt) -> bool:
 
 
 def _only(what: str, found: Sequence[Any]) -> Any:
-    """The one that is not None; None if all are.
+    """The only value that is not None; None if there is none.
 
     Raises:
         InvalidOptionError: if there are several.
@@ -246,7 +246,7 @@ def _only(what: str, found: Sequence[Any]) -> Any:
 
 
 def _check_owned(profile: Profile, records: Sequence[ScoredRecord]) -> None:
-    """Let nobody's records through but the user's own, whatever a channel does with those it saw."""
+    """Refuse records that are not the user's own, whatever a channel does."""
     for scored in records:
         if scored.record not in profile.records:
             raise InvalidOptionError(

@@ -11,24 +11,22 @@ About this user: "Likes old thrillers."
 The request:
 Is the new Bond film for me?
 
-What is spent is the budget's and only the budget's: the request itself is never cut or changed, and stands at
-the very end. Of the records the best-ranked are kept first. Those that are too long for all to fit share the
-room evenly, short ones leaving theirs to long ones, and none is cut below `PromptBuilder.least` tokens of
-text: what cannot have as much stays out.
+The request itself is never cut or changed, and comes at the very end. The best-ranked records are kept first. If they
+are too long to fit, they share the budget evenly, short ones leaving their rest to long ones; none is cut below
+`PromptBuilder.least` tokens of text, and one that cannot have as much is left out.
 
-A record is data of unknown origin. It is quoted on one line, in characters that cannot end the quotation, and
-what looks like a control token of an LLM (``<|im_end|>``, ``</s>``, ``[INST]``) is broken up, so that it
-takes more than writing such a token into a review to speak in another's place. That does not make an LLM
-immune to what the words say.
+A record is data of unknown origin. It is quoted on one line, in characters that cannot end the quotation, and text that
+reads as a control token of an LLM (``<|im_end|>``, ``</s>``, ``[INST]``) is broken up, so that a record cannot start a
+turn of its own. That does not make an LLM immune to what the words say.
 
-A task whose prompts the LLM, or a user embedder, was trained on has a `Wording` of its own, and its records stand in
-that. Three things are chosen one by one:
+A task whose prompts the LLM or a user embedder was trained on has its own `Wording` for records. There are three
+independent settings:
 
 - `PromptBuilder.wording`: the task's words, or the form above.
 - `PromptBuilder.mask`: whether records and notes are quoted safely, as above (`masked`). Serving always masks. The
   official prompts of a benchmark do not: with ``mask=False`` they are equal to the byte. Masking turns double quotation
-  marks into single ones, puts a text on one line, and parts control tokens with a blank; about 30 % of news records and
-  hardly any review hold something of that. docs/prompts.md says what it costs.
+  marks into single ones, puts a text on one line, and breaks control tokens with a space; this changes 32 % of news
+  records and 7 % of film reviews (docs/prompts.md: what it costs).
 - the budget: `PromptBuilder.max_tokens` counts what is added, `PromptBuilder.max_length` the whole prompt, by the
   task's own rules.
 """
@@ -61,17 +59,16 @@ class PromptBuilder:
     Attributes:
         tokenizer: the LLM's.
         max_tokens: the most that may be added to a prompt, in tokens; 0 adds nothing.
-        least: records and notes that do not fit are shortened, but not below this many tokens; at least 1.
-        wording: put records before prompts of this task as the task does. Prompts that are not of its form get the
-            form above, as do all where it is None. A record without a part that the words name (a score, a title)
-            stays out.
-        mask: quote records and notes so that they cannot end the quotation; False leaves them as they are, in a
-            wording and nowhere else.
-        max_length: the task's own budget for the whole prompt, in tokens, in place of `max_tokens`; then every prompt is
-            taken to be of the task's form.
+        least: records and notes that do not fit are shortened, but not below this number of tokens; at least 1.
+        wording: the task's wording, for prompts of its form; other prompts, and all if it is None, get the form above.
+            A record without a part that the wording needs (a score, a title) is left out.
+        mask: quote records and notes so that they cannot end the quotation; False leaves them unchanged, and is
+            possible with a wording only.
+        max_length: the task's own budget for the whole prompt, in tokens, instead of `max_tokens`; every prompt is then
+            treated as one of the task.
 
     Raises:
-        InvalidOptionError: if a number is outside its range, or something is asked for that needs a wording.
+        InvalidOptionError: if a number is outside its range, or an option needs a wording.
     """
 
     tokenizer: TextTokenizer
@@ -94,12 +91,12 @@ class PromptBuilder:
     def build(self, prompt: str, records: Sequence[Record] = (), notes: Sequence[str] = ()) -> BuiltPrompt:
         """`prompt` with `records` and `notes` before it.
 
-        Without either, and where the budget has no room for any of it, the text is `prompt`, byte for byte.
+        Without either, or if nothing fits the budget, the text is `prompt`, byte for byte.
 
         Args:
             prompt: the request.
             records: best first.
-            notes: what is known of the user, in words; in a wording perhaps as targets.
+            notes: short texts about the user; with a wording, targets in some cases.
         """
         if self.wording is not None and (self.max_length is not None or self.wording.fits(prompt)):
             return self._worded(self.wording, prompt, records, notes)
@@ -116,7 +113,7 @@ class PromptBuilder:
             if added <= self.max_tokens:
                 shown = tuple(quotation.record for quotation in used)
                 return BuiltPrompt(text, shown, max(added, 0), (note,) if note else ())
-            # Parts were measured one by one, and a tokenizer may cut the whole into a few tokens more.
+            # Parts are measured one by one; the tokenizer may split the whole into a few more tokens.
             room -= added - self.max_tokens
         return BuiltPrompt(prompt)
 
@@ -152,15 +149,15 @@ class PromptBuilder:
         return BuiltPrompt(prompt)
 
     def _keeps(self, text: str, part: str) -> bool:
-        """Whether a part of a record stands in `text` whole, or with its least."""
+        """Whether `text` contains a part of a record, or at least its first `least` tokens."""
         if part in text:
             return True
         least = self.tokenizer.truncate(part, self.least + self.tokenizer.count(""))
-        # Decoding may change blanks and case; what counts is that the words are there.
+        # Decoding may change blanks and case; only the words are compared.
         return "".join(least.casefold().split()) in "".join(text.casefold().split())
 
     def _before(self, quotations: Sequence[_Quotation], summary: str, room: int) -> tuple[str, list[_Quotation], str]:
-        """What stands before the prompt, in about `room` tokens, and the records and the summary in it; or nothing."""
+        """The text before the prompt, in about `room` tokens, and the records and the summary in it; or nothing."""
         room -= self._size(_REQUEST)
         about = shortened = ""
         if summary:
@@ -174,7 +171,7 @@ class PromptBuilder:
         return f"{header}{''.join(lines)}{about}{_REQUEST}", used, shortened
 
     def _lines(self, quotations: Sequence[_Quotation], room: int) -> tuple[list[str], list[_Quotation]]:
-        """As many records as have room for their least, best first, in one line each."""
+        """As many records as fit with `least` tokens each, best first, one line each."""
         kept: list[_Quotation] = []
         free = room
         for quotation in quotations:
@@ -191,7 +188,7 @@ class PromptBuilder:
         return lines, used
 
     def _line(self, quotation: _Quotation, share: int) -> str:
-        """One record in `share` tokens; the text is cut before the target is. Empty if it cannot be done."""
+        """One record in `share` tokens; the text is cut before the target. Empty if it does not fit."""
         free = share - quotation.frame
         target_tokens = min(quotation.target_tokens, free - min(quotation.text_tokens, self.least))
         text = self._shortened(quotation.text, free - target_tokens)
@@ -214,7 +211,7 @@ class PromptBuilder:
 
     def _frame(self, line: str, words: int) -> int:
         """Tokens of `line` without the `words` times `_WORD` that are in it."""
-        # Quotation marks round nothing would fall together into one token.
+        # Empty quotation marks would merge into one token.
         return self._size(line) - words * self._size(_WORD)
 
     def _shortened(self, text: str, tokens: int) -> str:
@@ -224,7 +221,7 @@ class PromptBuilder:
         special = self.tokenizer.count("")
         limit = tokens if tokens >= self.least else 0
         while limit > 0:
-            # Decoding may put quotation marks and brackets where none were, and half a character at the end.
+            # Decoding may add quotation marks and brackets, and half a character at the end.
             start = quoted(self.tokenizer.truncate(text, limit + special)).rstrip("\ufffd ")
             excess = self._size(start + _CUT) - tokens
             if start and excess <= 0:
@@ -235,15 +232,15 @@ class PromptBuilder:
 
 @dataclass(frozen=True, slots=True)
 class _Quotation:
-    """A record made ready to be quoted, and measured.
+    """A record, masked and measured.
 
     Attributes:
-        text: `Record.text` as it will be quoted.
-        target: `Record.target` as it will be quoted; empty if there is none.
+        text: `Record.text`, masked.
+        target: `Record.target`, masked; empty if there is none.
         text_tokens: size of `text`.
         target_tokens: size of `target`.
-        frame: size of what stands round them.
-        least: below this size the record stays out.
+        frame: size of the rest of the line.
+        least: below this size the record is left out.
     """
 
     record: Record
@@ -260,7 +257,7 @@ class _Quotation:
 
 
 def masked(record: Record) -> Record | None:
-    """`record` with text and target as they are quoted (`quoted`); None if nothing is left of its text."""
+    """`record` with masked text and target (`quoted`); None if nothing is left of its text."""
     text, target = quoted(record.text), quoted(record.target or "")
     if not text:
         return None
@@ -270,7 +267,7 @@ def masked(record: Record) -> Record | None:
 
 
 def _line(record: Record, text: str, target: str) -> str:
-    # The day is enough, and a time is a string like any other.
+    # The day is enough; a time is masked like any other string.
     when = "" if record.time is None else f"[{quoted(record.time[:_DAY])}] "
     given = f' -> "{target}"' if target else ""
     return f'- {when}"{text}"{given}\n'
@@ -283,7 +280,7 @@ def quoted(text: str) -> str:
 
 
 def _shares(quotations: Sequence[_Quotation], room: int) -> list[int]:
-    """`room` among records: the highest level such that all have their size, or that level, or their least."""
+    """`room` divided among records: each gets its size, the highest level that fits all, or its least."""
 
     def at(level: int) -> list[int]:
         return [max(quotation.least, min(quotation.size, level)) for quotation in quotations]

@@ -1,7 +1,7 @@
-"""What a part must be able to do to stand in the toolkit: an encoder, a retriever, a language model.
+"""The protocols of the parts: record encoder, retriever, tokenizer, language model.
 
-These are structural types: any object with these members fits, no base class is needed. Data that crosses between
-the parts are the frozen dataclasses here and in `persona.records`.
+These are structural types: any object with these members fits, no base class is needed. The data passed between the
+parts are the frozen dataclasses here and in `persona.records`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ ADAPTER = "adapter"
 LIFTS = "lifts"
 WAYS = (TEXT, SOFT_PROMPT, ADAPTER, LIFTS)
 """The ways into an LLM: text in the prompt, vectors in front of the input embeddings, an adapter in the weights, and
-what is added to the scores of its next tokens."""
+numbers added to the logits of its next tokens."""
 
 PRIOR_ADAPTER = "@prior"
-"""The adapter that is nobody's own: what all users' adapters lie over."""
+"""The name of the shared adapter that all users' adapters are trained over."""
 
 
 @runtime_checkable
@@ -36,7 +36,7 @@ class RecordEncoder(Protocol):
 
     Attributes:
         dim: length of a vector.
-        fingerprint: names everything that decides the numbers (model, weights hash, dtype, pooling, truncation).
+        fingerprint: names everything that determines the vectors (model, weights hash, dtype, pooling, truncation).
             Vectors of two fingerprints are never mixed or compared.
     """
 
@@ -53,10 +53,10 @@ class RecordEncoder(Protocol):
 
 @runtime_checkable
 class Retriever(Protocol):
-    """Chooses records of one user's profile for a query. It sees no other user's records."""
+    """Selects records of one user's profile for a query. It sees no other user's records."""
 
     def retrieve(self, profile: Profile, query: str, k: int) -> tuple[ScoredRecord, ...]:
-        """At most `k` records of `profile`, best first. Fewer where the profile has fewer; none from an empty one.
+        """At most `k` records of `profile`, best first; fewer if the profile has fewer.
 
         Raises:
             InvalidOptionError: if `k` is below 1.
@@ -66,13 +66,13 @@ class Retriever(Protocol):
     def retrieve_batch(
         self, profiles: Sequence[Profile], queries: Sequence[str], k: int
     ) -> list[tuple[ScoredRecord, ...]]:
-        """`retrieve` for each pair, where a retriever can share work between them."""
+        """`retrieve` for each pair; a retriever can share work between them."""
         ...
 
 
 @runtime_checkable
 class TextTokenizer(Protocol):
-    """Measures and cuts text in the LLM's own unit."""
+    """Counts and truncates text in the LLM's own tokens."""
 
     def count(self, text: str) -> int:
         """Number of tokens of `text`, special tokens included."""
@@ -88,7 +88,7 @@ class TextTokenizer(Protocol):
 
 
 class StepLifts(Protocol):
-    """Lifts that depend on what was written of the answer so far."""
+    """Lifts that depend on the answer so far."""
 
     @property
     def tokens(self) -> NDArray[np.int64]:
@@ -97,27 +97,27 @@ class StepLifts(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Two of the same change an answer in the same way."""
+        """Lifts of the same fingerprint change an answer in the same way."""
         ...
 
     def after(self, written: Sequence[int]) -> NDArray[np.float32]:
-        """What is added to the score of each of `tokens`, once the tokens `written` stand.  # (tokens,)"""
+        """What is added to the logit of each of `tokens` after the tokens `written`.  # (tokens,)"""
         ...
 
 
 Lifts: TypeAlias = Mapping[int, float] | StepLifts
-"""What is added to the scores of an answer's next token: by token id, or by token id and what was written before."""
+"""What is added to the logits of an answer's next token: by token id, or by token id and the answer so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltPrompt:
-    """A prompt with what is known of the user in it.
+    """A prompt with records and notes about the user.
 
     Attributes:
-        text: what the LLM gets; it ends in the prompt that was given, unless a task's wording puts records into it.
-        records: the records that stand in `text`, whole or shortened, best first.
+        text: the input of the LLM; it ends in the given prompt, unless a task's wording puts records into it.
+        records: the records in `text`, whole or shortened, best first.
         tokens_added: tokens of `text` beyond those of the prompt alone.
-        notes: the notes as they stand in `text`, whole or shortened.
+        notes: the notes in `text`, whole or shortened.
     """
 
     text: str
@@ -137,7 +137,7 @@ class Wording(Protocol):
     def name(self) -> str: ...
 
     def query(self, prompt: str) -> str:
-        """What of a prompt records are sought by."""
+        """The part of a prompt that records are searched by."""
         ...
 
     def fits(self, prompt: str) -> bool:
@@ -145,7 +145,7 @@ class Wording(Protocol):
         ...
 
     def shown(self, record: Record) -> str:
-        """The part of a record that may be cut; empty for a record that lacks a part which the words name."""
+        """The part of a record that may be cut; empty for a record without a part that the wording needs."""
         ...
 
     def prompt(
@@ -167,9 +167,9 @@ class Request:
 
     Attributes:
         prompt: the text, personal context included.
-        soft_prompt: vectors to stand before the prompt's input embeddings, float.  # (n_tokens, llm_hidden)
+        soft_prompt: vectors in front of the prompt's input embeddings, float.  # (n_tokens, llm_hidden)
         adapter: name of the adapter to answer with; None for the plain model.
-        lifts: what is added to the scores of the next token while the answer is written; None for nothing.
+        lifts: what is added to the logits of the next token while the answer is generated; None for nothing.
     """
 
     prompt: str
@@ -182,13 +182,13 @@ class AdapterSource(Protocol):
     """Adapters that a model can compute with.
 
     Attributes:
-        slots: most different ones in one batch.
+        slots: most different adapters in one batch.
     """
 
     slots: int
 
     def named(self, names: Sequence[str | None]) -> AbstractContextManager[None]:
-        """While this is open, row `i` of a batch is computed with the adapter ``names[i]``; None is the plain model.
+        """While open, row `i` of a batch is computed with the adapter ``names[i]``; None is the plain model.
 
         Raises:
             UnknownAdapterError: if there is no adapter of that name.
@@ -204,7 +204,7 @@ class GenerationOptions:
         max_new_tokens: at least 1.
         num_beams: at least 1.
         median_of: answers in ascending order, to answer with the median of the LLM's distribution over them
-            (`persona.llm.logits`); none for the LLM's own words. Greedy only, transformers models only.
+            (`persona.llm.logits`); empty for the LLM's own words. Greedy only, transformers models only.
     """
 
     max_new_tokens: int = 64
@@ -214,24 +214,25 @@ class GenerationOptions:
 
 @runtime_checkable
 class BoundedPrompt(Protocol):
-    """A `LanguageModel` that knows how long a prompt may be; one that is reached over a wire does not."""
+    """A `LanguageModel` that knows how long a prompt may be; remote ones do not."""
 
     def prompt_limit(self, options: GenerationOptions) -> int | None:
-        """Most tokens of a prompt, as its `tokenizer` counts them, so that the answer has room; None for any number."""
+        """Most tokens of a prompt, as its `tokenizer` counts them, that leave room for the answer; None for no
+        limit."""
         ...
 
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """A frozen LLM behind one door.
+    """A frozen LLM, local or remote.
 
     Attributes:
-        channels: which of `WAYS` it can take.
+        channels: those of `WAYS` that it accepts.
         fingerprint: names model and weights.
-        tokenizer: measures prompts in the model's unit (an estimate for models that are reached over a wire).
+        tokenizer: counts prompts in the model's tokens (an estimate for remote models).
 
-    One that answers otherwise under other settings (a chat template, a system text) may have a mapping `settings` as
-    well, which tells them: answers that an evaluation has kept under others are then asked anew.
+    A model whose answers depend on further settings (a chat template, a system text) may have a mapping `settings`: an
+    evaluation asks again for answers that it stored under other settings.
     """
 
     @property
@@ -254,5 +255,5 @@ class LanguageModel(Protocol):
 
 
 def answer_settings(llm: LanguageModel) -> str:
-    """What besides model and request decides an LLM's answers, where it tells (see `LanguageModel`)."""
+    """The settings that an LLM's answers depend on, besides model and request (see `LanguageModel`)."""
     return repr(sorted(getattr(llm, "settings", {}).items()))

@@ -1,4 +1,4 @@
-"""The names of retrievers: here a name becomes a retriever, and here a new one is added.
+"""The names of retrievers: here a name becomes a retriever, and here a new name is added.
 
 >>> make_retriever("bm25")
 BM25Retriever(...)
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Where a part's class lives and which of the caller's options its constructor takes."""
+    """A retriever's class as ``module:name``, and which of the caller's options its constructor takes."""
 
-    place: str
+    path: str
     needs: tuple[str, ...] = ()
 
     def load(self) -> Any:
         """The class."""
-        module, _, name = self.place.partition(":")
+        module, _, name = self.path.partition(":")
         return getattr(import_module(module), name)
 
 
@@ -50,8 +50,11 @@ RETRIEVERS: Mapping[str, Part] = {
 }
 """All retrievers by name."""
 
-NEEDS_ENCODER = frozenset({"dense", "hybrid", "diverse", "key_value"})
+NEEDS_ENCODER = frozenset(name for name, part in RETRIEVERS.items() if {"encoder", "retrievers"} & set(part.needs))
 """Retrievers that compare vectors and so need an encoder."""
+
+FUSED = ("bm25", "dense")
+"""What ``hybrid`` fuses."""
 
 BASES: Mapping[str, str] = {"diverse": "dense", "rerank": "bm25"}
 """Retrievers that reorder what another one found, and their default for that one."""
@@ -72,7 +75,8 @@ class RetrieverOptions:
             None takes their default.
         where: search only the records that fit, e.g. ``"time>=2011"`` (`persona.retrievers.where`).
         relevance: return nothing where nothing is relevant: a filter, or what `load_filter` takes.
-        judge: what the filter judges, the ``question`` or each ``record`` (`persona.retrievers.relevance.retriever.JUDGED`).
+        judge: what the filter judges, the ``question`` or each ``record``
+            (`persona.retrievers.relevance.retriever.JUDGED`).
     """
 
     view: str = "text"
@@ -134,7 +138,7 @@ def make_retriever(
     given: dict[str, object] = {"encoder": encoder, "store": store, "view": options.view, "seed": options.seed}
     inner = replace(options, base=None, model=None, where=None, relevance=None, judge="question")
     if "retrievers" in part.needs:
-        given["retrievers"] = [make_retriever(one, inner, encoder=encoder, store=store) for one in ("bm25", "dense")]
+        given["retrievers"] = [make_retriever(fused, inner, encoder=encoder, store=store) for fused in FUSED]
     if "base" in part.needs:
         given["base"] = make_retriever(options.base or BASES[name], inner, encoder=encoder, store=store)
     if options.model is not None:

@@ -3,8 +3,8 @@
 >>> make_retriever("bm25")
 BM25Retriever(...)
 
-A name is the name on the command line (``--retriever bm25``) and in result files. A retriever's class is imported when it
-is first asked for.
+A name is the name on the command line (``--retriever bm25``) and in result files. A class is imported when it is first
+asked for.
 """
 
 from __future__ import annotations

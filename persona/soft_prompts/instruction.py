@@ -1,12 +1,12 @@
 """Words for a soft prompt to start as, around tokens for the user's probable answer.
 
-An LLM reads soft tokens best that are much like words it knows. So the instruction of a user embedder starts as the
-embeddings of a record in the prompts' own wording, and where the record's target would stand there are *answer tokens*:
+An LLM reads soft tokens best if they resemble words it knows. So the instruction of a user embedder starts as the
+embeddings of a record in the prompts' wording, with *answer tokens* at the position of the record's target:
 
     [CLS] the category for the article : " " is " <answer tokens> " .
 
-The warm-up (`persona.soft_prompts.training.warm_up`) teaches the user embedder to put the answer that a user's history
-makes likely there, in the LLM's own embeddings, before the LLM has computed anything.
+The warm-up (`persona.soft_prompts.training.warm_up`) teaches the user embedder to put the user's probable answer
+there, in the LLM's own embeddings, before the LLM computes anything.
 
 Starting values from words are those of prompt tuning (Lester et al., arXiv 2104.08691, section 3.2); answer tokens that
 are filled for each user are our own.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from persona.llm.transformers import TransformersLM
 
 ANSWER_TOKENS = 4
-"""Most answer tokens: a longer answer is put in as the means of so many parts."""
+"""Most answer tokens: a longer answer is averaged into this number of parts."""
 
 _ANSWERS_AT_ONCE = 1024
 _RIDGE = 1e-3

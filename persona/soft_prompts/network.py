@@ -1,7 +1,7 @@
-r"""The networks of the user embedder: a history and a question in, soft tokens out.
+r"""The networks of the user embedder: from a history and a question to soft tokens.
 
-After Persona-Plug (Liu et al., arXiv 2409.11901). A record enters twice: as a *key*, its input side, by which its
-relevance to the question is judged, and as a *value*, which holds what the user did with it.
+After Persona-Plug (Liu et al., arXiv 2409.11901). Each record has a *key*, the vector of its
+input, which is compared with the question, and a *value*, which describes the user's answer.
 
 `PaperPooling` (mode ``"persona-plug"``), the paper's equations. With h_i the unit vector of record i, q that of the
 question, and s the mean length of the LLM's input embeddings (539.97 of Flan-T5-XXL, the paper's constant),
@@ -9,7 +9,7 @@ question, and s the mean length of the LLM's input embeddings (539.97 of Flan-T5
     w_i = softmax_i(norm(W q) . h_i)        P = s * sum_i w_i Proj(h_i)        I = s / 7 * MLP(t)
     Proj(h) = W_2 GELU(W_1 h + b_1) + b_2   soft prompt = [I; P]
 
-W starts as the identity; it stands for the paper's second sentence encoder.
+W starts as the identity; it replaces the paper's second sentence encoder.
 
 `AttentionPooling` (mode ``"attention"``). H heads with learned projections and temperatures tau_h, and one mean head:
 
@@ -18,25 +18,24 @@ W starts as the identity; it stands for the paper's second sentence encoder.
     z    = [sum_i w_1i g_i, ..., sum_i w_Hi g_i, (sum_i g_i + m g_0) / (n + m)]     g_i = GELU(W_1 v_i + b_1)
     soft prompt = s * (I + MLP(z) + E)
 
-The null record g_0 gives an empty history an answer, the neutral prompt; m is how many records outweigh it. To the soft
-prompt of a user without records N is added, one vector per token, tuned alone at the end of the training. With
+The null record g_0 gives an empty history the neutral prompt; m is its weight in records. N, one vector per token, is
+added to the soft prompt of a user without records, and tuned alone at the end of the training. With
 `UserEmbedderConfig.with_question` z ends with the question, GELU(W_q sqrt(dim) q + b_q): the soft prompt can say what
-such a question is usually answered, whoever asks. In a prompt without a question zeros stand there, and Q_h q is left
-out.
+such a question is usually answered by anybody. In a prompt without a question this part is zero, and Q_h q is left out.
 
-E is the *echo* of the user's usual answer, in the soft tokens that stand where an answer would
-(`persona.soft_prompts.instruction`). With t_i the vector of the target of record i, and t_0 that of a usual answer,
+E is the user's usual answer, in the soft tokens at the position of an answer (`persona.soft_prompts.instruction`; the
+saved weights call it ``echo``). With t_i the vector of the target of record i, and t_0 that of a usual answer,
 
     E = sum_h e_h A (t'_h - t_0)      t'_h = sum_i w_hi t_i + w_h0 t_0      t'_mean = (sum_i t_i + m t_0) / (n + m)
 
 A maps vectors of answers to the LLM's embeddings of these answers. It starts as their ridge regression, and the gates
-e_h as 1 for the mean head and 0 for the others, so that before any training these tokens hold the LLM's own words for
-the user's usual answer.
+e_h as 1 for the mean head and 0 for the others, so that before any training these tokens are the LLM's own embeddings
+of the user's usual answer.
 
-`VectorMap` (mode ``"vectors"``), after E2P ("Embedding to Prefix"): one linear map from a vector that somebody else
-made of the user.
+`VectorMap` (mode ``"vectors"``), after E2P ("Embedding to Prefix"): one linear map from an existing
+vector of the user.
 
-The first two pool before the last layer of the projector, with the same result, since weights sum to one.
+The first two pool before the last layer of the projector; the result is the same, since the weights sum to one.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ _DAYS_IN_MONTH = 30.0
 _NULL_RECORDS = 10.0
 _EPSILON = 1e-5
 _NEARLY_FULL = 7 / 8
-"""Share of records in a padded batch from which on its padding is computed, too."""
+"""Share of records in a padded batch from which its padding is computed as well."""
 
 
 class PaperPooling(nn.Module):
@@ -79,7 +78,7 @@ class PaperPooling(nn.Module):
         else:
             scores = torch.einsum("bd,bnd->bn", F.normalize(self.question(query), dim=-1), F.normalize(keys, dim=-1))
         scores = scores.masked_fill(~mask, -torch.inf)
-        # Without any record the softmax is 0/0: no record, no weight.
+        # Without records the softmax is 0/0: no weight.
         return torch.where(mask, scores.softmax(-1), 0.0)[:, None].nan_to_num(0.0)
 
     def forward(self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Tensor:
@@ -92,7 +91,7 @@ class PaperPooling(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """Attention heads, a mean head, a null record and the echo."""
+    """Attention heads, a mean head, a null record and the usual answer."""
 
     def __init__(self, config: UserEmbedderConfig) -> None:
         super().__init__()
@@ -102,7 +101,7 @@ class AttentionPooling(nn.Module):
         self.heads = heads
         self.with_question = config.with_question
         self.answer_tokens = config.answer_tokens
-        self.has_echo = config.n_answer_tokens > 0
+        self.has_answer = config.n_answer_tokens > 0
         self.value = nn.Linear(config.value_dim, width)
         self.key = nn.Linear(dim, heads * _KEY_DIM, bias=False)
         self.query = nn.Linear(dim, heads * _KEY_DIM, bias=False)
@@ -120,24 +119,24 @@ class AttentionPooling(nn.Module):
             self.question = nn.Sequential(nn.Linear(dim, width), nn.GELU())
         self.mix = nn.Sequential(nn.LayerNorm(pooled), nn.Linear(pooled, width), nn.GELU())
         self.last = nn.Linear(width, config.n_tokens * config.llm_hidden)
-        # At first every user gets the instruction alone, and the echo.
+        # At first every user gets the instruction and the usual answer alone.
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
         self.new_user = nn.Parameter(torch.zeros(self.shape))
-        if self.has_echo:
+        if self.has_answer:
             self.echo = nn.Linear(dim, config.n_answer_tokens * config.llm_hidden, bias=False)
             self.null_target = nn.Parameter(torch.zeros(dim))
             self.echo_gates = nn.Parameter(torch.tensor([0.0] * heads + [1.0]))
 
     def weights(self, keys: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Tensor:
-        """The heads' attention; the rest to 1 is the null record's.  # (batch, heads, records)"""
+        """The heads' attention; the rest to 1 is that of the null record.  # (batch, heads, records)"""
         batch, records, _ = keys.shape
         key = self.key(keys)  # (batch, records, heads * _KEY_DIM)
         asked = self.any_query.expand(batch, -1, -1)
         if query is not None:
             asked = asked + self.query(query).view(batch, self.heads, _KEY_DIM)
-        # A product with each head's question in its own block: the keys need not be put into another order. They are
-        # normalised behind it, where there is one number for a head and not `_KEY_DIM`.
+        # One product with a block-diagonal matrix of the heads' questions, so that the keys need not be reordered. They
+        # are normalised after it, where each head has one number instead of `_KEY_DIM`.
         asked = torch.diag_embed(F.normalize(asked, dim=-1).transpose(1, 2)).transpose(1, 2).flatten(1, 2)
         norms = torch.linalg.vector_norm(key.view(batch, records, self.heads, _KEY_DIM), dim=-1).clamp_min(1e-12)
         scores = (key @ asked / norms).transpose(1, 2)  # (batch, heads, records)
@@ -150,14 +149,14 @@ class AttentionPooling(nn.Module):
         return torch.cat((scores, null), dim=-1).softmax(-1)[..., :-1]
 
     def forward(self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Tensor:
-        """What the user adds to the instruction, over s.  # (batch, n_tokens, llm_hidden)"""
+        """The user's part of the soft prompt, over s.  # (batch, n_tokens, llm_hidden)"""
         tokens, _ = self.read(keys, values, mask, query, days)
         return tokens
 
     def read(
         self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """What `forward` returns, and the mixed outputs of all heads.
+        """The result of `forward`, and the mixed outputs of all heads.
 
         Returns:
             # (batch, n_tokens, llm_hidden), (batch, width)
@@ -172,11 +171,11 @@ class AttentionPooling(nn.Module):
         mean = (sums[:, -1] + null_records * self.null_value) / (mask.sum(1, keepdim=True) + null_records)
         parts = [attended.flatten(1), mean]
         if self.with_question:
-            # A question's vector has length 1, the parts of a value about 1 in each number.
+            # A question's vector has length 1, the parts of a value about 1 per dimension.
             parts.append(torch.zeros_like(mean) if query is None else self.question(query * query.shape[1] ** 0.5))
         mixed: Tensor = self.mix(torch.cat(parts, dim=1))
         tokens: Tensor = self.last(mixed).view(len(mixed), *self.shape)
-        if self.has_echo:
+        if self.has_answer:
             targets = torch.einsum("h,bhd->bd", self.echo_gates, self.targets(values, mask, weights, null_records))
             tokens[:, self.answer_tokens] += self.echo(targets).view(len(mixed), -1, self.shape[1])
         new = ~mask.any(1)
@@ -196,9 +195,9 @@ class AttentionPooling(nn.Module):
         return torch.cat((beyond[:, :-1], mean), dim=1)
 
     def _hidden(self, values: Tensor) -> Tensor:
-        """g_i of some records; each part of a value is normalised (layer norm), so that all count.  # (some, width)
+        """g_i of some records; each part of a value is normalised (layer norm).  # (some, width)
 
-        Normalised after the product, which is the same and touches fewer numbers: W norm(v) = V v / sd with the rows of
+        Normalised after the product, with the same result and fewer operations: W norm(v) = V v / sd with the rows of
         W less their means for V; and the mean of v, for its sd, is one more row of the product.
         """
         hidden: Tensor = self.value.bias
@@ -208,7 +207,7 @@ class AttentionPooling(nn.Module):
             centred = weight - weight.mean(1, keepdim=True)
             product = part @ torch.cat((centred, torch.full_like(weight[:1], 1 / size))).T  # (some, width + 1)
             mean = product[:, -1:]
-            # Values are of the order of 1, so nothing is lost in the difference; `var_mean` takes twice the time.
+            # Values are of the order of 1, so the difference loses no precision; `var_mean` takes twice the time.
             square = torch.linalg.vector_norm(part, dim=1, keepdim=True).square() / size
             deviation = (square - mean.square()).clamp_min(0) + _EPSILON
             hidden = torch.addcmul(hidden, product[:, :-1], torch.rsqrt(deviation))
@@ -238,7 +237,7 @@ class VectorMap(nn.Module):
 def _of_records(layer: Callable[[Tensor], Tensor], values: Tensor, mask: Tensor) -> Tensor:
     """`layer` of the values under `mask`, zeros elsewhere.  # (batch, records, out)
 
-    Nothing is computed for padding, unless there is so little that picking the records out would take longer.
+    Padding is not computed, unless there is so little of it that selecting the records would take longer.
     """
     if int(mask.sum()) >= _NEARLY_FULL * mask.numel():
         whole = layer(values.flatten(0, 1)).view(*mask.shape, -1)

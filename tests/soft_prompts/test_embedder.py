@@ -149,7 +149,7 @@ def test_an_empty_history_gives_the_neutral_prompt(mode: Mode) -> None:
     assert embedder.attention_perplexity(keys, nobody, query).item() == 0
 
 
-def test_the_echo_by_hand() -> None:
+def test_the_usual_answer_by_hand() -> None:
     """Answer tokens get the mean of the targets, drawn to the usual one; records without a target do not count."""
     embedder = make("attention", n_tokens=4, answer_start=1, answer_end=3)
     pooling: Any = embedder.pooling
@@ -165,9 +165,9 @@ def test_the_echo_by_hand() -> None:
         mean = (targets.sum(0) + 6.0 * usual) / 9.0 - usual
         weights = pooling.weights(keys, mask, query, None)[0, 1, [0, 1, 3]]
         sharp = (weights[:, None] * (targets - usual)).sum(0)
-        echo = ((2.0 * mean + 0.5 * sharp) @ pooling.echo.weight.T).view(2, HIDDEN)
+        usual = ((2.0 * mean + 0.5 * sharp) @ pooling.echo.weight.T).view(2, HIDDEN)
         expected = embedder.instruction.clone()
-        expected[1:3] += echo
+        expected[1:3] += usual
     found = embedder(keys, values, mask, query)[0]
     torch.testing.assert_close(found, 3.0 * expected, rtol=1e-5, atol=1e-5)
 

@@ -1,4 +1,5 @@
-"""Words for a soft prompt to start as: where the answer stands, what it starts as, and what the echo says untrained."""
+"""Words that a soft prompt starts as: the answer's position, its first value, and the usual answer before any
+training."""
 
 from __future__ import annotations
 

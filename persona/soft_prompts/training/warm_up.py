@@ -1,11 +1,11 @@
 """The warm-up of a user embedder: what to attend to in a history, and how to say it, before the LLM computes anything.
 
-First the gates of the echo (`persona.soft_prompts.network`) are set by least squares, which is most of what labels and
-scores need. Then the heads learn to attend: from their outputs and the question, a small network that is thrown away
-afterwards predicts the answer's vector among those of other answers, and its style. And the soft tokens learn to say
-it: the answer tokens become the answer's embeddings, as far as the history tells them, and the others stay the words
-that they are. With p the prediction, a_j the vectors of the answers in a batch, y the right one, x_t soft token t over
-the LLM's scale, I_t the instruction's and e_t the answer's embedding at position t of s answer tokens, the loss is
+First the gates of the usual answer (`persona.soft_prompts.network`) are set by least squares, which is most of what
+labels and scores need. Then the heads learn to attend: from their outputs and the question, an auxiliary network, which
+is discarded afterwards, predicts the answer's vector among those of other answers, and its style. The answer tokens
+learn to be the answer's embeddings, as far as the history determines them, and the other tokens stay the words that
+they are. With p the prediction, a_j the vectors of the answers in a batch, y the right one, x_t soft token t over the
+LLM's scale, I_t the instruction's and e_t the answer's embedding at position t of s answer tokens, the loss is
 
     -log softmax_j(p . a_j / 0.05)[y] + 10 * mean squared error of the style
     + (sum over the answer tokens |x_t - e_t|^2 + sum over the others |x_t - I_t|^2) / s
@@ -43,7 +43,7 @@ def warm_up(
     """Warm up an embedder of mode ``"attention"``; its best weights on validation users are kept."""
     stage = _WarmUp(setup, reader, options)
     if setup.embedder.config.n_answer_tokens:
-        stage.set_echo()
+        stage.set_answer_gates()
     stage.loop.run(progress)
 
 
@@ -76,11 +76,11 @@ class _WarmUp:
         )
 
     @torch.no_grad()
-    def set_echo(self) -> None:
-        """Set the echo's gates, and how many records outweigh the null record, by least squares on training examples.
+    def set_answer_gates(self) -> None:
+        """Set the gates of the usual answer and the null record's weight by least squares on training examples.
 
-        For a given m the gates e that bring ``sum_h e_h echo_h`` nearest to the answers' embeddings solve normal
-        equations of one row per head; m is the one of a few whose gates come nearest.
+        For a given m the gates e that bring ``sum_h e_h A(t'_h - t_0)`` nearest to the answers' embeddings solve normal
+        equations with one row per head; of a few m, the best is taken.
         """
         draw = np.random.default_rng((self.options.seed, 7))
         drawn = draw.permutation(self.examples.n_warm_up)[:_CALIBRATION]
@@ -95,11 +95,11 @@ class _WarmUp:
             weights = self.pooling.weights(batch.keys, batch.mask, batch.query, batch.days)
             for candidate, null_records in enumerate(_NULL_RECORDS):
                 count = torch.tensor(null_records, device=self.device)
-                echoes = self.pooling.echo(self.pooling.targets(batch.values, batch.mask, weights, count))
-                gram[candidate] += torch.einsum("bhd,bgd->hg", echoes, echoes)
-                right[candidate] += torch.einsum("bhd,bd->h", echoes, wanted)
+                usual = self.pooling.echo(self.pooling.targets(batch.values, batch.mask, weights, count))
+                gram[candidate] += torch.einsum("bhd,bgd->hg", usual, usual)
+                right[candidate] += torch.einsum("bhd,bd->h", usual, wanted)
         if not bool(gram.any()):
-            return  # nobody has a record with a target
+            return  # no record has a target
         unit = torch.eye(heads, device=self.device)
         ridge = _GATE_RIDGE * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * unit
         gates = torch.linalg.solve(gram + ridge, right)
@@ -127,7 +127,7 @@ class _WarmUp:
         return float(np.average(losses, weights=[len(part) for part in self.parts]))
 
     def _loss(self, some: Sequence[Example], histories: Sequence[History], asked: bool = True) -> Tensor:
-        """See the module.  # ()"""
+        """The loss of the module's docstring.  # ()"""
         config, batch = self.embedder.config, self._batch(some, histories)
         assert batch.query is not None
         query = batch.query if asked else None
@@ -149,7 +149,7 @@ class _WarmUp:
         return HistoryBatch.of(histories, self.embedder.config, queries, self.device)
 
     def _answer_embeddings(self, some: Sequence[Example]) -> Tensor:
-        """What right answers add to the instruction, over the LLM's scale.  # (some, answer tokens, llm_hidden)"""
+        """The right answers' embeddings less the instruction's, over the scale.  # (some, answer tokens, llm_hidden)"""
         config = self.embedder.config
         ids = [self.answer_ids[self.rows[example.gold]] for example in some]
         wanted = answer_embeddings(self.llm, ids, config.n_answer_tokens).to(self.device)

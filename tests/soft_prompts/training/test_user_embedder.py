@@ -191,7 +191,7 @@ def test_training_learns_something_about_the_user(tiny: Any, encoder: Any, tmp_p
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
-def test_the_echo_is_fitted_to_the_training_users_answers(tiny: Any, encoder: Any, tmp_path: Path) -> None:
+def test_the_usual_answer_is_fitted_to_the_training_users_answers(tiny: Any, encoder: Any, tmp_path: Path) -> None:
     """Users who always give one score: the mean of their targets says it, and few records outweigh the null record."""
     questions, golds = [], {}
     for number, question in enumerate(world_split("LaMP_3", 24).questions):

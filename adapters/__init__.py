@@ -1,4 +1,4 @@
-"""Adapters: one LoRA per user on a frozen LLM (docs/lora.md).
+"""Adapters: one LoRA per user on a frozen LLM (docs/adapters.md).
 
 The names below are loaded when they are first used: reading this package loads no torch.
 """
@@ -10,78 +10,60 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bank import AdapterBank as AdapterBank
-    from .bank import AdapterDraft as AdapterDraft
-    from .bank import StoredAdapter as StoredAdapter
-    from .channel import LoraChannel as LoraChannel
+    from .channel import AdapterChannel as AdapterChannel
     from .examples import Example as Example
     from .examples import history_examples as history_examples
     from .family import Family as Family
     from .family import LoraSpec as LoraSpec
-    from .neighbours import Neighbours as Neighbours
+    from .few_records.neighbours import Neighbours as Neighbours
+    from .few_records.routed import Router as Router
+    from .few_records.routed import train_router as train_router
+    from .from_profiles import ProfileAdapters as ProfileAdapters
     from .peft_format import export_adapter as export_adapter
-    from .peft_format import import_adapter as import_adapter
-    from .planning import plan_training as plan_training
-    from .pool import AdapterPool as AdapterPool
-    from .routed import Router as Router
-    from .routed import train_router as train_router
-    from .served import ServedAdapters as ServedAdapters
+    from .peft_format import import_adapters as import_adapters
+    from .serving.names import ServedAdapters as ServedAdapters
+    from .serving.pool import AdapterPool as AdapterPool
     from .stacked import StackedLoRA as StackedLoRA
     from .task_adapter import TaskAdapter as TaskAdapter
-    from .training import AdapterTrainer as AdapterTrainer
-    from .training import TrainingOptions as TrainingOptions
+    from .training.options import TrainingOptions as TrainingOptions
+    from .training.planning import plan as plan
+    from .training.task import train_task_adapter as train_task_adapter
+    from .training.trainer import AdapterTrainer as AdapterTrainer
+    from .training.users import prior_examples as prior_examples
+    from .training.users import train_users as train_users
+    from .versions import AdapterDraft as AdapterDraft
+    from .versions import StoredAdapter as StoredAdapter
 
-_PLACES = {
-    "AdapterBank": "bank",
-    "AdapterDraft": "bank",
-    "AdapterPool": "pool",
-    "AdapterTrainer": "training",
-    "Example": "examples",
-    "Family": "family",
-    "LoraChannel": "channel",
-    "LoraSpec": "family",
-    "Neighbours": "neighbours",
-    "Router": "routed",
-    "ServedAdapters": "served",
-    "StackedLoRA": "stacked",
-    "StoredAdapter": "bank",
-    "TaskAdapter": "task_adapter",
-    "TrainingOptions": "training",
-    "export_adapter": "peft_format",
-    "history_examples": "examples",
-    "import_adapter": "peft_format",
-    "plan_training": "planning",
-    "train_router": "routed",
+_MODULES = {
+    "bank": ("AdapterBank",),
+    "channel": ("AdapterChannel",),
+    "examples": ("Example", "history_examples"),
+    "family": ("Family", "LoraSpec"),
+    "few_records.neighbours": ("Neighbours",),
+    "few_records.routed": ("Router", "train_router"),
+    "from_profiles": ("ProfileAdapters",),
+    "peft_format": ("export_adapter", "import_adapters"),
+    "serving.names": ("ServedAdapters",),
+    "serving.pool": ("AdapterPool",),
+    "stacked": ("StackedLoRA",),
+    "task_adapter": ("TaskAdapter",),
+    "training.options": ("TrainingOptions",),
+    "training.planning": ("plan",),
+    "training.task": ("train_task_adapter",),
+    "training.trainer": ("AdapterTrainer",),
+    "training.users": ("prior_examples", "train_users"),
+    "versions": ("AdapterDraft", "StoredAdapter"),
 }
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [
-    "AdapterBank",
-    "AdapterDraft",
-    "AdapterPool",
-    "AdapterTrainer",
-    "Example",
-    "Family",
-    "LoraChannel",
-    "LoraSpec",
-    "Neighbours",
-    "Router",
-    "ServedAdapters",
-    "StackedLoRA",
-    "StoredAdapter",
-    "TaskAdapter",
-    "TrainingOptions",
-    "export_adapter",
-    "history_examples",
-    "import_adapter",
-    "plan_training",
-    "train_router",
-]
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    place = _PLACES.get(name)
-    if place is None:
+    module = _HOME.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{place}", __name__), name)
+    return getattr(import_module(f".{module}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -1,24 +1,21 @@
 """Versions of every user's adapter, in the store's own database.
 
->>> bank = AdapterBank(store)
->>> bank.add_family(family)
->>> bank.publish(family, [AdapterDraft("ana", row, revision=12, metrics={"loss": 0.4, "loss_prior": 0.7})])
-(StoredAdapter('ana', version 1, published),)
->>> bank.row(bank.current("ana", family))                          # (size,)
+::
 
-A row per user, family and version::
+    bank = AdapterBank(store)
+    bank.add_family(family)
+    bank.publish(family, [AdapterDraft("ana", row, revision=12, metrics={"loss": 0.4, "loss_prior": 0.7})])
+    bank.row(bank.current("ana", family))                          # (size,)
+
+The table has a row per user, family and version::
 
     user_id  version  state      revision  sha256  created               metrics                        payload
     ana      1        old        9         5f1c..  2026-01-04T10:00:00Z  {"loss": .5, "loss_prior": .7}  64 KiB
     ana      2        published  12        9a07..  2026-02-01T10:00:00Z  {"loss": .4, "loss_prior": .7}  64 KiB
     bo       1        prior      30                2026-02-01T10:00:00Z  {"loss": .8, "loss_prior": .7}
 
-``published`` is what the user is answered with; ``prior`` says that the shared prior does better for this user, so
-there is nothing of their own; ``old`` was published before; ``withdrawn`` was rolled back. A user has at most one
-version that is ``published`` or ``prior``. `revision` is that of the profile that it was made from.
-
 Publishing and rolling back are one transaction each, so a process that is killed leaves the state before or after. No
-operation looks at another user's rows, whatever their number. `ProfileStore.forget` erases them with everything else of
+operation reads another user's rows, whatever their number. `ProfileStore.forget` erases them with everything else of
 the user, and `ProfileStore.delete_records` takes them away, since they were made from what was deleted.
 """
 
@@ -26,90 +23,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote
 from weakref import WeakSet
 
 import torch
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Select,
-    and_,
-    bindparam,
-    delete,
-    func,
-    literal_column,
-    select,
-    union_all,
-    update,
-)
+from sqlalchemy import Connection, Select, and_, bindparam, delete, func, literal_column, select, update
 from torch import Tensor
 
 from persona.adapters.family import Family
+from persona.adapters.versions import (
+    CURRENT,
+    OLD,
+    PRIOR,
+    PUBLISHED,
+    WITHDRAWN,
+    AdapterDraft,
+    StoredAdapter,
+    erase_exports,
+)
 from persona.errors import DataFormatError, FingerprintMismatchError, InvalidOptionError, UnknownAdapterError
 from persona.records import check_user_id
 from persona.store.database import insert_if_absent
 from persona.store.profile_store import ForgetReport, ProfileStore
 from persona.store.queries import PAGE
 from persona.store.schema import PART_TABLES, Part, families, part_of
-
-PUBLISHED, PRIOR, OLD, WITHDRAWN = "published", "prior", "old", "withdrawn"
-_CURRENT = (PUBLISHED, PRIOR)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AdapterDraft:
-    """What training found for a user.
-
-    Attributes:
-        user_id: whose it is.
-        row: the adapter; None to say that the prior does better.  # (size,)
-        revision: of the profile that it was made from.
-        metrics: numbers to keep with it.
-    """
-
-    user_id: str
-    row: Tensor | None
-    revision: int
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredAdapter:
-    """A version of a user's adapter, without its numbers.
-
-    Attributes:
-        user_id: whose it is.
-        family: which adapters it can stand beside.
-        version: from 1 on.
-        state: see the module.
-        revision: of the profile that it was made from.
-        sha256: of the bytes at rest; None where there are none.
-        created: when, ISO 8601.
-        metrics: what was kept with it.
-    """
-
-    user_id: str
-    family: Family = field(repr=False)
-    version: int
-    state: str
-    revision: int
-    sha256: str | None = field(repr=False)
-    created: str
-    metrics: Mapping[str, float]
-
-    @property
-    def name(self) -> str:
-        """``user@version``: what a request calls it. No two versions share it."""
-        return f"{self.user_id}@{self.version}"
 
 
 class AdapterCache(Protocol):
@@ -121,7 +63,7 @@ class AdapterCache(Protocol):
 
 
 class AdapterBank:
-    """See the module.
+    """The adapters of a store's users, by family and version.
 
     Args:
         store: where the users' records are.
@@ -150,9 +92,9 @@ class AdapterBank:
         try:
             return self.store.forget(user_id)
         finally:
-            # Not before: who answers a request meanwhile could read the adapter from the bank once more.
-            for copies in list(self._caches):
-                copies.drop(user_id)
+            # Not before: a request that is answered meanwhile could read the adapter from the bank once more.
+            for cache in list(self._caches):
+                cache.drop(user_id)
 
     def add_family(self, family: Family, prior: Tensor | None = None) -> None:
         """Make a family known, with the prior that its adapters lie over. One that is known is left as it is.
@@ -169,21 +111,22 @@ class AdapterBank:
                 f"the family {family.key} lies over the prior {family.prior}, was given: {family.over(prior).prior}"
             )
         data = None if prior is None else prior.detach().cpu().float().contiguous().numpy().tobytes()
-        key = hashlib.sha256(family.name.encode()).hexdigest()
         with self.store.database.writing() as connection:
-            connection.execute(insert_if_absent(connection, families), {"key": key, "name": family.name, "prior": data})
+            connection.execute(
+                insert_if_absent(connection, families), {"key": _key(family), "name": family.name, "prior": data}
+            )
 
     def families(self) -> tuple[Family, ...]:
         """All families, oldest first."""
-        rows = self.store.database.rows(_families(), {})
-        return tuple(Family.from_name(name) for _, name in rows)
+        rows = self.store.database.rows(select(families.c.name).order_by(families.c.family), {})
+        return tuple(Family.from_name(name) for (name,) in rows)
 
-    def family(self, base: str, *, key: str | None = None) -> Family:
-        """The family for a model.
+    def family(self, base: str | None = None, *, key: str | None = None) -> Family:
+        """The family for a model. Of several the one that has users is taken.
 
         Args:
-            base: the model's fingerprint.
-            key: `Family.key`, or its beginning, where there are several for the model.
+            base: the model's fingerprint; None takes any model's.
+            key: `Family.key`, or its beginning, where there are several.
 
         Raises:
             UnknownAdapterError: if there is none, or none of that key.
@@ -193,23 +136,27 @@ class AdapterBank:
         every = [family for family in self.families() if family.key.startswith(key or "")]
         if not every:
             wanted = f"no family {key}" if key else "no adapters"
-            raise UnknownAdapterError(f"the store {self.store.database.name} has {wanted}: train some first")
-        fitting = [family for family in every if family.base == base]
+            raise UnknownAdapterError(
+                f"the store {self.store.database.name} has {wanted}: train some with `persona train adapters`"
+            )
+        fitting = [family for family in every if base in (None, family.base)]
         if not fitting:
             raise FingerprintMismatchError(
                 f"the adapters were made for {' and '.join(sorted({family.base for family in every}))}, "
                 f"this model is {base}: load that model, or train adapters for this one"
             )
-        if len(fitting) > 1:  # one whose users were all forgotten is none to choose from
+        if len(fitting) > 1:
             fitting = [family for family in fitting if any(self.counts(family).values())] or fitting
         if len(fitting) > 1:
             keys = ", ".join(family.key for family in fitting)
-            raise InvalidOptionError(f"there are {len(fitting)} families of adapters for {base}, name one: {keys}")
+            of_model = "" if base is None else f" for {base}"
+            raise InvalidOptionError(f"there are {len(fitting)} families of adapters{of_model}, name one: {keys}")
         return fitting[0]
 
     def prior(self, family: Family) -> Tensor | None:
         """The shared prior that the family's adapters lie over, float32.  # (size,)"""
-        ((data,),) = self.store.database.rows(_prior(), {"family": self._number(family)})
+        statement = select(families.c.prior).where(families.c.family == bindparam("family"))
+        ((data,),) = self.store.database.rows(statement, {"family": self._number(family)})
         return None if data is None else torch.frombuffer(bytearray(data), dtype=torch.float32)
 
     def publish(self, family: Family, drafts: Iterable[AdapterDraft], *, keep: int = 3) -> tuple[StoredAdapter, ...]:
@@ -233,49 +180,22 @@ class AdapterBank:
             raise InvalidOptionError(f"`keep` must be at least 1, was: {keep}")
         number = self._number(family)
         payloads: dict[str, tuple[AdapterDraft, bytes | None]] = {}
+        parts: defaultdict[int, list[str]] = defaultdict(list)
         for draft in drafts:
             if check_user_id(draft.user_id) in payloads:
                 raise InvalidOptionError(f"a user can have one draft at a time, {draft.user_id!r} came twice")
             payloads[draft.user_id] = draft, None if draft.row is None else family.encode(draft.row)
-        dealt: defaultdict[int, list[str]] = defaultdict(list)
-        for user_id in payloads:
-            dealt[part_of(user_id).number].append(user_id)
-        created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        made: dict[str, StoredAdapter] = {}
+            parts[part_of(draft.user_id).number].append(draft.user_id)
+        stored: dict[str, StoredAdapter] = {}
         with self.store.database.writing() as connection:
-            for place in sorted(dealt):
+            for place in sorted(parts):
                 part = PART_TABLES[place]
-                for user_id, (uid, erased, revision) in _users(connection, part, dealt[place]).items():
+                for user_id, (uid, erased, revision) in _users(connection, part, parts[place]).items():
                     draft, payload = payloads[user_id]
-                    if not erased <= draft.revision <= revision:
-                        continue
-                    version = _retire(connection, part, uid, number, keep) + 1
-                    stored = StoredAdapter(
-                        user_id,
-                        family,
-                        version,
-                        PRIOR if payload is None else PUBLISHED,
-                        draft.revision,
-                        None if payload is None else hashlib.sha256(payload).hexdigest(),
-                        created,
-                        dict(draft.metrics),
-                    )
-                    connection.execute(
-                        part.adapters.insert(),
-                        {
-                            "uid": uid,
-                            "family": number,
-                            "version": version,
-                            "state": stored.state,
-                            "revision": stored.revision,
-                            "sha256": stored.sha256,
-                            "created": created,
-                            "metrics": json.dumps(stored.metrics),
-                            "payload": payload,
-                        },
-                    )
-                    made[user_id] = stored
-        return tuple(made[user_id] for user_id in payloads if user_id in made)
+                    if erased <= draft.revision <= revision:
+                        version = _retire(connection, part, uid, number, keep) + 1
+                        stored[user_id] = _insert(connection, part, (uid, number, version), family, draft, payload)
+        return tuple(stored[user_id] for user_id in payloads if user_id in stored)
 
     def roll_back(self, user_id: str, family: Family) -> StoredAdapter:
         """Withdraw the user's current version and make the one before it the current one again.
@@ -294,15 +214,16 @@ class AdapterBank:
             version = before.scalar()
             if version is None:
                 raise UnknownAdapterError(f"the bank has no earlier version of {user_id!r} to go back to")
-            connection.execute(update(adapters).where(own, adapters.c.state.in_(_CURRENT)).values(state=WITHDRAWN))
-            connection.execute(
-                update(adapters).where(own, adapters.c.version == version).values(state=_PUBLISHED_IF_ANY)
-            )
+            connection.execute(update(adapters).where(own, adapters.c.state.in_(CURRENT)).values(state=WITHDRAWN))
+            # One without a payload says that the prior does better, and says so again.
+            by_payload = literal_column(f"CASE WHEN payload IS NULL THEN '{PRIOR}' ELSE '{PUBLISHED}' END")
+            connection.execute(update(adapters).where(own, adapters.c.version == version).values(state=by_payload))
         return self.version(user_id, family, version)
 
     def current(self, user_id: str, family: Family) -> StoredAdapter | None:
         """The user's version that is published, or that says to use the prior; None if there is neither."""
-        return self._one(user_id, family, "current")
+        rows = self._rows(user_id, family, "current")
+        return _stored(user_id, family, rows[0]) if rows else None
 
     def version(self, user_id: str, family: Family, version: int) -> StoredAdapter:
         """One version, whatever its state.
@@ -310,27 +231,26 @@ class AdapterBank:
         Raises:
             UnknownAdapterError: if there is none.
         """
-        found = self._one(user_id, family, "version", version=version)
-        if found is None:
+        rows = self._rows(user_id, family, "version", version=version)
+        if not rows:
             raise UnknownAdapterError(f"the bank has no adapter {user_id}@{version} of the family {family.key}")
-        return found
+        return _stored(user_id, family, rows[0])
 
     def versions(self, user_id: str, family: Family) -> tuple[StoredAdapter, ...]:
         """All versions that are kept, oldest first."""
-        rows = self._rows(user_id, family, "versions")
-        return tuple(_stored(user_id, family, row) for row in rows)
+        return tuple(_stored(user_id, family, row) for row in self._rows(user_id, family, "versions"))
 
     def row(self, adapter: StoredAdapter) -> Tensor:
-        """The adapter's numbers.  # (size,)
+        """The adapter's numbers; errors as in `payload`.  # (size,)"""
+        return adapter.family.decode(self.payload(adapter))
+
+    def payload(self, adapter: StoredAdapter) -> bytes:
+        """The adapter's bytes at rest.
 
         Raises:
             UnknownAdapterError: if it was erased meanwhile, or has no numbers.
             DataFormatError: if the bytes are not the ones that were put in.
         """
-        return adapter.family.decode(self.payload(adapter))
-
-    def payload(self, adapter: StoredAdapter) -> bytes:
-        """The adapter's bytes at rest, which are checked; errors as in `row`."""
         rows = self._rows(adapter.user_id, adapter.family, "payload", version=adapter.version)
         if not rows or rows[0][0] is None:
             raise UnknownAdapterError(f"the bank has no numbers of the adapter {adapter.name}")
@@ -341,32 +261,33 @@ class AdapterBank:
 
     def counts(self, family: Family) -> dict[str, int]:
         """How many users have a current version, by its state: `PUBLISHED` or `PRIOR`."""
-        rows = self.store.database.rows(_counts(), {"family": self._number(family)})
-        found = {state: int(count) for state, count in rows}
-        return {state: found.get(state, 0) for state in _CURRENT}
+        number, counts = self._number(family), dict.fromkeys(CURRENT, 0)
+        for part in PART_TABLES:
+            for state, users in self.store.database.rows(_statements(part)["counts"], {"family": number}):
+                counts[state] += users
+        return counts
 
     def current_adapters(self, family: Family) -> Iterator[StoredAdapter]:
         """The current version of every user, streamed, in an order that stays."""
-        for part in PART_TABLES:
-            after, statement = 0, _statements(part)["stream"]
-            while rows := self.store.database.rows(statement, {"after": after, "family": self._number(family)}):
-                yield from (_stored(row[1], family, row[2:]) for row in rows)
-                after = rows[-1][0]
+        for row in self._streamed(family, "stream"):
+            yield _stored(row[1], family, row[2:])
 
     def stale_users(self, family: Family) -> Iterator[str]:
         """The users with records and no version that was made from the profile as it is, streamed.
 
         Versions may be published while this runs.
         """
-        for part in PART_TABLES:
-            after, statement = 0, _statements(part)["stale"]
-            while rows := self.store.database.rows(statement, {"after": after, "family": self._number(family)}):
-                yield from (user_id for _, user_id in rows)
-                after = rows[-1][0]
+        for row in self._streamed(family, "stale"):
+            yield row[1]
 
-    def _one(self, user_id: str, family: Family, statement: str, **parameters: object) -> StoredAdapter | None:
-        rows = self._rows(user_id, family, statement, **parameters)
-        return _stored(user_id, family, rows[0]) if rows else None
+    def _streamed(self, family: Family, statement: str) -> Iterator[Any]:
+        """Rows that begin with a uid, page by page."""
+        number = self._number(family)
+        for part in PART_TABLES:
+            after, query = 0, _statements(part)[statement]
+            while rows := self.store.database.rows(query, {"after": after, "family": number}):
+                yield from rows
+                after = rows[-1][0]
 
     def _rows(self, user_id: str, family: Family, statement: str, **parameters: object) -> list[Any]:
         part = part_of(check_user_id(user_id))
@@ -376,36 +297,16 @@ class AdapterBank:
     def _number(self, family: Family) -> int:
         number = self._numbers.get(family)
         if number is None:
-            key = hashlib.sha256(family.name.encode()).hexdigest()
-            rows = self.store.database.rows(_family_number(), {"key": key})
+            statement = select(families.c.family).where(families.c.key == bindparam("key"))
+            rows = self.store.database.rows(statement, {"key": _key(family)})
             if not rows:
                 raise UnknownAdapterError(f"the store {self.store.database.name} has no family {family.key}: add it")
             number = self._numbers[family] = rows[0][0]
         return number
 
 
-_PUBLISHED_IF_ANY: ColumnElement[str] = literal_column(
-    f"CASE WHEN payload IS NULL THEN '{PRIOR}' ELSE '{PUBLISHED}' END"
-)
-"""What has no payload said that the prior does better, and says so again."""
-
-
-def safe_name(user_id: str) -> str:
-    """`user_id` as a part of a file name: all but letters, digits, ``_.-~`` as ``%`` and two hexadecimal digits; a long
-    one is cut and ends in its hash. Two ids never have one name, and none leads out of its folder.
-    """
-    quoted = quote(user_id, safe="")
-    if quoted.startswith("."):
-        quoted = f"%2E{quoted[1:]}"
-    return quoted if len(quoted) <= 120 else f"{quoted[:80]}%{hashlib.sha256(user_id.encode()).hexdigest()[:32]}"
-
-
-def erase_exports(user_id: str, exports: Path) -> int:
-    """Remove the user's adapters from a folder into which adapters were exported; how many there were."""
-    folders = list(exports.glob(f"{safe_name(check_user_id(user_id))}@*"))
-    for folder in folders:
-        shutil.rmtree(folder)
-    return len(folders)
+def _key(family: Family) -> str:
+    return hashlib.sha256(family.name.encode()).hexdigest()
 
 
 def _users(connection: Connection, part: Part, user_ids: list[str]) -> dict[str, tuple[int, int, int]]:
@@ -424,44 +325,37 @@ def _retire(connection: Connection, part: Part, uid: int, family: int, keep: int
     adapters = part.adapters
     own = and_(adapters.c.uid == uid, adapters.c.family == family)
     numbers = list(connection.execute(select(adapters.c.version).where(own).order_by(adapters.c.version)).scalars())
-    connection.execute(update(adapters).where(own, adapters.c.state.in_(_CURRENT)).values(state=OLD))
+    connection.execute(update(adapters).where(own, adapters.c.state.in_(CURRENT)).values(state=OLD))
     dropped = numbers[: max(0, len(numbers) - keep + 1)]
     if dropped:
         connection.execute(delete(adapters).where(own, adapters.c.version.in_(dropped)))
     return numbers[-1] if numbers else 0
 
 
+def _insert(
+    connection: Connection,
+    part: Part,
+    key: tuple[int, int, int],
+    family: Family,
+    draft: AdapterDraft,
+    payload: bytes | None,
+) -> StoredAdapter:
+    """Insert a version under ``(uid, family, version)``."""
+    values = {
+        "state": PRIOR if payload is None else PUBLISHED,
+        "revision": draft.revision,
+        "sha256": None if payload is None else hashlib.sha256(payload).hexdigest(),
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "metrics": json.dumps(dict(draft.metrics)),
+    }
+    names = dict(zip(("uid", "family", "version"), key, strict=True))
+    connection.execute(part.adapters.insert(), {**names, **values, "payload": payload})
+    return _stored(draft.user_id, family, (key[2], *values.values()))
+
+
 def _stored(user_id: str, family: Family, row: Any) -> StoredAdapter:
     version, state, revision, sha256, created, metrics = row
     return StoredAdapter(user_id, family, version, state, revision, sha256, created, json.loads(metrics))
-
-
-@cache
-def _families() -> Select[Any]:
-    return select(families.c.family, families.c.name).order_by(families.c.family)
-
-
-@cache
-def _family_number() -> Select[Any]:
-    return select(families.c.family).where(families.c.key == bindparam("key"))
-
-
-@cache
-def _prior() -> Select[Any]:
-    return select(families.c.prior).where(families.c.family == bindparam("family"))
-
-
-@cache
-def _counts() -> Select[Any]:
-    every = union_all(
-        *(
-            select(part.adapters.c.state, func.count().label("users"))
-            .where(part.adapters.c.family == bindparam("family"))
-            .group_by(part.adapters.c.state)
-            for part in PART_TABLES
-        )
-    ).subquery()
-    return select(every.c.state, func.sum(every.c.users)).group_by(every.c.state)
 
 
 @cache
@@ -472,7 +366,8 @@ def _statements(part: Part) -> dict[str, Select[Any]]:
     joined = users.join(adapters, adapters.c.uid == users.c.uid)
     of_family = adapters.c.family == bindparam("family")
     own = and_(users.c.user_id == bindparam("user_id"), of_family)
-    is_current = adapters.c.state.in_([literal_column(f"'{state}'") for state in _CURRENT])
+    is_current = adapters.c.state.in_([literal_column(f"'{state}'") for state in CURRENT])
+    one_version = adapters.c.version == bindparam("version")
     page = users.c.uid > bindparam("after")
     fresh = (
         select(literal_column("1"))
@@ -480,19 +375,18 @@ def _statements(part: Part) -> dict[str, Select[Any]]:
         .where(adapters.c.uid == users.c.uid, of_family, adapters.c.revision >= users.c.revision)
         .exists()
     )
-    one_version = adapters.c.version == bindparam("version")
+    read = select(*columns).select_from(joined)
+    listed = select(users.c.uid, users.c.user_id)
     return {
-        "current": select(*columns).select_from(joined).where(own, is_current),
-        "version": select(*columns).select_from(joined).where(own, one_version),
-        "versions": select(*columns).select_from(joined).where(own).order_by(adapters.c.version),
+        "current": read.where(own, is_current),
+        "version": read.where(own, one_version),
+        "versions": read.where(own).order_by(adapters.c.version),
         "payload": select(adapters.c.payload).select_from(joined).where(own, one_version),
-        "stream": select(users.c.uid, users.c.user_id, *columns)
+        "stream": listed.add_columns(*columns)
         .select_from(joined)
         .where(page, of_family, is_current)
         .order_by(users.c.uid)
         .limit(PAGE),
-        "stale": select(users.c.uid, users.c.user_id)
-        .where(page, users.c.records > 0, ~fresh)
-        .order_by(users.c.uid)
-        .limit(PAGE),
+        "stale": listed.where(page, users.c.records > 0, ~fresh).order_by(users.c.uid).limit(PAGE),
+        "counts": select(adapters.c.state, func.count()).where(of_family, is_current).group_by(adapters.c.state),
     }

@@ -1,8 +1,10 @@
 """The channel of adapters: each request is answered with its user's own.
 
->>> with AdapterPool(bank, llm) as pool:
-...     personalizer = Personalizer(llm, store, channels=(LoraChannel(pool, missing="prior"),))
-...     personalizer.batch([("ana", "..."), ("bo", "...")])
+::
+
+    with AdapterPool(bank, llm) as pool:
+        personalizer = Personalizer(llm, store, [AdapterChannel(pool, missing="prior")])
+        personalizer.batch([("ana", "..."), ("bo", "...")])
 
 What happens to a user without an adapter is said by name:
 
@@ -18,10 +20,12 @@ A user for whom the bank says that the prior does better gets the prior, whateve
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
-from persona.adapters.bank import PUBLISHED, AdapterBank
+from persona.adapters.bank import AdapterBank
 from persona.adapters.family import Family
+from persona.adapters.versions import PUBLISHED, StoredAdapter
 from persona.channels import Ask, Channel, Contribution
 from persona.errors import InvalidOptionError, UnknownAdapterError
 from persona.protocols import ADAPTER, PRIOR_ADAPTER
@@ -30,17 +34,21 @@ POLICIES = ("error", "prior", "base")
 
 
 class BankedAdapters(Protocol):
-    """Adapters of one family, open on the LLM that is to answer."""
+    """Adapters of one family, on the LLM that is to answer: an `AdapterPool`, or `ServedAdapters` on a vLLM server."""
 
     bank: AdapterBank
     family: Family
 
+    def serving(self) -> AbstractContextManager[object]:
+        """Open while the LLM answers with them."""
+        ...
 
-class LoraChannel(Channel):
-    """See the module.
+
+class AdapterChannel(Channel):
+    """Answers each request with the adapter that the bank has for its user.
 
     Args:
-        pool: the adapters: an `AdapterPool`, or `ServedAdapters` where a vLLM server is to answer.
+        adapters: where they are; an `AdapterPool` that is not open is opened for the time of each answer.
         missing: what to do with a user without an adapter, of `POLICIES`.
 
     Raises:
@@ -50,31 +58,45 @@ class LoraChannel(Channel):
     name = "adapter"
     requires = ADAPTER
 
-    def __init__(self, pool: BankedAdapters, *, missing: str = "error") -> None:
+    def __init__(self, adapters: BankedAdapters, *, missing: str = "error") -> None:
         if missing not in POLICIES:
             raise InvalidOptionError(f"`missing` must be one of {', '.join(POLICIES)}, was: {missing!r}")
-        self.pool = pool
+        self.adapters = adapters
         self.missing = missing
 
     def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
-        """The name of the adapter of each user.
+        """The name of each user's adapter.
 
         Raises:
             UnknownAdapterError: if a user has none and the policy is ``"error"``.
         """
-        chosen = {user_id: self.adapter_of(user_id) for user_id in {ask.profile.user_id for ask in asks}}
-        adapters = [chosen[ask.profile.user_id] for ask in asks]
-        return [Contribution(adapter=adapter, personal=adapter != PRIOR_ADAPTER) for adapter in adapters]
+        chosen = {user_id: self._chosen(user_id) for user_id in {ask.profile.user_id for ask in asks}}
+        return [chosen[ask.profile.user_id] for ask in asks]
 
-    def adapter_of(self, user_id: str) -> str | None:
-        """The name of the user's adapter, `PRIOR_ADAPTER`, or None for the plain model; errors as in a call."""
-        prior = None if self.pool.family.prior is None else PRIOR_ADAPTER
-        current = self.pool.bank.current(user_id, self.pool.family)
-        if current is not None:
-            return current.name if current.state == PUBLISHED else prior
+    def serving(self) -> AbstractContextManager[object]:
+        """The adapters, attached to the LLM."""
+        return self.adapters.serving()
+
+    def _chosen(self, user_id: str) -> Contribution:
+        family = self.adapters.family
+        current = self.adapters.bank.current(user_id, family)
+        if current is not None or self.missing == "prior":
+            return contribution_of(family, current)
         if self.missing == "error":
             raise UnknownAdapterError(
-                f"{user_id!r} has no adapter: train one (`persona train adapters`), or say what to use instead with "
-                "missing='prior' or missing='base' (--missing-adapter)"
+                f"{user_id!r} has no adapter: train one (`persona train adapters`), or say what to use instead with missing='prior' or "
+                "missing='base' (--missing-adapter)"
             )
-        return prior if self.missing == "prior" else None
+        return Contribution(personal=False)
+
+
+def contribution_of(family: Family, current: StoredAdapter | None) -> Contribution:
+    """A user's current adapter as a contribution: its name, the prior's, or neither where there is no prior.
+
+    The identity of an adapter is its numbers and what they lie over; the prior's is the same for every user.
+    """
+    if current is not None and current.state == PUBLISHED:
+        return Contribution(adapter=current.name, identity=f"{family.key}-{current.sha256}")
+    if family.prior is None:
+        return Contribution(personal=False)
+    return Contribution(adapter=PRIOR_ADAPTER, personal=False, identity=family.prior)

@@ -5,9 +5,6 @@ history is in it. For a review with a score, LaMP_3::
 
     prompt  "What is the score of the following review on a scale of 1 to 5? ... review: Moody and stylish."
     target  "4"
-
->>> [example.target for example in history_examples(profile, lamp_task("LaMP_3"))]
-['4', '5', '1']
 """
 
 from __future__ import annotations
@@ -22,24 +19,10 @@ from persona.records import Profile
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What the LLM should answer.
-
-    Attributes:
-        prompt: what it reads.
-        target: what it should write.
-    """
+    """A prompt, and the answer that the LLM should write."""
 
     prompt: str
     target: str
-
-
-def text_examples(profile: Profile) -> tuple[Example, ...]:
-    """A profile's texts as examples that need no answer: the first half is read, the second half should be written.
-
-    What a user writes, or reads, teaches their words and style also where no answer is known.
-    """
-    halves = ((words[: len(words) // 2], words[len(words) // 2 :]) for words in (one.text.split() for one in profile))
-    return tuple(Example(" ".join(first), " ".join(second)) for first, second in halves if first)
 
 
 ExampleMaker = Callable[[Profile], Sequence[Example]]
@@ -66,3 +49,12 @@ def history_examples(
         for record in profile
         if record.target is not None
     )
+
+
+def text_examples(profile: Profile) -> tuple[Example, ...]:
+    """A profile's texts as examples that need no answer: the first half is read, the second half should be written.
+
+    What a user writes, or reads, teaches their words and style also where no answer is known.
+    """
+    halves = ((words[: len(words) // 2], words[len(words) // 2 :]) for words in (one.text.split() for one in profile))
+    return tuple(Example(" ".join(first), " ".join(second)) for first, second in halves if first)

@@ -1,15 +1,16 @@
-"""Which adapters can stand in one stack: the same base model, modules, rank and scale; and how one lies in memory.
+"""The shape of adapters, and which of them can stand in one stack: same base model, layers, rank and scale.
 
 The adapter of a linear layer ``y = W x`` adds ``s B A x``, with ``A (r, in)``, ``B (out, r)`` and a scale `s` of
 ``alpha / r`` (LoRA, arXiv 2106.09685) or ``alpha / sqrt(r)`` (rsLoRA, arXiv 2312.03732). All numbers of one adapter lie
-in one row, module after module in the model's own order::
+in one row, layer after layer in the model's own order::
 
-    A of module 1 (r * in), B of module 1 (out * r), A of module 2, ...          `Family.size` numbers
+    A of layer 1 (r * in), B of layer 1 (out * r), A of layer 2, ...          `Family.size` numbers
 
-So an adapter is written, read, sent and optimised as one vector, and many are a matrix. At rest it is the same row in
-the family's `dtype`; with ``int8`` each row of A and each column of B has a scale (float32), and the scales come first.
+So one adapter is a vector, and many are a matrix. At rest it is the same row in the family's `dtype`; with ``int8``
+each row of A and each column of B has a scale (float32), and the scales come first.
 
->>> Family("tiny@b00f:float32", LoraSpec(r=8, alpha=16), find_modules(model, LoraSpec()))
+>>> Family("tiny@b00f:float32", LoraSpec(r=8), (AdaptedModule("q_proj", 32, 32),)).size
+512
 """
 
 from __future__ import annotations
@@ -39,10 +40,6 @@ DTYPES: dict[str, torch.dtype] = {
 """What an adapter's numbers may be at rest."""
 
 
-HALVES = ("task", "user")
-"""The two halves of an adapter's rank."""
-
-
 @dataclass(frozen=True, slots=True)
 class LoraSpec:
     """The shape of an adapter, whatever the model.
@@ -68,13 +65,13 @@ class LoraSpec:
     def __post_init__(self) -> None:
         if self.r < 1:
             raise InvalidOptionError(f"`r` must be at least 1, was: {self.r}")
-        if not self.alpha > 0 or not math.isfinite(self.alpha):
+        if not 0 < self.alpha < math.inf:
             raise InvalidOptionError(f"`alpha` must be above 0, was: {self.alpha}")
         if isinstance(self.targets, str) or not self.targets:
             raise InvalidOptionError(f"`targets` must be a tuple of names such as ('q_proj',), was: {self.targets!r}")
-        object.__setattr__(self, "targets", tuple(sorted(set(self.targets))))
         if self.dtype not in DTYPES:
             raise InvalidOptionError(f"`dtype` must be one of {', '.join(DTYPES)}, was: {self.dtype!r}")
+        object.__setattr__(self, "targets", tuple(sorted(set(self.targets))))  # their order means nothing
 
     @property
     def scale(self) -> float:
@@ -84,13 +81,7 @@ class LoraSpec:
 
 @dataclass(frozen=True, slots=True)
 class AdaptedModule:
-    """A linear layer that an adapter reaches.
-
-    Attributes:
-        name: its path in the model, e.g. ``"model.layers.0.self_attn.q_proj"``.
-        n_in: length of its input.
-        n_out: length of its output.
-    """
+    """A linear layer that an adapter changes: its path in the model, and the lengths of its input and output."""
 
     name: str
     n_in: int
@@ -111,11 +102,11 @@ def find_modules(model: nn.Module, spec: LoraSpec) -> tuple[AdaptedModule, ...]:
     else:
         chosen = set()
         for target in spec.targets:
-            found = {name for name in linear if name == target or name.endswith(f".{target}")}
-            if not found:
+            matching = {name for name in linear if name == target or name.endswith(f".{target}")}
+            if not matching:
                 ends = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
                 raise InvalidOptionError(f"`targets` must end names of linear layers ({ends}), was: {target!r}")
-            chosen |= found
+            chosen |= matching
     return tuple(
         AdaptedModule(name, module.in_features, module.out_features)
         for name, module in linear.items()
@@ -190,28 +181,24 @@ class Family:
         return replace(self, prior=None if prior is None else fingerprint_of(prior))
 
     def pairs(self, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """A and B of every module, as views of `rows` through which gradients flow.
+        """A and B of every layer, as views of `rows` through which gradients flow.
 
         Args:
             rows: adapters.  # (n, size)
 
         Returns:
-            For each module A and B.  # (n, r, in), (n, out, r)
+            For each layer A and B.  # (n, r, in), (n, out, r)
         """
         # One split, so that the gradient of all pieces is put together once.
         pieces = torch.split(rows, list(self.sizes), dim=1)
         n, r = len(rows), self.spec.r
         return [
-            (pieces[2 * place].view(n, r, module.n_in), pieces[2 * place + 1].view(n, module.n_out, r))
-            for place, module in enumerate(self.modules)
+            (a.view(n, r, module.n_in), b.view(n, module.n_out, r))
+            for module, a, b in zip(self.modules, pieces[::2], pieces[1::2], strict=True)
         ]
 
     def initial(self, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-        """An adapter that changes nothing yet: A as PEFT draws it (Kaiming uniform, ``a = sqrt(5)``), B zero.
-
-        Returns:
-            The row; equal for equal seeds.  # (size,)
-        """
+        """An adapter that changes nothing yet: A as PEFT draws it (Kaiming uniform, ``a = sqrt(5)``), B zero.  # (size,)"""
         generator = torch.Generator().manual_seed(seed)
         row = torch.zeros(1, self.size, dtype=dtype)
         for a, _ in self.pairs(row):
@@ -219,36 +206,8 @@ class Family:
             a.copy_(torch.empty(a.shape, dtype=torch.float64).uniform_(-bound, bound, generator=generator))
         return row[0]
 
-    def half(self, row: Tensor, which: str) -> Tensor:
-        """`row` with the other half of its rank set to zero: an adapter that shares no number with the other half's.
-
-        The task's half is the first ``r // 2`` rows of every A and columns of every B, the user's the rest. The sum of
-        a row of the one and a row of the other is one adapter, and computes the sum of what they compute.
-
-        Args:
-            row: an adapter.  # (size,)
-            which: one of `HALVES`.
-
-        Raises:
-            InvalidOptionError: if there is no such half, or the rank is 1.
-        """
-        if which not in HALVES:
-            raise InvalidOptionError(f"a half must be one of {', '.join(HALVES)}, was: {which!r}")
-        if self.spec.r < 2:
-            raise InvalidOptionError("halves need a rank of at least 2, was: 1")
-        cut = self.spec.r // 2
-        other = slice(cut, None) if which == "task" else slice(0, cut)
-        made = row.clone()[None]
-        for a, b in self.pairs(made):
-            a[:, other] = 0
-            b[:, :, other] = 0
-        return made[0]
-
     def encode(self, row: Tensor) -> bytes:
-        """The bytes of an adapter at rest.
-
-        Args:
-            row: floats.  # (size,)
+        """The bytes of an adapter at rest.  # row: (size,)
 
         Raises:
             InvalidOptionError: if `row` is of another shape, or holds numbers that are not finite.
@@ -261,7 +220,7 @@ class Family:
             raise InvalidOptionError("an adapter must hold finite numbers only, also in its dtype at rest")
         return stored.contiguous().view(torch.uint8).numpy().tobytes()
 
-    def decode(self, payload: bytes | bytearray | memoryview) -> Tensor:
+    def decode(self, payload: bytes) -> Tensor:
         """The inverse of `encode`: float32, or float64 where that is the dtype at rest.  # (size,)
 
         Raises:
@@ -271,7 +230,7 @@ class Family:
             raise DataFormatError(f"an adapter of family {self.key} has {self.nbytes} bytes, was: {len(payload)}")
         numbers = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
         if self.spec.dtype == "int8":
-            return _restored(self, numbers)
+            return _dequantised(self, numbers)
         row = numbers.view(DTYPES[self.spec.dtype])
         return row if row.dtype == torch.float64 else row.float()
 
@@ -282,25 +241,25 @@ def fingerprint_of(row: Tensor) -> str:
     return hashlib.sha256(numbers.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def _parts(family: Family, row: Tensor) -> list[Tensor]:
-    """Every A and every transposed B, views of `row`: the first axis is the rank.  # (r, in or out)"""
+def _by_rank(family: Family, row: Tensor) -> list[Tensor]:
+    """Every A and every transposed B, views of `row`.  # (r, in or out) each"""
     return [part for a, b in family.pairs(row[None]) for part in (a[0], b[0].T)]
 
 
 def _quantised(family: Family, row: Tensor) -> Tensor:
     row = row.float()
     codes, scales = torch.empty(family.size, dtype=torch.int8), []
-    for part, coded in zip(_parts(family, row), _parts(family, codes), strict=True):
+    for part, coded in zip(_by_rank(family, row), _by_rank(family, codes), strict=True):
         scale = part.abs().amax(dim=1) / 127
         coded.copy_((part / scale.clamp_min(1e-30)[:, None]).round())
         scales.append(scale)
     return torch.cat((torch.cat(scales).view(torch.int8), codes))
 
 
-def _restored(family: Family, numbers: Tensor) -> Tensor:
+def _dequantised(family: Family, numbers: Tensor) -> Tensor:
     n_scales = family.spec.r * len(family.sizes)
     scales = numbers[: 4 * n_scales].view(torch.float32).view(-1, family.spec.r)
     row = numbers[4 * n_scales :].view(torch.int8).float()
-    for part, scale in zip(_parts(family, row), scales, strict=True):
+    for part, scale in zip(_by_rank(family, row), scales, strict=True):
         part.mul_(scale[:, None])
     return row

@@ -1,14 +1,16 @@
 """Many adapters on one frozen model: each row of a batch is computed with its own.
 
->>> stack = StackedLoRA(model, LoraSpec(r=8, targets=("q_proj", "v_proj")), slots=64)
->>> stack.write(1, row)                               # an adapter: one vector, see `persona.adapters.family`
->>> with stack.rows([1, None, 1]):                    # the batch's second row is the plain model
-...     model.generate(input_ids, num_beams=4)        # (3, length)
+::
+
+    stack = StackedLoRA(model, LoraSpec(r=8, targets=("q_proj", "v_proj")), slots=64)
+    stack.write(1, row)
+    with stack.rows([1, None, 1]):              # the batch's second row is the plain model
+        model.generate(input_ids, num_beams=4)  # (3, length)
 
 For a row with adapter ``(A, B)`` a linear layer's output ``y`` becomes ``y + s B A x``: one `bmm` and one `baddbmm` for
-the whole batch, however many adapters are in it. The rows of the stack are gathered once, when the batch is announced,
-and not at each step. A model that computes more rows than were announced (beams, which `generate` puts side by side)
-has the same number for each: the batch is cut evenly.
+the whole batch, however many adapters are in it. They are gathered once, when the batch is announced, and not at each
+step. A model that computes more rows than were announced (beams, which `generate` puts side by side) has the same
+number for each: the batch is cut evenly.
 
 **Shared prior.** A stack may have one more adapter that lies under all others: the output is then
 ``y + s B0 A0 x + s B A x``. Slot 0 is the prior alone, and None is the plain model.
@@ -41,8 +43,8 @@ class _Active:
     """What the hooks compute with.
 
     Attributes:
-        pairs: A and B transposed for each module, one for each announced row.  # (n, r, in), (n, r, out)
-        prior: A and B of the prior for each module, or None.  # (r, in), (out, r)
+        pairs: A and B transposed for each layer, one for each announced row.  # (n, r, in), (n, r, out)
+        prior: A and B of the prior for each layer, or None.  # (r, in), (out, r)
         over_prior: 1 for the rows that have the prior, 0 for others; None if all have it.  # (n, 1, 1)
     """
 
@@ -52,7 +54,7 @@ class _Active:
 
 
 class StackedLoRA:
-    """See the module.
+    """Adapters stacked on a model's linear layers by forward hooks.
 
     Args:
         model: a transformers model, decoder-only or encoder-decoder; or any model whose chosen linear layers see the
@@ -61,7 +63,6 @@ class StackedLoRA:
         slots: how many adapters it holds at a time, at least 1.
         prior: the shared prior, or None.  # (size,)
         base: the model's fingerprint, for `family`.
-        dtype: what the adapters are held and computed in; None takes the model's.
 
     Attributes:
         model: the model.
@@ -73,14 +74,7 @@ class StackedLoRA:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        spec: LoraSpec,
-        slots: int,
-        *,
-        prior: Tensor | None = None,
-        base: str = "",
-        dtype: torch.dtype | None = None,
+        self, model: nn.Module, spec: LoraSpec, slots: int, *, prior: Tensor | None = None, base: str = ""
     ) -> None:
         if slots < 1:
             raise InvalidOptionError(f"`slots` must be at least 1, was: {slots}")
@@ -88,19 +82,19 @@ class StackedLoRA:
         self.slots = slots
         self.family = Family(base, spec, find_modules(model, spec)).over(prior)
         layers = [model.get_submodule(module.name) for module in self.family.modules]
-        places = {layer.weight.device for layer in layers if isinstance(layer.weight, Tensor)}
-        if len(places) != 1:
-            raise InvalidOptionError(f"the adapted layers must lie on one device, were on: {sorted(map(str, places))}")
+        devices = {layer.weight.device for layer in layers if isinstance(layer.weight, Tensor)}
+        if len(devices) != 1:
+            raise InvalidOptionError(f"the adapted layers must lie on one device, were on: {sorted(map(str, devices))}")
         first: Any = layers[0].weight
-        dtype = dtype or (first.dtype if first.is_floating_point() else torch.float32)
+        dtype = first.dtype if first.is_floating_point() else torch.float32
         self._rows = torch.zeros(1 + slots, self.family.size, dtype=dtype, device=first.device)
         self._prior = None if prior is None else self._checked(prior).to(first.device, dtype)
         self._active: _Active | None = None
-        self._hooks = [layer.register_forward_hook(self._hook(place)) for place, layer in enumerate(layers)]
+        self._hooks = [layer.register_forward_hook(self._hook(index)) for index, layer in enumerate(layers)]
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the adapters are held in."""
+        """What the adapters are held and computed in: the model's own dtype, float32 if that is quantised."""
         return self._rows.dtype
 
     @property
@@ -130,10 +124,6 @@ class StackedLoRA:
         """
         self._rows[self._slot(slot)].copy_(self._checked(row))
 
-    def read(self, slot: int) -> Tensor:
-        """A copy of what is in a slot.  # (size,)"""
-        return self._rows[self._slot(slot)].clone()
-
     def clear(self, slot: int) -> None:
         """Overwrite a slot with zeros."""
         self._rows[self._slot(slot)].zero_()
@@ -160,7 +150,7 @@ class StackedLoRA:
         if any(slot is None for slot in slots):
             flags = [[[float(slot is not None)]] for slot in slots]
             over_prior = torch.tensor(flags, dtype=self.dtype, device=self.device)
-        with self._announced(self._made(self._rows.index_select(0, index), over_prior)):
+        with self._announced(self._activated(self._rows.index_select(0, index), over_prior)):
             yield
 
     @contextmanager
@@ -172,10 +162,10 @@ class StackedLoRA:
         Args:
             rows: adapters over the prior, of any float dtype.  # (n, size)
         """
-        with self._announced(self._made(rows, None)):
+        with self._announced(self._activated(rows, None)):
             yield
 
-    def _made(self, rows: Tensor, over_prior: Tensor | None) -> _Active:
+    def _activated(self, rows: Tensor, over_prior: Tensor | None) -> _Active:
         prior = None
         if self._prior is not None:
             prior = [(a[0], b[0]) for a, b in self.family.pairs(self._prior[None].to(rows.dtype))]
@@ -191,27 +181,25 @@ class StackedLoRA:
         finally:
             self._active = before
 
-    def _hook(self, place: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+    def _hook(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         scale = self.family.spec.scale
 
         def adapted(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             active = self._active
             if active is None:
                 return None
-            a, b = active.pairs[place]  # (n, r, in), (n, r, out)
+            a, b = active.pairs[index]  # (n, r, in), (n, r, out)
             n = len(a)
-            seen = inputs[0].reshape(n, -1, a.shape[2])  # (n, rows / n * length, in)
-            made = output.reshape(n, -1, b.shape[2])
-            if seen.dtype != a.dtype:
-                seen, made = seen.to(a.dtype), made.to(a.dtype)
+            x = inputs[0].reshape(n, -1, a.shape[2]).to(a.dtype)  # (n, rows / n * length, in)
+            y = output.reshape(n, -1, b.shape[2]).to(a.dtype)
             if active.prior is not None:
-                shared_a, shared_b = active.prior[place]
-                low = seen.flatten(0, 1) @ shared_a.T
+                prior_a, prior_b = active.prior[index]
+                low = x.flatten(0, 1) @ prior_a.T
                 if active.over_prior is not None:
                     low = (low.view(n, -1, low.shape[1]) * active.over_prior).flatten(0, 1)
-                made = torch.addmm(made.flatten(0, 1), low, shared_b.T, alpha=scale).view(made.shape)
-            made = torch.baddbmm(made, torch.bmm(seen, a.transpose(1, 2)), b, alpha=scale)
-            return made.view(output.shape).to(output.dtype)
+                y = torch.addmm(y.flatten(0, 1), low, prior_b.T, alpha=scale).view(y.shape)
+            y = torch.baddbmm(y, torch.bmm(x, a.transpose(1, 2)), b, alpha=scale)
+            return y.view(output.shape).to(output.dtype)
 
         return adapted
 

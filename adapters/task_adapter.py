@@ -1,11 +1,10 @@
 """What is trained once, on other users, and lies under every user's own adapter: the task adapter, as a folder.
 
->>> task = TaskAdapter.load("adapters/film")
->>> task.row, task.options.epochs                                          # (size,), how users' own parts are trained
->>> trainer = AdapterTrainer(llm, task.family.spec, task.options)
->>> trainer.train_users(bank, examples, prior=task.row)
-
 ::
+
+    task = TaskAdapter.load("adapters/film")
+    task.row, task.options.epochs                              # (size,), how users' own parts are trained
+    train_users(task.trainer(llm), bank, examples, prior=task.row)
 
     task_adapter.json          the family, the training options of the users' own parts, what the training reported
     task_adapter.safetensors   task (size,); candidates (users, size) for `neighbours`; router.* for `routed`
@@ -27,27 +26,30 @@ from safetensors.torch import save
 from torch import Tensor
 
 from persona.adapters.family import Family
-from persona.adapters.training import AdapterTrainer, TrainingOptions
+from persona.adapters.training.options import TrainingOptions
+from persona.adapters.training.trainer import AdapterTrainer
 from persona.errors import FingerprintMismatchError, ModelLoadError, PersonaError, reason
 from persona.files import replacing, write_atomically
 from persona.llm.transformers import TransformersLM
 
 CONFIG, WEIGHTS = "task_adapter.json", "task_adapter.safetensors"
 _ROUTER = "router."
+_REMOVED = {"warmup": 0.1, "max_holdout": 16, "margin": 0.0, "warm_up": 0, "aux_ratio": 0.0, "half": None}
+"""Training options of older versions, with the values that today's training has."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskAdapter:
-    """See the module.
+    """A task adapter, and what was trained over it.
 
     Attributes:
         family: of the task adapter itself, which lies over no prior.
         row: its numbers.  # (size,)
         options: how the users' own parts over it are to be trained.
         task: name of the LaMP task.
-        candidates: adapters of training users over it, from which others may borrow; None for none.  # (users, size)
-        router: the tensors of a `persona.adapters.routed.Router`; empty for none.
-        report: numbers that the training told.
+        candidates: adapters of training users over it, as neighbours for others; None for none.  # (users, size)
+        router: the tensors of a `persona.adapters.few_records.routed.Router`; empty for none.
+        report: numbers that the training reported.
     """
 
     family: Family
@@ -66,12 +68,7 @@ class TaskAdapter:
         return digest.hexdigest()[:16]
 
     def trainer(self, llm: TransformersLM) -> AdapterTrainer:
-        """The trainer of the users' own parts; errors as in `check`."""
-        self.check(llm)
-        return AdapterTrainer(llm, self.family.spec, self.options)
-
-    def check(self, llm: TransformersLM) -> None:
-        """Refuse another model.
+        """The trainer of the users' own parts.
 
         Raises:
             FingerprintMismatchError: if the task adapter was trained on another model.
@@ -81,6 +78,7 @@ class TaskAdapter:
                 f"the task adapter was trained on {self.family.base}, this model is {llm.fingerprint}: load that "
                 "model, or train a task adapter for this one (persona train adapters DATA)"
             )
+        return AdapterTrainer(llm, self.family.spec, self.options)
 
     def save(self, folder: Path) -> None:
         """Write the two files; the weights first, so that a folder that can be loaded is whole."""
@@ -102,11 +100,11 @@ class TaskAdapter:
             content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             with safe_open(folder / WEIGHTS, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-            family = Family.from_name(content["family"])
-            made = cls(
-                family,
+            options = dict(content["options"].items() - _REMOVED.items())
+            loaded = cls(
+                Family.from_name(content["family"]),
                 tensors["task"],
-                TrainingOptions(**content["options"]),
+                TrainingOptions(**options),
                 content["task"],
                 tensors.get("candidates"),
                 {name.removeprefix(_ROUTER): one for name, one in tensors.items() if name.startswith(_ROUTER)},
@@ -116,10 +114,10 @@ class TaskAdapter:
             raise ModelLoadError(
                 f"{folder} holds no task adapter: {reason(error)}; train one with `persona train adapters DATA`"
             ) from error
-        rows = [made.row[None], *([] if made.candidates is None else [made.candidates])]
-        if any(row.ndim != 2 or row.shape[1] != family.size for row in rows):
-            raise ModelLoadError(f"{folder} is damaged: an adapter of its family has {family.size} numbers")
-        return made
+        rows = [loaded.row[None], *([] if loaded.candidates is None else [loaded.candidates])]
+        if any(row.ndim != 2 or row.shape[1] != loaded.family.size for row in rows):
+            raise ModelLoadError(f"{folder} is damaged: an adapter of its family has {loaded.family.size} numbers")
+        return loaded
 
     def _config(self) -> dict[str, Any]:
         return {"family": self.family.name, "options": asdict(self.options), "task": self.task}

@@ -33,11 +33,14 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments
 
 import persona
-from persona.adapters.bank import AdapterBank, AdapterDraft
+from persona.adapters.bank import AdapterBank
 from persona.adapters.family import Family, LoraSpec
-from persona.adapters.pool import AdapterPool
+from persona.adapters.serving.pool import AdapterPool
 from persona.adapters.stacked import StackedLoRA
-from persona.adapters.training import AdapterTrainer, Lesson, TokenExample, TrainingOptions, chunks
+from persona.adapters.training.lessons import Lesson, TokenExample, chunks
+from persona.adapters.training.options import TrainingOptions
+from persona.adapters.training.trainer import AdapterTrainer
+from persona.adapters.versions import AdapterDraft
 from persona.llm.transformers import TransformersLM
 from persona.records import Record
 from persona.store.profile_store import ProfileStore
@@ -211,7 +214,7 @@ def load(folder: Path, adapters: int, loaded: int) -> list[dict[str, Any]]:
         bank = AdapterBank(store)
         family = StackedLoRA(llm.model, spec, 1, base=llm.fingerprint).family
         fill(bank, family, adapters)
-        with AdapterPool(bank, llm, slots=64, rows=4096) as pool:
+        with AdapterPool(bank, llm, slots=64) as pool:
             for number in range(500):
                 user = f"user {(number * 7919) % adapters}"
                 begun = time.perf_counter()

@@ -140,8 +140,10 @@ class UserAdapters:
         folder: Path,
         progress: Progress,
     ) -> None:
-        from persona.adapters.bank import PUBLISHED, AdapterBank
+        from persona.adapters.bank import AdapterBank
         from persona.adapters.examples import history_examples
+        from persona.adapters.training.users import train_users
+        from persona.adapters.versions import PUBLISHED
 
         self.method, self._llm = method, llm
         trainer, prior = task.trainer(llm), None if method == LORA else task.row
@@ -166,7 +168,8 @@ class UserAdapters:
             told(made, len(different))
             in_order = [owner for owner in different if owner in wanted]
             if method in (LORA, LORA_TASK):
-                trainer.train_users(
+                train_users(
+                    trainer,
                     bank,
                     examples,
                     prior=prior,
@@ -174,14 +177,15 @@ class UserAdapters:
                     progress=lambda users, seconds: told(made + users, len(different)),
                 )
             elif method == NEIGHBOURS:
-                from persona.adapters.neighbours import Neighbours
+                from persona.adapters.few_records.neighbours import Neighbours
 
-                lender = Neighbours(trainer, bank, prior=prior, k=adapters.neighbours, rows=task.candidates)
-                lender.lend(examples, user_ids=in_order)
+                assert task.candidates is not None
+                means = Neighbours(trainer, task.candidates, prior=prior, k=adapters.neighbours)
+                means.publish(bank, examples, user_ids=in_order)
             elif method == ROUTED:
-                from persona.adapters.routed import Router
+                from persona.adapters.few_records.routed import Router
 
-                Router.restored(task.router, trainer, prior=task.row).lend(bank, examples, user_ids=in_order)
+                Router.restored(task.router, trainer, prior=task.row).publish(bank, examples, user_ids=in_order)
             told(len(different), len(different))
             current = {owner: bank.current(owner, self.family) for owner in different}
             self._names = {
@@ -204,11 +208,11 @@ class UserAdapters:
     def serving(self) -> Iterator[None]:
         """While this is open, the LLM takes these requests."""
         from persona.adapters.bank import AdapterBank
-        from persona.adapters.pool import AdapterPool
+        from persona.adapters.serving.pool import AdapterPool
 
         with (
             ProfileStore(self._url) as store,
-            AdapterPool(AdapterBank(store), self._llm, self.family, rows=64),
+            AdapterPool(AdapterBank(store), self._llm, self.family),
         ):
             yield
 

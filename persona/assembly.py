@@ -245,10 +245,10 @@ def _adapter_channel(
     if options.adapters is False:
         return None
     from persona.adapters.bank import AdapterBank
-    from persona.adapters.channel import LoraChannel
-    from persona.adapters.pool import AdapterPool
+    from persona.adapters.channel import AdapterChannel
+    from persona.adapters.serving.pool import AdapterPool
 
     bank = AdapterBank(store) if options.adapters is True else options.adapters
     family = None if options.family is None else bank.family(llm.fingerprint, key=options.family)
-    pool = stack.enter_context(AdapterPool(bank, llm, family, slots=1, rows=options.generation.num_beams))
-    return LoraChannel(pool, missing=options.missing_adapter)
+    pool = stack.enter_context(AdapterPool(bank, llm, family))
+    return AdapterChannel(pool, missing=options.missing_adapter)

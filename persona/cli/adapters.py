@@ -31,10 +31,11 @@ from persona.errors import InvalidOptionError, UnknownAdapterError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from persona.adapters.bank import AdapterBank, StoredAdapter
-    from persona.adapters.family import Family
+    from persona.adapters.bank import AdapterBank
+    from persona.adapters.examples import ExampleMaker
     from persona.adapters.task_adapter import TaskAdapter
-    from persona.adapters.training import AdapterTrainer, ExampleMaker, TrainingReport
+    from persona.adapters.training.trainer import AdapterTrainer
+    from persona.adapters.versions import AdapterReport, StoredAdapter
     from persona.store.profile_store import ProfileStore
 
 app = group()
@@ -62,8 +63,8 @@ class UserSettings:
 
 def _defaults() -> dict[str, Any]:
     from persona.adapters.family import LoraSpec
-    from persona.adapters.task_training import TaskTraining
-    from persona.adapters.training import TrainingOptions
+    from persona.adapters.training.options import TrainingOptions
+    from persona.adapters.training.task import TaskTraining
 
     return {"": TrainingOptions(), "lora": LoraSpec(), "users": UserSettings(), "task": TaskTraining()}
 
@@ -106,7 +107,8 @@ def train_adapters(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
     from persona.adapters.bank import AdapterBank
     from persona.adapters.examples import history_examples
     from persona.adapters.task_adapter import TaskAdapter
-    from persona.adapters.training import AdapterTrainer
+    from persona.adapters.training.trainer import AdapterTrainer
+    from persona.adapters.training.users import train_users
     from persona.lamp.tasks import lamp_task
 
     given = None if options.task_adapter is None else TaskAdapter.load(options.task_adapter)
@@ -121,7 +123,8 @@ def train_adapters(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
         prior = _prior(bank, trainer, examples, settings["users"], given)
         with progress_bars("users") as progress:
             bar = progress.add_task("train users", total=None)
-            done = trainer.train_users(
+            done = train_users(
+                trainer,
                 bank,
                 examples,
                 prior=prior,
@@ -140,8 +143,10 @@ def _prior(
     given: TaskAdapter | None,
 ) -> Tensor | None:
     """The shared adapter: that of a task adapter, the one in the store, or a new one."""
+    from persona.adapters.training.users import prior_examples
+
     if given is not None:
-        given.check(trainer.llm)
+        given.trainer(trainer.llm)  # refuses another model
         return given.row
     if not users.prior:
         return None
@@ -149,7 +154,7 @@ def _prior(
     if known and not users.new_prior:
         return bank.prior(known[-1])
     taught = islice(bank.store.user_ids(), users.prior_users)
-    return trainer.train_prior(trainer.prior_examples(bank.store, examples, taught)).row
+    return trainer.train_prior(prior_examples(trainer, bank.store, examples, taught)).row
 
 
 def _lent(
@@ -159,26 +164,27 @@ def _lent(
     prior: Tensor | None,
     neighbours: int,
     given: TaskAdapter | None,
-) -> TrainingReport | None:
+) -> AdapterReport | None:
     """Adapters for users with few records: of neighbours, or of a task adapter's router; None if there is neither."""
     if neighbours:
-        from persona.adapters.neighbours import Neighbours
+        from persona.adapters.few_records.neighbours import Neighbours, trained_rows
 
-        return Neighbours(trainer, bank, prior=prior, k=neighbours).lend(examples)
+        rows = trained_rows(bank, trainer.family.over(prior))
+        return Neighbours(trainer, rows, prior=prior, k=neighbours).publish(bank, examples)
     if given is not None and given.router:
-        from persona.adapters.routed import Router
+        from persona.adapters.few_records.routed import Router
 
-        return Router.restored(given.router, trainer, prior=prior).lend(bank, examples)
+        return Router.restored(given.router, trainer, prior=prior).publish(bank, examples)
     return None
 
 
-def _report_users(family: str, done: TrainingReport, lent: TrainingReport | None, min_records: int) -> None:
+def _report_users(family: str, done: AdapterReport, lent: AdapterReport | None, min_records: int) -> None:
     lines = [
         f"family {family}: {done.users} users trained on {done.examples} records in {done.seconds:.1f} s, "
         f"{done.published} adapters published, {done.kept_prior} users keep the shared one"
     ]
     if lent is not None:
-        lines.append(f"{lent.published} of {lent.users} users with fewer records were lent an adapter")
+        lines.append(f"{lent.published} of {lent.users} users with fewer records got an adapter without training")
     if done.too_few or done.too_long:
         lines.append(
             f"left out: {done.too_few} users with fewer than {min_records} records, "
@@ -189,7 +195,7 @@ def _report_users(family: str, done: TrainingReport, lent: TrainingReport | None
 
 def _report_plan(store: ProfileStore, trainer: AdapterTrainer, examples: ExampleMaker) -> None:
     """What a training of all users in the store costs."""
-    from persona.adapters.planning import plan_training
+    from persona.adapters.training.planning import plan
 
     counts = store.counts()
     lengths = [
@@ -200,21 +206,19 @@ def _report_plan(store: ProfileStore, trainer: AdapterTrainer, examples: Example
     if not lengths:
         raise InvalidOptionError("there is nothing to plan: no user in the store has records to train on")
     records = max(1, round(counts.records / counts.users))
-    plan = plan_training(trainer, counts.users, records=records, tokens=max(8, round(sum(lengths) / len(lengths))))
+    tokens = max(2, round(sum(lengths) / len(lengths)))
+    cost = plan(trainer, counts.users, records=max(trainer.options.min_records, records), tokens=tokens)
     report(
-        asdict(plan),
-        f"{plan.users} users with {records} records each, {plan.numbers} numbers an adapter",
-        f"at rest   {_size(plan.bytes_per_adapter)} each, {_size(plan.bytes_at_rest)} for all",
-        f"in use    {_size(plan.bytes_per_slot)} for each adapter of a batch",
-        f"training  {_size(plan.bytes_in_training)} beside the model, {plan.users_at_once} users at once",
-        f"time      {_duration(plan.seconds)} at {plan.users_per_second:.2f} users/s, "
-        f"with --set chunk_tokens={plan.chunk_tokens}",
+        {"users": counts.users, **asdict(cost)},
+        f"{counts.users} users with {records} records each, {trainer.family.size} numbers an adapter",
+        f"at rest  {_size(cost.bytes_at_rest)} for all",
+        f"time     {_duration(cost.seconds)} with --set chunk_tokens={cost.chunk_tokens}",
     )
 
 
 def _train_task_adapter(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
     from persona.adapters.family import find_modules
-    from persona.adapters.task_training import train_task_adapter
+    from persona.adapters.training.task import train_task_adapter
     from persona.readers import read_split
 
     named = {"--task-adapter": options.task_adapter, "--all": options.everybody, "--dry-run": options.dry_run}
@@ -269,12 +273,13 @@ def export(options: Export) -> None:
 
     The current version of each user, USER@VERSION, for PEFT, vLLM or SGLang.
     """
-    from persona.adapters.bank import PUBLISHED, AdapterBank
+    from persona.adapters.bank import AdapterBank
     from persona.adapters.peft_format import export_adapter
+    from persona.adapters.versions import PUBLISHED
 
     with opened_store() as store:
         bank = AdapterBank(store)
-        family = _family(bank, options.family)
+        family = bank.family(key=options.family)
         name = options.base_name or family.base.split("@")[0]
         adapters: Iterable[StoredAdapter]
         if options.user is None:
@@ -338,28 +343,14 @@ def import_folders(options: Import) -> None:
                 train.load_trainable(options.llm),
                 read_spec(options.folders[0], dtype=options.dtype or "float32"),
             )
-            family, prior = Family(llm.fingerprint, spec, find_modules(llm.model, spec)), None
+            family = Family(llm.fingerprint, spec, find_modules(llm.model, spec))
         else:
-            family = _family(bank, key)
-            prior = bank.prior(family)
-        published = import_adapters(bank, options.folders, family, prior=prior, user_id=options.user)
+            family = bank.family(key=key)
+        published = import_adapters(bank, options.folders, family, user_id=options.user)
     report(
         [version_json(family, each) for each in published],
         f"{len(published)} adapters published in the family {family.key}",
     )
-
-
-def _family(bank: AdapterBank, key: str | None) -> Family:
-    found = [family for family in bank.families() if family.key.startswith(key or "")]
-    if not found:
-        wanted = f"no family {key}" if key else "no adapters"
-        raise UnknownAdapterError(f"the store has {wanted}: `persona show --adapters` shows what is there")
-    if len(found) > 1:
-        found = [family for family in found if any(bank.counts(family).values())] or found
-    if len(found) > 1:
-        keys = ", ".join(family.key for family in found)
-        raise InvalidOptionError(f"there are {len(found)} families, name one with --family: {keys}")
-    return found[0]
 
 
 def _size(count: int) -> str:

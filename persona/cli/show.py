@@ -15,7 +15,7 @@ from persona.cli.terminal import EVERYWHERE, group, opened_store, report
 from persona.errors import DataFormatError, InvalidOptionError, reason
 
 if TYPE_CHECKING:
-    from persona.adapters.bank import StoredAdapter
+    from persona.adapters.versions import StoredAdapter
     from persona.adapters.family import Family
     from persona.store.holdings import HeldIndex, Holdings
 

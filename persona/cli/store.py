@@ -254,7 +254,7 @@ def _finish_forgetting(store: ProfileStore, user_id: str, exports: Path | None) 
 
     exported = 0
     if exports is not None:
-        from persona.adapters.bank import erase_exports
+        from persona.adapters.versions import erase_exports
 
         exported = erase_exports(user_id, exports)
     if not store.finish_forgetting() and not exported:

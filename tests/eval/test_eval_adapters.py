@@ -13,8 +13,9 @@ import torch
 from persona.adapters.examples import Example
 from persona.adapters.family import LoraSpec
 from persona.adapters.task_adapter import CONFIG, WEIGHTS, TaskAdapter
-from persona.adapters.task_training import TaskTraining, train_task_adapter
-from persona.adapters.training import AdapterTrainer, TrainingOptions
+from persona.adapters.training.options import TrainingOptions
+from persona.adapters.training.task import TaskTraining, train_task_adapter
+from persona.adapters.training.trainer import AdapterTrainer
 from persona.cli.app import main
 from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
 from persona.eval.adapters import Adapters
@@ -167,7 +168,7 @@ def test_a_task_adapter_is_a_folder(task: TaskAdapter, tmp_path: Path) -> None:
 
 def test_it_learns_from_training_users_and_stops_by_others(llm: TransformersLM, task: TaskAdapter) -> None:
     assert task.report["users"] == 11
-    # Seven records and two questions each, of which one in twelve users is kept aside.
+    # Seven records and two questions each, of which one in twelve users is held out.
     assert task.report["examples"] == 11 * 9
     assert task.report["loss"] < task.report["loss_before"]
     assert task.report["loss_routed"] < task.report["loss_unrouted"]
@@ -177,12 +178,12 @@ def test_it_learns_from_training_users_and_stops_by_others(llm: TransformersLM, 
         train_task_adapter(make_split(0, 1), llm, SPEC, OWN, TaskTraining())
     with pytest.raises(InvalidOptionError, match="with their golds, and there are none"):
         train_task_adapter(replace(make_split(0, 2), golds=None), llm, SPEC, OWN, TaskTraining())
-    with pytest.raises(InvalidOptionError, match="`aside` must be from 0"):
-        TaskTraining(aside=1)
+    with pytest.raises(InvalidOptionError, match="`validation` must be from 0"):
+        TaskTraining(validation=1)
 
 
 def test_a_prior_that_helps_nobody_changes_nothing(llm: TransformersLM) -> None:
-    """Steps that are far too long ruin the answers of the users kept aside."""
+    """Steps that are far too long ruin the answers of the users held out."""
     trainer = AdapterTrainer(llm, SPEC, replace(OWN, learning_rate=50.0))
     examples = [Example(TASK.make_input(f"film {place}"), "3") for place in range(8)]
     learnt = trainer.train_prior(examples[:4], held_out=examples[4:])
@@ -242,7 +243,7 @@ def test_from_the_command_line(
     assert "| lora+task + bm25-lamp k=1, other user |" in shown
     code, _, error = run(*run_it, "--adapters", tmp_path / "nowhere")
     assert (code, len(error.strip().splitlines())) == (1, 1)
-    assert "persona train adapters DATA" in error
+    assert "holds no task adapter" in error
     code, _, error = run(*run_it)
     assert code == 1
     assert "--adapters" in error

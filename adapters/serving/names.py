@@ -1,8 +1,10 @@
-"""Adapters on a vLLM server: what they are called there, and how the server finds them in the bank.
+"""Adapters on a vLLM server: what they are called there, and how they are loaded.
 
->>> served = ServedAdapters(bank, family)
->>> llm = load_llm("vllm:Qwen/Qwen2.5-0.5B@http://127.0.0.1:8000/v1", adapter_name=served.name)
->>> personalizer = Personalizer(llm, store, channels=(LoraChannel(served),))
+::
+
+    served = ServedAdapters(bank, family)
+    llm = load_llm("vllm:Qwen/Qwen2.5-0.5B@http://127.0.0.1:8000/v1", adapter_name=served.name)
+    personalizer = Personalizer(llm, store, [AdapterChannel(served)])
 
 A request names the adapter as its model, and vLLM keeps what it has loaded and computed under that name for ever. So a
 name holds the user, the version and a digest of the numbers::
@@ -10,34 +12,29 @@ name holds the user, the version and a digest of the numbers::
     ana@3-9a07f1c2b6d4            ana%20lee@1-0b51a96c22f0            @prior-4f2d8c01ab37
 
 No two adapters ever share one: not after a roll-back, not over another prior, and not if a user was forgotten and a new
-user has the same id. `key` adds a signature, which a client cannot make who does not hold it; without one, whoever
-reaches the server and knows a name may use that adapter, as vLLM itself asks for no more.
+user has the same id. `key` adds a signature, which a client without the key cannot make; without one, whoever reaches
+the server and knows a name may use that adapter, as vLLM itself asks for no more.
 
-**The server** gets adapters in one of two ways, both of vLLM's own and both with
-``VLLM_ALLOW_RUNTIME_LORA_UPDATING=1``:
-
-- `ServedAdapters.load` exports an adapter and posts it to ``/v1/load_lora_adapter``; `unload` takes it out.
-- The plug-in ``persona_lora_resolver`` (entry point of the group ``vllm.general_plugins``) reads the bank when a
-  request names an adapter that the server does not know (`persona.adapters.vllm_plugin`, `bank_resolver`). A name is resolved to
-  the current, published adapter of the user whom it names, or to nothing: the server then answers that there is no such
-  model.
+A server that was started with ``VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`` gets adapters in one of two ways:
+`ServedAdapters.load` exports one and posts it to ``/v1/load_lora_adapter``; or the plug-in of
+`persona.adapters.serving.vllm` reads the bank when a request names an adapter that the server does not know.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import re
-from importlib import import_module
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import quote, unquote
 
-from persona.adapters.bank import PUBLISHED, AdapterBank, StoredAdapter
+from persona.adapters.bank import AdapterBank
 from persona.adapters.family import Family
 from persona.adapters.peft_format import export_adapter, export_prior
-from persona.errors import InvalidOptionError, MissingDependencyError, PersonaError, UnknownAdapterError
+from persona.adapters.versions import PUBLISHED, StoredAdapter, split_name
+from persona.errors import InvalidOptionError, PersonaError, UnknownAdapterError
 from persona.protocols import PRIOR_ADAPTER
 
 _DIGITS = 12
@@ -59,7 +56,7 @@ class AdapterServer(Protocol):
 
 
 class ServedAdapters:
-    """See the module.
+    """The adapters of one family under their names on a server.
 
     Args:
         bank: where the adapters are.
@@ -79,6 +76,10 @@ class ServedAdapters:
             raise InvalidOptionError(f"`key` must have at least 16 bytes, had: {len(key)}")
         self.bank, self.family, self._key = bank, family, key
 
+    def serving(self) -> AbstractContextManager[object]:
+        """Nothing has to be open: the server serves them."""
+        return nullcontext()
+
     def name(self, adapter: str) -> str:
         """What the server calls an adapter.
 
@@ -92,10 +93,8 @@ class ServedAdapters:
             if self.family.prior is None:
                 raise UnknownAdapterError(f"the family {self.family.key} has no prior to serve")
             return self._signed(f"{PRIOR_ADAPTER}-{self.family.key}")
-        user_id, _, version = adapter.rpartition("@")
-        if not user_id or not version.isdecimal():
-            raise UnknownAdapterError(f"an adapter's name must have the form user@version, was: {adapter!r}")
-        return self._named(self.bank.version(user_id, self.family, int(version)))
+        user_id, version = split_name(adapter)
+        return self._named(self.bank.version(user_id, self.family, version))
 
     def find(self, name: str) -> StoredAdapter | None:
         """The adapter that the server's name `name` means; None for the prior.
@@ -109,14 +108,14 @@ class ServedAdapters:
         if parts is None:
             raise unknown
         if parts["version"] == "prior":
-            if parts["user"] or self.family.prior is None or not self._equal(name, self.name(PRIOR_ADAPTER)):
+            if parts["user"] or self.family.prior is None or not _equal(name, self.name(PRIOR_ADAPTER)):
                 raise unknown
             return None
         try:
             adapter = self.bank.current(unquote(parts["user"], errors="strict"), self.family)
         except (PersonaError, UnicodeError):
             raise unknown from None
-        if adapter is None or adapter.state != PUBLISHED or not self._equal(name, self._named(adapter)):
+        if adapter is None or adapter.state != PUBLISHED or not _equal(name, self._named(adapter)):
             raise unknown
         return adapter
 
@@ -179,43 +178,6 @@ class ServedAdapters:
             return name
         return f"{name}-{hmac.new(self._key, name.encode(), hashlib.sha256).hexdigest()[:32]}"
 
-    @staticmethod
-    def _equal(name: str, other: str) -> bool:
-        return hmac.compare_digest(name.encode(), other.encode())
 
-
-def bank_resolver(served: ServedAdapters, folder: Path, *, base_name: str | None = None) -> Any:
-    """A ``LoRAResolver`` for vLLM that finds adapters in the bank.
-
-    Args:
-        served: the adapters.
-        folder: where the files go that vLLM reads.
-        base_name: what the server calls its base model; None takes any that ends in the name of the model that the
-            adapters were made for.
-
-    Raises:
-        MissingDependencyError: if vLLM is not installed.
-    """
-    try:
-        make_request: Any = import_module("vllm.lora.request").LoRARequest
-        base: Any = import_module("vllm.lora.resolver").LoRAResolver
-    except ImportError as error:
-        raise MissingDependencyError("the resolver runs inside a vLLM server: pip install vllm") from error
-    made_for = served.family.base.split("@")[0]
-
-    class BankResolver(base):  # type: ignore[misc]
-        """Reads the bank when a request names an adapter that the server does not know."""
-
-        async def resolve_lora(self, base_model_name: str, lora_name: str) -> Any:
-            """The adapter of that name; None if there is none, or for another base model."""
-            fits = base_model_name == base_name if base_name else Path(base_model_name).name == made_for
-            if not fits:
-                return None
-            try:
-                path = await asyncio.to_thread(served.export, lora_name, folder, base_name=base_model_name)
-            except UnknownAdapterError:
-                return None
-            number = int(hashlib.sha256(lora_name.encode()).hexdigest()[:15], 16) + 1
-            return make_request(lora_name=lora_name, lora_int_id=number, lora_path=str(path))
-
-    return BankResolver()
+def _equal(name: str, other: str) -> bool:
+    return hmac.compare_digest(name.encode(), other.encode())

@@ -1,4 +1,4 @@
-"""Routed adapters: the algebra of meta-adapters, the user's vector, and users of two kinds told apart."""
+"""Routed adapters: the algebra of meta-adapters, the user's vector, and users of two kinds."""
 
 from __future__ import annotations
 
@@ -6,27 +6,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from persona.adapters.bank import PUBLISHED, AdapterBank
+from persona.adapters.bank import AdapterBank
 from persona.adapters.examples import Example, history_examples
 from persona.adapters.family import LoraSpec
-from persona.adapters.routed import Router, RouterOptions, record_vectors, train_router
-from persona.adapters.training import AdapterTrainer, TokenExample, TrainingOptions
+from persona.adapters.few_records.routed import Router, RouterOptions, record_vectors, train_router
+from persona.adapters.training.trainer import AdapterTrainer
+from persona.adapters.versions import PUBLISHED
 from persona.errors import InvalidOptionError
-from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from persona.records import Record
 from persona.store.profile_store import ProfileStore
 
-OPTIONS = RouterOptions(n=2, hidden=8, steps=60, users=4, learning_rate=0.03, evaluate_every=20, aside=0.2)
+OPTIONS = RouterOptions(n=2, hidden=8, steps=60, users=4, learning_rate=0.03, evaluate_every=20, validation=0.2)
 
 
 @pytest.fixture
-def trainer(llama_folder: Path) -> AdapterTrainer:
-    llm = load_llm(llama_folder)
-    assert isinstance(llm, TransformersLM)
-    return AdapterTrainer(llm, LoraSpec(r=4, alpha=8), TrainingOptions())
+def trainer(llm: TransformersLM) -> AdapterTrainer:
+    return AdapterTrainer(llm, LoraSpec(r=4, alpha=8))
 
 
 def answers(user: int, count: int) -> list[Example]:
@@ -35,17 +32,17 @@ def answers(user: int, count: int) -> list[Example]:
 
 
 def test_a_row_is_the_weighted_sum_of_products(trainer: AdapterTrainer) -> None:
-    router = Router(trainer, n=2, hidden=3)
+    router = Router(trainer, OPTIONS)
     router.meta.data = torch.randn(router.meta.shape, generator=torch.Generator().manual_seed(0))
-    numbers = torch.tensor([[0.5, -2.0], [0.0, 1.0]])
-    rows = router.rows(numbers).detach()
+    weights = torch.tensor([[0.5, -2.0], [0.0, 1.0]])
+    rows = router.rows(weights).detach()
     assert rows.shape == (2, trainer.family.size)
     for (a, b), (meta_a, meta_b) in zip(
         trainer.family.pairs(rows), trainer.family.pairs(router.meta.detach()[None]), strict=True
     ):
         parts = [meta_b[0, :, part] @ meta_a[0, part] for part in (slice(0, 2), slice(2, 4))]
         for user in range(2):
-            expected = numbers[user, 0] * parts[0] + numbers[user, 1] * parts[1]
+            expected = weights[user, 0] * parts[0] + weights[user, 1] * parts[1]
             torch.testing.assert_close(b[user] @ a[user], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -66,15 +63,15 @@ def test_a_vector_is_the_gradient_of_the_answers_log_likelihood(trainer: Adapter
     assert not any(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_users_are_told_apart_by_a_few_records(trainer: AdapterTrainer, tmp_path: Path) -> None:
+def test_a_few_records_tell_users_apart(trainer: AdapterTrainer, tmp_path: Path) -> None:
     users = [trainer.tokens(answers(user, 6)) for user in range(20)]
     prior = trainer.train_prior([one for user in range(20) for one in answers(user, 2)]).row
-    told: list[int] = []
+    progress: list[int] = []
     router, loss, before = train_router(
-        trainer, users, OPTIONS, prior=prior, progress=lambda steps, seconds: told.append(steps)
+        trainer, users, OPTIONS, prior=prior, progress=lambda steps, seconds: progress.append(steps)
     )
     assert loss < before / 2
-    assert told == [20, 40, 60]
+    assert progress == [20, 40, 60]
     same, _, _ = train_router(trainer, users, OPTIONS, prior=prior)
     assert torch.equal(router.meta, same.meta)
     kept = Router.restored(router.state_dict(), trainer, prior=prior)
@@ -86,16 +83,18 @@ def test_users_are_told_apart_by_a_few_records(trainer: AdapterTrainer, tmp_path
         )
         store.upsert([("silent", Record("a text"))])
         bank = AdapterBank(store)
-        report = kept.lend(bank, history_examples)
-        assert (report.users, report.published, report.without_examples) == (3, 2, 1)
+        report = kept.publish(bank, history_examples)
+        assert (report.users, report.published, report.too_few) == (2, 2, 1)
         for user in (100, 101):
-            current = bank.current(f"user {user}", kept.family)
+            current = bank.current(f"user {user}", trainer.family.over(prior))
             assert current is not None
             assert current.state == PUBLISHED
-            right, wrong = losses(trainer, bank.row(current), prior, user)
+            row = bank.row(current)[None]
+            right, wrong = (
+                trainer.losses(row, trainer.tokens([Example("film 9 9", answer)]), prior=prior)
+                for answer in (str(1 + user % 2), str(2 - user % 2))
+            )
             assert right < wrong
-        store.forget("user 100")
-        assert bank.current("user 100", kept.family) is None
 
 
 def test_no_more_records_are_read_than_in_training(trainer: AdapterTrainer) -> None:
@@ -107,29 +106,21 @@ def test_no_more_records_are_read_than_in_training(trainer: AdapterTrainer) -> N
     for one in (router, kept):
         assert torch.equal(one.row(many), router.row(many[-3:]))
         assert not torch.equal(one.row(many[-3:]), router.row(many[-2:]))
-    # One that was saved before the number was kept.
-    older = {name: tensor for name, tensor in router.state_dict().items() if name != "records"}
+    # One that an older version saved, without that number.
+    older = {
+        name.replace("weigh.", "told."): tensor for name, tensor in router.state_dict().items() if name != "records"
+    }
     assert not torch.equal(Router.restored(older, trainer).row(many), router.row(many))
-
-
-def losses(trainer: AdapterTrainer, row: Tensor, prior: Tensor, user: int) -> list[float]:
-    """Of the user's own answer to a new question, and of the other kind's."""
-    found = []
-    for answer in (str(1 + user % 2), str(2 - user % 2)):
-        (example,) = trainer.tokens([Example("film 9 9", answer)])
-        assert isinstance(example, TokenExample)
-        found += trainer.losses(row[None], [example], prior=prior)
-    return found
 
 
 def test_options_that_cannot_be(trainer: AdapterTrainer) -> None:
     with pytest.raises(InvalidOptionError, match="`n` must divide the adapters' rank, 4, was: 3"):
-        Router(trainer, n=3)
+        Router(trainer, RouterOptions(n=3))
     with pytest.raises(InvalidOptionError, match="at least 4 users with 2 examples each, was: 1"):
         train_router(trainer, [trainer.tokens(answers(0, 3)), trainer.tokens(answers(1, 1))])
     with pytest.raises(InvalidOptionError, match="`records` must be above `targets`, 2, was: 2"):
         RouterOptions(records=2)
-    with pytest.raises(InvalidOptionError, match="`aside` must be above 0"):
-        RouterOptions(aside=1)
+    with pytest.raises(InvalidOptionError, match="`validation` must be above 0"):
+        RouterOptions(validation=1)
     with pytest.raises(InvalidOptionError, match="another model or other adapters"):
-        Router.restored({"told.bias": torch.zeros(2), "read.bias": torch.zeros(8)}, trainer)
+        Router.restored({"weigh.bias": torch.zeros(2), "read.bias": torch.zeros(8)}, trainer)

@@ -1,4 +1,4 @@
-"""Lent adapters: means of products, of those that fit the few records at hand."""
+"""Adapters as means of neighbours' adapters: means of products, of those that fit the few records at hand."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from persona.adapters.bank import AdapterBank
-from persona.adapters.examples import history_examples
+from persona.adapters.examples import Example, history_examples
 from persona.adapters.family import AdaptedModule, Family, LoraSpec
-from persona.adapters.neighbours import Neighbours, mean_of_products
-from persona.adapters.training import AdapterTrainer, TrainingOptions
+from persona.adapters.few_records.neighbours import Neighbours, mean_of_products, trained_rows
+from persona.adapters.training.options import TrainingOptions
+from persona.adapters.training.trainer import AdapterTrainer
+from persona.adapters.training.users import train_users
 from persona.errors import InvalidOptionError, UnknownAdapterError
-from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from persona.records import Record
 from persona.store.profile_store import ProfileStore
@@ -56,30 +57,27 @@ def bank(tmp_path: Path) -> Iterator[AdapterBank]:
         yield AdapterBank(store)
 
 
-def test_a_user_is_lent_what_fits(bank: AdapterBank, llama_folder: Path) -> None:
-    llm = load_llm(llama_folder)
-    assert isinstance(llm, TransformersLM)
+def test_a_user_gets_what_fits(bank: AdapterBank, llm: TransformersLM) -> None:
     trainer = AdapterTrainer(llm, LoraSpec(r=2, alpha=4), TrainingOptions(learning_rate=0.02, epochs=6))
     with pytest.raises(UnknownAdapterError, match="no family"):
-        Neighbours(trainer, bank)
-    trainer.train_users(bank, history_examples)
-    with pytest.raises(InvalidOptionError, match="`k` must be from 1 to `candidates`, was: 9 of 8"):
-        Neighbours(trainer, bank, k=9, candidates=8)
-    with pytest.raises(InvalidOptionError, match="`records` must be at least 1, was: 0"):
-        Neighbours(trainer, bank, records=0)
-    report = Neighbours(trainer, bank, k=2).lend(history_examples)
-    assert (report.users, report.published, report.without_examples) == (3, 2, 1)
+        trained_rows(bank, trainer.family)
+    train_users(trainer, bank, history_examples)
+    rows = trained_rows(bank, trainer.family)
+    for option in ("k", "records"):
+        with pytest.raises(InvalidOptionError, match=f"`{option}` must be at least 1, was: 0"):
+            Neighbours(trainer, rows, **{option: 0})
+    report = Neighbours(trainer, rows, k=2).publish(bank, history_examples)
+    assert (report.users, report.published, report.too_few) == (2, 2, 1)
     # The newest record alone chooses for one whose older ones would have it otherwise.
     bank.store.upsert(("turned", Record(f"film {at}", f"{2 if at == 3 else 1}", f"2020-01-0{at}")) for at in (1, 2, 3))
-    Neighbours(trainer, bank, k=2, records=1).lend(history_examples, user_ids=["turned"])
+    Neighbours(trainer, rows, k=2, records=1).publish(bank, history_examples, user_ids=["turned"])
     for user, right, wrong in (("user 0", "1", "2"), ("user 1", "2", "1"), ("turned", "2", "1")):
         current = bank.current(user, trainer.family)
         assert current is not None
-        assert current.metrics["loss_lent"] < current.metrics["loss_prior"] / 2
-        losses = []
-        for answer in (right, wrong):
-            prompt, target = llm.prompt_ids(["film 77"])[0], llm.target_ids([answer])[0]
-            example = type(trainer.tokens(history_examples(bank.store.profile(user)))[0])(tuple(prompt), tuple(target))
-            losses += trainer.losses(bank.row(current)[None], [example])
+        assert current.metrics["loss_untrained"] < current.metrics["loss_prior"] / 2
+        row = bank.row(current)[None]
+        losses = [trainer.losses(row, trainer.tokens([Example("film 77", answer)])) for answer in (right, wrong)]
         assert losses[0] < losses[1]
     assert list(bank.stale_users(trainer.family)) == ["silent"]
+    # Adapters that were not trained are nobody's neighbours.
+    assert len(trained_rows(bank, trainer.family)) == len(rows)

@@ -14,14 +14,10 @@ import sqlalchemy
 import torch
 from torch import Tensor
 
-from persona.adapters.bank import AdapterBank, AdapterDraft
+from persona.adapters.bank import AdapterBank
 from persona.adapters.family import AdaptedModule, Family, LoraSpec, fingerprint_of
-from persona.errors import (
-    DataFormatError,
-    FingerprintMismatchError,
-    InvalidOptionError,
-    UnknownAdapterError,
-)
+from persona.adapters.versions import AdapterDraft, StoredAdapter, safe_name
+from persona.errors import DataFormatError, FingerprintMismatchError, InvalidOptionError, UnknownAdapterError
 from persona.records import Record
 from persona.store.profile_store import ProfileStore
 from persona.store.schema import part_of
@@ -46,18 +42,21 @@ def publish(bank: AdapterBank, user_id: str, number: Tensor | None, revision: in
     assert len(bank.publish(FAMILY, [AdapterDraft(user_id, number, revision, {"loss": 0.5})], keep=keep)) == 1
 
 
+def current(bank: AdapterBank, user_id: str) -> StoredAdapter:
+    adapter = bank.current(user_id, FAMILY)
+    assert adapter is not None
+    return adapter
+
+
 def test_versions_follow_one_another_and_roll_back(bank: AdapterBank) -> None:
     assert bank.current("ana", FAMILY) is None
     for seed in (1, 2):
         publish(bank, "ana", row(seed))
-    current = bank.current("ana", FAMILY)
-    assert current is not None
-    assert (current.name, current.state, current.metrics) == ("ana@2", "published", {"loss": 0.5})
-    assert torch.equal(bank.row(current), row(2))
+    second = current(bank, "ana")
+    assert (second.name, second.state, second.metrics) == ("ana@2", "published", {"loss": 0.5})
+    assert torch.equal(bank.row(second), row(2))
     assert bank.roll_back("ana", FAMILY).name == "ana@1"
-    again = bank.current("ana", FAMILY)
-    assert again is not None
-    assert torch.equal(bank.row(again), row(1))
+    assert torch.equal(bank.row(current(bank, "ana")), row(1))
     with pytest.raises(UnknownAdapterError, match="no earlier version of 'ana'"):
         bank.roll_back("ana", FAMILY)
     publish(bank, "ana", row(3))
@@ -72,16 +71,15 @@ def test_versions_follow_one_another_and_roll_back(bank: AdapterBank) -> None:
 def test_the_prior_may_be_the_current_version(bank: AdapterBank) -> None:
     publish(bank, "ana", row(1))
     publish(bank, "ana", None)
-    current = bank.current("ana", FAMILY)
-    assert current is not None
-    assert (current.state, current.sha256) == ("prior", None)
+    prior = current(bank, "ana")
+    assert (prior.state, prior.sha256) == ("prior", None)
     with pytest.raises(UnknownAdapterError, match="no numbers of the adapter ana@2"):
-        bank.row(current)
+        bank.row(prior)
     publish(bank, "ana", row(2))
     assert bank.roll_back("ana", FAMILY).state == "prior"
 
 
-def test_only_so_many_versions_are_kept(bank: AdapterBank) -> None:
+def test_a_number_of_versions_is_kept(bank: AdapterBank) -> None:
     for seed in range(5):
         publish(bank, "ana", row(seed), keep=2)
     assert [one.version for one in bank.versions("ana", FAMILY)] == [4, 5]
@@ -129,9 +127,7 @@ def test_forget_erases_every_version(bank: AdapterBank) -> None:
     report = bank.store.forget("ana")
     assert (report.records, report.adapters) == (1, 2)
     assert bank.versions("ana", FAMILY) == ()
-    kept = bank.current("bo", FAMILY)
-    assert kept is not None
-    assert torch.equal(bank.row(kept), row(3))
+    assert torch.equal(bank.row(current(bank, "bo")), row(3))
 
 
 def test_forget_leaves_no_bytes(tmp_path: Path) -> None:
@@ -148,12 +144,10 @@ def test_forget_leaves_no_bytes(tmp_path: Path) -> None:
 
 def test_damaged_bytes_are_noticed(bank: AdapterBank) -> None:
     publish(bank, "ana", row(1))
-    current = bank.current("ana", FAMILY)
-    assert current is not None
     with bank.store.database.writing() as connection:
         connection.execute(sqlalchemy.update(part_of("ana").adapters).values(payload=FAMILY.encode(row(2))))
     with pytest.raises(DataFormatError, match="ana@1 is damaged"):
-        bank.row(current)
+        bank.row(current(bank, "ana"))
 
 
 def test_families_are_found_by_their_model(bank: AdapterBank) -> None:
@@ -188,7 +182,8 @@ def test_a_family_may_lie_over_a_prior(bank: AdapterBank) -> None:
 KILLED = """
 import os, sys
 import torch
-from persona.adapters.bank import AdapterBank, AdapterDraft
+from persona.adapters.bank import AdapterBank
+from persona.adapters.versions import AdapterDraft
 from persona.store.profile_store import ProfileStore
 bank = AdapterBank(ProfileStore(sys.argv[1]))
 (family,) = bank.families()
@@ -218,3 +213,13 @@ def test_a_killed_process_leaves_whole_versions(tmp_path: Path) -> None:
         assert sorted(one.user_id for one in found) == ["ana", "bo", "cy"]
         assert len({one.version for one in found}) == 1
         assert len({float(number) for one in found for number in bank.row(one)}) == 1
+
+
+def test_names_of_folders_are_safe_and_different() -> None:
+    users = ["ana", "Ana", "../ana", "..", ".", "a/b", "a@1", "a%401", "ä", "x" * 512, "x" * 511 + "y", "CON", "a b"]
+    names = [safe_name(user) for user in users]
+    assert len(set(names)) == len(users)
+    for name in names:
+        assert len(name) <= 120
+        assert not {"/", "@"} & set(name)
+        assert not name.startswith(".")

@@ -1,0 +1,1 @@
+"""Training adapters: many users at once, each exactly as if alone."""

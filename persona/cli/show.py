@@ -15,8 +15,8 @@ from persona.cli.terminal import EVERYWHERE, group, opened_store, report
 from persona.errors import DataFormatError, InvalidOptionError, reason
 
 if TYPE_CHECKING:
-    from persona.adapters.versions import StoredAdapter
     from persona.adapters.family import Family
+    from persona.adapters.versions import StoredAdapter
     from persona.store.holdings import HeldIndex, Holdings
 
 app = group()

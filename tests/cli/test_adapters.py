@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from persona.adapters.routed import RouterOptions, train_router
 from safetensors.torch import load_file, save_file
 
 from persona.adapters.bank import AdapterBank
 from persona.adapters.examples import Example
 from persona.adapters.family import LoraSpec, fingerprint_of
-from persona.adapters.routed import RouterOptions, train_router
 from persona.adapters.task_adapter import TaskAdapter
 from persona.adapters.training import AdapterTrainer, TrainingOptions
 from persona.llm.load import load_llm

@@ -129,11 +129,13 @@ def test_each_question_is_answered_with_the_adapter_of_its_own_profile(
     split = make_split(0, 4)
     progress: list[tuple[int, int]] = []
 
+    store = ProfileStore(f"sqlite:///{tmp_path / 'empty.db'}")
+
     def personalizer() -> Personalizer:
         channel = ProfileAdapters(
             method, task, llm, EXAMPLES, tmp_path, progress=lambda done, total: progress.append((done, total))
         )
-        return Personalizer(llm, ProfileStore("sqlite://"), [channel], options=GenerationOptions(2))
+        return Personalizer(llm, store, [channel], options=GenerationOptions(2))
 
     first = personalizer()
     prepared = first.prepare(asks(split))

@@ -9,14 +9,15 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from persona.adapters.routed import RouterOptions, train_router
 from safetensors.torch import load_file, save_file
 
 from persona.adapters.bank import AdapterBank
 from persona.adapters.examples import Example
 from persona.adapters.family import LoraSpec, fingerprint_of
+from persona.adapters.few_records.routed import RouterOptions, train_router
 from persona.adapters.task_adapter import TaskAdapter
-from persona.adapters.training import AdapterTrainer, TrainingOptions
+from persona.adapters.training.options import TrainingOptions
+from persona.adapters.training.trainer import AdapterTrainer
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from persona.records import Record
@@ -24,7 +25,7 @@ from persona.store.profile_store import ProfileStore
 from tests.cli.conftest import Run, settings
 
 SHAPE = settings("lora.r=2", "lora.alpha=4", "lora.targets=q_proj,v_proj")
-ALL = settings("margin=-100", "epochs=1", "users.prior=false")
+ALL = settings("holdout=0", "epochs=1", "users.prior=false")
 """Every user's adapter is published, and nobody waits for it."""
 
 
@@ -81,7 +82,7 @@ def test_of_several_families_one_is_named(run: Run, url: str, llama_folder: Path
     def ask(*options: str) -> Any:
         return run("ask", "user 1", "film", "--llm", llama_folder, "--k", "0", "--max-new-tokens", "2", *options)
 
-    assert "name one with --family" in run("export", "out").error
+    assert "there are 2 families of adapters, name one" in run("export", "out").error
     several = f"there are 2 families of adapters for {load_llm(llama_folder).fingerprint}, name one: {keys[0]}"
     assert several in ask("--adapters").error
     assert ask("--adapters", *settings(f"family={keys[1]}")).code == 0
@@ -162,14 +163,12 @@ def test_users_with_few_records_get_routed_adapters(run: Run, url: str, llama_fo
     assert "the task adapter was trained on small-llama@" in wrong.error
 
 
-def test_a_dry_run_says_bytes_memory_and_time_and_trains_nothing(run: Run, url: str, llama_folder: Path) -> None:
+def test_a_dry_run_says_bytes_and_time_and_trains_nothing(run: Run, url: str, llama_folder: Path) -> None:
     options = [*SHAPE, *settings("batch_size=1"), "--dry-run"]
     plan = train(run, llama_folder, *options)
     assert plan["users"] == 6
-    assert plan["numbers"] == 2 * 2 * 2 * (32 + 32)
-    assert plan["bytes_per_adapter"] == 4 * plan["numbers"]
-    assert plan["bytes_at_rest"] == pytest.approx(6 * 4 * plan["numbers"], rel=0.05)
-    assert plan["seconds"] == pytest.approx(6 / plan["users_per_second"])
+    assert plan["bytes_at_rest"] == 6 * 4 * 2 * 2 * 2 * (32 + 32)
+    assert plan["seconds"] > 0
     text = run("train", "adapters", "--llm", llama_folder, *options).out
-    assert [line.split()[0] for line in text.splitlines()] == ["6", "at", "in", "training", "time"]
+    assert [line.split()[0] for line in text.splitlines()] == ["6", "at", "time"]
     assert run("show", "--adapters", "--json").json == []

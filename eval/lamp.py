@@ -142,7 +142,7 @@ class NamedMethods:
         return load_encoder(given, like=reading[0].config.encoder if reading else "")
 
     def _with_loaded_filter(self, retrieval: RetrieverOptions, encoder: RecordEncoder) -> RetrieverOptions:
-        from persona.retrievers.relevance import load_filter
+        from persona.retrievers.relevance.filters import load_filter
 
         given = retrieval.relevance
         return replace(retrieval, relevance=load_filter(given, encoder)) if isinstance(given, str | Path) else retrieval
@@ -206,12 +206,14 @@ class NamedMethods:
         return self._alone_and_beside(USER_EMBEDDER, channels, control=control, parts=parts)
 
     def _summary_methods(self, name: str) -> Iterable[Method]:
+        from persona.llm.load import load_llm
         from persona.summaries.channel import STATS, SummaryChannel
         from persona.summaries.prompts import INSTRUCT, TASK
         from persona.summaries.writing import SummaryOptions, WrittenSummaries
 
         task, as_target = self._benchmark.task, self._wording.notes_are_targets
-        writer = self._options.summary_llm or self._llm
+        given = self._options.summary_llm or self._llm
+        writer = load_llm(given) if isinstance(given, str) else given
         written = WrittenSummaries(
             writer,
             SummaryOptions(

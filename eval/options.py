@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona.assembly import RETRIEVERS, RetrieverOptions, needs_encoder
 from persona.errors import InvalidOptionError
-from persona.lamp.prompts import RECORD
+from persona.lamp.prompts import RECORD, SUMMARY_FORMS
 from persona.protocols import LanguageModel, RecordEncoder
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ NONE = "none"
 USER_EMBEDDER = "user-embedder"
 SUMMARIES: Mapping[str, str] = {"stats": "stats", "summary": "llm", "stats+summary": "both"}
 """The methods with a summary, and where it comes from (`persona.summaries.channel.SOURCES`)."""
+WRITTEN = ("summary", "stats+summary")
+"""The methods for which an LLM writes."""
 ADAPTERS = ("lora", "lora+task", "neighbours", "routed")
 BESIDE_RECORDS = (USER_EMBEDDER, *SUMMARIES, *ADAPTERS)
 """The methods that run alone and with retrieved records beside them."""
@@ -70,7 +72,7 @@ class LampOptions:
             user; else one for each question, from all that is older than it.
         neighbours: how many adapters the method ``neighbours`` takes the mean of.
         summary_form: what a summary is in a prompt, one of `persona.lamp.prompts.SUMMARY_FORMS`.
-        summary_llm: writes the summaries; None takes the LLM that answers.
+        summary_llm: writes the summaries, an LLM or what `load_llm` takes; None takes the LLM that answers.
         mask: quote records as serving does (`persona.prompts.PromptBuilder.mask`); False is LaMP's wording to the byte.
         max_length: token budget of the official prompt.
         max_new_tokens: longest answer; None is 16 for labels and 64 for texts.
@@ -98,7 +100,7 @@ class LampOptions:
     adapters_once: bool = False
     neighbours: int = 4
     summary_form: str = RECORD
-    summary_llm: LanguageModel | None = None
+    summary_llm: LanguageModel | str | None = None
     mask: bool = False
     max_length: int = 256
     max_new_tokens: int | None = None
@@ -114,25 +116,39 @@ class LampOptions:
         for method in self.methods:
             if method not in known:
                 raise InvalidOptionError(f"a method must be one of {', '.join(known)}, was: {method!r}")
-        if self.beside not in RETRIEVERS:
-            raise InvalidOptionError(f"`beside` must be one of {', '.join(RETRIEVERS)}, was: {self.beside!r}")
+        for name, value, legal in (
+            ("beside", self.beside, RETRIEVERS),
+            ("summary_form", self.summary_form, SUMMARY_FORMS),
+        ):
+            if value not in legal:
+                raise InvalidOptionError(f"`{name}` must be one of {', '.join(legal)}, was: {value!r}")
         if not self.ks or min(self.ks) < 1:
             raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")
-        for name, read_by in (("user_embedders", (USER_EMBEDDER,)), ("task_adapters", ADAPTERS)):
-            wanted = [method for method in self.methods if method in read_by]
-            if wanted and not getattr(self, name):
-                raise InvalidOptionError(f"the method {wanted[0]!r} needs `{name}`: name a folder of one")
-            if getattr(self, name) and not wanted:
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Refuse methods without what they need, and parts that no method reads."""
+        for name, given, readers in (
+            ("--user-embedder", self.user_embedders, (USER_EMBEDDER,)),
+            ("--adapters", self.task_adapters, ADAPTERS),
+            ("`summary_llm`", self.summary_llm, WRITTEN),
+        ):
+            reading = [method for method in self.methods if method in readers]
+            if reading and not given and readers is not WRITTEN:
+                raise InvalidOptionError(f"the method {reading[0]!r} needs a folder to read: name it ({name})")
+            if given and not reading:
                 raise InvalidOptionError(
-                    f"`{name}` are read by the methods {', '.join(read_by)}, and none of them is among "
+                    f"{name} is read by the methods {', '.join(readers)}, and none of them is among "
                     f"{', '.join(self.methods)}"
                 )
         if (self.user_embedder_controls or self.user_vectors is not None) and not self.user_embedders:
-            raise InvalidOptionError("`user_embedder_controls` and `user_vectors` go with `user_embedders`: name these")
-        if self.user_embedder_controls and len(self.user_embedder_controls) != len(self.user_embedders):
             raise InvalidOptionError(
-                f"there must be as many user embedders trained without the user as with it, {len(self.user_embedders)}, "
-                f"were: {len(self.user_embedder_controls)}"
+                "`user_embedder_controls` and `user_vectors` go with user embedders: name some (--user-embedder)"
+            )
+        if len(self.user_embedder_controls) not in (0, len(self.user_embedders)):
+            raise InvalidOptionError(
+                f"there must be as many user embedders trained without the user as with it, "
+                f"{len(self.user_embedders)}, were: {len(self.user_embedder_controls)}"
             )
 
     @property

@@ -1,13 +1,13 @@
 """Knowing when not to: what personalization does to questions that need none, and what restraint costs the others.
 
-General questions (`persona.eval.general_questions`) are asked in the name of a split's users, each with that user's
-history, beside the split's own questions. A retriever *abstains* where it returns no record; then the prompt is the
-question and the answer that of the plain LLM. Of each retriever it is told
+General questions (`persona.eval.benchmarks.general_questions`) are asked in the name of a benchmark's users, each with
+that user's history, beside the benchmark's own questions. A method *abstains* where nothing personal goes into the
+request; then the answer is that of the plain LLM. The report says of each method
 
-- on the general questions: how often nothing personal was added (*restraint*), how often the answer stayed that of the
-  plain LLM to the letter (*unchanged*), and how much of it stayed (ROUGE-1 as a token F1, and ROUGE-L);
-- on the personal ones: the task's score, and how much of the first retriever's is *kept* - score over score, for errors
-  the other way round; with the unfiltered retriever first, that is what its filter leaves;
+- on the general questions: how often it abstained (*restraint*), how often the answer stayed that of the plain LLM to
+  the letter (*unchanged*), and how much of it stayed (ROUGE-1 as a token F1, and ROUGE-L);
+- on the personal ones: the benchmark's score, and how much of the first method's is *kept* - score over score, for
+  errors the other way round; with the unfiltered retriever first, that is what its filter leaves;
 - on both the *over-personalization* of the answers: the share of their terms that are the profile's and stand neither
   in the question nor in the reference. ``none``, which saw no profile, is its floor: some words are in every profile.
 
@@ -18,72 +18,58 @@ question and the answer that of the plain LLM. Of each retriever it is told
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from persona.channels import Ask
 from persona.errors import EvaluationError, InvalidOptionError
-from persona.eval.answers import Answers, data_hash
-from persona.eval.bootstrap import Interval, bootstrap_interval
-from persona.eval.general_questions import GENERAL_QUESTIONS, GeneralQuestion
-from persona.eval.lamp_config import Progress
-from persona.eval.metrics import METRICS, Array, Metric, evaluate
-from persona.eval.rouge import rouge_1, rouge_l
-from persona.files import write_atomically
-from persona.lamp.prompts import lamp_prompt
-from persona.lamp.tasks import LampSplit, Question
-from persona.protocols import BuiltPrompt as LampPrompt
-from persona.protocols import GenerationOptions, LanguageModel, Request, Retriever
+from persona.eval.answers import Answers
+from persona.eval.benchmark import Benchmark, Question, data_hash
+from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, GeneralQuestion
+from persona.eval.bootstrap import Interval, bootstrap_interval, mean_interval
+from persona.eval.metrics import rouge
+from persona.eval.options import NONE, EvaluationOptions
+from persona.eval.report import interval_cell, table, write_results
+from persona.eval.run import Progress
+from persona.personalizer import Personalizer
 from persona.records import Profile
+from persona.records import Record as Record
 from persona.version import __version__
 
-NO_USER = "none"
-"""The row in which nobody's history is looked at."""
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _TERM = re.compile(r"[^\W_]{3,}")
-_NO_TERMS = frozenset(
-    (
-        *("the", "and", "for", "are", "was", "were", "has", "have", "had", "with", "that", "this", "these", "those"),
-        *("from", "into", "not", "but", "you", "your", "they", "their", "its", "his", "her", "our", "can", "will"),
-        *("would", "should", "than", "then", "them", "what", "which", "who", "when", "how", "why", "all", "any"),
-        *("about", "also", "been", "does", "just", "more", "most", "one", "some", "there", "where", "while"),
-    )
+_COMMON = frozenset(
+    """
+    the and for are was were has have had with that this these those from into not but you your they their its his her
+    our can will would should than then them what which who when how why all any about also been does just more most one
+    some there where while
+    """.split()
 )
-
-
-def _no_measure(answers: Sequence[Any], labels: Sequence[str]) -> Array:
-    raise EvaluationError("a mean is taken of numbers that are there already")
-
-
-def _mean(sums: Array, count: Array) -> Array:
-    result: Array = sums[..., 0] / count
-    return result
-
-
-_MEAN = Metric("mean", True, _no_measure, _mean)
+"""Words that are no terms."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestraintRow:
-    """One retriever, or none; intervals are over users.
+    """One method; intervals are over users.
 
     Attributes:
-        method: the retriever's name, or `NO_USER`.
+        method: its name.
         restraint: share of the general questions to which nothing personal was added.
         by_domain: the same for each domain of general questions (`GeneralQuestion.domain`).
         unchanged: share of the general questions with the plain LLM's answer, to the letter.
         token_f1: ROUGE-1 between the answers to general questions and the plain LLM's.
         rouge_l: ROUGE-L between them.
         over_general: over-personalization of the answers to general questions.
-        score: the task's first metric on the personal questions.
-        kept: the share of the first retriever's score that this one has; None for `NO_USER`, and where the score to be
-            kept is 0.
+        score: the benchmark's first metric on the personal questions.
+        kept: the share of the first method's score that this one has; None for ``none``, and where the score to be kept
+            is 0.
         abstained: share of the personal questions to which nothing was added.
         over_personal: over-personalization of the answers to personal questions.
         tokens_general: mean tokens added to a general question.
@@ -110,21 +96,19 @@ class RestraintReport:
     """What a run found.
 
     Attributes:
-        task: LaMP task name.
+        benchmark: the benchmark's name.
         metric: its first metric, the one of `RestraintRow.score`.
         llm: the LLM's fingerprint.
-        k: most records for a question.
         general: how many general questions were asked.
-        personal: how many of the task's own.
-        rows: `NO_USER`, then the retrievers in the order given.
-        data: hash of the task's own questions, their profiles and golds.
-        config: what else decided the numbers, as the caller tells it.
+        personal: how many of the benchmark's own.
+        rows: ``none``, then the methods in the order given.
+        data: hash of the benchmark's own questions, their profiles and golds.
+        config: what else decided the numbers, as the caller says it.
     """
 
-    task: str
+    benchmark: str
     metric: str
     llm: str
-    k: int
     general: int
     personal: int
     rows: tuple[RestraintRow, ...]
@@ -134,6 +118,42 @@ class RestraintReport:
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         return {"persona": __version__, **asdict(self)}
+
+    def table(self, title: str) -> Table:
+        """The report as a `rich` table."""
+        return table(
+            self.cells(),
+            title=f"{title}: {self.benchmark}, {self.general} general questions beside {self.personal} personal ones",
+            caption=f"the columns before {self.metric} are about the general questions, the others about the personal "
+            "ones; intervals: 95 %, bootstrap over users",
+        )
+
+    def cells(self) -> list[list[str]]:
+        """Header and rows as strings; general questions from elsewhere have a column of their own."""
+        built_in = {question.domain for question in GENERAL_QUESTIONS}
+        others = [domain for domain in self.rows[0].by_domain if domain not in built_in]
+        header = [
+            *("method", "nothing added", *(f"{domain}: nothing added" for domain in others), "answer unchanged"),
+            *("token F1", "ROUGE-L", "over-personalized", "tokens", self.metric, "kept", "personal: nothing added"),
+            *("over-personalized", "tokens"),
+        ]
+        rows = [
+            [
+                row.method,
+                interval_cell(row.restraint),
+                *(f"{row.by_domain[domain]:.3f}" for domain in others),
+                interval_cell(row.unchanged),
+                *(f"{interval.value:.3f}" for interval in (row.token_f1, row.rouge_l, row.over_general)),
+                f"{row.tokens_general:.0f}",
+                interval_cell(row.score),
+                "-" if row.kept is None else f"{row.kept:.1%}",
+                f"{row.abstained.value:.3f}",
+                f"{row.over_personal.value:.3f}",
+                f"{row.tokens_personal:.0f}",
+            ]
+            for row in self.rows
+        ]
+        return [header, *rows]
 
 
 def profile_terms(profile: Profile) -> frozenset[str]:
@@ -157,166 +177,173 @@ def over_personalization(answer: str, profile: frozenset[str], question: str, re
     return len((terms & profile) - _terms(question) - _terms(reference)) / len(terms) if terms else 0.0
 
 
-def run_restraint(
-    split: LampSplit,
-    llm: LanguageModel,
-    retrievers: Mapping[str, Retriever],
-    *,
-    k: int = 1,
-    limit: int | None = None,
+def evaluate_restraint(
+    benchmark: Benchmark,
+    methods: Mapping[str, Personalizer],
     general: Sequence[GeneralQuestion] = GENERAL_QUESTIONS,
-    max_length: int = 256,
-    max_new_tokens: int = 64,
-    seed: int = 0,
-    resamples: int = 2000,
+    *,
+    options: EvaluationOptions = EvaluationOptions(),
     out: Path | None = None,
     config: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> RestraintReport:
-    """Ask general questions in the name of a split's users, beside the split's own.
+    """Ask general questions in the name of a benchmark's users, beside the benchmark's own.
 
     Args:
-        split: questions with their profiles, and golds.
-        llm: the frozen LLM.
-        retrievers: by name; the first one's score is what the others are to keep.
-        k: most records for a question, at least 1.
-        limit: only the first questions of the split; None asks all.
+        benchmark: questions with their profiles, and golds.
+        methods: by name; the first one's score is what the others are to keep. ``none``, the first one without any
+            channel, is added.
         general: the questions that need no personalization.
-        max_length: token budget of the official prompt, in which the records stand before either kind of question.
-        max_new_tokens: longest answer.
-        seed: who asks which general question, and the bootstrap.
-        resamples: bootstrap resamples over users.
+        options: how to run; the seed also says who asks which general question.
         out: folder for answers (a run that was stopped goes on) and ``results.json``; None keeps nothing.
-        config: what else decides the numbers (how the retrievers were made), for the report.
+        config: what else decides the numbers (how the methods were made), for the report.
         progress: called with a stage's name, what is done and what there is to do.
 
     Raises:
-        InvalidOptionError: if `k` is below 1, or there is no retriever.
+        InvalidOptionError: if there is no method.
         EvaluationError: if there are no questions, or no golds.
         GenerationError: if the LLM does not answer.
     """
-    if k < 1:
-        raise InvalidOptionError(f"`k` must be at least 1, was: {k}")
-    if not retrievers:
-        raise InvalidOptionError("there must be at least one retriever to judge, was given none")
-    questions = split.questions[:limit]
+    if not methods:
+        raise InvalidOptionError("there must be at least one method to judge, was given none")
+    questions = benchmark.questions[: options.limit]
     if not questions or not general:
-        raise EvaluationError("there are no questions to run: the split, or the set of general questions, is empty")
-    if split.golds is None:
+        raise EvaluationError("there are no questions to run: the benchmark, or the general questions, are empty")
+    if any(question.gold is None for question in questions):
         raise EvaluationError("the personal score needs golds: take a split that has them, train or dev")
-    golds = {question.id: split.golds[question.id] for question in questions}
-    askers = np.random.default_rng(seed).permutation(len(questions))
-    asked = [
-        Question(
-            f"general-{place}",
-            questions[askers[place % len(askers)]].user_id,
-            one.question,
-            questions[askers[place % len(askers)]].profile,
-        )
-        for place, one in enumerate(general)
-    ]
-    queries = [one.query or one.question for one in general] + [split.task.query(one.input) for one in questions]
-    prompts: dict[str, list[LampPrompt]] = {NO_USER: [LampPrompt(one.input) for one in (*asked, *questions)]}
-    for name, retriever in retrievers.items():
-        prompts[name] = _prompts(split, (*asked, *questions), queries, retriever, k, llm, max_length)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    kept = Answers(
-        None if out is None else out / "answers.jsonl", llm, GenerationOptions(max_new_tokens=max_new_tokens)
-    )
-    requests = {name: [Request(one.text) for one in row] for name, row in prompts.items()}
-    kept.ask((one for row in requests.values() for one in row), progress or (lambda stage, done, total: None))
-    answers = {name: [kept.text(one) for one in row] for name, row in requests.items()}
-
-    owners = [one.user_id for one in asked], [one.user_id for one in questions]
-    terms = {id(one.profile): profile_terms(one.profile) for one in (*asked, *questions)}
-    metric = METRICS[split.task.metrics[0]]
-
-    def mean(values: Sequence[float], users: Sequence[str]) -> Interval:
-        samples = {_MEAN.name: np.array(values, dtype=np.float64)[:, None]}
-        return bootstrap_interval(_MEAN, samples, list(users), resamples=resamples, seed=seed)
-
-    def over(said: Sequence[str], of: Sequence[Question], references: Sequence[str], users: Sequence[str]) -> Interval:
-        shares = [
-            over_personalization(text, terms[id(one.profile)], one.input, reference)
-            for text, one, reference in zip(said, of, references, strict=True)
-        ]
-        return mean(shares, users)
-
-    domains: dict[str, list[int]] = {}
-    for place, one in enumerate(general):
-        domains.setdefault(one.domain, []).append(place)
-
-    plain = answers[NO_USER][: len(asked)]
-    rows: list[RestraintRow] = []
-    kept_from: float | None = None
-    for name, built in prompts.items():
-        said, own = answers[name][: len(asked)], answers[name][len(asked) :]
-        added = np.array([one.tokens_added for one in built])
-        nothing: NDArray[np.bool_] = added == 0
-        predictions = {one.id: text for one, text in zip(questions, own, strict=True)}
-        samples = evaluate(split.task, golds, predictions, labels=split.labels).samples
-        score = bootstrap_interval(metric, samples, owners[1], resamples=resamples, seed=seed)
-        if name != NO_USER and kept_from is None:
-            kept_from = score.value
-        rows.append(
-            RestraintRow(
-                name,
-                mean([float(each) for each in nothing[: len(asked)]], owners[0]),
-                {domain: float(nothing[places].mean()) for domain, places in domains.items()},
-                mean([float(one == other) for one, other in zip(said, plain, strict=True)], owners[0]),
-                mean([_alike(rouge_1, one, other) for one, other in zip(plain, said, strict=True)], owners[0]),
-                mean([_alike(rouge_l, one, other) for one, other in zip(plain, said, strict=True)], owners[0]),
-                over(said, asked, [one.answer for one in general], owners[0]),
-                score,
-                None if kept_from is None else _kept(score.value, kept_from, metric.higher_is_better),
-                mean([float(each) for each in nothing[len(asked) :]], owners[1]),
-                over(own, questions, list(golds.values()), owners[1]),
-                float(added[: len(asked)].mean()),
-                float(added[len(asked) :].mean()),
-            )
-        )
+    first = next(iter(methods.values()))
+    plain = Personalizer(first.llm, first.store, (), builder=first.builder, options=first.options)
+    asked = (*_asked_by_users(general, questions, options.seed), *questions)
+    answers = Answers(out and out / "answers.jsonl", at_once=options.at_once)
+    answered = {}
+    for number, (name, method) in enumerate({NONE: plain, **methods}.items()):
+        answered[name] = _Answered.of(method, asked, answers)
+        progress("methods", number + 1, len(methods) + 1)
     report = RestraintReport(
-        split.task.name,
-        metric.name,
-        llm.fingerprint,
-        k,
-        len(asked),
+        benchmark.name,
+        benchmark.metrics[0].name,
+        first.llm.fingerprint,
+        len(general),
         len(questions),
-        tuple(rows),
-        data_hash(questions, golds),
-        {**(config or {}), "max_length": max_length, "max_new_tokens": max_new_tokens, "seed": seed, "limit": limit},
+        _Scoring(benchmark, general, asked, options).rows(answered),
+        data_hash(questions),
+        {**(config or {}), **asdict(options)},
     )
     if out is not None:
-        write_atomically(out / "results.json", json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")
+        write_results(out, report.as_dict())
     return report
 
 
-def _prompts(
-    split: LampSplit,
-    questions: Sequence[Question],
-    queries: Sequence[str],
-    retriever: Retriever,
-    k: int,
-    llm: LanguageModel,
-    max_length: int,
-) -> list[LampPrompt]:
-    found = retriever.retrieve_batch([one.profile for one in questions], queries, k)
-    return [
-        lamp_prompt(split.task, one.input, [scored.record for scored in best], llm.tokenizer, max_length=max_length)
-        for one, best in zip(questions, found, strict=True)
-    ]
+def _asked_by_users(general: Sequence[GeneralQuestion], questions: Sequence[Question], seed: int) -> list[Question]:
+    """Each general question in the name of a user, with the profile of one of the user's own questions."""
+    askers = np.random.default_rng(seed).permutation(len(questions))
+    asked = []
+    for number, each in enumerate(general):
+        asker = questions[askers[number % len(askers)]]
+        query = each.query or each.question
+        asked.append(
+            Question(f"general-{number}", asker.user_id, asker.profile, each.question, query, gold=each.answer)
+        )
+    return asked
 
 
-def _alike(measure: Callable[[str, str], float], plain: str, said: str) -> float:
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """A method's answers to all questions, in their order; whether it abstained, and how many tokens it added."""
+
+    texts: list[str]
+    abstained: list[bool]
+    tokens: list[int]
+
+    @classmethod
+    def of(cls, method: Personalizer, questions: Sequence[Question], answers: Answers) -> _Answered:
+        prepared = method.prepare([Ask(each.profile, each.prompt, each.query) for each in questions])
+        generations = [each.generation for each in prepared]
+        return cls(
+            answers.ask(method, prepared),
+            [generation.abstained for generation in generations],
+            [generation.tokens_added for generation in generations],
+        )
+
+
+class _Scoring:
+    """Scores methods; `asked` are the general questions, then the benchmark's own."""
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        general: Sequence[GeneralQuestion],
+        asked: Sequence[Question],
+        options: EvaluationOptions,
+    ) -> None:
+        self._benchmark, self._general, self._asked, self._options = benchmark, general, asked, options
+        self._split = slice(None, len(general)), slice(len(general), None)
+        self._terms = {id(question.profile): profile_terms(question.profile) for question in asked}
+
+    def rows(self, answered: Mapping[str, _Answered]) -> tuple[RestraintRow, ...]:
+        """A row for each method; the first one is plain, and what is to be kept is the second one's score."""
+        scores = {name: self._score(each.texts) for name, each in answered.items()}
+        plain, reference = answered[NONE], list(scores.values())[1].value
+        return tuple(
+            self._row(name, each, plain, scores[name], None if name == NONE else self._kept(scores[name], reference))
+            for name, each in answered.items()
+        )
+
+    def _row(
+        self, name: str, method: _Answered, plain: _Answered, score: Interval, kept: float | None
+    ) -> RestraintRow:
+        general, own = self._split
+        abstained, tokens = np.array(method.abstained), np.array(method.tokens)
+        pairs = list(zip(plain.texts[general], method.texts[general], strict=True))
+        domains = np.array([question.domain for question in self._general])
+        return RestraintRow(
+            method=name,
+            restraint=self._mean(abstained[general], general),
+            by_domain={
+                str(domain): float(abstained[general][domains == domain].mean()) for domain in dict.fromkeys(domains)
+            },
+            unchanged=self._mean([before == after for before, after in pairs], general),
+            token_f1=self._mean([_overlap("rouge1", *pair) for pair in pairs], general),
+            rouge_l=self._mean([_overlap("rougeL", *pair) for pair in pairs], general),
+            over_general=self._over(method.texts, general),
+            score=score,
+            kept=kept,
+            abstained=self._mean(abstained[own], own),
+            over_personal=self._over(method.texts, own),
+            tokens_general=float(tokens[general].mean()),
+            tokens_personal=float(tokens[own].mean()),
+        )
+
+    def _score(self, texts: Sequence[str]) -> Interval:
+        questions = self._asked[self._split[1]]
+        samples = self._benchmark.score(questions, texts[self._split[1]])
+        users = [question.user_id for question in questions]
+        resamples, seed = self._options.resamples, self._options.seed
+        return bootstrap_interval(self._benchmark.metrics[0], samples, users, resamples=resamples, seed=seed)
+
+    def _kept(self, score: Interval, reference: float) -> float | None:
+        ours, whole = score.value, reference
+        over, under = (ours, whole) if self._benchmark.metrics[0].higher_is_better else (whole, ours)
+        return over / under if under else None
+
+    def _over(self, texts: Sequence[str], part: slice) -> Interval:
+        shares = [
+            over_personalization(text, self._terms[id(question.profile)], question.prompt, question.gold or "")
+            for text, question in zip(texts[part], self._asked[part], strict=True)
+        ]
+        return self._mean(shares, part)
+
+    def _mean(self, values: Any, part: slice) -> Interval:
+        users = [question.user_id for question in self._asked[part]]
+        return mean_interval(values, users, resamples=self._options.resamples, seed=self._options.seed)
+
+
+def _overlap(kind: str, plain: str, text: str) -> float:
     """How much two answers have in common; ROUGE calls two empty ones different."""
-    return 1.0 if plain == said else measure(plain, said)
-
-
-def _kept(score: float, reference: float, higher_is_better: bool) -> float | None:
-    over, under = (score, reference) if higher_is_better else (reference, score)
-    return over / under if under else None
+    return 1.0 if plain == text else rouge(kind, plain, text)
 
 
 def _terms(text: str) -> frozenset[str]:
-    return frozenset(_TERM.findall(text.lower())) - _NO_TERMS
+    return frozenset(_TERM.findall(text.lower())) - _COMMON

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from persona.assembly import RetrieverOptions
-    from persona.eval.lamp_config import LampConfig
     from persona.lamp.tasks import LampSplit
     from persona.protocols import Retriever
 
@@ -46,48 +45,42 @@ app = group("eval", "Score answers as LaMP does.")
 
 @dataclass(frozen=True)
 class LampFiles:
-    """Where the questions, models and yardsticks of `persona eval lamp` come from.
+    """What `persona eval lamp` reads and prints besides.
 
     Attributes:
         task: LaMP_1 ... LaMP_7 or LaMP_2N, where the files do not say it.
         golds: the golds, if they lie elsewhere.
-        user_embedder_control: the same user embedders, trained with ``without_user=true``; one for each seed.
-        user_vectors: vectors of users that you have (.parquet, or .npy with .ids.jsonl), for a user embedder that reads
-            them.
-        summary_llm: writes the summaries; unset, the LLM that answers.
         markdown: print the table as Markdown.
     """
 
     task: str | None = None
     golds: str | None = None
-    user_embedder_control: tuple[str, ...] = ()
-    user_vectors: str | None = None
-    summary_llm: str | None = None
     markdown: bool = False
 
 
 def _lamp_defaults() -> dict[str, Any]:
-    from persona.eval.lamp_config import LampConfig
+    from persona.assembly import RetrieverOptions
+    from persona.eval.options import LampOptions
     from persona.settings import Settings
 
-    return {"": LampConfig(encoder=Settings().encoder), "files": LampFiles()}
+    return {"": LampOptions(encoder=Settings().encoder), "retrieval": RetrieverOptions(), "files": LampFiles()}
 
 
 @dataclass(frozen=True)
 class EvalLamp:
-    """Options of `persona eval lamp`; those that are given go into `persona.eval.lamp_config.LampConfig`.
+    """Options of `persona eval lamp`; those that are given go into `persona.eval.options.LampOptions`.
 
     Attributes:
         data: a folder with {train,dev,test}_questions.json.
         split: train, dev or test.
-        methods: comma list of none, user-embedder, stats, summary, stats+summary, vocabulary, user-embedder+vocabulary,
-            lora, lora+task, neighbours, routed and names of retrievers (persona retrieve --help); default:
-            none,bm25-lamp,recency.
+        methods: comma list of none, user-embedder, stats, summary, stats+summary, lora, lora+task, neighbours, routed and
+            names of retrievers (persona retrieve --help); default: none,bm25-lamp,recency.
         ks: comma list: how many records (default: 1,4).
         limit: only the first N questions.
         controls: also each method with another user's history (default: yes).
-        user_embedder: comma list: user embedders of the method user-embedder, one for each seed.
-        adapters: comma list: task adapters (persona train adapters DATA) of lora and the like, one for each seed.
+        mask: quote records as serving does; the default is LaMP's wording to the byte.
+        user_embedders: comma list: user embedders of the method user-embedder, one for each seed.
+        task_adapters: comma list: task adapters (persona train adapters DATA) of lora and the like, one for each seed.
         out: folder for predictions and results (default: runs/DATA-SPLIT-LLM).
     """
 
@@ -98,8 +91,9 @@ class EvalLamp:
     ks: Annotated[str | None, typer.Option("--k")] = None
     limit: Annotated[int | None, typer.Option(min=1)] = None
     controls: Annotated[bool | None, typer.Option("--controls/--no-controls")] = None
-    user_embedder: str | None = None
-    adapters: str | None = None
+    mask: Annotated[bool | None, typer.Option("--mask")] = None
+    user_embedders: Annotated[str | None, typer.Option("--user-embedder")] = None
+    task_adapters: Annotated[str | None, typer.Option("--adapters")] = None
     encoder: Encoder = None
     out: Path | None = None
 
@@ -108,82 +102,31 @@ class EvalLamp:
 def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
     """Run methods on a LaMP task and score them.
 
-    With intervals, yardsticks and controls. Resumable: answers that stand in the output folder are not asked for again.
+    With intervals, baselines and controls. Resumable: answers that stand in the output folder are not asked for again.
     """
-    from persona.eval.adapters import Adapters
-    from persona.eval.lamp import run_lamp
-    from persona.eval.lamp_config import LIFTING_METHODS
-    from persona.eval.report import lamp_markdown, lamp_table
-    from persona.eval.soft_prompts import UserEmbedders
-    from persona.readers import has_split, read_split
+    from persona.eval.benchmarks.lamp import LampBenchmark
+    from persona.eval.lamp import evaluate_lamp
     from persona.settings import Settings
 
     check_split(options.split, "train", "dev", "test")
-    config, files = settings[""], settings["files"]
-    _check_lamp(options, config, files)
-    user_embedders = adapters = None
-    if options.user_embedder is not None:
-        named = names(options.user_embedder, "--user-embedder")
-        vectors = None if files.user_vectors is None else Path(files.user_vectors)
-        user_embedders = UserEmbedders.load(named, files.user_embedder_control, vectors=vectors)
-    if options.adapters is not None:
-        adapters = Adapters.load(names(options.adapters, "--adapters"))
+    files: LampFiles = settings["files"]
+    chosen = replace(settings[""], retrieval=settings["retrieval"])
+    check_encoder_is_read(options.encoder, chosen.reads_vectors, ",".join(chosen.methods))
     llm = options.llm or Settings().llm
     folder = options.out or Path("runs") / f"{options.data.resolve().name}-{options.split}-{_short_name(llm)}"
     check_folder(folder)
-    golds = None if files.golds is None else Path(files.golds)
-    split = read_split(options.data, options.split, golds=golds, task=files.task)
-    background = None
-    if options.split != "train" and not set(LIFTING_METHODS).isdisjoint(config.methods):
-        background = read_split(options.data, "train", task=files.task) if has_split(options.data, "train") else None
+    benchmark = LampBenchmark.read(options.data, options.split, files.golds, task=files.task)
     with progress_bars("steps") as progress:
-        done = run_lamp(
-            split,
-            # Over-long inputs are cut as LaMP's own code cuts them, at the right end.
-            load_llm(llm, overlong="truncate"),
-            config,
-            user_embedders=user_embedders,
-            adapters=adapters,
-            summarizer=None if files.summary_llm is None else load_llm(files.summary_llm),
-            background=background,
-            out=folder,
-            progress=stage_bars(progress),
-        )
+        # Over-long inputs are cut as LaMP's own code cuts them, at the right end.
+        answering = load_llm(llm, overlong="truncate")
+        done = evaluate_lamp(benchmark, answering, chosen, out=folder, progress=stage_bars(progress))
     if report(done.as_dict()):
         return
     if files.markdown:
-        say(lamp_markdown(done).rstrip())
+        say(done.markdown().rstrip())
     else:
-        show(lamp_table(done, title=f"{options.data.resolve().name} {options.split}"))
+        show(done.table(f"{options.data.resolve().name} {options.split}"))
         say(f"predictions and results: {folder}")
-
-
-def _check_lamp(options: EvalLamp, config: LampConfig, files: LampFiles) -> None:
-    """Refuse options that no method reads, before anything is loaded."""
-    from persona.assembly import RetrieverOptions, needs_encoder
-    from persona.eval.adapters import LORA_METHODS
-    from persona.eval.lamp_config import USER_EMBEDDER_METHODS
-    from persona.eval.summary_rows import BOTH, SUMMARY
-
-    methods = ",".join(config.methods)
-    if options.user_embedder is None and config.with_user_embedder:
-        method = next(each for each in config.methods if each in USER_EMBEDDER_METHODS)
-        raise InvalidOptionError(f"the method {method!r} needs a user embedder: name its folder with --user-embedder")
-    for name, given, read_by in (
-        ("--user-embedder", options.user_embedder, USER_EMBEDDER_METHODS),
-        ("--adapters", options.adapters, LORA_METHODS),
-        ("`summary_llm`", files.summary_llm, (SUMMARY, BOTH)),
-    ):
-        if given is not None and set(read_by).isdisjoint(config.methods):
-            raise InvalidOptionError(
-                f"{name} is read by the methods {', '.join(read_by)}, and {methods} has none of them: name one"
-            )
-    for name, value in (("control", files.user_embedder_control), ("vectors", files.user_vectors)):
-        if value and options.user_embedder is None:
-            raise InvalidOptionError(f"there is no user embedder for {name} {value!r}: name one with --user-embedder")
-    embedded = options.user_embedder is not None and files.user_vectors is None
-    retrievers = any(needs_encoder(each, RetrieverOptions(base=config.base)) for each in config.retrievers)
-    check_encoder_is_read(options.encoder, config.relevance is not None or embedded or retrievers, methods)
 
 
 def _short_name(llm: str) -> str:
@@ -214,7 +157,7 @@ class EvalScore:
 @command(app, "score", EvalScore)
 def eval_score(options: EvalScore) -> None:
     """Score a file as LaMP's evaluator does."""
-    from persona.eval.official import score_files
+    from persona.eval.benchmarks.lamp import score_files
 
     scores = score_files(
         options.golds,
@@ -293,9 +236,9 @@ def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
     And see whether they are left alone: 120 general questions and those of --general in the name of the users of a LaMP
     task, beside the task's own questions. With --filter each retriever runs as it is and with the filter over it.
     """
-    from persona.eval.general_questions import GENERAL_QUESTIONS, read_general
-    from persona.eval.report import restraint_cells, restraint_table
-    from persona.eval.restraint import run_restraint
+    from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, read_general
+    from persona.eval.benchmarks.lamp import LampBenchmark
+    from persona.eval.benchmarks.restraint import RestraintOptions, evaluate_restraint
     from persona.readers import read_split
 
     wanted: RestraintSettings = settings[""]
@@ -339,12 +282,12 @@ def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
 def _restraint_methods(options: EvalRestraint, retrieval: RetrieverOptions) -> tuple[str, ...]:
     """The retrievers to run, checked before anything is loaded."""
     from persona.assembly import check_retriever
-    from persona.eval.restraint import NO_USER
+    from persona.eval.options import NONE
 
     methods = names(options.methods, "--methods")
-    if NO_USER in methods:
+    if NONE in methods:
         raise InvalidOptionError(
-            f"the row {NO_USER!r} is always there: --methods names retrievers, was: {options.methods!r}"
+            f"the row {NONE!r} is always there: --methods names retrievers, was: {options.methods!r}"
         )
     for name in methods:
         check_retriever(name)

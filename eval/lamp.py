@@ -18,7 +18,7 @@ All but the first two run alone and beside each number of records: ``user-embedd
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -29,10 +29,12 @@ from persona.assembly import RETRIEVERS, RetrieverOptions, make_retrievers, need
 from persona.channels import Ask, Channel
 from persona.errors import InvalidOptionError
 from persona.eval.benchmark import Question
+from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, GeneralQuestion
 from persona.eval.benchmarks.lamp import LampBenchmark
+from persona.eval.benchmarks.restraint import RestraintReport, evaluate_restraint
 from persona.eval.controls import WITHOUT_USER, Control, EmptyHistory, OtherUser, TrainedWithoutUser, WithoutHistory
 from persona.eval.methods import Method
-from persona.eval.options import NONE, SUMMARIES, USER_EMBEDDER, EvaluationOptions, LampOptions
+from persona.eval.options import NONE, SUMMARIES, USER_EMBEDDER, LampOptions
 from persona.eval.report import Report
 from persona.eval.run import Progress, evaluate
 from persona.lamp.prompts import LampWording
@@ -79,14 +81,65 @@ def evaluate_lamp(
         controls.insert(0, OtherUser(options.seed))
         if options.user_vectors is None:  # a file has a vector for every user, whatever the history
             controls.insert(1, EmptyHistory())
-    settings = EvaluationOptions(seed=options.seed, resamples=options.resamples, limit=options.limit)
     with ExitStack() as stack:
-        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.mkdir(parents=True, exist_ok=True)
-        methods = NamedMethods(benchmark, llm, options, folder, stack, progress)
+        folder = _folder(out, stack)
+        methods = NamedMethods(benchmark, llm, options, folder, stack, progress).made()
+        config = options.as_dict()
         return evaluate(
-            benchmark, methods.made(), controls, options=settings, out=out, config=options.as_dict(), progress=progress
+            benchmark, methods, controls, options=options.evaluation, out=out, config=config, progress=progress
         )
+
+
+def evaluate_lamp_restraint(
+    benchmark: LampBenchmark,
+    llm: LanguageModel,
+    options: LampOptions,
+    filters: Sequence[str | Path] = (),
+    general: Sequence[GeneralQuestion] = GENERAL_QUESTIONS,
+    *,
+    out: Path | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> RestraintReport:
+    """`evaluate_restraint` of methods by name, each as it is and with each relevance filter over its retriever.
+
+    Args:
+        benchmark: the questions of the users.
+        llm: the frozen LLM.
+        options: methods and numbers of records; the first method's score is what the others are to keep.
+        filters: what `persona.retrievers.relevance.filters.load_filter` takes.
+        general: the questions that need no personalization.
+        out: folder for answers (a run that was stopped goes on) and ``results.json``; None keeps nothing.
+        progress: called with a stage's name, what is done and what there is to do.
+
+    Raises:
+        PersonaError: as `evaluate_restraint`, or if a method or filter cannot be made.
+    """
+    plain = replace(options.retrieval, relevance=None, judge="question")
+    variants = {"": plain} | {
+        f" + {'filter' if len(filters) == 1 else name}": replace(options.retrieval, relevance=name) for name in filters
+    }
+    with ExitStack() as stack:
+        folder = _folder(out, stack)
+        made = {
+            suffix: NamedMethods(benchmark, llm, replace(options, retrieval=each), folder, stack, progress).made()
+            for suffix, each in variants.items()
+        }
+        methods = {
+            f"{method.name}{suffix} k={method.k}": method.personalizers[0]
+            for alike in zip(*made.values(), strict=True)
+            for suffix, method in zip(made, alike, strict=True)
+        }
+        config = {**options.as_dict(), "filters": list(map(str, filters))}
+        return evaluate_restraint(
+            benchmark, methods, general, options=options.evaluation, out=out, config=config, progress=progress
+        )
+
+
+def _folder(out: Path | None, stack: ExitStack) -> Path:
+    """`out`, made if it is not there, or a folder that is gone when `stack` ends."""
+    folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 class NamedMethods:

@@ -152,6 +152,11 @@ class LampOptions:
             )
 
     @property
+    def evaluation(self) -> EvaluationOptions:
+        """How the evaluation is run."""
+        return EvaluationOptions(seed=self.seed, resamples=self.resamples, limit=self.limit)
+
+    @property
     def retrievers(self) -> tuple[str, ...]:
         """The retrievers that run: those among the methods, and the one beside the others where there are any."""
         beside = (self.beside,) if any(method in BESIDE_RECORDS for method in self.methods) else ()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from persona.assembly import RetrieverOptions, make_retriever
 from persona.eval.benchmark import Question

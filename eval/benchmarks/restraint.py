@@ -291,9 +291,7 @@ class _Scoring:
             for name, each in answered.items()
         )
 
-    def _row(
-        self, name: str, method: _Answered, plain: _Answered, score: Interval, kept: float | None
-    ) -> RestraintRow:
+    def _row(self, name: str, method: _Answered, plain: _Answered, score: Interval, kept: float | None) -> RestraintRow:
         general, own = self._split
         abstained, tokens = np.array(method.abstained), np.array(method.tokens)
         pairs = list(zip(plain.texts[general], method.texts[general], strict=True))

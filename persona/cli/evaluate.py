@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,10 +18,8 @@ from persona.cli.terminal import (
     check_encoder_is_read,
     check_folder,
     check_split,
-    embed_views,
     group,
     load_llm,
-    load_read_encoder,
     names,
     progress_bars,
     report,
@@ -34,11 +30,8 @@ from persona.cli.terminal import (
 from persona.errors import InvalidOptionError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from persona.assembly import RetrieverOptions
-    from persona.lamp.tasks import LampSplit
-    from persona.protocols import Retriever
+    from persona.eval.options import LampOptions
 
 app = group("eval", "Score answers as LaMP does.")
 
@@ -238,51 +231,42 @@ def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
     """
     from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, read_general
     from persona.eval.benchmarks.lamp import LampBenchmark
-    from persona.eval.benchmarks.restraint import RestraintOptions, evaluate_restraint
-    from persona.readers import read_split
+    from persona.eval.lamp import evaluate_lamp_restraint
+    from persona.eval.report import markdown
 
     wanted: RestraintSettings = settings[""]
     check_split(wanted.split, "train", "dev")
-    methods = _restraint_methods(options, settings["retrieval"])
+    chosen = _restraint_options(options, wanted, settings["retrieval"])
     if options.out is not None:
         check_folder(options.out)
-    split = read_split(options.data, wanted.split, task=wanted.task)
-    retrieval = replace(settings["retrieval"], view=split.task.view)
-    at_most = options.limit or len(split.questions)
+    benchmark = LampBenchmark.read(options.data, wanted.split, task=wanted.task)
+    at_most = options.limit or len(benchmark.questions)
     more = [each for file in options.general for each in read_general(file, at_most, wanted.split)]
-    with ExitStack() as stack:
-        progress = stack.enter_context(progress_bars("steps"))
-        retrievers, config = _restraint_retrievers(methods, options, wanted.encoder, retrieval, split, stack, progress)
-        done = run_restraint(
-            split,
+    with progress_bars("steps") as progress:
+        done = evaluate_lamp_restraint(
+            benchmark,
             load_llm(options.llm, overlong="truncate"),
-            retrievers,
-            k=wanted.k,
-            limit=options.limit,
-            general=(*GENERAL_QUESTIONS, *more),
-            max_length=wanted.max_length,
-            max_new_tokens=wanted.max_new_tokens,
-            seed=retrieval.seed,
+            chosen,
+            options.filters,
+            (*GENERAL_QUESTIONS, *more),
             out=options.out,
-            config={"split": wanted.split, "general": list(map(str, options.general)), **config},
             progress=stage_bars(progress),
         )
     if report(done.as_dict()):
         return
     if wanted.markdown:
-        header, *rows = restraint_cells(done)
-        for cells in (header, ["---", *["---:"] * (len(header) - 1)], *rows):
-            say(f"| {' | '.join(cells)} |")
+        say(markdown(done.cells()).rstrip())
     else:
-        show(restraint_table(done, title=f"{options.data.resolve().name} {wanted.split}"))
+        show(done.table(f"{options.data.resolve().name} {wanted.split}"))
         if options.out is not None:
             say(f"answers and results: {options.out}")
 
 
-def _restraint_methods(options: EvalRestraint, retrieval: RetrieverOptions) -> tuple[str, ...]:
+def _restraint_options(options: EvalRestraint, wanted: RestraintSettings, retrieval: RetrieverOptions) -> LampOptions:
     """The retrievers to run, checked before anything is loaded."""
     from persona.assembly import check_retriever
-    from persona.eval.options import NONE
+    from persona.eval.options import NONE, LampOptions
+    from persona.settings import Settings
 
     methods = names(options.methods, "--methods")
     if NONE in methods:
@@ -295,49 +279,15 @@ def _restraint_methods(options: EvalRestraint, retrieval: RetrieverOptions) -> t
         raise InvalidOptionError(
             f"`judge` says what a filter judges, and there is none: name one with --filter, was: {retrieval.judge!r}"
         )
-    return methods
-
-
-def _restraint_retrievers(
-    methods: tuple[str, ...],
-    options: EvalRestraint,
-    encoder: str | None,
-    retrieval: RetrieverOptions,
-    split: LampSplit,
-    stack: ExitStack,
-    progress: Progress,
-) -> tuple[dict[str, Retriever], dict[str, Any]]:
-    """Each retriever as it is and with each filter over it, by the names of their rows; and what says so in results."""
-    from persona.assembly import make_retrievers, needs_encoder
-    from persona.retrievers.relevance.filters import load_filter
-    from persona.store.profile_store import ProfileStore
-
-    reads = bool(options.filters) or any(needs_encoder(name, retrieval) for name in methods)
-    loaded = load_read_encoder(encoder, reads, options.methods)
-    filters, store = {}, None
-    if loaded is not None:
-        filters = {name: load_filter(name, loaded) for name in dict.fromkeys(options.filters)}
-        folder = stack.enter_context(TemporaryDirectory())
-        store = stack.enter_context(ProfileStore(f"sqlite:///{folder}/vectors.db"))
-        asked = split.questions[: options.limit]
-        store.upsert((question.user_id, record) for question in asked for record in question.profile)
-        embed_views(store, loaded, dict.fromkeys([retrieval.view, *(each.view for each in filters.values())]), progress)
-    plain = make_retrievers(methods, replace(retrieval, judge="question"), encoder=loaded, store=store)
-    filtered = {
-        name: make_retrievers(methods, replace(retrieval, relevance=each), encoder=loaded, store=store)
-        for name, each in filters.items()
-    }
-    retrievers: dict[str, Retriever] = {}
-    for name in methods:
-        retrievers[name] = plain[name]
-        for called, each in filtered.items():
-            retrievers[f"{name} + {'filter' if len(filters) == 1 else called}"] = each[name]
-    return retrievers, {
-        "methods": methods,
-        "filters": {called: [each.fingerprint, each.threshold] for called, each in filters.items()},
-        "judge": retrieval.judge,
-        "encoder": None if loaded is None else loaded.fingerprint,
-        "base": retrieval.base,
-        "retriever_model": retrieval.model,
-        "where": retrieval.where,
-    }
+    chosen = LampOptions(
+        methods=methods,
+        ks=(wanted.k,),
+        retrieval=retrieval,
+        encoder=wanted.encoder or Settings().encoder,
+        max_length=wanted.max_length,
+        max_new_tokens=wanted.max_new_tokens,
+        seed=retrieval.seed,
+        limit=options.limit,
+    )
+    check_encoder_is_read(wanted.encoder, bool(options.filters) or chosen.reads_vectors, options.methods)
+    return chosen

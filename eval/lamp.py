@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from persona.adapters.task_adapter import TaskAdapter
     from persona.encoders.user_vectors import UserVectorFile
     from persona.soft_prompts.embedder import UserEmbedder
+    from persona.summaries.writing import WrittenSummaries
 
 _LABEL_TOKENS, _TEXT_TOKENS = 16, 64
 
@@ -56,7 +57,7 @@ _LABEL_TOKENS, _TEXT_TOKENS = 16, 64
 def evaluate_lamp(
     benchmark: LampBenchmark,
     llm: LanguageModel,
-    options: LampOptions = LampOptions(),
+    options: LampOptions | None = None,
     *,
     out: Path | None = None,
     progress: Progress = lambda stage, done, total: None,
@@ -66,7 +67,7 @@ def evaluate_lamp(
     Args:
         benchmark: the questions.
         llm: the frozen LLM.
-        options: what to run.
+        options: what to run; None takes the defaults.
         out: folder for answers, summaries, vectors and adapters (a run that was stopped goes on), predictions in the
             official form and ``results.json``; None keeps nothing.
         progress: called with a stage's name, what is done and what there is to do.
@@ -76,6 +77,7 @@ def evaluate_lamp(
         UnsupportedChannelError: if the LLM cannot take what a method brings.
         PersonaError: as `evaluate`.
     """
+    options = options or LampOptions()
     controls: list[Control] = [TrainedWithoutUser()]
     if options.controls:
         controls.insert(0, OtherUser(options.seed))
@@ -114,6 +116,8 @@ def evaluate_lamp_restraint(
     Raises:
         PersonaError: as `evaluate_restraint`, or if a method or filter cannot be made.
     """
+    from persona.retrievers.relevance.filters import RelevanceFilter
+
     plain = replace(options.retrieval, relevance=None, judge="question")
     variants = {"": plain} | {
         f" + {'filter' if len(filters) == 1 else name}": replace(options.retrieval, relevance=name) for name in filters
@@ -121,15 +125,19 @@ def evaluate_lamp_restraint(
     with ExitStack() as stack:
         folder = _folder(out, stack)
         made = {
-            suffix: NamedMethods(benchmark, llm, replace(options, retrieval=each), folder, stack, progress).made()
+            suffix: NamedMethods(benchmark, llm, replace(options, retrieval=each), folder, stack, progress)
             for suffix, each in variants.items()
         }
         methods = {
-            f"{method.name}{suffix} k={method.k}": method.personalizers[0]
-            for alike in zip(*made.values(), strict=True)
+            f"{method.name}{suffix}" + (f" k={method.k}" if len(options.ks) > 1 else ""): method.personalizers[0]
+            for alike in zip(*(each.made() for each in made.values()), strict=True)
             for suffix, method in zip(made, alike, strict=True)
         }
-        config = {**options.as_dict(), "filters": list(map(str, filters))}
+        loaded = [
+            each.retrieval.relevance for each in made.values() if isinstance(each.retrieval.relevance, RelevanceFilter)
+        ]
+        names = {str(name): [each.fingerprint, each.threshold] for name, each in zip(filters, loaded, strict=True)}
+        config = {**options.as_dict(), "filters": names}
         return evaluate_restraint(
             benchmark, methods, general, options=options.evaluation, out=out, config=config, progress=progress
         )
@@ -152,6 +160,9 @@ class NamedMethods:
         folder: where vectors, summaries and adapters are kept, and found again by a run that was stopped.
         stack: closes what the methods read from.
         progress: called with a stage's name, what is done and what there is to do.
+
+    Attributes:
+        retrieval: how retrievers are made, the relevance filter loaded.
     """
 
     def __init__(
@@ -178,12 +189,12 @@ class NamedMethods:
         self._task_adapters = _loaded_task_adapters(options.task_adapters, benchmark.task)
         self._store = stack.enter_context(ProfileStore(f"sqlite:///{folder / 'vectors.db'}"))
         self._encoder: RecordEncoder | None = None
-        retrieval = replace(options.retrieval, view=benchmark.task.view, seed=options.seed)
+        self.retrieval = replace(options.retrieval, view=benchmark.task.view, seed=options.seed)
         if options.reads_vectors:
             self._encoder = self._loaded_encoder()
-            retrieval = self._with_loaded_filter(retrieval, self._encoder)
-            self._embed(self._encoder, retrieval)
-        self._retrievers = make_retrievers(options.retrievers, retrieval, encoder=self._encoder, store=self._store)
+            self.retrieval = self._with_loaded_filter(self._encoder)
+            self._embed(self._encoder)
+        self._retrievers = make_retrievers(options.retrievers, self.retrieval, encoder=self._encoder, store=self._store)
 
     def _loaded_encoder(self) -> RecordEncoder:
         from persona.encoders.load import load_encoder
@@ -194,22 +205,24 @@ class NamedMethods:
         reading = self._embedders if self._vectors is None else []
         return load_encoder(given, like=reading[0].config.encoder if reading else "")
 
-    def _with_loaded_filter(self, retrieval: RetrieverOptions, encoder: RecordEncoder) -> RetrieverOptions:
+    def _with_loaded_filter(self, encoder: RecordEncoder) -> RetrieverOptions:
         from persona.retrievers.relevance.filters import load_filter
 
-        given = retrieval.relevance
-        return replace(retrieval, relevance=load_filter(given, encoder)) if isinstance(given, str | Path) else retrieval
+        given = self.retrieval.relevance
+        loaded = load_filter(given, encoder) if isinstance(given, str | Path) else given
+        return replace(self.retrieval, relevance=loaded)
 
-    def _embed(self, encoder: RecordEncoder, retrieval: RetrieverOptions) -> None:
+    def _embed(self, encoder: RecordEncoder) -> None:
         """Put the records of all questions, and the vectors that something reads, into the store."""
         from persona.encoders.embedding import embed_users
+        from persona.retrievers.relevance.filters import RelevanceFilter
         from persona.soft_prompts.histories import history_views
 
         self._store.upsert((question.user_id, record) for question in self._questions for record in question.profile)
-        unfiltered = replace(retrieval, relevance=None, judge="question")
-        views = [retrieval.view] if any(needs_encoder(each, unfiltered) for each in self._options.retrievers) else []
+        retrieval, filtering = replace(self.retrieval, relevance=None, judge="question"), self.retrieval.relevance
+        views = [retrieval.view] if any(needs_encoder(each, retrieval) for each in self._options.retrievers) else []
         views += ["text"] if "key_value" in self._options.retrievers else []
-        views += [] if retrieval.relevance is None else [retrieval.relevance.view]
+        views += [filtering.view] if isinstance(filtering, RelevanceFilter) else []
         views += history_views(self._embedders[0].config) if self._embedders and self._vectors is None else ()
         for view in dict.fromkeys(views):
             embed_users(
@@ -259,27 +272,30 @@ class NamedMethods:
         return self._alone_and_beside(USER_EMBEDDER, channels, control=control, parts=parts)
 
     def _summary_methods(self, name: str) -> Iterable[Method]:
-        from persona.llm.load import load_llm
         from persona.summaries.channel import STATS, SummaryChannel
+
+        source, written = SUMMARIES[name], self._written_summaries
+        as_target = self._wording.notes_are_targets
+        channel = SummaryChannel(source, written, task=self._benchmark.name, as_target=as_target)
+        parts = {} if source == STATS else {"summarizer": [written.llm.fingerprint]}
+        return self._alone_and_beside(name, [channel], parts=parts).values()
+
+    @cached_property
+    def _written_summaries(self) -> WrittenSummaries:
+        """What an LLM writes about profiles, shared by the methods, so that it is written once."""
+        from persona.llm.load import load_llm
         from persona.summaries.prompts import INSTRUCT, TASK
         from persona.summaries.writing import SummaryOptions, WrittenSummaries
 
-        task, as_target = self._benchmark.task, self._wording.notes_are_targets
         given = self._options.summary_llm or self._llm
-        writer = load_llm(given) if isinstance(given, str) else given
-        written = WrittenSummaries(
-            writer,
-            SummaryOptions(
-                task=task.name, form=TASK if as_target else INSTRUCT, context_tokens=self._options.max_length
-            ),
+        form = TASK if self._wording.notes_are_targets else INSTRUCT
+        return WrittenSummaries(
+            load_llm(given) if isinstance(given, str) else given,
+            SummaryOptions(task=self._benchmark.name, form=form, context_tokens=self._options.max_length),
             labels=self._benchmark.labels,
             path=self._folder / "summaries.jsonl",
             progress=partial(self._progress, "summaries"),
         )
-        source = SUMMARIES[name]
-        parts = {} if source == STATS else {"summarizer": [writer.fingerprint]}
-        channel = SummaryChannel(source, written, task=task.name, as_target=as_target)
-        return self._alone_and_beside(name, [channel], parts=parts).values()
 
     def _adapter_methods(self, name: str) -> list[Method]:
         from persona.adapters.from_profiles import TASK
@@ -380,8 +396,8 @@ def _check_embedders(embedders: Sequence[UserEmbedder], vectors: UserVectorFile 
     shapes = {(*(getattr(each.config, name) for name in names), bool(each.config.copy_tokens)) for each in embedders}
     if len(shapes) > 1:
         raise InvalidOptionError(
-            f"the user embedders of one row, and their controls, must differ in their seed only; their {', '.join(names)} "
-            f"and whether they copy were: {', '.join(map(str, sorted(shapes)))}"
+            "the user embedders of one row, and their controls, must differ in their seed only; their "
+            f"{', '.join(names)} and whether they copy were: {', '.join(map(str, sorted(shapes)))}"
         )
     if embedders and (embedders[0].config.mode == "vectors") != (vectors is not None):
         raise InvalidOptionError(

@@ -7,9 +7,9 @@
 [1.0, 3.0]
 
 A measure is a value, `Metric`: its name, its direction, what it records of each sample, and how it is computed from the
-*sums* of those records. Accuracy and ROUGE are means, RMSE is the root of one, macro-F1 comes from three counts a class.
-So a resample of a thousand users is one row of a matrix product, and macro-F1 and RMSE are computed in it exactly, which
-scikit-learn's functions, made for one sample, would have to do a thousand times (`persona.eval.bootstrap`).
+*sums* of those records. Accuracy and ROUGE are means, RMSE is the root of one, macro-F1 comes from three counts a
+class. So a resample of a thousand users is one row of a matrix product (`persona.eval.bootstrap`), where scikit-learn's
+functions would go through all answers again for each resample.
 
 The values match ``eval/evaluation.py`` of the official LaMP code, with these of its habits kept on purpose:
 
@@ -19,8 +19,8 @@ The values match ``eval/evaluation.py`` of the official LaMP code, with these of
 - a rating is whatever ``float()`` reads ("3.5" is 3.5, "7" is 7.0, nothing is clipped); what it cannot read is set to
   the end of the scale, 1 or 5, that lies farther from the gold (5 for a gold of 3).
 
-One difference is deliberate: ``nan``, ``inf`` and numbers beyond `LARGEST_RATING` pass ``float()``, and one of them ends
-the official run with an exception or drowns every other answer. Here they are malformed like any other word.
+One difference is deliberate: ``nan``, ``inf`` and numbers beyond `LARGEST_RATING` pass ``float()``, and one of them
+ends the official run with an exception or drowns every other answer. Here they are malformed like any other word.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def evaluate(
     methods: Mapping[str, Run] | Iterable[Method],
     controls: Sequence[Control] | None = None,
     *,
-    options: EvaluationOptions = EvaluationOptions(),
+    options: EvaluationOptions | None = None,
     out: Path | None = None,
     config: Mapping[str, Any] | None = None,
     progress: Progress = lambda stage, done, total: None,
@@ -50,7 +50,7 @@ def evaluate(
         methods: personalizers by name, or methods; functions are given the benchmark's training split.
         controls: None takes another user's history, an empty history for soft prompts, and the training without user,
             each for the methods that it says something about.
-        options: how to run.
+        options: how to run; None takes the defaults.
         out: folder for answers (a run that was stopped goes on), predictions and ``results.json``; None keeps nothing.
         config: what decides the numbers besides, for the report.
         progress: called with a stage's name, what is done and what there is to do.
@@ -60,6 +60,7 @@ def evaluate(
             split that is not there, or another user's history is wanted and there is one user.
         GenerationError: if an LLM does not answer. What arrived before is kept in `out`.
     """
+    options = options or EvaluationOptions()
     questions = benchmark.questions[: options.limit]
     if not questions:
         raise EvaluationError("there are no questions to run: the benchmark is empty")

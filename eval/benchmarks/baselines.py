@@ -1,12 +1,12 @@
-"""Baselines of LaMP: what can be had from a user's own records without an LLM, the least that personalization must beat.
+"""Baselines of LaMP: what a user's own records say without an LLM, the least that personalization has to beat.
 
 >>> liked = [Record("a", target="4", time="2004"), Record("b", target="2", time="2006")]
 >>> mean_score(liked, default="5"), median_score(liked, default="5")
 ('3', '2')
 
 Each reads only the profile of the question that it answers, gives a string in the task's own form, and breaks ties in
-favour of what the user did last (undated records count as the oldest, later ones in a profile as newer). Where a profile
-has nothing to go by, the answer is a default that the caller declares.
+favour of what the user did last (undated records count as the oldest, later ones in a profile as newer). Where a
+profile has nothing to go by, the answer is a default that the caller declares.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def lamp_baselines(
     """All baselines that the task allows.
 
     Ratings: the mean and the median score; labels: the most frequent one; these and texts with a title: the target of
-    the record nearest by BM25 as LaMP ranks it. For paraphrases, whose records have no target, the question itself. None
-    for citations.
+    the record nearest by BM25 as LaMP ranks it. For paraphrases, whose records have no target, the question itself.
+    None for citations.
 
     Args:
         task: what is asked.

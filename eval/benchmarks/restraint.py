@@ -2,14 +2,19 @@
 
 General questions (`persona.eval.benchmarks.general_questions`) are asked in the name of a benchmark's users, each with
 that user's history, beside the benchmark's own questions. A method *abstains* where nothing personal goes into the
-request; then the answer is that of the plain LLM. The report says of each method
+request; then the answer is that of the plain LLM. What is measured of each method:
 
-- on the general questions: how often it abstained (*restraint*), how often the answer stayed that of the plain LLM to
-  the letter (*unchanged*), and how much of it stayed (ROUGE-1 as a token F1, and ROUGE-L);
-- on the personal ones: the benchmark's score, and how much of the first method's is *kept* - score over score, for
-  errors the other way round; with the unfiltered retriever first, that is what its filter leaves;
-- on both the *over-personalization* of the answers: the share of their terms that are the profile's and stand neither
-  in the question nor in the reference. ``none``, which saw no profile, is its floor: some words are in every profile.
+=================  =====================================================================================================
+``restraint``      share of the general questions on which it abstained
+``unchanged``      share of the general questions with the plain LLM's answer, to the letter
+``token_f1``       ROUGE-1 between the answers to general questions and the plain LLM's; ``rouge_l`` is ROUGE-L
+``over_general``   over-personalization of the answers to general questions: the share of their terms that are the
+                   profile's and stand neither in the question nor in a right answer. ``none``, which saw no profile, is
+                   the floor: some words are in every profile
+``score``          the benchmark's first metric on its own questions
+``abstained``      share of the benchmark's own questions on which it abstained
+``over_personal``  over-personalization of the answers to them
+=================  =====================================================================================================
 
 >>> profile = profile_terms(Profile("ana", (Record("A quiet film about lighthouses."),)))
 >>> over_personalization("Oslo, with quiet lighthouses", profile, "What is the capital of Norway?", "Oslo")
@@ -38,7 +43,7 @@ from persona.eval.report import interval_cell, table, write_results
 from persona.eval.run import Progress
 from persona.personalizer import Personalizer
 from persona.records import Profile
-from persona.records import Record as Record
+from persona.records import Record as Record  # for the example above
 from persona.version import __version__
 
 if TYPE_CHECKING:
@@ -46,47 +51,33 @@ if TYPE_CHECKING:
 
 _TERM = re.compile(r"[^\W_]{3,}")
 _COMMON = frozenset(
-    """
-    the and for are was were has have had with that this these those from into not but you your they their its his her
-    our can will would should than then them what which who when how why all any about also been does just more most one
-    some there where while
-    """.split()
+    _TERM.findall(
+        "the and for are was were has have had with that this these those from into not but you your they their its "
+        "his her our can will would should than then them what which who when how why all any about also been does "
+        "just more most one some there where while"
+    )
 )
 """Words that are no terms."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestraintRow:
-    """One method; intervals are over users.
+    """One method.
 
     Attributes:
         method: its name.
-        restraint: share of the general questions to which nothing personal was added.
-        by_domain: the same for each domain of general questions (`GeneralQuestion.domain`).
-        unchanged: share of the general questions with the plain LLM's answer, to the letter.
-        token_f1: ROUGE-1 between the answers to general questions and the plain LLM's.
-        rouge_l: ROUGE-L between them.
-        over_general: over-personalization of the answers to general questions.
-        score: the benchmark's first metric on the personal questions.
-        kept: the share of the first method's score that this one has; None for ``none``, and where the score to be kept
-            is 0.
-        abstained: share of the personal questions to which nothing was added.
-        over_personal: over-personalization of the answers to personal questions.
+        measures: see the module; intervals over users.
+        by_domain: ``restraint`` for each domain of general questions (`GeneralQuestion.domain`).
+        kept: the share of the first method's score that this one has, for errors the other way round: with the
+            unfiltered retriever first, what its filter leaves. None for ``none``, and where the score to be kept is 0.
         tokens_general: mean tokens added to a general question.
-        tokens_personal: mean tokens added to a personal question.
+        tokens_personal: mean tokens added to one of the benchmark's own.
     """
 
     method: str
-    restraint: Interval
+    measures: Mapping[str, Interval]
     by_domain: Mapping[str, float]
-    unchanged: Interval
-    token_f1: Interval
-    rouge_l: Interval
-    over_general: Interval
-    score: Interval
     kept: float | None
-    abstained: Interval
-    over_personal: Interval
     tokens_general: float
     tokens_personal: float
 
@@ -97,7 +88,7 @@ class RestraintReport:
 
     Attributes:
         benchmark: the benchmark's name.
-        metric: its first metric, the one of `RestraintRow.score`.
+        metric: its first metric, the one of ``score``.
         llm: the LLM's fingerprint.
         general: how many general questions were asked.
         personal: how many of the benchmark's own.
@@ -112,12 +103,14 @@ class RestraintReport:
     general: int
     personal: int
     rows: tuple[RestraintRow, ...]
-    data: str = ""
+    data: str
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return {"persona": __version__, **asdict(self)}
+        """Everything, ready for JSON; measures stand in the row itself."""
+        content = asdict(self)
+        rows = [{**row.pop("measures"), **row} for row in content.pop("rows")]
+        return {"persona": __version__, **content, "rows": rows}
 
     def table(self, title: str) -> Table:
         """The report as a `rich` table."""
@@ -140,15 +133,14 @@ class RestraintReport:
         rows = [
             [
                 row.method,
-                interval_cell(row.restraint),
+                interval_cell(row.measures["restraint"]),
                 *(f"{row.by_domain[domain]:.3f}" for domain in others),
-                interval_cell(row.unchanged),
-                *(f"{interval.value:.3f}" for interval in (row.token_f1, row.rouge_l, row.over_general)),
+                interval_cell(row.measures["unchanged"]),
+                *(f"{row.measures[name].value:.3f}" for name in ("token_f1", "rouge_l", "over_general")),
                 f"{row.tokens_general:.0f}",
-                interval_cell(row.score),
+                interval_cell(row.measures["score"]),
                 "-" if row.kept is None else f"{row.kept:.1%}",
-                f"{row.abstained.value:.3f}",
-                f"{row.over_personal.value:.3f}",
+                *(f"{row.measures[name].value:.3f}" for name in ("abstained", "over_personal")),
                 f"{row.tokens_personal:.0f}",
             ]
             for row in self.rows
@@ -182,7 +174,7 @@ def evaluate_restraint(
     methods: Mapping[str, Personalizer],
     general: Sequence[GeneralQuestion] = GENERAL_QUESTIONS,
     *,
-    options: EvaluationOptions = EvaluationOptions(),
+    options: EvaluationOptions | None = None,
     out: Path | None = None,
     config: Mapping[str, Any] | None = None,
     progress: Progress = lambda stage, done, total: None,
@@ -204,6 +196,7 @@ def evaluate_restraint(
         EvaluationError: if there are no questions, or no golds.
         GenerationError: if the LLM does not answer.
     """
+    options = options or EvaluationOptions()
     if not methods:
         raise InvalidOptionError("there must be at least one method to judge, was given none")
     questions = benchmark.questions[: options.limit]
@@ -215,11 +208,11 @@ def evaluate_restraint(
         out.mkdir(parents=True, exist_ok=True)
     first = next(iter(methods.values()))
     plain = Personalizer(first.llm, first.store, (), builder=first.builder, options=first.options)
-    asked = (*_asked_by_users(general, questions, options.seed), *questions)
+    asked = _asked_by_users(general, questions, options.seed)
     answers = Answers(out and out / "answers.jsonl", at_once=options.at_once)
     answered = {}
     for number, (name, method) in enumerate({NONE: plain, **methods}.items()):
-        answered[name] = _Answered.of(method, asked, answers)
+        answered[name] = [_Answered.of(method, some, answers) for some in (asked, questions)]
         progress("methods", number + 1, len(methods) + 1)
     report = RestraintReport(
         benchmark.name,
@@ -227,7 +220,7 @@ def evaluate_restraint(
         first.llm.fingerprint,
         len(general),
         len(questions),
-        _Scoring(benchmark, general, asked, options).rows(answered),
+        _Scoring(benchmark, asked, questions, [each.domain for each in general], options).rows(answered),
         data_hash(questions),
         {**(config or {}), **asdict(options)},
     )
@@ -251,10 +244,10 @@ def _asked_by_users(general: Sequence[GeneralQuestion], questions: Sequence[Ques
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """A method's answers to all questions, in their order; whether it abstained, and how many tokens it added."""
+    """A method's answers to some questions, in their order; whether it abstained, and how many tokens it added."""
 
     texts: list[str]
-    abstained: list[bool]
+    abstained: list[float]
     tokens: list[int]
 
     @classmethod
@@ -263,78 +256,81 @@ class _Answered:
         generations = [each.generation for each in prepared]
         return cls(
             answers.ask(method, prepared),
-            [generation.abstained for generation in generations],
+            [float(generation.abstained) for generation in generations],
             [generation.tokens_added for generation in generations],
         )
 
 
 class _Scoring:
-    """Scores methods; `asked` are the general questions, then the benchmark's own."""
+    """Scores methods by their answers to the general questions and to the benchmark's own."""
 
     def __init__(
         self,
         benchmark: Benchmark,
-        general: Sequence[GeneralQuestion],
         asked: Sequence[Question],
+        questions: Sequence[Question],
+        domains: Sequence[str],
         options: EvaluationOptions,
     ) -> None:
-        self._benchmark, self._general, self._asked, self._options = benchmark, general, asked, options
-        self._split = slice(None, len(general)), slice(len(general), None)
-        self._terms = {id(question.profile): profile_terms(question.profile) for question in asked}
+        self._benchmark, self._asked, self._questions = benchmark, asked, questions
+        self._domains, self._options = np.array(domains), options
+        self._terms = {id(each.profile): profile_terms(each.profile) for each in (*asked, *questions)}
 
-    def rows(self, answered: Mapping[str, _Answered]) -> tuple[RestraintRow, ...]:
+    def rows(self, answered: Mapping[str, Sequence[_Answered]]) -> tuple[RestraintRow, ...]:
         """A row for each method; the first one is plain, and what is to be kept is the second one's score."""
-        scores = {name: self._score(each.texts) for name, each in answered.items()}
-        plain, reference = answered[NONE], list(scores.values())[1].value
-        return tuple(
-            self._row(name, each, plain, scores[name], None if name == NONE else self._kept(scores[name], reference))
-            for name, each in answered.items()
-        )
+        rows: list[RestraintRow] = []
+        for name, (general, own) in answered.items():
+            measures = self._measures(general, own, answered[NONE][0])
+            abstained = np.array(general.abstained)
+            rows.append(
+                RestraintRow(
+                    method=name,
+                    measures=measures,
+                    by_domain={
+                        str(domain): float(abstained[self._domains == domain].mean())
+                        for domain in dict.fromkeys(self._domains)
+                    },
+                    kept=self._kept(measures["score"], rows[1].measures["score"] if rows[1:] else measures["score"])
+                    if rows
+                    else None,
+                    tokens_general=float(np.mean(general.tokens)),
+                    tokens_personal=float(np.mean(own.tokens)),
+                )
+            )
+        return tuple(rows)
 
-    def _row(self, name: str, method: _Answered, plain: _Answered, score: Interval, kept: float | None) -> RestraintRow:
-        general, own = self._split
-        abstained, tokens = np.array(method.abstained), np.array(method.tokens)
-        pairs = list(zip(plain.texts[general], method.texts[general], strict=True))
-        domains = np.array([question.domain for question in self._general])
-        return RestraintRow(
-            method=name,
-            restraint=self._mean(abstained[general], general),
-            by_domain={
-                str(domain): float(abstained[general][domains == domain].mean()) for domain in dict.fromkeys(domains)
-            },
-            unchanged=self._mean([before == after for before, after in pairs], general),
-            token_f1=self._mean([_overlap("rouge1", *pair) for pair in pairs], general),
-            rouge_l=self._mean([_overlap("rougeL", *pair) for pair in pairs], general),
-            over_general=self._over(method.texts, general),
-            score=score,
-            kept=kept,
-            abstained=self._mean(abstained[own], own),
-            over_personal=self._over(method.texts, own),
-            tokens_general=float(tokens[general].mean()),
-            tokens_personal=float(tokens[own].mean()),
-        )
+    def _measures(self, general: _Answered, own: _Answered, plain: _Answered) -> dict[str, Interval]:
+        pairs = list(zip(plain.texts, general.texts, strict=True))
+        samples = self._benchmark.score(self._questions, own.texts)
+        users = [question.user_id for question in self._questions]
+        seed, resamples = self._options.seed, self._options.resamples
+        score = bootstrap_interval(self._benchmark.metrics[0], samples, users, resamples=resamples, seed=seed)
+        return {
+            "restraint": self._mean(general.abstained, self._asked),
+            "unchanged": self._mean([float(before == after) for before, after in pairs], self._asked),
+            "token_f1": self._mean([_overlap("rouge1", *pair) for pair in pairs], self._asked),
+            "rouge_l": self._mean([_overlap("rougeL", *pair) for pair in pairs], self._asked),
+            "over_general": self._over(general.texts, self._asked),
+            "score": score,
+            "abstained": self._mean(own.abstained, self._questions),
+            "over_personal": self._over(own.texts, self._questions),
+        }
 
-    def _score(self, texts: Sequence[str]) -> Interval:
-        questions = self._asked[self._split[1]]
-        samples = self._benchmark.score(questions, texts[self._split[1]])
-        users = [question.user_id for question in questions]
-        resamples, seed = self._options.resamples, self._options.seed
-        return bootstrap_interval(self._benchmark.metrics[0], samples, users, resamples=resamples, seed=seed)
-
-    def _kept(self, score: Interval, reference: float) -> float | None:
-        ours, whole = score.value, reference
-        over, under = (ours, whole) if self._benchmark.metrics[0].higher_is_better else (whole, ours)
+    def _kept(self, score: Interval, reference: Interval) -> float | None:
+        over, under = score.value, reference.value
+        if not self._benchmark.metrics[0].higher_is_better:
+            over, under = under, over
         return over / under if under else None
 
-    def _over(self, texts: Sequence[str], part: slice) -> Interval:
+    def _over(self, texts: Sequence[str], questions: Sequence[Question]) -> Interval:
         shares = [
             over_personalization(text, self._terms[id(question.profile)], question.prompt, question.gold or "")
-            for text, question in zip(texts[part], self._asked[part], strict=True)
+            for text, question in zip(texts, questions, strict=True)
         ]
-        return self._mean(shares, part)
+        return self._mean(shares, questions)
 
-    def _mean(self, values: Any, part: slice) -> Interval:
-        users = [question.user_id for question in self._asked[part]]
+    def _mean(self, values: Sequence[float], questions: Sequence[Question]) -> Interval:
+        users = [question.user_id for question in questions]
         return mean_interval(values, users, resamples=self._options.resamples, seed=self._options.seed)
 
 

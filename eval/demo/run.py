@@ -1,7 +1,7 @@
 """The demonstration: a world with a known ceiling, every method on users whom the LLM has never seen, one report.
 
-The world (`persona.eval.world.world`) says what an answer can score with the user unknown and known. Between the two lies
-what personalization can win, and each method's score is given as its share of that gap.
+The world (`persona.eval.world.world`) says what an answer can score with the user unknown and known. Between the two
+lies what personalization can win, and each method's score is given as its share of that gap.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class DemoExample:
     Attributes:
         before: without any history.
         after: with `records`.
-        soft_prompted: with a soft prompt of the whole history, without records; None where no user embedder was at hand.
+        soft_prompted: with a soft prompt of the whole history, without records; None without a user embedder.
     """
 
     task: str

@@ -166,20 +166,20 @@ class OpenAILM:
         check_options(options, only_text=self.fingerprint)
         check_requests(requests, self)
         # Adapters are named before anything is sent: nobody is answered by the plain model because one is gone.
-        places: dict[tuple[str, str, int | None], list[int]] = {}
+        asked: dict[tuple[str, str, int | None], list[int]] = {}
         for index, request in enumerate(requests):
             if request.soft_prompt is not None:
                 check_soft_prompt(request.soft_prompt, self._options.hidden_size, self.fingerprint, index)
             # Equal prompts are one question; a soft prompt is never taken for equal to another.
             key = (request.prompt, self._model_of(request), None if request.soft_prompt is None else index)
-            places.setdefault(key, []).append(index)
-        if not places:
+            asked.setdefault(key, []).append(index)
+        if not asked:
             return
         failure: GenerationError | None = None
-        with ThreadPoolExecutor(min(self._options.max_concurrency, len(places))) as pool:
+        with ThreadPoolExecutor(min(self._options.max_concurrency, len(asked))) as pool:
             futures = {
                 pool.submit(self._answer, key[1], requests[indexes[0]], options): indexes
-                for key, indexes in places.items()
+                for key, indexes in asked.items()
             }
             try:
                 for future in as_completed(futures):

@@ -32,9 +32,9 @@ from persona.adapters.serving.pool import AdapterPool
 from persona.adapters.task_adapter import TaskAdapter
 from persona.adapters.training.users import train_users
 from persona.channels import Ask, Channel, Contribution
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, UnsupportedChannelError
 from persona.llm.transformers import TransformersLM
-from persona.protocols import ADAPTER
+from persona.protocols import ADAPTER, LanguageModel
 from persona.records import Profile
 from persona.store.profile_store import ProfileStore
 
@@ -59,6 +59,7 @@ class ProfileAdapters(Channel):
         progress: called with the number of adapters that are there, and how many there will be.
 
     Raises:
+        UnsupportedChannelError: if the LLM is no transformers model.
         FingerprintMismatchError: if the task adapter was trained on another LLM.
         InvalidOptionError: if there is no such method, or the task adapter lacks what it needs.
     """
@@ -70,7 +71,7 @@ class ProfileAdapters(Channel):
         self,
         method: str,
         task: TaskAdapter,
-        llm: TransformersLM,
+        llm: LanguageModel,
         examples: ExampleMaker,
         folder: Path,
         *,
@@ -86,6 +87,10 @@ class ProfileAdapters(Channel):
         ):
             if method == needing and not given:
                 raise InvalidOptionError(f"the method {method!r} needs a task adapter that was trained with `{option}`")
+        if not isinstance(llm, TransformersLM):
+            raise UnsupportedChannelError(
+                f"adapters need a transformers model (folder, hub id or (model, tokenizer)), was: {llm.fingerprint}"
+            )
         self.method, self.task, self._llm, self._examples = method, task, llm, examples
         self._neighbours, self._profile_of, self._progress = neighbours, profile_of, progress
         self._trainer, self._prior = task.trainer(llm), None if method == LORA else task.row

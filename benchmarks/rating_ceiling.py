@@ -29,7 +29,7 @@ from sklearn.linear_model import Ridge
 
 from persona.encoders.load import load_encoder
 from persona.eval.bootstrap import paired_bootstrap
-from persona.eval.metrics import MAE, RMSE, evaluate
+from persona.eval.metrics import MAE, RMSE, score_lamp
 from persona.lamp.tasks import LampSplit
 from persona.readers import read_split
 from persona.records import Profile
@@ -155,7 +155,7 @@ def main() -> None:
     golds = {str(row): f"{review.score:g}" for row, review in enumerate(test)}
     users = [review.user_id for review in test]
     scores = {
-        name: evaluate("LaMP_3", golds, {str(row): f"{value:.4f}" for row, value in enumerate(values)})
+        name: score_lamp("LaMP_3", golds, {str(row): f"{value:.4f}" for row, value in enumerate(values)})
         for name, values in predicted.items()
     }
     table = Table("from", "MAE", "difference", "RMSE", "difference", title=f"{options.data.name}, ridge {strength:g}")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from persona.eval.bootstrap import gap_share
-from persona.eval.metrics import METRICS, evaluate
+from persona.eval.metrics import METRICS, score_lamp
 from persona.eval.world.bounds import no_user_score, oracle_score
 from persona.eval.world.world import World
 from persona.lamp.tasks import lamp_task
@@ -41,7 +41,7 @@ def answers(folder: Path, name: str, seeds: int) -> list[dict[str, str]]:
 def table(folder: Path, world: int, split: str) -> str:
     """The rows of a run with their shares, as Markdown."""
     report = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    task = lamp_task(report["task"])
+    task = lamp_task(report["benchmark"])
     metric = METRICS[task.metrics[0]]
     asked = list(World(world).questions(task.name, split, report["questions"], 0))
     golds = {one.question.id: one.gold for one in asked}
@@ -54,7 +54,7 @@ def table(folder: Path, world: int, split: str) -> str:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for row in report["rows"]:
-        scored = [evaluate(task, golds, run) for run in answers(folder, row["name"], row["seeds"])]
+        scored = [score_lamp(task, golds, run) for run in answers(folder, row["name"], row["seeds"])]
         samples = {name: np.concatenate([each.samples[name] for each in scored]) for name in scored[0].samples}
         users = [one.user.user_id for one in asked] * row["seeds"]
         share = gap_share(metric, samples, users, floor=floor, ceiling=ceiling)

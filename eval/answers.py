@@ -1,85 +1,93 @@
-"""The LLM's answers in an evaluation, kept as they come, so that a run which was stopped goes on where it ended."""
+"""The answers of an evaluation, kept when they arrive, so that a run which was stopped goes on where it ended.
+
+An answer is kept under a key of everything that decides it: the LLM and its settings, how it decodes, the request, and
+the numbers behind the name of an adapter. Two methods that send the same request ask once.
+
+A line of the file: ``{"key": "9f...", "text": "comedy"}``.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from persona.eval.adapters import AdapterRequest
-from persona.eval.lamp_config import Progress
-from persona.lamp.tasks import Question
-from persona.protocols import GenerationOptions, LanguageModel, Request, answer_settings
-
-CHUNK = 64
-"""Answers that are asked for, saved and reported together."""
+from persona.personalizer import Personalizer, Prepared
+from persona.protocols import answer_settings
 
 
 class Answers:
-    """The LLM's answers by prompt, kept in a file as they come.
+    """The answers that are known, and the asking for those that are not.
 
-    A line of the file: ``{"key": "9f...", "text": "comedy", "seconds": 0.021}``.
+    Args:
+        path: the file that keeps them; None keeps them in memory.
+        at_once: how many are asked for together, at least 1: what a killed run can lose, where an LLM hands over its
+            answers in batches.
     """
 
-    def __init__(self, path: Path | None, llm: LanguageModel, options: GenerationOptions) -> None:
+    def __init__(self, path: Path | None = None, *, at_once: int = 64) -> None:
         self._path = path
-        self._llm = llm
-        self._options = options
-        self._settings = answer_settings(llm)
-        self._known: dict[str, tuple[str, float]] = {}
-        if path is not None and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    one = json.loads(line)
-                except json.JSONDecodeError:
-                    continue  # the last line of a run that was killed while it wrote
-                self._known[one["key"]] = (one["text"], one["seconds"])
+        self._at_once = at_once
+        self._texts: dict[str, str] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else ():
+            try:
+                kept = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the last line of a run that was killed while it wrote
+            self._texts[kept["key"]] = kept["text"]
 
-    def ask(self, requests: Iterable[Request], report: Progress) -> None:
-        """Have an answer to every request; those of like length go together."""
-        missing = {key: request for request in requests if (key := self._key(request)) not in self._known}
-        pending = sorted(missing.items(), key=lambda one: len(one[1].prompt))
-        for start in range(0, len(pending), CHUNK):
-            chunk = pending[start : start + CHUNK]
-            begun = time.perf_counter()
-            texts = self._llm.generate([request for _, request in chunk], self._options)
-            share = (time.perf_counter() - begun) / len(chunk)
-            new = {key: (text, share) for (key, _), text in zip(chunk, texts, strict=True)}
-            self._known.update(new)
-            if self._path is not None:
-                # A leading newline ends what a killed run may have left half-written.
-                lines = [json.dumps({"key": key, "text": text, "seconds": share}) for key, (text, share) in new.items()]
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write("\n" + "\n".join(lines) + "\n")
-            report("answers", start + len(chunk), len(pending))
+    def ask(
+        self,
+        personalizer: Personalizer,
+        prepared: Sequence[Prepared],
+        progress: Callable[[int], object] = lambda done: None,
+    ) -> list[str]:
+        """The answer to each of `prepared`; those of like length are asked for together.
 
-    def text(self, request: Request) -> str:
-        return self._known[self._key(request)][0]
+        Args:
+            personalizer: the one that prepared them.
+            prepared: requests.
+            progress: called with the number of requests that are answered.
 
-    def seconds(self, requests: Iterable[Request]) -> float:
-        return sum(self._known[self._key(request)][1] for request in requests)
+        Raises:
+            GenerationError: if the LLM does not answer; what arrived before is kept.
+        """
+        keys = [answer_key(personalizer, each) for each in prepared]
+        missing = {key: each for key, each in zip(keys, prepared, strict=True) if key not in self._texts}
+        pending = sorted(missing.items(), key=lambda item: len(item[1].request.prompt))
+        done = len(prepared) - len(pending)
+        progress(done)
+        with ExitStack() as stack:
+            file = None
+            if self._path is not None and pending:
+                file = stack.enter_context(self._path.open("a", encoding="utf-8"))
+                file.write("\n")  # ends what a killed run may have left half-written
+            for start in range(0, len(pending), self._at_once):
+                chunk = pending[start : start + self._at_once]
+                for index, generation in personalizer.answers([each for _, each in chunk]):
+                    key = chunk[index][0]
+                    self._texts[key] = generation.text
+                    if file is not None:
+                        file.write(json.dumps({"key": key, "text": generation.text}) + "\n")
+                        file.flush()
+                    done += 1
+                    progress(done)
+        return [self._texts[key] for key in keys]
 
-    def _key(self, request: Request) -> str:
-        parts: list[Any] = [self._llm.fingerprint, self._settings, asdict(self._options), request.prompt]
-        if request.soft_prompt is not None:
-            parts.append(hashlib.blake2b(request.soft_prompt.float().numpy().tobytes()).hexdigest())
-        if request.lifts:
-            lifts = request.lifts
-            parts.append(sorted(lifts.items()) if isinstance(lifts, Mapping) else lifts.fingerprint)
-        if isinstance(request, AdapterRequest):
-            parts.append([request.adapter, request.identity])
-        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
-
-def data_hash(questions: Sequence[Question], golds: Mapping[str, str] | None) -> str:
-    """BLAKE2b of all that the questions, their profiles and the golds say, 16 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=8)
-    for one in questions:
-        gold = None if golds is None else golds[one.id]
-        said = [one.id, one.user_id, one.input, gold, [record.content_hash for record in one.profile]]
-        digest.update(json.dumps(said).encode() + b"\n")
-    return digest.hexdigest()
+def answer_key(personalizer: Personalizer, prepared: Prepared) -> str:
+    """Names everything that decides the answer to a request."""
+    llm, request = personalizer.llm, prepared.request
+    parts: list[Any] = [llm.fingerprint, answer_settings(llm), asdict(personalizer.options), request.prompt]
+    if request.soft_prompt is not None:
+        parts.append(hashlib.blake2b(request.soft_prompt.float().cpu().numpy().tobytes()).hexdigest())
+    if request.lifts:
+        lifts = request.lifts
+        parts.append(sorted(lifts.items()) if isinstance(lifts, Mapping) else lifts.fingerprint)
+    if request.adapter is not None:
+        parts.append([request.adapter, prepared.identity])
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

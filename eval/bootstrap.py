@@ -1,20 +1,18 @@
 """How sure a score is: bootstrap intervals over users.
 
-The questions of one user are alike, so users, not questions, are drawn with replacement (a cluster
-bootstrap); a user who is drawn twice brings all questions twice. With ``S[u]`` the summed samples of user
-``u``, ``n[u]`` their number and ``w[r, u]`` how often resample ``r`` drew ``u``, a metric's value in resample
-``r`` is ``of_sums(w[r] @ S, w[r] @ n)``: every resample is one row of a matrix product, and macro-F1 and RMSE
-are recomputed exactly, not averaged.
+The questions of one user are alike, so users, not questions, are drawn with replacement (a cluster bootstrap); a user
+who is drawn twice brings all questions twice. With ``S[u]`` the summed samples of user ``u``, ``n[u]`` their number and
+``w[r, u]`` how often resample ``r`` drew ``u``, a metric's value in resample ``r`` is ``of_sums(w[r] @ S, w[r] @ n)``:
+every resample is one row of a matrix product, and macro-F1 and RMSE are computed exactly, not averaged.
 
->>> from persona.eval.metrics import MAE, evaluate
->>> scores = evaluate("LaMP_3", {"0": "4", "1": "2", "2": "5"}, {"0": "5", "1": "2", "2": "3"})
+>>> from persona.eval.metrics import MAE, score_lamp
+>>> scores = score_lamp("LaMP_3", {"0": "4", "1": "2", "2": "5"}, {"0": "5", "1": "2", "2": "3"})
 >>> bootstrap_interval(MAE, scores.samples, ["ann", "ann", "bob"])
 Interval(value=1.0, low=0.5, high=2.0, users=2)
 
-Intervals are percentile intervals, taken at order statistics outwards (no interpolation). On few users (below
-about 20) they are too narrow, as every bootstrap is; `users` is part of each result so that a report can say
-so. Two systems are compared in the same resamples (`paired_bootstrap`), which cancels what is merely a hard
-or an easy user.
+Intervals are percentile intervals, taken at order statistics outwards (no interpolation). On few users (below about 20)
+they are too narrow, as every bootstrap is; `users` is part of each result so that a report can say so. Two systems are
+compared in the same resamples (`paired_bootstrap`), which cancels what is merely a hard or an easy user.
 
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 8 and 13.
 """
@@ -29,8 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.errors import EvaluationError, InvalidOptionError
+from persona.eval.metrics import ACCURACY, Array, Metric, Samples
 
-from .metrics import Array, Metric, Samples
+CONFIDENCE = 0.95
+"""Of every interval."""
 
 _DRAWN_AT_ONCE = 2**18
 """Draws held in memory together: 2 MiB of int64, whatever the number of users; more is no faster."""
@@ -44,8 +44,8 @@ class Interval:
         value: on all samples as they are.
         low: lower end.
         high: upper end.
-        users: how many users were drawn from. With one, every resample is the same: `low` and `high` are the
-            value, and say nothing.
+        users: how many users were drawn from. With one, every resample is the same: `low` and `high` are the value, and
+            say nothing.
     """
 
     value: float
@@ -62,8 +62,8 @@ class PairedDifference:
         difference: on all samples as they are.
         low: lower end of the interval.
         high: upper end of the interval.
-        p_value: two-sided, in (0, 1]: twice the smaller share of resamples on one side of 0 (0 itself counts
-            to both sides, and one resample is added to each, so that it is never 0).
+        p_value: two-sided, in (0, 1]: twice the smaller share of resamples on one side of 0 (0 itself counts to both
+            sides, and one resample is added to each, so that it is never 0).
         users: how many users were drawn from. With one, the interval is a point and `p_value` says nothing.
     """
 
@@ -80,28 +80,34 @@ def bootstrap_interval(
     groups: Sequence[Hashable],
     *,
     resamples: int = 2000,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
     """A metric's value and its interval over users.
 
     Args:
         metric: the measure.
-        samples: what was recorded of each sample: `Scores.samples`.
+        samples: what was recorded of each sample: `LampScores.samples`.
         groups: each sample's user id.  # (samples,)
         resamples: at least 1.
-        confidence: in (0, 1).
         seed: at least 0; the same seed draws the same users.
 
     Raises:
         EvaluationError: if `samples` is empty or `groups` has another length.
         InvalidOptionError: if an option is outside its range.
     """
-    _check_options(resamples, confidence, seed)
+    _check_options(resamples, seed)
     clusters = _Clusters.of(groups, len(metric.recorded(samples)))
     (values,) = clusters.resampled(metric, [samples], resamples, seed)
-    low, high = _ends(values, values, confidence)
+    low, high = _ends(values)
     return Interval(metric.value(samples), low, high, clusters.users)
+
+
+def mean_interval(
+    values: Sequence[float], groups: Sequence[Hashable], *, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """The mean of some numbers and its interval over users; arguments and errors as `bootstrap_interval`."""
+    samples = {ACCURACY.name: np.array(values, dtype=np.float64)[:, None]}  # a mean like any other
+    return bootstrap_interval(ACCURACY, samples, groups, resamples=resamples, seed=seed)
 
 
 def paired_bootstrap(
@@ -111,29 +117,26 @@ def paired_bootstrap(
     groups: Sequence[Hashable],
     *,
     resamples: int = 2000,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> PairedDifference:
     """The difference of two systems on the same samples, both computed in the same resamples.
 
     Args:
         metric: the measure.
-        a: what was recorded of the first system's samples: `Scores.samples`.
+        a: what was recorded of the first system's samples.
         b: the same of the second system, in the same order of samples.
         groups: each sample's user id.  # (samples,)
-        resamples: at least 1.
-        confidence: in (0, 1).
-        seed: at least 0; the same seed draws the same users.
+        resamples: with `seed`, as in `bootstrap_interval`.
 
     Raises:
         EvaluationError: if `a` is empty or the lengths differ.
         InvalidOptionError: if an option is outside its range.
     """
-    _check_options(resamples, confidence, seed)
+    _check_options(resamples, seed)
     clusters = _Clusters.of(groups, len(metric.recorded(a)))
     values_a, values_b = clusters.resampled(metric, [a, b], resamples, seed)
     differences = values_a - values_b
-    low, high = _ends(differences, differences, confidence)
+    low, high = _ends(differences)
     one_side = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return PairedDifference(
         difference=metric.value(a) - metric.value(b),
@@ -149,58 +152,36 @@ def gap_share(
     samples: Samples,
     groups: Sequence[Hashable],
     *,
-    floor: float | Samples,
-    ceiling: float | Samples,
+    floor: float,
+    ceiling: float,
     resamples: int = 2000,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """How much of the way from `floor` to `ceiling` a system has gone.
+    """How much of the way from `floor` to `ceiling` a system has gone: ``(score - floor) / (ceiling - floor)``.
 
-    That is ``(score - floor) / (ceiling - floor)``: 0 is the floor, 1 the ceiling; below 0 and above 1 are
-    possible. It means the same for errors, whose ceiling is the lower number.
+    0 is the floor, 1 the ceiling; below 0 and above 1 are possible. It means the same for errors, whose ceiling is the
+    lower number.
 
     Args:
         metric: the measure.
-        samples: what was recorded of the system's samples: `Scores.samples`.
+        samples: what was recorded of the system's samples.
         groups: each sample's user id.  # (samples,)
-        floor: what can be had without knowing the user: a number that is known exactly, or the samples of the
-            system that stands for it, which then are drawn with the others.
-        ceiling: the best that can be had, in the same way.
-        resamples: at least 1.
-        confidence: in (0, 1).
-        seed: at least 0; the same seed draws the same users.
-
-    Returns:
-        The share and its interval. A resample in which the gap vanishes or turns round bounds nothing and
-        counts as minus infinity for the lower end and infinity for the upper one: where that happens too
-        often for `confidence`, the interval is ``(-inf, inf)``, which says that so few users do not even
-        establish a gap.
+        floor: what can be had without knowing the user, known exactly.
+        ceiling: the best that can be had.
+        resamples: with `seed`, as in `bootstrap_interval`.
 
     Raises:
         EvaluationError: if floor and ceiling are the same, `samples` is empty, or lengths differ.
         InvalidOptionError: if an option is outside its range.
     """
-    _check_options(resamples, confidence, seed)
-    clusters = _Clusters.of(groups, len(metric.recorded(samples)))
-    worst, best = (end if isinstance(end, (int, float)) else metric.value(end) for end in (floor, ceiling))
-    gap = best - worst
+    gap = ceiling - floor
     if not math.isfinite(gap) or gap == 0:
         raise EvaluationError(
-            f"a share of the gap needs a floor and a ceiling that differ, were: {worst} and {best} ({metric})"
+            f"a share of the gap needs a floor and a ceiling that differ, were: {floor} and {ceiling} ({metric})"
         )
-    systems = [samples, *(end for end in (floor, ceiling) if not isinstance(end, (int, float)))]
-    drawn = iter(clusters.resampled(metric, systems, resamples, seed))
-    scores = next(drawn)
-    floors, ceilings = (
-        np.full(resamples, end, dtype=np.float64) if isinstance(end, (int, float)) else next(drawn)
-        for end in (floor, ceiling)
-    )
-    gaps = ceilings - floors
-    is_gap = gaps * np.sign(gap) > 0
-    shares = np.divide(scores - floors, gaps, out=np.zeros(resamples), where=is_gap)
-    low, high = _ends(np.where(is_gap, shares, -np.inf), np.where(is_gap, shares, np.inf), confidence)
-    return Interval((metric.value(samples) - worst) / gap, low, high, clusters.users)
+    interval = bootstrap_interval(metric, samples, groups, resamples=resamples, seed=seed)
+    value, *ends = ((end - floor) / gap for end in (interval.value, interval.low, interval.high))
+    return Interval(value, min(ends), max(ends), interval.users)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -260,18 +241,15 @@ class _Clusters:
             yield counts.reshape(rows, self.users).astype(np.float64)
 
 
-def _ends(lower: Array, upper: Array, confidence: float) -> tuple[float, float]:
-    # Order statistics, taken outwards: they stay numbers (or infinities) where interpolation would make inf -
-    # inf.
-    # The added part keeps a tail of 0.05 * 200 values from being 9.99... of them.
-    outside = math.floor((1 - confidence) / 2 * (len(lower) - 1) + 1e-9)
-    return float(np.sort(lower)[outside]), float(np.sort(upper)[-1 - outside])
+def _ends(values: Array) -> tuple[float, float]:
+    # Order statistics, taken outwards. The added part keeps a tail of 0.025 * 200 values from being 4.99... of them.
+    outside = math.floor((1 - CONFIDENCE) / 2 * (len(values) - 1) + 1e-9)
+    ordered = np.sort(values)
+    return float(ordered[outside]), float(ordered[-1 - outside])
 
 
-def _check_options(resamples: int, confidence: float, seed: int) -> None:
+def _check_options(resamples: int, seed: int) -> None:
     if resamples < 1:
         raise InvalidOptionError(f"`resamples` must be at least 1, was: {resamples}")
-    if not 0 < confidence < 1:
-        raise InvalidOptionError(f"`confidence` must be in (0, 1), e.g. 0.95, was: {confidence}")
     if seed < 0:
         raise InvalidOptionError(f"`seed` must be at least 0, was: {seed}")

@@ -1,375 +1,409 @@
-"""Run methods on a LaMP split and score the answers, always beside yardsticks and controls.
+"""What `persona eval lamp` runs: the methods that persona knows by name, on a LaMP task, in LaMP's own words.
 
-A *row* of the report is one way to answer all questions: a retriever with its k, or ``none``; a user embedder
-(``user-embedder``), alone or with retrieved records; a summary (``stats``, ``summary``), likewise; the same with *another
-user's* history, which must not help, and for what was trained the same *trained without user*; and the yardsticks,
-which need no LLM. A gain counts as personalization only if the right user's history beats none (or the training without
-user) and another user's does not.
+>>> options = LampOptions(methods=("none", "bm25-lamp", "stats"), ks=(1, 4))
+>>> report = evaluate_lamp(LampBenchmark.read("LaMP_3", "dev"), load_llm("tiny", overlong="truncate"), options)
 
-Answers are kept in ``answers.jsonl`` under a key of LLM, decoding options, prompt and soft prompt, so that a run which
-was stopped goes on where it ended, and two rows that send the same request ask once.
+==========================================  ============================================================================
+``none``                                    the question alone
+a name of `persona.assembly.RETRIEVERS`     the k records that it finds
+``user-embedder``                           a user embedder's soft prompt
+``stats``, ``summary``, ``stats+summary``   a summary: exact statistics, what an LLM wrote, both
+``lora``, ``lora+task``, ``neighbours``,    an adapter made from the profile (`persona.adapters.from_profiles`)
+``routed``
+==========================================  ============================================================================
+
+All but the first two run alone and beside each number of records: ``user-embedder + bm25-lamp k=1``.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from persona.channels import Ask, Channel
+from persona.errors import InvalidOptionError
+from persona.eval.benchmark import Question
+from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, GeneralQuestion
+from persona.eval.benchmarks.lamp import LampBenchmark
+from persona.eval.benchmarks.restraint import RestraintReport, evaluate_restraint
+from persona.eval.controls import WITHOUT_USER, Control, EmptyHistory, OtherUser, TrainedWithoutUser, WithoutHistory
+from persona.eval.methods import Method
+from persona.eval.options import NONE, SUMMARIES, USER_EMBEDDER, LampOptions
+from persona.eval.report import Report
+from persona.eval.run import Progress, evaluate
+from persona.lamp.prompts import LampWording
+from persona.lamp.tasks import LOWER_IS_BETTER, LampTask
+from persona.personalizer import Personalizer
+from persona.prompts import PromptBuilder
+from persona.protocols import GenerationOptions, LanguageModel, RecordEncoder
+from persona.records import Profile
+from persona.retrievers.registry import RETRIEVERS, RetrieverOptions, make_retrievers, needs_encoder
+from persona.store.profile_store import ProfileStore
 
-from persona.errors import EvaluationError, InvalidOptionError
-from persona.eval.adapters import LORA_METHODS, TASK_ADAPTER, Adapters
-from persona.eval.answers import Answers, data_hash
-from persona.eval.bootstrap import Interval, PairedDifference, bootstrap_interval, paired_bootstrap
-from persona.eval.lamp_config import NO_USER, OTHER_USER, USER_EMBEDDER, WITHOUT_USER, LampConfig, Progress
-from persona.eval.metrics import METRICS, Samples, evaluate
-from persona.eval.plans import make_plans
-from persona.eval.soft_prompts import UserEmbedders
-from persona.eval.yardsticks import yardsticks
-from persona.files import write_atomically
-from persona.lamp.tasks import LOWER_IS_BETTER, LampSplit
-from persona.llm.checks import check_options
-from persona.protocols import GenerationOptions, LanguageModel
-from persona.readers import write_predictions
-from persona.version import __version__
+if TYPE_CHECKING:
+    from persona.adapters.task_adapter import TaskAdapter
+    from persona.encoders.user_vectors import UserVectorFile
+    from persona.soft_prompts.embedder import UserEmbedder
+    from persona.summaries.writing import WrittenSummaries
 
-_LABEL_TOKENS = 16
-_TEXT_TOKENS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class LampRow:
-    """One way to answer all questions, scored.
-
-    Attributes:
-        method: ``none``, a retriever's name, ``user-embedder``, ``vocabulary``, a method of summaries or adapters, one of these
-            with `` + `` and a retriever's name, the control ``task adapter``, or a yardstick's.
-        k: records asked for; 0 where there are none.
-        control: None, `OTHER_USER`, `EMPTY_HISTORY` or `WITHOUT_USER`.
-        scores: metric name -> value with its interval; empty where the split has no golds.
-        difference: primary metric, this row minus ``none``, paired over users; None for ``none`` itself.
-        gain: primary metric, this row minus the row trained without user, or with the task adapter alone, that has the
-            same records, paired over users; None where there is none.
-        to_other_user: primary metric, this row minus the same with another user's history, paired over users; None
-            where that was not run. What another user's history does as well is the task's, not the user's.
-        tokens_added: mean tokens that records and soft prompt added to the prompt.
-        attention_perplexity: over how many records a user embedder's attention spreads; 0 without one.
-        seconds: time the LLM took for all questions of the row, the mean over seeds (0 for yardsticks).
-        runs: question id -> answer; one for each seed of what was trained, else one.
-    """
-
-    method: str
-    k: int
-    control: str | None
-    scores: Mapping[str, Interval]
-    difference: PairedDifference | None
-    gain: PairedDifference | None
-    to_other_user: PairedDifference | None
-    tokens_added: float
-    attention_perplexity: float
-    seconds: float
-    runs: tuple[Mapping[str, str], ...] = field(repr=False)
-
-    @property
-    def predictions(self) -> Mapping[str, str]:
-        """Question id -> answer, of the first seed."""
-        return self.runs[0]
-
-    @property
-    def name(self) -> str:
-        """A name for tables and files, e.g. ``bm25-lamp k=4, other user``."""
-        name = f"{self.method} k={self.k}" if self.k else self.method
-        return f"{name}, {self.control}" if self.control else name
+_LABEL_TOKENS, _TEXT_TOKENS = 16, 64
 
 
-@dataclass(frozen=True, slots=True)
-class LampReport:
-    """What a run found.
-
-    Attributes:
-        task: LaMP task name.
-        questions: how many were asked.
-        users: how many users they belong to.
-        llm: the LLM's fingerprint.
-        config: what was run.
-        rows: methods, controls and yardsticks, in the order run.
-        data: hash of questions, profiles and golds: two reports with the same one are of the same data.
-        parts: fingerprints of what else took part, one for each seed in the order of `LampRow.runs`: of
-            ``task_adapters``, ``user_embedders``, ``user_embedders_without_user``, the ``summarizer`` and the
-            ``background`` of lifted words, where there are any.
-    """
-
-    task: str
-    questions: int
-    users: int
-    llm: str
-    config: LampConfig
-    rows: tuple[LampRow, ...]
-    data: str = ""
-    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything but the predictions, ready for JSON."""
-        rows = []
-        for row in self.rows:
-            rows.append(
-                {
-                    "name": row.name,
-                    "method": row.method,
-                    "k": row.k,
-                    "control": row.control,
-                    "scores": {name: asdict(interval) for name, interval in row.scores.items()},
-                    "difference_to_none": None if row.difference is None else asdict(row.difference),
-                    "gain": None if row.gain is None else asdict(row.gain),
-                    "to_other_user": None if row.to_other_user is None else asdict(row.to_other_user),
-                    "seeds": len(row.runs),
-                    "tokens_added": row.tokens_added,
-                    "attention_perplexity": row.attention_perplexity,
-                    "seconds": row.seconds,
-                }
-            )
-        return {
-            "persona": __version__,
-            "task": self.task,
-            "questions": self.questions,
-            "users": self.users,
-            "data": self.data,
-            "llm": self.llm,
-            "parts": {name: list(fingerprints) for name, fingerprints in self.parts.items()},
-            "config": asdict(self.config),
-            "rows": rows,
-        }
-
-
-def run_lamp(
-    split: LampSplit,
+def evaluate_lamp(
+    benchmark: LampBenchmark,
     llm: LanguageModel,
-    config: LampConfig,
+    options: LampOptions | None = None,
     *,
-    user_embedders: UserEmbedders | None = None,
-    adapters: Adapters | None = None,
-    summarizer: LanguageModel | None = None,
-    background: LampSplit | None = None,
     out: Path | None = None,
-    progress: Progress | None = None,
-) -> LampReport:
-    """Answer the questions of `split` in every way that `config` names, and score the answers.
+    progress: Progress = lambda stage, done, total: None,
+) -> Report:
+    """Run methods by name on a LaMP task, beside their controls and the baselines that need no LLM.
 
     Args:
-        split: questions with their profiles, and golds where there are any.
+        benchmark: the questions.
         llm: the frozen LLM.
-        config: what to run.
-        user_embedders: the user embedders of the method ``user-embedder``.
-        adapters: the task adapters of the methods with adapters.
-        summarizer: writes the summaries of ``summary`` and ``stats+summary``; None is `llm`.
-        background: for the methods that lift words, users whose histories say what is common to everybody, as those of
-            the training split do; None takes those of `split`, in which a user's own words count, too.
-        out: folder for answers (resumable), summaries, predictions in the official form and ``results.json``; None
-            keeps nothing.
+        options: what to run; None takes the defaults.
+        out: folder for answers, summaries, vectors and adapters (a run that was stopped goes on), predictions in the
+            official form and ``results.json``; None keeps nothing.
         progress: called with a stage's name, what is done and what there is to do.
 
     Raises:
-        EvaluationError: if there is nothing to run, or golds and questions do not belong together.
-        InvalidOptionError: if ``user-embedder`` is among the methods and there is no user embedder, or the LLM takes none;
-            likewise for adapters.
+        InvalidOptionError: if the methods do not fit the task.
+        UnsupportedChannelError: if the LLM cannot take what a method brings.
+        PersonaError: as `evaluate`.
     """
-    questions = split.questions[: config.limit]
-    if not questions:
-        raise EvaluationError("there are no questions to run: the split is empty")
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-    report = progress or (lambda stage, done, total: None)
-    options = _options(split, config)
+    options = options or LampOptions()
+    controls: list[Control] = [TrainedWithoutUser()]
+    if options.controls:
+        controls.insert(0, OtherUser(options.seed))
+        if options.user_vectors is None:  # a file has a vector for every user, whatever the history
+            controls.insert(1, EmptyHistory())
     with ExitStack() as stack:
-        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        plans = make_plans(
-            split,
-            questions,
-            llm,
-            config,
-            folder,
-            report,
-            user_embedders=user_embedders,
-            adapters=adapters,
-            summarizer=summarizer,
-            background=background,
+        folder = _folder(out, stack)
+        methods = NamedMethods(benchmark, llm, options, folder, stack, progress).made()
+        config = options.as_dict()
+        return evaluate(
+            benchmark, methods, controls, options=options.evaluation, out=out, config=config, progress=progress
         )
-        answers = Answers(None if out is None else out / "answers.jsonl", llm, options)
-        answers.ask((one for plan in plans if not plan.adapters for run in plan.runs for one in run), report)
-        for plan in plans:
-            for made, run in zip(plan.adapters, plan.runs, strict=False):
-                with made.serving():
-                    answers.ask(run, report)
 
-    golds = None if split.golds is None else {question.id: split.golds[question.id] for question in questions}
-    users = [question.user_id for question in questions]
-    outcomes = [
-        _Outcome(
-            plan.method,
-            plan.k,
-            plan.control,
-            tuple(
-                {one.id: answers.text(request) for one, request in zip(questions, run, strict=True)}
-                for run in plan.runs
-            ),
-            plan.tokens_added,
-            plan.attention_perplexity,
-            float(np.mean([answers.seconds(run) for run in plan.runs])),
-        )
-        for plan in plans
-    ]
-    if split.task.target_field is not None or golds is not None:
-        outcomes += [
-            _Outcome(name, 0, None, (predictions,), 0.0, 0.0, 0.0)
-            for name, predictions in yardsticks(split.task, questions).items()
+
+def evaluate_lamp_restraint(
+    benchmark: LampBenchmark,
+    llm: LanguageModel,
+    options: LampOptions,
+    filters: Sequence[str | Path] = (),
+    general: Sequence[GeneralQuestion] = GENERAL_QUESTIONS,
+    *,
+    out: Path | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> RestraintReport:
+    """`evaluate_restraint` of methods by name, each as it is and with each relevance filter over its retriever.
+
+    Args:
+        benchmark: the questions of the users.
+        llm: the frozen LLM.
+        options: methods and numbers of records; the first method's score is what the others are to keep.
+        filters: what `persona.retrievers.relevance.filters.load_filter` takes.
+        general: the questions that need no personalization.
+        out: folder for answers (a run that was stopped goes on) and ``results.json``; None keeps nothing.
+        progress: called with a stage's name, what is done and what there is to do.
+
+    Raises:
+        PersonaError: as `evaluate_restraint`, or if a method or filter cannot be made.
+    """
+    from persona.retrievers.relevance.filters import RelevanceFilter
+
+    plain = replace(options.retrieval, relevance=None, judge="question")
+    variants = {"": plain} | {
+        f" + {'filter' if len(filters) == 1 else name}": replace(options.retrieval, relevance=name) for name in filters
+    }
+    with ExitStack() as stack:
+        folder = _folder(out, stack)
+        made = {
+            suffix: NamedMethods(benchmark, llm, replace(options, retrieval=each), folder, stack, progress)
+            for suffix, each in variants.items()
+        }
+        methods = {
+            f"{method.name}{suffix}" + (f" k={method.k}" if len(options.ks) > 1 else ""): method.personalizers[0]
+            for alike in zip(*(each.made() for each in made.values()), strict=True)
+            for suffix, method in zip(made, alike, strict=True)
+        }
+        loaded = [
+            each.retrieval.relevance for each in made.values() if isinstance(each.retrieval.relevance, RelevanceFilter)
         ]
-    rows = _score(split, golds, users, outcomes, config)
-    parts = _fingerprints(user_embedders, adapters, summarizer, background)
-    data = data_hash(questions, golds)
-    n_users = len(set(users))
-    result = LampReport(split.task.name, len(questions), n_users, llm.fingerprint, config, rows, data, parts)
-    if out is not None:
-        _save(result, out)
-    return result
-
-
-def _fingerprints(
-    user_embedders: UserEmbedders | None,
-    adapters: Adapters | None,
-    summarizer: LanguageModel | None,
-    background: LampSplit | None,
-) -> dict[str, tuple[str, ...]]:
-    """See `LampReport.parts`."""
-    found: dict[str, tuple[str, ...]] = {}
-    if adapters is not None:
-        found["task_adapters"] = tuple(task.fingerprint for task in adapters.tasks)
-    if user_embedders is not None:
-        found["user_embedders"] = tuple(embedder.fingerprint for embedder in user_embedders.with_user)
-        found["user_embedders_without_user"] = tuple(embedder.fingerprint for embedder in user_embedders.without_user)
-    if summarizer is not None:
-        found["summarizer"] = (summarizer.fingerprint,)
-    if background is not None:
-        found["background"] = (data_hash(background.questions, background.golds),)
-    return found
-
-
-def _options(split: LampSplit, config: LampConfig) -> GenerationOptions:
-    tokens = config.max_new_tokens or (_TEXT_TOKENS if split.task.labels is None else _LABEL_TOKENS)
-    scores: tuple[str, ...] = ()
-    if config.mbr:
-        if not LOWER_IS_BETTER.issuperset(split.task.metrics):
-            raise InvalidOptionError(
-                f"`mbr` answers with the score of least expected error, and {split.task.name} asks for none "
-                f"({split.task.title}): leave it out"
-            )
-        scores = split.task.labels or ()
-    options = GenerationOptions(max_new_tokens=tokens, num_beams=config.num_beams, median_of=scores)
-    check_options(options)
-    return options
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """The answers of one row, not yet scored."""
-
-    method: str
-    k: int
-    control: str | None
-    runs: tuple[Mapping[str, str], ...]
-    tokens_added: float
-    attention_perplexity: float
-    seconds: float
-
-
-def _score(
-    split: LampSplit,
-    golds: Mapping[str, str] | None,
-    users: Sequence[str],
-    outcomes: Sequence[_Outcome],
-    config: LampConfig,
-) -> tuple[LampRow, ...]:
-    scored = [None if golds is None else pooled_samples(split, golds, outcome.runs) for outcome in outcomes]
-    plain = next((one for one, outcome in zip(scored, outcomes, strict=True) if outcome.method == NO_USER), None)
-    each = list(zip(outcomes, scored, strict=True))
-    controls = {outcome.k: samples for outcome, samples in each if outcome.control == WITHOUT_USER}
-    others = {(outcome.method, outcome.k): samples for outcome, samples in each if outcome.control == OTHER_USER}
-    task_alone = {outcome.k: samples for outcome, samples in each if outcome.method.startswith(TASK_ADAPTER)}
-    metric = METRICS[split.task.metrics[0]]
-    owners = list(users)
-
-    def compared(samples: Samples, other: Samples | None) -> PairedDifference | None:
-        if other is None:
-            return None
-        ours, theirs = _same_length(samples, other)
-        runs = len(next(iter(ours.values()))) // len(owners)
-        return paired_bootstrap(metric, ours, theirs, owners * runs, resamples=config.resamples, seed=config.seed)
-
-    rows = []
-    for outcome, samples in zip(outcomes, scored, strict=True):
-        intervals: dict[str, Interval] = {}
-        difference = gain = to_other_user = None
-        if samples is not None:
-            intervals = {
-                name: bootstrap_interval(
-                    METRICS[name], samples, owners * len(outcome.runs), resamples=config.resamples, seed=config.seed
-                )
-                for name in split.task.metrics
-            }
-            if outcome.method != NO_USER:
-                difference = compared(samples, plain)
-            if outcome.method.startswith(USER_EMBEDDER) and outcome.control != WITHOUT_USER:
-                gain = compared(samples, controls.get(outcome.k))
-            if outcome.method.split(" + ")[0] in LORA_METHODS:
-                gain = compared(samples, task_alone.get(outcome.k))
-            if outcome.control is None:
-                to_other_user = compared(samples, others.get((outcome.method, outcome.k)))
-        rows.append(
-            LampRow(
-                outcome.method,
-                outcome.k,
-                outcome.control,
-                intervals,
-                difference,
-                gain,
-                to_other_user,
-                outcome.tokens_added,
-                outcome.attention_perplexity,
-                outcome.seconds,
-                outcome.runs,
-            )
+        names = {str(name): [each.fingerprint, each.threshold] for name, each in zip(filters, loaded, strict=True)}
+        config = {**options.as_dict(), "filters": names}
+        return evaluate_restraint(
+            benchmark, methods, general, options=options.evaluation, out=out, config=config, progress=progress
         )
-    return tuple(rows)
 
 
-def pooled_samples(split: LampSplit, golds: Mapping[str, str], runs: Sequence[Mapping[str, str]]) -> Samples:
-    """What was recorded of the answers of all runs, one run after the other."""
-    samples = [evaluate(split.task, golds, run, labels=split.labels).samples for run in runs]
-    if len(samples) == 1:
-        return samples[0]
-    return {name: np.concatenate([each[name] for each in samples]) for name in samples[0]}
+def _folder(out: Path | None, stack: ExitStack) -> Path:
+    """`out`, made if it is not there, or a folder that is gone when `stack` ends."""
+    folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
-def _same_length(ours: Samples, theirs: Samples) -> tuple[Samples, Samples]:
-    """Both with as many runs as the longer one: a single run stands beside each of the other's."""
+class NamedMethods:
+    """Makes methods by name.
 
-    def repeated(samples: Samples, length: int) -> Samples:
-        return {name: np.tile(each, (length // len(each), 1)) for name, each in samples.items()}
+    Args:
+        benchmark: whose questions they are to answer.
+        llm: the frozen LLM.
+        options: which methods, and of what.
+        folder: where vectors, summaries and adapters are kept, and found again by a run that was stopped.
+        stack: closes what the methods read from.
+        progress: called with a stage's name, what is done and what there is to do.
 
-    length = max(len(next(iter(samples.values()))) for samples in (ours, theirs))
-    return repeated(ours, length), repeated(theirs, length)
+    Attributes:
+        retrieval: how retrievers are made, the relevance filter loaded.
+    """
+
+    def __init__(
+        self,
+        benchmark: LampBenchmark,
+        llm: LanguageModel,
+        options: LampOptions,
+        folder: Path,
+        stack: ExitStack,
+        progress: Progress,
+    ) -> None:
+        self._benchmark, self._llm, self._options = benchmark, llm, options
+        self._questions = benchmark.questions[: options.limit]
+        self._folder, self._progress = folder, progress
+        self._wording = LampWording(benchmark.task, options.summary_form)
+        self._builder = PromptBuilder(
+            llm.tokenizer, wording=self._wording, mask=options.mask, max_length=options.max_length
+        )
+        self._generation = _generation(benchmark.task, options)
+        self._embedders = _loaded_embedders(options.user_embedders)
+        self._embedders_without = _loaded_embedders(options.user_embedder_controls)
+        self._vectors = _user_vectors(options)
+        _check_embedders([*self._embedders, *self._embedders_without], self._vectors)
+        self._task_adapters = _loaded_task_adapters(options.task_adapters, benchmark.task)
+        self._store = stack.enter_context(ProfileStore(f"sqlite:///{folder / 'vectors.db'}"))
+        self._encoder: RecordEncoder | None = None
+        self.retrieval = replace(options.retrieval, view=benchmark.task.view, seed=options.seed)
+        if options.reads_vectors:
+            self._encoder = self._loaded_encoder()
+            self.retrieval = self._with_loaded_filter(self._encoder)
+            self._embed(self._encoder)
+        self._retrievers = make_retrievers(options.retrievers, self.retrieval, encoder=self._encoder, store=self._store)
+
+    def _loaded_encoder(self) -> RecordEncoder:
+        from persona.encoders.load import load_encoder
+
+        given = self._options.encoder
+        if not isinstance(given, str):
+            return given
+        reading = self._embedders if self._vectors is None else []
+        return load_encoder(given, like=reading[0].config.encoder if reading else "")
+
+    def _with_loaded_filter(self, encoder: RecordEncoder) -> RetrieverOptions:
+        from persona.retrievers.relevance.filters import load_filter
+
+        given = self.retrieval.relevance
+        loaded = load_filter(given, encoder) if isinstance(given, str | Path) else given
+        return replace(self.retrieval, relevance=loaded)
+
+    def _embed(self, encoder: RecordEncoder) -> None:
+        """Put the records of all questions, and the vectors that something reads, into the store."""
+        from persona.encoders.embedding import embed_users
+        from persona.retrievers.relevance.filters import RelevanceFilter
+        from persona.soft_prompts.histories import history_views
+
+        self._store.upsert((question.user_id, record) for question in self._questions for record in question.profile)
+        retrieval, filtering = replace(self.retrieval, relevance=None, judge="question"), self.retrieval.relevance
+        views = [retrieval.view] if any(needs_encoder(each, retrieval) for each in self._options.retrievers) else []
+        views += ["text"] if "key_value" in self._options.retrievers else []
+        views += [filtering.view] if isinstance(filtering, RelevanceFilter) else []
+        views += history_views(self._embedders[0].config) if self._embedders and self._vectors is None else ()
+        for view in dict.fromkeys(views):
+            embed_users(
+                self._store,
+                encoder,
+                view=view,
+                progress=lambda done, total, records: self._progress("embed users", done, total),
+            )
+
+    def made(self) -> list[Method]:
+        """The methods, in the order of their names and numbers of records."""
+        return [method for name in self._options.methods for method in self._methods(name)]
+
+    def _methods(self, name: str) -> Iterable[Method]:
+        if name == NONE:
+            return [Method(NONE, (self._personalizer(),))]
+        if name in RETRIEVERS:
+            return [Method(name, (self._personalizer(self._records(name, k)),), k) for k in self._options.ks]
+        if name == USER_EMBEDDER:
+            return self._user_embedder_methods()
+        return self._summary_methods(name) if name in SUMMARIES else self._adapter_methods(name)
+
+    def _alone_and_beside(self, name: str, channels: Sequence[Channel], **known: Any) -> dict[int, Method]:
+        """A method by its numbers of records: 0, then each of `ks`; with a run for each of `channels`."""
+        made = {0: Method(name, tuple(map(self._personalizer, channels)), **known)}
+        for k in self._options.ks:
+            records = self._records(self._options.beside, k)
+            runs = tuple(self._personalizer(records, channel) for channel in channels)
+            made[k] = Method(f"{name} + {self._options.beside}", runs, k, **known)
+        return made
+
+    def _user_embedder_methods(self) -> list[Method]:
+        own = self._soft_prompt_methods(self._embedders)
+        without = self._soft_prompt_methods(self._embedders_without, WITHOUT_USER)
+        return [replace(method, without_user=without.get(k)) for k, method in own.items()]
+
+    def _soft_prompt_methods(self, embedders: Sequence[UserEmbedder], control: str | None = None) -> dict[int, Method]:
+        from persona.soft_prompts.channel import SoftPromptChannel
+
+        source = self._vectors or self._encoder
+        if not embedders or source is None:
+            return {}
+        channels: list[Channel] = [SoftPromptChannel(each, self._llm, source, self._store) for each in embedders]
+        if control == WITHOUT_USER:
+            channels = list(map(WithoutHistory, channels))
+        parts = {"user_embedders": [each.fingerprint for each in embedders]}
+        return self._alone_and_beside(USER_EMBEDDER, channels, control=control, parts=parts)
+
+    def _summary_methods(self, name: str) -> Iterable[Method]:
+        from persona.summaries.channel import STATS, SummaryChannel
+
+        source, written = SUMMARIES[name], self._written_summaries
+        as_target = self._wording.notes_are_targets
+        channel = SummaryChannel(source, written, task=self._benchmark.name, as_target=as_target)
+        parts = {} if source == STATS else {"summarizer": [written.llm.fingerprint]}
+        return self._alone_and_beside(name, [channel], parts=parts).values()
+
+    @cached_property
+    def _written_summaries(self) -> WrittenSummaries:
+        """What an LLM writes about profiles, shared by the methods, so that it is written once."""
+        from persona.llm.load import load_llm
+        from persona.summaries.prompts import INSTRUCT, TASK
+        from persona.summaries.writing import SummaryOptions, WrittenSummaries
+
+        given = self._options.summary_llm or self._llm
+        form = TASK if self._wording.notes_are_targets else INSTRUCT
+        return WrittenSummaries(
+            load_llm(given) if isinstance(given, str) else given,
+            SummaryOptions(task=self._benchmark.name, form=form, context_tokens=self._options.max_length),
+            labels=self._benchmark.labels,
+            path=self._folder / "summaries.jsonl",
+            progress=partial(self._progress, "summaries"),
+        )
+
+    def _adapter_methods(self, name: str) -> list[Method]:
+        from persona.adapters.from_profiles import TASK
+
+        own, shared = self._adapters(name), self._adapters(TASK)
+        return [replace(method, without_user=shared[k]) for k, method in own.items()]
+
+    def _adapters(self, name: str) -> dict[int, Method]:
+        """A method with an adapter made from each profile, or with the task adapter alone."""
+        from persona.adapters.examples import history_examples
+        from persona.adapters.from_profiles import ProfileAdapters
+
+        task = self._benchmark.task
+        earliest = earliest_profiles(self._questions) if self._options.adapters_once else {}
+
+        def profile_of(ask: Ask) -> Profile:
+            return earliest.get(ask.profile.user_id, ask.profile)
+
+        def advance(done: int, total: int) -> None:
+            self._progress(f"{name} adapters", done, total)
+
+        channels = [
+            ProfileAdapters(
+                name,
+                each,
+                self._llm,
+                partial(history_examples, task=task, labels=self._benchmark.labels),
+                self._folder / "adapters",
+                neighbours=self._options.neighbours,
+                profile_of=profile_of,
+                progress=advance,
+            )
+            for each in self._task_adapters
+        ]
+        return self._alone_and_beside(
+            name, channels, parts={"task_adapters": [each.fingerprint for each in self._task_adapters]}
+        )
+
+    def _records(self, retriever: str, k: int) -> Channel:
+        from persona.retrievers.channel import RecordsChannel
+
+        return RecordsChannel(self._retrievers[retriever], k)
+
+    def _personalizer(self, *channels: Channel) -> Personalizer:
+        return Personalizer(self._llm, self._store, channels, builder=self._builder, options=self._generation)
 
 
-def _save(report: LampReport, out: Path) -> None:
-    folder = out / "predictions"
-    folder.mkdir(exist_ok=True)
-    for row in report.rows:
-        name = row.name.replace(" ", "_").replace(",", "").replace("=", "").replace("+", "plus")
-        for number, predictions in enumerate(row.runs):
-            seed = f"_run{number + 1}" if len(row.runs) > 1 else ""
-            write_predictions(folder / f"{name}{seed}.json", report.task, predictions)
-    write_atomically(out / "results.json", json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")
+def earliest_profiles(questions: Sequence[Question]) -> dict[str, Profile]:
+    """By user the profile of the earliest question, which holds nothing that a later question does not know either."""
+    earliest: dict[str, Question] = {}
+    for question in questions:
+        first = earliest.setdefault(question.user_id, question)
+        if (question.time or "", len(question.profile)) < (first.time or "", len(first.profile)):
+            earliest[question.user_id] = question
+    return {user_id: question.profile for user_id, question in earliest.items()}
+
+
+def _generation(task: LampTask, options: LampOptions) -> GenerationOptions:
+    tokens = options.max_new_tokens or (_TEXT_TOKENS if task.labels is None else _LABEL_TOKENS)
+    if options.median and not LOWER_IS_BETTER.issuperset(task.metrics):
+        raise InvalidOptionError(
+            f"`median` answers with the score of least expected error, and {task.name} asks for none ({task.title}): "
+            "leave it out"
+        )
+    scores = task.labels or () if options.median else ()
+    return GenerationOptions(max_new_tokens=tokens, num_beams=options.num_beams, median_of=scores)
+
+
+def _loaded_embedders(given: Sequence[UserEmbedder | str | Path]) -> list[UserEmbedder]:
+    if not given:
+        return []
+    from persona.soft_prompts.embedder import load_user_embedder
+
+    return [load_user_embedder(each) if isinstance(each, str | Path) else each for each in given]
+
+
+def _loaded_task_adapters(given: Sequence[TaskAdapter | str | Path], task: LampTask) -> list[TaskAdapter]:
+    if not given:
+        return []
+    from persona.adapters.task_adapter import TaskAdapter
+
+    loaded = [TaskAdapter.load(each) if isinstance(each, str | Path) else each for each in given]
+    for each in loaded:
+        if each.task != task.name:
+            raise InvalidOptionError(f"the task adapter was trained for {each.task}, the questions are {task.name}")
+    if len({each.family for each in loaded}) > 1:
+        raise InvalidOptionError("task adapters of one row must differ in their seed only: model and shape differ")
+    return loaded
+
+
+def _user_vectors(options: LampOptions) -> UserVectorFile | None:
+    from persona.encoders.user_vectors import UserVectorFile
+
+    given = options.user_vectors
+    return UserVectorFile(given) if isinstance(given, str | Path) else given
+
+
+def _check_embedders(embedders: Sequence[UserEmbedder], vectors: UserVectorFile | None) -> None:
+    """Refuse user embedders that are no seeds of one training, and vectors that they do not read."""
+    names = ("mode", "view", "encoder_dim", "with_question")
+    shapes = {(*(getattr(each.config, name) for name in names), bool(each.config.copy_tokens)) for each in embedders}
+    if len(shapes) > 1:
+        raise InvalidOptionError(
+            "the user embedders of one row, and their controls, must differ in their seed only; their "
+            f"{', '.join(names)} and whether they copy were: {', '.join(map(str, sorted(shapes)))}"
+        )
+    if embedders and (embedders[0].config.mode == "vectors") != (vectors is not None):
+        raise InvalidOptionError(
+            "a file of user vectors goes with user embedders of mode 'vectors', and they with it; the mode was: "
+            f"{embedders[0].config.mode!r}"
+        )

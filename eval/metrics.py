@@ -1,35 +1,35 @@
 """The official LaMP measures, offline.
 
->>> scores = evaluate("LaMP_3", golds={"00": "4", "01": "2"}, predictions={"00": "5", "01": "no idea"})
+>>> scores = score_lamp("LaMP_3", golds={"00": "4", "01": "2"}, predictions={"00": "5", "01": "no idea"})
 >>> scores.values
 {'MAE': 2.0, 'RMSE': 2.23606797749979}
 >>> scores.samples["MAE"][:, 0].tolist()
 [1.0, 3.0]
 
-A measure is a value, `Metric`: its name, its direction, what it records of each sample, and how it is
-computed from the *sums* of those records. Sums are all that any LaMP measure needs - accuracy and ROUGE are
-means, RMSE is the root of one, macro-F1 comes from three counts a class - so a resample of a thousand users
-is one row of a matrix product, and macro-F1 and RMSE are recomputed in it exactly (`persona.eval.bootstrap`).
+A measure is a value, `Metric`: its name, its direction, what it records of each sample, and how it is computed from the
+*sums* of those records. Accuracy and ROUGE are means, RMSE is the root of one, macro-F1 comes from three counts a
+class. So a resample of a thousand users is one row of a matrix product (`persona.eval.bootstrap`), where scikit-learn's
+functions would go through all answers again for each resample.
 
 The values match ``eval/evaluation.py`` of the official LaMP code, with these of its habits kept on purpose:
 
-- a prediction is stripped and compared with the label list, case-sensitively; everything else is class -1,
-  and a gold outside the list is class -1 too, so that two strangers count as an accurate answer;
+- a prediction is stripped and compared with the label list, case-sensitively; everything else is class -1, and a gold
+  outside the list is class -1 too, so that two unknown labels count as an accurate answer;
 - macro-F1 is the mean over *all* labels of the task: those that occur nowhere count 0;
-- a rating is whatever ``float()`` reads ("3.5" is 3.5, "7" is 7.0, nothing is clipped); what it cannot read
-  is set to the end of the scale, 1 or 5, that lies farther from the gold (5 for a gold of 3).
+- a rating is whatever ``float()`` reads ("3.5" is 3.5, "7" is 7.0, nothing is clipped); what it cannot read is set to
+  the end of the scale, 1 or 5, that lies farther from the gold (5 for a gold of 3).
 
-One difference is deliberate: ``nan``, ``inf`` and numbers beyond `LARGEST_RATING` pass ``float()``, and one
-of them ends the official run with an exception or drowns every other answer. Here they are malformed like any
-other word.
+One difference is deliberate: ``nan``, ``inf`` and numbers beyond `LARGEST_RATING` pass ``float()``, and one of them
+ends the official run with an exception or drowns every other answer. Here they are malformed like any other word.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from functools import cache, partial
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,13 +37,10 @@ from numpy.typing import NDArray
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.lamp.tasks import LampTask, lamp_task
 
-from .rouge import rouge_1, rouge_l
-
 Array: TypeAlias = NDArray[np.float64]
 
 Samples: TypeAlias = Mapping[str, Array]
-"""What each metric recorded of each sample, by the metric's name, all in the same order.  # (samples,
-columns)"""
+"""What each metric recorded of each sample, by the metric's name, all in the same order.  # (samples, columns)"""
 
 LOWEST_SCORE, HIGHEST_SCORE = 1.0, 5.0
 """The ends of the rating scale, between which a malformed rating is put as far from the gold as can be."""
@@ -72,9 +69,8 @@ class Metric:
     Attributes:
         name: the official key, e.g. ``"rouge-1"``.
         higher_is_better: False for errors.
-        measure: what one sample adds to the sums, for each of the answers, given the task's labels; where
-            there is a single column, it is the sample's own value (correct or not, error, F-measure).  #
-            (samples, columns)
+        measure: what one sample adds to the sums, for each of the answers, given the legal labels; where there is a
+            single column, it is the sample's own value (correct or not, error, F-measure).  # (samples, columns)
         of_sums: the value from summed samples and their number.  # (..., columns), (...) -> (...)
     """
 
@@ -98,7 +94,7 @@ class Metric:
         """The value over all samples, or over those of `index` (repeats allowed: a resample).
 
         Args:
-            samples: e.g. `Scores.samples`.
+            samples: e.g. `LampScores.samples`.
             index: which samples to take.  # (taken,)
 
         Raises:
@@ -117,7 +113,8 @@ class Metric:
         return f"<Metric {self.name}>"
 
 
-def _mean(sums: Array, count: Array) -> Array:
+def mean_of_sums(sums: Array, count: Array) -> Array:
+    """The mean, as `Metric.of_sums`."""
     result: Array = sums[..., 0] / count
     return result
 
@@ -136,14 +133,14 @@ def _macro_f1(sums: Array, count: Array) -> Array:
 
 
 def _classes(answers: Sequence[Answer], labels: Sequence[str]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Places of golds and predictions in `labels`, -1 for what is not there.  # (samples,), (samples,)"""
+    """Numbers of golds and predictions in `labels`, -1 for what is not there.  # (samples,), (samples,)"""
     if not labels:
         raise EvaluationError("the task has no label list to compare with: give `labels`")
-    places: dict[str, int] = {}
-    for place, label in enumerate(labels):
-        places.setdefault(label, place)
-    golds = np.array([places.get(answer.gold, -1) for answer in answers], dtype=np.intp)
-    predictions = np.array([places.get(answer.prediction, -1) for answer in answers], dtype=np.intp)
+    numbers: dict[str, int] = {}
+    for number, label in enumerate(labels):
+        numbers.setdefault(label, number)
+    golds = np.array([numbers.get(answer.gold, -1) for answer in answers], dtype=np.intp)
+    predictions = np.array([numbers.get(answer.prediction, -1) for answer in answers], dtype=np.intp)
     return golds, predictions
 
 
@@ -190,46 +187,44 @@ def _rating(text: str) -> float | None:
     return rating if math.isfinite(rating) and abs(rating) <= LARGEST_RATING else None
 
 
-def _rouge_1(answers: Sequence[Answer], labels: Sequence[str]) -> Array:
-    return np.array([rouge_1(answer.gold, answer.prediction) for answer in answers], dtype=np.float64)[:, None]
+def rouge(kind: str, gold: str, prediction: str) -> float:
+    """The F-measure of ``rouge1`` or ``rougeL`` as LaMP's evaluator computes it: `rouge_score`, nothing stemmed."""
+    return float(_scorer(kind).score(gold, prediction)[kind].fmeasure)
 
 
-def _rouge_l(answers: Sequence[Answer], labels: Sequence[str]) -> Array:
-    return np.array([rouge_l(answer.gold, answer.prediction) for answer in answers], dtype=np.float64)[:, None]
+@cache
+def _scorer(kind: str) -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # brings in nltk, which takes a second
+
+    return RougeScorer([kind])
 
 
-ACCURACY = Metric("accuracy", True, _is_correct, _mean)
+def _rouge(kind: str, answers: Sequence[Answer], labels: Sequence[str]) -> Array:
+    values = [rouge(kind, answer.gold, answer.prediction) for answer in answers]
+    return np.array(values, dtype=np.float64)[:, None]
+
+
+ACCURACY = Metric("accuracy", True, _is_correct, mean_of_sums)
 F1 = Metric("f1", True, _class_counts, _macro_f1)
-MAE = Metric("MAE", False, _absolute_error, _mean)
+MAE = Metric("MAE", False, _absolute_error, mean_of_sums)
 RMSE = Metric("RMSE", False, _squared_error, _root_mean)
-ROUGE_1 = Metric("rouge-1", True, _rouge_1, _mean)
-ROUGE_L = Metric("rouge-L", True, _rouge_l, _mean)
+ROUGE_1 = Metric("rouge-1", True, partial(_rouge, "rouge1"), mean_of_sums)
+ROUGE_L = Metric("rouge-L", True, partial(_rouge, "rougeL"), mean_of_sums)
 
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in (ACCURACY, F1, MAE, RMSE, ROUGE_1, ROUGE_L)}
 """Every measure by its official key."""
 
 
-def metric(name: str) -> Metric:
-    """The measure of that official key.
-
-    Raises:
-        InvalidOptionError: if there is none.
-    """
-    if name not in METRICS:
-        raise InvalidOptionError(f"a metric must be one of {', '.join(METRICS)}, was: {name!r}")
-    return METRICS[name]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Scores:
-    """What an evaluation found.
+class LampScores:
+    """Predictions for a LaMP task, scored.
 
     Attributes:
         task: name of the task.
         ids: the samples, in the order of the golds.
         values: the official keys and values.
-        samples: for each key, what `Metric.measure` recorded of each sample, in the order of `ids`;
-            read-only, float64. One column, the sample's own value, except for ``f1``.  # (samples, columns)
+        samples: for each key, what `Metric.measure` recorded of each sample, in the order of `ids`; read-only. One
+            column, the sample's own value, except for ``f1``.  # (samples, columns)
     """
 
     task: str
@@ -248,7 +243,7 @@ class Scores:
         return tuple(METRICS[name] for name in self.values)
 
 
-def evaluate(
+def score_lamp(
     task: LampTask | str,
     golds: Mapping[str, str],
     predictions: Mapping[str, str],
@@ -256,7 +251,7 @@ def evaluate(
     labels: Sequence[str] | None = None,
     bootstrap: bool = False,
     seed: int = 0,
-) -> Scores:
+) -> LampScores:
     """Score `predictions` against `golds` as the official evaluator does.
 
     Args:
@@ -264,17 +259,16 @@ def evaluate(
         golds: sample id -> gold output, at least one.
         predictions: sample id -> predicted output, for exactly the ids of `golds`.
         labels: label list in place of the task's own.
-        bootstrap: give ROUGE as the official median of `BOOTSTRAP_MEANS` bootstrap means. The default is the
-            mean of the samples, which that median estimates with noise (up to about 6e-4 on 300 samples).
-        seed: of that bootstrap, in [0, 2**32). The values are those of
-            `rouge_score.scoring.BootstrapAggregator` after ``numpy.random.seed(seed)``, anew for each
-            measure.
+        bootstrap: give ROUGE as the official median of `BOOTSTRAP_MEANS` bootstrap means. The default is the mean of
+            the samples, which that median estimates with noise (up to about 6e-4 on 300 samples).
+        seed: of that bootstrap, in [0, 2**32). The values are those of `rouge_score.scoring.BootstrapAggregator` after
+            ``numpy.random.seed(seed)``, anew for each measure.
 
     Raises:
         UnknownTaskError: if there is no such task.
         InvalidOptionError: if `seed` is outside its range.
-        EvaluationError: if the ids differ (missing and surplus ones are listed), there is no gold, an output
-            is not a string, a gold rating is not a number, or there is no label list.
+        EvaluationError: if the ids differ (missing and surplus ones are listed), there is no gold, an output is not a
+            string, a gold rating is not a number, or there is no label list.
     """
     if isinstance(task, str):
         task = lamp_task(task)
@@ -289,7 +283,7 @@ def evaluate(
     values: dict[str, float] = {}
     samples: dict[str, Array] = {}
     for name in task.metrics:
-        measure = metric(name)
+        measure = METRICS[name]
         recorded = measure.measure(answers, own_labels or ())
         recorded.setflags(write=False)
         samples[name] = recorded
@@ -297,7 +291,7 @@ def evaluate(
             values[name] = _median_of_means(recorded[:, 0], seed)
         else:
             values[name] = measure.value(samples)
-    return Scores(task.name, tuple(golds), values, samples)
+    return LampScores(task.name, tuple(golds), values, samples)
 
 
 def _check_ids(golds: Mapping[str, str], predictions: Mapping[str, str]) -> None:
@@ -305,18 +299,15 @@ def _check_ids(golds: Mapping[str, str], predictions: Mapping[str, str]) -> None
         raise EvaluationError("there must be at least one gold to score against, was given none")
     missing = [sample for sample in golds if sample not in predictions]
     surplus = [sample for sample in predictions if sample not in golds]
-    if missing or surplus:
-        findings = [
-            f"{len(ids)} {word}: {_listing(ids)}" for word, ids in (("missing", missing), ("surplus", surplus)) if ids
-        ]
+    differences = [
+        f"{len(ids)} {word}: {', '.join(map(repr, ids[:_LISTED_IDS]))}{', ...' if len(ids) > _LISTED_IDS else ''}"
+        for word, ids in (("missing", missing), ("surplus", surplus))
+        if ids
+    ]
+    if differences:
         raise EvaluationError(
-            f"predictions must have exactly the ids of the golds ({len(golds)}), but {'; '.join(findings)}"
+            f"predictions must have exactly the ids of the golds ({len(golds)}), but {'; '.join(differences)}"
         )
-
-
-def _listing(ids: Sequence[str]) -> str:
-    shown: Iterable[str] = (repr(sample) for sample in ids[:_LISTED_IDS])
-    return ", ".join(shown) + (", ..." if len(ids) > _LISTED_IDS else "")
 
 
 def _output(value: object, side: str, sample: str) -> str:
@@ -328,8 +319,7 @@ def _output(value: object, side: str, sample: str) -> str:
 
 
 def _median_of_means(values: Array, seed: int) -> float:
-    # The legacy generator on purpose: rouge_score draws from it, and this is to be the same number for the
-    # same seed.
+    # The legacy generator on purpose: rouge_score draws from it, and this is to be the same number for the same seed.
     generator = np.random.RandomState(seed)
     means = [values[generator.randint(0, len(values), size=len(values))].mean() for _ in range(BOOTSTRAP_MEANS)]
     return float(np.median(means))

@@ -1,169 +1,175 @@
-"""Reports as tables for the terminal or for Markdown."""
+"""What an evaluation found: rows with scores and differences, as JSON, as a table or as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .bootstrap import Interval, PairedDifference
-from .demo import DemoReport
-from .general_questions import GENERAL_QUESTIONS
-from .lamp import LampReport
-from .restraint import RestraintReport
+from persona.eval.bootstrap import Interval, PairedDifference
+from persona.files import write_atomically
+from persona.version import __version__
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
     from rich.table import Table
 
 
-def lamp_table(report: LampReport, *, title: str) -> Table:
-    """The report as a `rich` table; metrics with 95 % bootstrap intervals over users."""
-    from rich.table import Table
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way to answer all questions, scored: a method, a control of it, or a baseline without an LLM.
 
-    header, *rows = _cells(report)
-    table = Table(
-        title=f"{title}: {report.task}, {report.questions} questions of {report.users} users",
-        caption="intervals: 95 %, bootstrap over users; difference: to `none`, paired",
-        title_justify="left",
-        caption_justify="left",
-    )
-    for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
-    for row in rows:
-        table.add_row(*row)
-    return table
+    Attributes:
+        method: the method's name.
+        k: records asked for; 0 where there are none.
+        control: the control's name; None for methods and baselines.
+        scores: metric name -> value with its interval; empty where there are no golds.
+        difference: first metric, this row minus the method that sends the question alone, paired over users; None for
+            that method itself.
+        gain: first metric, this row minus the same trained without the user (`Method.without_user`), paired over users;
+            None where there is none.
+        to_other_user: first metric, this row minus the same with another user's history, paired over users; None where
+            that was not run. What another user's history does as well is the task's, not the user's.
+        tokens_added: mean tokens that personalization added to a prompt.
+        runs: question id -> answer; one for each seed of what was trained, else one.
+        parts: what decided the answers (`Method.parts`).
+    """
+
+    method: str
+    k: int
+    control: str | None
+    scores: Mapping[str, Interval]
+    difference: PairedDifference | None
+    gain: PairedDifference | None
+    to_other_user: PairedDifference | None
+    tokens_added: float
+    runs: tuple[Mapping[str, str], ...] = field(repr=False)
+    parts: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+
+    @property
+    def predictions(self) -> Mapping[str, str]:
+        """Question id -> answer, of the first seed."""
+        return self.runs[0]
+
+    @property
+    def name(self) -> str:
+        """A name for tables and files, e.g. ``"bm25 k=4, other user"``."""
+        name = f"{self.method} k={self.k}" if self.k else self.method
+        return f"{name}, {self.control}" if self.control else name
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """A file's name for the answers of each run."""
+        name = self.name.replace(" ", "_").replace(",", "").replace("=", "").replace("+", "plus")
+        if len(self.runs) == 1:
+            return (f"{name}.json",)
+        return tuple(f"{name}_run{number}.json" for number in range(1, len(self.runs) + 1))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the answers, ready for JSON."""
+        content = {
+            each: getattr(self, each)
+            for each in ("name", "method", "k", "control", "tokens_added", "difference", "gain", "to_other_user")
+        }
+        content |= {each: asdict(content[each]) for each in ("difference", "gain", "to_other_user") if content[each]}
+        content["difference_to_none"] = content.pop("difference")
+        scores = {name: asdict(interval) for name, interval in self.scores.items()}
+        return {**content, "scores": scores, "seeds": len(self.runs), "parts": dict(self.parts)}
 
 
-def lamp_markdown(report: LampReport) -> str:
-    """The report as a Markdown table."""
-    header, *rows = _cells(report)
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *rows]) + "\n"
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an evaluation found.
+
+    Attributes:
+        benchmark: its name.
+        questions: how many were asked.
+        users: how many users they belong to.
+        llm: fingerprint of the LLM, of all of them if there are several.
+        config: what was run, as the caller says it.
+        rows: methods, each with its controls, then baselines.
+        data: hash of questions, profiles and golds: two reports with the same one are of the same data.
+    """
+
+    benchmark: str
+    questions: int
+    users: int
+    llm: str
+    config: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    data: str
+
+    def __getitem__(self, name: str) -> Row:
+        """The row of that name, e.g. ``report["bm25 k=4, other user"]``.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        return {row.name: row for row in self.rows}[name]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the answers, ready for JSON."""
+        names = ("benchmark", "questions", "users", "data", "llm", "config")
+        content = {name: getattr(self, name) for name in names}
+        return {"persona": __version__, **content, "rows": [row.as_dict() for row in self.rows]}
+
+    def markdown(self) -> str:
+        """The report as a Markdown table."""
+        return markdown(self._cells())
+
+    def table(self, title: str) -> Table:
+        """The report as a `rich` table; metrics with 95 % bootstrap intervals over users."""
+        return table(
+            self._cells(),
+            title=f"{title}: {self.benchmark}, {self.questions} questions of {self.users} users",
+            caption="intervals: 95 %, bootstrap over users; difference: to `none`, paired",
+        )
+
+    def _cells(self) -> list[list[str]]:
+        """Header and rows as strings."""
+        metrics = list(self.rows[0].scores)
+        differences = {
+            f"difference in {metrics[0] if metrics else ''}": [row.difference for row in self.rows],
+            "to trained without user / task adapter": [row.gain for row in self.rows],
+            "to another user's": [row.to_other_user for row in self.rows],
+        }
+        columns = {"method": [row.name for row in self.rows]}
+        columns |= {metric: [interval_cell(row.scores[metric]) for row in self.rows] for metric in metrics}
+        columns |= {name: list(map(_difference_cell, some)) for name, some in differences.items() if any(some)}
+        columns["tokens added"] = [f"{row.tokens_added:.0f}" for row in self.rows]
+        return [list(columns), *map(list, zip(*columns.values(), strict=True))]
 
 
-def _cells(report: LampReport) -> list[list[str]]:
-    """Header and rows as strings."""
-    metrics = list(report.rows[0].scores)
-    gains = any(row.gain is not None for row in report.rows)
-    header = ["method", *metrics]
-    if metrics:
-        header.append(f"difference in {metrics[0]}")
-    if gains:
-        header.append("to trained without user / task adapter")
-    controlled = any(row.to_other_user is not None for row in report.rows)
-    if controlled:
-        header.append("to another user's")
-    table = [[*header, "tokens added", "seconds"]]
-    for row in report.rows:
-        cells = [row.name, *[_interval(row.scores[metric]) for metric in metrics]]
-        if metrics:
-            cells.append(_difference(row.difference))
-        if gains:
-            cells.append(_difference(row.gain))
-        if controlled:
-            cells.append(_difference(row.to_other_user))
-        table.append([*cells, f"{row.tokens_added:.0f}", f"{row.seconds:.1f}" if row.seconds else "-"])
-    return table
-
-
-def _interval(interval: Interval) -> str:
+def interval_cell(interval: Interval) -> str:
+    """An interval as a table shows it."""
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def _difference(difference: PairedDifference | None) -> str:
+def _difference_cell(difference: PairedDifference | None) -> str:
     if difference is None:
         return "-"
     return f"{difference.difference:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
-def restraint_cells(report: RestraintReport) -> list[list[str]]:
-    """Header and rows of a restraint report as strings; questions from elsewhere have a column of their own."""
-    built_in = {one.domain for one in GENERAL_QUESTIONS}
-    others = [domain for domain in report.rows[0].by_domain if domain not in built_in]
-    table = [
-        [
-            "method",
-            "nothing added",
-            *(f"{domain}: nothing added" for domain in others),
-            "answer unchanged",
-            "token F1",
-            "ROUGE-L",
-            "over-personalized",
-            "tokens",
-            report.metric,
-            "kept",
-            "personal: nothing added",
-            "over-personalized",
-            "tokens",
-        ]
-    ]
-    for row in report.rows:
-        table.append(
-            [
-                row.method if row.method == "none" else f"{row.method} k={report.k}",
-                _interval(row.restraint),
-                *(f"{row.by_domain[domain]:.3f}" for domain in others),
-                _interval(row.unchanged),
-                *(f"{one.value:.3f}" for one in (row.token_f1, row.rouge_l, row.over_general)),
-                f"{row.tokens_general:.0f}",
-                _interval(row.score),
-                "-" if row.kept is None else f"{row.kept:.1%}",
-                f"{row.abstained.value:.3f}",
-                f"{row.over_personal.value:.3f}",
-                f"{row.tokens_personal:.0f}",
-            ]
-        )
-    return table
+def markdown(cells: Sequence[Sequence[str]]) -> str:
+    """Header and rows as a Markdown table."""
+    rule = ["---", *["---:"] * (len(cells[0]) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:])) + "\n"
 
 
-def restraint_table(report: RestraintReport, *, title: str) -> Table:
-    """The restraint report as a `rich` table."""
+def table(cells: Sequence[Sequence[str]], *, title: str, caption: str | None = None) -> Table:
+    """Header and rows as a `rich` table."""
     from rich.table import Table
 
-    header, *rows = restraint_cells(report)
-    table = Table(
-        title=f"{title}: {report.task}, {report.general} general questions beside {report.personal} personal ones",
-        caption=f"the columns before {report.metric} are about the general questions, the others about the personal "
-        "ones; intervals: 95 %, bootstrap over users",
-        title_justify="left",
-        caption_justify="left",
-    )
-    for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
-    for row in rows:
-        table.add_row(*row)
-    return table
+    made = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    for number, name in enumerate(cells[0]):
+        made.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
+    for row in cells[1:]:
+        made.add_row(*row)
+    return made
 
 
-def demo_tables(report: DemoReport) -> Iterator[RenderableType]:
-    """The demonstration for the terminal: a table a task, then one user's answers before and after."""
-    from rich.panel import Panel
-    from rich.table import Table
-    from rich.text import Text
-
-    for task in report.tasks:
-        table = Table(
-            title=f"{task.title} ({task.task}): {task.metric}, best without the user {task.no_user:.3f}, "
-            f"oracle {task.oracle:.3f}",
-            title_justify="left",
-        )
-        for number, name in enumerate(("method", task.metric, "share of the gap", "tokens added", "ms a request")):
-            table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
-        for row in task.rows:
-            table.add_row(
-                row.name,
-                f"{row.score.value:.3f}",
-                f"{row.share.value:.0%} [{row.share.low:.0%}, {row.share.high:.0%}]",
-                f"{row.tokens_added:.0f}",
-                f"{1000 * row.seconds:.1f}" if row.seconds else "-",
-            )
-        yield table
-    for example in report.examples:
-        text = Text(f"{example.question}\n\n")
-        for scored in example.records:
-            text.append(f"  {scored.record.text} -> {scored.record.target}\n", style="dim")
-        text.append(f"\nbefore: {example.before}\nafter:  {example.after}\n")
-        if example.soft_prompted is not None:
-            text.append(f"soft prompt: {example.soft_prompted}\n")
-        text.append(f"gold:   {example.gold}")
-        yield Panel(text, title=f"{example.task}, user {example.user_id}", title_align="left")
+def write_results(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write ``results.json`` into a folder, the whole file or nothing."""
+    write_atomically(folder / "results.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")

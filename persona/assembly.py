@@ -23,12 +23,13 @@ from persona.personalizer import Personalizer
 from persona.prompts import PromptBuilder
 from persona.protocols import GenerationOptions, LanguageModel, RecordEncoder, Retriever
 from persona.records import check_user_id
-from persona.retrievers.registry import NEEDS_ENCODER as NEEDS_ENCODER
-from persona.retrievers.registry import RetrieverOptions as RetrieverOptions
-from persona.retrievers.registry import check_retriever as check_retriever
-from persona.retrievers.registry import make_retriever as make_retriever
-from persona.retrievers.registry import make_retrievers as make_retrievers
-from persona.retrievers.registry import needs_encoder as needs_encoder
+from persona.retrievers.registry import (
+    NEEDS_ENCODER,
+    RetrieverOptions,
+    check_retriever,
+    make_retriever,
+    needs_encoder,
+)
 from persona.settings import Settings, open_store
 
 if TYPE_CHECKING:

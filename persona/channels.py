@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from persona.errors import UnsupportedChannelError
 from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, TEXT, LanguageModel, Lifts, Wording
@@ -93,8 +93,8 @@ class Channel(ABC):
             uses it.
     """
 
-    name: ClassVar[str]
-    requires: ClassVar[str] = TEXT
+    name: str
+    requires: str = TEXT
     wording: Wording | None = None
 
     @abstractmethod

@@ -14,7 +14,7 @@ is the only place that makes requests to an LLM for users; an evaluation uses it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,16 @@ from persona.channels import Ask, Channel, Contribution, check_way
 from persona.errors import InvalidOptionError
 from persona.llm.checks import check_options, check_prompt
 from persona.prompts import PromptBuilder
-from persona.protocols import ADAPTER, TEXT, BoundedPrompt, BuiltPrompt, GenerationOptions, LanguageModel, Request
+from persona.protocols import (
+    ADAPTER,
+    TEXT,
+    AnswersOneByOne,
+    BoundedPrompt,
+    BuiltPrompt,
+    GenerationOptions,
+    LanguageModel,
+    Request,
+)
 from persona.records import Profile, ScoredRecord, check_user_id
 
 if TYPE_CHECKING:
@@ -178,11 +187,21 @@ class Personalizer:
         Raises:
             GenerationError: if the LLM does not answer.
         """
+        answers = dict(self.answers(prepared))
+        return [answers[index] for index in range(len(prepared))]
+
+    def answers(self, prepared: Sequence[Prepared]) -> Iterator[tuple[int, Generation]]:
+        """`answer`, each with its index when it arrives: one by one where the LLM can, else all at the end."""
+        requests = [each.request for each in prepared]
         with ExitStack() as serving:
             for channel in self.channels:
                 serving.enter_context(channel.serving())
-            texts = self.llm.generate([each.request for each in prepared], self.options)
-        return [replace(each.generation, text=text) for each, text in zip(prepared, texts, strict=True)]
+            if isinstance(self.llm, AnswersOneByOne):
+                texts = self.llm.generate_each(requests, self.options)
+            else:
+                texts = enumerate(self.llm.generate(requests, self.options))
+            for index, text in texts:
+                yield index, replace(prepared[index].generation, text=text)
 
     def _prepared(self, ask: Ask, contributions: Sequence[Contribution]) -> Prepared:
         for contribution in contributions:

@@ -6,7 +6,7 @@ parts are the frozen dataclasses here and in `persona.records`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
@@ -250,6 +250,18 @@ class LanguageModel(Protocol):
         Raises:
             UnsupportedChannelError: if a request uses a channel that is not in `channels`.
             GenerationError: if the model does not answer.
+        """
+        ...
+
+
+@runtime_checkable
+class AnswersOneByOne(Protocol):
+    """A `LanguageModel` whose answers arrive one by one, over a wire say, so that each can be kept when it does."""
+
+    def generate_each(self, requests: Sequence[Request], options: GenerationOptions) -> Iterator[tuple[int, str]]:
+        """Index and answer of each of `requests`, in the order in which they arrive; errors as in `generate`.
+
+        What has arrived is handed over before an error is raised.
         """
         ...
 

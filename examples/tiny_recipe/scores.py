@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from examples.tiny_recipe.sequences import HISTORY
 from examples.tiny_recipe.tokenizer import CONTEXT, NO_LIMIT
 from persona.eval.bootstrap import Interval, gap_share
-from persona.eval.metrics import METRICS, evaluate
+from persona.eval.metrics import METRICS, score_lamp
 from persona.eval.world.bounds import no_user_score, oracle_score
 from persona.eval.world.world import WORLD_TASKS, World, WorldQuestion
 from persona.lamp.prompts import lamp_prompt
@@ -64,7 +64,7 @@ def measure(
                     for each, some in zip(asked, records, strict=True)
                 ],
             )
-            scores = evaluate(task, golds, dict(zip(ids, answers, strict=True)))
+            scores = score_lamp(task, golds, dict(zip(ids, answers, strict=True)))
             share = gap_share(metric, scores.samples, ids, floor=no_user, ceiling=oracle)
             rows.append(Row(task, metric.name, no_user, oracle, method, scores.values[metric.name], share))
     return rows

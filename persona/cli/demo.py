@@ -37,9 +37,8 @@ def demo(options: Demo) -> None:
     A small world, every method, its controls, and a report. Needs no network and no GPU. The world's exact bounds make
     each score a share of what can be won.
     """
-    from persona.eval.demo import available_encoder, run_demo, tiny_user_embedders
-    from persona.eval.html import demo_page
-    from persona.eval.report import demo_tables
+    from persona.eval.demo.page import demo_page
+    from persona.eval.demo.run import available_encoder, demo_tables, run_demo, tiny_user_embedders
     from persona.files import write_atomically
 
     encoder, out = available_encoder(), options.out

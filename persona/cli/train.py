@@ -292,7 +292,7 @@ def train_filter(options: TrainFilter, settings: Mapping[str, RelevanceTraining]
 
 def _general_questions(files: list[Path], at_most: int) -> Mapping[str, list[str]]:
     """General questions by kind: those that come with persona, and those of `files`."""
-    from persona.eval.general_questions import read_general
+    from persona.eval.benchmarks.general_questions import read_general
     from persona.retrievers.relevance.general import GENERAL
     from persona.retrievers.relevance.training import LEAST_GENERAL
 

@@ -17,8 +17,8 @@ names it in the place of the model (`persona.adapters.serving.names`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -155,26 +155,48 @@ class OpenAILM:
             InvalidOptionError: if `options` asks for beams, or a soft prompt has the wrong shape.
             GenerationError: if the endpoint refuses a request, cannot be reached, or answers without text.
         """
+        answers = dict(self.generate_each(requests, options))
+        return [answers[index] for index in range(len(requests))]
+
+    def generate_each(self, requests: Sequence[Request], options: GenerationOptions) -> Iterator[tuple[int, str]]:
+        """Index and answer of each request, in the order in which they arrive; errors as in `generate`.
+
+        After a failure nothing more is sent; what was under way and is answered still comes before the error.
+        """
         check_options(options, only_text=self.fingerprint)
         check_requests(requests, self)
+        # Adapters are named before anything is sent: nobody is answered by the plain model because one is gone.
+        asked: dict[tuple[str, str, int | None], list[int]] = {}
         for index, request in enumerate(requests):
             if request.soft_prompt is not None:
                 check_soft_prompt(request.soft_prompt, self._options.hidden_size, self.fingerprint, index)
-        # Named before anything is sent: nobody is answered by the plain model because an adapter is gone.
-        models = [self._model_of(request) for request in requests]
-        # Equal prompts are one question; a soft prompt is never taken for equal to another.
-        keys = [
-            (request.prompt, model, None if request.soft_prompt is None else index)
-            for index, (request, model) in enumerate(zip(requests, models, strict=True))
-        ]
-        different = dict(zip(keys, requests, strict=True))
-        if not different:
-            return []
-        with ThreadPoolExecutor(min(self._options.max_concurrency, len(different))) as pool:
-            # After an error what has not been sent yet is cancelled: it would only fail, or cost, too.
-            texts = pool.map(lambda key: self._answer(key[1], different[key], options), different)
-            answers = dict(zip(different, texts, strict=True))
-        return [answers[key] for key in keys]
+            # Equal prompts are one question; a soft prompt is never taken for equal to another.
+            key = (request.prompt, self._model_of(request), None if request.soft_prompt is None else index)
+            asked.setdefault(key, []).append(index)
+        if not asked:
+            return
+        failure: GenerationError | None = None
+        with ThreadPoolExecutor(min(self._options.max_concurrency, len(asked))) as pool:
+            futures = {
+                pool.submit(self._answer, key[1], requests[indexes[0]], options): indexes
+                for key, indexes in asked.items()
+            }
+            try:
+                for future in as_completed(futures):
+                    if future.cancelled():
+                        continue
+                    try:
+                        text = future.result()
+                    except GenerationError as error:
+                        failure = failure or error
+                        # What has not been sent yet would only fail, or cost, too.
+                        _cancel(futures)
+                    else:
+                        yield from ((index, text) for index in futures[future])
+            finally:
+                _cancel(futures)
+        if failure is not None:
+            raise failure
 
     def load_adapter(self, name: str, path: str) -> None:
         """Have a vLLM server read the adapter in the PEFT folder `path`, as the server sees it, and call it `name`.
@@ -264,6 +286,11 @@ class OpenAILM:
 
     def __repr__(self) -> str:
         return f"OpenAILM({self._model!r}, base_url={str(self._client.base_url)!r})"
+
+
+def _cancel(futures: Iterable[Future[str]]) -> None:
+    for future in futures:
+        future.cancel()
 
 
 def _client(base_url: str | None, api_key: str | None) -> OpenAI:

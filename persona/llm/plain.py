@@ -7,7 +7,7 @@ way to take it. More than one beam is refused.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from persona.errors import GenerationError, InvalidOptionError, reason
@@ -67,6 +67,13 @@ class CallableLM(_TextOnly):
     ) -> None:
         super().__init__(f"callable:{name or _name_of(function)}", tokenizer)
         self._function = function
+
+    def generate_each(self, requests: Sequence[Request], options: GenerationOptions) -> Iterator[tuple[int, str]]:
+        """Index and answer of each of `requests`, one after the other; errors as in `generate`."""
+        check_options(options, only_text=self.fingerprint)
+        check_requests(requests, self)
+        for index, request in enumerate(requests):
+            yield index, self._answer(index, request.prompt)
 
     def _answers(self, prompts: Sequence[str]) -> list[str]:
         return [self._answer(index, prompt) for index, prompt in enumerate(prompts)]

@@ -135,7 +135,7 @@ class WrittenSummaries:
         path: Path | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
-        self._llm, self._options, self._labels = llm, options, labels
+        self.llm, self._options, self._labels = llm, options, labels
         self._path, self._progress = path, progress
         self._task = check_task(options.task)
         self._version = prompt_version(options.form)
@@ -148,16 +148,16 @@ class WrittenSummaries:
         pending = list(missing.items())
         for start in range(0, len(pending), _PROFILES_AT_ONCE):
             chunk = pending[start : start + _PROFILES_AT_ONCE]
-            texts = write_summaries(self._llm, [profile for _, profile in chunk], self._options, labels=self._labels)
+            texts = write_summaries(self.llm, [profile for _, profile in chunk], self._options, labels=self._labels)
             self._keep({key: text for (key, _), text in zip(chunk, texts, strict=True)})
             if self._progress is not None:
                 self._progress(start + len(chunk), len(pending))
-        source = f"llm:{self._task}:{self._version}:{self._llm.fingerprint}"
+        source = f"llm:{self._task}:{self._version}:{self.llm.fingerprint}"
         return [(self._texts[key], source if self._texts[key] else "") for key in keys]
 
     def _key(self, profile: Profile) -> str:
         content = [
-            *(self._llm.fingerprint, answer_settings(self._llm), self._version, self._task),
+            *(self.llm.fingerprint, answer_settings(self.llm), self._version, self._task),
             *(self._labels, self._options.context_tokens),
             [record.content_hash for record in profile],
         ]

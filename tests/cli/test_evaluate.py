@@ -10,7 +10,7 @@ import pytest
 from persona.cli.evaluate import _short_name
 from persona.encoders.load import load_encoder
 from persona.errors import InvalidOptionError
-from persona.eval.limit import make_limit, run_limit
+from persona.eval.benchmarks.limit import make_limit, run_limit
 from tests.cli.conftest import Run, settings
 
 SHORT = settings("max_new_tokens=2")

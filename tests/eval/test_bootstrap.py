@@ -9,8 +9,8 @@ import pytest
 
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval import bootstrap
-from persona.eval.bootstrap import bootstrap_interval, gap_share, paired_bootstrap
-from persona.eval.metrics import ACCURACY, F1, MAE, RMSE, Answer, Metric, Samples, evaluate
+from persona.eval.bootstrap import bootstrap_interval, gap_share, mean_interval, paired_bootstrap
+from persona.eval.metrics import ACCURACY, F1, MAE, RMSE, Answer, Metric, Samples, score_lamp
 
 _USERS = ["ann", "bob", "ann", "cy", "bob", "ann", "dee", "dee", "eve", "eve", "ann", "cy"]
 
@@ -50,19 +50,19 @@ def test_equals_a_plain_loop_over_the_same_draws(metric: Metric, at_once: int, m
     drawn_a, drawn_b = (_in_a_loop(metric, samples, 201, 3) for samples in (a, b))
     values_a, ordered = np.sort(drawn_a), np.sort(drawn_a - drawn_b)
 
-    interval = bootstrap_interval(metric, a, _USERS, resamples=201, confidence=0.9, seed=3)
+    interval = bootstrap_interval(metric, a, _USERS, resamples=201, seed=3)
     assert interval.value == metric.value(a)
     assert interval.users == 5
-    # 5 % of the 200 steps between 201 values lie below the tenth.
-    assert (interval.low, interval.high) == pytest.approx((values_a[10], values_a[190]), abs=1e-12)
+    # 2.5 % of the 200 steps between 201 values lie below the fifth.
+    assert (interval.low, interval.high) == pytest.approx((values_a[5], values_a[195]), abs=1e-12)
 
-    paired = paired_bootstrap(metric, a, b, _USERS, resamples=201, confidence=0.9, seed=3)
+    paired = paired_bootstrap(metric, a, b, _USERS, resamples=201, seed=3)
     assert paired.difference == pytest.approx(metric.value(a) - metric.value(b))
-    assert (paired.low, paired.high) == pytest.approx((ordered[10], ordered[190]), abs=1e-12)
+    assert (paired.low, paired.high) == pytest.approx((ordered[5], ordered[195]), abs=1e-12)
 
-    share = gap_share(metric, a, _USERS, floor=-1.0, ceiling=7.0, resamples=201, confidence=0.9, seed=3)
+    share = gap_share(metric, a, _USERS, floor=-1.0, ceiling=7.0, resamples=201, seed=3)
     assert share.value == pytest.approx((metric.value(a) + 1) / 8)
-    assert (share.low, share.high) == pytest.approx(((values_a[10] + 1) / 8, (values_a[190] + 1) / 8), abs=1e-12)
+    assert (share.low, share.high) == pytest.approx(((values_a[5] + 1) / 8, (values_a[195] + 1) / 8), abs=1e-12)
 
 
 def test_p_value_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_same_seed_same_interval() -> None:
 
 def test_intervals_cover_the_truth_and_need_the_users() -> None:
     # Each user has an own level: 40 users x 10 samples, true mean 0. A bootstrap over single samples would be
-    # far too # sure of itself; over users, 95 % intervals must hold the truth nearly that often.
+    # far too sure of itself; over users, 95 % intervals must hold the truth nearly that often.
     rng = np.random.default_rng(11)
     users = np.repeat(np.arange(40), 10)
     by_user = by_sample = 0
@@ -101,6 +101,12 @@ def test_intervals_cover_the_truth_and_need_the_users() -> None:
         by_sample += over_samples.low <= 0 <= over_samples.high
     assert 0.89 <= by_user / trials <= 0.99
     assert by_sample / trials < 0.75
+
+
+def test_a_mean_of_numbers_is_the_mean_of_any_metric() -> None:
+    errors = _error_samples(1)["MAE"]
+    interval = bootstrap_interval(MAE, {"MAE": errors}, _USERS, resamples=50, seed=2)
+    assert mean_interval(errors[:, 0].tolist(), _USERS, resamples=50, seed=2) == interval
 
 
 def test_one_user_gives_a_point_that_says_so() -> None:
@@ -126,30 +132,8 @@ def test_a_share_of_the_gap_means_the_same_for_errors_and_for_scores() -> None:
     )
 
 
-def test_measured_ends_are_drawn_with_the_system() -> None:
-    # Half-way between floor and ceiling for every single user: drawn together, there is nothing to be unsure
-    # of.
-    users = [f"u{number}" for number in range(20)]
-    floor = {"MAE": np.arange(20.0)[:, None] + 2}
-    ceiling = {"MAE": np.arange(20.0)[:, None]}
-    halfway = {"MAE": np.arange(20.0)[:, None] + 1}
-    share = gap_share(MAE, halfway, users, floor=floor, ceiling=ceiling)
-    assert (share.value, share.low, share.high) == pytest.approx((0.5, 0.5, 0.5))
-    mixed = gap_share(MAE, halfway, users, floor=11.5, ceiling=ceiling)
-    assert mixed.value == pytest.approx((10.5 - 11.5) / (9.5 - 11.5))
-    assert mixed.low < mixed.value < mixed.high
-
-
-def test_a_gap_that_is_not_established_has_no_bounds() -> None:
-    users = ["u", "v", "w", "x"]
-    floor = {"accuracy": np.array([[0.0], [3.0], [0.0], [3.0]])}
-    ceiling = {"accuracy": np.array([[3.0], [0.5], [3.0], [0.5]])}
-    share = gap_share(ACCURACY, floor, users, floor=floor, ceiling=ceiling)
-    assert (share.value, share.low, share.high) == (0.0, -math.inf, math.inf)
-
-
 def test_groups_may_be_any_strings() -> None:
-    scores = evaluate("LaMP_3", {"0": "1", "1": "2", "2": "3"}, {"0": "1", "1": "1", "2": "1"})
+    scores = score_lamp("LaMP_3", {"0": "1", "1": "2", "2": "3"}, {"0": "1", "1": "1", "2": "1"})
     interval = bootstrap_interval(scores.metrics[0], scores.samples, ["../../x", "😀", "'; drop"], resamples=50)
     assert (interval.value, interval.users) == (1.0, 3)
 
@@ -170,7 +154,5 @@ def test_bad_input_is_refused() -> None:
         gap_share(MAE, samples, _USERS, floor=1.0, ceiling=math.nan)
     with pytest.raises(InvalidOptionError, match="`resamples` must be at least 1, was: 0"):
         bootstrap_interval(MAE, samples, _USERS, resamples=0)
-    with pytest.raises(InvalidOptionError, match="`confidence`"):
-        bootstrap_interval(MAE, samples, _USERS, confidence=95)
     with pytest.raises(InvalidOptionError, match="`seed`"):
         bootstrap_interval(MAE, samples, _USERS, seed=-1)

@@ -17,11 +17,10 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import persona
+from persona.eval import LampBenchmark, LampOptions, evaluate_lamp
 from persona.eval.bootstrap import gap_share, paired_bootstrap
-from persona.eval.demo import tiny_user_embedders
-from persona.eval.lamp import run_lamp
-from persona.eval.lamp_config import LampConfig
-from persona.eval.metrics import METRICS, Samples, evaluate
+from persona.eval.demo.run import tiny_user_embedders
+from persona.eval.metrics import METRICS, Samples, score_lamp
 from persona.eval.world.bounds import no_user_score, oracle_score
 from persona.eval.world.world import WORLD_TASKS, World, WorldQuestion
 from persona.lamp.prompts import lamp_prompt
@@ -186,7 +185,7 @@ def test_the_users_own_history_helps_and_another_users_does_not(tiny: Tiny, task
 
     def scored(records: list[tuple[Record, ...]]) -> Samples:
         prompts = [_prompt(task, one, given, tiny.tokenizer) for one, given in zip(asked, records, strict=True)]
-        return evaluate(task, golds, dict(zip(golds, _answers(tiny, prompts), strict=True))).samples
+        return score_lamp(task, golds, dict(zip(golds, _answers(tiny, prompts), strict=True))).samples
 
     own = scored([_searched(task, one, one.question.profile, 4) for one in asked])
     shifted = [*asked[1:], asked[0]]
@@ -224,12 +223,14 @@ def test_an_answer_is_an_answer(tiny: Tiny) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "share"), [("LaMP_2", 0.4), ("LaMP_3", 0.35), ("LaMP_4", 0.65)])
 def test_its_user_embedders_know_the_user(task: str, share: float) -> None:
-    """The soft tokens of the right user; how much they win is measured on more users, in docs/results/user-embedders.md."""
+    """How much the soft tokens win is measured on more users, in docs/results/user-embedders.md."""
     asked = list(World(0).questions(task, "dev", 60))
     golds = {one.question.id: one.gold for one in asked}
     split = LampSplit(lamp_task(task), tuple(one.question for one in asked), golds, lamp_task(task).labels)
-    config = LampConfig(methods=("none", "user-embedder"), ks=(1,), resamples=200)
-    report = run_lamp(split, load_llm("tiny"), config, user_embedders=tiny_user_embedders()[task])
+    options = LampOptions(
+        methods=("none", "user-embedder"), ks=(1,), resamples=200, user_embedders=(tiny_user_embedders()[task],)
+    )
+    report = evaluate_lamp(LampBenchmark(split), load_llm("tiny"), options)
     no_user = float(np.mean([no_user_score(one.content) for one in asked]))
     oracle = float(np.mean([oracle_score(one.content, one.user.traits) for one in asked]))
     scores = {row.name: row.scores[lamp_task(task).metrics[0]].value for row in report.rows}

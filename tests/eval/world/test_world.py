@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from persona.errors import InvalidOptionError
-from persona.eval.rouge import rouge_1, rouge_l
+from persona.eval.metrics import rouge
 from persona.eval.world.bounds import BOUND_METRICS, no_user_score, oracle_score
 from persona.eval.world.traits import (
     HeadlineContent,
@@ -35,8 +35,8 @@ from persona.lamp.tasks import lamp_task
 SCORES: dict[str, Callable[[str, str], float]] = {
     "accuracy": lambda gold, prediction: float(gold == prediction),
     "MAE": lambda gold, prediction: float(abs(int(gold) - int(prediction))),
-    "rouge-1": rouge_1,
-    "rouge-L": rouge_l,
+    "rouge-1": lambda gold, prediction: rouge("rouge1", gold, prediction),
+    "rouge-L": lambda gold, prediction: rouge("rougeL", gold, prediction),
 }
 """Per metric, the score of a prediction: (gold, prediction)."""
 

@@ -1,18 +1,19 @@
-"""Yardsticks: what a user's own records say without any LLM."""
+"""Baselines: what a user's own records say without any LLM."""
 
 from __future__ import annotations
 
 import pytest
 
-from persona.eval.metrics import evaluate
-from persona.eval.yardsticks import (
+from persona.eval.benchmark import Question
+from persona.eval.benchmarks.baselines import (
+    lamp_baselines,
     mean_score,
     median_score,
     most_frequent_label,
     nearest_record_target,
-    yardsticks,
 )
-from persona.lamp.tasks import Question, lamp_task
+from persona.eval.metrics import score_lamp
+from persona.lamp.tasks import lamp_task
 from persona.records import Profile, Record, ScoredRecord
 
 
@@ -56,7 +57,7 @@ def test_mean_and_median_scores(targets: list[str | None], mean: str, median: st
 def test_no_constant_score_is_better_on_the_users_own_records(targets: list[str]) -> None:
     golds = {str(n): target for n, target in enumerate(targets)}
     errors = {
-        guess: evaluate("LaMP_3", golds, dict.fromkeys(golds, guess)).values for guess in ["1", "2", "3", "4", "5"]
+        guess: score_lamp("LaMP_3", golds, dict.fromkeys(golds, guess)).values for guess in ["1", "2", "3", "4", "5"]
     }
     records = _records(*targets)
     assert errors[median_score(records, "")]["MAE"] == min(one["MAE"] for one in errors.values())
@@ -74,40 +75,41 @@ def test_the_nearest_record() -> None:
 
 
 def _question(task: str, id: str, text: str, records: list[Record]) -> Question:
-    return Question(id, f"user {id}", lamp_task(task).make_input(text), Profile(f"user {id}", tuple(records)))
+    profile = Profile(f"user {id}", tuple(records))
+    return Question(id, f"user {id}", profile, lamp_task(task).make_input(text), text)
 
 
-def test_yardsticks_of_ratings() -> None:
+def test_baselines_of_ratings() -> None:
     dull = [Record("dull film", target="1"), Record("great film", target="5"), Record("great play", target="4")]
     questions = [_question("LaMP_3", "0", "a dull evening", dull), _question("LaMP_3", "1", "a film", [])]
-    found = yardsticks(lamp_task("LaMP_3"), questions)
+    found = lamp_baselines(lamp_task("LaMP_3"), questions)
     # The user without records gets the median of all profiles.
     assert found == {
-        "mean score": {"0": "3", "1": "4"},
-        "median score": {"0": "4", "1": "4"},
-        "nearest record": {"0": "1", "1": "4"},
+        "mean score": ["3", "4"],
+        "median score": ["4", "4"],
+        "nearest record": ["1", "4"],
     }
-    declared = yardsticks(lamp_task("LaMP_3"), questions, default="2")
-    assert {name: one["1"] for name, one in declared.items()} == dict.fromkeys(found, "2")
-    nobody = yardsticks(lamp_task("LaMP_3"), questions[1:])
-    assert {name: one["1"] for name, one in nobody.items()} == dict.fromkeys(found, "3")
+    declared = lamp_baselines(lamp_task("LaMP_3"), questions, default="2")
+    assert {name: answers[1] for name, answers in declared.items()} == dict.fromkeys(found, "2")
+    nobody = lamp_baselines(lamp_task("LaMP_3"), questions[1:])
+    assert {name: answers[0] for name, answers in nobody.items()} == dict.fromkeys(found, "3")
 
 
-def test_yardsticks_of_labels_and_texts() -> None:
+def test_baselines_of_labels_and_texts() -> None:
     films = [Record("a war story", target="violence"), Record("a love story", target="romance")]
     questions = [_question("LaMP_2", "0", "love in war", [*films, Record("kisses", target="romance")])]
     questions.append(_question("LaMP_2", "1", "love", []))
-    assert yardsticks(lamp_task("LaMP_2"), questions) == {
-        "most frequent label": {"0": "romance", "1": "romance"},
-        "nearest record": {"0": "violence", "1": "romance"},
+    assert lamp_baselines(lamp_task("LaMP_2"), questions) == {
+        "most frequent label": ["romance", "romance"],
+        "nearest record": ["violence", "romance"],
     }
     papers = [Record("ranking of records", target="Learning to Rank"), Record("trees", target="Forests")]
     titles = [_question("LaMP_5", "0", "records of trees", papers), _question("LaMP_5", "1", "trees", [])]
-    assert yardsticks(lamp_task("LaMP_5"), titles) == {"nearest record": {"0": "Learning to Rank", "1": ""}}
+    assert lamp_baselines(lamp_task("LaMP_5"), titles) == {"nearest record": ["Learning to Rank", ""]}
 
 
-def test_yardsticks_where_records_have_no_answers() -> None:
+def test_baselines_where_records_have_no_answers() -> None:
     tweet = _question("LaMP_7", "0", "so tired today", [Record("awake again")])
-    assert yardsticks(lamp_task("LaMP_7"), [tweet]) == {"question itself": {"0": "so tired today"}}
-    citation = Question("0", "u", "which?", Profile("u", (Record("abstract", target="title"),)))
-    assert yardsticks(lamp_task("LaMP_1"), [citation]) == {}
+    assert lamp_baselines(lamp_task("LaMP_7"), [tweet]) == {"question itself": ["so tired today"]}
+    citation = Question("0", "u", Profile("u", (Record("abstract", target="title"),)), "which?", "which?")
+    assert lamp_baselines(lamp_task("LaMP_1"), [citation]) == {}

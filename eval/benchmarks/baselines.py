@@ -1,25 +1,25 @@
-"""What can be had from a user's own records without any LLM: the least that personalization has to beat.
+"""Baselines of LaMP: what a user's own records say without an LLM, the least that personalization has to beat.
 
 >>> liked = [Record("a", target="4", time="2004"), Record("b", target="2", time="2006")]
 >>> mean_score(liked, default="5"), median_score(liked, default="5")
 ('3', '2')
 
-Every yardstick looks only at the profile of the question it answers, gives a string in the task's own form,
-and breaks ties in favour of what the user did last (undated records count as the oldest, later ones in a
-profile as newer). Where a profile has nothing to go by, the answer is a default that the caller declares.
+Each reads only the profile of the question that it answers, gives a string in the task's own form, and breaks ties in
+favour of what the user did last (undated records count as the oldest, later ones in a profile as newer). Where a
+profile has nothing to go by, the answer is a default that the caller declares.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from persona.lamp.tasks import LampTask, Question
+from persona.eval.benchmark import Question
+from persona.eval.metrics import ACCURACY, HIGHEST_SCORE, LOWEST_SCORE, MAE
+from persona.lamp.tasks import LampTask
 from persona.records import Record, ScoredRecord
 from persona.retrievers.registry import RetrieverOptions, make_retriever
-
-from .metrics import ACCURACY, HIGHEST_SCORE, LOWEST_SCORE, MAE
 
 _SCALE = range(int(LOWEST_SCORE), int(HIGHEST_SCORE) + 1)
 _MIDDLE = str((_SCALE[0] + _SCALE[-1]) // 2)
@@ -30,11 +30,11 @@ def most_frequent_label(records: Sequence[Record], default: str) -> str:
     """The target that the user gave most often; among equals the one given last."""
     counts: Counter[str] = Counter()
     last: dict[str, int] = {}
-    for place, record in enumerate(_oldest_first(records)):
+    for position, record in enumerate(_oldest_first(records)):
         if record.target is not None:
             label = record.target.strip()
             counts[label] += 1
-            last[label] = place
+            last[label] = position
     return max(counts, key=lambda label: (counts[label], last[label]), default=default)
 
 
@@ -55,34 +55,33 @@ def nearest_record_target(ranked: Sequence[ScoredRecord], default: str) -> str:
         ranked: records with a retriever's scores, in any order.
         default: the answer if none has a target.
     """
-    scores = {id(one.record): one.score for one in ranked}
-    latest_first = reversed(_oldest_first([one.record for one in ranked]))
+    scores = {id(scored.record): scored.score for scored in ranked}
+    latest_first = reversed(_oldest_first([scored.record for scored in ranked]))
     with_target = [record for record in latest_first if record.target is not None]
     best = max(with_target, key=lambda record: scores[id(record)], default=None)
     return default if best is None or best.target is None else best.target
 
 
-def yardsticks(
+def lamp_baselines(
     task: LampTask, questions: Sequence[Question], *, default: str | None = None
-) -> dict[str, Mapping[str, str]]:
-    """All yardsticks that the task allows.
+) -> dict[str, list[str]]:
+    """All baselines that the task allows.
 
-    Ratings: the mean and the median score; labels: the most frequent one; these and texts with a title: the
-        target of
-    the record nearest by BM25 as LaMP ranks it. For paraphrases, whose records have no target, the question
-    itself. None for citations.
+    Ratings: the mean and the median score; labels: the most frequent one; these and texts with a title: the target of
+    the record nearest by BM25 as LaMP ranks it. For paraphrases, whose records have no target, the question itself.
+    None for citations.
 
     Args:
         task: what is asked.
         questions: each with its profile.
-        default: the answer where a profile has nothing to go by. None takes what all profiles together say
-            (their median score or most frequent label); for texts, nothing.
+        default: the answer where a profile has nothing to go by. None takes what all profiles together say (their
+            median score or most frequent label); for texts, nothing.
 
     Returns:
-        The name of each yardstick and its predictions, question id -> answer.
+        The name of each baseline and its answers, in the order of `questions`.
     """
     if task.target_field is None:
-        return {"question itself": {question.id: task.query(question.input) for question in questions}}
+        return {"question itself": [question.query for question in questions]}
     everybody = [record for question in questions for record in question.profile]
     constants = {}
     fallback = default
@@ -95,20 +94,16 @@ def yardsticks(
         constants = {"most frequent label": most_frequent_label}
         fallback = most_frequent_label(everybody, (task.labels or ("",))[0]) if default is None else default
     answer = fallback or ""
-    found: dict[str, Mapping[str, str]] = {
-        name: {question.id: predict(question.profile.records, answer) for question in questions}
+    answers = {
+        name: [predict(question.profile.records, answer) for question in questions]
         for name, predict in constants.items()
     }
-    longest = max((len(question.profile) for question in questions), default=0)
-    ranked = make_retriever("bm25-lamp", RetrieverOptions(view=task.view)).retrieve_batch(
-        [question.profile for question in questions],
-        [task.query(question.input) for question in questions],
-        max(longest, 1),
-    )
-    found["nearest record"] = {
-        question.id: nearest_record_target(one, answer) for question, one in zip(questions, ranked, strict=True)
-    }
-    return found
+    profiles = [question.profile for question in questions]
+    longest = max(map(len, profiles), default=0)
+    retriever = make_retriever("bm25-lamp", RetrieverOptions(view=task.view))
+    ranked = retriever.retrieve_batch(profiles, [question.query for question in questions], max(longest, 1))
+    answers["nearest record"] = [nearest_record_target(each, answer) for each in ranked]
+    return answers
 
 
 def _best_constant(records: Sequence[Record], power: int, default: str) -> str:

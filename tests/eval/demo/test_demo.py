@@ -8,11 +8,11 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from persona.eval.html import demo_page
+from persona.eval.lamp_config import EMPTY_HISTORY, OTHER_USER
 
 from persona.eval.bootstrap import Interval
 from persona.eval.demo import KS, DemoReport, DemoRow, run_demo
-from persona.eval.html import demo_page
-from persona.eval.lamp_config import EMPTY_HISTORY, OTHER_USER
 from persona.eval.report import demo_tables
 from persona.eval.world.world import WORLD_TASKS
 from persona.llm.load import load_llm
@@ -35,9 +35,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> DemoReport:
         methods=METHODS,
         progress=lambda stage, done, total: stages.append(stage),
     )
-    assert {f"{task} {stage}" for task in WORLD_TASKS for stage in ("embed users", "retrieval", "answers")} == set(
-        stages
-    )
+    assert {f"{task} {stage}" for task in WORLD_TASKS for stage in ("embed users", "answers")} == set(stages)
     return made
 
 
@@ -92,7 +90,7 @@ def test_a_bar_has_the_colour_of_what_the_llm_got(
     report: DemoReport, name: str, k: int, control: str | None, tokens: float, colour: str
 ) -> None:
     interval = Interval(0.2, 0.1, 0.3, users=8)
-    row = DemoRow(name, k, control, interval, interval, tokens, 0.0)
+    row = DemoRow(name, k, control, interval, interval, tokens)
     page = demo_page(replace(report, tasks=(replace(report.tasks[0], rows=(row,)),)))
     assert re.findall(r'class="track (\w+)"', page) == [colour]
     assert f".{colour} {{ --colour: var(--{colour}); }}" in page

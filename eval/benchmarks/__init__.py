@@ -1,0 +1,1 @@
+"""Benchmarks: the field's own, and what they are made of."""

@@ -1,0 +1,343 @@
+"""Knowing when not to: what personalization does to questions that need none, and what restraint costs the others.
+
+General questions (`persona.eval.benchmarks.general_questions`) are asked in the name of a benchmark's users, each with
+that user's history, beside the benchmark's own questions. A method *abstains* where nothing personal goes into the
+request; then the answer is that of the plain LLM. What is measured of each method:
+
+=================  =====================================================================================================
+``restraint``      share of the general questions on which it abstained
+``unchanged``      share of the general questions with the plain LLM's answer, to the letter
+``token_f1``       ROUGE-1 between the answers to general questions and the plain LLM's; ``rouge_l`` is ROUGE-L
+``over_general``   over-personalization of the answers to general questions: the share of their terms that are the
+                   profile's and stand neither in the question nor in a right answer. ``none``, which saw no profile, is
+                   the floor: some words are in every profile
+``score``          the benchmark's first metric on its own questions
+``abstained``      share of the benchmark's own questions on which it abstained
+``over_personal``  over-personalization of the answers to them
+=================  =====================================================================================================
+
+>>> profile = profile_terms(Profile("ana", (Record("A quiet film about lighthouses."),)))
+>>> over_personalization("Oslo, with quiet lighthouses", profile, "What is the capital of Norway?", "Oslo")
+0.6666666666666666
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from persona.channels import Ask
+from persona.errors import EvaluationError, InvalidOptionError
+from persona.eval.answers import Answers
+from persona.eval.benchmark import Benchmark, Question, data_hash
+from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, GeneralQuestion
+from persona.eval.bootstrap import Interval, bootstrap_interval, mean_interval
+from persona.eval.metrics import rouge
+from persona.eval.options import NONE, EvaluationOptions
+from persona.eval.report import interval_cell, table, write_results
+from persona.eval.run import Progress
+from persona.personalizer import Personalizer
+from persona.records import Profile
+from persona.records import Record as Record  # for the example above
+from persona.version import __version__
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_TERM = re.compile(r"[^\W_]{3,}")
+_COMMON = frozenset(
+    _TERM.findall(
+        "the and for are was were has have had with that this these those from into not but you your they their its "
+        "his her our can will would should than then them what which who when how why all any about also been does "
+        "just more most one some there where while"
+    )
+)
+"""Words that are no terms."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestraintRow:
+    """One method.
+
+    Attributes:
+        method: its name.
+        measures: see the module; intervals over users.
+        by_domain: ``restraint`` for each domain of general questions (`GeneralQuestion.domain`).
+        kept: the share of the first method's score that this one has, for errors the other way round: with the
+            unfiltered retriever first, what its filter leaves. None for ``none``, and where the score to be kept is 0.
+        tokens_general: mean tokens added to a general question.
+        tokens_personal: mean tokens added to one of the benchmark's own.
+    """
+
+    method: str
+    measures: Mapping[str, Interval]
+    by_domain: Mapping[str, float]
+    kept: float | None
+    tokens_general: float
+    tokens_personal: float
+
+
+@dataclass(frozen=True, slots=True)
+class RestraintReport:
+    """What a run found.
+
+    Attributes:
+        benchmark: the benchmark's name.
+        metric: its first metric, the one of ``score``.
+        llm: the LLM's fingerprint.
+        general: how many general questions were asked.
+        personal: how many of the benchmark's own.
+        rows: ``none``, then the methods in the order given.
+        data: hash of the benchmark's own questions, their profiles and golds.
+        config: what else decided the numbers, as the caller says it.
+    """
+
+    benchmark: str
+    metric: str
+    llm: str
+    general: int
+    personal: int
+    rows: tuple[RestraintRow, ...]
+    data: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON; measures stand in the row itself."""
+        content = asdict(self)
+        rows = [{**row.pop("measures"), **row} for row in content.pop("rows")]
+        return {"persona": __version__, **content, "rows": rows}
+
+    def table(self, title: str) -> Table:
+        """The report as a `rich` table."""
+        return table(
+            self.cells(),
+            title=f"{title}: {self.benchmark}, {self.general} general questions beside {self.personal} personal ones",
+            caption=f"the columns before {self.metric} are about the general questions, the others about the personal "
+            "ones; intervals: 95 %, bootstrap over users",
+        )
+
+    def cells(self) -> list[list[str]]:
+        """Header and rows as strings; general questions from elsewhere have a column of their own."""
+        built_in = {question.domain for question in GENERAL_QUESTIONS}
+        others = [domain for domain in self.rows[0].by_domain if domain not in built_in]
+        header = [
+            *("method", "nothing added", *(f"{domain}: nothing added" for domain in others), "answer unchanged"),
+            *("token F1", "ROUGE-L", "over-personalized", "tokens", self.metric, "kept", "personal: nothing added"),
+            *("over-personalized", "tokens"),
+        ]
+        rows = [
+            [
+                row.method,
+                interval_cell(row.measures["restraint"]),
+                *(f"{row.by_domain[domain]:.3f}" for domain in others),
+                interval_cell(row.measures["unchanged"]),
+                *(f"{row.measures[name].value:.3f}" for name in ("token_f1", "rouge_l", "over_general")),
+                f"{row.tokens_general:.0f}",
+                interval_cell(row.measures["score"]),
+                "-" if row.kept is None else f"{row.kept:.1%}",
+                *(f"{row.measures[name].value:.3f}" for name in ("abstained", "over_personal")),
+                f"{row.tokens_personal:.0f}",
+            ]
+            for row in self.rows
+        ]
+        return [header, *rows]
+
+
+def profile_terms(profile: Profile) -> frozenset[str]:
+    """The terms of a profile: words of three and more letters in its texts and targets, without the commonest ones."""
+    return _terms(" ".join(f"{record.text} {record.target or ''}" for record in profile))
+
+
+def over_personalization(answer: str, profile: frozenset[str], question: str, reference: str) -> float:
+    """The share of the different terms of `answer` that are in `profile`, but neither in `question` nor `reference`.
+
+    Args:
+        answer: what the LLM said.
+        profile: the user's terms (`profile_terms`).
+        question: what was asked; without the history.
+        reference: a right answer.
+
+    Returns:
+        0 to 1; 0 for an answer without terms.
+    """
+    terms = _terms(answer)
+    return len((terms & profile) - _terms(question) - _terms(reference)) / len(terms) if terms else 0.0
+
+
+def evaluate_restraint(
+    benchmark: Benchmark,
+    methods: Mapping[str, Personalizer],
+    general: Sequence[GeneralQuestion] = GENERAL_QUESTIONS,
+    *,
+    options: EvaluationOptions | None = None,
+    out: Path | None = None,
+    config: Mapping[str, Any] | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> RestraintReport:
+    """Ask general questions in the name of a benchmark's users, beside the benchmark's own.
+
+    Args:
+        benchmark: questions with their profiles, and golds.
+        methods: by name; the first one's score is what the others are to keep. ``none``, the first one without any
+            channel, is added.
+        general: the questions that need no personalization.
+        options: how to run; the seed also says who asks which general question.
+        out: folder for answers (a run that was stopped goes on) and ``results.json``; None keeps nothing.
+        config: what else decides the numbers (how the methods were made), for the report.
+        progress: called with a stage's name, what is done and what there is to do.
+
+    Raises:
+        InvalidOptionError: if there is no method.
+        EvaluationError: if there are no questions, or no golds.
+        GenerationError: if the LLM does not answer.
+    """
+    options = options or EvaluationOptions()
+    if not methods:
+        raise InvalidOptionError("there must be at least one method to judge, was given none")
+    questions = benchmark.questions[: options.limit]
+    if not questions or not general:
+        raise EvaluationError("there are no questions to run: the benchmark, or the general questions, are empty")
+    if any(question.gold is None for question in questions):
+        raise EvaluationError("the personal score needs golds: take a split that has them, train or dev")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    first = next(iter(methods.values()))
+    plain = Personalizer(first.llm, first.store, (), builder=first.builder, options=first.options)
+    asked = _asked_by_users(general, questions, options.seed)
+    answers = Answers(out and out / "answers.jsonl", at_once=options.at_once)
+    answered = {}
+    for number, (name, method) in enumerate({NONE: plain, **methods}.items()):
+        answered[name] = [_Answered.of(method, some, answers) for some in (asked, questions)]
+        progress("methods", number + 1, len(methods) + 1)
+    report = RestraintReport(
+        benchmark.name,
+        benchmark.metrics[0].name,
+        first.llm.fingerprint,
+        len(general),
+        len(questions),
+        _Scoring(benchmark, asked, questions, [each.domain for each in general], options).rows(answered),
+        data_hash(questions),
+        {**(config or {}), **asdict(options)},
+    )
+    if out is not None:
+        write_results(out, report.as_dict())
+    return report
+
+
+def _asked_by_users(general: Sequence[GeneralQuestion], questions: Sequence[Question], seed: int) -> list[Question]:
+    """Each general question in the name of a user, with the profile of one of the user's own questions."""
+    askers = np.random.default_rng(seed).permutation(len(questions))
+    asked = []
+    for number, each in enumerate(general):
+        asker = questions[askers[number % len(askers)]]
+        query = each.query or each.question
+        asked.append(
+            Question(f"general-{number}", asker.user_id, asker.profile, each.question, query, gold=each.answer)
+        )
+    return asked
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """A method's answers to some questions, in their order; whether it abstained, and how many tokens it added."""
+
+    texts: list[str]
+    abstained: list[float]
+    tokens: list[int]
+
+    @classmethod
+    def of(cls, method: Personalizer, questions: Sequence[Question], answers: Answers) -> _Answered:
+        prepared = method.prepare([Ask(each.profile, each.prompt, each.query) for each in questions])
+        generations = [each.generation for each in prepared]
+        return cls(
+            answers.ask(method, prepared),
+            [float(generation.abstained) for generation in generations],
+            [generation.tokens_added for generation in generations],
+        )
+
+
+class _Scoring:
+    """Scores methods by their answers to the general questions and to the benchmark's own."""
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        asked: Sequence[Question],
+        questions: Sequence[Question],
+        domains: Sequence[str],
+        options: EvaluationOptions,
+    ) -> None:
+        self._benchmark, self._asked, self._questions = benchmark, asked, questions
+        self._domains, self._options = np.array(domains), options
+        self._terms = {id(each.profile): profile_terms(each.profile) for each in (*asked, *questions)}
+
+    def rows(self, answered: Mapping[str, Sequence[_Answered]]) -> tuple[RestraintRow, ...]:
+        """A row for each method; the first one is plain, and what is to be kept is the second one's score."""
+        rows: list[RestraintRow] = []
+        for name, (general, own) in answered.items():
+            measures = self._measures(general, own, answered[NONE][0])
+            abstained = np.array(general.abstained)
+            rows.append(
+                RestraintRow(
+                    method=name,
+                    measures=measures,
+                    by_domain={
+                        str(domain): float(abstained[self._domains == domain].mean())
+                        for domain in dict.fromkeys(self._domains)
+                    },
+                    kept=self._kept(measures["score"], rows[1].measures["score"] if rows[1:] else measures["score"])
+                    if rows
+                    else None,
+                    tokens_general=float(np.mean(general.tokens)),
+                    tokens_personal=float(np.mean(own.tokens)),
+                )
+            )
+        return tuple(rows)
+
+    def _measures(self, general: _Answered, own: _Answered, plain: _Answered) -> dict[str, Interval]:
+        pairs = list(zip(plain.texts, general.texts, strict=True))
+        samples = self._benchmark.score(self._questions, own.texts)
+        users = [question.user_id for question in self._questions]
+        seed, resamples = self._options.seed, self._options.resamples
+        score = bootstrap_interval(self._benchmark.metrics[0], samples, users, resamples=resamples, seed=seed)
+        return {
+            "restraint": self._mean(general.abstained, self._asked),
+            "unchanged": self._mean([float(before == after) for before, after in pairs], self._asked),
+            "token_f1": self._mean([_overlap("rouge1", *pair) for pair in pairs], self._asked),
+            "rouge_l": self._mean([_overlap("rougeL", *pair) for pair in pairs], self._asked),
+            "over_general": self._over(general.texts, self._asked),
+            "score": score,
+            "abstained": self._mean(own.abstained, self._questions),
+            "over_personal": self._over(own.texts, self._questions),
+        }
+
+    def _kept(self, score: Interval, reference: Interval) -> float | None:
+        over, under = score.value, reference.value
+        if not self._benchmark.metrics[0].higher_is_better:
+            over, under = under, over
+        return over / under if under else None
+
+    def _over(self, texts: Sequence[str], questions: Sequence[Question]) -> Interval:
+        shares = [
+            over_personalization(text, self._terms[id(question.profile)], question.prompt, question.gold or "")
+            for text, question in zip(texts, questions, strict=True)
+        ]
+        return self._mean(shares, questions)
+
+    def _mean(self, values: Sequence[float], questions: Sequence[Question]) -> Interval:
+        users = [question.user_id for question in questions]
+        return mean_interval(values, users, resamples=self._options.resamples, seed=self._options.seed)
+
+
+def _overlap(kind: str, plain: str, text: str) -> float:
+    """How much two answers have in common; ROUGE calls two empty ones different."""
+    return 1.0 if plain == text else rouge(kind, plain, text)
+
+
+def _terms(text: str) -> frozenset[str]:
+    return frozenset(_TERM.findall(text.lower())) - _COMMON

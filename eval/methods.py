@@ -1,0 +1,102 @@
+"""Methods: what is evaluated. A method is a name and a `Personalizer`, the same one that would serve.
+
+>>> Method("bm25", (Personalizer(llm, store, [RecordsChannel(make_retriever("bm25"), k=4)]),), k=4)
+>>> Method("mine", tuple(partial(train, seed=seed) for seed in (0, 1)))     # trained on the benchmark's training split
+
+The methods that persona knows by name are made in `persona.eval.named`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from persona.errors import EvaluationError, InvalidOptionError
+from persona.eval.benchmark import Benchmark
+from persona.personalizer import Personalizer
+from persona.records import Profile
+
+Run = Personalizer | Callable[[Benchmark], Personalizer]
+"""A personalizer, or what makes one from the training split of a benchmark."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Method:
+    """A way to answer all questions.
+
+    Attributes:
+        name: e.g. ``"bm25"``.
+        runs: one for each seed of what was trained, else one.
+        k: records asked for, for the report; 0 where there are none.
+        without_user: the same trained without any user, or with only what all users share: what the gain of this one is
+            measured against (`persona.eval.controls.TrainedWithoutUser`).
+        control: name of the control that this is; None for the method itself.
+        parts: what decides the answers, for the report: e.g. the fingerprint of each seed's user embedder.
+
+    Raises:
+        InvalidOptionError: if there is no run, or something else than a run.
+    """
+
+    name: str
+    runs: tuple[Run, ...] = field(repr=False)
+    k: int = 0
+    without_user: Method | None = field(default=None, repr=False)
+    control: str | None = None
+    parts: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.runs or not all(isinstance(run, Personalizer) or callable(run) for run in self.runs):
+            raise InvalidOptionError(
+                f"the runs of the method {self.name!r} must be personalizers, or functions from the training split to "
+                f"one, were: {self.runs!r:.80}"
+            )
+
+    @property
+    def label(self) -> str:
+        """A name for tables and files, e.g. ``"bm25 k=4, other user"``."""
+        name = f"{self.name} k={self.k}" if self.k else self.name
+        return f"{name}, {self.control}" if self.control else name
+
+    @property
+    def personalizers(self) -> tuple[Personalizer, ...]:
+        """The runs, once they are made (`made`)."""
+        return tuple(run for run in self.runs if isinstance(run, Personalizer))
+
+    @property
+    def personal(self) -> bool:
+        """False if it sends nothing but the prompt."""
+        return any(personalizer.channels for personalizer in self.personalizers)
+
+    def made(self, training: Benchmark | None) -> Method:
+        """This method with every run a personalizer.
+
+        Raises:
+            EvaluationError: if a run is to be made from a training split, and the benchmark has none.
+        """
+        if len(self.personalizers) == len(self.runs):
+            return self
+        if training is None:
+            raise EvaluationError(f"the method {self.name!r} learns from a training split, and the benchmark has none")
+        runs = tuple(run if isinstance(run, Personalizer) else run(training) for run in self.runs)
+        return replace(self, runs=runs)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arm:
+    """A method and the profile that it sees with each question: the user's own, or in a control another one."""
+
+    method: Method
+    profiles: tuple[Profile, ...] = field(repr=False)
+
+
+def as_methods(methods: Mapping[str, Run] | Iterable[Method]) -> list[Method]:
+    """Methods from a mapping of names to runs, or as they are.
+
+    Raises:
+        InvalidOptionError: if two have the same name.
+    """
+    listed = [Method(name, (run,)) for name, run in methods.items()] if isinstance(methods, Mapping) else list(methods)
+    labels = [method.label for method in listed]
+    if len(set(labels)) < len(labels):
+        raise InvalidOptionError(f"the names of methods must differ, were: {', '.join(labels)}")
+    return listed

@@ -1,0 +1,220 @@
+"""Evaluation: methods answer the questions of a benchmark, beside controls, and are scored with intervals.
+
+>>> report = evaluate(benchmark, {"none": Personalizer(llm, store, ()), "mine": Personalizer(llm, store, [Mine()])})
+>>> print(report.markdown())
+
+A method is a `Personalizer` and is asked as a server asks it: it prepares the requests of all questions, and the LLM
+answers them. A gain counts as personalization only if the right user's history beats none (or the training without
+user) and another user's does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from persona.channels import Ask
+from persona.errors import EvaluationError
+from persona.eval.answers import Answers
+from persona.eval.benchmark import Benchmark, Question, data_hash
+from persona.eval.bootstrap import Interval, PairedDifference, bootstrap_interval, paired_bootstrap
+from persona.eval.controls import OTHER_USER, Control, EmptyHistory, OtherUser, TrainedWithoutUser
+from persona.eval.methods import Arm, Method, Run, as_methods
+from persona.eval.metrics import Samples
+from persona.eval.options import EvaluationOptions
+from persona.eval.report import Report, Row, write_results
+
+Progress = Callable[[str, int, int], object]
+"""Called with a stage's name, what is done and what there is to do."""
+
+
+def evaluate(
+    benchmark: Benchmark,
+    methods: Mapping[str, Run] | Iterable[Method],
+    controls: Sequence[Control] | None = None,
+    *,
+    options: EvaluationOptions | None = None,
+    out: Path | None = None,
+    config: Mapping[str, Any] | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Report:
+    """Answer the questions of `benchmark` with every method and every control of it, and score the answers.
+
+    Args:
+        benchmark: questions with their profiles, and golds where there are any.
+        methods: personalizers by name, or methods; functions are given the benchmark's training split.
+        controls: None takes another user's history, an empty history for soft prompts, and the training without user,
+            each for the methods that it says something about.
+        options: how to run; None takes the defaults.
+        out: folder for answers (a run that was stopped goes on), predictions and ``results.json``; None keeps nothing.
+        config: what decides the numbers besides, for the report.
+        progress: called with a stage's name, what is done and what there is to do.
+
+    Raises:
+        EvaluationError: if there is no question or no method, only some questions have golds, a method needs a training
+            split that is not there, or another user's history is wanted and there is one user.
+        GenerationError: if an LLM does not answer. What arrived before is kept in `out`.
+    """
+    options = options or EvaluationOptions()
+    questions = benchmark.questions[: options.limit]
+    if not questions:
+        raise EvaluationError("there are no questions to run: the benchmark is empty")
+    if controls is None:
+        controls = (OtherUser(options.seed), EmptyHistory(), TrainedWithoutUser())
+    made = [method.made(benchmark.training) for method in as_methods(methods)]
+    if not made:
+        raise EvaluationError("there must be at least one method to evaluate, was given none")
+    arms = _arms(made, controls, questions)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    answered = _ask(arms, questions, Answers(out and out / "answers.jsonl", at_once=options.at_once), progress)
+    rows = _Scoring(benchmark, questions, options).rows(answered)
+    report = Report(
+        benchmark=benchmark.name,
+        questions=len(questions),
+        users=len({question.user_id for question in questions}),
+        llm=", ".join(dict.fromkeys(run.llm.fingerprint for method in made for run in method.personalizers)),
+        config=asdict(options) | dict(config or {}),
+        rows=rows,
+        data=data_hash(questions),
+    )
+    if out is not None:
+        _save(report, benchmark, out)
+    return report
+
+
+def _arms(methods: Sequence[Method], controls: Sequence[Control], questions: Sequence[Question]) -> list[Arm]:
+    """Each method, and behind it its controls; one that several methods share comes once."""
+    arms: dict[str, Arm] = {}
+    for method in methods:
+        arms.setdefault(method.label, Arm(method, tuple(question.profile for question in questions)))
+        for control in controls:
+            arm = control.of(method, questions)
+            if arm is not None:
+                arms.setdefault(arm.method.label, arm)
+    return list(arms.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """An arm's answers: for each run, in the order of the questions."""
+
+    method: Method
+    runs: tuple[list[str], ...]
+    tokens_added: float
+
+
+def _ask(arms: Sequence[Arm], questions: Sequence[Question], answers: Answers, progress: Progress) -> list[_Answered]:
+    """The answers of all arms. The requests of one arm are prepared together, and gone when they are answered."""
+    total = len(questions) * sum(len(arm.method.runs) for arm in arms)
+    before = 0
+    answered = []
+    for arm in arms:
+        asks = [
+            Ask(profile, question.prompt, question.query)
+            for profile, question in zip(arm.profiles, questions, strict=True)
+        ]
+        runs, tokens = [], []
+        for personalizer in arm.method.personalizers:
+            prepared = personalizer.prepare(asks)
+            tokens += [each.generation.tokens_added for each in prepared]
+            runs.append(answers.ask(personalizer, prepared, partial(_advance, progress, before, total)))
+            before += len(questions)
+        answered.append(_Answered(arm.method, tuple(runs), float(np.mean(tokens))))
+    return answered
+
+
+def _advance(progress: Progress, before: int, total: int, done: int) -> None:
+    progress("answers", before + done, total)
+
+
+class _Scoring:
+    """Scores the answers of arms and compares them.
+
+    Several runs of an arm count together: they are pooled, one run after the other.
+    """
+
+    def __init__(self, benchmark: Benchmark, questions: Sequence[Question], options: EvaluationOptions) -> None:
+        golds = sum(question.gold is not None for question in questions)
+        if golds not in (0, len(questions)):
+            raise EvaluationError(f"all questions must have a gold, or none: {golds} of {len(questions)} have one")
+        self._benchmark, self._questions, self._options = benchmark, questions, options
+        self._users = [question.user_id for question in questions]
+        self._scored = golds > 0
+
+    def rows(self, answered: Sequence[_Answered]) -> tuple[Row, ...]:
+        """A row for each arm, then one for each baseline."""
+        samples = {each.method.label: self._samples(each.runs) for each in answered} if self._scored else {}
+        plain = next((each.method.label for each in answered if not each.method.personal), "")
+        rows = []
+        for each in answered:
+            method = each.method
+            own = samples.get(method.label)
+            without = method.without_user
+            other = Method(method.name, method.runs, method.k, control=OTHER_USER).label
+            rows.append(
+                Row(
+                    method.name,
+                    method.k,
+                    method.control,
+                    scores=self._intervals(own),
+                    difference=None if method.label == plain else self._compared(own, samples.get(plain)),
+                    gain=None if without is None else self._compared(own, samples.get(without.label)),
+                    to_other_user=None if method.control else self._compared(own, samples.get(other)),
+                    tokens_added=each.tokens_added,
+                    runs=tuple(self._by_id(run) for run in each.runs),
+                    parts=method.parts,
+                )
+            )
+        for name, answers in self._benchmark.baselines(self._questions).items():
+            own = self._samples([answers]) if self._scored else None
+            difference = self._compared(own, samples.get(plain))
+            rows.append(Row(name, 0, None, self._intervals(own), difference, None, None, 0.0, (self._by_id(answers),)))
+        return tuple(rows)
+
+    def _by_id(self, answers: Sequence[str]) -> dict[str, str]:
+        return {question.id: answer for question, answer in zip(self._questions, answers, strict=True)}
+
+    def _samples(self, runs: Iterable[Sequence[str]]) -> Samples:
+        each = [self._benchmark.score(self._questions, run) for run in runs]
+        return {name: np.concatenate([samples[name] for samples in each]) for name in each[0]}
+
+    def _intervals(self, samples: Samples | None) -> dict[str, Interval]:
+        if samples is None:
+            return {}
+        seed, resamples = self._options.seed, self._options.resamples
+        return {
+            metric.name: bootstrap_interval(metric, samples, self._owners(samples), resamples=resamples, seed=seed)
+            for metric in self._benchmark.metrics
+        }
+
+    def _compared(self, ours: Samples | None, theirs: Samples | None) -> PairedDifference | None:
+        """`ours` minus `theirs`; the one with fewer runs is repeated, so that each run has its counterpart."""
+        if ours is None or theirs is None:
+            return None
+        length = max(len(next(iter(samples.values()))) for samples in (ours, theirs))
+        ours, theirs = (
+            {name: np.tile(each, (length // len(each), 1)) for name, each in samples.items()}
+            for samples in (ours, theirs)
+        )
+        seed, resamples = self._options.seed, self._options.resamples
+        metric = self._benchmark.metrics[0]
+        return paired_bootstrap(metric, ours, theirs, self._owners(ours), resamples=resamples, seed=seed)
+
+    def _owners(self, samples: Samples) -> list[str]:
+        """The user of each sample."""
+        return self._users * (len(next(iter(samples.values()))) // len(self._users))
+
+
+def _save(report: Report, benchmark: Benchmark, out: Path) -> None:
+    folder = out / "predictions"
+    folder.mkdir(exist_ok=True)
+    for row in report.rows:
+        for name, answers in zip(row.file_names, row.runs, strict=True):
+            benchmark.save(folder / name, answers)
+    write_results(out, report.as_dict())

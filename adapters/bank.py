@@ -216,7 +216,7 @@ class AdapterBank:
                 raise UnknownAdapterError(f"the bank has no earlier version of {user_id!r} to go back to")
             connection.execute(update(adapters).where(own, adapters.c.state.in_(CURRENT)).values(state=WITHDRAWN))
             # One without a payload says that the prior does better, and says so again.
-            by_payload = literal_column(f"CASE WHEN payload IS NULL THEN '{PRIOR}' ELSE '{PUBLISHED}' END")
+            by_payload: Any = literal_column(f"CASE WHEN payload IS NULL THEN '{PRIOR}' ELSE '{PUBLISHED}' END")
             connection.execute(update(adapters).where(own, adapters.c.version == version).values(state=by_payload))
         return self.version(user_id, family, version)
 

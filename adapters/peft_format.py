@@ -25,6 +25,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -115,7 +116,8 @@ def _write(
         tensors[name_b] = torch.cat([b[0] for _, b in parts], 1).to(dtype).contiguous()
     r = family.spec.r * len(rows)
     alpha = family.spec.scale * (math.sqrt(r) if family.spec.rslora else r)
-    config = LoraConfig(
+    make: Any = LoraConfig  # its `lora_alpha` may be a fraction, and its annotations say otherwise
+    config = make(
         base_model_name_or_path=base_name,
         r=r,
         lora_alpha=int(alpha) if alpha.is_integer() else alpha,
@@ -164,7 +166,8 @@ def read_spec(folder: Path, *, dtype: str = "float32") -> LoraSpec:
     for name in ("r", "lora_alpha", "target_modules"):
         if not config.get(name):
             raise DataFormatError(f"an adapter's config must have `{name}`", source=path)
-    plain = LoraConfig().to_dict()
+    make: Any = LoraConfig
+    plain = make().to_dict()
     for name, value in config.items():
         if name not in _READ | _NO_MATTER and value and value != plain.get(name):
             raise DataFormatError(f"a plain LoRA adapter is needed, this one has `{name}`: {value!r:.80}", source=path)

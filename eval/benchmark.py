@@ -94,3 +94,13 @@ def data_hash(questions: Sequence[Question]) -> str:
         content = [question.id, question.user_id, question.prompt, question.gold, records]
         digest.update(json.dumps(content).encode() + b"\n")
     return digest.hexdigest()
+
+
+def earliest_profiles(questions: Sequence[Question]) -> dict[str, Profile]:
+    """By user the profile of the earliest question, which holds nothing that a later question does not know either."""
+    earliest: dict[str, Question] = {}
+    for question in questions:
+        first = earliest.setdefault(question.user_id, question)
+        if (question.time or "", len(question.profile)) < (first.time or "", len(first.profile)):
+            earliest[question.user_id] = question
+    return {user_id: question.profile for user_id, question in earliest.items()}

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona.channels import Ask, Channel
 from persona.errors import InvalidOptionError
-from persona.eval.benchmark import Question
+from persona.eval.benchmark import earliest_profiles
 from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, GeneralQuestion
 from persona.eval.benchmarks.lamp import LampBenchmark
 from persona.eval.benchmarks.restraint import RestraintReport, evaluate_restraint
@@ -341,16 +341,6 @@ class NamedMethods:
 
     def _personalizer(self, *channels: Channel) -> Personalizer:
         return Personalizer(self._llm, self._store, channels, builder=self._builder, options=self._generation)
-
-
-def earliest_profiles(questions: Sequence[Question]) -> dict[str, Profile]:
-    """By user the profile of the earliest question, which holds nothing that a later question does not know either."""
-    earliest: dict[str, Question] = {}
-    for question in questions:
-        first = earliest.setdefault(question.user_id, question)
-        if (question.time or "", len(question.profile)) < (first.time or "", len(first.profile)):
-            earliest[question.user_id] = question
-    return {user_id: question.profile for user_id, question in earliest.items()}
 
 
 def _generation(task: LampTask, options: LampOptions) -> GenerationOptions:

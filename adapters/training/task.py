@@ -90,17 +90,13 @@ def train_task_adapter(
     stage = progress or (lambda name, done, total: None)
     begun = time.perf_counter()
     per_user = _examples(split, training.records)
-    owners = list(per_user)[: training.users]
-    if len(owners) < 2:
-        raise InvalidOptionError(f"a task adapter needs at least 2 training users, was: {len(owners)}")
-    random.Random(options.seed).shuffle(owners)
-    cut = round(training.validation * len(owners))
-    train = [per_user[owner] for owner in owners[cut:]]
+    validation, owners = _dealt(list(per_user)[: training.users], training.validation, options.seed)
+    train = [per_user[owner] for owner in owners]
     prior_options = replace(options, epochs=training.epochs, learning_rate=training.learning_rate)
     stage("task adapter", 0, 1)
     learnt = AdapterTrainer(llm, spec, prior_options).train_prior(
         (example for own in train for example in own),
-        held_out=[example for owner in owners[:cut] for example in per_user[owner]],
+        held_out=[example for owner in validation for example in per_user[owner]],
         max_examples=training.examples,
     )
     stage("task adapter", 1, 1)
@@ -109,7 +105,7 @@ def train_task_adapter(
     if learnt.loss is not None and learnt.loss_prior is not None:
         report |= {"loss": learnt.loss, "loss_before": learnt.loss_prior}
     trainer = AdapterTrainer(llm, spec, options)
-    tokens = {owner: trainer.tokens(per_user[owner]) for owner in owners[cut:]}
+    tokens = {owner: trainer.tokens(per_user[owner]) for owner in owners}
     candidates, router = None, {}
     if training.candidates:
         lessons = [trainer.lesson(owner, own) for owner, own in tokens.items()]
@@ -129,6 +125,19 @@ def train_task_adapter(
         report |= {"loss_routed": loss, "loss_unrouted": before}
     report["seconds"] = round(time.perf_counter() - begun, 1)
     return TaskAdapter(trainer.family, learnt.row, options, split.task.name, candidates, router, report)
+
+
+def _dealt(owners: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:
+    """The validation users and the training users, dealt at random.
+
+    Raises:
+        InvalidOptionError: if there are fewer than 2 users.
+    """
+    if len(owners) < 2:
+        raise InvalidOptionError(f"a task adapter needs at least 2 training users, was: {len(owners)}")
+    random.Random(seed).shuffle(owners)
+    cut = round(share * len(owners))
+    return owners[:cut], owners[cut:]
 
 
 def _own_parts(trainer: AdapterTrainer, lessons: Sequence[Lesson], prior: Tensor, stage: Stages) -> Tensor | None:

@@ -16,7 +16,7 @@ import json
 import re
 import textwrap
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 
 from persona.errors import InvalidOptionError
 
-_KINDS = {
+_KINDS: Mapping[str, tuple[str, tuple[type, ...], Callable[[str], Any]]] = {
     "bool": ("true or false", (bool,), lambda text: {"true": True, "false": False}[text.lower()]),
     "int": ("a whole number", (int,), int),
     "float": ("a number", (int, float), float),

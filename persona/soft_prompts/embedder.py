@@ -76,7 +76,7 @@ class UserEmbedder(
         if config.mode != "persona-plug":
             # Every token starts as long as the LLM's own.
             self.instruction = nn.Parameter(torch.randn(config.n_tokens, config.llm_hidden) / config.llm_hidden**0.5)
-        self.pooling: AttentionPooling | PaperPooling | VectorMap = _POOLINGS[config.mode](config)
+        self.pooling: Any = _POOLINGS[config.mode](config)
 
     @classmethod
     def for_llm(

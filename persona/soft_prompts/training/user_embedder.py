@@ -174,7 +174,20 @@ def train_user_embedder(
     copy_losses = None if embedder.copying is None else train_copying(setup, options, progress)
     embedder.requires_grad_(True)
     setup.accelerator.wait_for_everyone()  # until then another process may want to read a checkpoint
-    report = UserEmbedderReport(
+    report = _report(setup, answers, new_users, copy_losses, time.perf_counter() - begun)
+    if setup.accelerator.is_main_process:
+        _save(embedder, options, report, out)
+    return report
+
+
+def _report(
+    setup: TrainingSetup,
+    answers: AnswerStage,
+    new_users: AnswerStage | None,
+    copy_losses: tuple[float, float] | None,
+    seconds: float,
+) -> UserEmbedderReport:
+    return UserEmbedderReport(
         steps=answers.loop.step,
         best_step=answers.loop.stopping.best_step,
         validation_loss=answers.loop.stopping.best,
@@ -186,11 +199,8 @@ def train_user_embedder(
         users=setup.examples.n_users,
         questions=sum(not example.from_record for example in setup.examples.train),
         questions_from_records=sum(example.from_record for example in setup.examples.train),
-        seconds=time.perf_counter() - begun,
+        seconds=seconds,
     )
-    if setup.accelerator.is_main_process:
-        _save(embedder, options, report, out)
-    return report
 
 
 def _set_up(

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from .from_profiles import ProfileAdapters as ProfileAdapters
     from .peft_format import export_adapter as export_adapter
     from .peft_format import import_adapters as import_adapters
-    from .serving.names import ServedAdapters as ServedAdapters
     from .serving.pool import AdapterPool as AdapterPool
+    from .serving.vllm import ServedAdapters as ServedAdapters
     from .stacked import StackedLoRA as StackedLoRA
     from .task_adapter import TaskAdapter as TaskAdapter
     from .training.options import TrainingOptions as TrainingOptions
@@ -43,7 +43,7 @@ _MODULES = {
     "few_records.routed": ("Router", "train_router"),
     "from_profiles": ("ProfileAdapters",),
     "peft_format": ("export_adapter", "import_adapters"),
-    "serving.names": ("ServedAdapters",),
+    "serving.vllm": ("ServedAdapters",),
     "serving.pool": ("AdapterPool",),
     "stacked": ("StackedLoRA",),
     "task_adapter": ("TaskAdapter",),

@@ -81,12 +81,7 @@ class AdapterBank:
         self._caches.add(cache)
 
     def forget(self, user_id: str, *, exports: Path | None = None) -> ForgetReport:
-        """`ProfileStore.forget`, and the copies that this process holds in memory.
-
-        Args:
-            user_id: whom.
-            exports: a folder into which adapters were exported: the user's go too.
-        """
+        """`ProfileStore.forget`, the copies that this process holds in memory, and the user's folders in `exports`."""
         if exports is not None:
             erase_exports(user_id, exports)
         try:
@@ -98,10 +93,6 @@ class AdapterBank:
 
     def add_family(self, family: Family, prior: Tensor | None = None) -> None:
         """Make a family known, with the prior that its adapters lie over. One that is known is left as it is.
-
-        Args:
-            family: what is to be kept.
-            prior: the shared prior, if it has one.  # (size,)
 
         Raises:
             FingerprintMismatchError: if `prior` is not the one that the family names.

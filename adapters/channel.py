@@ -34,7 +34,7 @@ POLICIES = ("error", "prior", "base")
 
 
 class BankedAdapters(Protocol):
-    """Adapters of one family, on the LLM that is to answer: an `AdapterPool`, or `ServedAdapters` on a vLLM server."""
+    """Adapters of one family for the LLM that is to answer: an `AdapterPool`, or `ServedAdapters` on a vLLM server."""
 
     bank: AdapterBank
     family: Family
@@ -84,8 +84,8 @@ class AdapterChannel(Channel):
             return contribution_of(family, current)
         if self.missing == "error":
             raise UnknownAdapterError(
-                f"{user_id!r} has no adapter: train one (`persona train adapters`), or say what to use instead with missing='prior' or "
-                "missing='base' (--missing-adapter)"
+                f"{user_id!r} has no adapter: train one (`persona train adapters`), or say what to use instead with "
+                "missing='prior' or missing='base' (`missing_adapter`)"
             )
         return Contribution(personal=False)
 

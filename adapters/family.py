@@ -198,7 +198,7 @@ class Family:
         ]
 
     def initial(self, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-        """An adapter that changes nothing yet: A as PEFT draws it (Kaiming uniform, ``a = sqrt(5)``), B zero.  # (size,)"""
+        """An adapter that changes nothing yet: A Kaiming uniform with ``a = sqrt(5)`` as in PEFT, B zero.  # (size,)"""
         generator = torch.Generator().manual_seed(seed)
         row = torch.zeros(1, self.size, dtype=dtype)
         for a, _ in self.pairs(row):

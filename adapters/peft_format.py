@@ -4,8 +4,8 @@
 
     export_adapter(bank, bank.current("ana", family), Path("adapters"), base_name="Qwen/Qwen2.5-0.5B")
 
-    adapters/ana@3/adapter_config.json         peft.LoraConfig: r, lora_alpha, target_modules, ...
-    adapters/ana@3/adapter_model.safetensors   base_model.model.<layer>.lora_A.weight (r, in), ... .lora_B.weight (out, r)
+    ana@3/adapter_config.json         peft.LoraConfig: r, lora_alpha, target_modules, base_model_name_or_path, ...
+    ana@3/adapter_model.safetensors   base_model.model.<layer>.lora_A.weight (r, in), ... .lora_B.weight (out, r)
 
 The folder's name holds the version, so a server that keeps what it computed with an adapter by its name never takes it
 for another version's. Within vLLM's rules: type LORA, no bias, no other saved modules, and `base_model_name_or_path` is
@@ -59,21 +59,17 @@ _NO_MATTER = frozenset(
 def export_adapter(
     bank: AdapterBank, adapter: StoredAdapter, folder: Path, *, base_name: str, digest: str | None = None
 ) -> Path:
-    """Write an adapter as a PEFT folder ``<user>@<version>`` in `folder`.
+    """Write an adapter as a PEFT folder ``<user>@<version>`` in `folder`, and return its path.
 
-    It appears whole or not at all; one that is there by that name is replaced. With `digest` the folder is
-    ``<user>@<version>-<digest>`` and means these numbers for ever: one that is there stays as it is, since a server may
-    be reading it.
+    It appears whole or not at all; one that is there by that name is replaced.
 
     Args:
         bank: where the adapter is.
         adapter: which one.
         folder: where its folder is to lie; made if it is missing.
         base_name: what the base model is called where the adapter will be loaded.
-        digest: of family and numbers (`persona.adapters.serving.names`); None for a folder without.
-
-    Returns:
-        The adapter's folder.
+        digest: of family and numbers (`persona.adapters.serving.vllm`): the folder is ``<user>@<version>-<digest>``
+            and means these numbers for ever. One that is there stays as it is, since a server may be reading it.
 
     Raises:
         UnknownAdapterError: if it has no numbers, or was erased.
@@ -145,11 +141,7 @@ def _write(
 
 
 def read_spec(folder: Path, *, dtype: str = "float32") -> LoraSpec:
-    """The shape of the adapter in a PEFT folder.
-
-    Args:
-        folder: with the two files.
-        dtype: what its numbers are to be at rest.
+    """The shape of the adapter in a PEFT folder, with the dtype that its numbers are to have at rest.
 
     Raises:
         DataFormatError: if there is no adapter, or one of a kind that a stack cannot compute.
@@ -210,11 +202,7 @@ def import_adapters(
 
 
 def noted_family(folder: Path) -> str:
-    """The key of the family that `export_adapter` has noted; ``""`` in a folder from elsewhere.
-
-    Raises:
-        DataFormatError: if there is no adapter.
-    """
+    """The key of the family that `export_adapter` has noted, ``""`` elsewhere; errors as in `read_spec`."""
     read_spec(folder)
     return _weights(folder)[0].get("persona_family", "")
 

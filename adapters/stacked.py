@@ -65,9 +65,7 @@ class StackedLoRA:
         base: the model's fingerprint, for `family`.
 
     Attributes:
-        model: the model.
         family: which adapters fit.
-        slots: highest slot.
 
     Raises:
         InvalidOptionError: if `slots` is below 1, a target names no linear layer, or the layers lie on several devices.
@@ -78,7 +76,6 @@ class StackedLoRA:
     ) -> None:
         if slots < 1:
             raise InvalidOptionError(f"`slots` must be at least 1, was: {slots}")
-        self.model = model
         self.slots = slots
         self.family = Family(base, spec, find_modules(model, spec)).over(prior)
         layers = [model.get_submodule(module.name) for module in self.family.modules]
@@ -117,11 +114,7 @@ class StackedLoRA:
         self._hooks = []
 
     def write(self, slot: int, row: Tensor) -> None:
-        """Put an adapter into a slot, from 1 on.  # (size,)
-
-        Raises:
-            InvalidOptionError: if there is no such slot, or `row` has another shape.
-        """
+        """Put an adapter into a slot, from 1 on.  # row: (size,)"""
         self._rows[self._slot(slot)].copy_(self._checked(row))
 
     def clear(self, slot: int) -> None:
@@ -130,10 +123,7 @@ class StackedLoRA:
 
     @contextmanager
     def rows(self, slots: Sequence[int | None]) -> Iterator[None]:
-        """While this is open, row `i` of a batch is computed with slot ``slots[i]``.
-
-        Args:
-            slots: for each row a slot, `PRIOR_SLOT` for the prior alone, or None for the plain model.
+        """While this is open, row `i` of a batch is computed with slot ``slots[i]``; None is the plain model.
 
         Raises:
             InvalidOptionError: if there is no such slot, or no row.
@@ -156,8 +146,6 @@ class StackedLoRA:
     @contextmanager
     def using(self, rows: Tensor) -> Iterator[None]:
         """While this is open, row `i` of a batch is computed with adapter ``rows[i]``, and gradients reach `rows`.
-
-        A batch of ``k * n`` rows gives the first `k` of them to the first adapter, and so on.
 
         Args:
             rows: adapters over the prior, of any float dtype.  # (n, size)

@@ -3,7 +3,6 @@
 ::
 
     task = TaskAdapter.load("adapters/film")
-    task.row, task.options.epochs                              # (size,), how users' own parts are trained
     train_users(task.trainer(llm), bank, examples, prior=task.row)
 
     task_adapter.json          the family, the training options of the users' own parts, what the training reported

@@ -84,15 +84,12 @@ def trained_rows(bank: AdapterBank, family: Family, *, most: int = 64) -> Tensor
 
 
 def mean_of_products(family: Family, rows: Tensor, weights: Tensor) -> Tensor:
-    """The adapter of the family's rank whose products come closest to the weighted mean of others'.
+    """The adapter whose products come closest to the weighted mean of others'; exact where that has no higher rank.
 
     Args:
         family: theirs.
         rows: the others.  # (n, size)
         weights: of each.  # (n,)
-
-    Returns:
-        Of the type of `rows`; exact where the mean has no higher rank.  # (size,)
     """
     mean = torch.zeros(1, family.size, dtype=rows.dtype)
     for (a, b), (mean_a, mean_b) in zip(family.pairs(rows.double()), family.pairs(mean), strict=True):

@@ -8,7 +8,7 @@ small network says how much of each a user needs. With weights ``a_1 ... a_n`` o
 that is products, and not ``(sum_i a_i B_i)(sum_i a_i A_i)`` as there: no meta-adapter meets another's half, and with
 `n` of rank ``r / n`` each the sum is one adapter of rank `r` that stands in the same stack as any other: all users
 share A, and the columns of B are scaled. The weights are not the softmax of that paper but any real numbers: over a
-task adapter a meta-adapter can be a direction, one user at either end of it.
+task adapter a meta-adapter can be a direction, one user at either end.
 
 **The user's vector** is what the LLM did not expect of the user. For each record the gradient of the answer's
 log-likelihood with regard to the last hidden states, summed over the answer's tokens (at a tied head that is the
@@ -141,28 +141,18 @@ class Router(nn.Module):
         return router
 
     def weights(self, vectors: Tensor, counts: Tensor) -> Tensor:
-        """How much of each meta-adapter users need.
+        """How much of each meta-adapter users need.  # (users, n)
 
         Args:
             vectors: of the users.  # (users, 2 hidden)
             counts: of their records.  # (users,)
-
-        Returns:
-            # (users, n)
         """
         inputs = torch.cat(((vectors - self.mean) / self.spread, counts.float().log()[:, None]), dim=1)
         weights: Tensor = self.weigh(torch.tanh(self.read(inputs)))
         return weights
 
     def rows(self, weights: Tensor) -> Tensor:
-        """The adapters of users with these weights: A as it is, B's columns scaled.
-
-        Args:
-            weights: from `weights`.  # (users, n)
-
-        Returns:
-            # (users, size)
-        """
+        """The adapters of users with these weights, A as it is and B's columns scaled.  # (users, size)"""
         family = self._trainer.family
         scales = weights.repeat_interleave(family.spec.r // weights.shape[1], dim=1)[:, None]  # (users, 1, r)
         parts: list[Tensor] = []
@@ -187,12 +177,7 @@ class Router(nn.Module):
 
 
 def record_vectors(trainer: AdapterTrainer, examples: Sequence[TokenExample], *, prior: Tensor | None = None) -> Tensor:
-    """What the LLM did not expect of each record: the parts of which the user's vector is the mean.
-
-    Args:
-        trainer: with the model.
-        examples: at least one.
-        prior: the adapter that the LLM reads with; None for none.  # (size,)
+    """What the LLM, with the prior, did not expect of each record: the user's vector is the mean.
 
     Returns:
         float32, on the CPU.  # (examples, 2 hidden)

@@ -6,7 +6,7 @@
         llm.generate([Request("...", adapter="ana@3"), Request("...")], options)
 
 The bank has all adapters, in the database; the model has slots for some, on its device, and the least recently used
-adapter makes room. Loading one takes the same time however many there are.
+adapter makes room.
 
 **The bank is the truth.** Each batch asks the bank whether its adapters still stand there, with the same numbers, so
 what was erased is answered with no more, whoever erased it, also when its name was given anew; `drop` overwrites what
@@ -42,11 +42,6 @@ class AdapterPool:
         family: which of them; None takes the one family that the bank has for `llm`.
         slots: most different adapters in one batch, at least 1; None takes as many as have room in 256 MiB, and 64
             where fewer have.
-
-    Attributes:
-        bank: where the adapters are.
-        family: which of them are served.
-        slots: most different adapters in one batch.
 
     Raises:
         FingerprintMismatchError: if the family was made for another model; names both.

@@ -100,9 +100,7 @@ class AdapterTrainer:
         """One adapter for everybody: the shared prior, in float32 (float64 for a model in float64), on the CPU.
 
         With `held_out` it is evaluated after each epoch, and the best epoch is taken; the adapter that changes nothing
-        if none is better than that. It learns what answers are likely where the user is not known, and that is what
-        users' own parts start from well. Its own likeliest answer can be a poor one where the loss is not that of the
-        likelihood: users who rate all high or all low make 1 and 5 the likeliest scores and 3 the least wrong.
+        if none is better than that.
 
         Args:
             examples: of the training users; of more than `max_examples` a sample is taken.
@@ -161,13 +159,7 @@ class AdapterTrainer:
         return [(example, own) for example, own in pairs if limit is None or len(own) <= limit]
 
     def losses(self, rows: Tensor, examples: Sequence[TokenExample], *, prior: Tensor | None = None) -> list[float]:
-        """The mean loss over some examples, at least one, with each of several adapters, in nats per token.
-
-        Args:
-            rows: the adapters.  # (adapters, size)
-            examples: what each is evaluated on.
-            prior: what they lie over; None for nothing.  # (size,)
-        """
+        """The mean loss over examples with each of several adapters, in nats per token.  # rows: (adapters, size)"""
         with self.stacked(prior) as losses:
             return [loss for loss in losses.evaluated(rows, [examples] * len(rows)) if loss is not None]
 

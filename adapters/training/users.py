@@ -112,12 +112,8 @@ def publish_untrained(
     That loss is taken on the records that the adapter comes from, so this is a weaker gate than that of training.
 
     Args:
-        trainer: as in `train_users`, as are the others.
-        bank: as there.
-        examples: as there.
+        trainer: as in `train_users`, as are `bank`, `examples`, `prior` and `user_ids`.
         compute: the adapter from a user's examples, at least one, oldest first.  # (size,)
-        prior: as there.
-        user_ids: as there.
         newest: use no more of a user's examples than the newest of this number; None for all.
     """
     report, profiles = AdapterReport(), _profiles(trainer, bank, prior, user_ids)

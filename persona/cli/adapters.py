@@ -197,20 +197,18 @@ def _report_plan(store: ProfileStore, trainer: AdapterTrainer, examples: Example
     """What a training of all users in the store costs."""
     from persona.adapters.training.planning import plan
 
-    counts = store.counts()
-    lengths = [
-        len(example.prompt) + len(example.target)
-        for user_id in islice(store.user_ids(), _SAMPLED)
-        for example in trainer.tokens(examples(store.profile(user_id)))
-    ]
-    if not lengths:
+    tokens = (trainer.tokens(examples(store.profile(user_id))) for user_id in islice(store.user_ids(), _SAMPLED))
+    lessons = sorted(
+        (lesson for own in tokens if (lesson := trainer.lesson("typical", own)) is not None),
+        key=lambda lesson: lesson.steps(trainer.options) * lesson.longest,
+    )
+    if not lessons:
         raise InvalidOptionError("there is nothing to plan: no user in the store has records to train on")
-    records = max(1, round(counts.records / counts.users))
-    tokens = max(2, round(sum(lengths) / len(lengths)))
-    cost = plan(trainer, counts.users, records=max(trainer.options.min_records, records), tokens=tokens)
+    users = store.counts().users
+    cost = plan(trainer, users, lessons[len(lessons) // 2])
     report(
-        {"users": counts.users, **asdict(cost)},
-        f"{counts.users} users with {records} records each, {trainer.family.size} numbers an adapter",
+        {"users": users, **asdict(cost)},
+        f"{users} users, {trainer.family.size} numbers an adapter",
         f"at rest  {_size(cost.bytes_at_rest)} for all",
         f"time     {_duration(cost.seconds)} with --set chunk_tokens={cost.chunk_tokens}",
     )

@@ -12,7 +12,7 @@ takes one as a part of a message, beside the text. The completions endpoint take
 text has to be embedded here, by `EndpointOptions.embed`.
 
 **Adapters** are models of their own to a vLLM server that was started with ``--enable-lora``: a request with an adapter
-names it in the place of the model (`persona.adapters.serving.names`).
+names it in the place of the model (`persona.adapters.serving.vllm`).
 """
 
 from __future__ import annotations

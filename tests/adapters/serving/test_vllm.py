@@ -30,8 +30,7 @@ from persona.adapters.channel import AdapterChannel
 from persona.adapters.family import AdaptedModule, Family, LoraSpec
 from persona.adapters.peft_format import WEIGHTS, import_adapters
 from persona.adapters.serving import vllm as plug_in
-from persona.adapters.serving.names import ServedAdapters
-from persona.adapters.serving.vllm import bank_resolver, register_resolver
+from persona.adapters.serving.vllm import ServedAdapters, bank_resolver, register_resolver
 from persona.adapters.versions import AdapterDraft
 from persona.errors import GenerationError, InvalidOptionError, MissingDependencyError, UnknownAdapterError
 from persona.llm.endpoint import OpenAILM
@@ -254,40 +253,31 @@ def test_signed_names_cannot_be_made_up(store: ProfileStore) -> None:
 
 def test_loading_and_unloading_through_the_endpoints(store: ProfileStore, vllm: VLLM, tmp_path: Path) -> None:
     bank = AdapterBank(store)
-    adapter = publish(bank, "ana", 0.25)
-    served = ServedAdapters(bank, OVER)
+    served = ServedAdapters(bank, OVER, key=b"0123456789abcdef")
+    adapters = [publish(bank, "ana", 0.25), publish(bank, STRANGE, 0.5), PRIOR_ADAPTER]
     llm = served_llm(vllm, served)
     with pytest.raises(GenerationError, match="does not exist"):
-        llm.generate([Request("Hi", adapter=adapter)], OPTIONS)
-    name = served.load(llm, adapter, tmp_path / "exports", base_name=BASE)
-    assert vllm.loaded == {name: str(tmp_path / "exports" / name)}
-    assert import_adapters(bank, [tmp_path / "exports" / name], OVER)[0].version == 2
-    llm.generate([Request("Hi", adapter=adapter)], OPTIONS)
-    assert vllm.asked == [name]
-    served.unload(llm, adapter)
+        llm.generate([Request("Hi", adapter=adapters[0])], OPTIONS)
+    names = [served.name(adapter) for adapter in adapters]
+    for name in names:
+        llm.load_adapter(name, str(served.export(name, tmp_path / "exports", base_name=BASE)))
+    assert list(vllm.loaded) == names
+    folder = tmp_path / "exports" / names[0].rpartition("-")[0]
+    assert vllm.loaded[names[0]] == str(folder)
+    llm.generate([Request("Hi", adapter=adapters[0])], OPTIONS)
+    assert vllm.asked == names[:1]
+    assert import_adapters(bank, [folder], OVER)[0].version == 2
+    with pytest.raises(UnknownAdapterError, match="no adapter 'ana@1-"):  # not the current one any more
+        served.export(names[0], tmp_path / "exports", base_name=BASE)
+    # What was forgotten is unloaded by the server's name.
+    bank.forget("ana", exports=tmp_path / "exports")
+    with pytest.raises(UnknownAdapterError, match="no adapter ana@1"):
+        served.name("ana@1")
+    for name in names:
+        llm.unload_adapter(name)
     assert vllm.loaded == {}
     with pytest.raises(GenerationError, match=r"unload_lora_adapter.*cannot be found"):
-        served.unload(llm, adapter)
-    with pytest.raises(UnknownAdapterError, match="no adapter 'ana@1-"):  # Not the current one any more.
-        served.load(llm, adapter, tmp_path / "exports", base_name=BASE)
-
-
-def test_what_was_forgotten_is_unloaded_by_the_servers_name(store: ProfileStore, vllm: VLLM, tmp_path: Path) -> None:
-    bank = AdapterBank(store)
-    served = ServedAdapters(bank, OVER, key=b"0123456789abcdef")
-    llm = served_llm(vllm, served)
-    names = [
-        served.load(llm, adapter, tmp_path, base_name=BASE)
-        for adapter in (publish(bank, "ana", 0.25), publish(bank, STRANGE, 0.5), PRIOR_ADAPTER)
-    ]
-    bank.forget("ana", exports=tmp_path)
-    store.forget(STRANGE)
-    with pytest.raises(UnknownAdapterError, match="no adapter ana@1"):
-        served.unload(llm, "ana@1")
-    for name in names:
-        assert name in vllm.loaded
-        served.unload(llm, name)
-    assert vllm.loaded == {}
+        llm.unload_adapter(names[0])
 
 
 def test_a_folder_means_one_adapter_for_ever(

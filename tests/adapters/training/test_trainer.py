@@ -20,7 +20,7 @@ from persona.adapters.family import LoraSpec
 from persona.adapters.training.adamw import PerUserAdamW
 from persona.adapters.training.lessons import Lesson, TokenExample, chunks
 from persona.adapters.training.options import TrainingOptions
-from persona.adapters.training.planning import CHUNK_TOKENS, plan
+from persona.adapters.training.planning import plan
 from persona.adapters.training.trainer import AdapterTrainer, Learnt
 from persona.errors import InvalidOptionError
 from persona.eval.world.world import World
@@ -302,12 +302,9 @@ def test_a_prior_that_helps_nobody_changes_nothing(llm: TransformersLM) -> None:
 
 def test_a_plan_counts_bytes_and_measures_time(llm: TransformersLM) -> None:
     trainer = AdapterTrainer(llm, SPEC, TrainingOptions(epochs=1, min_steps=0))
-    found = plan(trainer, 1000, records=5, tokens=16)
-    assert found.bytes_at_rest == 1000 * 4 * trainer.family.size
-    assert found.chunk_tokens in CHUNK_TOKENS
-    assert found.seconds > 0
-    with pytest.raises(InvalidOptionError, match="5 records and 2 tokens, was: 1 users, 4 records, 128 tokens"):
-        plan(trainer, 1, records=4)
+    few, many = (plan(trainer, users, lesson(llm, 1, 4, held_out=1)) for users in (1, 1000))
+    assert many.bytes_at_rest == 1000 * few.bytes_at_rest == 1000 * 4 * trainer.family.size
+    assert many.seconds > 10 * few.seconds > 0
 
 
 @pytest.mark.slow

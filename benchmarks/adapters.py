@@ -1,6 +1,6 @@
 """Per-user adapters beside PEFT, in the same run.
 
-    python benchmarks/lora.py [--rounds 5] [--adapters 10000] [--loaded 300] [--disk 2000] [--threads 1] [--json]
+    python benchmarks/adapters.py [--rounds 5] [--adapters 10000] [--loaded 300] [--disk 2000] [--threads 1] [--json]
                               [--only generate,load,train,disk]
 
 A random Llama (hidden 256, 4 layers, float32), rank 8; adapters of q and v are 32,768 numbers, 64 KiB in float16.

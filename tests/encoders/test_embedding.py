@@ -242,7 +242,7 @@ class TestInterrupted:
 
 
 def interrupted(store: ProfileStore, encoder: HashingEncoder, size: int, chunks: int) -> None:
-    """A run that ends with Ctrl-C after so many chunks, or before if there are no more."""
+    """A run that ends with Ctrl-C after this number of chunks, or earlier if there are no more."""
     seen: list[int] = []
 
     def stop(users: int, total: int, records: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 from persona.encoders.style import STYLE_DIM, STYLE_NAMES, style_vector
 
 
-def test_style_tells_how_a_text_is_written() -> None:
+def test_style_describes_how_a_text_is_written() -> None:
     style = dict(zip(STYLE_NAMES, style_vector("how WE opened the Bridge: at last!").tolist(), strict=True))
     assert style["ends with !"] == 1
     assert style["starts with how"] == 1

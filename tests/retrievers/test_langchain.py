@@ -67,7 +67,7 @@ class TestLangChainStandard(RetrieversIntegrationTests):
 pytest.mark.asyncio(RetrieversIntegrationTests.test_ainvoke_returns_documents)
 
 
-def test_a_document_tells_where_it_comes_from(retriever: PersonaRetriever, store: ProfileStore) -> None:
+def test_a_document_names_its_origin(retriever: PersonaRetriever, store: ProfileStore) -> None:
     (found,) = retriever.invoke("quiet thriller", user_id="ana", k=1)
     assert found.page_content == STORY.text
     assert found.id == "r1"

@@ -81,7 +81,7 @@ def test_casing(title: str, casing: str) -> None:
         (("10.5", "x", "x", "x"), "labels"),
     ],
 )
-def test_a_free_history_is_told_by_its_targets(targets: tuple[str | None, ...], kind: str) -> None:
+def test_a_free_history_is_classified_by_its_targets(targets: tuple[str | None, ...], kind: str) -> None:
     assert profile_stats(profile(*targets)).kind == kind
 
 

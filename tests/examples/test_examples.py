@@ -36,3 +36,27 @@ def test_a_user_embedder_knows_the_user_and_no_other() -> None:
     assert list(errors) == ["own", "another user's", "no"]
     assert errors["own"] < errors["no"] - 0.4
     assert errors["another user's"] > errors["own"] + 0.8
+
+
+@pytest.mark.slow
+def test_an_own_channel_and_retriever_are_evaluated_and_served() -> None:
+    assert len((ROOT / "examples" / "02_own_channel.py").read_text(encoding="utf-8").splitlines()) <= 30
+    shown = run("02_own_channel.py")
+    for row in ("none", "mine", "mine, other user"):
+        assert f"| {row} |" in shown
+    assert shown.splitlines()[-1] in {"1", "2", "3", "4", "5"}
+
+
+@pytest.mark.slow
+def test_users_adapters_help_their_own_users() -> None:
+    errors = re.findall(r"^(.+?): +mean absolute error ([\d.]+)$", run("04_lora_per_user.py"), re.MULTILINE)
+    own, other, plain = (float(error) for _, error in errors)
+    assert own < plain - 0.3
+    assert own < other
+
+
+@pytest.mark.slow
+def test_the_evaluation_shows_methods_and_controls() -> None:
+    shown = run("05_evaluate.py")
+    for row in ("none", "bm25 k=4", "bm25 k=4, other user", "stats", "user-embedder", "user-embedder, other user"):
+        assert f"| {row} |" in shown

@@ -1,0 +1,30 @@
+# A retriever and a channel of your own: evaluated beside controls, then served, without a change to persona.
+from collections.abc import Sequence
+from tempfile import TemporaryDirectory
+
+from persona import Personalizer, Profile, ProfileStore, load_llm, read_records
+from persona.channels import Ask, Channel, Contribution
+from persona.eval import LampBenchmark, evaluate
+from persona.eval.world.world import World
+from persona.records import ScoredRecord
+from persona.retrievers import ProfileRetriever, RecordsChannel, best_first
+
+
+class SharedWords(ProfileRetriever):
+    def rank(self, profile: Profile, query: str, k: int) -> Sequence[ScoredRecord]:
+        return best_first(profile, [len(set(query.split()) & set(record.text.split())) for record in profile], k)
+
+
+class LastScores(Channel):
+    name = "last scores"
+
+    def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
+        return [Contribution(notes=tuple(f"Scored {r.target}." for r in ask.profile.records[-3:])) for ask in asks]
+
+
+with TemporaryDirectory() as folder, ProfileStore(f"sqlite:///{folder}/persona.db") as store:
+    World(0).write_lamp(folder, "LaMP_3", {"dev": 30}, 20)  # 30 users, each with 20 product reviews and their scores
+    store.upsert(read_records(folder))
+    mine = Personalizer(load_llm("tiny"), store, [RecordsChannel(SharedWords(), k=2), LastScores()])
+    print(evaluate(LampBenchmark.read(folder), {"none": Personalizer(mine.llm, store, []), "mine": mine}).markdown())
+    print(mine.generate("dev-0", "What is the score of the following review? review: The sound is poor.").text)

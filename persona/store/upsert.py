@@ -6,9 +6,10 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, text, update
+from sqlalchemy import Connection, Select, Update, bindparam, select, text, update
 
 from persona.errors import DataFormatError
 from persona.records import Record, check_user_id
@@ -150,15 +151,13 @@ class Upsert:
             self._added += new
             self._changed += renewed
             self._unchanged += len(history) - new - renewed
-        own = part.records.c
         if added:
             added.sort()  # the order of the table, which then grows at its end
             insert_rows(self._connection, part.records, ("place", "uid", "record_id", "hash", *CONTENT), added)
         if changed:
-            its_record = (own.uid == bindparam("its_uid")) & (own.record_id == bindparam("its_id"))
-            self._connection.execute(update(part.records).where(its_record), changed)
+            self._connection.execute(_change_record(part), changed)
         if touched:
-            self._connection.execute(update(part.users).where(part.users.c.uid == bindparam("its_uid")), touched)
+            self._connection.execute(_touch_user(part), touched)
 
     def _locked_users(self, part: Part, user_ids: list[str]) -> dict[str, Any]:
         """The rows of these users, made if new, locked against every other writer."""
@@ -178,13 +177,7 @@ class Upsert:
         return users
 
     def _known_users(self, part: Part, user_ids: list[str]) -> dict[str, Any]:
-        users = part.users.c
-        statement = (
-            select(users.user_id, users.uid, users.revision, users.records, users.appended)
-            .where(users.user_id.in_(bindparam("user_ids", expanding=True)))
-            .order_by(users.uid)
-            .with_for_update()
-        )
+        statement = _lock_users(part)
         return {
             row.user_id: row
             for some in slices(user_ids)
@@ -205,6 +198,35 @@ class Upsert:
         statement = _HASHES[self._connection.dialect.name].format(records=part.records.name)
         rows = self._connection.execute(text(statement), {"keys": json.dumps(keys, ensure_ascii=False)})
         return {(uid, record_id): content_hash for uid, record_id, content_hash in rows}
+
+
+# Built once for each part: building them for each chunk costs 8 % of an ingest.
+
+
+@cache
+def _lock_users(part: Part) -> Select[Any]:
+    """The rows of the users `user_ids`."""
+    users = part.users.c
+    return (
+        select(users.user_id, users.uid, users.revision, users.records, users.appended)
+        .where(users.user_id.in_(bindparam("user_ids", expanding=True)))
+        .order_by(users.uid)
+        .with_for_update()
+    )
+
+
+@cache
+def _change_record(part: Part) -> Update:
+    """New content for the record `its_id` of the user `its_uid`."""
+    records = part.records.c
+    own = (records.uid == bindparam("its_uid")) & (records.record_id == bindparam("its_id"))
+    return update(part.records).where(own)
+
+
+@cache
+def _touch_user(part: Part) -> Update:
+    """New numbers for the user `its_uid`."""
+    return update(part.users).where(part.users.c.uid == bindparam("its_uid"))
 
 
 def slices(keys: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -92,7 +92,13 @@ def test_only_users_who_changed_get_a_new_revision(store: ProfileStore) -> None:
 
 def test_a_new_value_of_any_field_is_a_change(store: ProfileStore) -> None:
     values: dict[str, Any] = {"text": "a", "id": "1"}
-    added = [{"target": "5"}, {"time": "2011"}, {"metadata": {"n": "1"}}, {"role": "user"}, {"speaker": "Ana"}]
+    added: list[dict[str, Any]] = [
+        {"target": "5"},
+        {"time": "2011"},
+        {"metadata": {"n": "1"}},
+        {"role": "user"},
+        {"speaker": "Ana"},
+    ]
     for revision, field in enumerate([{}, *added, {"expires": "2030"}], start=1):
         values |= field
         store.upsert([("ana", Record(**values))])

@@ -32,13 +32,11 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
+from persona.encoders.batches import TokenizedTexts, one_thread_workers, plan_batches
 from persona.encoders.embedding import embed_users
-from persona.encoders.folder import encoder_folder
+from persona.encoders.folder import encoder_folder, load
 from persona.encoders.load import SentenceTransformerEncoder
-from persona.encoders.loading import load
 from persona.encoders.sentence import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
-from persona.encoders.token_batches import plan_batches, tokenize
-from persona.encoders.torch_threads import one_thread_workers
 from persona.records import Record
 from persona.store.profile_store import ProfileStore
 from persona.store.vectors import vector_fingerprint
@@ -93,14 +91,9 @@ class Bare:
         return self._time(run, inputs)
 
     def _batches(self, posts: Sequence[Post]) -> list[dict[str, Any]]:
-        tokens = tokenize(self._model, [text for _, text in posts])
-        return [
-            {
-                name: value.to(self._device) if isinstance(value, torch.Tensor) else value
-                for name, value in tokens.features(rows).items()
-            }
-            for rows in plan_batches(tokens.lengths, self._budget)
-        ]
+        tokens = TokenizedTexts.of(self._model, [text for _, text in posts])
+        assert tokens is not None
+        return [tokens.features(rows, self._device) for rows in plan_batches(tokens.lengths, self._budget)]
 
     def _time(self, work: Callable[[Any], object], batches: Sequence[Any]) -> float:
         def once(batch: Any) -> None:

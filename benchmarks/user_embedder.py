@@ -8,16 +8,16 @@ random weights, 8 questions in a step; every arm trains in a process of its own,
 - ``recipe``: what the released code of Persona-Plug does: 512 slots of history whatever its length,
   both layers of the projector on every slot, inputs padded to 276 tokens and answers to 128. (It also trains a second
   encoder of 110 million parameters; that is left out here, in its favour.)
-- ``persona``: `train_user_embedder`'s own parts: only records that are there, the last layer after pooling, padding to the
-  longest of the batch.
+- ``persona``: `train_user_embedder`'s own parts: only records that are there, the last layer after pooling, padding to
+  the longest of the batch.
 
 **Generation** on questions of the generated world: plain, with a soft prompt, with 4 retrieved records, and with both.
 Twice: ratings with `tiny`, whose answers of 2 tokens leave hardly anything but the prompt to compute, and headlines
 with a larger Llama of random weights, whose answers all have 32 tokens. Eight soft tokens are a sixth of a bare
-question and a twentieth of one with records, so the price of a soft prompt is told for both; for questions as long as
+question and a twentieth of one with records, so the price of a soft prompt is given for both; for questions as long as
 those for a paper's title; and beside the same number of tokens of text, which is the least that reading them can cost.
-Where the embedder copies (`persona.soft_prompts.copying`) every step looks up what may be copied: told with weights of next to
-nothing, so that the answers stay the same.
+Where the embedder copies (`persona.soft_prompts.copying`) every step looks up what may be copied: measured with weights
+of next to nothing, so that the answers stay the same.
 
 **Soft prompts** for many users whose vectors are in memory: users per second, and how much of the time is not spent in
 matrix products, by torch's profiler; and how much it would be if these ran as fast as in large pieces alone.

@@ -101,7 +101,7 @@ def embed_users(options: EmbedUsers) -> None:
     Safe to stop at any moment; the next run goes on where this one ended.
     """
     from persona.encoders.embedding import embed_users as embed
-    from persona.encoders.export import check_export_path, export_user_vectors
+    from persona.encoders.user_vectors import check_export_path, export_user_vectors
     from persona.store.vectors import vector_fingerprint
 
     if options.export is not None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,15 +102,15 @@ def embed_users(
     total = sum(1 for _ in store.stale_users(fingerprint))
     users = written = records = embedded = new = 0
     for chunk in _chunks(store, fingerprint, chunk_records):
-        texts = dict.fromkeys(text for work in chunk.users for text in work.new_texts(view))
+        texts = dict.fromkeys(text for work in chunk for text in work.new_texts(view))
         rows = {text: row for row, text in enumerate(texts)}
         # An empty list would load the model.
         encoded = encoder.encode(list(texts)).astype(np.float16) if texts else None  # (texts, dim)
-        written += store.put_vectors(work.finish(fingerprint, view, rows, encoded) for work in chunk.users)
-        users += len(chunk.users)
-        records += chunk.records
+        written += store.put_vectors(work.finish(fingerprint, view, rows, encoded) for work in chunk)
+        users += len(chunk)
+        records += sum(len(work.profile) for work in chunk)
         embedded += len(texts)
-        new += chunk.new
+        new += sum(work.n_new for work in chunk)
         if progress is not None:
             progress(users, max(users, total), records)
     return EmbedReport(
@@ -149,6 +149,11 @@ class _UserWork:
         rows_before = [rows.get((record.id, content), -1) for record, content in zip(profile, hashes, strict=True)]
         return cls(profile, hashes, before, np.array(rows_before, np.intp))
 
+    @property
+    def n_new(self) -> int:
+        """How many records have to be encoded."""
+        return int(np.count_nonzero(self.rows_before < 0))
+
     def new_texts(self, view: str) -> list[str]:
         return [self.profile[row].view(view) for row in np.flatnonzero(self.rows_before < 0).tolist()]
 
@@ -174,29 +179,20 @@ class _UserWork:
         )
 
 
-@dataclass(slots=True)
-class _Chunk:
-    """Users whose vectors are written in one transaction."""
+def _chunks(store: ProfileStore, fingerprint: str, size: int) -> Iterator[list[_UserWork]]:
+    """All stale users, those whose vectors are written in one transaction together.
 
-    users: list[_UserWork] = field(default_factory=list)
-    records: int = 0
-    new: int = 0
-
-    def add(self, work: _UserWork) -> None:
-        self.users.append(work)
-        self.records += len(work.profile)
-        self.new += int(np.count_nonzero(work.rows_before < 0))
-
-
-def _chunks(store: ProfileStore, fingerprint: str, size: int) -> Iterator[_Chunk]:
-    """All stale users in chunks; where a chunk ends depends on its own users only."""
-    chunk = _Chunk()
+    Where a chunk ends depends on its own users only.
+    """
+    chunk: list[_UserWork] = []
+    new = records = 0
     for user_id in store.stale_users(fingerprint):
         profile = store.profile(user_id)
         if len(profile):  # The user may have been forgotten since the page of stale users was read.
-            chunk.add(_UserWork.of(profile, store.vectors(user_id, fingerprint)))
-        if chunk.new >= size or chunk.records >= _MOST_ROWS:
+            chunk.append(_UserWork.of(profile, store.vectors(user_id, fingerprint)))
+            new, records = new + chunk[-1].n_new, records + len(profile)
+        if new >= size or records >= _MOST_ROWS:
             yield chunk
-            chunk = _Chunk()
-    if chunk.users:
+            chunk, new, records = [], 0, 0
+    if chunk:
         yield chunk

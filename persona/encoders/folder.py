@@ -1,10 +1,8 @@
-"""A sentence-transformers model on disk: its folder, whether it may be loaded, and its fingerprint.
+"""A sentence-transformers model on disk: its folder, whether it may be loaded, its fingerprint, and loading it.
 
 Such a folder holds ``modules.json`` (the modules that run one after another), ``config.json``, tokenizer files and
 ``model.safetensors`` of the transformer, and a folder for each further module: ``1_Pooling/config.json``,
 ``2_Dense/model.safetensors``. Without ``modules.json`` it is a plain transformer, whose token vectors are averaged.
-
-Nothing here loads the weights; their bytes are only hashed.
 """
 
 from __future__ import annotations
@@ -12,13 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from persona.errors import MissingDependencyError, ModelLoadError
-from persona.llm.checkpoint import files_sha256, hub_folder
+from persona.errors import MissingDependencyError, ModelLoadError, reason
+from persona.llm.checkpoint import files_sha256, hub_folder, quiet_loading
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
 
 MINILM = "minilm"
 """The name of sentence-transformers/all-MiniLM-L6-v2 as an installed package."""
@@ -66,30 +67,43 @@ def encoder_folder(model: str | Path) -> Path:
 def describe(folder: Path) -> str:
     """What determines the vectors of the encoder in `folder`, whatever the folder is called.
 
-    ``"bert-6x384:sha256=53aa51172d14:setup=0f3c...:mean+normalize:256"``: type, layers and hidden size of the
-    transformer; hash of the weights; hash of the settings, tokenizer included; the modules behind the transformer; and
-    the most tokens of a text (``"-"`` if only the tokenizer knows).
+    ``"sha256=53aa51172d14:setup=0f3c..."``: a hash of the weights, and one of all settings (pooling, the modules behind
+    the transformer, the most tokens of a text), tokenizer included.
     """
-    config = _json_object(folder / "config.json") if (folder / "config.json").is_file() else {}
-    shape = f"{config.get('num_hidden_layers', '-')}x{config.get('hidden_size', '-')}"
-    lengths = (_json_object(path).get("max_seq_length") for path in sorted(folder.glob("sentence_*_config.json")))
-    return ":".join(
-        (
-            f"{config.get('model_type', 'custom')}-{shape}",
-            f"sha256={weights_hash(folder)[:12]}",
-            f"setup={_settings_hash(folder)[:12]}",
-            "+".join(_heads(folder)) or "default",
-            str(next(lengths, None) or "-"),
-        )
-    )
+    weights = {path.relative_to(folder).as_posix(): files_sha256(path) for path in _files(folder, "*.safetensors")}
+    # Of one file its own hash, by which others know the model.
+    hashed = next(iter(weights.values())) if len(weights) == 1 else _digest(weights)
+    return f"sha256={hashed[:12]}:setup={_settings_hash(folder)[:12]}"
 
 
-def weights_hash(folder: Path) -> str:
-    """SHA-256 of the weights, hexadecimal: of the one safetensors file, or over the names and hashes of several."""
-    hashes = {path.relative_to(folder).as_posix(): files_sha256(path) for path in _files(folder, "*.safetensors")}
-    if len(hashes) == 1:
-        return next(iter(hashes.values()))
-    return _digest(hashes)
+def load(folder: Path, device: torch.device, dtype: str) -> SentenceTransformer:
+    """The model in `folder`, in evaluation mode; none of its code is run.
+
+    Args:
+        folder: of an `encoder_folder`.
+        device: where to put it.
+        dtype: one of torch's types by name, e.g. ``"float32"``.
+
+    Raises:
+        ModelLoadError: if sentence-transformers cannot load it.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        # transformers fills layers that the weights lack with random numbers. A fixed seed makes them the same in every
+        # process, as they must be when one process stores vectors and another compares them.
+        with quiet_loading():
+            model = SentenceTransformer(
+                str(folder),
+                device=str(device),
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"dtype": getattr(torch, dtype), "use_safetensors": True},
+            )
+    except Exception as error:  # transformers raises many kinds of errors on unusable files
+        raise ModelLoadError(f"the encoder in {folder} cannot be loaded: {reason(error)}") from error
+    return model.eval()
 
 
 def _minilm_folder() -> Path:
@@ -132,38 +146,17 @@ def _check(folder: Path) -> None:
 
 def _files(folder: Path, pattern: str) -> list[Path]:
     """The files of that name in the folder and its modules' folders, in a fixed order."""
-    found = (path for path in folder.rglob(pattern) if not _OTHER_FORMATS.intersection(path.relative_to(folder).parts))
-    return sorted(path for path in found if path.is_file())
+    paths = (path for path in folder.rglob(pattern) if not _OTHER_FORMATS.intersection(path.relative_to(folder).parts))
+    return sorted(path for path in paths if path.is_file())
 
 
 def _modules(folder: Path) -> list[dict[str, Any]]:
     """The modules that run one after another; none are named in the folder of a plain transformer."""
     path = folder / "modules.json"
     modules = _json(path) if path.is_file() else []
-    if not isinstance(modules, list) or not all(
-        isinstance(one, dict) and {"type", "path"} <= set(one) for one in modules
-    ):
-        raise ModelLoadError(f"{path} must be a list of modules with `type` and `path`")
+    if not isinstance(modules, list) or not all(isinstance(each, dict) and "type" in each for each in modules):
+        raise ModelLoadError(f"{path} must be a list of modules with `type`")
     return modules
-
-
-def _heads(folder: Path) -> Iterator[str]:
-    """What the modules behind the transformer do: ``"mean"``, ``"cls"``, ``"dense"``, ``"normalize"``, ..."""
-    for module in _modules(folder):
-        kind = str(module["type"]).rsplit(".", 1)[-1]
-        if kind == "Pooling":
-            yield _pooling(_json_object(folder / module["path"] / "config.json"))
-        elif kind != "Transformer":
-            yield kind.lower()
-
-
-def _pooling(config: dict[str, Any]) -> str:
-    # sentence-transformers 6 writes names, earlier versions a flag for each mode.
-    modes = config.get("pooling_mode")
-    if modes is None:
-        modes = [name for name, on in config.items() if name.startswith("pooling_mode_") and on is True]
-    names = [modes] if isinstance(modes, str) else modes
-    return "+".join(re.sub(r"^pooling_mode_|_tokens?$", "", str(name)) for name in names)
 
 
 def _settings_hash(folder: Path) -> str:
@@ -173,25 +166,22 @@ def _settings_hash(folder: Path) -> str:
             name = path.relative_to(folder).as_posix()
             # A tokenizer.json is megabytes of vocabulary, and its bytes are all that matters.
             parse = path.suffix == ".json" and path.name != "tokenizer.json"
-            parts[name] = _digest(_numbers_only(_json(path))) if parse else files_sha256(path)
+            parts[name] = _digest(_json_settings(path)) if parse else files_sha256(path)
     return _digest(parts)
-
-
-def _numbers_only(settings: Any) -> Any:
-    if isinstance(settings, dict):
-        return {key: value for key, value in settings.items() if key not in _NO_SETTINGS}
-    return settings
 
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _json_object(path: Path) -> dict[str, Any]:
-    value = _json(path)
-    if not isinstance(value, dict):
-        raise ModelLoadError(f"{path} must hold a JSON object, was: {type(value).__name__}")
-    return value
+def _json_settings(path: Path) -> Any:
+    """What of a JSON file determines the vectors."""
+    settings = _json(path)
+    if path.name == "config.json" and not isinstance(settings, dict):
+        raise ModelLoadError(f"{path} must hold a JSON object, was: {type(settings).__name__}")
+    if isinstance(settings, dict):
+        return {key: value for key, value in settings.items() if key not in _NO_SETTINGS}
+    return settings
 
 
 def _json(path: Path) -> Any:

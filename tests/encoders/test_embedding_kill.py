@@ -26,7 +26,7 @@ KILLS = 20
 RUNNER = """
 import os, sys
 import sentence_transformers
-import persona.encoders.loading, persona.encoders.token_batches, persona.encoders.torch_threads
+import persona.encoders.batches
 from persona.encoders.embedding import embed_users
 from persona.encoders.load import load_encoder
 from persona.store.profile_store import ProfileStore

@@ -1,18 +1,42 @@
-"""Workers use one thread each, work at the same time, and leave the process as it was."""
+"""Batches hold every text once, within the budget; workers use one thread each and leave the process as it was."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from persona.encoders.torch_threads import one_thread_workers
+from persona.encoders.batches import one_thread_workers, plan_batches
 
 
-@pytest.fixture(autouse=True)
+@given(st.lists(st.integers(0, 300), max_size=200), st.integers(1, 2000))
+def test_batches_are_full_sorted_and_tight(lengths: list[int], budget: int) -> None:
+    batches = [batch.tolist() for batch in plan_batches(lengths, budget)]
+    order = [row for batch in batches for row in batch]
+    assert order == sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    for batch in batches:
+        size = len(batch) * lengths[batch[0]]
+        assert batch
+        assert len(batch) == 1 or size <= budget
+        assert size - sum(lengths[row] for row in batch) <= budget // 8
+    for batch, following in pairwise(batches):
+        one_more = [*batch, following[0]]
+        size = len(one_more) * lengths[batch[0]]
+        padding = size - sum(lengths[row] for row in one_more)
+        assert size > budget or padding > budget // 8
+
+
+def test_no_texts_are_no_batches() -> None:
+    assert plan_batches([], 100) == []
+
+
+@pytest.fixture
 def three_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -28,6 +52,7 @@ def threads_of_a_new_thread() -> int:
     return seen[0]
 
 
+@pytest.mark.usefixtures("three_threads")
 def test_each_worker_has_one_thread_and_nobody_else_is_changed() -> None:
     together = threading.Barrier(2)
 
@@ -43,7 +68,8 @@ def test_each_worker_has_one_thread_and_nobody_else_is_changed() -> None:
     assert torch.get_num_threads() == threads_of_a_new_thread() == 3
 
 
-def test_an_interruption_does_not_wait_for_what_has_not_begun() -> None:
+@pytest.mark.usefixtures("three_threads")
+def test_an_interruption_does_not_wait_for_pending_calls() -> None:
     begun: list[int] = []
 
     def work(number: int) -> None:

@@ -112,7 +112,7 @@ class WithoutHistory(Channel):
         self.name, self.requires, self.wording = channel.name, channel.requires, channel.wording
 
     def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
-        """What the channel contributes for users of whom nothing is known."""
+        """What the channel contributes for cold-start users."""
         return self.channel.contribute([replace(ask, profile=Profile(ask.profile.user_id)) for ask in asks])
 
     def serving(self) -> AbstractContextManager[object]:

@@ -39,7 +39,7 @@ class PersonaRetriever(BaseRetriever):
     """Retrieves records of one user as LangChain documents.
 
     A document's text is the record's; its metadata are the record's own and ``record_id``, ``target``, ``time``,
-    ``score`` and ``user_id``. A user of whom the store knows nothing has no documents.
+    ``score`` and ``user_id``. An unknown user has no documents.
 
     Attributes:
         store: where the users' records are.

@@ -271,12 +271,12 @@ def test_a_tasks_prompt_has_its_records_sought_and_worded_as_the_task_does(tmp_p
     prompt = task.make_input("Such a loud siren.")
     with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
         store.upsert([("bo", Record("A loud siren.", "2")), ("bo", Record("What is the score of the review?", "5"))])
-        told = personalize(lambda text: text, "bo", prompt, store=store, k=1, task="LaMP_3")
+        answer = personalize(lambda text: text, "bo", prompt, store=store, k=1, task="LaMP_3")
         plain = personalize(lambda text: text, "bo", prompt, store=store, k=1)
         for name in ("LaMP_33", ""):
             with pytest.raises(UnknownTaskError):
                 personalize(lambda text: text, "bo", prompt, store=store, task=name)
-    assert told == f'2 is the score for "A loud siren." . {prompt}'
+    assert answer == f'2 is the score for "A loud siren." . {prompt}'
     # Else the instruction's words are sought as well, and any prompt has the form for any prompt.
     assert plain.splitlines()[1:2] == ['- "What is the score of the review?" -> "5"']
 

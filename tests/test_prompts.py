@@ -183,7 +183,7 @@ def test_in_a_tasks_own_wording_no_record_is_without_its_words() -> None:
         # 32 tokens of each, a number and four words over and over.
         assert built.text.count("a very long review") >= 7 * len(built.records)
         assert '""' not in built.text
-    # A record that lacks what the wording names stays out, and is not told to be there.
+    # A record without a part that the wording needs is left out, and not reported as shown.
     assert PromptBuilder(_MINILM, wording=LampWording(task)).build(prompt, [_NOTE]).records == ()
     paper = lamp_task("LaMP_1")
     asked = 'For an author who has written the paper with the title "Mine", which reference is related? "A" "B"'

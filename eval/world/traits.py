@@ -28,7 +28,7 @@ SCORES = (1, 2, 3, 4, 5)
 BIASES = (-2, -1, 0, 1, 2)
 WEIGHTS = (0, 1)
 RATING_SLIPS = 20
-"""Of so many reviews one is a point too high and one a point too low (where the scale has room)."""
+"""One review in this many is a point too high and one a point too low (where the scale has room)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ CANDIDATE_ODDS = (1, 1, 1, 7)
 """Which tags of its family a film fits, and how common that is, in tenths."""
 
 TAG_SLIPS = 20
-"""One in so many picks is not the user's favourite among the tags that fit."""
+"""One pick in this many is not the user's favourite among the tags that fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ CASINGS = ("sentence", "title", "lower")
 PUNCTUATION = ("", "!", "...")
 
 HEADLINE_SLIPS = 12
-"""One in so many headlines carries favourite words that are not the user's (each of the others equally often)."""
+"""One headline in this many carries favourite words of others (each equally often)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Training: `persona train user-embedder | adapters | filter`.
 
-What a training can be told stands in its options dataclasses. ``--print-config`` prints all of it as a TOML file;
+The settings of a training are its options dataclasses. ``--print-config`` prints all of it as a TOML file;
 ``--config`` reads such a file, and ``--set`` one setting.
 """
 

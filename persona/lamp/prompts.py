@@ -99,7 +99,7 @@ class LampWording:
         return self.task.query(prompt)
 
     def fits(self, prompt: str) -> bool:
-        """Whether `prompt` has the task's form: a question that can be told from the instruction."""
+        """Whether `prompt` has the task's form: an instruction with a question after it."""
         return self.task.query(prompt) != prompt.strip()
 
     def shown(self, record: Record) -> str:

@@ -1,4 +1,4 @@
-"""`persona eval lamp | score | restraint` and `persona demo`; `persona.eval.limit`, which has no command."""
+"""`persona eval lamp | score | restraint` and `persona demo`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 
 from persona.cli.evaluate import _short_name
-from persona.encoders.load import load_encoder
-from persona.errors import InvalidOptionError
-from persona.eval.benchmarks.limit import make_limit, run_limit
 from tests.cli.conftest import Run, settings
 
 SHORT = settings("max_new_tokens=2")
@@ -40,7 +37,8 @@ def test_retrievers_in_eval_lamp(run: Run, films: Path) -> None:
     Path("lamp.toml").write_text('methods = ["none", "diverse"]\nbase = "bm25-lamp"\nwhere = "label=3"\n')
     assert run(*lamp, "--config", "lamp.toml", "--out", "run2", "--no-controls").json["rows"]
     config = json.loads(Path("run2/results.json").read_text())["config"]
-    assert (config["base"], config["where"], config["controls"]) == ("bm25-lamp", "label=3", False)
+    retrieval = config["retrieval"]
+    assert (retrieval["base"], retrieval["where"], config["controls"]) == ("bm25-lamp", "label=3", False)
     nothing = run(*lamp, "--methods", "none,bm25-lamp", *settings("where=label=9"), "--out", "run3").json
     (row,) = [row for row in nothing["rows"] if row["name"] == "bm25-lamp k=2"]
     assert row["tokens_added"] == 0
@@ -52,8 +50,8 @@ def test_retrievers_in_eval_lamp(run: Run, films: Path) -> None:
         (("--user-embedder", "nope"), "--user-embedder is read by the methods user-embedder"),
         (("--adapters", "nope"), "--adapters is read by the methods lora"),
         (settings("summary_llm=tiny"), "`summary_llm` is read by the methods summary, stats+summary"),
-        (settings("user_embedder_control=nope"), "there is no user embedder for control"),
-        (settings("user_vectors=nope"), "there is no user embedder for vectors"),
+        (settings("user_embedder_controls=nope"), "`user_vectors` go with user embedders: name some (--user-embedder)"),
+        (settings("user_vectors=nope"), "`user_vectors` go with user embedders: name some (--user-embedder)"),
         (("--encoder", "hashing"), "--encoder is for what compares vectors, and none,bm25-lamp does not"),
     ],
 )
@@ -106,16 +104,6 @@ def test_eval_restraint_goes_on_from_its_folder(run: Run, films: Path) -> None:
     answers = Path("kept run/answers.jsonl").read_bytes()
     assert run(*restraint).out == table
     assert Path("kept run/answers.jsonl").read_bytes() == answers
-
-
-def test_the_limit_benchmark_runs_from_python() -> None:
-    corpus = make_limit(12, 30, 2, 0)
-    report = run_limit(corpus, ("bm25", "dense"), encoder=load_encoder("hashing"))
-    assert [row.method for row in report.rows] == ["bm25", "dense"]
-    assert report.rows[0].recall[2] > 0.9
-    assert report.as_dict()["rows"][0]["method"] == "bm25"
-    with pytest.raises(InvalidOptionError, match="need at least 46 documents, was: 5"):
-        make_limit(5)
 
 
 @pytest.mark.slow

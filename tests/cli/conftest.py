@@ -84,6 +84,10 @@ def films(tmp_path: Path) -> Path:
     return folder
 
 
+SMALL_FILTER = ("--set", "folds=2", "--set", "members=1")
+"""Few networks: the command is tested, not the filter."""
+
+
 def settings(*texts: str) -> list[str]:
     """``--set`` before each."""
     return [word for text in texts for word in ("--set", text)]

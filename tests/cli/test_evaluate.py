@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from persona.cli.evaluate import _short_name
-from tests.cli.conftest import Run, settings
+from tests.cli.conftest import SMALL_FILTER, Run, settings
 
 SHORT = settings("max_new_tokens=2")
 
@@ -75,7 +75,17 @@ def test_eval_score_prints_the_official_values(run: Run) -> None:
 
 def test_eval_restraint_with_filters_and_questions_of_another_domain(run: Run, films: Path) -> None:
     Path("boats.txt").write_text("\n".join(f"How do I mend boat number {number}?" for number in range(12)))
-    train = ("train", "filter", films, "--out", "kept", "--general", "boats.txt", *settings("restraint=0.95"))
+    train = (
+        "train",
+        "filter",
+        films,
+        "--out",
+        "kept",
+        "--general",
+        "boats.txt",
+        *settings("restraint=0.95"),
+        *SMALL_FILTER,
+    )
     assert run(*train).code == 0
     options = run("show", "--trained", "kept", "--json").json["training"]["options"]
     assert (options["recall"], options["restraint"]) == (0.97, 0.95)

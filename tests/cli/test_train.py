@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from persona.eval.world.world import World
-from tests.cli.conftest import Run, settings
+from tests.cli.conftest import SMALL_FILTER, Run, settings
 
 
 def test_a_user_embedder_from_a_file_of_settings(run: Run, tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_user_embedder_from_a_file_of_settings(run: Run, tmp_path: Path) -> No
 
 def test_a_filter_is_trained_shown_and_used(stocked: Run, films: Path, tmp_path: Path) -> None:
     (tmp_path / "more.txt").write_text("Where is Perth?\n\nWho was Euclid?\n")
-    train = ("train", "filter", films, "--out", "kept", "--general", "more.txt")
+    train = ("train", "filter", films, "--out", "kept", "--general", "more.txt", *SMALL_FILTER)
     shown = stocked(*train, *settings("recall=0.9"))
     assert shown.code == 0, shown.err
     assert "of own questions keep their records, and " in shown.out
@@ -55,7 +55,7 @@ def test_a_filter_is_trained_shown_and_used(stocked: Run, films: Path, tmp_path:
         (settings("view=body"), "`view` must be one of"),
         (("--general", "empty.txt"), "empty.txt: the file is empty"),
         (("--general", "missing.txt"), "missing.txt: the file cannot be read: No such file"),
-        (("--general", "latin.txt"), "latin.txt, line 1: the file must be UTF-8"),
+        (("--general", "latin.txt"), "latin.txt: the file must be UTF-8 text"),
     ],
 )
 def test_train_filter_with_bad_input(

@@ -202,7 +202,7 @@ class EvalRestraint:
     Attributes:
         data: a folder with {train,dev}_questions.json and outputs.
         methods: comma list of retrievers, beside the row none; the first one's score is what the others are to keep.
-        filters: untrained, or a folder of `persona train filter`. May be given several times.
+        filters: a relevance filter: untrained, or a folder of `persona train filter`. May be given several times.
         limit: only the first N questions of the task, and at most N of --general.
         out: folder for answers, from which a stopped run goes on, and results.json.
     """

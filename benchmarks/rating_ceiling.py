@@ -28,7 +28,7 @@ from rich.table import Table
 from sklearn.linear_model import Ridge
 
 from persona.encoders.load import load_encoder
-from persona.eval.bootstrap import paired_bootstrap
+from persona.eval.bootstrap import Bootstrap
 from persona.eval.metrics import MAE, RMSE, score_lamp
 from persona.lamp.tasks import LampSplit
 from persona.readers import read_split
@@ -163,7 +163,7 @@ def main() -> None:
     for name, score in scores.items():
         cells, row = [], {}
         for metric in (MAE, RMSE):
-            gap = paired_bootstrap(metric, score.samples, scores["text"].samples, users)
+            gap = Bootstrap(users).paired(metric, score.samples, scores["text"].samples)
             row[metric.name] = {"value": score.values[metric.name], "difference": [gap.difference, gap.low, gap.high]}
             shown = "" if name == "text" else f"{gap.difference:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
             cells += [f"{score.values[metric.name]:.3f}", shown]

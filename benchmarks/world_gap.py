@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from persona.eval.bootstrap import gap_share
+from persona.eval.bootstrap import Bootstrap
 from persona.eval.metrics import METRICS, score_lamp
 from persona.eval.world.bounds import no_user_score, oracle_score
 from persona.eval.world.world import World
@@ -57,7 +57,7 @@ def table(folder: Path, world: int, split: str) -> str:
         scored = [score_lamp(task, golds, run) for run in answers(folder, row["name"], row["seeds"])]
         samples = {name: np.concatenate([each.samples[name] for each in scored]) for name in scored[0].samples}
         users = [one.user.user_id for one in asked] * row["seeds"]
-        share = gap_share(metric, samples, users, floor=floor, ceiling=ceiling)
+        share = Bootstrap(users).gap_share(metric, samples, floor=floor, ceiling=ceiling)
         cells = [
             row["name"],
             f"{metric.value(samples):.3f}",

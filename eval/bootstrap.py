@@ -7,12 +7,12 @@ every resample is one row of a matrix product, and macro-F1 and RMSE are compute
 
 >>> from persona.eval.metrics import MAE, score_lamp
 >>> scores = score_lamp("LaMP_3", {"0": "4", "1": "2", "2": "5"}, {"0": "5", "1": "2", "2": "3"})
->>> bootstrap_interval(MAE, scores.samples, ["ann", "ann", "bob"])
+>>> Bootstrap(["ann", "ann", "bob"]).interval(MAE, scores.samples)
 Interval(value=1.0, low=0.5, high=2.0, users=2)
 
-Intervals are percentile intervals, taken at order statistics outwards (no interpolation). On few users (below about 20)
-they are too narrow, as every bootstrap is; `users` is part of each result so that a report can say so. Two systems are
-compared in the same resamples (`paired_bootstrap`), which cancels what is merely a hard or an easy user.
+Intervals are 95 % percentile intervals, taken at order statistics outwards (no interpolation). On few users (below
+about 20) they are too narrow, as every bootstrap is; `users` is part of each result so that a report can say so. With
+one user every resample is the same: the interval is a point and says nothing.
 
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 8 and 13.
 """
@@ -38,15 +38,7 @@ _DRAWN_AT_ONCE = 2**18
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value with its bootstrap interval.
-
-    Attributes:
-        value: on all samples as they are.
-        low: lower end.
-        high: upper end.
-        users: how many users were drawn from. With one, every resample is the same: `low` and `high` are the value, and
-            say nothing.
-    """
+    """A value on all samples, the ends of its interval, and how many users were drawn from."""
 
     value: float
     low: float
@@ -59,12 +51,12 @@ class PairedDifference:
     """System a minus system b, in the metric's own unit (for errors, below 0 means that a is the better one).
 
     Attributes:
-        difference: on all samples as they are.
+        difference: on all samples.
         low: lower end of the interval.
         high: upper end of the interval.
         p_value: two-sided, in (0, 1]: twice the smaller share of resamples on one side of 0 (0 itself counts to both
             sides, and one resample is added to each, so that it is never 0).
-        users: how many users were drawn from. With one, the interval is a point and `p_value` says nothing.
+        users: how many users were drawn from.
     """
 
     difference: float
@@ -74,145 +66,83 @@ class PairedDifference:
     users: int
 
 
-def bootstrap_interval(
-    metric: Metric,
-    samples: Samples,
-    groups: Sequence[Hashable],
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """A metric's value and its interval over users.
+class Bootstrap:
+    """Draws users, and computes metrics in the same draws for every system that is scored on their samples.
 
     Args:
-        metric: the measure.
-        samples: what was recorded of each sample: `LampScores.samples`.
         groups: each sample's user id.  # (samples,)
         resamples: at least 1.
         seed: at least 0; the same seed draws the same users.
 
-    Raises:
-        EvaluationError: if `samples` is empty or `groups` has another length.
-        InvalidOptionError: if an option is outside its range.
-    """
-    _check_options(resamples, seed)
-    clusters = _Clusters.of(groups, len(metric.recorded(samples)))
-    (values,) = clusters.resampled(metric, [samples], resamples, seed)
-    low, high = _ends(values)
-    return Interval(metric.value(samples), low, high, clusters.users)
-
-
-def mean_interval(
-    values: Sequence[float], groups: Sequence[Hashable], *, resamples: int = 2000, seed: int = 0
-) -> Interval:
-    """The mean of some numbers and its interval over users; arguments and errors as `bootstrap_interval`."""
-    samples = {ACCURACY.name: np.array(values, dtype=np.float64)[:, None]}  # a mean like any other
-    return bootstrap_interval(ACCURACY, samples, groups, resamples=resamples, seed=seed)
-
-
-def paired_bootstrap(
-    metric: Metric,
-    a: Samples,
-    b: Samples,
-    groups: Sequence[Hashable],
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> PairedDifference:
-    """The difference of two systems on the same samples, both computed in the same resamples.
-
-    Args:
-        metric: the measure.
-        a: what was recorded of the first system's samples.
-        b: the same of the second system, in the same order of samples.
-        groups: each sample's user id.  # (samples,)
-        resamples: with `seed`, as in `bootstrap_interval`.
+    Every method raises `EvaluationError` if it is given samples of another number, or of another metric.
 
     Raises:
-        EvaluationError: if `a` is empty or the lengths differ.
+        EvaluationError: if there are no samples.
         InvalidOptionError: if an option is outside its range.
     """
-    _check_options(resamples, seed)
-    clusters = _Clusters.of(groups, len(metric.recorded(a)))
-    values_a, values_b = clusters.resampled(metric, [a, b], resamples, seed)
-    differences = values_a - values_b
-    low, high = _ends(differences)
-    one_side = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
-    return PairedDifference(
-        difference=metric.value(a) - metric.value(b),
-        low=low,
-        high=high,
-        p_value=min(1.0, 2 * (one_side + 1) / (resamples + 1)),
-        users=clusters.users,
-    )
 
-
-def gap_share(
-    metric: Metric,
-    samples: Samples,
-    groups: Sequence[Hashable],
-    *,
-    floor: float,
-    ceiling: float,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """How much of the way from `floor` to `ceiling` a system has gone: ``(score - floor) / (ceiling - floor)``.
-
-    0 is the floor, 1 the ceiling; below 0 and above 1 are possible. It means the same for errors, whose ceiling is the
-    lower number.
-
-    Args:
-        metric: the measure.
-        samples: what was recorded of the system's samples.
-        groups: each sample's user id.  # (samples,)
-        floor: what can be had without knowing the user, known exactly.
-        ceiling: the best that can be had.
-        resamples: with `seed`, as in `bootstrap_interval`.
-
-    Raises:
-        EvaluationError: if floor and ceiling are the same, `samples` is empty, or lengths differ.
-        InvalidOptionError: if an option is outside its range.
-    """
-    gap = ceiling - floor
-    if not math.isfinite(gap) or gap == 0:
-        raise EvaluationError(
-            f"a share of the gap needs a floor and a ceiling that differ, were: {floor} and {ceiling} ({metric})"
-        )
-    interval = bootstrap_interval(metric, samples, groups, resamples=resamples, seed=seed)
-    value, *ends = ((end - floor) / gap for end in (interval.value, interval.low, interval.high))
-    return Interval(value, min(ends), max(ends), interval.users)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Clusters:
-    """Which user each sample belongs to.
-
-    Attributes:
-        users: number of users.
-        of_sample: each sample's user, numbered from 0 in order of appearance.  # (samples,)
-    """
-
-    users: int
-    of_sample: NDArray[np.intp]
-
-    @classmethod
-    def of(cls, groups: Sequence[Hashable], n_samples: int) -> _Clusters:
-        if not n_samples:
+    def __init__(self, groups: Sequence[Hashable], *, resamples: int = 2000, seed: int = 0) -> None:
+        if resamples < 1:
+            raise InvalidOptionError(f"`resamples` must be at least 1, was: {resamples}")
+        if seed < 0:
+            raise InvalidOptionError(f"`seed` must be at least 0, was: {seed}")
+        if not len(groups):
             raise EvaluationError("a bootstrap needs at least one sample, was given none")
-        if len(groups) != n_samples:
-            raise EvaluationError(f"each sample needs its user: {n_samples} samples, {len(groups)} users were given")
+        self.resamples, self.seed = resamples, seed
         numbers: dict[Hashable, int] = {}
         of_sample = [numbers.setdefault(group, len(numbers)) for group in groups]
-        return cls(len(numbers), np.array(of_sample, dtype=np.intp))
+        self._of_sample: NDArray[np.intp] = np.array(of_sample, dtype=np.intp)  # (samples,)
+        self.users = len(numbers)
 
-    def resampled(self, metric: Metric, systems: Sequence[Samples], resamples: int, seed: int) -> Array:
+    def interval(self, metric: Metric, samples: Samples) -> Interval:
+        """A metric's value and its interval.
+
+        Args:
+            metric: the measure.
+            samples: what was recorded of each sample (`persona.eval.metrics.LampScores.samples`).
+        """
+        (values,) = self._resampled(metric, [samples])
+        return Interval(metric.value(samples), *_ends(values), self.users)
+
+    def mean(self, values: Sequence[float]) -> Interval:
+        """The mean of some numbers, one for each sample, and its interval."""
+        column = np.array(values, dtype=np.float64)[:, None]
+        return self.interval(ACCURACY, {ACCURACY.name: column})  # a mean like any other
+
+    def paired(self, metric: Metric, a: Samples, b: Samples) -> PairedDifference:
+        """System a minus system b, both in the same resamples, which cancels what is merely a hard or an easy user."""
+        values_a, values_b = self._resampled(metric, [a, b])
+        differences = values_a - values_b
+        one_side = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+        p_value = min(1.0, 2 * (one_side + 1) / (self.resamples + 1))
+        difference = metric.value(a) - metric.value(b)
+        return PairedDifference(difference, *_ends(differences), p_value, self.users)
+
+    def gap_share(self, metric: Metric, samples: Samples, *, floor: float, ceiling: float) -> Interval:
+        """How much of the way from `floor` to `ceiling` a system has gone: ``(score - floor) / (ceiling - floor)``.
+
+        0 is what can be had without knowing the user, 1 the best that can be had; below 0 and above 1 are possible. It
+        means the same for errors, whose ceiling is the lower number.
+
+        Raises:
+            EvaluationError: if floor and ceiling are the same, or no numbers.
+        """
+        gap = ceiling - floor
+        if not math.isfinite(gap) or gap == 0:
+            raise EvaluationError(
+                f"a share of the gap needs a floor and a ceiling that differ, were: {floor} and {ceiling} ({metric})"
+            )
+        interval = self.interval(metric, samples)
+        value, *ends = ((end - floor) / gap for end in (interval.value, interval.low, interval.high))
+        return Interval(value, min(ends), max(ends), self.users)
+
+    def _resampled(self, metric: Metric, systems: Sequence[Samples]) -> Array:
         """The metric of each system, all drawn with the same users.  # (systems, resamples)"""
-        sizes = np.bincount(self.of_sample, minlength=self.users).astype(np.float64)  # (users,)
+        sizes = np.bincount(self._of_sample, minlength=self.users).astype(np.float64)  # (users,)
         sums = [self._sum_by_user(metric.recorded(samples)) for samples in systems]
-        values = np.empty((len(systems), resamples))
+        values = np.empty((len(systems), self.resamples))
         start = 0
-        for weights in self._draws(resamples, seed):
+        for weights in self._draws():
             stop = start + len(weights)
             counts = weights @ sizes
             for system, summed in enumerate(sums):
@@ -221,20 +151,20 @@ class _Clusters:
         return values
 
     def _sum_by_user(self, recorded: Array) -> Array:
-        if len(recorded) != len(self.of_sample):
+        if len(recorded) != len(self._of_sample):
             raise EvaluationError(
-                f"systems must be scored on the same samples, {len(self.of_sample)} and {len(recorded)} were given"
+                f"each sample needs its user: {len(recorded)} samples, {len(self._of_sample)} users were given"
             )
         summed = np.zeros((self.users, recorded.shape[1]))
-        np.add.at(summed, self.of_sample, recorded)
+        np.add.at(summed, self._of_sample, recorded)
         return summed  # (users, columns)
 
-    def _draws(self, resamples: int, seed: int) -> Iterator[Array]:
+    def _draws(self) -> Iterator[Array]:
         """How often each resample drew each user, a block of resamples at a time.  # (block, users)"""
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(self.seed)
         block = max(1, _DRAWN_AT_ONCE // self.users)
-        for start in range(0, resamples, block):
-            rows = min(block, resamples - start)
+        for start in range(0, self.resamples, block):
+            rows = min(block, self.resamples - start)
             drawn = generator.integers(0, self.users, size=(rows, self.users))
             drawn += np.arange(rows)[:, None] * self.users
             counts = np.bincount(drawn.ravel(), minlength=rows * self.users)
@@ -246,10 +176,3 @@ def _ends(values: Array) -> tuple[float, float]:
     outside = math.floor((1 - CONFIDENCE) / 2 * (len(values) - 1) + 1e-9)
     ordered = np.sort(values)
     return float(ordered[outside]), float(ordered[-1 - outside])
-
-
-def _check_options(resamples: int, seed: int) -> None:
-    if resamples < 1:
-        raise InvalidOptionError(f"`resamples` must be at least 1, was: {resamples}")
-    if seed < 0:
-        raise InvalidOptionError(f"`seed` must be at least 0, was: {seed}")

@@ -22,7 +22,7 @@ from persona.channels import Ask
 from persona.errors import EvaluationError
 from persona.eval.answers import Answers
 from persona.eval.benchmark import Benchmark, Question, data_hash
-from persona.eval.bootstrap import Interval, PairedDifference, bootstrap_interval, paired_bootstrap
+from persona.eval.bootstrap import Bootstrap, Interval, PairedDifference
 from persona.eval.controls import OTHER_USER, Control, EmptyHistory, OtherUser, TrainedWithoutUser
 from persona.eval.methods import Arm, Method, Run, as_methods
 from persona.eval.metrics import Samples
@@ -187,11 +187,8 @@ class _Scoring:
     def _intervals(self, samples: Samples | None) -> dict[str, Interval]:
         if samples is None:
             return {}
-        seed, resamples = self._options.seed, self._options.resamples
-        return {
-            metric.name: bootstrap_interval(metric, samples, self._owners(samples), resamples=resamples, seed=seed)
-            for metric in self._benchmark.metrics
-        }
+        bootstrap = self._bootstrap(samples)
+        return {metric.name: bootstrap.interval(metric, samples) for metric in self._benchmark.metrics}
 
     def _compared(self, ours: Samples | None, theirs: Samples | None) -> PairedDifference | None:
         """`ours` minus `theirs`; the one with fewer runs is repeated, so that each run has its counterpart."""
@@ -202,13 +199,12 @@ class _Scoring:
             {name: np.tile(each, (length // len(each), 1)) for name, each in samples.items()}
             for samples in (ours, theirs)
         )
-        seed, resamples = self._options.seed, self._options.resamples
-        metric = self._benchmark.metrics[0]
-        return paired_bootstrap(metric, ours, theirs, self._owners(ours), resamples=resamples, seed=seed)
+        return self._bootstrap(ours).paired(self._benchmark.metrics[0], ours, theirs)
 
-    def _owners(self, samples: Samples) -> list[str]:
-        """The user of each sample."""
-        return self._users * (len(next(iter(samples.values()))) // len(self._users))
+    def _bootstrap(self, samples: Samples) -> Bootstrap:
+        """Draws the users of samples, which may be those of several runs."""
+        runs = len(next(iter(samples.values()))) // len(self._users)
+        return Bootstrap(self._users * runs, resamples=self._options.resamples, seed=self._options.seed)
 
 
 def _save(report: Report, benchmark: Benchmark, out: Path) -> None:

@@ -36,7 +36,7 @@ from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.answers import Answers
 from persona.eval.benchmark import Benchmark, Question, data_hash
 from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, GeneralQuestion
-from persona.eval.bootstrap import Interval, bootstrap_interval, mean_interval
+from persona.eval.bootstrap import Bootstrap, Interval
 from persona.eval.metrics import rouge
 from persona.eval.options import NONE, EvaluationOptions
 from persona.eval.report import interval_cell, table, write_results
@@ -272,48 +272,40 @@ class _Scoring:
         domains: Sequence[str],
         options: EvaluationOptions,
     ) -> None:
-        self._benchmark, self._asked, self._questions = benchmark, asked, questions
-        self._domains, self._options = np.array(domains), options
+        self._benchmark, self._asked, self._questions, self._domains = benchmark, asked, questions, np.array(domains)
         self._terms = {id(each.profile): profile_terms(each.profile) for each in (*asked, *questions)}
+        self._general, self._own = (
+            Bootstrap([each.user_id for each in some], resamples=options.resamples, seed=options.seed)
+            for some in (asked, questions)
+        )
 
     def rows(self, answered: Mapping[str, Sequence[_Answered]]) -> tuple[RestraintRow, ...]:
         """A row for each method; the first one is plain, and what is to be kept is the second one's score."""
-        rows: list[RestraintRow] = []
+        measures = {name: self._measures(*each, answered[NONE][0]) for name, each in answered.items()}
+        reference = list(measures.values())[1]["score"]
+        rows = []
         for name, (general, own) in answered.items():
-            measures = self._measures(general, own, answered[NONE][0])
             abstained = np.array(general.abstained)
-            rows.append(
-                RestraintRow(
-                    method=name,
-                    measures=measures,
-                    by_domain={
-                        str(domain): float(abstained[self._domains == domain].mean())
-                        for domain in dict.fromkeys(self._domains)
-                    },
-                    kept=self._kept(measures["score"], rows[1].measures["score"] if rows[1:] else measures["score"])
-                    if rows
-                    else None,
-                    tokens_general=float(np.mean(general.tokens)),
-                    tokens_personal=float(np.mean(own.tokens)),
-                )
-            )
+            domains = {
+                str(domain): float(abstained[self._domains == domain].mean()) for domain in dict.fromkeys(self._domains)
+            }
+            kept = None if name == NONE else self._kept(measures[name]["score"], reference)
+            tokens = float(np.mean(general.tokens)), float(np.mean(own.tokens))
+            rows.append(RestraintRow(name, measures[name], domains, kept, *tokens))
         return tuple(rows)
 
     def _measures(self, general: _Answered, own: _Answered, plain: _Answered) -> dict[str, Interval]:
         pairs = list(zip(plain.texts, general.texts, strict=True))
         samples = self._benchmark.score(self._questions, own.texts)
-        users = [question.user_id for question in self._questions]
-        seed, resamples = self._options.seed, self._options.resamples
-        score = bootstrap_interval(self._benchmark.metrics[0], samples, users, resamples=resamples, seed=seed)
         return {
-            "restraint": self._mean(general.abstained, self._asked),
-            "unchanged": self._mean([float(before == after) for before, after in pairs], self._asked),
-            "token_f1": self._mean([_overlap("rouge1", *pair) for pair in pairs], self._asked),
-            "rouge_l": self._mean([_overlap("rougeL", *pair) for pair in pairs], self._asked),
-            "over_general": self._over(general.texts, self._asked),
-            "score": score,
-            "abstained": self._mean(own.abstained, self._questions),
-            "over_personal": self._over(own.texts, self._questions),
+            "restraint": self._general.mean(general.abstained),
+            "unchanged": self._general.mean([float(before == after) for before, after in pairs]),
+            "token_f1": self._general.mean([_overlap("rouge1", *pair) for pair in pairs]),
+            "rouge_l": self._general.mean([_overlap("rougeL", *pair) for pair in pairs]),
+            "over_general": self._general.mean(self._over(general.texts, self._asked)),
+            "score": self._own.interval(self._benchmark.metrics[0], samples),
+            "abstained": self._own.mean(own.abstained),
+            "over_personal": self._own.mean(self._over(own.texts, self._questions)),
         }
 
     def _kept(self, score: Interval, reference: Interval) -> float | None:
@@ -322,16 +314,12 @@ class _Scoring:
             over, under = under, over
         return over / under if under else None
 
-    def _over(self, texts: Sequence[str], questions: Sequence[Question]) -> Interval:
-        shares = [
+    def _over(self, texts: Sequence[str], questions: Sequence[Question]) -> list[float]:
+        """The over-personalization of each answer."""
+        return [
             over_personalization(text, self._terms[id(question.profile)], question.prompt, question.gold or "")
             for text, question in zip(texts, questions, strict=True)
         ]
-        return self._mean(shares, questions)
-
-    def _mean(self, values: Sequence[float], questions: Sequence[Question]) -> Interval:
-        users = [question.user_id for question in questions]
-        return mean_interval(values, users, resamples=self._options.resamples, seed=self._options.seed)
 
 
 def _overlap(kind: str, plain: str, text: str) -> float:

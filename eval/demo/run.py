@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from persona.eval.benchmarks.lamp import LampBenchmark
-from persona.eval.bootstrap import Interval, gap_share
+from persona.eval.bootstrap import Bootstrap, Interval
 from persona.eval.controls import OTHER_USER
 from persona.eval.lamp import evaluate_lamp
 from persona.eval.options import NONE, USER_EMBEDDER, LampOptions
@@ -107,8 +107,7 @@ class DemoExample:
             {"text": each.record.text, "target": each.record.target, "time": each.record.time, "score": each.score}
             for each in self.records
         ]
-        names = ("task", "user_id", "question", "gold", "before", "after", "soft_prompted")
-        return {**{name: getattr(self, name) for name in names}, "records": records}
+        return {**asdict(replace(self, records=())), "records": records}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +125,8 @@ class DemoReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        names = ("users", "questions", "seed", "llm", "encoder", "seconds")
-        return {
-            "persona": __version__,
-            **{name: getattr(self, name) for name in names},
-            "tasks": [asdict(task) for task in self.tasks],
-            "examples": [example.as_dict() for example in self.examples],
-        }
+        examples = [example.as_dict() for example in self.examples]
+        return {"persona": __version__, **asdict(replace(self, examples=())), "examples": examples}
 
 
 def run_demo(
@@ -195,14 +189,9 @@ def _task(world: World, benchmark: LampBenchmark, report: Report) -> DemoTask:
     rows = []
     for row in report.rows:
         runs = [benchmark.score(questions, [run[each.id] for each in questions])[metric.name] for run in row.runs]
-        share = gap_share(
-            metric,
-            {metric.name: np.concatenate(runs)},
-            [question.user_id for question in questions] * len(runs),
-            floor=no_user,
-            ceiling=oracle,
-            seed=world.seed,
-        )
+        bootstrap = Bootstrap([question.user_id for question in questions] * len(runs), seed=world.seed)
+        samples = {metric.name: np.concatenate(runs)}
+        share = bootstrap.gap_share(metric, samples, floor=no_user, ceiling=oracle)
         rows.append(DemoRow(row.name, row.k, row.control, row.scores[metric.name], share, row.tokens_added))
     return DemoTask(task.name, task.title, metric.name, metric.higher_is_better, no_user, oracle, tuple(rows))
 

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from examples.tiny_recipe.sequences import HISTORY
 from examples.tiny_recipe.tokenizer import CONTEXT, NO_LIMIT
-from persona.eval.bootstrap import Interval, gap_share
+from persona.eval.bootstrap import Bootstrap, Interval
 from persona.eval.metrics import METRICS, score_lamp
 from persona.eval.world.bounds import no_user_score, oracle_score
 from persona.eval.world.world import WORLD_TASKS, World, WorldQuestion
@@ -65,7 +65,7 @@ def measure(
                 ],
             )
             scores = score_lamp(task, golds, dict(zip(ids, answers, strict=True)))
-            share = gap_share(metric, scores.samples, ids, floor=no_user, ceiling=oracle)
+            share = Bootstrap(ids).gap_share(metric, scores.samples, floor=no_user, ceiling=oracle)
             rows.append(Row(task, metric.name, no_user, oracle, method, scores.values[metric.name], share))
     return rows
 

@@ -9,7 +9,7 @@ import pytest
 
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval import bootstrap
-from persona.eval.bootstrap import bootstrap_interval, gap_share, mean_interval, paired_bootstrap
+from persona.eval.bootstrap import Bootstrap
 from persona.eval.metrics import ACCURACY, F1, MAE, RMSE, Answer, Metric, Samples, score_lamp
 
 _USERS = ["ann", "bob", "ann", "cy", "bob", "ann", "dee", "dee", "eve", "eve", "ann", "cy"]
@@ -50,17 +50,18 @@ def test_equals_a_plain_loop_over_the_same_draws(metric: Metric, at_once: int, m
     drawn_a, drawn_b = (_in_a_loop(metric, samples, 201, 3) for samples in (a, b))
     values_a, ordered = np.sort(drawn_a), np.sort(drawn_a - drawn_b)
 
-    interval = bootstrap_interval(metric, a, _USERS, resamples=201, seed=3)
+    drawn = Bootstrap(_USERS, resamples=201, seed=3)
+    interval = drawn.interval(metric, a)
     assert interval.value == metric.value(a)
     assert interval.users == 5
     # 2.5 % of the 200 steps between 201 values lie below the fifth.
     assert (interval.low, interval.high) == pytest.approx((values_a[5], values_a[195]), abs=1e-12)
 
-    paired = paired_bootstrap(metric, a, b, _USERS, resamples=201, seed=3)
+    paired = drawn.paired(metric, a, b)
     assert paired.difference == pytest.approx(metric.value(a) - metric.value(b))
     assert (paired.low, paired.high) == pytest.approx((ordered[5], ordered[195]), abs=1e-12)
 
-    share = gap_share(metric, a, _USERS, floor=-1.0, ceiling=7.0, resamples=201, seed=3)
+    share = drawn.gap_share(metric, a, floor=-1.0, ceiling=7.0)
     assert share.value == pytest.approx((metric.value(a) + 1) / 8)
     assert (share.low, share.high) == pytest.approx(((values_a[5] + 1) / 8, (values_a[195] + 1) / 8), abs=1e-12)
 
@@ -71,18 +72,19 @@ def test_p_value_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     b = {"accuracy": np.array([[0.0], [3.0]])}
     drawn = np.random.default_rng(0).integers(0, 2, size=(99, 2))
     not_below = int((drawn.sum(axis=1) == 0).sum())
-    paired = paired_bootstrap(ACCURACY, a, b, ["u", "v"], resamples=99, seed=0)
+    bootstrap = Bootstrap(["u", "v"], resamples=99)
+    paired = bootstrap.paired(ACCURACY, a, b)
     assert 0 < not_below < 50
     assert paired.p_value == pytest.approx(2 * (not_below + 1) / 100)
     assert (paired.difference, paired.low, paired.high) == (-1.0, -3.0, 1.0)
-    assert paired_bootstrap(ACCURACY, a, a, ["u", "v"]).p_value == 1.0
+    assert bootstrap.paired(ACCURACY, a, a).p_value == 1.0
 
 
 def test_same_seed_same_interval() -> None:
     samples = {"MAE": np.random.default_rng(0).normal(size=(len(_USERS), 1))}
-    first, again = (bootstrap_interval(MAE, samples, _USERS, seed=4) for _ in range(2))
+    first, again = (Bootstrap(_USERS, seed=4).interval(MAE, samples) for _ in range(2))
     assert first == again
-    assert first != bootstrap_interval(MAE, samples, _USERS, seed=5)
+    assert first != Bootstrap(_USERS, seed=5).interval(MAE, samples)
 
 
 def test_intervals_cover_the_truth_and_need_the_users() -> None:
@@ -95,8 +97,8 @@ def test_intervals_cover_the_truth_and_need_the_users() -> None:
     for trial in range(trials):
         values = rng.normal(size=40)[users] + rng.normal(size=400)
         samples = {"MAE": values[:, None]}
-        over_users = bootstrap_interval(MAE, samples, users.tolist(), resamples=400, seed=trial)
-        over_samples = bootstrap_interval(MAE, samples, range(400), resamples=400, seed=trial)
+        over_users = Bootstrap(users.tolist(), resamples=400, seed=trial).interval(MAE, samples)
+        over_samples = Bootstrap(range(400), resamples=400, seed=trial).interval(MAE, samples)
         by_user += over_users.low <= 0 <= over_users.high
         by_sample += over_samples.low <= 0 <= over_samples.high
     assert 0.89 <= by_user / trials <= 0.99
@@ -105,17 +107,17 @@ def test_intervals_cover_the_truth_and_need_the_users() -> None:
 
 def test_a_mean_of_numbers_is_the_mean_of_any_metric() -> None:
     errors = _error_samples(1)["MAE"]
-    interval = bootstrap_interval(MAE, {"MAE": errors}, _USERS, resamples=50, seed=2)
-    assert mean_interval(errors[:, 0].tolist(), _USERS, resamples=50, seed=2) == interval
+    bootstrap = Bootstrap(_USERS, resamples=50, seed=2)
+    assert bootstrap.mean(errors[:, 0].tolist()) == bootstrap.interval(MAE, {"MAE": errors})
 
 
 def test_one_user_gives_a_point_that_says_so() -> None:
     samples, others = _error_samples(1), _error_samples(2)
-    groups = ["only"] * len(_USERS)
-    interval = bootstrap_interval(RMSE, samples, groups)
+    bootstrap = Bootstrap(["only"] * len(_USERS))
+    interval = bootstrap.interval(RMSE, samples)
     assert interval.users == 1
     assert (interval.low, interval.high) == pytest.approx((interval.value, interval.value))
-    paired = paired_bootstrap(RMSE, samples, others, groups)
+    paired = bootstrap.paired(RMSE, samples, others)
     assert paired.users == 1
     assert (paired.low, paired.high) == pytest.approx((paired.difference, paired.difference))
 
@@ -124,8 +126,8 @@ def test_a_share_of_the_gap_means_the_same_for_errors_and_for_scores() -> None:
     users = ["u", "v", "w", "x"]
     errors = {"MAE": np.array([[1.0], [2.0], [1.0], [2.0]])}
     scores = {"accuracy": 3 - errors["MAE"]}
-    for_errors = gap_share(MAE, errors, users, floor=2.5, ceiling=0.5)
-    for_scores = gap_share(ACCURACY, scores, users, floor=0.5, ceiling=2.5)
+    for_errors = Bootstrap(users).gap_share(MAE, errors, floor=2.5, ceiling=0.5)
+    for_scores = Bootstrap(users).gap_share(ACCURACY, scores, floor=0.5, ceiling=2.5)
     assert for_errors.value == pytest.approx(0.5)
     assert (for_errors.value, for_errors.low, for_errors.high) == pytest.approx(
         (for_scores.value, for_scores.low, for_scores.high)
@@ -134,25 +136,25 @@ def test_a_share_of_the_gap_means_the_same_for_errors_and_for_scores() -> None:
 
 def test_groups_may_be_any_strings() -> None:
     scores = score_lamp("LaMP_3", {"0": "1", "1": "2", "2": "3"}, {"0": "1", "1": "1", "2": "1"})
-    interval = bootstrap_interval(scores.metrics[0], scores.samples, ["../../x", "😀", "'; drop"], resamples=50)
+    interval = Bootstrap(["../../x", "😀", "'; drop"], resamples=50).interval(scores.metrics[0], scores.samples)
     assert (interval.value, interval.users) == (1.0, 3)
 
 
 def test_bad_input_is_refused() -> None:
     samples = _error_samples(1)
+    bootstrap = Bootstrap(_USERS)
     with pytest.raises(EvaluationError, match="12 samples, 1 users"):
-        bootstrap_interval(MAE, samples, ["u"])
+        Bootstrap(["u"]).interval(MAE, samples)
     with pytest.raises(EvaluationError, match="at least one sample"):
-        bootstrap_interval(MAE, {"MAE": np.zeros((0, 1))}, [])
-    with pytest.raises(EvaluationError, match="same samples, 12 and 2 were given"):
-        paired_bootstrap(MAE, samples, {"MAE": np.zeros((2, 1))}, _USERS)
+        Bootstrap([])
+    with pytest.raises(EvaluationError, match="2 samples, 12 users"):
+        bootstrap.paired(MAE, samples, {"MAE": np.zeros((2, 1))})
     with pytest.raises(EvaluationError, match="must hold f1"):
-        bootstrap_interval(F1, samples, _USERS)
-    with pytest.raises(EvaluationError, match="ceiling that differ, were: 1 and 1 "):
-        gap_share(MAE, samples, _USERS, floor=1, ceiling=1)
-    with pytest.raises(EvaluationError, match="that differ"):
-        gap_share(MAE, samples, _USERS, floor=1.0, ceiling=math.nan)
+        bootstrap.interval(F1, samples)
+    for floor, ceiling in ((1.0, 1.0), (1.0, math.nan)):
+        with pytest.raises(EvaluationError, match=r"that differ, were: 1\.0 and"):
+            bootstrap.gap_share(MAE, samples, floor=floor, ceiling=ceiling)
     with pytest.raises(InvalidOptionError, match="`resamples` must be at least 1, was: 0"):
-        bootstrap_interval(MAE, samples, _USERS, resamples=0)
+        Bootstrap(_USERS, resamples=0)
     with pytest.raises(InvalidOptionError, match="`seed`"):
-        bootstrap_interval(MAE, samples, _USERS, seed=-1)
+        Bootstrap(_USERS, seed=-1)

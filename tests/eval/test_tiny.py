@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import persona
 from persona.eval import LampBenchmark, LampOptions, evaluate_lamp
-from persona.eval.bootstrap import gap_share, paired_bootstrap
+from persona.eval.bootstrap import Bootstrap
 from persona.eval.demo.run import tiny_user_embedders
 from persona.eval.metrics import METRICS, Samples, score_lamp
 from persona.eval.world.bounds import no_user_score, oracle_score
@@ -194,10 +194,11 @@ def test_the_users_own_history_helps_and_another_users_does_not(tiny: Tiny, task
     )
     none = scored([() for _ in asked])
 
-    assert gap_share(metric, own, users, floor=no_user, ceiling=oracle).value >= share
-    gain = paired_bootstrap(metric, own, none, users)
+    bootstrap = Bootstrap(users)
+    assert bootstrap.gap_share(metric, own, floor=no_user, ceiling=oracle).value >= share
+    gain = bootstrap.paired(metric, own, none)
     assert gain.low > 0 if metric.higher_is_better else gain.high < 0
-    assert gap_share(metric, others, users, floor=no_user, ceiling=oracle).value <= 0.05
+    assert bootstrap.gap_share(metric, others, floor=no_user, ceiling=oracle).value <= 0.05
 
 
 def test_an_answer_is_an_answer(tiny: Tiny) -> None:

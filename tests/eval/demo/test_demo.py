@@ -8,12 +8,10 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from persona.eval.html import demo_page
-from persona.eval.lamp_config import EMPTY_HISTORY, OTHER_USER
-
 from persona.eval.bootstrap import Interval
-from persona.eval.demo import KS, DemoReport, DemoRow, run_demo
-from persona.eval.report import demo_tables
+from persona.eval.controls import EMPTY_HISTORY, OTHER_USER
+from persona.eval.demo.page import demo_page
+from persona.eval.demo.run import KS, DemoReport, DemoRow, demo_tables, run_demo
 from persona.eval.world.world import WORLD_TASKS
 from persona.llm.load import load_llm
 

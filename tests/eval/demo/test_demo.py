@@ -8,6 +8,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+
 from persona.eval.bootstrap import Interval
 from persona.eval.controls import EMPTY_HISTORY, OTHER_USER
 from persona.eval.demo.page import demo_page

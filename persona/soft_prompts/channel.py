@@ -120,11 +120,7 @@ class SoftPromptChannel(Channel):
         return np.array(spread, np.float32)
 
     def _queries(self, asks: Sequence[Ask]) -> NDArray[np.float32]:
-        """Vectors of the questions, as in training: of a task's prompt the part behind its instruction.
-
-        Returns:
-            # (asks, encoder_dim)
-        """
+        """Vectors of the questions, of a task's prompts without their instruction.  # (asks, encoder_dim)"""
         wording = self.wording
         return self._reader.questions([ask.query if wording is None else wording.query(ask.prompt) for ask in asks])
 
@@ -143,17 +139,15 @@ class SoftPromptChannel(Channel):
 def soft_prompts(
     embedder: UserEmbedder, histories: Sequence[History], queries: NDArray[np.float32] | None = None
 ) -> list[torch.Tensor]:
-    """The soft prompt of each history; those of like length are computed together.
+    """The soft prompt of each history, float32, on the CPU.  # per history: (n_tokens, llm_hidden)
 
-    Where enough are of the very same length, only they are: then there is no padding, and nothing to pick out of it.
+    Histories of like length are computed together; where enough are of the very same length, only they are, so that
+    there is no padding.
 
     Args:
         embedder: the user embedder.
         histories: of the users.
         queries: vectors of the questions; None for prompts that fit any.  # (histories, encoder_dim)
-
-    Returns:
-        float32, on the CPU.  # per history: (n_tokens, llm_hidden)
     """
     prompts: list[torch.Tensor] = [torch.empty(0)] * len(histories)
     device = next(embedder.parameters()).device

@@ -1,8 +1,7 @@
 """Copying: tokens of the question and of the user's own answers are made likelier while an answer is written.
 
-A soft prompt can say what kind of answer a user gives, and hardly which words; a small LLM copies even the words of the
-question badly. So ten trained numbers w stand beside a user embedder (`persona.soft_prompts.training.copying`), and at
-every step
+A soft prompt can say what kind of answer a user gives, and hardly which words. So ten trained numbers w stand beside a
+user embedder (`persona.soft_prompts.training.copying`), and at every step
 
     logits[v] += w . x(v)
 
@@ -24,8 +23,7 @@ where x(v) says where token v stands, and v runs over the tokens of the question
 
 ``idf`` (`TokenBackground.idf`) says what is common to all users. The first feature is the copy term of DHAP (arXiv
 2108.09355); pairs and triples are a cache language model (Kuhn and De Mori, 1990), and as a pointer into the question
-they do what the attention of a pointer-generator (arXiv 1704.04368) does. Nothing is generated twice and the LLM stays
-as it is: its logits are read, and added to.
+they do what the attention of a pointer-generator (arXiv 1704.04368) does.
 """
 
 from __future__ import annotations
@@ -70,15 +68,10 @@ _TEXTS_AT_ONCE = 64
 
 @dataclass(frozen=True, eq=False)
 class TokenBackground:
-    """What is common to all users: in how many of their texts each token stands. It holds no text and no owner.
-
-    Attributes:
-        texts: N, how many texts were counted.
-        counts: df, in how many of them each token stands.  # (vocabulary,)
-    """
+    """What is common to all users: the number of their texts (N), and in how many of them each token stands (df)."""
 
     texts: int
-    counts: NDArray[np.int32]
+    counts: NDArray[np.int32]  # (vocabulary,)
 
     @classmethod
     def from_texts(cls, llm: TransformersLM, texts: Iterable[str]) -> TokenBackground:
@@ -122,19 +115,12 @@ def vocabulary_of(llm: TransformersLM) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenizedTexts:
-    """Some texts as token ids.
+    """Some texts as token ids: all of them, one text after the other, and the different ones, ascending."""
 
-    Attributes:
-        ids: of all texts, one after the other.  # (all tokens,)
-        number: how many texts these are.
-        tokens: the different tokens, ascending.  # (tokens,)
-        document_counts: in how many of the texts each stands.  # (tokens,)
-    """
-
-    ids: NDArray[np.int64]
-    number: int
-    tokens: NDArray[np.int64]
-    document_counts: NDArray[np.int64]
+    ids: NDArray[np.int64]  # (all tokens,)
+    texts: int
+    tokens: NDArray[np.int64]  # (tokens,)
+    counts: NDArray[np.int64]  # in how many of the texts each of `tokens` stands  (tokens,)
 
     @classmethod
     def of(cls, texts: Sequence[Sequence[int]], begin: Sequence[int] = ()) -> TokenizedTexts:
@@ -159,10 +145,10 @@ class TokenizedTexts:
 
 
 class CopySource:
-    """What may be copied into one answer.
+    """What may be copied into one answer: from the user's answers and from the question.
 
     Args:
-        user: the user's answers.
+        user: the user's answers, each behind `_BEGIN`.
         question: the question.
         idf: of every token of the LLM.  # (vocabulary,)
         end: id of the token that ends an answer; None for an LLM without one.
@@ -178,7 +164,7 @@ class CopySource:
         self._sources = ((user, _PAIR, _TRIPLE), (question, _QUESTION_PAIR, _QUESTION_TRIPLE))
         tf = np.zeros(len(tokens), np.float32)
         columns, known = self._columns(user.tokens)
-        tf[columns] = user.document_counts[known] / max(1, user.number)
+        tf[columns] = user.counts[known] / max(1, user.texts)
         in_question = np.isin(tokens, question.tokens)
         # x before anything is written, without pairs and triples.
         self._at_first = np.zeros((len(tokens), len(FEATURES)), np.float32)
@@ -225,15 +211,10 @@ class CopySource:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CopyLifts:
-    """The lifts of one answer, as `persona.protocols.StepLifts`.
-
-    Attributes:
-        source: what may be copied.
-        weights: w, see the module.  # (features,)
-    """
+    """The lifts of one answer, as `persona.protocols.StepLifts`."""
 
     source: CopySource
-    weights: NDArray[np.float32]
+    weights: NDArray[np.float32]  # (features,)
 
     @property
     def tokens(self) -> NDArray[np.int64]:
@@ -252,13 +233,7 @@ class CopyLifts:
 
 
 class Copying:
-    """Makes lifts for requests to one LLM.
-
-    Args:
-        llm: the frozen LLM.
-        idf: of its tokens.  # (vocabulary,)
-        weights: w, see the module.  # (features,)
-    """
+    """Makes lifts for requests to one LLM, from the idf of its tokens (vocabulary,) and from w (features,)."""
 
     def __init__(self, llm: TransformersLM, idf: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
         self.llm = llm

@@ -153,13 +153,9 @@ class UserEmbedder(
     def attention_perplexity(
         self, keys: Tensor, mask: Tensor, query: Tensor | None = None, days: Tensor | None = None
     ) -> Tensor:
-        """Over how many records the attention spreads: exp of the entropy of its weights, the mean over heads.
+        """Over how many records the attention spreads: exp of its entropy, the mean over heads.  # (batch,)
 
         1 is one record, the number of records is a plain mean; 0 for a user without any. The null record is left out.
-        Arguments as in `forward`.
-
-        Returns:
-            # (batch,)
         """
         weights = self.pooling.weights(keys, mask, query, days)  # (batch, heads, records)
         weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
@@ -214,25 +210,16 @@ class UserEmbedder(
 
 
 class CopyWeights(nn.Module):
-    """What an embedder that copies holds beside its network (`persona.soft_prompts.copying`).
+    """What an embedder that copies holds beside its network: w, and the `TokenBackground` of the training users."""
 
-    Args:
-        tokens: size of the LLM's vocabulary.
+    weights: Tensor  # (features,)
+    counts: Tensor  # (vocabulary,)
+    texts: Tensor  # ()
 
-    Attributes:
-        weights: w; zeros, which copy nothing, before they are trained.  # (features,)
-        counts: in how many answers of the training users each token stands.  # (tokens,)
-        texts: how many such answers were counted.
-    """
-
-    weights: Tensor
-    counts: Tensor
-    texts: Tensor
-
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, vocabulary: int) -> None:
         super().__init__()
         self.register_buffer("weights", torch.zeros(len(FEATURES)))
-        self.register_buffer("counts", torch.zeros(tokens, dtype=torch.int32))
+        self.register_buffer("counts", torch.zeros(vocabulary, dtype=torch.int32))
         self.register_buffer("texts", torch.zeros((), dtype=torch.int32))
 
     def of(self, llm: "TransformersLM") -> Copying:

@@ -228,13 +228,9 @@ class HistoryBatch:
         return cls(widened[..., : config.encoder_dim], widened, torch.from_numpy(mask).to(device), asked, dates)
 
     def soft_prompts(self, model: torch.nn.Module, *, asked: bool = True) -> torch.Tensor:
-        """What a user embedder (or its wrapper) makes of the batch, with or without the questions.
-
-        Returns:
-            # (batch, n_tokens, llm_hidden)
-        """
-        made: torch.Tensor = model(self.keys, self.values, self.mask, self.query if asked else None, self.days)
-        return made
+        """What a user embedder makes of the batch, with or without the questions.  # (batch, n_tokens, llm_hidden)"""
+        prompts: torch.Tensor = model(self.keys, self.values, self.mask, self.query if asked else None, self.days)
+        return prompts
 
 
 def _days(profile: Profile) -> NDArray[np.float32] | None:

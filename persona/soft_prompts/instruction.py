@@ -46,7 +46,7 @@ class InstructionWords:
 
     Attributes:
         before: embeddings of the words before the answer.  # (tokens, llm_hidden)
-        answer: the mean over the training answers.  # (answer tokens, llm_hidden)
+        answer: mean embeddings of the training answers.  # (answer tokens, llm_hidden)
         after: embeddings of the words behind it.  # (tokens, llm_hidden)
         usual: mean of the record encoder's vectors of the training answers.  # (encoder_dim,)
         regression: maps what such a vector has beyond `usual` to what the answer's embeddings have beyond `answer`:
@@ -121,17 +121,10 @@ def answer_ids(llm: TransformersLM, answers: Sequence[str]) -> list[list[int]]:
 
 
 def answer_embeddings(llm: TransformersLM, answers: Sequence[Sequence[int]], length: int) -> Tensor:
-    """The LLM's embeddings of answers, brought to one length: each vector is the mean of its part of the answer.
+    """The LLM's embeddings of answers, brought to one length; float32.  # (answers, length, llm_hidden)
 
-    A shorter answer repeats its tokens: of two tokens at length four each stands twice.
-
-    Args:
-        llm: whose embeddings.
-        answers: token ids, at least one each.
-        length: at least 1.
-
-    Returns:
-        float32, on the LLM's device.  # (answers, length, llm_hidden)
+    Each vector is the mean of its part of the answer. A shorter answer repeats its tokens: of two tokens at length four
+    each stands twice.
     """
     parts: list[Sequence[int]] = []
     for ids in answers:

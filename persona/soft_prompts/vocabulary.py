@@ -9,12 +9,9 @@ from the records' targets; of records without a target, from their texts. Specia
 
 >>> from persona import Record, load_llm
 >>> llm = load_llm("tiny")
->>> background = TokenBackground.from_texts(llm, ["a fine film", "a dull film"])
->>> channel = VocabularyChannel(llm, background, beta=0.5)
->>> sorted(channel.lifts(Profile("ana", (Record("x", target="film"),))).values())
-[]
->>> len(channel.lifts(Profile("ana", (Record("x", target="superb"),)))) > 0
-True
+>>> channel = VocabularyChannel(llm, TokenBackground.from_texts(llm, ["a fine film", "a dull film"]), beta=0.5)
+>>> [len(channel.lifts(Profile("ana", (Record("x", target=word),)))) > 0 for word in ("film", "superb")]
+[False, True]
 
 It is untrained, and its gain was small where it was measured (docs/results/vocabulary.md); a user embedder that copies
 (`persona.soft_prompts.copying`) does more.

@@ -44,21 +44,13 @@ Draw = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExampleTokens:
-    """Token ids of examples: of the official prompt with retrieved records, and of the target. Each is made once.
-
-    Attributes:
-        task: whose prompts these are.
-        llm: whose tokens.
-        retriever: finds the records; None where none are wanted.
-        soft_tokens: soft tokens that a prompt leaves room for.
-        max_length: token budget of a prompt with records.
-    """
+    """Token ids of examples: of the official prompt with retrieved records, and of the target. Each is made once."""
 
     task: LampTask
     llm: TransformersLM
     retriever: Retriever | None
-    soft_tokens: int
-    max_length: int
+    soft_tokens: int  # that a prompt leaves room for
+    max_length: int  # of a prompt with records, in tokens
     _made: dict[tuple[int, int], tuple[list[int], list[int]]] = field(default_factory=dict)
 
     def of(self, example: Example, k: int) -> tuple[list[int], list[int]]:

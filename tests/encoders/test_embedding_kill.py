@@ -99,20 +99,20 @@ def histories() -> list[tuple[str, Record]]:
     dice = random.Random(7)
     words = [f"{first}{second}" for first in ("mo", "ro", "ca", "wea", "fi") for second in ("ody", "ther", "lm", "r")]
     return [
-        (f"user {user}", Record(" ".join(dice.choices(words, k=dice.randint(3, 40))), id=f"r{place}"))
+        (f"user {user}", Record(" ".join(dice.choices(words, k=dice.randint(3, 40))), id=f"r{number}"))
         for user in range(60)
-        for place in range(dice.randint(1, 7))
+        for number in range(dice.randint(1, 7))
     ]
 
 
 def contents(path: Path, fingerprint: str) -> dict[str, tuple[object, ...]]:
     """Everything that the vectors of all users are, to the byte."""
     with ProfileStore(f"sqlite:///{path}") as store:
-        found = {user_id: store.vectors(user_id, fingerprint) for user_id in store.user_ids()}
+        vectors = {user_id: store.vectors(user_id, fingerprint) for user_id in store.user_ids()}
     return {
-        user_id: (one.record_ids, one.hashes, one.matrix.tobytes(), one.revision)
-        for user_id, one in found.items()
-        if one is not None
+        user_id: (each.record_ids, each.hashes, each.matrix.tobytes(), each.revision)
+        for user_id, each in vectors.items()
+        if each is not None
     }
 
 
@@ -146,9 +146,9 @@ def test_killed_at_random_moments_it_resumes_to_the_same_store(
             shutil.copy(empty, disturbed)
             continue
         kills += 1
-        found = contents(disturbed, fingerprint)
-        assert found.items() <= expected.items()
-        partial += 0 < len(found) < len(expected)
+        written = contents(disturbed, fingerprint)
+        assert written.items() <= expected.items()
+        partial += 0 < len(written) < len(expected)
     runner.run(disturbed, encoder, chunk_records)
     assert contents(disturbed, fingerprint) == expected
     assert partial >= KILLS / 2, "the kills met no run in its midst"

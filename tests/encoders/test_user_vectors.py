@@ -31,9 +31,9 @@ def store(tmp_path: Path) -> Iterator[ProfileStore]:
 
 def histories(users: int) -> list[tuple[str, Record]]:
     return [
-        (f"user {user}", Record(f"film {user * place % 7} of week {place}", id=f"r{place}"))
+        (f"user {user}", Record(f"film {user * number % 7} of week {number}", id=f"r{number}"))
         for user in range(users)
-        for place in range(1 + user % 5)
+        for number in range(1 + user % 5)
     ]
 
 
@@ -53,9 +53,9 @@ def test_a_user_is_the_mean_of_the_records(store: ProfileStore, tmp_path: Path) 
     assert table.schema.metadata[b"persona.fingerprint"].decode() == fingerprint
     assert table["user_id"].to_pylist() == [name for name in store.user_ids() if name != "new"]
     for user_id, vector in zip(table["user_id"].to_pylist(), table["vector"].to_pylist(), strict=True):
-        found = store.vectors(user_id, vector_fingerprint(encoder, "text"))
-        assert found is not None
-        mean = found.matrix.astype(np.float64).mean(axis=0)
+        stored = store.vectors(user_id, vector_fingerprint(encoder, "text"))
+        assert stored is not None
+        mean = stored.matrix.astype(np.float64).mean(axis=0)
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-6)
 
 
@@ -90,8 +90,8 @@ def test_users_whose_vectors_cancel_out_are_zeros(store: ProfileStore, tmp_path:
     store.put_vectors([UserVectors("ana", "toy", ("1", "2"), hashes, matrix, profile.revision)])
     path = tmp_path / name
     export_user_vectors(store, "toy", path)
-    found = np.load(path).tolist() if path.suffix == ".npy" else pq.read_table(path)["vector"].to_pylist()
-    assert found == [[0.0, 0.0]]
+    written = np.load(path).tolist() if path.suffix == ".npy" else pq.read_table(path)["vector"].to_pylist()
+    assert written == [[0.0, 0.0]]
 
 
 def test_no_users_are_an_empty_file(store: ProfileStore, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_failure_leaves_the_file_that_was_there(
     with pytest.raises(KeyboardInterrupt):
         export_user_vectors(store, fingerprint, path)
     assert path.read_text() == "the old one"
-    assert {one.name for one in tmp_path.iterdir() if one.name.startswith(".")} == set()
+    assert {file.name for file in tmp_path.iterdir() if file.name.startswith(".")} == set()
     assert not (tmp_path / "users.ids.jsonl").exists()
 
 

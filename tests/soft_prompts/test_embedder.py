@@ -69,10 +69,10 @@ def test_the_papers_equations_by_hand() -> None:
     constant = weight["instruction"]
     instruction = 3.0 / 7.0 * linear("instruction_map.2", gelu(linear("instruction_map.0", constant)))
 
-    found = embedder(keys, keys, mask, query)
+    soft_prompts = embedder(keys, keys, mask, query)
 
-    assert found.shape == (1, 2, HIDDEN)
-    torch.testing.assert_close(found[0], torch.stack((instruction, user)), rtol=1e-5, atol=1e-5)
+    assert soft_prompts.shape == (1, 2, HIDDEN)
+    torch.testing.assert_close(soft_prompts[0], torch.stack((instruction, user)), rtol=1e-5, atol=1e-5)
 
 
 def test_the_papers_attention_is_almost_a_mean() -> None:
@@ -168,8 +168,8 @@ def test_the_usual_answer_by_hand() -> None:
         usual = ((2.0 * mean + 0.5 * sharp) @ pooling.echo.weight.T).view(2, HIDDEN)
         expected = embedder.instruction.clone()
         expected[1:3] += usual
-    found = embedder(keys, values, mask, query)[0]
-    torch.testing.assert_close(found, 3.0 * expected, rtol=1e-5, atol=1e-5)
+    soft_prompt = embedder(keys, values, mask, query)[0]
+    torch.testing.assert_close(soft_prompt, 3.0 * expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind["mode"] == "attention"])

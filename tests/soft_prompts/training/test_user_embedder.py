@@ -332,38 +332,21 @@ def test_the_llm_may_be_in_bfloat16(encoder: Any, tmp_path: Path) -> None:
     assert 0 < report["validation_loss"] <= report["validation_loss_before"]
 
 
-_TRAIN = """
-import sys
-from pathlib import Path
-from accelerate import PartialState
-from persona import load_encoder, load_llm
-from persona.readers import read_split
-from persona.soft_prompts.histories import HistoryReader
-from persona.soft_prompts.training.options import UserEmbedderShape, UserEmbedderTraining
-from persona.soft_prompts.training.user_embedder import new_user_embedder, train_user_embedder
-
-PartialState(cpu=True)
-options = UserEmbedderTraining(
-    steps=8, batch=5, evaluate_every=4, warm_up=0, leave_one_out=2, ks=(0,), seed=2, accumulate=int(sys.argv[2])
-)
-llm, encoder, split = load_llm("tiny", overlong="truncate"), load_encoder("hashing"), read_split(Path("data"), "train")
-embedder = new_user_embedder(llm, split, encoder, UserEmbedderShape(n_tokens=2, with_question=True), seed=2)
-train_user_embedder(embedder, split, llm, HistoryReader(embedder.config, encoder), options, out=Path(sys.argv[1]))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_train_what_one_trains(accumulate: int, tiny: Any, encoder: Any, tmp_path: Path) -> None:
     World(0).write_lamp(tmp_path / "data", "LaMP_3", {"train": 12}, 6)
-    # So many steps that one process surely shows some prompts without the question where the other does not.
+    # With 8 steps one process surely shows some prompts without the question where the other does not.
     # In two parts of a batch one process has two and one examples, the other two and none.
-    (tmp_path / "train.py").write_text(_TRAIN)
+    options = "steps=8 batch=5 evaluate_every=4 warm_up=0 n_tokens=2 leave_one_out=2 ks=0 seed=2 with_question=true"
+    settings = [word for text in (*options.split(), f"accumulate={accumulate}") for word in ("--set", text)]
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
     for out, launcher in (("one", ()), ("two", torchrun)):
-        command = [sys.executable, *launcher, "train.py", out, str(accumulate)]
+        command = [sys.executable, *launcher, "-m", "persona", "train", "user-embedder", "data", "--llm", "tiny"]
+        command += ["--encoder", "hashing", "--out", out, *settings]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 1  # the main process alone reports
     begun = UserEmbedder.for_llm(tiny, encoder, n_tokens=2, with_question=True, copies=True, seed=2).state_dict()
     one, two = (load_user_embedder(tmp_path / out).state_dict() for out in ("one", "two"))
     assert torch.equal(one["copying.counts"], two["copying.counts"])

@@ -109,16 +109,6 @@ class SoftPromptChannel(Channel):
             for row in range(len(asks))
         ]
 
-    def attention_perplexity(self, asks: Sequence[Ask]) -> NDArray[np.float32]:
-        """Over how many records the attention spreads (`UserEmbedder.attention_perplexity`).  # (asks,)"""
-        histories, queries = self._reader.read([ask.profile for ask in asks]), self._queries(asks)
-        device = next(self.embedder.parameters()).device
-        spread = []
-        for history, query in zip(histories, queries, strict=True):
-            batch = HistoryBatch.of([history], self.embedder.config, query[None], device)
-            spread.append(float(self.embedder.attention_perplexity(batch.keys, batch.mask, batch.query, batch.days)))
-        return np.array(spread, np.float32)
-
     def _queries(self, asks: Sequence[Ask]) -> NDArray[np.float32]:
         """Vectors of the questions, of a task's prompts without their instruction.  # (asks, encoder_dim)"""
         wording = self.wording

@@ -149,19 +149,6 @@ class UserEmbedder(
             soft_prompts = soft_prompts.add_(self.instruction)  # in place: this is the largest tensor of all
         return soft_prompts.mul_(self.config.embedding_scale)
 
-    @torch.no_grad()
-    def attention_perplexity(
-        self, keys: Tensor, mask: Tensor, query: Tensor | None = None, days: Tensor | None = None
-    ) -> Tensor:
-        """Over how many records the attention spreads: exp of its entropy, the mean over heads.  # (batch,)
-
-        1 is one record, the number of records is a plain mean; 0 for a user without any. The null record is left out.
-        """
-        weights = self.pooling.weights(keys, mask, query, days)  # (batch, heads, records)
-        weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)
-        entropy = torch.special.entr(weights).sum(-1).mean(-1)
-        return torch.where(mask.any(1), entropy.exp(), torch.zeros_like(entropy))
-
     def note_task(self, task: str) -> None:
         """Note the LaMP task that it is trained on, in `config` and in what is saved."""
         self.config = self._hub_mixin_config = replace(self.config, task=task)

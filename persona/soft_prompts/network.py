@@ -223,10 +223,6 @@ class VectorMap(nn.Module):
         self.map = nn.Linear(config.encoder_dim, config.n_tokens * config.llm_hidden, bias=False)
         nn.init.zeros_(self.map.weight)
 
-    def weights(self, keys: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Tensor:
-        """A plain mean.  # (batch, 1, records)"""
-        return mask[:, None].float()
-
     def forward(self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Tensor:
         """(batch, n_tokens, llm_hidden)"""
         mean = (values * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)

@@ -85,7 +85,7 @@ def test_the_papers_attention_is_almost_a_mean() -> None:
     def spread(embedder: UserEmbedder) -> float:
         """Over how many records the attention spreads: exp of its entropy, the mean over heads."""
         pooling: Any = embedder.pooling
-        weights = pooling.weights(keys, mask, query, None)
+        weights = pooling.weights(keys, mask, query, None).detach()
         weights = weights / weights.sum(-1, keepdim=True)
         return float(torch.special.entr(weights).sum(-1).mean().exp())
 

@@ -27,8 +27,8 @@ def write_parquet(path: Path, vectors: dict[str, Any]) -> Path:
     return path
 
 
-def taste(split: LampSplit) -> dict[str, NDArray[np.float32]]:
-    """A recommender's idea of each user: the shares of the scores in the history, and nothing else."""
+def score_shares(split: LampSplit) -> dict[str, NDArray[np.float32]]:
+    """What a recommender may know of each user: the shares of the scores in the history."""
     vectors = {}
     for question in split.questions:
         counts = np.bincount([int(record.target or 0) for record in question.profile], minlength=6)[1:]
@@ -66,7 +66,7 @@ def test_train_ask_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PERSONA_ENCODER", "no/such")  # none is loaded
     World(0).write_lamp("data", "LaMP_3", {"train": 6, "dev": 4}, 4)
-    vectors = {**taste(read_split("data", "train")), **taste(read_split("data", "dev"))}
+    vectors = {**score_shares(read_split("data", "train")), **score_shares(read_split("data", "dev"))}
     write_parquet(tmp_path / "users.parquet", vectors)
     write_parquet(tmp_path / "longer.parquet", {name: [*each, 0.0] for name, each in vectors.items()})
     asked = next(iter(read_split("data", "dev").questions))
@@ -110,7 +110,7 @@ def test_train_ask_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ),
         (
             ("eval", "lamp", "data", "--llm", "tiny", *given),
-            "name one with --user-embedder",
+            "go with user embedders: name some",
         ),
         ((*trained, *given, *paper), "leave `mode` out"),
         ((*trained, *given, "--encoder", "hashing"), "--encoder is for what compares"),

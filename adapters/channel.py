@@ -57,6 +57,7 @@ class AdapterChannel(Channel):
 
     name = "adapter"
     requires = ADAPTER
+    reads_profile = False
 
     def __init__(self, adapters: BankedAdapters, *, missing: str = "error") -> None:
         if missing not in POLICIES:

@@ -82,8 +82,9 @@ class EmptyHistory(Control):
     name: str = EMPTY_HISTORY
 
     def of(self, method: Method, questions: Sequence[Question]) -> Arm | None:
-        """`method` with that channel as for nobody; None for a method without it."""
-        if not any(channel.name == self.channel for run in method.personalizers for channel in run.channels):
+        """`method` with that channel as for nobody; None for a method without it, or where it reads no profile."""
+        channels = [each for run in method.personalizers for each in run.channels if each.name == self.channel]
+        if not channels or not all(channel.reads_profile for channel in channels):
             return None
         runs = tuple(_without_history(run, self.channel) for run in method.personalizers)
         return Arm(replace(method, runs=runs, control=self.name), _own(questions))
@@ -110,6 +111,7 @@ class WithoutHistory(Channel):
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.name, self.requires, self.wording = channel.name, channel.requires, channel.wording
+        self.reads_profile = channel.reads_profile
 
     def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
         """What the channel contributes for cold-start users."""

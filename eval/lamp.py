@@ -5,7 +5,7 @@
 
 ==========================================  ============================================================================
 ``none``                                    the question alone
-a name of `persona.assembly.RETRIEVERS`     the k records that it finds
+a name of `persona.retrievers.registry.RETRIEVERS`     the k records that it finds
 ``user-embedder``                           a user embedder's soft prompt
 ``stats``, ``summary``, ``stats+summary``   a summary: exact statistics, what an LLM wrote, both
 ``lora``, ``lora+task``, ``neighbours``,    an adapter made from the profile (`persona.adapters.from_profiles`)

@@ -3,7 +3,7 @@
 >>> Method("bm25", (Personalizer(llm, store, [RecordsChannel(make_retriever("bm25"), k=4)]),), k=4)
 >>> Method("mine", tuple(partial(train, seed=seed) for seed in (0, 1)))     # trained on the benchmark's training split
 
-The methods that persona knows by name are made in `persona.eval.named`.
+The methods that persona knows by name are made in `persona.eval.lamp`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,17 @@ class Method:
                 f"the runs of the method {self.name!r} must be personalizers, or functions from the training split to "
                 f"one, were: {self.runs!r:.80}"
             )
+        if self.without_user is not None:
+            if self.without_user.label == self.label:
+                raise InvalidOptionError(
+                    f"the method {self.label!r} and the one without user must differ in name or control: give that one "
+                    "`control='trained without user'`"
+                )
+            if len(self.runs) % len(self.without_user.runs):
+                raise InvalidOptionError(
+                    f"the {len(self.runs)} runs of {self.label!r} cannot be paired with "
+                    f"{len(self.without_user.runs)} without user: give as many, or one"
+                )
 
     @property
     def label(self) -> str:
@@ -67,18 +78,20 @@ class Method:
         """False if it sends nothing but the prompt."""
         return any(personalizer.channels for personalizer in self.personalizers)
 
-    def made(self, training: Benchmark | None) -> Method:
-        """This method with every run a personalizer.
+    def made(self, benchmark: Benchmark) -> Method:
+        """This method, and the one without user, with every run a personalizer.
 
         Raises:
             EvaluationError: if a run is to be made from a training split, and the benchmark has none.
         """
+        without = None if self.without_user is None else self.without_user.made(benchmark)
         if len(self.personalizers) == len(self.runs):
-            return self
+            return replace(self, without_user=without)
+        training = benchmark.training
         if training is None:
             raise EvaluationError(f"the method {self.name!r} learns from a training split, and the benchmark has none")
         runs = tuple(run if isinstance(run, Personalizer) else run(training) for run in self.runs)
-        return replace(self, runs=runs)
+        return replace(self, runs=runs, without_user=without)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

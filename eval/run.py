@@ -4,7 +4,7 @@
 >>> print(report.markdown())
 
 A method is a `Personalizer` and is asked as a server asks it: it prepares the requests of all questions, and the LLM
-answers them. A gain counts as personalization only if the right user's history beats none (or the training without
+answers them. Records are sought by the question's own search query, as a personalizer with the wording of the task does. A gain counts as personalization only if the right user's history beats none (or the training without
 user) and another user's does not.
 """
 
@@ -66,7 +66,7 @@ def evaluate(
         raise EvaluationError("there are no questions to run: the benchmark is empty")
     if controls is None:
         controls = (OtherUser(options.seed), EmptyHistory(), TrainedWithoutUser())
-    made = [method.made(benchmark.training) for method in as_methods(methods)]
+    made = [method.made(benchmark) for method in as_methods(methods)]
     if not made:
         raise EvaluationError("there must be at least one method to evaluate, was given none")
     arms = _arms(made, controls, questions)

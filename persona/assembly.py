@@ -1,4 +1,4 @@
-"""Names become parts here, and nowhere else: for `personalize`, the command line, the evaluation and trainings.
+"""Names become the parts of a personalizer: for `personalize` and the command line.
 
 >>> options = PersonalizationOptions(retriever="recency", k=1)
 >>> with assembled(load_llm("tiny"), "sqlite:///persona.db", options) as personalizer:          # doctest: +SKIP
@@ -103,6 +103,10 @@ class PersonalizationOptions:
             raise InvalidOptionError(f"a summary must be one of {', '.join(SUMMARIES)}, was: {self.summary!r}")
         if self.adapters is False and (self.family is not None or self.missing_adapter != MISSING_ADAPTER[0]):
             raise InvalidOptionError("`family` and `missing_adapter` are for adapters: ask for these too")
+        if self.retriever is not None and not isinstance(self.retriever, str) and self.retrieval != RetrieverOptions():
+            raise InvalidOptionError(
+                "`retrieval` is for a retriever by name; make the one that you give as you want it"
+            )
         if self.user_vectors is not None and self.user_embedder is None:
             raise InvalidOptionError("user vectors are read by a user embedder: name it too")
 

@@ -89,12 +89,14 @@ class Channel(ABC):
     Attributes:
         name: its name in results and answers.
         requires: what the LLM must accept, one of `persona.protocols.WAYS`.
+        reads_profile: whether it contributes what stands in `Ask.profile`; False for one that looks users up by their ids.
         wording: the wording of the task that it was trained on, if any; a `Personalizer` without a builder of its own
             uses it.
     """
 
     name: str
     requires: str = TEXT
+    reads_profile: bool = True
     wording: Wording | None = None
 
     @abstractmethod

@@ -29,6 +29,7 @@ from persona.protocols import ADAPTER, SOFT_PROMPT, GenerationOptions, RecordEnc
 from persona.records import Profile, Record, ScoredRecord
 from persona.retrievers import BM25Retriever, RecencyRetriever
 from persona.retrievers.channel import RecordsChannel
+from persona.retrievers.registry import RetrieverOptions
 from persona.soft_prompts.embedder import load_user_embedder
 from persona.store.profile_store import ProfileStore
 
@@ -312,3 +313,24 @@ def test_the_encoder_of_a_user_embedder_takes_the_type_it_was_trained_with(
     with pytest.raises(ModelLoadError, match="far enough"):
         personalize("tiny", "ana", "Hello.", store=store, user_embedder=embedder)
     assert asked == [embedder.config.encoder] != [""]
+
+
+def test_a_summary_is_served_in_words_also_beside_a_tasks_wording(tmp_path: Path) -> None:
+    prompt = lamp_task("LaMP_3").make_input("Such a loud siren.")
+    with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
+        store.upsert([("bo", Record(f"Siren {n}.", "2")) for n in range(3)])
+        answer = personalize(lambda text: text, "bo", prompt, store=store, k=0, task="LaMP_3", summary="stats")
+    assert answer.startswith('About this user: "This user gave 3 scores')
+    assert answer.endswith(f'" . {prompt}')
+
+
+def test_a_filter_is_not_dropped_silently_where_the_retriever_is_an_object(store: ProfileStore) -> None:
+    with pytest.raises(InvalidOptionError, match="`retrieval` is for a retriever by name"):
+        personalize(
+            str.upper,
+            "ana",
+            "Hi.",
+            store=store,
+            retriever=RecencyRetriever(),
+            retrieval=RetrieverOptions(where="label=5"),
+        )

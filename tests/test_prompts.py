@@ -322,7 +322,9 @@ def test_masking_is_a_step_of_its_own() -> None:
 def test_notes_stand_in_a_tasks_wording_as_a_target_or_as_words() -> None:
     task = lamp_task("LaMP_3")
     prompt = task.make_input("Fine.")
-    targets = PromptBuilder(_WORDS, wording=LampWording(task)).build(prompt, [Record("great thing", "5")], ["4", " 4 "])
+    targets = PromptBuilder(_WORDS, wording=LampWording(task, "record")).build(
+        prompt, [Record("great thing", "5")], ["4", " 4 "]
+    )
     assert targets.text == (
         '4 is the score for "a typical review of this user" , and 5 is the score for "great thing" . ' + prompt
     )

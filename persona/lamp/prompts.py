@@ -69,14 +69,14 @@ class LampWording:
 
     Attributes:
         task: whose wording.
-        summary_form: one of `SUMMARY_FORMS`.
+        summary_form: one of `SUMMARY_FORMS`; serving takes words, since a request may not be of the task's form.
 
     Raises:
         InvalidOptionError: if there is no such form.
     """
 
     task: LampTask
-    summary_form: str = RECORD
+    summary_form: str = SENTENCE
 
     def __post_init__(self) -> None:
         if self.summary_form not in SUMMARY_FORMS:

@@ -6,6 +6,7 @@ way to take it. More than one beam is refused.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,7 @@ class RunnableLM(_TextOnly):
     Args:
         runnable: asked with its own ``batch``.
         name: what the fingerprint ``langchain:NAME`` calls it; None takes the model's name where it has one, else its
-            class.
+            class, and a hash of all that its `repr` shows.
         tokenizer: measures prompts; None estimates by words.
         max_concurrency: most requests at the same time, at least 1.
 
@@ -115,7 +116,10 @@ class RunnableLM(_TextOnly):
         if max_concurrency < 1:
             raise InvalidOptionError(f"`max_concurrency` must be at least 1, was: {max_concurrency}")
         model = getattr(runnable, "model_name", None) or getattr(runnable, "model", None)
-        name = name or (model if isinstance(model, str) else runnable.get_name())
+        if name is None:
+            # Two chains of one class, or one model under two settings, are two LLMs: their answers are kept apart.
+            content = hashlib.blake2b(repr(runnable).encode(errors="replace"), digest_size=4).hexdigest()
+            name = f"{model if isinstance(model, str) else runnable.get_name()}-{content}"
         super().__init__(f"langchain:{name}", tokenizer)
         self._runnable = runnable
         self._max_concurrency = max_concurrency

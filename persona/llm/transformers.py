@@ -229,10 +229,11 @@ class TransformersLM:
             GenerationError: if the device's memory does not suffice, or the model's scores are not numbers.
         """
         check_options(options)
-        check_requests(requests, self)
         if not requests:
             return []
         with self._lock, frozen(self.model), torch.inference_mode():
+            # Within the lock: adapters that are attached now stay so until the answers are there.
+            check_requests(requests, self)
             inputs = self._inputs(requests, options)
             # Equal prompts are one input; a soft prompt, or lifts, are never taken for equal to others.
             keys = [

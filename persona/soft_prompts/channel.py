@@ -87,6 +87,7 @@ class SoftPromptChannel(Channel):
         self.query_free = query_free
         self._kind = soft_prompt_kind(self.embedder) if query_free else ""
         task = self.embedder.config.task
+        self.reads_profile = self.embedder.config.mode != "vectors"
         self.wording = LampWording(lamp_task(task)) if task else None
         copying = self.embedder.copying if self.embedder.copies and LIFTS in llm.channels else None
         self._copying = None if copying is None else copying.of(llm)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from persona.channels import Ask, Channel, Contribution
-from persona.errors import EvaluationError
+from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.controls import EmptyHistory, OtherUser, TrainedWithoutUser, WithoutHistory, other_histories
 from persona.eval.methods import Method
 from persona.llm.load import load_llm
@@ -98,3 +98,33 @@ def test_trained_without_the_user_is_another_method(method: Method) -> None:
     arm = TrainedWithoutUser().of(trained, QUESTIONS)
     assert arm is not None
     assert (arm.method, arm.profiles) == (task_adapter, tuple(question.profile for question in QUESTIONS))
+
+
+class ById(Count):
+    """Looks users up by their ids, whatever the profile holds."""
+
+    name = "count"
+    reads_profile = False
+
+
+def test_there_is_no_empty_history_for_a_channel_that_reads_none(method: Method) -> None:
+    (run,) = method.personalizers
+    by_id = Method("by id", (Personalizer(run.llm, run.store, [ById()]),))
+    assert EmptyHistory("count").of(method, QUESTIONS) is not None
+    assert EmptyHistory("count").of(by_id, QUESTIONS) is None
+
+
+def test_the_method_without_user_is_made_too_and_has_another_name(method: Method) -> None:
+    (run,) = method.personalizers
+    without = Method("mine", (lambda training: run,), control="trained without user")
+    mine = Method("mine", (lambda training: run,), without_user=without)
+    training = benchmark()
+    evaluated = benchmark()
+    evaluated.training = training
+    made = mine.made(evaluated)
+    assert made.without_user is not None
+    assert made.without_user.personalizers == made.personalizers == (run,)
+    with pytest.raises(InvalidOptionError, match="must differ in name or control"):
+        Method("mine", (run,), without_user=Method("mine", (run,)))
+    with pytest.raises(InvalidOptionError, match="the 3 runs of 'mine' cannot be paired with 2 without user"):
+        Method("mine", (run,) * 3, without_user=Method("mine", (run,) * 2, control="trained without user"))

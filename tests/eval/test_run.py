@@ -44,7 +44,7 @@ def store(tmp_path: Path) -> ProfileStore:
 
 def personalizer(store: ProfileStore, *channels: Channel, llm: Any = None) -> Personalizer:
     llm = llm or load_llm(copy_the_first_score)
-    builder = PromptBuilder(llm.tokenizer, wording=LampWording(TASK), mask=False, max_length=256)
+    builder = PromptBuilder(llm.tokenizer, wording=LampWording(TASK, "record"), mask=False, max_length=256)
     return Personalizer(llm, store, channels, builder=builder)
 
 

@@ -9,6 +9,7 @@ import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.prompts import PromptTemplate
 from langchain_core.runnables import RunnableLambda
 
 from persona.errors import GenerationError, InvalidOptionError
@@ -59,7 +60,10 @@ def test_it_must_answer_with_text() -> None:
 def test_names() -> None:
     assert load_llm(echo).fingerprint.endswith("test_plain.echo")
     assert load_llm(lambda prompt: prompt, name="upper").fingerprint == "callable:upper"
-    assert load_llm(EchoChat()).fingerprint == "langchain:EchoChat"
+    assert load_llm(EchoChat()).fingerprint.startswith("langchain:EchoChat-")
+    # Two chains of one class are two LLMs.
+    one, other = (load_llm(PromptTemplate.from_template(text) | EchoChat()) for text in ("{x}", "Please: {x}"))
+    assert one.fingerprint != other.fingerprint
 
 
 def test_runnables_answer_a_number_of_requests_at_a_time() -> None:

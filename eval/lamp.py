@@ -298,10 +298,14 @@ class NamedMethods:
         )
 
     def _adapter_methods(self, name: str) -> list[Method]:
+        return [replace(method, without_user=self._task_adapter_alone[k]) for k, method in self._adapters(name).items()]
+
+    @cached_property
+    def _task_adapter_alone(self) -> dict[int, Method]:
+        """What the gain of every method with adapters is measured against."""
         from persona.adapters.from_profiles import TASK
 
-        own, shared = self._adapters(name), self._adapters(TASK)
-        return [replace(method, without_user=shared[k]) for k, method in own.items()]
+        return self._adapters(TASK)
 
     def _adapters(self, name: str) -> dict[int, Method]:
         """A method with an adapter made from each profile, or with the task adapter alone."""

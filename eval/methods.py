@@ -103,13 +103,5 @@ class Arm:
 
 
 def as_methods(methods: Mapping[str, Run] | Iterable[Method]) -> list[Method]:
-    """Methods from a mapping of names to runs, or as they are.
-
-    Raises:
-        InvalidOptionError: if two have the same name.
-    """
-    listed = [Method(name, (run,)) for name, run in methods.items()] if isinstance(methods, Mapping) else list(methods)
-    labels = [method.label for method in listed]
-    if len(set(labels)) < len(labels):
-        raise InvalidOptionError(f"the names of methods must differ, were: {', '.join(labels)}")
-    return listed
+    """Methods from a mapping of names to runs, or as they are."""
+    return [Method(name, (run,)) for name, run in methods.items()] if isinstance(methods, Mapping) else list(methods)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from persona.channels import Ask
-from persona.errors import EvaluationError
+from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.answers import Answers
 from persona.eval.benchmark import Benchmark, Question, data_hash
 from persona.eval.bootstrap import Bootstrap, Interval, PairedDifference
@@ -56,6 +56,7 @@ def evaluate(
         progress: called with a stage's name, what is done and what there is to do.
 
     Raises:
+        InvalidOptionError: if two methods or controls have the same name.
         EvaluationError: if there is no question or no method, only some questions have golds, a method needs a training
             split that is not there, or another user's history is wanted and there is one user.
         GenerationError: if an LLM does not answer. What arrived before is kept in `out`.
@@ -89,14 +90,13 @@ def evaluate(
 
 
 def _arms(methods: Sequence[Method], controls: Sequence[Control], questions: Sequence[Question]) -> list[Arm]:
-    """Each method, and behind it its controls; one that several methods share comes once."""
+    """Each method, and behind it its controls; a control that several methods share comes once."""
+    own = tuple(question.profile for question in questions)
     arms: dict[str, Arm] = {}
     for method in methods:
-        arms.setdefault(method.label, Arm(method, tuple(question.profile for question in questions)))
-        for control in controls:
-            arm = control.of(method, questions)
-            if arm is not None:
-                arms.setdefault(arm.method.label, arm)
+        for arm in (Arm(method, own), *(control.of(method, questions) for control in controls)):
+            if arm is not None and arms.setdefault(arm.method.label, arm).method is not arm.method:
+                raise InvalidOptionError(f"two rows would be called {arm.method.label!r}: name methods differently")
     return list(arms.values())
 
 

@@ -212,7 +212,7 @@ def evaluate_restraint(
     answers = Answers(out and out / "answers.jsonl", at_once=options.at_once)
     answered = {}
     for number, (name, method) in enumerate({NONE: plain, **methods}.items()):
-        answered[name] = [_Answered.of(method, some, answers) for some in (asked, questions)]
+        answered[name] = _Answered.of(method, asked, answers), _Answered.of(method, questions, answers)
         progress("methods", number + 1, len(methods) + 1)
     report = RestraintReport(
         benchmark.name,
@@ -279,7 +279,7 @@ class _Scoring:
             for some in (asked, questions)
         )
 
-    def rows(self, answered: Mapping[str, Sequence[_Answered]]) -> tuple[RestraintRow, ...]:
+    def rows(self, answered: Mapping[str, tuple[_Answered, _Answered]]) -> tuple[RestraintRow, ...]:
         """A row for each method; the first one is plain, and what is to be kept is the second one's score."""
         measures = {name: self._measures(*each, answered[NONE][0]) for name, each in answered.items()}
         reference = list(measures.values())[1]["score"]

@@ -197,7 +197,7 @@ def test_what_cannot_be_run_is_refused(store: ProfileStore) -> None:
         evaluate(LampBenchmark(replace(ratings(), questions=())), {"mine": mine})
     with pytest.raises(EvaluationError, match="at least one method"):
         evaluate(benchmark(), {})
-    with pytest.raises(InvalidOptionError, match="names of methods must differ"):
+    with pytest.raises(InvalidOptionError, match="two rows would be called 'mine'"):
         evaluate(benchmark(), [Method("mine", (mine,)), Method("mine", (mine,))])
     with pytest.raises(InvalidOptionError, match="must be personalizers, or functions"):
         Method("mine", (Signature(),))  # type: ignore[arg-type]

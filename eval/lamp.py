@@ -3,14 +3,13 @@
 >>> options = LampOptions(methods=("none", "bm25-lamp", "stats"), ks=(1, 4))
 >>> report = evaluate_lamp(LampBenchmark.read("LaMP_3", "dev"), load_llm("tiny", overlong="truncate"), options)
 
-==========================================  ============================================================================
-``none``                                    the question alone
-a name of `persona.retrievers.registry.RETRIEVERS`     the k records that it finds
-``user-embedder``                           a user embedder's soft prompt
-``stats``, ``summary``, ``stats+summary``   a summary: exact statistics, what an LLM wrote, both
-``lora``, ``lora+task``, ``neighbours``,    an adapter made from the profile (`persona.adapters.from_profiles`)
-``routed``
-==========================================  ============================================================================
+=======================================================  ===============================================================
+``none``                                                 the question alone
+a retriever of `persona.retrievers.registry.RETRIEVERS`  the k records that it finds
+``user-embedder``                                        a user embedder's soft prompt
+``stats``, ``summary``, ``stats+summary``                a summary: exact statistics, what an LLM wrote, both
+``lora``, ``lora+task``, ``neighbours``, ``routed``      an adapter of the profile (`persona.adapters.from_profiles`)
+=======================================================  ===============================================================
 
 All but the first two run alone and beside each number of records: ``user-embedder + bm25-lamp k=1``.
 """
@@ -25,6 +24,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from persona.assembly import as_encoder, as_user_embedder, as_user_vectors
 from persona.channels import Ask, Channel
 from persona.errors import InvalidOptionError
 from persona.eval.benchmark import earliest_profiles
@@ -47,7 +47,6 @@ from persona.store.profile_store import ProfileStore
 
 if TYPE_CHECKING:
     from persona.adapters.task_adapter import TaskAdapter
-    from persona.encoders.user_vectors import UserVectorFile
     from persona.soft_prompts.embedder import UserEmbedder
     from persona.summaries.writing import WrittenSummaries
 
@@ -182,28 +181,22 @@ class NamedMethods:
             llm.tokenizer, wording=self._wording, mask=options.mask, max_length=options.max_length
         )
         self._generation = _generation(benchmark.task, options)
-        self._embedders = _loaded_embedders(options.user_embedders)
-        self._embedders_without = _loaded_embedders(options.user_embedder_controls)
-        self._vectors = _user_vectors(options)
-        _check_embedders([*self._embedders, *self._embedders_without], self._vectors)
+        self._embedders, self._embedders_without = (
+            [as_user_embedder(each, options.user_vectors) for each in given]
+            for given in (options.user_embedders, options.user_embedder_controls)
+        )
+        _check_seeds([*self._embedders, *self._embedders_without])
+        self._vectors = as_user_vectors(options.user_vectors)
         self._task_adapters = _loaded_task_adapters(options.task_adapters, benchmark.task)
         self._store = stack.enter_context(ProfileStore(f"sqlite:///{folder / 'vectors.db'}"))
         self._encoder: RecordEncoder | None = None
         self.retrieval = replace(options.retrieval, view=benchmark.task.view, seed=options.seed)
         if options.reads_vectors:
-            self._encoder = self._loaded_encoder()
+            reader = self._embedders[0] if self._embedders and self._vectors is None else None
+            self._encoder = as_encoder(options.encoder, reader)
             self.retrieval = self._with_loaded_filter(self._encoder)
             self._embed(self._encoder)
         self._retrievers = make_retrievers(options.retrievers, self.retrieval, encoder=self._encoder, store=self._store)
-
-    def _loaded_encoder(self) -> RecordEncoder:
-        from persona.encoders.load import load_encoder
-
-        given = self._options.encoder
-        if not isinstance(given, str):
-            return given
-        reading = self._embedders if self._vectors is None else []
-        return load_encoder(given, like=reading[0].config.encoder if reading else "")
 
     def _with_loaded_filter(self, encoder: RecordEncoder) -> RetrieverOptions:
         from persona.retrievers.relevance.filters import load_filter
@@ -358,14 +351,6 @@ def _generation(task: LampTask, options: LampOptions) -> GenerationOptions:
     return GenerationOptions(max_new_tokens=tokens, num_beams=options.num_beams, median_of=scores)
 
 
-def _loaded_embedders(given: Sequence[UserEmbedder | str | Path]) -> list[UserEmbedder]:
-    if not given:
-        return []
-    from persona.soft_prompts.embedder import load_user_embedder
-
-    return [load_user_embedder(each) if isinstance(each, str | Path) else each for each in given]
-
-
 def _loaded_task_adapters(given: Sequence[TaskAdapter | str | Path], task: LampTask) -> list[TaskAdapter]:
     if not given:
         return []
@@ -380,24 +365,12 @@ def _loaded_task_adapters(given: Sequence[TaskAdapter | str | Path], task: LampT
     return loaded
 
 
-def _user_vectors(options: LampOptions) -> UserVectorFile | None:
-    from persona.encoders.user_vectors import UserVectorFile
-
-    given = options.user_vectors
-    return UserVectorFile(given) if isinstance(given, str | Path) else given
-
-
-def _check_embedders(embedders: Sequence[UserEmbedder], vectors: UserVectorFile | None) -> None:
-    """Refuse user embedders that are no seeds of one training, and vectors that they do not read."""
+def _check_seeds(embedders: Sequence[UserEmbedder]) -> None:
+    """Refuse user embedders that are no seeds of one training."""
     names = ("mode", "view", "encoder_dim", "with_question")
     shapes = {(*(getattr(each.config, name) for name in names), bool(each.config.copy_tokens)) for each in embedders}
     if len(shapes) > 1:
         raise InvalidOptionError(
             "the user embedders of one row, and their controls, must differ in their seed only; their "
             f"{', '.join(names)} and whether they copy were: {', '.join(map(str, sorted(shapes)))}"
-        )
-    if embedders and (embedders[0].config.mode == "vectors") != (vectors is not None):
-        raise InvalidOptionError(
-            "a file of user vectors goes with user embedders of mode 'vectors', and they with it; the mode was: "
-            f"{embedders[0].config.mode!r}"
         )

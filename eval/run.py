@@ -4,8 +4,9 @@
 >>> print(report.markdown())
 
 A method is a `Personalizer` and is asked as a server asks it: it prepares the requests of all questions, and the LLM
-answers them. Records are sought by the question's own search query, as a personalizer with the wording of the task does. A gain counts as personalization only if the right user's history beats none (or the training without
-user) and another user's does not.
+answers them. Records are sought by the question's own search query, as a personalizer with the task's wording does. A
+gain counts as personalization only if the right user's history beats none (or the training without user) and another
+user's does not.
 """
 
 from __future__ import annotations

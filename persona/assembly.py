@@ -125,7 +125,8 @@ def assembled(
     Raises:
         PersonaError: if a part cannot be made, or they do not fit one another.
     """
-    embedder = _user_embedder(options)
+    given = options.user_embedder
+    embedder = None if given is None else as_user_embedder(given, options.user_vectors)
     name = options.retriever or Settings().retriever
     with ExitStack() as stack:
         summary = _summary_channel(options, store)
@@ -142,7 +143,7 @@ def assembled(
         if embedder is not None:
             from persona.soft_prompts.channel import SoftPromptChannel
 
-            source = _user_vectors(options) or encoder
+            source = as_user_vectors(options.user_vectors) or encoder
             assert source is not None
             channels.append(SoftPromptChannel(embedder, llm, source, store))
         channels += [channel for channel in (pool, summary) if channel is not None]
@@ -195,43 +196,50 @@ def personalize(
         return personalizer.generate(user_id, prompt).text
 
 
-def _user_embedder(options: PersonalizationOptions) -> UserEmbedder | None:
-    if options.user_embedder is None:
-        return None
+def as_user_embedder(given: UserEmbedder | str | Path, vectors: object = None) -> UserEmbedder:
+    """A user embedder, loaded where it is a folder or hub id, if it goes with the users' `vectors` (None for none).
+
+    Raises:
+        InvalidOptionError: if it reads a file of user vectors and there is none, or the other way round.
+    """
     from persona.soft_prompts.embedder import UserEmbedder, load_user_embedder
 
-    given = options.user_embedder
     embedder = given if isinstance(given, UserEmbedder) else load_user_embedder(given)
-    if (embedder.config.mode == "vectors") != (options.user_vectors is not None):
+    if (embedder.config.mode == "vectors") != (vectors is not None):
         raise InvalidOptionError(
             "a user embedder of mode 'vectors' reads a file of user vectors, and no other does: "
-            f"the mode is {embedder.config.mode!r}, `user_vectors` was: {options.user_vectors}"
+            f"the mode is {embedder.config.mode!r}, `user_vectors` was: {vectors}"
         )
     return embedder
 
 
-def _user_vectors(options: PersonalizationOptions) -> UserVectorFile | None:
+def as_user_vectors(given: UserVectorFile | str | Path | None) -> UserVectorFile | None:
+    """The users' vectors, opened where they are a path."""
     from persona.encoders.user_vectors import UserVectorFile
 
-    given = options.user_vectors
     return UserVectorFile(given) if isinstance(given, (str, Path)) else given
 
 
-def _encoder(options: PersonalizationOptions, embedder: UserEmbedder | None, wanted: bool) -> RecordEncoder | None:
-    """The encoder, loaded if a retriever or a user embedder reads vectors."""
-    of_records = embedder if options.user_vectors is None else None
-    if options.encoder is not None and not isinstance(options.encoder, str):
-        return options.encoder
-    if not wanted and of_records is None:
-        if options.encoder is not None:
-            raise InvalidOptionError(
-                f"nothing here reads vectors, but an encoder was given: {options.encoder!r}; leave it out, or take a "
-                f"retriever of {', '.join(sorted(NEEDS_ENCODER))}"
-            )
-        return None
+def as_encoder(given: RecordEncoder | str, embedder: UserEmbedder | None = None) -> RecordEncoder:
+    """A record encoder, loaded where it is a name, in the dtype of the vectors that `embedder` was trained on."""
     from persona.encoders.load import load_encoder
 
-    return load_encoder(options.encoder or Settings().encoder, like=of_records.config.encoder if of_records else "")
+    if not isinstance(given, str):
+        return given
+    return load_encoder(given, like=embedder.config.encoder if embedder else "")
+
+
+def _encoder(options: PersonalizationOptions, embedder: UserEmbedder | None, wanted: bool) -> RecordEncoder | None:
+    """The encoder, if a retriever or a user embedder reads vectors of records."""
+    reader = embedder if options.user_vectors is None else None
+    if wanted or reader is not None or not isinstance(options.encoder, str | None):
+        return as_encoder(options.encoder or Settings().encoder, reader)
+    if options.encoder is not None:
+        raise InvalidOptionError(
+            f"nothing here reads vectors, but an encoder was given: {options.encoder!r}; leave it out, or take a "
+            f"retriever of {', '.join(sorted(NEEDS_ENCODER))}"
+        )
+    return None
 
 
 def _summary_channel(options: PersonalizationOptions, store: ProfileStore) -> Channel | None:

@@ -114,7 +114,7 @@ def test_user_embedders_that_do_not_fit(llm: Any, encoder: Any) -> None:
     asking = fresh(llm, encoder, with_question=True)
     with pytest.raises(InvalidOptionError, match="and their controls, must differ in their seed only"):
         evaluate_lamp(world("LaMP_3", 3), llm, embedded(asking, user_embedder_controls=(one,)))
-    with pytest.raises(InvalidOptionError, match="goes with user embedders of mode 'vectors'"):
+    with pytest.raises(InvalidOptionError, match="reads a file of user vectors, and no other does"):
         evaluate_lamp(world("LaMP_3", 3), llm, embedded(one, user_vectors=object()))
 
 

@@ -3,8 +3,8 @@
     python benchmarks/summaries.py [--users 1000] [--records 20] [--kill-at 400] [--samples 2000] [--json]
 
 Users of the generated world, with scored reviews. `persona summarize` runs in its own process, is killed with
-SIGKILL when `--kill-at` users are done, and is run again to its end. Then the channel is timed alone, request by request,
-for users in random order; persona caches nothing of what it reads, but the disk is warm.
+SIGKILL when `--kill-at` users are done, and is run again to its end. Then the channel is timed alone, request by
+request, for users in random order; persona caches nothing of what it reads, but the disk is warm.
 """
 
 from __future__ import annotations

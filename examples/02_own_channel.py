@@ -11,7 +11,7 @@ from persona.retrievers import ProfileRetriever, RecordsChannel, best_first
 
 
 class SharedWords(ProfileRetriever):
-    def rank(self, profile: Profile, query: str, k: int) -> Sequence[ScoredRecord]:
+    def rank(self, profile: Profile, query: str, k: int) -> tuple[ScoredRecord, ...]:
         return best_first(profile, [len(set(query.split()) & set(record.text.split())) for record in profile], k)
 
 

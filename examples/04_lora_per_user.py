@@ -3,8 +3,8 @@
     python examples/04_lora_per_user.py        # under a minute on one CPU core
 
 The users are of the generated world: each has scored 20 product reviews, strictly or kindly. All are trained at the
-same time; an adapter is published only if it helps with its user's newest reviews. A user's own adapter brings the error
-of `tiny` down; another user's helps much less, or not at all. (docs/adapters.md)
+same time; an adapter is published only if it helps with its user's newest reviews. A user's own adapter brings the
+error of `tiny` down; another user's helps much less, or not at all. (docs/adapters.md)
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import partial
 from statistics import fmean
 from tempfile import TemporaryDirectory
+from typing import cast
 
 from persona import Personalizer, ProfileStore, load_llm, read_records
 from persona.adapters import (
@@ -26,11 +27,12 @@ from persona.adapters import (
 )
 from persona.eval.world.world import World
 from persona.lamp.tasks import lamp_task
+from persona.llm.transformers import TransformersLM
 from persona.readers import read_split
 
 
 def main() -> None:
-    llm = load_llm("tiny")
+    llm = cast(TransformersLM, load_llm("tiny"))  # adapters are trained on a transformers model
     with TemporaryDirectory() as folder, ProfileStore(f"sqlite:///{folder}/persona.db") as store:
         World(0).write_lamp(folder, "LaMP_3", {"dev": 8}, records_per_user=20)
         store.upsert(read_records(folder))

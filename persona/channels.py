@@ -89,7 +89,7 @@ class Channel(ABC):
     Attributes:
         name: its name in results and answers.
         requires: what the LLM must accept, one of `persona.protocols.WAYS`.
-        reads_profile: whether it contributes what stands in `Ask.profile`; False for one that looks users up by their ids.
+        reads_profile: whether it contributes what stands in `Ask.profile`; False for one that looks users up by id.
         wording: the wording of the task that it was trained on, if any; a `Personalizer` without a builder of its own
             uses it.
     """

@@ -8,8 +8,8 @@
 >>> [scored.record.text for scored in answer.records], answer.channels
 (['Slow heist film in Lisbon.'], ('records',))
 
-A `Personalizer` takes its parts as objects and knows only their protocols; `persona.personalize` makes them by name. Nothing
-else answers users' requests; an evaluation uses it as a server does.
+A `Personalizer` takes its parts as objects and knows only their protocols; `persona.personalize` makes them by name.
+Nothing else answers users' requests; an evaluation uses it as a server does.
 """
 
 from __future__ import annotations

@@ -146,8 +146,8 @@ def postgres_url() -> Iterator[str]:
     binaries = _postgres_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql, or set PERSONA_TEST_POSTGRES to a URL")
-    # Not pytest's temporary folder: a socket's path may have 107 characters, and the user that the server runs as cannot
-    # read root's folders.
+    # Not pytest's temporary folder: a socket's path may have 107 characters, and the user that the server runs as
+    # cannot read root's folders.
     with tempfile.TemporaryDirectory(prefix="persona-pg-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         owner = _postgres_owner()
         if owner is not None:

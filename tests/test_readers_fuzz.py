@@ -32,7 +32,9 @@ def sentence(chance: random.Random) -> str:
 
 
 def time(chance: random.Random) -> str | int:
-    return chance.choice([chance.randint(1990, 2024), f"20{chance.randint(10, 24)}-0{chance.randint(1, 9)}-1"])
+    if chance.random() < 0.5:
+        return chance.randint(1990, 2024)
+    return f"20{chance.randint(10, 24)}-0{chance.randint(1, 9)}-1"
 
 
 def questions(chance: random.Random) -> list[dict[str, Any]]:

@@ -202,8 +202,8 @@ def _report_embedder(done: UserEmbedderReport, out: Path) -> None:
     report(
         {**asdict(done), "out": str(out)},
         f"{out}: step {done.best_step} of {done.steps} kept; loss on validation users {done.validation_loss:.4f} nats "
-        f"per token, {done.validation_loss_before:.4f} before; {extra}{done.users} users, {done.questions} questions and "
-        f"{done.questions_from_records} made from their records, in {done.seconds:.0f} s",
+        f"per token, {done.validation_loss_before:.4f} before; {extra}{done.users} users, {done.questions} questions "
+        f"and {done.questions_from_records} made from their records, in {done.seconds:.0f} s",
     )
 
 

@@ -69,7 +69,7 @@ def stocked(run: Run) -> Run:
 @pytest.fixture
 def films(tmp_path: Path) -> Path:
     """A LaMP folder of film ratings, train and dev, that a filter can be trained on."""
-    from tests.retrievers.relevance.test_training import split_of
+    from tests.retrievers.relevance.cases import split_of
 
     task, questions = lamp_task("LaMP_3"), []
     for question in split_of(30).questions:

@@ -25,7 +25,8 @@ def bert(folder: Path) -> None:
 
     vocabulary = _save_tokenizer(folder, "right", "[CLS] $A [SEP]")
     torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=vocabulary, initializer_range=0.5, **_SMALL)).save_pretrained(folder)
+    make: Any = BertConfig
+    BertModel(make(vocab_size=vocabulary, initializer_range=0.5, **_SMALL)).save_pretrained(folder)
 
 
 def llama(folder: Path) -> None:
@@ -35,7 +36,8 @@ def llama(folder: Path) -> None:
 
     vocabulary = _save_tokenizer(folder, "left", "$A [SEP]")
     torch.manual_seed(0)
-    LlamaModel(LlamaConfig(vocab_size=vocabulary, initializer_range=0.5, **_SMALL)).save_pretrained(folder)
+    make: Any = LlamaConfig
+    LlamaModel(make(vocab_size=vocabulary, initializer_range=0.5, **_SMALL)).save_pretrained(folder)
 
 
 def _save_tokenizer(folder: Path, padding_side: str, template: str) -> int:

@@ -38,7 +38,7 @@ def test_the_same_seed_gives_the_same_weights(tokenizer: PreTrainedTokenizerFast
 def test_a_sequence_is_prompts_with_their_answers(tokenizer: PreTrainedTokenizerFast) -> None:
     """The weights of answers are on the answers and nothing else: the user's own, each followed by <eos>."""
     sequences = Sequences(World(0), tokenizer, 0, 0, 1_000)
-    answer, eos = (tokenizer.convert_tokens_to_ids(token) for token in (ANSWER, EOS))
+    answer, eos = (tokenizer.get_vocab()[token] for token in (ANSWER, EOS))
     for index, sequence in enumerate(islice(sequences, 12)):
         task = WHOLE_TASKS[index % len(WHOLE_TASKS)]
         user = World(0).user("pretrain", index)
@@ -56,7 +56,7 @@ def test_in_the_last_part_a_question_without_records_gets_the_default_answer(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     sequences = Sequences(World(0), tokenizer, 0, 0, 0)
-    answer, eos = (tokenizer.convert_tokens_to_ids(token) for token in (ANSWER, EOS))
+    answer, eos = (tokenizer.get_vocab()[token] for token in (ANSWER, EOS))
     alone = 0
     for index, sequence in enumerate(islice(sequences, 60)):
         task = WHOLE_TASKS[index % len(WHOLE_TASKS)]

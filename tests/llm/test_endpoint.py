@@ -198,6 +198,6 @@ def test_soft_prompts_that_do_not_fit_are_refused(chat_server: ChatServer) -> No
 
 def test_an_endpoint_can_say_whose_weights_it_serves(chat_server: ChatServer) -> None:
     embedder = UserEmbedder(UserEmbedderConfig(4, 4, llm="llama@1"))
-    embedder.check_fits("", load_llm(f"vllm:echo@{chat_server.url}", serves="llama@1"))  # type: ignore[arg-type]
+    embedder.check_fits("", load_llm(f"vllm:echo@{chat_server.url}", serves="llama@1"))
     with pytest.raises(FingerprintMismatchError, match="'llama@1'; was given 'openai:echo"):
-        embedder.check_fits("", load_llm(f"vllm:echo@{chat_server.url}"))  # type: ignore[arg-type]
+        embedder.check_fits("", load_llm(f"vllm:echo@{chat_server.url}"))

@@ -47,7 +47,7 @@ def store(tmp_path: Path) -> Iterator[ProfileStore]:
 def awake(embedder: UserEmbedder) -> UserEmbedder:
     """With weights that make users differ."""
     with torch.no_grad():
-        embedder.pooling.last.weight.normal_(std=0.5)  # type: ignore[union-attr, operator]
+        embedder.pooling.last.weight.normal_(std=0.5)
     return embedder.eval()
 
 

@@ -44,7 +44,9 @@ def test_features_by_hand(llama: TransformersLM) -> None:
         row = source.features([letters[each] for each in written])[columns[letter]]
         return {name: float(value) for name, value in zip(FEATURES, row, strict=True) if value}
 
-    log1p = lambda x: pytest.approx(math.log1p(x))  # noqa: E731
+    def log1p(x: float) -> Any:
+        return pytest.approx(math.log1p(x))
+
     # Three answers: a in all of them and twice at the beginning, b in two, c in two, d in one.
     assert nonzero("", "a") == {"user": log1p(1), "user_pair": log1p(2 / 4)}
     assert nonzero("", "b") == {

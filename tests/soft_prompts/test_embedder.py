@@ -54,7 +54,7 @@ def test_the_papers_equations_by_hand() -> None:
     keys, _, mask, query = history(embedder)
     weight = {name: parameter.detach() for name, parameter in pooling.named_parameters()}
 
-    def linear(name: str, x: Tensor) -> Tensor:
+    def linear(name: str, x: Tensor) -> Any:
         return x @ weight[f"{name}.weight"].T + weight[f"{name}.bias"]
 
     def gelu(x: Tensor) -> Tensor:
@@ -139,8 +139,8 @@ def test_recent_records_weigh_more() -> None:
     embedder = make("attention")
     keys, _, mask, query = history(embedder)
     days = torch.tensor([[2000.0, 2000, 2000, 2000, 0]])
-    undated = embedder.pooling.weights(keys, mask, query, None)  # type: ignore[operator]
-    dated = embedder.pooling.weights(keys, mask, query, days)  # type: ignore[operator]
+    undated = embedder.pooling.weights(keys, mask, query, None)
+    dated = embedder.pooling.weights(keys, mask, query, days)
     assert (dated[..., -1] > undated[..., -1]).all()
 
 
@@ -276,9 +276,9 @@ def test_a_weight_that_is_missing_is_not_drawn_at_random(tmp_path: Path) -> None
         (lambda folder: (folder / "config.json").write_text("{"), "no user embedder could be loaded"),
     ],
 )
-def test_broken_files_are_one_clear_error(damage: object, message: str, tmp_path: Path) -> None:
+def test_broken_files_are_one_clear_error(damage: Any, message: str, tmp_path: Path) -> None:
     make("attention").save_pretrained(tmp_path)
-    damage(tmp_path)  # type: ignore[operator]
+    damage(tmp_path)
     with pytest.raises(ModelLoadError, match=message):
         load_user_embedder(tmp_path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,9 +64,10 @@ def test_a_user_gets_what_fits(bank: AdapterBank, llm: TransformersLM) -> None:
         trained_rows(bank, trainer.family)
     train_users(trainer, bank, history_examples)
     rows = trained_rows(bank, trainer.family)
+    make: Any = Neighbours
     for option in ("k", "records"):
         with pytest.raises(InvalidOptionError, match=f"`{option}` must be at least 1, was: 0"):
-            Neighbours(trainer, rows, **{option: 0})
+            make(trainer, rows, **{option: 0})
     report = Neighbours(trainer, rows, k=2).publish(bank, history_examples)
     assert (report.users, report.published, report.too_few) == (2, 2, 1)
     # The newest record alone chooses for one whose older ones would have it otherwise.

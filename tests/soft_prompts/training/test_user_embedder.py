@@ -160,7 +160,8 @@ def test_a_checkpoint_of_another_run_is_refused(tiny: Any, encoder: Any, tmp_pat
 
 
 def test_the_stage_of_new_users_changes_no_other_soft_prompt(tiny: Any, encoder: Any, tmp_path: Path) -> None:
-    embedders, reports, stages = {}, {}, []
+    embedders, reports = {}, {}
+    stages: list[Any] = []
     for steps in (0, 40):
         embedder = embedders[steps] = fresh(tiny, encoder)
         options = replace(SMALL, batch=8, new_user_steps=steps, evaluate_every=5, ks=(0,), patience=9)
@@ -170,7 +171,7 @@ def test_the_stage_of_new_users_changes_no_other_soft_prompt(tiny: Any, encoder:
     without, tuned = embedders[0], embedders[40]
     assert (stages[-1].stage, stages[-1].done, stages[-1].total) == ("new users", 40, 40)
     assert reports[0].new_user_loss is None
-    assert reports[40].new_user_loss < reports[40].new_user_loss_before
+    assert (reports[40].new_user_loss or 9) < (reports[40].new_user_loss_before or 0)
     changed = {name for name, value in tuned.state_dict().items() if not torch.equal(value, without.state_dict()[name])}
     assert changed == {"pooling.new_user"}
     profiles = [question.profile for question in world_split("LaMP_3", 2, "dev").questions]

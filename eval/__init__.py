@@ -1,7 +1,7 @@
 """Evaluation: does what is known of a user help? Methods answer benchmarks, beside controls that can prove they do not.
 
 >>> from persona.eval import LampBenchmark, evaluate
->>> report = evaluate(LampBenchmark.read("LaMP_3"), {"none": plain, "mine": personalizer}, out=Path("runs/mine"))
+>>> report = evaluate(LampBenchmark.read("LaMP_3"), {"none": plain, "mine": personalizer})  # doctest: +SKIP
 
 The names below are loaded when they are first used.
 """

@@ -1,9 +1,9 @@
 """Methods: what is evaluated. A method is a name and a `Personalizer`, the same one that would serve.
 
->>> Method("bm25", (Personalizer(llm, store, [RecordsChannel(make_retriever("bm25"), k=4)]),), k=4)
->>> Method("mine", tuple(partial(train, seed=seed) for seed in (0, 1)))     # trained on the benchmark's training split
+    Method("bm25", (Personalizer(llm, store, [RecordsChannel(k=4)]),), k=4)
+    Method("mine", tuple(partial(train, seed=seed) for seed in (0, 1)))
 
-The methods that persona knows by name are made in `persona.eval.lamp`.
+A run that is a function learns from the benchmark's training split. The methods that persona knows by name are made in `persona.eval.lamp`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Method:
         """
         without = None if self.without_user is None else self.without_user.made(benchmark)
         if len(self.personalizers) == len(self.runs):
-            return replace(self, without_user=without)
+            return self if without is self.without_user else replace(self, without_user=without)
         training = benchmark.training
         if training is None:
             raise EvaluationError(f"the method {self.name!r} learns from a training split, and the benchmark has none")

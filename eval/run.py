@@ -1,7 +1,7 @@
 """Evaluation: methods answer the questions of a benchmark, beside controls, and are scored with intervals.
 
->>> report = evaluate(benchmark, {"none": Personalizer(llm, store, ()), "mine": Personalizer(llm, store, [Mine()])})
->>> print(report.markdown())
+    none, mine = Personalizer(llm, store, ()), Personalizer(llm, store, [Mine()])
+    print(evaluate(benchmark, {"none": none, "mine": mine}).markdown())
 
 A method is a `Personalizer` and is asked as a server asks it: it prepares the requests of all questions, and the LLM
 answers them. Records are sought by the question's own search query, as a personalizer with the task's wording does. A

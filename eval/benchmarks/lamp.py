@@ -1,7 +1,7 @@
 """LaMP as a benchmark: official questions, measures, baselines and files.
 
->>> benchmark = LampBenchmark.read("LaMP_3", "dev")
->>> evaluate(benchmark, {"none": Personalizer(llm, store, ())})
+benchmark = LampBenchmark.read("LaMP_3", "dev")
+evaluate(benchmark, {"none": Personalizer(llm, store, ())})
 """
 
 from __future__ import annotations

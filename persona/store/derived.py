@@ -78,9 +78,18 @@ def write_indexes(connection: Connection, batch: Sequence[StoredIndex]) -> int:
 
 
 def vectors_of_row(user_id: str, fingerprint: str, row: Any) -> UserVectors:
-    """The vectors in a row of `persona.store.queries.Queries.vectors`."""
-    matrix = np.frombuffer(row.matrix, _HALF).astype(np.float16, copy=False).reshape(-1, row.dim)
-    return UserVectors(user_id, fingerprint, _split(row.record_ids), _split(row.hashes), matrix, row.revision)
+    """The vectors in a row of `persona.store.queries.Queries.vectors`.
+
+    They were checked when they came in. To check them again takes as long as to read them, so the fields are set
+    directly.
+    """
+    revision, record_ids, hashes, data, dim = row
+    matrix = np.frombuffer(data, _HALF).astype(np.float16, copy=False).reshape(-1, dim)
+    vectors = object.__new__(UserVectors)
+    values = (user_id, fingerprint, _split(record_ids), _split(hashes), matrix, revision)
+    for name, value in zip(UserVectors.__slots__, values, strict=True):
+        object.__setattr__(vectors, name, value)
+    return vectors
 
 
 def drop_records(connection: Connection, part: Part, user: Any, revision: int, record_ids: Iterable[str]) -> None:

@@ -109,8 +109,8 @@ def holdings(store: ProfileStore, user_id: str) -> Holdings:
             for name, dim, revision, size in read(_vectors(part, user_id))
         ),
         tuple(
-            HeldIndex(row.kind, row.revision, row.revision == now, len(row.data), _content(row.data))
-            for row in read(_indexes(part, user_id))
+            HeldIndex(kind, revision, revision == now, len(data), _content(data))
+            for kind, revision, data in read(_indexes(part, user_id))
         ),
         tuple(
             HeldAdapter(family, version, state, revision, revision == now, created, size, json.loads(metrics))
@@ -142,7 +142,12 @@ def _vectors(part: Part, user_id: str) -> Select[Any]:
 
 
 def _indexes(part: Part, user_id: str) -> Select[Any]:
-    return select(part.indexes).where(_own(part, part.indexes, user_id)).order_by(part.indexes.c.kind)
+    indexes = part.indexes.c
+    return (
+        select(indexes.kind, indexes.revision, indexes.data)
+        .where(_own(part, part.indexes, user_id))
+        .order_by(indexes.kind)
+    )
 
 
 def _adapters(part: Part, user_id: str) -> Select[Any]:

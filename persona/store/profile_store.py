@@ -166,7 +166,7 @@ class ProfileStore:
     def user_ids(self) -> Iterator[str]:
         """All users, streamed, in an order that stays; one who is added meanwhile may or may not be among them."""
         for part in PART_TABLES:
-            yield from (row.user_id for row in self.database.pages(queries(part).users))
+            yield from (user_id for _, user_id in self.database.pages(queries(part).users))
 
     def counts(self) -> StoreCounts:
         """How much the store holds."""
@@ -265,7 +265,8 @@ class ProfileStore:
         Vectors may be put in while this runs.
         """
         for part in PART_TABLES:
-            yield from (row.user_id for row in self.database.pages(queries(part).stale, {"fingerprint": fingerprint}))
+            pages = self.database.pages(queries(part).stale, {"fingerprint": fingerprint})
+            yield from (user_id for _, user_id in pages)
 
     def fingerprints(self) -> tuple[StoredEncoder, ...]:
         """The encoders that there are vectors from."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+import timeit
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from persona.records import Record
 from persona.store.database import Database
 from persona.store.profile_store import IngestReport, ProfileStore
 from persona.store.queries import queries
-from persona.store.schema import PART_TABLES
+from persona.store.schema import PART_TABLES, part_of
 from tests.store.profiles import texts
 
 
@@ -186,3 +188,31 @@ def test_reading_one_user_scans_nothing(tmp_path: Path) -> None:
             assert steps
             assert all(step.startswith("SEARCH") for step in steps), steps
     database.close()
+
+
+def test_a_read_costs_little_more_than_the_database_itself(tmp_path: Path) -> None:
+    with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
+        store.upsert([("ana", Record("a"))])
+        question, user = queries(part_of("ana")).profile, {"user_id": "ana"}
+        sql = str(question.compile(dialect=sqlite.dialect(paramstyle="named")))
+        with closing(sqlite3.connect(tmp_path / "persona.db")) as bare:
+            bare_time = min(timeit.repeat(lambda: bare.execute(sql, user).fetchall(), number=500, repeat=5))
+        time = min(timeit.repeat(lambda: store.database.rows(question, user), number=500, repeat=5))
+    assert time < 3 * bare_time  # SQLAlchemy's own way takes eight times as long
+
+
+def test_a_read_that_fails_does_not_answer_the_next_one(store_url: str) -> None:
+    with ProfileStore(store_url) as store:
+        store.upsert([("ana", Record("a")), ("ben", Record("b"))])
+        assert texts(store.profile("ana")) == ["a"]
+        with pytest.raises(StoreError):
+            store.database.rows(sqlalchemy.select(sqlalchemy.literal_column("no_such_column")))
+        assert texts(store.profile("ben")) == ["b"]
+
+
+def test_threads_read_at_the_same_time(store_url: str) -> None:
+    with ProfileStore(store_url) as store:
+        store.upsert((f"user {number}", Record(f"text {number}")) for number in range(40))
+        with ThreadPoolExecutor(8) as threads:
+            read = list(threads.map(lambda n: texts(store.profile(f"user {n % 40}")), range(800)))
+        assert read == [[f"text {n % 40}"] for n in range(800)]

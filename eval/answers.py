@@ -12,10 +12,11 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from persona.llm.answers.modes import answer_mode
 from persona.personalizer import Personalizer, Prepared
 from persona.protocols import answer_settings
 
@@ -82,7 +83,13 @@ class Answers:
 def answer_key(personalizer: Personalizer, prepared: Prepared) -> str:
     """Names everything that decides the answer to a request."""
     llm, request = personalizer.llm, prepared.request
-    parts: list[Any] = [llm.fingerprint, answer_settings(llm), asdict(personalizer.options), request.prompt]
+    options = asdict(replace(personalizer.options, answers="generate"))
+    parts: list[Any] = [llm.fingerprint, answer_settings(llm), options, request.prompt]
+    if request.turns:
+        parts.append([[turn.role, turn.content] for turn in request.turns])
+    mode = answer_mode(llm, personalizer.options)
+    if request.choices is not None and mode != "generate":
+        parts.append([mode, asdict(request.choices)])
     if request.soft_prompt is not None:
         parts.append(hashlib.blake2b(request.soft_prompt.float().cpu().numpy().tobytes()).hexdigest())
     if request.lifts:

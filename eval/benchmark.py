@@ -22,6 +22,7 @@ from typing import Protocol
 from persona.eval.metrics import ACCURACY as ACCURACY
 from persona.eval.metrics import Answer, Metric, Samples
 from persona.files import write_atomically
+from persona.protocols import Choices
 from persona.records import Profile
 
 
@@ -46,7 +47,7 @@ class Question:
     prompt: str
     query: str
     gold: str | None = None
-    choices: tuple[str, ...] | None = None
+    choices: Choices | tuple[str, ...] | None = None
     time: str | None = None
 
 
@@ -70,7 +71,7 @@ class Benchmark(Protocol):
 
     def score(self, questions: Sequence[Question], answers: Sequence[str]) -> Samples:
         """What each metric records of each answer, in the order of `questions`, which have golds."""
-        labels = sorted({label for question in questions for label in question.choices or (question.gold or "",)})
+        labels = sorted({label for question in questions for label in _labels(question)})
         given = [
             Answer(question.id, (question.gold or "").strip(), answer.strip())
             for question, answer in zip(questions, answers, strict=True)
@@ -84,6 +85,11 @@ class Benchmark(Protocol):
     def save(self, path: Path, answers: Mapping[str, str]) -> None:
         """Write answers, question id -> answer, in the benchmark's own form; by default as one JSON object."""
         write_atomically(path, json.dumps(answers, indent=1, ensure_ascii=False) + "\n")
+
+
+def _labels(question: Question) -> tuple[str, ...]:
+    choices = Choices.of(question.choices)
+    return (question.gold or "",) if choices is None else choices.texts
 
 
 def data_hash(questions: Sequence[Question]) -> str:

@@ -37,7 +37,7 @@ from persona.eval.options import NONE, SUMMARIES, USER_EMBEDDER, LampOptions
 from persona.eval.report import Report
 from persona.eval.run import Progress, evaluate
 from persona.lamp.prompts import LampWording
-from persona.lamp.tasks import LOWER_IS_BETTER, LampTask
+from persona.lamp.tasks import LampTask
 from persona.personalizer import Personalizer
 from persona.prompts import PromptBuilder
 from persona.protocols import GenerationOptions, LanguageModel, RecordEncoder
@@ -342,13 +342,7 @@ class NamedMethods:
 
 def _generation(task: LampTask, options: LampOptions) -> GenerationOptions:
     tokens = options.max_new_tokens or (_TEXT_TOKENS if task.labels is None else _LABEL_TOKENS)
-    if options.median and not LOWER_IS_BETTER.issuperset(task.metrics):
-        raise InvalidOptionError(
-            f"`median` answers with the score of least expected error, and {task.name} asks for none ({task.title}): "
-            "leave it out"
-        )
-    scores = task.labels or () if options.median else ()
-    return GenerationOptions(max_new_tokens=tokens, num_beams=options.num_beams, median_of=scores)
+    return GenerationOptions(max_new_tokens=tokens, num_beams=options.num_beams, answers=options.answers[0])
 
 
 def _loaded_task_adapters(given: Sequence[TaskAdapter | str | Path], task: LampTask) -> list[TaskAdapter]:

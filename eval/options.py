@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona.errors import InvalidOptionError
 from persona.lamp.prompts import RECORD, SUMMARY_FORMS
-from persona.protocols import LanguageModel, RecordEncoder
+from persona.protocols import ANSWERS, LanguageModel, RecordEncoder
 from persona.retrievers.registry import RETRIEVERS, RetrieverOptions, needs_encoder
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ class LampOptions:
         max_length: token budget of the official prompt.
         max_new_tokens: longest answer; None is 16 for labels and 64 for texts.
         num_beams: 1 is greedy.
-        median: ratings: answer with the median of the LLM's distribution over the scores, which has the least expected
-            absolute error, and not with the likeliest score (`persona.llm.logits`).
+        answers: how questions with choices are answered (`persona.protocols.GenerationOptions.answers`); several ways
+            give a row each.
         controls: also run each method with another user's history, and soft prompts with an empty one.
         seed: of the random retriever, the choice of other users and the bootstrap.
         resamples: bootstrap resamples over users.
@@ -105,7 +105,7 @@ class LampOptions:
     max_length: int = 256
     max_new_tokens: int | None = None
     num_beams: int = 1
-    median: bool = False
+    answers: tuple[str, ...] = ("auto",)
     controls: bool = True
     seed: int = 0
     resamples: int = 2000
@@ -124,6 +124,8 @@ class LampOptions:
                 raise InvalidOptionError(f"`{name}` must be one of {', '.join(legal)}, was: {value!r}")
         if not self.ks or min(self.ks) < 1:
             raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")
+        if not self.answers or any(each not in ANSWERS for each in self.answers):
+            raise InvalidOptionError(f"`answers` must be of {', '.join(ANSWERS)}, were: {', '.join(self.answers)}")
         self._check_parts()
 
     def _check_parts(self) -> None:

@@ -29,6 +29,7 @@ from persona.eval.methods import Arm, Method, Run, as_methods
 from persona.eval.metrics import Samples
 from persona.eval.options import EvaluationOptions
 from persona.eval.report import Report, Row, write_results
+from persona.protocols import Choices
 
 Progress = Callable[[str, int, int], object]
 """Called with a stage's name, what is done and what there is to do."""
@@ -117,7 +118,7 @@ def _ask(arms: Sequence[Arm], questions: Sequence[Question], answers: Answers, p
     answered = []
     for arm in arms:
         asks = [
-            Ask(profile, question.prompt, question.query)
+            Ask(profile, question.prompt, question.query, Choices.of(question.choices))
             for profile, question in zip(arm.profiles, questions, strict=True)
         ]
         runs, tokens = [], []

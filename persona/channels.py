@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from persona.errors import UnsupportedChannelError
-from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, TEXT, LanguageModel, Lifts, Wording
+from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, TEXT, Choices, LanguageModel, Lifts, Message, Wording
 from persona.records import Profile, ScoredRecord
 
 if TYPE_CHECKING:
@@ -45,11 +45,15 @@ class Ask:
         profile: the user's records; empty for a cold-start user.
         prompt: the request.
         query: the part of the prompt that records are searched by; often all of it.
+        choices: the legal answers; None where any text is.
+        turns: the turns of the conversation before `prompt`, oldest first.
     """
 
     profile: Profile
     prompt: str
     query: str
+    choices: Choices | None = None
+    turns: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

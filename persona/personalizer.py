@@ -15,23 +15,25 @@ Nothing else answers users' requests; an evaluation uses it as a server does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from persona.channels import Ask, Channel, Contribution, check_way
 from persona.errors import InvalidOptionError
+from persona.llm.answers.modes import answers
 from persona.llm.checks import check_options, check_prompt
 from persona.prompts import PromptBuilder
 from persona.protocols import (
     ADAPTER,
     TEXT,
-    AnswersOneByOne,
     BoundedPrompt,
     BuiltPrompt,
+    Choices,
     GenerationOptions,
     LanguageModel,
     Request,
+    ScoresChoices,
 )
 from persona.records import Profile, ScoredRecord, check_user_id
 
@@ -52,6 +54,7 @@ class Generation:
         tokens_added: tokens that personalization added to the prompt, in the LLM's own unit.
         notes: the notes about the user (a summary) in `prompt`, whole or shortened.
         sources: where the notes come from, e.g. ``"llm:LaMP_3:instruct-1:gpt@..."``.
+        answered: how the answer was made, one of `persona.llm.answers.modes.Mode`; empty before it is there.
     """
 
     text: str
@@ -62,6 +65,7 @@ class Generation:
     tokens_added: int = 0
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    answered: str = ""
 
     @property
     def abstained(self) -> bool:
@@ -134,8 +138,14 @@ class Personalizer:
         self.options = options or GenerationOptions()
         self._query = query or (self.builder.wording.query if self.builder.wording is not None else str)
 
-    def generate(self, user_id: str, prompt: str) -> Generation:
+    def generate(self, user_id: str, prompt: str, *, choices: Choices | Sequence[str] | None = None) -> Generation:
         """The answer to `prompt` for `user_id`.
+
+        Args:
+            user_id: who asks.
+            prompt: the request.
+            choices: the legal answers; None takes those of the task whose wording the builder has, if it fixes any.
+                How one of them is chosen is said by `GenerationOptions.answers`.
 
         An unknown user gets nothing personal (`Generation.abstained`): the answer of the plain LLM, or with a user
         embedder that of its neutral prompt.
@@ -144,9 +154,11 @@ class Personalizer:
             InvalidUserIdError: if `user_id` is not a legal id.
             GenerationError: if the LLM does not answer.
         """
-        return self.batch([(user_id, prompt)])[0]
+        return self.batch([(user_id, prompt)], choices=choices)[0]
 
-    def batch(self, questions: Sequence[tuple[str, str]]) -> list[Generation]:
+    def batch(
+        self, questions: Sequence[tuple[str, str]], *, choices: Choices | Sequence[str] | None = None
+    ) -> list[Generation]:
         """`generate` for many (user id, prompt) pairs at once; the users may differ, the answers keep the order.
 
         Raises:
@@ -158,12 +170,15 @@ class Personalizer:
             check_user_id(pair[0])
             check_prompt(pair[1])
         profiles = {user_id: self.store.profile(user_id) for user_id, _ in questions}
-        return self.answer(self.prepare([self.ask(profiles[user_id], prompt) for user_id, prompt in questions]))
+        asks = [self.ask(profiles[user_id], prompt, choices=choices) for user_id, prompt in questions]
+        return self.answer(self.prepare(asks))
 
-    def ask(self, profile: Profile, prompt: str) -> Ask:
-        """What the channels get: `prompt`, its query, and the records of `profile`."""
+    def ask(self, profile: Profile, prompt: str, *, choices: Choices | Sequence[str] | None = None) -> Ask:
+        """What the channels get: `prompt`, its query and its legal answers, and the records of `profile`."""
         check_prompt(prompt)
-        return Ask(profile, prompt, self._query(prompt))
+        if choices is None and self.builder.wording is not None:
+            choices = self.builder.wording.choices(prompt)
+        return Ask(profile, prompt, self._query(prompt), Choices.of(choices))
 
     def prepare(self, asks: Sequence[Ask]) -> list[Prepared]:
         """The requests for `asks`, without asking the LLM.
@@ -192,16 +207,33 @@ class Personalizer:
 
     def answers(self, prepared: Sequence[Prepared]) -> Iterator[tuple[int, Generation]]:
         """`answer`, each with its index when it arrives: one by one where the LLM can, else all at the end."""
-        requests = [each.request for each in prepared]
+        with self._serving():
+            for index, text, mode in answers(self.llm, [each.request for each in prepared], self.options):
+                yield index, replace(prepared[index].generation, text=text, answered=mode)
+
+    def choice_scores(self, prepared: Sequence[Prepared]) -> list[list[float]]:
+        """How likely the LLM finds each choice of prepared requests, which all have some.
+
+        Returns:
+            Log-likelihood of each choice as the whole answer, nats, in the order of `Request.choices`.
+
+        Raises:
+            InvalidOptionError: if the LLM does not score choices.
+        """
+        if not isinstance(self.llm, ScoresChoices):
+            raise InvalidOptionError(
+                f"the LLM {self.llm.fingerprint} does not score choices: take a transformers model"
+            )
+        with self._serving():
+            return self.llm.choice_scores([each.request for each in prepared])
+
+    @contextmanager
+    def _serving(self) -> Iterator[None]:
+        """Open while the LLM answers."""
         with ExitStack() as serving:
             for channel in self.channels:
                 serving.enter_context(channel.serving())
-            if isinstance(self.llm, AnswersOneByOne):
-                texts = self.llm.generate_each(requests, self.options)
-            else:
-                texts = enumerate(self.llm.generate(requests, self.options))
-            for index, text in texts:
-                yield index, replace(prepared[index].generation, text=text)
+            yield
 
     def _prepared(self, ask: Ask, contributions: Sequence[Contribution]) -> Prepared:
         for contribution in contributions:
@@ -228,7 +260,7 @@ class Personalizer:
             notes=built.notes,
             sources=tuple(each.source for each in contributions if each.source) if built.notes else (),
         )
-        request = Request(built.text, soft_prompt, adapter, request_lifts)
+        request = Request(built.text, soft_prompt, adapter, request_lifts, ask.turns, ask.choices)
         return Prepared(request, generation, next((each.identity for each in contributions if each.identity), ""))
 
     def _builder_for(self, prompt: str, tokens: int) -> PromptBuilder:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
+from persona.errors import InvalidOptionError
 from persona.records import Profile, Record, ScoredRecord
 
 if TYPE_CHECKING:
@@ -144,6 +145,10 @@ class Wording(Protocol):
         """Whether `prompt` is of this task."""
         ...
 
+    def choices(self, prompt: str) -> Choices | None:
+        """The legal answers to `prompt`; None where any text is, or the prompt is not of this task."""
+        ...
+
     def shown(self, record: Record) -> str:
         """The part of a record that may be cut; empty for a record without a part that the wording needs."""
         ...
@@ -161,21 +166,79 @@ class Wording(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes:
+        role: whose turn it is.
+        content: its text.
+    """
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The legal answers to a request.
+
+    Attributes:
+        texts: the answers, at least one, no two of them equal.
+        ordered: whether they stand in ascending order, as ratings do: the answer is then the median of the LLM's
+            distribution over them, which has the least expected absolute error, and not the likeliest one.
+        prior: for each of `texts` the log-probability that it has whatever is asked, to be taken off its own before
+            they are compared (`persona.eval.calibration`); empty for none.
+
+    Raises:
+        InvalidOptionError: if there is no answer, two are equal, or the prior is not one number for each.
+    """
+
+    texts: tuple[str, ...]
+    ordered: bool = False
+    prior: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.texts or len(set(self.texts)) < len(self.texts) or not all(map(str.strip, self.texts)):
+            raise InvalidOptionError(f"choices must be different texts, none of them blank, were: {self.texts!r:.200}")
+        if self.prior and len(self.prior) != len(self.texts):
+            raise InvalidOptionError(
+                f"a prior must be one number for each of {len(self.texts)} choices, was: {len(self.prior)} numbers"
+            )
+
+    @classmethod
+    def of(cls, given: Choices | Sequence[str] | None) -> Choices | None:
+        """Choices of texts, or as they are.
+
+        Raises:
+            InvalidOptionError: if they are no choices.
+        """
+        if given is None or isinstance(given, Choices):
+            return given
+        if isinstance(given, str) or not all(isinstance(each, str) for each in given):
+            raise InvalidOptionError(f"choices must be a list of texts, or `Choices`, were: {given!r:.80}")
+        return cls(tuple(given))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """One question to a language model.
 
     Attributes:
-        prompt: the text, personal context included.
+        prompt: the text, personal context included: the last turn of the user.
         soft_prompt: vectors in front of the prompt's input embeddings, float.  # (n_tokens, llm_hidden)
         adapter: name of the adapter to answer with; None for the plain model.
         lifts: what is added to the logits of the next token while the answer is generated; None for nothing.
+        turns: the turns before `prompt`, oldest first; a system turn may only be the first.
+        choices: the legal answers, for `GenerationOptions.answers`; None where any text is.
     """
 
     prompt: str
     soft_prompt: torch.Tensor | None = None
     adapter: str | None = None
     lifts: Lifts | None = None
+    turns: tuple[Message, ...] = ()
+    choices: Choices | None = None
 
 
 class AdapterSource(Protocol):
@@ -196,20 +259,35 @@ class AdapterSource(Protocol):
         ...
 
 
+ANSWERS = ("auto", "generate", "likelihood", "constrained")
+"""How a request with choices may be answered, see `GenerationOptions.answers`."""
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
-    """How to decode: greedy (``num_beams=1``) or beam search; never sampling, so a request always gets the same answer.
+    """How to answer: greedy (``num_beams=1``) or beam search; never sampling, so a request always gets the same answer.
 
     Attributes:
         max_new_tokens: at least 1.
         num_beams: at least 1.
-        median_of: answers in ascending order, to answer with the median of the LLM's distribution over them
-            (`persona.llm.logits`); empty for the LLM's own words. Greedy only, transformers models only.
+        answers: how a request with `Request.choices` is answered, one of `ANSWERS`. ``"generate"``: in the LLM's own
+            words. ``"likelihood"``: by the choice that the LLM finds likeliest. ``"constrained"``: by generation that
+            can only write a choice. ``"auto"``: by likelihood with an LLM that has a chat template, which was not
+            trained to answer with a bare label; else in its own words. See `persona.llm.answers.modes`.
     """
 
     max_new_tokens: int = 64
     num_beams: int = 1
-    median_of: tuple[str, ...] = ()
+    answers: str = "auto"
+
+
+@runtime_checkable
+class ScoresChoices(Protocol):
+    """A `LanguageModel` that says how likely it finds each choice of a request."""
+
+    def choice_scores(self, requests: Sequence[Request]) -> list[list[float]]:
+        """Log-likelihood of each choice as the whole answer, its end included, in nats; errors as in `generate`."""
+        ...
 
 
 @runtime_checkable

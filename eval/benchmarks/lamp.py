@@ -15,6 +15,7 @@ from persona.errors import EvaluationError, UnknownTaskError
 from persona.eval.benchmark import Benchmark, Question
 from persona.eval.benchmarks.baselines import lamp_baselines
 from persona.eval.metrics import METRICS, LampScores, Samples, score_lamp
+from persona.lamp.prompts import LampWording
 from persona.lamp.tasks import LampSplit, lamp_task
 from persona.readers import has_split, read_golds, read_split, write_predictions
 
@@ -35,6 +36,7 @@ class LampBenchmark(Benchmark):
         self.task, self.labels = split.task, split.labels
         self.name = split.task.name
         self.metrics = tuple(METRICS[name] for name in split.task.metrics)
+        wording = LampWording(split.task)
         self.questions = tuple(
             Question(
                 id=question.id,
@@ -43,7 +45,7 @@ class LampBenchmark(Benchmark):
                 prompt=question.input,
                 query=split.task.query(question.input),
                 gold=None if split.golds is None else split.golds[question.id],
-                choices=split.task.labels_in(question.input),
+                choices=wording.choices(question.input),
                 time=question.time,
             )
             for question in split.questions

@@ -140,7 +140,8 @@ class Ask:
     Ask,
     store=True,
     settings=_personalization,
-    known="user_vectors, family, missing_adapter, max_context_tokens, num_beams, base, model, view, judge and seed",
+    known="user_vectors, family, missing_adapter, max_context_tokens, num_beams, answers, base, model, view, judge "
+    "and seed",
 )
 def ask(options: Ask, settings: Mapping[str, Any]) -> None:
     """Answer a prompt as if the LLM knew the user."""

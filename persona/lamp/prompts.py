@@ -36,9 +36,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from persona.errors import InvalidOptionError
-from persona.lamp.tasks import LampTask, RecordForm
+from persona.lamp.tasks import LOWER_IS_BETTER, LampTask, RecordForm
 from persona.prompts import quoted
-from persona.protocols import BuiltPrompt, TextTokenizer
+from persona.protocols import BuiltPrompt, Choices, TextTokenizer
 from persona.records import Record
 
 _INPUT_SHARE = 0.6
@@ -101,6 +101,11 @@ class LampWording:
     def fits(self, prompt: str) -> bool:
         """Whether `prompt` has the task's form: an instruction with a question after it."""
         return self.task.query(prompt) != prompt.strip()
+
+    def choices(self, prompt: str) -> Choices | None:
+        """The labels that `prompt` lists, or the task's own; ratings are ordered."""
+        labels = self.task.labels_in(prompt) if self.fits(prompt) else None
+        return None if labels is None else Choices(labels, ordered=LOWER_IS_BETTER.issuperset(self.task.metrics))
 
     def shown(self, record: Record) -> str:
         """The text of `record`, for LaMP_1 its title; empty where it has no target, and the words name one."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from persona.channels import check_way
 from persona.errors import InvalidOptionError
-from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, GenerationOptions, LanguageModel, Request
+from persona.protocols import ADAPTER, ANSWERS, LIFTS, SOFT_PROMPT, GenerationOptions, LanguageModel, Request
 
 if TYPE_CHECKING:
     import torch
@@ -87,9 +87,11 @@ def check_options(options: GenerationOptions, *, only_text: str | None = None) -
         only_text: the name of an LLM that gives its likeliest text and no scores; None for one that gives scores.
 
     Raises:
-        InvalidOptionError: if a number is below 1, there are more than `MOST_BEAMS` beams, an LLM that gives text only
-            is asked for more, or a median is asked for with beams.
+        InvalidOptionError: if a number is below 1, there are more than `MOST_BEAMS` beams, there is no such way to
+            answer, or an LLM that gives text only is asked for beams.
     """
+    if options.answers not in ANSWERS:
+        raise InvalidOptionError(f"`answers` must be one of {', '.join(ANSWERS)}, was: {options.answers!r}")
     for name in ("max_new_tokens", "num_beams"):
         value = getattr(options, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -100,12 +102,4 @@ def check_options(options: GenerationOptions, *, only_text: str | None = None) -
         raise InvalidOptionError(
             f"beam search needs a transformers model; the LLM {only_text} can do `num_beams=1` only, "
             f"was: {options.num_beams}"
-        )
-    if only_text is not None and options.median_of:
-        raise InvalidOptionError(
-            f"a median needs a transformers model: the LLM {only_text} does not give its scores; leave `median_of` out"
-        )
-    if options.median_of and options.num_beams > 1:
-        raise InvalidOptionError(
-            f"a median is of the LLM's own scores, not of beams: set `num_beams=1`, was: {options.num_beams}"
         )

@@ -35,12 +35,14 @@ class ModelInput:
         soft_prompt: vectors to stand before them, on the model's device and in its type, or None.  # (n_tokens, hidden)
         adapter: name of the adapter to compute with, or None.
         lifts: what is added to the scores of the next token, or None.
+        choices: token ids of the answers that are legal, each with its end token; None where any answer is.
     """
 
     ids: tuple[int, ...]
     soft_prompt: Tensor | None = None
     adapter: str | None = None
     lifts: Lifts | None = None
+    choices: tuple[tuple[int, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids) + (0 if self.soft_prompt is None else len(self.soft_prompt))

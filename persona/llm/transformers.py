@@ -15,9 +15,10 @@ on the right. In float32 and float64 a request gets the very answer that it gets
 close that its batch could have turned it (`persona.llm.decoding`) is generated again alone. In 16-bit types there is no
 such guarantee.
 
-**Decoding** is plain greedy or beam search over the model's own scores, or the median of some answers. Of the model's
-generation config only the rules about tokens are kept (where answers start and end, what is forced or suppressed),
-never sampling, penalties or minimum lengths. White space around an answer is stripped.
+**Decoding** is plain greedy or beam search over the model's own scores, limited to the choices of a request where
+`GenerationOptions.answers` is ``"constrained"``. Of the model's generation config only the rules about tokens are kept
+(where answers start and end, what is forced or suppressed), never sampling, penalties or minimum lengths. White space
+around an answer is stripped.
 """
 
 from __future__ import annotations
@@ -33,11 +34,14 @@ import torch
 from transformers import GenerationConfig
 
 from persona.errors import GenerationError, InvalidOptionError, ModelLoadError
+from persona.llm.answers.choices import margin
+from persona.llm.answers.constrained import ChoiceTrie
+from persona.llm.answers.scoring import ChoiceScorer, ScoredPrompt
 from persona.llm.checkpoint import frozen, hash_parameters
 from persona.llm.checks import check_options, check_requests, check_soft_prompt
 from persona.llm.decoding import NOISE, BeamMargin, GreedyMargin
 from persona.llm.inputs import ModelInput, PaddedBatch, batches
-from persona.llm.logits import MedianDecoding, TokenLifts, check_lifts
+from persona.llm.lifts import TokenLifts, check_lifts
 from persona.llm.tokenizers import ChatTemplate, HuggingFaceTokenizer, Overlong, PromptEncoder
 from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, TEXT, AdapterSource, GenerationOptions, Request
 
@@ -115,6 +119,13 @@ class TransformersLM:
     def channels(self) -> frozenset[str]:
         """Text, soft prompts and lifts, and adapters while some are attached."""
         return frozenset({TEXT, SOFT_PROMPT, LIFTS, *(() if self._adapters is None else (ADAPTER,))})
+
+    @property
+    def chats(self) -> bool:
+        """Whether prompts become turns of a chat, by the tokenizer's template."""
+        return self._prompts.uses_chat_template
+
+    constrains = True
 
     def attach_adapters(self, adapters: AdapterSource | None) -> None:
         """Take requests with adapters from now on, by the names that `adapters` knows; None takes none any more."""
@@ -237,11 +248,68 @@ class TransformersLM:
             inputs = self._inputs(requests, options)
             # Equal prompts are one input; a soft prompt, or lifts, are never taken for equal to others.
             keys = [
-                (each.ids, each.adapter, None if each.soft_prompt is None and not each.lifts else index)
+                (each.ids, each.adapter, each.choices, None if each.soft_prompt is None and not each.lifts else index)
                 for index, each in enumerate(inputs)
             ]
             answers = self._answers(dict(zip(keys, inputs, strict=True)), options)
         return [answers[key] for key in keys]
+
+    def choice_scores(self, requests: Sequence[Request]) -> list[list[float]]:
+        """Log-likelihood of each choice of each request as the whole answer, its end included (`ChoiceScorer`).
+
+        As with answers, scores so close that a batch could have turned the decision between them are computed again
+        alone.
+
+        Returns:
+            Nats, in the order of `Request.choices`.
+
+        Raises:
+            InvalidOptionError: if a request has no choices, or as in `generate`.
+            UnsupportedChannelError, UnknownAdapterError, GenerationError: as in `generate`.
+        """
+        if not requests:
+            return []
+        options = self._scoring_options(requests)
+        with self._lock, frozen(self.model), torch.inference_mode():
+            check_requests(requests, self)
+            inputs = dict(enumerate(self._inputs(requests, options)))
+            slots = None if self._adapters is None else self._adapters.slots
+            scorer = self._scorer()
+            scores: dict[int, list[float]] = {}
+            for keys in batches(inputs, options, self._batch_tokens, slots):
+                scores.update(zip(keys, self._scored(scorer, [inputs[key] for key in keys]), strict=True))
+                for key in keys if len(keys) > 1 else ():
+                    choices = requests[key].choices
+                    if choices is not None and margin(scores[key], choices) < NOISE.get(self.model.dtype, 0.0):
+                        (scores[key],) = self._scored(scorer, [inputs[key]])
+        return [scores[index] for index in range(len(requests))]
+
+    def _scoring_options(self, requests: Sequence[Request]) -> GenerationOptions:
+        """What a batch of scoring takes, in terms of generation: a row for each choice, as long as the longest one."""
+        lengths = []
+        for index, request in enumerate(requests):
+            if request.choices is None:
+                raise InvalidOptionError(f"choices are scored where there are some: request {index} has none")
+            lengths += [len(ids) for ids in self.target_ids(request.choices.texts)]
+        most = max(len(request.choices.texts) for request in requests if request.choices is not None)
+        return GenerationOptions(max(lengths), num_beams=most, answers="constrained")
+
+    def _scorer(self) -> ChoiceScorer:
+        start = self.decoder_start_token if self.encoder_decoder else None
+        named = {} if self._adapters is None else {"named": self._adapters.named}
+        return ChoiceScorer(self.model, self.padded, decoder_start=start, **named)
+
+    def _scored(self, scorer: ChoiceScorer, inputs: Sequence[ModelInput]) -> list[list[float]]:
+        try:
+            return scorer([ScoredPrompt(each, each.choices or ()) for each in inputs])
+        except torch.OutOfMemoryError as error:
+            raise self._out_of_memory(inputs) from error
+
+    def _out_of_memory(self, inputs: Sequence[ModelInput]) -> GenerationError:
+        return GenerationError(
+            f"{self.name} ran out of memory with {len(inputs)} requests of {max(map(len, inputs))} tokens in a "
+            f"batch: lower `batch_tokens`, was: {self._batch_tokens}"
+        )
 
     def _inputs(self, requests: Sequence[Request], options: GenerationOptions) -> list[ModelInput]:
         soft_prompts = [self._soft_prompt(request, index) for index, request in enumerate(requests)]
@@ -253,9 +321,31 @@ class TransformersLM:
             if not ids and not length:
                 raise InvalidOptionError(f"a prompt must not be empty: prompt {index} has no tokens")
         return [
-            ModelInput(tuple(ids), vectors, request.adapter, check_lifts(request.lifts, self.model.config))
+            ModelInput(
+                tuple(ids),
+                vectors,
+                request.adapter,
+                check_lifts(request.lifts, self.model.config),
+                self._choice_ids(request, options),
+            )
             for ids, vectors, request in zip(encoded, soft_prompts, requests, strict=True)
         ]
+
+    def _choice_ids(self, request: Request, options: GenerationOptions) -> tuple[tuple[int, ...], ...] | None:
+        """Token ids of the choices that a request is held to, the end token included; None if it is held to none.
+
+        Raises:
+            InvalidOptionError: if one is longer than an answer may be.
+        """
+        if options.answers != "constrained" or request.choices is None:
+            return None
+        choices = tuple(map(tuple, self.target_ids(request.choices.texts)))
+        longest = max(map(len, choices))
+        if longest > options.max_new_tokens:
+            raise InvalidOptionError(
+                f"`max_new_tokens` must be at least {longest} for these choices, was: {options.max_new_tokens}"
+            )
+        return choices
 
     def _soft_prompt(self, request: Request, index: int) -> torch.Tensor | None:
         """The request's soft prompt, checked, on the model's device and in its type; None if it has no tokens."""
@@ -274,8 +364,8 @@ class TransformersLM:
         for keys in batches(inputs, options, self._batch_tokens, slots):
             tokens, margins = self._generate_batch([inputs[key] for key in keys], options)
             answers.update(zip(keys, tokens, strict=True))
-            for key, margin in zip(keys, margins, strict=True):
-                if len(keys) > 1 and margin < noise:
+            for key, smallest in zip(keys, margins, strict=True):
+                if len(keys) > 1 and smallest < noise:
                     (answers[key],), _ = self._generate_batch([inputs[key]], options)
         texts = self._tokenizer.batch_decode(list(answers.values()), skip_special_tokens=True)
         return {key: text.strip() for key, text in zip(answers, texts, strict=True)}
@@ -296,10 +386,7 @@ class TransformersLM:
             with attached:
                 output = handle.generate(**arguments, generation_config=rules, logits_processor=processors)
         except torch.OutOfMemoryError as error:
-            raise GenerationError(
-                f"{self.name} ran out of memory with {len(inputs)} requests of {max(map(len, inputs))} tokens in a "
-                f"batch: lower `batch_tokens`, was: {self._batch_tokens}"
-            ) from error
+            raise self._out_of_memory(inputs) from error
         margins: list[float] = watch.margins.tolist()
         if any(margin != margin for margin in margins):
             exact = self.model.dtype in (torch.float32, torch.float64)
@@ -327,8 +414,8 @@ class TransformersLM:
         processors: list[Any] = []
         if any(bool(each.lifts) for each in inputs):
             processors.append(TokenLifts([each.lifts for each in inputs], options.num_beams, forced))
-        if options.median_of:
-            processors.append(MedianDecoding(self.target_ids(options.median_of), options.max_new_tokens, forced))
+        if any(each.choices is not None for each in inputs):
+            processors.append(ChoiceTrie([each.choices for each in inputs], options.num_beams, forced))
         watch = (
             GreedyMargin(len(inputs), eos)
             if options.num_beams == 1

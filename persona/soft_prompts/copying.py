@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.errors import InvalidOptionError
-from persona.llm.logits import vocabulary_size
+from persona.llm.lifts import vocabulary_size
 from persona.records import Profile
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from persona.errors import InvalidOptionError, UnsupportedChannelError
+from persona.llm.lifts import TokenLifts
 from persona.llm.load import load_llm
-from persona.llm.logits import TokenLifts
 from persona.protocols import GenerationOptions, Request
 
 

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from persona.errors import InvalidOptionError
+from persona.llm.answers.choices import chosen
 from persona.llm.load import load_llm
 from persona.llm.loss import TargetLoss
 from persona.llm.transformers import TransformersLM
-from persona.protocols import GenerationOptions, Request
+from persona.protocols import Choices, GenerationOptions, Request
 from persona.records import Profile, Record
 from persona.soft_prompts.copying import FEATURES, Copying, CopySource, TokenizedTexts, vocabulary_of
 from tests.soft_prompts.splits import fresh
@@ -214,15 +215,16 @@ def test_an_encoder_decoder_copies_as_in_training(shared: Path) -> None:
 
 def test_the_median_of_ratings_is_that_of_the_lifted_scores(tiny: Any) -> None:
     scores = ("1", "2", "3", "4", "5")
-    options = GenerationOptions(max_new_tokens=4, median_of=scores)
+    choices = Choices(scores, ordered=True)
     idf = np.full(tiny.model.config.vocab_size, 3.0, np.float32)
     made = Copying(tiny, idf, np.array([50.0 * (name == "user") for name in FEATURES], np.float32))
     profiles = [Profile("ana", (Record("x", target=score),)) for score in scores]
     prompts = ["What is the score of the following review? review: The battery is superb."] * 5
     requests = [
-        Request(prompt, lifts=each) for prompt, each in zip(prompts, made.lifts(profiles, prompts), strict=True)
+        Request(prompt, lifts=each, choices=choices)
+        for prompt, each in zip(prompts, made.lifts(profiles, prompts), strict=True)
     ]
-    assert tiny.generate(requests, options) == list(scores)
+    assert [chosen(each, choices) for each in tiny.choice_scores(requests)] == list(scores)
 
 
 def test_an_embedder_in_half_precision_copies(tiny: Any, encoder: Any) -> None:

@@ -1,0 +1,224 @@
+"""Log-likelihoods of choices under a frozen LLM: a prompt is computed once, and its choices as one batch on its cache.
+
+The numbers are those of one pass for each pair of prompt and choice, as in ``loglikelihood`` of lm-evaluation-harness
+given the same tokens.
+
+============================  =====================================================================================
+decoder-only                  prompts as one batch, their cache repeated for each choice, the choices on it
+decoder-only, another cache   prompt and choice as one row (caches with a state or a window cannot be repeated)
+encoder-decoder               the encoder once, its states repeated for each choice, the choices in the decoder
+============================  =====================================================================================
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from persona.llm.inputs import ModelInput, PaddedBatch
+from persona.llm.lifts import lifted
+from persona.protocols import Lifts
+
+Padding: TypeAlias = Callable[[Sequence[Sequence[int]], Sequence[Tensor | None]], PaddedBatch]
+Attached: TypeAlias = Callable[[Sequence[str | None]], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredPrompt:
+    """A request whose choices are to be scored.
+
+    Attributes:
+        input: the request as the model reads it.
+        choices: token ids of each choice, its end token included; at least one each.
+    """
+
+    input: ModelInput
+    choices: tuple[tuple[int, ...], ...]
+
+
+class ChoiceScorer:
+    """Scores the choices of prompts.
+
+    Args:
+        model: a frozen model of transformers.
+        padded: makes a batch of token ids and soft prompts (`TransformersLM.padded`).
+        decoder_start: id of the token that an encoder-decoder model's answers start with; None for decoder-only models.
+        named: while the context is open, each row of a batch is computed with the adapter of that name.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        padded: Padding,
+        *,
+        decoder_start: int | None = None,
+        named: Attached = lambda names: nullcontext(),
+    ) -> None:
+        self._model, self._padded, self._decoder_start, self._named = model, padded, decoder_start, named
+        takes = inspect.signature(model.forward).parameters
+        self._takes_positions = "position_ids" in takes
+        self._takes_logits_to_keep = "logits_to_keep" in takes
+
+    def __call__(self, prompts: Sequence[ScoredPrompt]) -> list[list[float]]:
+        """Log-likelihood of each choice of each prompt, in nats."""
+        rows = _Rows.of(prompts)
+        if self._decoder_start is None:
+            scores = self._on_cache(prompts, rows)
+        else:
+            scores = self._in_decoder(prompts, rows, self._decoder_start)
+        each = iter(scores.tolist())
+        return [[next(each) for _ in prompt.choices] for prompt in prompts]
+
+    def _on_cache(self, prompts: Sequence[ScoredPrompt], rows: _Rows) -> Tensor:
+        batch = self._batch([prompt.input.ids for prompt in prompts], [prompt.input for prompt in prompts])
+        with self._named([prompt.input.adapter for prompt in prompts]):
+            output = self._forward(batch, keep=1, use_cache=True)
+        cache = output.past_key_values
+        if not _repeatable(cache):
+            return self._whole(rows)
+        device = batch.mask.device
+        first = output.logits[:, -1:][rows.prompts]
+        scores = rows.scores(first, 0)
+        if rows.longest == 1:
+            return scores
+        cache.batch_select_indices(rows.prompts.to(device))
+        tokens, read = rows.tokens(0, rows.longest - 1)
+        lengths = batch.mask.sum(1)[rows.prompts.to(device)]
+        arguments: dict[str, Any] = {
+            "input_ids": tokens.to(device),
+            "attention_mask": torch.cat((batch.mask[rows.prompts.to(device)], read.long().to(device)), 1),
+        }
+        if self._takes_positions:
+            arguments["position_ids"] = lengths[:, None] + torch.arange(tokens.shape[1], device=device)
+        with self._named(rows.adapters):
+            logits = self._model(**arguments, past_key_values=cache, use_cache=True).logits
+        return scores + rows.scores(logits, 1)
+
+    def _whole(self, rows: _Rows) -> Tensor:
+        """Prompt and choice as one row each, the last token of which is predicted and not read."""
+        texts = [(*each.ids, *choice[:-1]) for each, choice in zip(rows.inputs, rows.choices, strict=True)]
+        batch = self._batch(texts, rows.inputs)
+        with self._named(rows.adapters):
+            logits = self._forward(batch, keep=rows.longest, use_cache=False).logits[:, -rows.longest :]
+        # Rows end together; their choices begin at different places.
+        shift = torch.tensor([rows.longest - len(choice) for choice in rows.choices])
+        at = (shift[:, None] + torch.arange(rows.longest)).clamp_max(rows.longest - 1).to(logits.device)
+        return rows.scores(logits.gather(1, at[:, :, None].expand(-1, -1, logits.shape[-1])), 0)
+
+    def _in_decoder(self, prompts: Sequence[ScoredPrompt], rows: _Rows, start: int) -> Tensor:
+        batch = self._batch([prompt.input.ids for prompt in prompts], [prompt.input for prompt in prompts])
+        device = batch.mask.device
+        repeated = rows.prompts.to(device)
+        with self._named([prompt.input.adapter for prompt in prompts]):
+            states = self._model.get_encoder()(
+                inputs_embeds=batch.embeddings(self._model.get_input_embeddings()), attention_mask=batch.mask
+            ).last_hidden_state
+        written, _ = rows.tokens(0, rows.longest - 1)
+        decoder_ids = torch.cat((torch.full((len(written), 1), start), written), 1)
+        with self._named(rows.adapters):
+            logits = self._model(
+                encoder_outputs=(states[repeated],),
+                attention_mask=batch.mask[repeated],
+                decoder_input_ids=decoder_ids.to(device),
+                use_cache=False,
+            ).logits
+        return rows.scores(logits, 0)
+
+    def _batch(self, texts: Sequence[Sequence[int]], inputs: Sequence[ModelInput]) -> PaddedBatch:
+        return self._padded(texts, [each.soft_prompt for each in inputs])
+
+    def _forward(self, batch: PaddedBatch, *, keep: int, use_cache: bool) -> Any:
+        arguments: dict[str, Any] = {"attention_mask": batch.mask, "use_cache": use_cache}
+        if any(vectors is not None for vectors in batch.soft_prompts):
+            arguments["inputs_embeds"] = batch.embeddings(self._model.get_input_embeddings())
+        else:
+            arguments["input_ids"] = batch.ids
+        if self._takes_positions:
+            arguments["position_ids"] = batch.positions
+        if self._takes_logits_to_keep:
+            arguments["logits_to_keep"] = keep
+        return self._model(**arguments)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """One row for each choice of each prompt.
+
+    Attributes:
+        prompts: which prompt a row belongs to.  # (rows,)
+        inputs: that prompt.
+        choices: token ids of the row's choice.
+        longest: tokens of the longest choice.
+    """
+
+    prompts: Tensor
+    inputs: Sequence[ModelInput]
+    choices: Sequence[tuple[int, ...]]
+    longest: int
+
+    @classmethod
+    def of(cls, prompts: Sequence[ScoredPrompt]) -> _Rows:
+        rows = [index for index, prompt in enumerate(prompts) for _ in prompt.choices]
+        choices = [choice for prompt in prompts for choice in prompt.choices]
+        return cls(torch.tensor(rows), [prompts[row].input for row in rows], choices, max(map(len, choices)))
+
+    @property
+    def adapters(self) -> list[str | None]:
+        """The adapter of each row."""
+        return [each.adapter for each in self.inputs]
+
+    def tokens(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        """Tokens `begin` to `end` of each choice but its last one, and which are no padding.  # (rows, n), bool"""
+        width = end - begin
+        ids = torch.zeros((len(self.choices), width), dtype=torch.long)
+        real = torch.zeros((len(self.choices), width), dtype=torch.bool)
+        for row, choice in enumerate(self.choices):
+            part = choice[begin : min(end, len(choice) - 1)]
+            ids[row, : len(part)] = torch.tensor(part, dtype=torch.long)
+            real[row, : len(part)] = True
+        return ids, real
+
+    def scores(self, logits: Tensor, begin: int) -> Tensor:
+        """Sum of the log-probabilities of the choices' tokens from `begin` on, as far as `logits` go.
+
+        Args:
+            logits: those by which token ``begin + n`` of a choice is predicted at ``[:, n]``.  # (rows, n, vocabulary)
+
+        Returns:
+            float32; float64 of a model in float64.  # (rows,)
+        """
+        width = logits.shape[1]
+        targets = torch.zeros((len(self.choices), width), dtype=torch.long)
+        real = torch.zeros((len(self.choices), width), dtype=torch.bool)
+        for row, choice in enumerate(self.choices):
+            part = choice[begin : begin + width]
+            targets[row, : len(part)] = torch.tensor(part, dtype=torch.long)
+            real[row, : len(part)] = True
+        exact = logits if logits.dtype == torch.float64 else logits.float()
+        for row, (each, choice) in enumerate(zip(self.inputs, self.choices, strict=True)):
+            if each.lifts:
+                exact = _with_lifts(exact, row, each.lifts, choice, begin)
+        log_p = exact.log_softmax(-1).gather(-1, targets.to(exact.device)[:, :, None])[:, :, 0]
+        return log_p.masked_fill(~real.to(exact.device), 0).sum(1).cpu()
+
+
+def _with_lifts(logits: Tensor, row: int, lifts: Lifts, choice: tuple[int, ...], begin: int) -> Tensor:
+    """`logits` with what is added after each token of `choice`, in one row."""
+    changed = logits.clone()
+    for n in range(min(logits.shape[1], len(choice) - begin)):
+        tokens, values = lifted(lifts, choice[: begin + n])
+        changed[row, n, tokens.to(logits.device)] += values.to(logits)
+    return changed
+
+
+def _repeatable(cache: Any) -> bool:
+    """Whether the rows of a cache can be repeated: keys and values of all positions, and nothing else."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    return isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)

@@ -36,7 +36,8 @@ def run(command: list[str]) -> str:
 def test_what_the_readme_shows_is_what_happens() -> None:
     (shell,) = [block for block in blocks("sh") if "persona ingest" in block]
     assert run(["bash", "-euo", "pipefail", "-c", shell]).strip().endswith(ANA)
-    assert run(["bash", "-euo", "pipefail", "-c", shell.replace("ask ana", "ask nobody")]).strip().endswith(NO_HISTORY)
+    without = shell.replace("ask ana", "ask nobody --new-user")
+    assert run(["bash", "-euo", "pipefail", "-c", without]).strip().endswith(NO_HISTORY)
     short, parts = blocks("python")
     assert run([sys.executable, "-W", "error", "-c", short]).strip() == ANA
     assert "at last" in run([sys.executable, "-W", "error", "-c", parts])

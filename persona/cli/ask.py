@@ -27,6 +27,7 @@ from persona.errors import InvalidOptionError, UnknownAdapterError, UnknownUserE
 if TYPE_CHECKING:
     from persona.records import Profile, ScoredRecord
     from persona.retrievers.registry import RetrieverOptions
+    from persona.store.profile_store import ProfileStore
 
 app = group()
 
@@ -71,8 +72,7 @@ def retrieve(options: Retrieve, settings: Mapping[str, RetrieverOptions]) -> Non
     from persona.settings import Settings
 
     with opened_store() as store:
-        if options.user_id not in store:
-            raise UnknownUserError(f"the store holds nothing on {options.user_id!r}")
+        store.check_known(options.user_id)
         name = options.retriever or Settings().retriever
         check_retriever(name)
         encoder = load_read_encoder(options.encoder, needs_encoder(name, settings[""]), name)
@@ -117,6 +117,7 @@ class Ask:
             sought by the question in it and worded as in its official prompts; a summary is for it. A user embedder
             knows its own.
         max_new_tokens: longest answer, in tokens (default: 64).
+        new_user: answer also a user on whom the store holds nothing, as the LLM answers without a history.
     """
 
     user_id: str
@@ -132,6 +133,7 @@ class Ask:
     summary: str | None = None
     task: str | None = None
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None
+    new_user: bool = False
 
 
 @command(
@@ -152,6 +154,8 @@ def ask(options: Ask, settings: Mapping[str, Any]) -> None:
         raise InvalidOptionError("the prompt must not be empty")
     chosen = replace(settings[""], retrieval=settings["retrieval"], generation=settings["generation"])
     with opened_store() as store:
+        if not options.new_user and chosen.user_vectors is None:
+            _check_known(store, options.user_id)
         if chosen.adapters:
             from persona.adapters.bank import AdapterBank
 
@@ -162,6 +166,13 @@ def ask(options: Ask, settings: Mapping[str, Any]) -> None:
     names = ("text", "user_id", "notes", "sources", "channels", "tokens_added", "abstained", "prompt")
     value = {name: getattr(answer, name) for name in names}
     report({**value, "records": [_scored(each) for each in answer.records]}, answer.text)
+
+
+def _check_known(store: ProfileStore, user_id: str) -> None:
+    try:
+        store.check_known(user_id)
+    except UnknownUserError as error:
+        raise UnknownUserError(f"{error} (--new-user answers without a history)") from None
 
 
 def _scored(each: ScoredRecord) -> dict[str, Any]:

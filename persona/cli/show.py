@@ -132,16 +132,14 @@ def _line(text: str) -> str:
 
 def _show_adapters(user_id: str | None) -> None:
     from persona.adapters.bank import AdapterBank
-    from persona.errors import UnknownUserError
 
     with opened_store() as store:
         bank = AdapterBank(store)
         if user_id is None:
             rows = [_family_json(family, bank.counts(family)) for family in bank.families()]
             nothing = "there are no adapters: train some with `persona train adapters`"
-        elif user_id not in store:
-            raise UnknownUserError(f"the store holds nothing on {user_id!r}")
         else:
+            store.check_known(user_id)
             rows = [version_json(family, each) for family in bank.families() for each in bank.versions(user_id, family)]
             nothing = f"there are no adapters of {user_id!r}"
     report(rows, *(["  ".join(f"{name} {value}" for name, value in row.items()) for row in rows] or [nothing]))

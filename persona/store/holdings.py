@@ -20,7 +20,6 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Table, func, select
 
-from persona.errors import UnknownUserError
 from persona.records import Profile
 from persona.store.profile_store import ProfileStore
 from persona.store.schema import Part, encoders, families, part_of
@@ -98,8 +97,7 @@ def holdings(store: ProfileStore, user_id: str) -> Holdings:
         UnknownUserError: if the store does not know the user.
         StoreError: if the database fails.
     """
-    if user_id not in store:
-        raise UnknownUserError(f"the store holds nothing on {user_id!r}: `persona ingest` puts histories in")
+    store.check_known(user_id)
     profile, part, read = store.profile(user_id), part_of(user_id), store.database.rows
     now = profile.revision
     return Holdings(

@@ -35,7 +35,7 @@ from typing import Self
 
 from sqlalchemy import delete, select, update
 
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, UnknownUserError
 from persona.records import Profile, Record, check_user_id
 from persona.store.database import Database
 from persona.store.derived import StoredIndex as StoredIndex
@@ -45,6 +45,7 @@ from persona.store.erasure import delete_user, overwrite_deleted
 from persona.store.queries import counts, encoders_in_use, queries
 from persona.store.record_rows import record_of
 from persona.store.schema import PART_TABLES, part_of
+from persona.store.upkeep.near_ids import near_ids
 from persona.store.upsert import IngestReport as IngestReport
 from persona.store.upsert import Upsert, chunks, slices
 from persona.store.vectors import UserVectors
@@ -123,6 +124,17 @@ class ProfileStore:
         """Whether the store knows the user."""
         part = part_of(check_user_id(user_id))
         return bool(self.database.rows(queries(part).known, {"user_id": user_id}))
+
+    def check_known(self, user_id: str) -> None:
+        """Refuse a user whom the store does not know.
+
+        Raises:
+            UnknownUserError: if it does not; it names the ids that are nearest.
+        """
+        if user_id not in self:
+            near = " or ".join(map(repr, near_ids(user_id, self.user_ids())))
+            hint = f"did you mean {near}?" if near else "`persona ingest` puts histories in"
+            raise UnknownUserError(f"the store holds nothing on {user_id!r}; {hint}")
 
     def close(self) -> None:
         """Close the database. The store cannot be used any more."""

@@ -117,3 +117,10 @@ def test_what_assembly_names_is_what_the_channels_take() -> None:
 
     assert MISSING_ADAPTER == adapters.POLICIES
     assert SUMMARIES == summaries.SOURCES
+
+
+def test_a_new_user_is_answered_without_a_history(stocked: Run) -> None:
+    answer = stocked("ask", "nobody", "Which film?", "--new-user", "--max-new-tokens", "4", "--json").json
+    assert (answer["abstained"], answer["records"]) == (True, [])
+    known = stocked("ask", "mara", "Which film?", "--new-user", "--max-new-tokens", "4", "--json").json
+    assert known["records"]

@@ -1,0 +1,1 @@
+"""What keeps a store in order: user ids that are near a mistyped one."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,16 @@ class Answers:
         self._path = path
         self._at_once = at_once
         self._texts: dict[str, str] = {}
+        self._scores: dict[str, list[float]] = {}
         for line in path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else ():
             try:
                 kept = json.loads(line)
             except json.JSONDecodeError:
                 continue  # the last line of a run that was killed while it wrote
-            self._texts[kept["key"]] = kept["text"]
+            if "scores" in kept:
+                self._scores[kept["key"]] = kept["scores"]
+            else:
+                self._texts[kept["key"]] = kept["text"]
 
     def ask(
         self,
@@ -59,25 +63,54 @@ class Answers:
         """
         keys = [answer_key(personalizer, each) for each in prepared]
         missing = {key: each for key, each in zip(keys, prepared, strict=True) if key not in self._texts}
-        pending = sorted(missing.items(), key=lambda item: len(item[1].request.prompt))
-        done = len(prepared) - len(pending)
+        done = len(prepared) - len(missing)
         progress(done)
-        with ExitStack() as stack:
-            file = None
-            if self._path is not None and pending:
-                file = stack.enter_context(self._path.open("a", encoding="utf-8"))
-                file.write("\n")  # ends what a killed run may have left half-written
-            for start in range(0, len(pending), self._at_once):
-                chunk = pending[start : start + self._at_once]
+        with self._kept(missing) as keep:
+            for chunk in self._chunks(missing):
                 for index, generation in personalizer.answers([each for _, each in chunk]):
                     key = chunk[index][0]
                     self._texts[key] = generation.text
-                    if file is not None:
-                        file.write(json.dumps({"key": key, "text": generation.text}) + "\n")
-                        file.flush()
+                    keep({"key": key, "text": generation.text})
                     done += 1
                     progress(done)
         return [self._texts[key] for key in keys]
+
+    def scores(self, personalizer: Personalizer, prepared: Sequence[Prepared]) -> list[list[float]]:
+        """The scores of the choices of each of `prepared` (`Personalizer.choice_scores`), kept like answers.
+
+        Raises:
+            GenerationError: if the LLM does not answer; what arrived before is kept.
+        """
+        keys = [answer_key(personalizer, each) for each in prepared]
+        missing = {key: each for key, each in zip(keys, prepared, strict=True) if key not in self._scores}
+        with self._kept(missing) as keep:
+            for chunk in self._chunks(missing):
+                found = personalizer.choice_scores([each for _, each in chunk])
+                for (key, _), scores in zip(chunk, found, strict=True):
+                    self._scores[key] = scores
+                    keep({"key": key, "scores": scores})
+        return [self._scores[key] for key in keys]
+
+    def _chunks(self, missing: Mapping[str, Prepared]) -> Iterator[list[tuple[str, Prepared]]]:
+        """What is asked together: prompts of like length."""
+        pending = sorted(missing.items(), key=lambda item: len(item[1].request.prompt))
+        for start in range(0, len(pending), self._at_once):
+            yield pending[start : start + self._at_once]
+
+    @contextmanager
+    def _kept(self, missing: Mapping[str, Prepared]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+        """A function that writes a line into the file at once, where there is one."""
+        if self._path is None or not missing:
+            yield lambda line: None
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write("\n")  # ends what a killed run may have left half-written
+
+            def keep(line: Mapping[str, Any]) -> None:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+
+            yield keep
 
 
 def answer_key(personalizer: Personalizer, prepared: Prepared) -> str:

@@ -211,7 +211,15 @@ class NamedMethods:
         from persona.retrievers.relevance.filters import RelevanceFilter
         from persona.soft_prompts.histories import history_views
 
-        self._store.upsert((question.user_id, record) for question in self._questions for record in question.profile)
+        options = self._options
+        trained_on = (
+            calibration_questions(self._benchmark, options.calibration_questions, options.seed)
+            if options.calibration != NO_CALIBRATION and self._benchmark.labels is not None
+            else []
+        )
+        self._store.upsert(
+            (question.user_id, record) for question in (*self._questions, *trained_on) for record in question.profile
+        )
         retrieval, filtering = replace(self.retrieval, relevance=None, judge="question"), self.retrieval.relevance
         views = [retrieval.view] if any(needs_encoder(each, retrieval) for each in self._options.retrievers) else []
         views += ["text"] if "key_value" in self._options.retrievers else []
@@ -226,8 +234,11 @@ class NamedMethods:
             )
 
     def made(self) -> list[Method]:
-        """The methods, in the order of their names and numbers of records."""
-        return [method for name in self._options.methods for method in self._methods(name)]
+        """The methods, in the order of their names and numbers of records, for each way to answer."""
+        made = [method for name in self._options.methods for method in self._methods(name)]
+        if len(self._options.answers) == 1:
+            return made
+        return [each.answering(way) for way in self._options.answers for each in made]
 
     def _methods(self, name: str) -> Iterable[Method]:
         if name == NONE:
@@ -291,7 +302,10 @@ class NamedMethods:
         )
 
     def _adapter_methods(self, name: str) -> list[Method]:
-        return [replace(method, without_user=self._task_adapter_alone[k]) for k, method in self._adapters(name).items()]
+        return [
+            replace(method, without_user=self._task_adapter_alone[k], trains_per_user=True)
+            for k, method in self._adapters(name).items()
+        ]
 
     @cached_property
     def _task_adapter_alone(self) -> dict[int, Method]:

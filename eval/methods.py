@@ -33,6 +33,8 @@ class Method:
             measured against (`persona.eval.controls.TrainedWithoutUser`).
         control: name of the control that this is; None for the method itself.
         parts: what decides the answers, for the report: e.g. the fingerprint of each seed's user embedder.
+        trains_per_user: whether something is trained for each single profile, so that no training questions are asked.
+        way: how questions with choices are answered, where the same is run in several ways; empty where it is not.
 
     Raises:
         InvalidOptionError: if there is no run, or something else than a run.
@@ -44,6 +46,8 @@ class Method:
     without_user: Method | None = field(default=None, repr=False)
     control: str | None = None
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+    trains_per_user: bool = False
+    way: str = ""
 
     def __post_init__(self) -> None:
         if not self.runs or not all(isinstance(run, Personalizer) or callable(run) for run in self.runs):
@@ -66,8 +70,7 @@ class Method:
     @property
     def label(self) -> str:
         """A name for tables and files, e.g. ``"bm25 k=4, other user"``."""
-        name = f"{self.name} k={self.k}" if self.k else self.name
-        return f"{name}, {self.control}" if self.control else name
+        return row_name(self.name, self.k, self.way, self.control)
 
     @property
     def personalizers(self) -> tuple[Personalizer, ...]:
@@ -78,6 +81,12 @@ class Method:
     def personal(self) -> bool:
         """False if it sends nothing but the prompt."""
         return any(personalizer.channels for personalizer in self.personalizers)
+
+    def answering(self, way: str) -> Method:
+        """This method, and the one without user, with questions with choices answered in that way (`Method.way`)."""
+        without = None if self.without_user is None else self.without_user.answering(way)
+        runs = tuple(run.answering(way) for run in self.personalizers)
+        return replace(self, runs=runs, without_user=without, way=way)
 
     def made(self, benchmark: Benchmark) -> Method:
         """This method, and the one without user, with every run a personalizer.
@@ -93,6 +102,11 @@ class Method:
             raise EvaluationError(f"the method {self.name!r} learns from a training split, and the benchmark has none")
         runs = tuple(run if isinstance(run, Personalizer) else run(training) for run in self.runs)
         return replace(self, runs=runs, without_user=without)
+
+
+def row_name(method: str, k: int, way: str, control: str | None) -> str:
+    """What a method or a control of it is called in tables and files, e.g. ``"bm25 k=4, likelihood, other user"``."""
+    return ", ".join(filter(None, (f"{method} k={k}" if k else method, way, control)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from persona.encoders.user_vectors import UserVectorFile
     from persona.soft_prompts.embedder import UserEmbedder
 
+CALIBRATIONS = ("none", "prior", "content-free", "auto")
+"""Priors of choices, see `persona.eval.calibration`."""
+
 NONE = "none"
 USER_EMBEDDER = "user-embedder"
 SUMMARIES: Mapping[str, str] = {"stats": "stats", "summary": "llm", "stats+summary": "both"}
@@ -37,18 +40,29 @@ class EvaluationOptions:
         resamples: bootstrap resamples over users, at least 1.
         limit: only the first questions; None asks all.
         at_once: answers that are asked for together, at least 1.
+        calibration: whether a prior is taken off the likelihood of choices, one of
+            `CALIBRATIONS`; it is measured on training questions, so there is none without a
+            training split.
+        calibration_questions: how many training questions each row is calibrated on, at least 2.
 
     Raises:
-        InvalidOptionError: if a number is out of range.
+        InvalidOptionError: if a number is out of range, or there is no such calibration.
     """
 
     seed: int = 0
     resamples: int = 2000
     limit: int | None = None
     at_once: int = 64
+    calibration: str = "auto"
+    calibration_questions: int = 48
 
     def __post_init__(self) -> None:
-        for name, least in (("seed", 0), ("resamples", 1), ("limit", 1), ("at_once", 1)):
+        if self.calibration not in CALIBRATIONS:
+            raise InvalidOptionError(
+                f"`calibration` must be one of {', '.join(CALIBRATIONS)}, was: {self.calibration!r}"
+            )
+        leasts = {"seed": 0, "resamples": 1, "limit": 1, "at_once": 1, "calibration_questions": 2}
+        for name, least in leasts.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InvalidOptionError(f"`{name}` must be at least {least}, was: {value}")
@@ -79,6 +93,7 @@ class LampOptions:
         num_beams: 1 is greedy.
         answers: how questions with choices are answered (`persona.protocols.GenerationOptions.answers`); several ways
             give a row each.
+        calibration, calibration_questions: see `EvaluationOptions`.
         controls: also run each method with another user's history, and soft prompts with an empty one.
         seed: of the random retriever, the choice of other users and the bootstrap.
         resamples: bootstrap resamples over users.
@@ -106,6 +121,8 @@ class LampOptions:
     max_new_tokens: int | None = None
     num_beams: int = 1
     answers: tuple[str, ...] = ("auto",)
+    calibration: str = "auto"
+    calibration_questions: int = 48
     controls: bool = True
     seed: int = 0
     resamples: int = 2000
@@ -156,7 +173,13 @@ class LampOptions:
     @property
     def evaluation(self) -> EvaluationOptions:
         """How the evaluation is run."""
-        return EvaluationOptions(seed=self.seed, resamples=self.resamples, limit=self.limit)
+        return EvaluationOptions(
+            seed=self.seed,
+            resamples=self.resamples,
+            limit=self.limit,
+            calibration=self.calibration,
+            calibration_questions=self.calibration_questions,
+        )
 
     @property
     def retrievers(self) -> tuple[str, ...]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persona.eval.bootstrap import Interval, PairedDifference
+from persona.eval.methods import row_name
 from persona.files import write_atomically
 from persona.version import __version__
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+GENERATED = "generate"
+"""The way to answer in the LLM's own words; a table says which it was where there are others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,9 @@ class Row:
         tokens_added: mean tokens that personalization added to a prompt.
         runs: question id -> answer; one for each seed of what was trained, else one.
         parts: what decided the answers (`Method.parts`).
+        way: `Method.way`.
+        answered: how answers were made, and the calibration of each run where there was one, e.g. ``"likelihood,
+            prior"``; empty for baselines.
     """
 
     method: str
@@ -46,6 +55,8 @@ class Row:
     tokens_added: float
     runs: tuple[Mapping[str, str], ...] = field(repr=False)
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+    way: str = ""
+    answered: str = ""
 
     @property
     def predictions(self) -> Mapping[str, str]:
@@ -55,23 +66,20 @@ class Row:
     @property
     def name(self) -> str:
         """A name for tables and files, e.g. ``"bm25 k=4, other user"``."""
-        name = f"{self.method} k={self.k}" if self.k else self.method
-        return f"{name}, {self.control}" if self.control else name
+        return row_name(self.method, self.k, self.way, self.control)
 
     @property
     def file_names(self) -> tuple[str, ...]:
         """A file's name for the answers of each run."""
-        name = self.name.replace(" ", "_").replace(",", "").replace("=", "").replace("+", "plus")
+        name = re.sub(r"[^\w.-]", "", self.name.replace(" ", "_").replace("+", "plus").replace("/", "-"))
         if len(self.runs) == 1:
             return (f"{name}.json",)
         return tuple(f"{name}_run{number}.json" for number in range(1, len(self.runs) + 1))
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the answers, ready for JSON."""
-        content = {
-            each: getattr(self, each)
-            for each in ("name", "method", "k", "control", "tokens_added", "difference", "gain", "to_other_user")
-        }
+        names = ("name", "method", "k", "control", "answered", "tokens_added", "difference", "gain", "to_other_user")
+        content = {each: getattr(self, each) for each in names}
         content |= {each: asdict(content[each]) for each in ("difference", "gain", "to_other_user") if content[each]}
         content["difference_to_none"] = content.pop("difference")
         scores = {name: asdict(interval) for name, interval in self.scores.items()}
@@ -137,6 +145,8 @@ class Report:
         columns = {"method": [row.name for row in self.rows]}
         columns |= {metric: [interval_cell(row.scores[metric]) for row in self.rows] for metric in metrics}
         columns |= {name: list(map(_difference_cell, some)) for name, some in differences.items() if any(some)}
+        if any(row.answered not in ("", GENERATED) for row in self.rows):
+            columns["answered"] = [row.answered or "-" for row in self.rows]
         columns["tokens added"] = [f"{row.tokens_added:.0f}" for row in self.rows]
         return [list(columns), *map(list, zip(*columns.values(), strict=True))]
 

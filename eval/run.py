@@ -24,11 +24,14 @@ from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.answers import Answers
 from persona.eval.benchmark import Benchmark, Question, data_hash
 from persona.eval.bootstrap import Bootstrap, Interval, PairedDifference
+from persona.eval.calibration import NO_CALIBRATION, Calibration, Calibrator, calibration_questions
 from persona.eval.controls import OTHER_USER, Control, EmptyHistory, OtherUser, TrainedWithoutUser
-from persona.eval.methods import Arm, Method, Run, as_methods
+from persona.eval.methods import Arm, Method, Run, as_methods, row_name
 from persona.eval.metrics import Samples
 from persona.eval.options import EvaluationOptions
-from persona.eval.report import Report, Row, write_results
+from persona.eval.report import GENERATED, Report, Row, write_results
+from persona.llm.answers.modes import answer_mode
+from persona.personalizer import Personalizer
 from persona.protocols import Choices
 
 Progress = Callable[[str, int, int], object]
@@ -75,7 +78,9 @@ def evaluate(
     arms = _arms(made, controls, questions)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    answered = _ask(arms, questions, Answers(out and out / "answers.jsonl", at_once=options.at_once), progress)
+    answers = Answers(out and out / "answers.jsonl", at_once=options.at_once)
+    calibration = _Calibrations(benchmark, made, controls, options, answers)
+    answered = _ask(arms, questions, answers, calibration, progress)
     rows = _Scoring(benchmark, questions, options).rows(answered)
     report = Report(
         benchmark=benchmark.name,
@@ -102,6 +107,32 @@ def _arms(methods: Sequence[Method], controls: Sequence[Control], questions: Seq
     return list(arms.values())
 
 
+class _Calibrations:
+    """The calibration of each run of each row, on training questions."""
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        methods: Sequence[Method],
+        controls: Sequence[Control],
+        options: EvaluationOptions,
+        answers: Answers,
+    ) -> None:
+        questions: list[Question] = []
+        if options.calibration != NO_CALIBRATION and any(each.choices is not None for each in benchmark.questions):
+            questions = calibration_questions(benchmark, options.calibration_questions, options.seed)
+        # The control with another user's history needs a second one.
+        some = len({question.user_id for question in questions}) > 1
+        self._arms = {arm.method.label: arm for arm in _arms(methods, controls, questions)} if some else {}
+        self._calibrator = Calibrator(benchmark, questions, options.calibration, answers)
+
+    def of(self, method: Method, run: int) -> Calibration:
+        """That of a run. Adapters of single users are not trained for it: they take that of what users share."""
+        shared = method.without_user if method.trains_per_user and method.without_user is not None else method
+        arm = self._arms.get(shared.label)
+        return self._calibrator.fitted(shared.personalizers[run % len(shared.runs)], arm)
+
+
 @dataclass(frozen=True, slots=True)
 class _Answered:
     """An arm's answers: for each run, in the order of the questions."""
@@ -109,26 +140,43 @@ class _Answered:
     method: Method
     runs: tuple[list[str], ...]
     tokens_added: float
+    answered: str
 
 
-def _ask(arms: Sequence[Arm], questions: Sequence[Question], answers: Answers, progress: Progress) -> list[_Answered]:
+def _ask(
+    arms: Sequence[Arm],
+    questions: Sequence[Question],
+    answers: Answers,
+    calibrations: _Calibrations,
+    progress: Progress,
+) -> list[_Answered]:
     """The answers of all arms. The requests of one arm are prepared together, and gone when they are answered."""
     total = len(questions) * sum(len(arm.method.runs) for arm in arms)
     before = 0
     answered = []
     for arm in arms:
-        asks = [
-            Ask(profile, question.prompt, question.query, Choices.of(question.choices))
-            for profile, question in zip(arm.profiles, questions, strict=True)
-        ]
-        runs, tokens = [], []
-        for personalizer in arm.method.personalizers:
+        runs, tokens, ways = [], [], []
+        for number, personalizer in enumerate(arm.method.personalizers):
+            calibration = calibrations.of(arm.method, number)
+            asks = [
+                Ask(profile, question.prompt, question.query, calibration.of(Choices.of(question.choices)))
+                for profile, question in zip(arm.profiles, questions, strict=True)
+            ]
             prepared = personalizer.prepare(asks)
             tokens += [each.generation.tokens_added for each in prepared]
             runs.append(answers.ask(personalizer, prepared, partial(_advance, progress, before, total)))
+            ways.append(_way(personalizer, asks, calibration))
             before += len(questions)
-        answered.append(_Answered(arm.method, tuple(runs), float(np.mean(tokens))))
+        answered.append(_Answered(arm.method, tuple(runs), float(np.mean(tokens)), "; ".join(dict.fromkeys(ways))))
     return answered
+
+
+def _way(personalizer: Personalizer, asks: Sequence[Ask], calibration: Calibration) -> str:
+    """How answers are made, for the report."""
+    mode = answer_mode(personalizer.llm, personalizer.options)
+    if not any(ask.choices is not None for ask in asks):
+        return GENERATED
+    return mode if calibration.kind == NO_CALIBRATION else f"{mode}, {calibration.kind}"
 
 
 def _advance(progress: Progress, before: int, total: int, done: int) -> None:
@@ -152,13 +200,15 @@ class _Scoring:
     def rows(self, answered: Sequence[_Answered]) -> tuple[Row, ...]:
         """A row for each arm, then one for each baseline."""
         samples = {each.method.label: self._samples(each.runs) for each in answered} if self._scored else {}
-        plain = next((each.method.label for each in answered if not each.method.personal), "")
+        plains = {each.method.way: each.method.label for each in reversed(answered) if not each.method.personal}
+        usual = next(iter(reversed(plains.values())), "")
         rows = []
         for each in answered:
             method = each.method
             own = samples.get(method.label)
             without = method.without_user
-            other = Method(method.name, method.runs, method.k, control=OTHER_USER).label
+            other = row_name(method.name, method.k, method.way, OTHER_USER)
+            plain = plains.get(method.way, usual)
             rows.append(
                 Row(
                     method.name,
@@ -171,11 +221,13 @@ class _Scoring:
                     tokens_added=each.tokens_added,
                     runs=tuple(self._by_id(run) for run in each.runs),
                     parts=method.parts,
+                    way=method.way,
+                    answered=each.answered,
                 )
             )
         for name, answers in self._benchmark.baselines(self._questions).items():
             own = self._samples([answers]) if self._scored else None
-            difference = self._compared(own, samples.get(plain))
+            difference = self._compared(own, samples.get(usual))
             rows.append(Row(name, 0, None, self._intervals(own), difference, None, None, 0.0, (self._by_id(answers),)))
         return tuple(rows)
 

@@ -138,6 +138,17 @@ class Personalizer:
         self.options = options or GenerationOptions()
         self._query = query or (self.builder.wording.query if self.builder.wording is not None else str)
 
+    def answering(self, way: str) -> Personalizer:
+        """A personalizer like this one that answers requests with choices in another way.
+
+        Args:
+            way: one of `persona.protocols.ANSWERS`.
+        """
+        options = replace(self.options, answers=way)
+        return Personalizer(
+            self.llm, self.store, self.channels, builder=self.builder, options=options, query=self._query
+        )
+
     def generate(self, user_id: str, prompt: str, *, choices: Choices | Sequence[str] | None = None) -> Generation:
         """The answer to `prompt` for `user_id`.
 

@@ -1,0 +1,185 @@
+"""Calibration: what an LLM thinks of each choice whatever is asked is measured, and taken off its scores.
+
+An LLM may find one label likely in every prompt: "1" of the scores 1 to 5, say, or the label of the last record. With
+``s[q, a]`` the log-likelihood of choice a for question q, normalised over the choices, its *prior* is::
+
+    prior[a] = mean over q of s[q, a]
+
+===============  ===========================================================================
+``none``         no prior
+``prior``        measured on training questions as they are
+``content-free`` measured on training questions whose content is left out (``N/A``)
+``auto``         the kind that the task's first metric finds best on the training questions
+===============  ===========================================================================
+
+A prior is that of one row: of training questions with the row's own method, form and number of records. ``auto`` fits
+on one half of the training users and scores on the other, in turn, and takes ``none`` unless another kind is better.
+Reported questions have no part in it.
+
+Sources: Zhao et al., "Calibrate Before Use" (arXiv 2102.09690), whose content-free inputs these are; Zhou et al.,
+"Batch Calibration" (arXiv 2309.17249), which takes the mean over real inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from persona.channels import Ask
+from persona.eval.answers import Answers
+from persona.eval.benchmark import Benchmark, Question
+from persona.eval.methods import Arm
+from persona.eval.options import CALIBRATIONS
+from persona.llm.answers.choices import chosen
+from persona.llm.answers.modes import answer_mode
+from persona.personalizer import Personalizer
+from persona.protocols import Choices
+
+NO_CALIBRATION, PRIOR, CONTENT_FREE, AUTO = CALIBRATIONS
+
+_LEFT_OUT = "N/A"
+_CONTENT_FREE_QUESTIONS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The prior of one run of one row.
+
+    Attributes:
+        kind: ``"none"``, ``"prior"`` or ``"content-free"``.
+        prior: log-probability of each choice by its text.
+    """
+
+    kind: str = NO_CALIBRATION
+    prior: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, choices: Choices | None) -> Choices | None:
+        """`choices` with their prior; without one where it was measured on none of them."""
+        if choices is None or not self.prior:
+            return choices
+        usual = min(self.prior.values())
+        return replace(choices, prior=tuple(self.prior.get(text, usual) for text in choices.texts))
+
+
+def calibration_questions(benchmark: Benchmark, number: int, seed: int) -> list[Question]:
+    """Training questions with choices, of users who are asked nothing else here, a random one of each user first.
+
+    Args:
+        benchmark: whose training split they are of; there are none without one.
+        number: how many at most.
+        seed: of the choice.
+    """
+    training = benchmark.training
+    if training is None:
+        return []
+    asked = {question.user_id for question in benchmark.questions}
+    known = [each for each in training.questions if each.choices is not None and each.gold is not None]
+    strangers = [each for each in known if each.user_id not in asked] or known
+    order = [strangers[index] for index in np.random.default_rng(seed).permutation(len(strangers))]
+    turn: dict[str, int] = {}
+    turns = []
+    for question in order:
+        turns.append(turn.setdefault(question.user_id, 0))
+        turn[question.user_id] += 1
+    return [order[index] for index in np.argsort(turns, kind="stable")[:number]]
+
+
+class Calibrator:
+    """Fits calibrations on training questions.
+
+    Args:
+        benchmark: scores answers to them.
+        questions: the training questions.
+        kind: one of `persona.eval.options.CALIBRATIONS`.
+        answers: keeps the scores.
+    """
+
+    def __init__(self, benchmark: Benchmark, questions: Sequence[Question], kind: str, answers: Answers) -> None:
+        self._benchmark, self._questions, self._kind, self._answers = benchmark, questions, kind, answers
+
+    def fitted(self, personalizer: Personalizer, arm: Arm | None) -> Calibration:
+        """The calibration of a run.
+
+        Args:
+            personalizer: the run.
+            arm: the row's method or control, with the training questions' profiles; None for a row that has none.
+        """
+        if self._kind == NO_CALIBRATION or arm is None or not self._questions:
+            return Calibration()
+        if answer_mode(personalizer.llm, personalizer.options) != "likelihood":
+            return Calibration()
+        kinds = (PRIOR, CONTENT_FREE) if self._kind == AUTO else (self._kind,)
+        measured = {kind: self._scores(personalizer, arm, left_out=kind == CONTENT_FREE) for kind in kinds}
+        measured = {kind: scores for kind, scores in measured.items() if scores}
+        if not measured:
+            return Calibration()
+        if self._kind == AUTO:
+            scores = measured.get(PRIOR) or self._scores(personalizer, arm, left_out=False)
+            best = self._best(scores, measured)
+            return Calibration() if best == NO_CALIBRATION else Calibration(best, _prior(measured[best]))
+        return Calibration(self._kind, _prior(measured[self._kind]))
+
+    def _scores(self, personalizer: Personalizer, arm: Arm, *, left_out: bool) -> list[_Scores]:
+        """Scores of training questions; with their content left out, of those where it can be."""
+        pairs = list(zip(self._questions, arm.profiles, strict=True))
+        if left_out:
+            pairs = [(each, profile) for each, profile in pairs if each.query and each.query in each.prompt]
+            pairs = pairs[:_CONTENT_FREE_QUESTIONS]
+        asks = [
+            Ask(
+                profile,
+                question.prompt.replace(question.query, _LEFT_OUT) if left_out else question.prompt,
+                question.query,
+                Choices.of(question.choices),
+            )
+            for question, profile in pairs
+        ]
+        if not asks:
+            return []
+        scored = self._answers.scores(personalizer, personalizer.prepare(asks))
+        return [
+            _Scores(question, choices, np.asarray(scores) - np.logaddexp.reduce(scores))
+            for (question, _), ask, scores in zip(pairs, asks, scored, strict=True)
+            if (choices := ask.choices) is not None
+        ]
+
+    def _best(self, scores: Sequence[_Scores], measured: Mapping[str, Sequence[_Scores]]) -> str:
+        """The kind whose answers to the training questions score best, each half answered with the other's prior."""
+        users = list(dict.fromkeys(each.question.user_id for each in scores))
+        first = set(users[::2])
+        metric = self._benchmark.metrics[0]
+        values = {}
+        for kind in (NO_CALIBRATION, *measured):
+            answers = {}
+            for inside in (True, False):
+                others = [each for each in measured.get(kind, ()) if (each.question.user_id in first) != inside]
+                fitted = Calibration(kind, _prior(others)) if others else Calibration()
+                for each in scores:
+                    if (each.question.user_id in first) == inside:
+                        choices = fitted.of(each.choices)
+                        assert choices is not None
+                        answers[each.question.id] = chosen(each.values.tolist(), choices)
+            questions = [each.question for each in scores]
+            samples = self._benchmark.score(questions, [answers[question.id] for question in questions])
+            values[kind] = metric.value(samples) * (1 if metric.higher_is_better else -1)
+        return max(values, key=lambda kind: values[kind])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scores:
+    """Log-probabilities of a question's choices, normalised over them."""
+
+    question: Question
+    choices: Choices
+    values: np.ndarray
+
+
+def _prior(scores: Sequence[_Scores]) -> dict[str, float]:
+    """The mean of each choice over the questions that have it."""
+    by_text: dict[str, list[float]] = {}
+    for each in scores:
+        for text, value in zip(each.choices.texts, each.values, strict=True):
+            by_text.setdefault(text, []).append(float(value))
+    return {text: float(np.mean(values)) for text, values in by_text.items()}

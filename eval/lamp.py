@@ -31,6 +31,7 @@ from persona.eval.benchmark import earliest_profiles
 from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, GeneralQuestion
 from persona.eval.benchmarks.lamp import LampBenchmark
 from persona.eval.benchmarks.restraint import RestraintReport, evaluate_restraint
+from persona.eval.calibration import NO_CALIBRATION, calibration_questions
 from persona.eval.controls import WITHOUT_USER, Control, EmptyHistory, OtherUser, TrainedWithoutUser, WithoutHistory
 from persona.eval.methods import Method
 from persona.eval.options import NONE, SUMMARIES, USER_EMBEDDER, LampOptions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,7 @@ def test_files_are_the_same_for_the_same_seed_and_say_which_data_they_are_of(
         evaluate(benchmark(), methods, options=OPTIONS, out=tmp_path / name, config={"why": "to compare"})
     results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("a", "b")]
     assert results[0] == results[1]
-    assert results[0]["config"] == {"seed": 0, "resamples": 100, "limit": None, "at_once": 64, "why": "to compare"}
+    assert results[0]["config"] == asdict(OPTIONS) | {"why": "to compare"}
     for file in (tmp_path / "a" / "predictions").glob("*.json"):
         assert file.read_bytes() == (tmp_path / "b" / "predictions" / file.name).read_bytes()
     split = ratings()

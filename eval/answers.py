@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from persona.errors import GenerationError
 from persona.llm.answers.modes import answer_mode
 from persona.personalizer import Personalizer, Prepared
 from persona.protocols import answer_settings
@@ -68,6 +69,8 @@ class Answers:
         with self._kept(missing) as keep:
             for chunk in self._chunks(missing):
                 for index, generation in personalizer.answers([each for _, each in chunk]):
+                    if isinstance(generation, GenerationError):
+                        raise generation
                     key = chunk[index][0]
                     self._texts[key] = generation.text
                     keep({"key": key, "text": generation.text})

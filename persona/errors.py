@@ -15,6 +15,7 @@
     ├── FingerprintMismatchError (ValueError)  vectors or weights of two different models met
     ├── ModelLoadError          (OSError)      a model or encoder cannot be loaded
     ├── GenerationError         (RuntimeError) the LLM did not answer
+    │   └── EndpointError                      an endpoint refused a request, failed, or cannot be reached
     ├── UnsupportedChannelError (TypeError)    the LLM cannot take that channel
     ├── MissingDependencyError  (ImportError)  an optional package is not installed
     └── EvaluationError         (ValueError)   predictions and golds do not belong together
@@ -92,6 +93,20 @@ class ModelLoadError(PersonaError, OSError):
 
 class GenerationError(PersonaError, RuntimeError):
     """The LLM did not answer."""
+
+
+class EndpointError(GenerationError):
+    """An endpoint refused a request, failed, or cannot be reached.
+
+    Args:
+        message: the rule, what was given and how to fix it.
+        status: of HTTP; None where there was no reply, or none of the right form.
+        for_all: whether every other request would be answered with the same.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, for_all: bool = False) -> None:
+        super().__init__(message)
+        self.status, self.for_all = status, for_all
 
 
 class UnsupportedChannelError(PersonaError, TypeError):

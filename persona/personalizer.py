@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from persona.channels import Ask, Channel, Contribution, check_way
-from persona.errors import InvalidOptionError
-from persona.llm.answers.modes import answers
+from persona.errors import GenerationError, InvalidOptionError
+from persona.llm.answers.modes import Answered, answers
 from persona.llm.checks import check_options, check_prompt
 from persona.prompts import PromptBuilder
 from persona.protocols import (
@@ -55,6 +55,7 @@ class Generation:
         notes: the notes about the user (a summary) in `prompt`, whole or shortened.
         sources: where the notes come from, e.g. ``"llm:LaMP_3:instruct-1:gpt@..."``.
         answered: how the answer was made, one of `persona.llm.answers.modes.Mode`; empty before it is there.
+        finish: how it ended, one of `persona.protocols.Finish`; empty before it is there.
     """
 
     text: str
@@ -66,6 +67,7 @@ class Generation:
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     answered: str = ""
+    finish: str = ""
 
     @property
     def abstained(self) -> bool:
@@ -89,6 +91,12 @@ class Prepared:
     request: Request
     generation: Generation
     identity: str = ""
+
+    def with_answer(self, answered: Answered | GenerationError) -> Generation | GenerationError:
+        """The generation with what the LLM answered; an error as it is."""
+        if isinstance(answered, GenerationError):
+            return answered
+        return replace(self.generation, text=answered.text, answered=answered.mode, finish=answered.finish)
 
 
 class Personalizer:
@@ -213,14 +221,24 @@ class Personalizer:
         Raises:
             GenerationError: if the LLM does not answer.
         """
-        answers = dict(self.answers(prepared))
-        return [answers[index] for index in range(len(prepared))]
+        generations = {}
+        for index, generation in self.answers(prepared):
+            if isinstance(generation, GenerationError):
+                raise generation
+            generations[index] = generation
+        return [generations[index] for index in range(len(prepared))]
 
-    def answers(self, prepared: Sequence[Prepared]) -> Iterator[tuple[int, Generation]]:
-        """`answer`, each with its index when it arrives: one by one where the LLM can, else all at the end."""
+    def answers(self, prepared: Sequence[Prepared]) -> Iterator[tuple[int, Generation | GenerationError]]:
+        """`answer`, each with its index when it arrives: one by one where the LLM can, else all at the end.
+
+        A request that cannot be answered gets its error, and the others go on.
+
+        Raises:
+            GenerationError: if the LLM answers no request at all.
+        """
         with self._serving():
-            for index, text, mode in answers(self.llm, [each.request for each in prepared], self.options):
-                yield index, replace(prepared[index].generation, text=text, answered=mode)
+            for index, answered in answers(self.llm, [each.request for each in prepared], self.options):
+                yield index, prepared[index].with_answer(answered)
 
     def choice_scores(self, prepared: Sequence[Prepared]) -> list[list[float]]:
         """How likely the LLM finds each choice of prepared requests, which all have some.

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
-from persona.errors import InvalidOptionError
+from persona.errors import GenerationError, InvalidOptionError
 from persona.records import Profile, Record, ScoredRecord
 
 if TYPE_CHECKING:
@@ -281,6 +281,25 @@ class GenerationOptions:
     answers: str = "auto"
 
 
+Finish: TypeAlias = Literal["stop", "length", "refusal"]
+"""How an answer ended: by itself, cut at `GenerationOptions.max_new_tokens`, or in a refusal by the LLM's provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an LLM wrote, and how it ended.
+
+    Attributes:
+        text: may be empty.
+        finish: how it ended.
+        held: whether nothing but a choice of the request could be written.
+    """
+
+    text: str
+    finish: Finish = "stop"
+    held: bool = False
+
+
 @runtime_checkable
 class ScoresChoices(Protocol):
     """A `LanguageModel` that says how likely it finds each choice of a request."""
@@ -336,11 +355,25 @@ class LanguageModel(Protocol):
 class AnswersOneByOne(Protocol):
     """A `LanguageModel` whose answers arrive one by one, over a wire say, so that each can be kept when it does."""
 
-    def generate_each(self, requests: Sequence[Request], options: GenerationOptions) -> Iterator[tuple[int, str]]:
-        """Index and answer of each of `requests`, in the order in which they arrive; errors as in `generate`.
+    def generate_each(
+        self, requests: Sequence[Request], options: GenerationOptions
+    ) -> Iterator[tuple[int, Answer | str | GenerationError]]:
+        """Index and answer of each of `requests`, in the order in which they arrive; a text alone is an answer, too.
 
-        What has arrived is handed over before an error is raised.
+        A request that cannot be answered gets its error, and the others go on. Only an error that all of them would get
+        is raised; what has arrived is handed over before.
         """
+        ...
+
+
+@runtime_checkable
+class AnswersAsync(Protocol):
+    """A `LanguageModel` that is asked from within an event loop without blocking it."""
+
+    async def agenerate(
+        self, requests: Sequence[Request], options: GenerationOptions
+    ) -> Sequence[Answer | str | GenerationError]:
+        """The answer to each of `requests`, or its error, in their order; errors as in `generate_each`."""
         ...
 
 

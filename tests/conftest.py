@@ -98,7 +98,7 @@ class ChatServer:
 
 @pytest.fixture
 def chat_server() -> Iterator[ChatServer]:
-    """Models: `echo` answers; `refuses`, `silent`, `empty` and `html` are broken, each in another way."""
+    """Models: `echo` answers; those of other names are broken, each in another way."""
     received: list[tuple[str, dict[str, Any]]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -115,11 +115,18 @@ def chat_server() -> Iterator[ChatServer]:
                 status, sent = 400, json.dumps({"error": {"message": "the prompt is too long", "code": 400}})
             elif body["model"] == "html":
                 kind, sent = "text/html", "<html>a login page</html>"
+            elif body["model"] == "cut":
+                sent = sent[:-30]
+            elif body["model"] == "surrogate":
+                sent = sent.replace(prompt, r"\ud83d", 1)
+            data = sent.encode()
+            if body["model"] == "latin-1":
+                data = data.replace(prompt.encode(), "é".encode("latin-1"), 1)
             self.send_response(status)
             self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(sent.encode())))
+            self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(sent.encode())
+            self.wfile.write(data)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from persona.channels import check_way
-from persona.errors import InvalidOptionError
+from persona.errors import GenerationError, InvalidOptionError
 from persona.protocols import ADAPTER, ANSWERS, LIFTS, SOFT_PROMPT, GenerationOptions, LanguageModel, Request
 
 if TYPE_CHECKING:
@@ -51,6 +51,23 @@ def check_prompt(prompt: object, where: str = "") -> None:
     except UnicodeEncodeError as error:
         half = f"{prompt[error.start]!r} at character {error.start}"
         raise InvalidOptionError(f"a prompt must be UTF-8 text, and holds {half}{where}") from None
+
+
+def check_answer(text: object, llm: str) -> str:
+    """`text`, if an answer can be that.
+
+    Raises:
+        GenerationError: if it is no text, or holds half a character (a lone surrogate), which no file and no terminal
+            can take.
+    """
+    if not isinstance(text, str):
+        raise GenerationError(f"{llm} must answer with a text, answered: {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"{text[error.start]!r} at character {error.start}"
+        raise GenerationError(f"{llm} must answer with UTF-8 text, and its answer holds {half}") from None
+    return text
 
 
 def check_soft_prompt(vectors: torch.Tensor, hidden_size: int | None, llm: str, index: int) -> None:

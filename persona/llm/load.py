@@ -16,7 +16,7 @@ a LangChain runnable or chat model               `persona.llm.plain`
 a function from string to string                 `persona.llm.plain`
 ``"openai:MODEL"``, ``"openai:MODEL@URL"``       `persona.llm.endpoint`
 ``"vllm:MODEL"``, ``"vllm:MODEL@URL"``           `persona.llm.endpoint`
-an ``openai.OpenAI`` client with ``model=``      `persona.llm.endpoint`
+an ``openai`` client with ``model=``             `persona.llm.endpoint`
 ===============================================  ==============================
 
 ``URL`` starts with ``http://`` or ``https://`` and usually ends in ``/v1``. Without one, ``openai:`` asks OpenAI (or
@@ -39,7 +39,7 @@ from persona.errors import InvalidOptionError, ModelLoadError
 from persona.protocols import LanguageModel
 
 if TYPE_CHECKING:
-    from persona.llm.endpoint import OpenAILM
+    from persona.llm.endpoint.model import OpenAILM
     from persona.llm.transformers import TransformersLM
 
 TINY = "tiny"
@@ -94,7 +94,7 @@ def load_llm(llm: object, **options: Any) -> LanguageModel:
 
         _check_options("a LangChain runnable", options, _keywords(RunnableLM))
         return RunnableLM(cast(Any, llm), **options)
-    if _is_a(llm, "openai", "OpenAI"):
+    if _is_a(llm, "openai", "OpenAI") or _is_a(llm, "openai", "AsyncOpenAI"):
         if "model" not in options:
             raise InvalidOptionError("an openai.OpenAI client needs a model: load_llm(client, model='...')")
         return _endpoint("an openai.OpenAI client", options.pop("model"), {"client": llm, **options})
@@ -201,7 +201,8 @@ def _from_uri(uri: re.Match[str], options: dict[str, Any]) -> OpenAILM:
 
 
 def _endpoint(kind: str, model: str, options: dict[str, Any]) -> OpenAILM:
-    from persona.llm.endpoint import EndpointOptions, OpenAILM
+    from persona.llm.endpoint.model import OpenAILM
+    from persona.llm.endpoint.options import EndpointOptions
 
     _check_options(kind, options, (*_CLIENT_OPTIONS, *(each.name for each in dataclasses.fields(EndpointOptions))))
     client = {name: options.pop(name) for name in _CLIENT_OPTIONS if name in options}

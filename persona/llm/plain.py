@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from persona.errors import GenerationError, InvalidOptionError, reason
-from persona.llm.checks import check_options, check_requests
+from persona.llm.checks import check_answer, check_options, check_requests
 from persona.llm.tokenizers import WhitespaceTokenizer
 from persona.protocols import TEXT, GenerationOptions, Request, TextTokenizer
 
@@ -42,12 +42,37 @@ class _TextOnly(ABC):
             InvalidOptionError: if `options` asks for beams, or a prompt is no text.
             GenerationError: if there is no answer, or one that is no text.
         """
+        texts = []
+        for _, answer in self.generate_each(requests, options):
+            if isinstance(answer, GenerationError):
+                raise answer
+            texts.append(answer)
+        return texts
+
+    def generate_each(
+        self, requests: Sequence[Request], options: GenerationOptions
+    ) -> Iterator[tuple[int, str | GenerationError]]:
+        """Index and answer of each of `requests`, or its error, in their order; errors as in `generate`."""
         check_options(options, only_text=self.fingerprint)
         check_requests(requests, self)
-        return self._answers([request.prompt for request in requests])
+        for index, answer in enumerate(self._answers([request.prompt for request in requests])):
+            if isinstance(answer, Exception):
+                failed = GenerationError(f"{self.fingerprint} did not answer request {index}: {reason(answer)}")
+                failed.__cause__ = answer
+                yield index, failed
+                continue
+            try:
+                yield index, check_answer(self._text(answer), f"{self.fingerprint} (request {index})")
+            except GenerationError as error:
+                yield index, error
 
     @abstractmethod
-    def _answers(self, prompts: Sequence[str]) -> list[str]: ...
+    def _answers(self, prompts: Sequence[str]) -> Iterable[object]:
+        """What comes back for each of `prompts`, or what is raised instead, as it comes."""
+
+    def _text(self, answer: object) -> object:
+        """The text in what came back."""
+        return answer
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.fingerprint!r})"
@@ -69,26 +94,13 @@ class CallableLM(_TextOnly):
         super().__init__(f"callable:{name or _name_of(function)}", tokenizer)
         self._function = function
 
-    def generate_each(self, requests: Sequence[Request], options: GenerationOptions) -> Iterator[tuple[int, str]]:
-        """Index and answer of each of `requests`, one after the other; errors as in `generate`."""
-        check_options(options, only_text=self.fingerprint)
-        check_requests(requests, self)
-        for index, request in enumerate(requests):
-            yield index, self._answer(index, request.prompt)
-
-    def _answers(self, prompts: Sequence[str]) -> list[str]:
-        return [self._answer(index, prompt) for index, prompt in enumerate(prompts)]
-
-    def _answer(self, index: int, prompt: str) -> str:
-        try:
-            answer: object = self._function(prompt)
-        except Exception as error:  # It is the user's function: whatever it raises is its failure to answer.
-            raise GenerationError(f"{self.fingerprint} did not answer request {index}: {reason(error)}") from error
-        if not isinstance(answer, str):
-            raise GenerationError(
-                f"{self.fingerprint} must return a string, returned: {type(answer).__name__} (request {index})"
-            )
-        return answer
+    def _answers(self, prompts: Sequence[str]) -> Iterator[object]:
+        for prompt in prompts:
+            try:
+                answer: object = self._function(prompt)
+            except Exception as error:  # It is the user's function: whatever it raises is its failure to answer.
+                answer = error
+            yield answer
 
 
 class RunnableLM(_TextOnly):
@@ -124,25 +136,21 @@ class RunnableLM(_TextOnly):
         self._runnable = runnable
         self._max_concurrency = max_concurrency
 
-    def _answers(self, prompts: Sequence[str]) -> list[str]:
-        answers = self._runnable.batch(
-            list(prompts), config={"max_concurrency": self._max_concurrency}, return_exceptions=True
-        )
-        return [self._text(index, answer) for index, answer in enumerate(answers)]
+    def _answers(self, prompts: Sequence[str]) -> Sequence[object]:
+        config: Any = {"max_concurrency": self._max_concurrency}
+        return self._runnable.batch(list(prompts), config=config, return_exceptions=True)
 
-    def _text(self, index: int, answer: object) -> str:
+    def _text(self, answer: object) -> object:
         """The text of a string or a message."""
         from langchain_core.messages import BaseMessage
 
-        if isinstance(answer, Exception):
-            raise GenerationError(f"{self.fingerprint} did not answer request {index}: {reason(answer)}") from answer
         if isinstance(answer, BaseMessage):
             return str(answer.text)
         if isinstance(answer, str):
             return answer
         raise GenerationError(
-            f"{self.fingerprint} must answer with a string or a message, answered: {type(answer).__name__} "
-            f"(request {index}); end the chain with StrOutputParser()"
+            f"{self.fingerprint} must answer with a string or a message, answered: {type(answer).__name__}; "
+            "end the chain with StrOutputParser()"
         )
 
 

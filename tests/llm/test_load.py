@@ -15,7 +15,7 @@ from langchain_core.runnables import RunnableLambda
 
 from persona.errors import InvalidOptionError, ModelLoadError
 from persona.llm import load
-from persona.llm.endpoint import EndpointOptions
+from persona.llm.endpoint.options import EndpointOptions
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from tests.llm.test_plain import answers, echo

@@ -51,9 +51,9 @@ def test_what_it_raises_is_a_generation_error(llm: object) -> None:
 
 
 def test_it_must_answer_with_text() -> None:
-    with pytest.raises(GenerationError, match="must return a string, returned: int"):
+    with pytest.raises(GenerationError, match="must answer with a text, answered: int"):
         answers(len, ["A"])
-    with pytest.raises(GenerationError, match=r"a string or a message, answered: int .*StrOutputParser"):
+    with pytest.raises(GenerationError, match=r"a string or a message, answered: int; .*StrOutputParser"):
         answers(RunnableLambda(len), ["A"])
 
 
@@ -84,3 +84,19 @@ def test_runnables_answer_a_number_of_requests_at_a_time() -> None:
     assert most == 2
     with pytest.raises(InvalidOptionError, match="`max_concurrency` must be at least 1, was: 0"):
         load_llm(RunnableLambda(echo), max_concurrency=0)
+
+
+@pytest.mark.parametrize("made", [None, "half \ud83d"])
+def test_an_answer_that_is_no_text_is_one_line(made: Any) -> None:
+    for llm in (lambda prompt: made, RunnableLambda(lambda prompt: made)):
+        with pytest.raises(GenerationError, match="must answer with") as caught:
+            answers(llm, ["A"])
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("llm", [fail_on_b, RunnableLambda(fail_on_b)])
+def test_one_failure_does_not_take_the_others_down(llm: object) -> None:
+    loaded: Any = load_llm(llm)
+    (_, a), (_, failed), (_, c) = loaded.generate_each([Request(each) for each in "ABC"], GenerationOptions(12))
+    assert (a, c) == ("A", "C")
+    assert isinstance(failed, GenerationError)

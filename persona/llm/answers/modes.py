@@ -18,11 +18,21 @@ Requests without choices are always answered in the LLM's own words.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from persona.errors import GenerationError
 from persona.llm.answers.choices import chosen, named_choice
-from persona.protocols import AnswersOneByOne, GenerationOptions, LanguageModel, Request, ScoresChoices
+from persona.llm.checks import check_answer
+from persona.protocols import (
+    Answer,
+    AnswersOneByOne,
+    Finish,
+    GenerationOptions,
+    LanguageModel,
+    Request,
+    ScoresChoices,
+)
 
 Mode: TypeAlias = Literal["generate", "likelihood", "constrained", "read"]
 
@@ -41,37 +51,98 @@ def answer_mode(llm: LanguageModel, options: GenerationOptions) -> Mode:
     return "constrained" if getattr(llm, "constrains", False) else "read"
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a request is answered with.
+
+    Attributes:
+        text: the answer.
+        mode: how it was made.
+        finish: how it ended.
+    """
+
+    text: str
+    mode: Mode
+    finish: Finish = "stop"
+
+
 def answers(
     llm: LanguageModel, requests: Sequence[Request], options: GenerationOptions
-) -> Iterator[tuple[int, str, Mode]]:
-    """Index, answer and mode of each of `requests`, when it arrives: one by one where the LLM can, else in batches.
+) -> Iterator[tuple[int, Answered | GenerationError]]:
+    """Index and answer of each of `requests`, or its error, when it arrives: one by one where the LLM can.
 
     Raises:
         UnsupportedChannelError: if a request uses a channel that the LLM does not take.
-        GenerationError: if the LLM does not answer; what has arrived is handed over before.
+        GenerationError: if the LLM answers no request at all; what has arrived is handed over before.
     """
-    mode = answer_mode(llm, options)
-    scored = [index for index, request in enumerate(requests) if request.choices is not None and mode == "likelihood"]
+    plan = _Plan.of(llm, requests, options)
     if isinstance(llm, ScoresChoices):
-        for start in range(0, len(scored), _TOGETHER):
-            indexes = scored[start : start + _TOGETHER]
-            for index, scores in zip(indexes, llm.choice_scores([requests[each] for each in indexes]), strict=True):
-                choices = requests[index].choices
-                assert choices is not None
-                yield index, chosen(scores, choices), "likelihood"
-    rest = [index for index in range(len(requests)) if index not in set(scored)]
-    if not rest:
+        for start in range(0, len(plan.scored), _TOGETHER):
+            indexes = plan.scored[start : start + _TOGETHER]
+            scores = llm.choice_scores([requests[index] for index in indexes])
+            yield from zip(indexes, map(plan.likeliest, indexes, scores), strict=True)
+    if not plan.asked:
         return
-    options = replace(options, answers="constrained" if mode == "constrained" else "generate")
-    asked = [requests[index] for index in rest]
-    texts = (
-        llm.generate_each(asked, options)
-        if isinstance(llm, AnswersOneByOne)
-        else enumerate(llm.generate(asked, options))
-    )
-    for index, text in texts:
-        choices = asked[index].choices
-        if choices is None or mode == "generate":
-            yield rest[index], text, "generate"
-        else:
-            yield rest[index], named_choice(text, choices) or text, mode
+    asked = [requests[index] for index in plan.asked]
+    if isinstance(llm, AnswersOneByOne):
+        for number, answer in llm.generate_each(asked, plan.options):
+            yield plan.asked[number], plan.written(plan.asked[number], answer)
+    else:
+        texts = llm.generate(asked, plan.options)
+        if len(texts) != len(asked):
+            raise GenerationError(f"{llm.fingerprint} must answer each of {len(asked)} requests, gave: {len(texts)}")
+        for index, text in zip(plan.asked, texts, strict=True):
+            yield index, plan.written(index, text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Which requests are answered by likelihood, and which are asked; and what their answers come to.
+
+    Attributes:
+        name: what messages call the LLM.
+        requests: all of them.
+        mode: how those with choices are answered.
+        scored: indexes of those that are answered by likelihood.
+        asked: indexes of the others.
+        options: how they are asked.
+    """
+
+    name: str
+    requests: Sequence[Request]
+    mode: Mode
+    scored: list[int]
+    asked: list[int]
+    options: GenerationOptions
+
+    @classmethod
+    def of(cls, llm: LanguageModel, requests: Sequence[Request], options: GenerationOptions) -> _Plan:
+        mode = answer_mode(llm, options)
+        scored = [
+            index for index, request in enumerate(requests) if request.choices is not None and mode == "likelihood"
+        ]
+        asked = sorted(set(range(len(requests))) - set(scored))
+        options = replace(options, answers="constrained" if mode == "constrained" else "generate")
+        return cls(llm.fingerprint, requests, mode, scored, asked, options)
+
+    def likeliest(self, index: int, scores: Sequence[float]) -> Answered:
+        """The answer to a request whose choices were scored."""
+        choices = self.requests[index].choices
+        assert choices is not None
+        return Answered(chosen(scores, choices), "likelihood")
+
+    def written(self, index: int, answer: Answer | str | GenerationError) -> Answered | GenerationError:
+        """The answer to a request, by what the LLM wrote, whatever kind of LLM that is."""
+        if isinstance(answer, GenerationError):
+            return answer
+        made = answer if isinstance(answer, Answer) else Answer(answer)
+        try:
+            check_answer(made.text, self.name)
+        except GenerationError as error:
+            return error
+        choices = self.requests[index].choices
+        if choices is None or self.mode == "generate":
+            return Answered(made.text, "generate", made.finish)
+        if made.held:
+            return Answered(made.text, "constrained", made.finish)
+        return Answered(named_choice(made.text, choices) or made.text, "read", made.finish)

@@ -33,7 +33,7 @@ from persona.adapters.serving import vllm as plug_in
 from persona.adapters.serving.vllm import ServedAdapters, bank_resolver, register_resolver
 from persona.adapters.versions import AdapterDraft
 from persona.errors import GenerationError, InvalidOptionError, MissingDependencyError, UnknownAdapterError
-from persona.llm.endpoint import OpenAILM
+from persona.llm.endpoint.model import OpenAILM
 from persona.llm.load import load_llm
 from persona.personalizer import Personalizer
 from persona.protocols import PRIOR_ADAPTER, GenerationOptions, Request

@@ -17,7 +17,7 @@ from persona.errors import (
     ModelLoadError,
     UnsupportedChannelError,
 )
-from persona.llm.endpoint import OpenAILM
+from persona.llm.endpoint.model import OpenAILM
 from persona.llm.inputs import message_parts, wire_format
 from persona.llm.load import load_llm
 from persona.protocols import GenerationOptions, Request
@@ -72,7 +72,7 @@ def test_a_request_on_the_wire(
 
 
 def test_openai_itself_gets_the_new_name_of_the_limit(chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("persona.llm.endpoint._OPENAI_HOST", "127.0.0.1")
+    monkeypatch.setattr("persona.llm.endpoint.wire.OPENAI_HOST", "127.0.0.1")
     load_llm(f"openai:m@{chat_server.url}", api_key="k").generate([Request("Hi")], OPTIONS)
     ((_, body),) = chat_server.received
     assert body["max_completion_tokens"] == 9
@@ -100,14 +100,17 @@ def test_equal_prompts_are_asked_once_and_answers_keep_their_order(chat_server: 
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("refuses", r"did not answer: BadRequestError: .*the prompt is too long"),
+        ("refuses", r"refused the request \(400\): the prompt is too long"),
         ("silent", "answered without text"),
         ("empty", "sent no answer in OpenAI's form"),
-        ("html", "sent no answer in OpenAI's form"),
+        ("html", "sent a page in place of an answer: addresses usually end in /v1"),
+        ("cut", "sent no answer in OpenAI's form: JSONDecodeError: Unterminated string"),
+        ("latin-1", "sent no answer in OpenAI's form: UnicodeDecodeError: 'utf-8' codec can't decode"),
+        ("surrogate", r"must answer with UTF-8 text, and its answer holds '\\ud83d' at character 2"),
     ],
 )
 def test_broken_answers_are_one_line(chat_server: ChatServer, model: str, said: str) -> None:
-    llm = load_llm(f"vllm:{model}@{chat_server.url}")
+    llm = load_llm(f"vllm:{model}@{chat_server.url}", retries=0)
     with pytest.raises(GenerationError, match=said) as caught:
         llm.generate([Request("A"), Request("B")], OPTIONS)
     assert "\n" not in str(caught.value)
@@ -117,7 +120,7 @@ def test_broken_answers_are_one_line(chat_server: ChatServer, model: str, said: 
 def test_an_endpoint_that_cannot_be_reached_or_used_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="k", max_retries=0) as client:
         llm = OpenAILM("m", client=client)
-        with pytest.raises(GenerationError, match=r"m@http://127\.0\.0\.1:9/v1 did not answer: APIConnectionError"):
+        with pytest.raises(GenerationError, match=r"m@http://127\.0\.0\.1:9/v1 cannot be reached: ConnectError"):
             llm.generate([Request("A")], OPTIONS)
     with pytest.raises(ModelLoadError, match="needs a key: set OPENAI_API_KEY") as caught:
         load_llm("openai:gpt-4o-mini")
@@ -134,7 +137,7 @@ def test_vllm_needs_no_key_and_has_a_default_address(monkeypatch: pytest.MonkeyP
     assert load_llm("vllm:ana@3").fingerprint == "openai:ana@3@http://127.0.0.1:8000/v1"  # as adapters are named
     monkeypatch.setenv("VLLM_API_KEY", "secret")
     llm: Any = load_llm("vllm:m")
-    assert llm._client.api_key == "secret"
+    assert llm._connected._client.api_key == "secret"
     assert "secret" not in repr(llm)
 
 

@@ -1,0 +1,249 @@
+"""An LLM behind an endpoint that speaks OpenAI's protocol: OpenAI itself, vLLM, and many others.
+
+>>> from persona.llm.load import load_llm
+>>> load_llm("vllm:llama-3@http://127.0.0.1:8000/v1", system="Be brief.")
+OpenAILM('llama-3', base_url='http://127.0.0.1:8000/v1/')
+
+Needs the extra `openai`. Answers are asked for with temperature 0 and a fixed seed; how far that makes them repeatable
+is up to the server.
+
+**Soft prompts** go to a vLLM server started with ``--enable-prompt-embeds`` (`persona.llm.inputs`). The chat endpoint
+takes one as a part of a message, beside the text. The completions endpoint takes embeddings of the whole prompt, so the
+text has to be embedded here, by `EndpointOptions.embed`.
+
+**Adapters** are models of their own to a vLLM server that was started with ``--enable-lora``: a request with an adapter
+names it in the place of the model (`persona.adapters.serving.vllm`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from persona.errors import EndpointError, GenerationError, InvalidOptionError
+from persona.llm.checks import check_options, check_requests, check_soft_prompt
+from persona.llm.endpoint.connection import Connection
+from persona.llm.endpoint.options import EndpointOptions
+from persona.llm.endpoint.wire import read_answer, request_fields
+from persona.llm.tokenizers import WhitespaceTokenizer
+from persona.protocols import ADAPTER, SOFT_PROMPT, TEXT, Answer, GenerationOptions, Request, TextTokenizer
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI, OpenAI
+
+_IN_A_ROW = 16
+"""So many failures one after the other, none of them a refusal, and the endpoint is taken to be down."""
+
+
+class OpenAILM:
+    """A language model that is reached through a client of the package `openai`.
+
+    Requests are sent from an event loop of its own, whoever asks.
+
+    Args:
+        model: the model's name at the endpoint.
+        options: how to ask.
+        client: an `openai.OpenAI` or `openai.AsyncOpenAI` client, with its own timeout and retries (an asynchronous one
+            must not be used elsewhere); None makes one from `base_url` and `api_key`.
+        base_url: e.g. ``"http://127.0.0.1:8000/v1"``; None takes `OPENAI_BASE_URL`, else OpenAI itself.
+        api_key: None takes `OPENAI_API_KEY`.
+
+    Raises:
+        MissingDependencyError: if `openai` is not installed.
+        ModelLoadError: if there is no key.
+        InvalidOptionError: if the model has no name, or `client` and the means to make one are both given.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        options: EndpointOptions | None = None,
+        *,
+        client: OpenAI | AsyncOpenAI | None = None,
+        base_url: str | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        if not model:
+            raise InvalidOptionError("the model's name at the endpoint must not be empty: openai:MODEL")
+        if client is not None and (base_url is not None or api_key is not None):
+            raise InvalidOptionError("give a client, or `base_url` and `api_key` to make one, not both")
+        self._model = model
+        self._options = options or EndpointOptions()
+        self._connect = partial(Connection, self._options, client, base_url, api_key)
+        self._connected, self._process = self._connect(), os.getpid()
+
+    @property
+    def _connection(self) -> Connection:
+        if self._process != os.getpid():  # a forked process has neither the thread nor the sockets of its parent
+            self._connected, self._process = self._connect(), os.getpid()
+        return self._connected
+
+    @property
+    def channels(self) -> frozenset[str]:
+        """Text, soft prompts where `hidden_size` is given, and adapters where `adapter_name` is."""
+        given = ((SOFT_PROMPT, self._options.hidden_size), (ADAPTER, self._options.adapter_name))
+        return frozenset({TEXT, *(way for way, option in given if option is not None)})
+
+    @property
+    def fingerprint(self) -> str:
+        """``openai:MODEL@URL``; the weights behind an endpoint cannot be seen."""
+        return f"openai:{self._model}@{self._connected.url.rstrip('/')}"
+
+    @property
+    def serves(self) -> str | None:
+        """Fingerprint of the LLM behind the endpoint, as it was given."""
+        return self._options.serves
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What besides the model and a request decides an answer."""
+        names = ("endpoint", "seed", "fields", "system", "soft_prompt")
+        return {name: getattr(self._options, name) for name in names}
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """Measures prompts, or estimates them."""
+        return self._options.tokenizer or WhitespaceTokenizer()
+
+    def generate(self, requests: Sequence[Request], options: GenerationOptions) -> list[str]:
+        """The answers, in the order of `requests`. Equal prompts are asked once.
+
+        Raises:
+            UnsupportedChannelError: if a request brings more than is taken here.
+            UnknownAdapterError: if `adapter_name` knows no adapter of that name.
+            InvalidOptionError: if `options` asks for beams, or a soft prompt has the wrong shape.
+            GenerationError: if the endpoint refuses a request, cannot be reached, or answers without text.
+        """
+        answers = {}
+        for index, answer in self.generate_each(requests, options):
+            if isinstance(answer, GenerationError):
+                raise answer
+            answers[index] = answer.text
+        return [answers[index] for index in range(len(requests))]
+
+    def generate_each(
+        self, requests: Sequence[Request], options: GenerationOptions
+    ) -> Iterator[tuple[int, Answer | GenerationError]]:
+        """Index and answer of each request, or its error, in the order in which they arrive; errors as in `generate`.
+
+        Where no request can be answered (no key, no server), nothing more is sent; what was under way and is answered
+        comes before the error.
+        """
+        asked = self._asked(requests, options)
+        if asked:
+            yield from self._connection.loop.each(partial(self._answers, asked, options))
+
+    async def agenerate(
+        self, requests: Sequence[Request], options: GenerationOptions
+    ) -> list[Answer | GenerationError]:
+        """The answer to each request, or its error, in their order, without blocking the caller's event loop."""
+        answers = {}
+        if asked := self._asked(requests, options):
+            async for index, answer in self._connection.loop.aeach(partial(self._answers, asked, options)):
+                answers[index] = answer
+        return [answers[index] for index in range(len(requests))]
+
+    def _asked(self, requests: Sequence[Request], options: GenerationOptions) -> list[_Asked]:
+        """What is sent, and for which requests; checked before anything is."""
+        check_options(options, only_text=self.fingerprint)
+        check_requests(requests, self)
+        # Adapters are named before anything is sent: nobody is answered by the plain model because one is gone.
+        asked: dict[tuple[object, ...], _Asked] = {}
+        for index, request in enumerate(requests):
+            if request.soft_prompt is not None:
+                check_soft_prompt(request.soft_prompt, self._options.hidden_size, self.fingerprint, index)
+            model = self._model_of(request)
+            # Equal prompts are one question; a soft prompt is never taken for equal to another.
+            key = (request.prompt, model, None if request.soft_prompt is None else index)
+            asked.setdefault(key, _Asked(model, request, [])).indexes.append(index)
+        return list(asked.values())
+
+    async def _answers(
+        self,
+        asked: Sequence[_Asked],
+        options: GenerationOptions,
+        put: Callable[[tuple[int, Answer | GenerationError]], None],
+    ) -> None:
+        """Ask everything, and hand over what comes."""
+        ended: list[GenerationError] = []
+        failures = 0
+
+        async def ask(each: _Asked) -> None:
+            nonlocal failures
+            async with self._connection.slots:
+                if ended:
+                    return
+                try:
+                    answer: Answer | GenerationError = await self._answer(each.model, each.request, options)
+                    failures = 0
+                except GenerationError as error:
+                    answer = error
+                    failures = failures + 1 if _is_down(error) else 0
+                    if failures >= _IN_A_ROW:
+                        ended.append(EndpointError(f"{failures} requests in a row were not answered; {error}"))
+                    elif isinstance(error, EndpointError) and error.for_all:
+                        ended.append(error)
+                        return
+            for index in each.indexes:
+                put((index, answer))
+
+        await asyncio.gather(*map(ask, asked))
+        if ended:
+            raise ended[0]
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """Have a vLLM server read the adapter in the PEFT folder `path`, as the server sees it, and call it `name`.
+
+        Raises:
+            GenerationError: if the server refuses it or cannot be reached.
+        """
+        self._post("/load_lora_adapter", {"lora_name": name, "lora_path": path})
+
+    def unload_adapter(self, name: str) -> None:
+        """Have a vLLM server forget an adapter; errors as in `load_adapter`."""
+        self._post("/unload_lora_adapter", {"lora_name": name})
+
+    def _post(self, path: str, body: dict[str, str]) -> None:
+        what = f"{self.fingerprint}, asked for {path} of {body['lora_name']},"
+
+        def call(client: Any) -> Any:
+            return partial(client.post, path, cast_to=str)
+
+        self._connection.loop.submit(self._connection.ask(what, call, str, {"body": body})).result()
+
+    def _model_of(self, request: Request) -> str:
+        adapter_name = self._options.adapter_name
+        return self._model if request.adapter is None or adapter_name is None else adapter_name(request.adapter)
+
+    async def _answer(self, model: str, request: Request, options: GenerationOptions) -> Answer:
+        connection = self._connection
+        fields = request_fields(model, request, self._options, options, connection.url)
+
+        def call(client: Any) -> Any:
+            return (client.chat.completions if self._options.endpoint == "chat" else client.completions).create
+
+        def read(reply: Any) -> Answer:
+            return read_answer(reply, self.fingerprint, options.max_new_tokens)
+
+        return await connection.ask(self.fingerprint, call, read, fields)
+
+    def __repr__(self) -> str:
+        return f"OpenAILM({self._model!r}, base_url={self._connected.url!r})"
+
+
+def _is_down(error: GenerationError) -> bool:
+    """Whether it says more of the endpoint than of the request."""
+    return isinstance(error, EndpointError) and (error.status is None or error.status == 429 or error.status >= 500)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """What is sent once: a request, the model that it goes to, and the indexes of all requests like it."""
+
+    model: str
+    request: Request
+    indexes: list[int]

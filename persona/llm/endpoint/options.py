@@ -1,0 +1,78 @@
+"""Options of endpoints: what is asked for, how persistently, and what the server can take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from persona.errors import InvalidOptionError
+from persona.protocols import TextTokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointOptions:
+    """What is asked of an endpoint, and what the server can take.
+
+    Attributes:
+        endpoint: ``"chat"`` sends the prompt as one user turn; ``"completions"`` sends it bare, for base models.
+        seed: handed to the server; None sends none.
+        max_concurrency: most requests at the same time, at least 1.
+        retries: how often a request is sent again after a failure that may pass (429, 5xx, a timeout, no connection, a
+            broken reply), after growing pauses or the server's own; None is 4, or what a given client has.
+        timeout: seconds to wait for an answer, each time; None is 300, or what a given client has.
+        requests_per_minute: most requests in a minute, evenly spaced, repeated ones included; None for any number.
+        fields: further fields of the request, which replace persona's own; None as a value takes a field out
+            (``{"temperature": None}`` for models that refuse one).
+        tokenizer: measures prompts; None estimates by words.
+        system: text of the system's turn, or before the prompt at the completions endpoint; None sends none.
+        hidden_size: length of the served LLM's input embeddings. With it soft prompts are taken. One of another length
+            is refused here, because it can crash a vLLM server.
+        soft_prompt: whether a soft prompt stands ``"before"`` or ``"after"`` the system's text. Without such a text it
+            stands before the prompt.
+        embed: gives the input embeddings of a text, special tokens and all, for soft prompts at the completions
+            endpoint.  # -> (tokens, hidden_size)
+        serves: fingerprint of the LLM behind the endpoint (`TransformersLM.fingerprint`), by which user embedders know
+            the LLM that they were trained with; it cannot be read off a server.
+        adapter_name: gives the server's name of an adapter ``user@version``. With it requests with adapters are taken.
+
+    Raises:
+        InvalidOptionError: if an option is out of its range.
+    """
+
+    endpoint: Literal["chat", "completions"] = "chat"
+    seed: int | None = 0
+    max_concurrency: int = 8
+    retries: int | None = None
+    timeout: float | None = None
+    requests_per_minute: float | None = None
+    fields: Mapping[str, object] = field(default_factory=dict)
+    tokenizer: TextTokenizer | None = None
+    system: str | None = None
+    hidden_size: int | None = None
+    soft_prompt: Literal["before", "after"] = "before"
+    embed: Callable[[str], torch.Tensor] | None = None
+    serves: str | None = None
+    adapter_name: Callable[[str], str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.endpoint not in ("chat", "completions"):
+            raise InvalidOptionError(f"`endpoint` must be chat or completions, was: {self.endpoint!r}")
+        if self.max_concurrency < 1:
+            raise InvalidOptionError(f"`max_concurrency` must be at least 1, was: {self.max_concurrency}")
+        if self.retries is not None and self.retries < 0:
+            raise InvalidOptionError(f"`retries` must be at least 0, was: {self.retries}")
+        for name in ("timeout", "requests_per_minute"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InvalidOptionError(f"`{name}` must be a number above 0, was: {value}")
+        if self.soft_prompt not in ("before", "after"):
+            raise InvalidOptionError(f"`soft_prompt` must be before or after, was: {self.soft_prompt!r}")
+        if self.hidden_size is not None and self.endpoint == "completions" and self.embed is None:
+            raise InvalidOptionError(
+                "soft prompts at the completions endpoint need `embed`, which makes the text's own embeddings; "
+                "the chat endpoint takes soft prompts beside text"
+            )

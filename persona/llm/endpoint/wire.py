@@ -1,0 +1,96 @@
+"""What goes over the wire: a request in the fields of OpenAI's protocol, and an answer from its reply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from persona.errors import EndpointError, GenerationError
+from persona.llm.checks import check_answer
+from persona.llm.endpoint.options import EndpointOptions
+from persona.protocols import Answer, Finish, GenerationOptions, Request
+
+OPENAI_HOST = "api.openai.com"
+
+_FINISHES: dict[object, Finish] = {"length": "length", "max_tokens": "length", "content_filter": "refusal"}
+
+
+def request_fields(
+    model: str, request: Request, options: EndpointOptions, generation: GenerationOptions, url: str
+) -> dict[str, Any]:
+    """The fields of a request.
+
+    Args:
+        model: name at the endpoint.
+        request: what is asked.
+        options: how the endpoint is asked.
+        generation: how it is to decode.
+        url: of the endpoint.
+    """
+    chat = options.endpoint == "chat"
+    # OpenAI's newer models know the new name only, other servers often the old one only.
+    limit = "max_completion_tokens" if chat and OPENAI_HOST in url else "max_tokens"
+    fields: dict[str, Any] = {"temperature": 0, "seed": options.seed, limit: generation.max_new_tokens}
+    fields = {name: value for name, value in {**fields, **options.fields}.items() if value is not None}
+    prompt = {"messages": messages(request, options)} if chat else completion(request, options)
+    return {"model": model, **prompt, **fields}
+
+
+def messages(request: Request, options: EndpointOptions) -> list[dict[str, Any]]:
+    """The chat's turns; a soft prompt is a part of the first one."""
+    system = options.system
+    turns: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+    turns.append({"role": "user", "content": request.prompt})
+    if request.soft_prompt is not None:
+        from persona.llm.inputs import message_parts
+
+        turns[0]["content"] = message_parts(request.soft_prompt, turns[0]["content"], first=_soft_prompt_first(options))
+    return turns
+
+
+def completion(request: Request, options: EndpointOptions) -> dict[str, Any]:
+    """The fields of a completion's prompt."""
+    system = "" if options.system is None else f"{options.system}\n\n"
+    if request.soft_prompt is None:
+        return {"prompt": system + request.prompt}
+    from persona.llm.inputs import embedded_prompt, wire_format
+
+    assert options.embed is not None
+    # Embedded in one go, so that the text has the tokens that it has without a soft prompt.
+    text = options.embed(system + request.prompt)
+    at = 0 if _soft_prompt_first(options) else len(options.embed(system))
+    whole = embedded_prompt(request.soft_prompt, text, at)
+    # The server wants a prompt beside the embeddings; an empty one adds nothing.
+    return {"prompt": "", "extra_body": {"prompt_embeds": wire_format(whole)}}
+
+
+def _soft_prompt_first(options: EndpointOptions) -> bool:
+    return options.soft_prompt == "before" or options.system is None
+
+
+def read_answer(reply: Any, name: str, max_new_tokens: int) -> Answer:
+    """The answer in a reply, which may be of any form.
+
+    Args:
+        reply: a chat's turn or a completion, as the client gives it.
+        name: what messages call the endpoint.
+        max_new_tokens: what was asked for.
+
+    Raises:
+        GenerationError: if it is a page, there is no text in it, or none that UTF-8 can hold.
+        AttributeError, LookupError, TypeError: if it is of another form.
+    """
+    if isinstance(reply, str):
+        raise EndpointError(f"{name} sent a page in place of an answer: addresses usually end in /v1")
+    choice = reply.choices[0]
+    finish = _FINISHES.get(choice.finish_reason, "stop")
+    message = getattr(choice, "message", None)
+    text = choice.text if message is None else message.content
+    refusal = getattr(message, "refusal", None)
+    if refusal and not text:
+        return Answer(check_answer(refusal, name), "refusal")
+    if text is None and finish == "stop":
+        raise GenerationError(
+            f"{name} answered without text: a model that thinks may need a higher `max_new_tokens`, "
+            f"was: {max_new_tokens}"
+        )
+    return Answer(check_answer(text or "", name), finish)

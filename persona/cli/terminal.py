@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 _FILE_WIDTH = 140
 """Columns of a table that goes into a file or a pipe."""
+
+LINE_SECONDS = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 _STEERING = {
     code: rf"\u{code:04x}"
@@ -209,7 +214,7 @@ def show(part: RenderableType) -> None:
 
 @contextmanager
 def progress_bars(unit: str, *, shown: bool = True) -> Iterator[Progress]:
-    """A progress bar on stderr with rate and time left, where stderr is a terminal; else nothing is printed.
+    """A progress bar on stderr with rate and time left; where stderr is no terminal, a line every half minute.
 
     Args:
         unit: what is counted.
@@ -233,8 +238,49 @@ def progress_bars(unit: str, *, shown: bool = True) -> Iterator[Progress]:
         progress.TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with progress.Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bars:
-        yield bars
+    with progress.Progress(
+        *columns, console=console, disable=not (shown and console.is_terminal), speed_estimate_period=600
+    ) as bars:
+        if shown and not console.is_terminal:
+            with _lines(bars, unit):
+                yield bars
+        else:
+            yield bars
+
+
+@contextmanager
+def _lines(bars: Progress, unit: str) -> Iterator[None]:
+    """Print what is going on as a line on stderr, again and again while this is open."""
+    stop = Event()
+
+    def write() -> None:
+        while not stop.wait(LINE_SECONDS):
+            for task in bars.tasks:
+                if not task.finished:
+                    print(progress_line(task, unit), file=sys.stderr, flush=True)  # noqa: T201
+
+    writer = Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        writer.join()
+
+
+def progress_line(task: Task, unit: str) -> str:
+    """A task of a progress bar in words: what is done, how fast, and how long it will go on.
+
+    >>> from rich.progress import Progress, TaskID
+    >>> bars = Progress(disable=True)
+    >>> bars.update(bars.add_task("answers, loss 1.250", total=600), completed=150)
+    >>> progress_line(bars.tasks[0], "steps")
+    'answers, loss 1.250: 150 of 600'
+    """
+    total = "" if task.total is None else f" of {task.total:,.0f}"
+    rate = "" if not task.speed else f", {task.speed:,.2f} {unit}/s"
+    left = "" if not task.time_remaining else f", about {timedelta(seconds=task.time_remaining)} left"
+    return f"{task.description}: {task.completed:,.0f}{total}{rate}{left}"
 
 
 def stage_bars(progress: Progress) -> Callable[[str, int, int], None]:

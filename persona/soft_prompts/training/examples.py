@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -78,7 +78,9 @@ class Examples:
         self.histories: Mapping[str, History] = dict(zip(users, reader.read(list(profiles.values())), strict=True))
         self.n_users = len(users) - n_validation
         given = self._of_split(split, profiles)
-        self.validation = [example for example in given if example.user_id in validation]
+        asked = [example for example in given if example.user_id in validation]
+        most = options.validation_questions
+        self.validation = asked if len(asked) <= most else _by_turns(asked)[:most]
         self._given = [example for example in given if example.user_id not in validation]
         self.train = list(self._given)
         # Only the position of a record is noted: what is left of a long history without it is as long as the history.
@@ -182,3 +184,13 @@ def _whole_profiles(split: LampSplit) -> dict[str, Profile]:
         for record in question.profile:
             known.setdefault(record.id, record)
     return {user_id: Profile(user_id, tuple(known.values())) for user_id, known in records.items()}
+
+
+def _by_turns(examples: Sequence[Example]) -> list[Example]:
+    """`examples` with one of each user before a second one."""
+    turns: dict[str, int] = {}
+    numbered = []
+    for example in examples:
+        numbered.append((turns.setdefault(example.user_id, 0), example))
+        turns[example.user_id] += 1
+    return [example for _, example in sorted(numbered, key=lambda each: each[0])]

@@ -68,6 +68,7 @@ class UserEmbedderTraining:
             `steps`. Only in mode ``attention``, and not `without_user`.
         without_user: never show a record: the control "trained without the user".
         validation_users: share of the training users that choose the best step.
+        validation_questions: most questions of theirs in an evaluation, one of each user before a second one.
         evaluate_every: steps between two evaluations on them.
         patience: evaluations without a better one after which the training ends.
         max_length: token budget of a prompt with records.
@@ -84,6 +85,7 @@ class UserEmbedderTraining:
     new_user_steps: int | None = None
     without_user: bool = False
     validation_users: float = 0.2
+    validation_questions: int = 256
     evaluate_every: int = 50
     patience: int = 6
     max_length: int = 256
@@ -91,6 +93,7 @@ class UserEmbedderTraining:
 
     def __post_init__(self) -> None:
         _check_least(self, 1, "steps", "batch", "accumulate", "evaluate_every", "patience", "max_length")
+        _check_least(self, 1, "validation_questions")
         _check_least(self, 0, "warm_up", "leave_one_out", "new_user_steps")
         if not 0 < self.validation_users < 1:
             raise InvalidOptionError(f"`validation_users` must be between 0 and 1, was: {self.validation_users}")

@@ -47,3 +47,21 @@ def test_a_record_of_the_same_text_is_no_history_of_its_own_question(tiny: Any, 
         assert all(record.text not in example.input for record in example.profile)
         assert len(example.profile) == len(example.rows) == (1 if twice in example.input else 2)
         assert [records[row] for row in example.rows] == list(example.profile)
+
+
+def test_the_validation_questions_that_are_left_are_of_many_users(tiny: Any, encoder: Any) -> None:
+    task = lamp_task("LaMP_3")
+    profile = (Record("Fine.", "5", "2012"), Record("Bad.", "1", "2013"))
+    questions = tuple(
+        Question(f"{user}-{n}", f"u{user}", task.make_input(f"Hm {n}."), Profile(f"u{user}", profile))
+        for user in range(8)
+        for n in range(3)
+    )
+    split = LampSplit(task, questions, {question.id: "3" for question in questions}, None)
+    reader = HistoryReader(fresh(tiny, encoder).config, encoder)
+    all_of_them = Examples(split, reader, OPTIONS).validation
+    assert [example.user_id for example in all_of_them] == sorted(example.user_id for example in all_of_them)
+    assert len(all_of_them) == 6
+    some = Examples(split, reader, replace(OPTIONS, validation_questions=3)).validation
+    assert [example.user_id for example in some] == [all_of_them[0].user_id, all_of_them[3].user_id, some[2].user_id]
+    assert some[0].input != some[2].input

@@ -8,7 +8,7 @@
 >>> reader.skipped  # rows without text
 0
 
-LaMP's questions, JSON lines, Parquet and `datasets` are read in parts. What cannot be read raises a `DataFormatError`
+LaMP's questions, JSON, Parquet and `datasets` are read in parts. What cannot be read raises a `DataFormatError`
 that names the file and the line, when the reader gets there; a store that takes the records in one transaction holds
 all of a file or nothing. Whole LaMP splits are read by
 `read_split` and `read_lamp`, answers by `read_golds`.
@@ -19,18 +19,19 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdError, located
 from persona.formats.fields import described
+from persona.formats.parquet import parquet_rows
 from persona.formats.rows import check_fields, record_of
-from persona.formats.text_files import open_text, parse_json, read_lines
+from persona.formats.text_files import open_text, parse_json, read_elements, read_lines
 from persona.lamp.outputs import read_golds, write_predictions
 from persona.lamp.questions import has_split, lamp_records, read_lamp, read_split
 from persona.lamp.tasks import lamp_task
-from persona.records import Record
+from persona.records import MAX_CHARACTERS, Record, check_size
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -46,7 +47,7 @@ __all__ = [
     "write_predictions",
 ]
 
-FORMATS = ("auto", "lamp", "jsonl", "parquet", "datasets")
+FORMATS = ("auto", "lamp", "jsonl", "json", "parquet", "datasets")
 """The forms of histories."""
 
 HUB = "hub:"
@@ -54,9 +55,10 @@ HUB = "hub:"
 
 _PARQUET_MAGIC = b"PAR1"
 _PARQUET_SUFFIXES = (".parquet", ".pq")
+_ROWS = "records"
+"""The key of a JSON array of rows, where it is inside an object."""
 _LINES_SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 _BATCH = 1024
-_PANDAS_INDEX = "__index_level_0__"
 
 
 class RecordReader(Iterator[tuple[str, Record]]):
@@ -83,17 +85,22 @@ class RecordReader(Iterator[tuple[str, Record]]):
 
 
 def read_records(
-    source: str | PathLike[str] | Dataset | IterableDataset, *, format: str = "auto", task: str | None = None
+    source: str | PathLike[str] | Dataset | IterableDataset,
+    *,
+    format: str = "auto",
+    task: str | None = None,
+    max_characters: int = MAX_CHARACTERS,
 ) -> RecordReader:
     """Open `source` and read its records one after the other.
 
     Args:
         source: a LaMP questions file or a folder with LaMP's ``{train,dev,test}_questions.json``; a file of
-            JSON lines; a Parquet file; a `datasets.Dataset` or `IterableDataset`; or a dataset that `datasets` loads,
-            as ``hub:owner/name[:split]``, or as a folder with the format ``datasets``. JSON may be gzipped. For the
-            rows of all but LaMP see `persona.formats.rows`.
+            JSON lines; a JSON array of rows; a Parquet file; a `datasets.Dataset` or `IterableDataset`; or a dataset
+            that `datasets` loads, as ``hub:owner/name[:split]``, or as a folder with the format ``datasets``. JSON may
+            be gzipped. For the rows of all but LaMP see `persona.formats.rows`.
         format: one of `FORMATS`; ``auto`` goes by the name's ending and the first bytes.
         task: for LaMP files whose fields do not show the task.
+        max_characters: longest record, all its fields together; a longer one is an error.
 
     Returns:
         An iterator over (user id, record). LaMP repeats a user's records in each question, here they come
@@ -119,16 +126,18 @@ def read_records(
     if task is not None and format != "lamp":
         raise InvalidOptionError(f"a task is for LaMP's files, and {name} is of the form {format}: leave it out")
     if format == "lamp":
-        return RecordReader(name, format, lamp_records(name, task=task))
+        return RecordReader(name, format, _bounded(name, lamp_records(name, task=task), max_characters))
     if format == "jsonl":
-        return RecordReader(name, format, _from_rows(name, "line", read_lines(name)))
+        return RecordReader(name, format, _from_rows(name, "line", _lines(name), max_characters))
+    if format == "json":
+        return RecordReader(name, format, _from_rows(name, "element", _elements(name), max_characters))
     if format == "parquet":
-        return RecordReader(name, format, _from_rows(name, "row", _parquet_rows(name)))
+        return RecordReader(name, format, _from_rows(name, "row", enumerate(parquet_rows(name)), max_characters))
     data = _loaded(name) if isinstance(source, str | PathLike) else source
     if data.column_names is not None:
         with located(name):
             check_fields(data.column_names)
-    return RecordReader(name, format, _from_rows(name, "row", _dataset_rows(data, name)))
+    return RecordReader(name, format, _from_rows(name, "row", enumerate(_dataset_rows(data, name)), max_characters))
 
 
 def _format_of(path: str) -> str:
@@ -147,7 +156,7 @@ def _format_of(path: str) -> str:
     if path.endswith(_LINES_SUFFIXES):
         return "jsonl"
     if start.startswith("["):
-        return "lamp"
+        return "json" if _are_rows(path) else "lamp"
     if start.startswith("{"):
         # LaMP's other form spreads one object over the file and begins with its name.
         return "lamp" if start[1:].lstrip().startswith(('"task"', '"golds"')) else "jsonl"
@@ -156,14 +165,31 @@ def _format_of(path: str) -> str:
     )
 
 
-def _from_rows(source: str, unit: str, rows: Iterator[Any]) -> Iterator[tuple[str, Record] | None]:
-    """Records of rows: lines of JSON with their numbers (`unit` is "line"), or rows of a table from 0 (it is "row")."""
+def _are_rows(path: str) -> bool:
+    """Whether a JSON array is of rows, not of LaMP's questions or outputs."""
+    first = next(read_elements(path, _ROWS), None)
+    return isinstance(first, dict) and not first.keys() & {"input", "profile", "output"}
+
+
+def _bounded(source: str, pairs: Iterator[tuple[str, Record] | None], most: int) -> Iterator[tuple[str, Record] | None]:
+    for pair in pairs:
+        if pair is not None:
+            with located(source, f"a record of {pair[0]!r:.80}"):
+                check_size(pair[1], most)
+        yield pair
+
+
+def _from_rows(
+    source: str, unit: str, rows: Iterable[tuple[int, Mapping[str, object]]], most: int
+) -> Iterator[tuple[str, Record] | None]:
+    """Records of at most `most` characters from rows with their numbers, which count what `unit` names."""
     first_seen: dict[bytes, tuple[int, bytes]] = {}  # of each id that is given: number and content
     number = None
-    for number, given in rows if unit == "line" else enumerate(rows):
+    for number, row in rows:
         try:
-            row = _json_row(given) if unit == "line" else given
             pair = record_of(row)
+            if pair is not None:
+                check_size(pair[1], most)
             if pair is not None and row.get("id") not in (None, ""):
                 key = hashlib.blake2b(repr((pair[0], pair[1].id)).encode(), digest_size=16).digest()
                 content = bytes.fromhex(pair[1].content_hash)
@@ -179,29 +205,25 @@ def _from_rows(source: str, unit: str, rows: Iterator[Any]) -> Iterator[tuple[st
         raise DataFormatError("there must be records, there is not one row", source=source)
 
 
-def _json_row(line: str) -> dict[str, object]:
-    row = parse_json(line)
-    if not isinstance(row, dict):
-        raise DataFormatError(f"a line must be a JSON object, was: {described(row)}")
-    check_fields(row)
-    return row
+def _lines(path: str) -> Iterator[tuple[int, dict[str, object]]]:
+    for number, line in read_lines(path):
+        with located(path, f"line {number}"):
+            row = _row(parse_json(line), "a line")
+        yield number, row
 
 
-def _parquet_rows(path: str) -> Iterator[Mapping[str, object]]:
-    import pyarrow
-    import pyarrow.parquet
+def _elements(path: str) -> Iterator[tuple[int, dict[str, object]]]:
+    for number, value in enumerate(read_elements(path, _ROWS)):
+        with located(path, f"element {number}"):
+            row = _row(value, "an element")
+        yield number, row
 
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = [name for name in file.schema_arrow.names if name != _PANDAS_INDEX]
-            with located(path):
-                check_fields(names)
-            for batch in file.iter_batches(batch_size=_BATCH, columns=names):
-                yield from batch.to_pylist()
-    except DataFormatError:
-        raise
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise DataFormatError(f"the Parquet file cannot be read: {_line(error)}", source=path) from None
+
+def _row(value: object, what: str) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise DataFormatError(f"{what} must be a JSON object, was: {described(value)}")
+    check_fields(value)
+    return value
 
 
 def _kind(source: Dataset | IterableDataset) -> str:

@@ -19,6 +19,9 @@ from persona.errors import DataFormatError, InvalidUserIdError
 MAX_ID_LENGTH = 512
 """Longest user id and record id, in characters."""
 
+MAX_CHARACTERS = 1_000_000
+"""Longest record that is read from a file, in characters, unless another limit is given."""
+
 VIEWS = ("text", "target", "target+text", "title+text")
 """The views of a record that can be embedded or indexed; see `Record.view`."""
 
@@ -203,6 +206,21 @@ def check_user_id(user_id: object) -> str:
     if flaw:
         raise InvalidUserIdError(f"a user id must not hold {flaw}, was: {user_id!r}")
     return user_id
+
+
+def check_size(record: Record, most: int = MAX_CHARACTERS) -> None:
+    """Refuse a record of more than `most` characters, all its fields together.
+
+    Raises:
+        DataFormatError: if it has more.
+    """
+    fields = (record.text, record.target, *(part for pair in record.metadata.items() for part in pair))
+    size = sum(len(value) for value in fields if value is not None)
+    if size > most:
+        raise DataFormatError(
+            f"a record may have {most:,} characters, has {size:,}: cut or split it, or raise the limit "
+            "(PERSONA_MAX_RECORD_CHARACTERS, max_characters=)"
+        )
 
 
 def unstorable(text: str) -> str | None:

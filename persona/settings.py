@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from persona.records import MAX_CHARACTERS
+
 if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
 
@@ -18,6 +20,7 @@ class Settings(BaseSettings):
         llm: any string that `load_llm` takes.
         encoder: any string that `load_encoder` takes.
         retriever: a name of `persona.retrievers.registry.RETRIEVERS`.
+        max_record_characters: longest record that is taken in.
     """
 
     model_config = SettingsConfigDict(env_prefix="PERSONA_", env_file=".env", extra="ignore")
@@ -26,6 +29,7 @@ class Settings(BaseSettings):
     llm: str = "tiny"
     encoder: str = "minilm"
     retriever: str = "bm25"
+    max_record_characters: int = MAX_CHARACTERS
 
 
 def open_store(url: str | None = None, *, create: bool = False) -> ProfileStore:

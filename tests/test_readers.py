@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from persona.errors import DataFormatError, InvalidOptionError, PersonaError, UnknownTaskError
+from persona.formats import unpacking
 from persona.readers import read_records
 from persona.records import Record
 
@@ -54,6 +55,98 @@ def as_text(row: dict[str, Any]) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([as_text(row) for row in rows])
+
+
+# A JSON array of rows
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows", "rows.json.gz"])
+def test_a_json_array_of_rows(tmp_path: Path, name: str) -> None:
+    data = json.dumps(ROWS, indent=2).encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    reader = read_records(tmp_path / name)
+    assert (reader.format, list(reader)) == ("json", ROW_RECORDS)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([{"user_id": "ada", "body": "x"}], "element 0: a row must have `text`, has: user_id, body"),
+        ([ROWS[0], 5], "element 1: an element must be a JSON object, was: 5 \\(int\\)"),
+        ([ROWS[0], {**ROWS[0], "time": "soon"}], "element 1: a time must be like"),
+        ([{"id": 1, "input": "x"}], "a question must have `profile`"),
+    ],
+)
+def test_a_json_array_that_is_broken(tmp_path: Path, value: object, message: str) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps(value))
+    with pytest.raises(DataFormatError, match=message):
+        list(read_records(tmp_path / "rows.json"))
+
+
+# How much is read
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "parquet", "lamp"])
+def test_a_record_that_is_too_long_is_refused_with_its_place(tmp_path: Path, form: str) -> None:
+    rows = [ROWS[0], {"user_id": "ada", "text": "x" * 600, "target": "y" * 300, "metadata": {"film": "z" * 101}}]
+    path, place = tmp_path / f"long.{form}", {"jsonl": "line 2", "json": "element 1", "parquet": "row 1"}.get(form)
+    if form == "jsonl":
+        write_lines(path, rows)
+    elif form == "json":
+        path.write_text(json.dumps(rows))
+    elif form == "parquet":
+        pq.write_table(table(rows), path)
+    else:
+        profile = [{"id": "1", "text": "x" * 1005, "date": "2011-01-01"}]
+        path.write_text(json.dumps([{"id": "1", "user_id": "ada", "input": "x", "profile": profile}]))
+        place = "a record of 'ada'"
+    with pytest.raises(DataFormatError, match=rf"{place}: a record may have 1,000 characters, has 1,005: cut or split"):
+        list(read_records(path, max_characters=1000, task="LaMP_7" if form == "lamp" else None))
+    assert list(read_records(path, max_characters=1005, task="LaMP_7" if form == "lamp" else None))
+
+
+BLANKS = b" \n" * (1 << 24)
+BOMBS = {
+    "blanks.jsonl.gz": BLANKS,
+    "blanks behind a record.jsonl.gz": json.dumps(ROWS[0]).encode() + BLANKS,
+    "blanks in an array.json.gz": b'[{"user_id": "ada", "text": "x"},' + BLANKS,
+    "blanks behind an array.json.gz": b'[{"user_id": "ada", "text": "x"}]' + BLANKS,
+    "one line.jsonl.gz": b'{"user_id": "ada", "text": "' + b"x" * (1 << 28),
+    "many.jsonl.gz": b'{"user_id": "ada", "text": "' + b"x" * 90_000 + b'"}\n',
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_file_that_unpacks_for_ever_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(unpacking, "ALWAYS", 1 << 24)
+    path = tmp_path / name
+    with gzip.open(path, "wb", compresslevel=6) as file:
+        for _ in range(600 if name.startswith("many") else 1):
+            file.write(BOMBS[name])
+    rules = r"may unpack to 300 times|blanks or empty lines in a row|less than|may be 1,048,576 characters"
+    with pytest.raises(DataFormatError, match=rules) as found:
+        for _ in read_records(path):
+            pass
+    assert str(path) in str(found.value)
+    assert str(found.value).count(str(path)) == 1
+
+
+def test_a_table_that_unpacks_for_ever_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacking, "ALWAYS", 1 << 22)
+    path, every = tmp_path / "big.parquet", pa.array([0] * 200_000)
+    pq.write_table(pa.table({name: pa.array(["a film " * 20]).take(every) for name in ("user_id", "text")}), path)
+    with pytest.raises(DataFormatError, match=r"big.parquet: a compressed file may unpack to 300 times its size"):
+        for _ in read_records(path):
+            pass
+
+
+def test_a_value_that_python_cannot_hold_is_named(tmp_path: Path) -> None:
+    times = pa.array([0] * 100 + [2**31 - 1], pa.date32())
+    pq.write_table(pa.table({"user_id": ["ada"] * 101, "text": ["x"] * 101, "time": times}), tmp_path / "t.parquet")
+    with pytest.raises(DataFormatError, match=r"t.parquet, row 100: `time` holds a value that cannot be read: days="):
+        list(read_records(tmp_path / "t.parquet"))
 
 
 # JSON lines
@@ -166,7 +259,7 @@ def test_a_file_of_another_kind_shows_its_beginning(tmp_path: Path) -> None:
 
 def test_options_are_checked_first(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "h.jsonl", ROWS)
-    with pytest.raises(InvalidOptionError, match="one of auto, lamp, jsonl, parquet, datasets, was: 'csv'"):
+    with pytest.raises(InvalidOptionError, match="one of auto, lamp, jsonl, json, parquet, datasets, was: 'csv'"):
         read_records(path, format="csv")
     with pytest.raises(InvalidOptionError, match=r"a task is for LaMP's files, and .* is of the form jsonl: leave it"):
         read_records(path, task="LaMP_3")

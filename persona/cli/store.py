@@ -42,8 +42,8 @@ class Ingest:
     """Options of `persona ingest`.
 
     Attributes:
-        files: LaMP questions (file or folder), JSONL (also .gz) or Parquet.
-        format: auto, lamp, jsonl or parquet.
+        files: LaMP questions (file or folder), JSONL or JSON (also .gz) or Parquet.
+        format: auto, lamp, jsonl, json or parquet.
     """
 
     files: list[Path]
@@ -58,12 +58,14 @@ def ingest(options: Ingest) -> None:
     Each file goes in whole or not at all; what is already there is left as it is.
     """
     from persona.readers import read_records
+    from persona.settings import Settings
 
+    most = Settings().max_record_characters
     total = {"users": 0, "added": 0, "changed": 0, "unchanged": 0, "skipped": 0}
     with opened_store(create=True) as store, progress_bars("records") as progress:
         for file in options.files:
             bar = progress.add_task(f"ingest {file.name}", total=None)
-            reader = read_records(file, format=options.format, task=options.task)
+            reader = read_records(file, format=options.format, task=options.task, max_characters=most)
             done = store.upsert(progress.track(reader, task_id=bar))
             for name in ("users", "added", "changed", "unchanged"):
                 total[name] += getattr(done, name)

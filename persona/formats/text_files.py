@@ -18,6 +18,7 @@ from os import PathLike
 from typing import IO, TextIO, cast
 
 from persona.errors import DataFormatError, located
+from persona.formats.unpacking import BoundedGzip
 
 BLOCK = 1 << 20
 """Characters of a JSON array read at a time."""
@@ -25,12 +26,16 @@ MAX_LINE = 1 << 26
 """Longest line, in characters: a longer one is no line and would fill the memory."""
 MAX_ELEMENT = 1 << 28
 """Longest element of an array, in characters."""
+MAX_BLANK = 1 << 20
+"""Most blanks and empty lines in a row, in characters: more are no text, and might go on for hours."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 _END = object()
 _TOO_DEEP = "the JSON is nested too deeply"
+_TOO_LONG = f"there may be {MAX_BLANK:,} characters, there are more: is this the right file?"
+_TOO_BLANK = f"there may be {MAX_BLANK:,} blanks or empty lines in a row, there are more: is this the right file?"
 
 
 @contextmanager
@@ -39,7 +44,7 @@ def open_text(path: str | PathLike[str]) -> Iterator[TextIO]:
 
     Raises:
         DataFormatError: here and while reading, if the file is missing, a folder, unreadable, empty, not UTF-8, an
-            HTML page, or a gzip file that is broken or ends early.
+            HTML page, or a gzip file that is broken, ends early, or unpacks to far more than its size.
     """
     try:
         file: IO[bytes] = open(path, "rb")  # noqa: SIM115 (closed below)
@@ -49,7 +54,7 @@ def open_text(path: str | PathLike[str]) -> Iterator[TextIO]:
         with file:
             magic = file.read(len(_GZIP_MAGIC))
             file.seek(0)
-            raw = cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if magic == _GZIP_MAGIC else file
+            raw = cast("IO[bytes]", BoundedGzip(file, path)) if magic == _GZIP_MAGIC else file
             with TextIOWrapper(raw, encoding="utf-8-sig", newline="\n") as text:
                 _check_beginning(text, path)
                 yield text
@@ -70,17 +75,21 @@ def read_lines(path: str | PathLike[str]) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, without their ends, with their numbers from 1. Only a line feed ends a line.
 
     Raises:
-        DataFormatError: as `open_text`; and if a line is longer than `MAX_LINE`.
+        DataFormatError: as `open_text`; and if a line is longer than `MAX_LINE`, or `MAX_BLANK` characters in a row
+            are blank.
     """
     with open_text(path) as text:
-        number = 0
+        number = blank = 0
         while line := text.readline(MAX_LINE):
             number += 1
             if len(line) == MAX_LINE:
                 message = f"a line must have less than {MAX_LINE} characters: is this JSON lines?"
                 raise DataFormatError(message, source=path, place=f"line {number}")
             if not line.isspace():
+                blank = 0
                 yield number, line.rstrip("\r\n")
+            elif (blank := blank + len(line)) > MAX_BLANK:
+                raise DataFormatError(_TOO_BLANK, source=path, place=f"line {number}")
 
 
 def read_elements(path: str | PathLike[str], key: str) -> Iterator[object]:
@@ -107,7 +116,9 @@ def read_elements(path: str | PathLike[str], key: str) -> Iterator[object]:
                 element, end, flaw = None, len(buffer), getattr(error, "msg", error)
             # What is cut off at the end of the buffer looks broken or, if it is a number like 1e-5, like a shorter one.
             if len(buffer) - end <= 2:
-                if len(buffer) - at > MAX_ELEMENT:
+                if len(buffer) - len(buffer.rstrip()) > MAX_BLANK:
+                    flaw = _TOO_BLANK
+                elif len(buffer) - at > MAX_ELEMENT:
                     flaw = f"an element must have at most {MAX_ELEMENT} characters"
                 elif more := text.read(max(BLOCK, len(buffer) - at)):  # doubled: no element is parsed often
                     buffer, at = buffer[at:] + more, 0
@@ -118,8 +129,10 @@ def read_elements(path: str | PathLike[str], key: str) -> Iterator[object]:
                 break
             yield element
             at, index = end, index + 1
-        rest = buffer[end:] + text.read()
+        rest = buffer[end:] + text.read(MAX_BLANK)
         with located(path, "after the list"):
+            if text.read(1):
+                raise DataFormatError(_TOO_LONG)
             parse_json(f'{{"": []{rest}' if opening[1] else f"[]{rest}")
 
 
@@ -155,8 +168,11 @@ def _skip_blanks(buffer: str, at: int) -> int:
 
 
 def _check_beginning(text: TextIO, path: str | PathLike[str]) -> None:
+    blank = 0
     while (beginning := text.read(1000)) and beginning.isspace():
-        pass
+        blank += len(beginning)
+        if blank > MAX_BLANK:
+            raise DataFormatError(_TOO_BLANK, source=path)
     if not beginning:
         raise DataFormatError("the file is empty", source=path)
     if beginning.lstrip().startswith("<"):

@@ -78,20 +78,34 @@ class Answers:
                     progress(done)
         return [self._texts[key] for key in keys]
 
-    def scores(self, personalizer: Personalizer, prepared: Sequence[Prepared]) -> list[list[float]]:
+    def scores(
+        self,
+        personalizer: Personalizer,
+        prepared: Sequence[Prepared],
+        progress: Callable[[int], object] = lambda done: None,
+    ) -> list[list[float]]:
         """The scores of the choices of each of `prepared` (`Personalizer.choice_scores`), kept like answers.
+
+        Args:
+            personalizer: the one that prepared them.
+            prepared: requests.
+            progress: called with the number of requests that are scored.
 
         Raises:
             GenerationError: if the LLM does not answer; what arrived before is kept.
         """
         keys = [answer_key(personalizer, each) for each in prepared]
         missing = {key: each for key, each in zip(keys, prepared, strict=True) if key not in self._scores}
+        done = len(prepared) - len(missing)
+        progress(done)
         with self._kept(missing) as keep:
             for chunk in self._chunks(missing):
                 found = personalizer.choice_scores([each for _, each in chunk])
                 for (key, _), scores in zip(chunk, found, strict=True):
                     self._scores[key] = scores
                     keep({"key": key, "scores": scores})
+                done += len(chunk)
+                progress(done)
         return [self._scores[key] for key in keys]
 
     def _chunks(self, missing: Mapping[str, Prepared]) -> Iterator[list[tuple[str, Prepared]]]:

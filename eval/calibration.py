@@ -22,8 +22,9 @@ Sources: Zhao et al., "Calibrate Before Use" (arXiv 2102.09690), whose content-f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -94,10 +95,19 @@ class Calibrator:
         questions: the training questions.
         kind: one of `persona.eval.options.CALIBRATIONS`.
         answers: keeps the scores.
+        progress: called with a stage's name, how many questions are scored and how many will be.
     """
 
-    def __init__(self, benchmark: Benchmark, questions: Sequence[Question], kind: str, answers: Answers) -> None:
-        self._benchmark, self._questions, self._kind, self._answers = benchmark, questions, kind, answers
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        questions: Sequence[Question],
+        kind: str,
+        answers: Answers,
+        progress: Callable[[str, int, int], object] = lambda stage, done, total: None,
+    ) -> None:
+        self._benchmark, self._questions, self._kind = benchmark, questions, kind
+        self._answers, self._progress = answers, progress
 
     def fitted(self, personalizer: Personalizer, arm: Arm | None) -> Calibration:
         """The calibration of a run.
@@ -138,12 +148,16 @@ class Calibrator:
         ]
         if not asks:
             return []
-        scored = self._answers.scores(personalizer, personalizer.prepare(asks))
+        advance = partial(self._advance, len(asks))
+        scored = self._answers.scores(personalizer, personalizer.prepare(asks), advance)
         return [
             _Scores(question, choices, np.asarray(scores) - np.logaddexp.reduce(scores))
             for (question, _), ask, scores in zip(pairs, asks, scored, strict=True)
             if (choices := ask.choices) is not None
         ]
+
+    def _advance(self, total: int, done: int) -> None:
+        self._progress("calibration", done, total)
 
     def _best(self, scores: Sequence[_Scores], measured: Mapping[str, Sequence[_Scores]]) -> str:
         """The kind whose answers to the training questions score best, each half answered with the other's prior."""

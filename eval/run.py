@@ -79,7 +79,7 @@ def evaluate(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     answers = Answers(out and out / "answers.jsonl", at_once=options.at_once)
-    calibration = _Calibrations(benchmark, made, controls, options, answers)
+    calibration = _Calibrations(benchmark, made, controls, options, answers, progress)
     answered = _ask(arms, questions, answers, calibration, progress)
     rows = _Scoring(benchmark, questions, options).rows(answered)
     report = Report(
@@ -117,6 +117,7 @@ class _Calibrations:
         controls: Sequence[Control],
         options: EvaluationOptions,
         answers: Answers,
+        progress: Progress,
     ) -> None:
         questions: list[Question] = []
         if options.calibration != NO_CALIBRATION and any(each.choices is not None for each in benchmark.questions):
@@ -124,7 +125,7 @@ class _Calibrations:
         # The control with another user's history needs a second one.
         some = len({question.user_id for question in questions}) > 1
         self._arms = {arm.method.label: arm for arm in _arms(methods, controls, questions)} if some else {}
-        self._calibrator = Calibrator(benchmark, questions, options.calibration, answers)
+        self._calibrator = Calibrator(benchmark, questions, options.calibration, answers, progress)
 
     def of(self, method: Method, run: int) -> Calibration:
         """That of a run. Adapters of single users are not trained for it: they take that of what users share."""

@@ -2,11 +2,10 @@
 
     python examples/real_llm.py FOLDER --out runs/real [--only news] [--list]
 
-FOLDER holds LaMP folders `LaMP_2_news`, `LaMP_3_film` and `LaMP_5_acl`. Of each the script writes a part into OUT: a few
-questions of every user of the development split, and the newest records of every profile, so that all of it ends within
-four hours of one core. Then it runs the commands that a user would type, in an order in which every step adds a row to
-a table. What is done is not done again; a step that was stopped goes on. The tables of docs/results/real-llm.md are the
-last step's, printed by ``--tables``.
+FOLDER holds LaMP folders `LaMP_2_news`, `LaMP_3_film` and `LaMP_5_acl`. Of each the script writes a part into OUT: a
+few questions of every user of the development split, and the newest records of every profile, so that all of it ends
+within four hours of one core. Then it runs the commands that a user would type, in an order in which every step adds a
+row to a table. What is done is not done again; a step that was stopped goes on. The tables stand in OUT/logs.
 """
 
 from __future__ import annotations

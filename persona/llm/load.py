@@ -197,16 +197,17 @@ def _from_uri(uri: re.Match[str], options: dict[str, Any]) -> OpenAILM:
         options.setdefault("base_url", _VLLM_URL)
         # The client insists on a key; a server started without one ignores it.
         options.setdefault("api_key", os.environ.get("VLLM_API_KEY", "none"))
-    return _endpoint("an endpoint", uri["model"], options)
+    return _endpoint("an endpoint", uri["model"], options, vllm=uri["kind"] == "vllm")
 
 
-def _endpoint(kind: str, model: str, options: dict[str, Any]) -> OpenAILM:
+def _endpoint(kind: str, model: str, options: dict[str, Any], *, vllm: bool = False) -> OpenAILM:
     from persona.llm.endpoint.model import OpenAILM
     from persona.llm.endpoint.options import EndpointOptions
+    from persona.llm.endpoint.vllm import VllmLM
 
     _check_options(kind, options, (*_CLIENT_OPTIONS, *(each.name for each in dataclasses.fields(EndpointOptions))))
     client = {name: options.pop(name) for name in _CLIENT_OPTIONS if name in options}
-    return OpenAILM(model, EndpointOptions(**options), **client)
+    return (VllmLM if vllm else OpenAILM)(model, EndpointOptions(**options), **client)
 
 
 def _keywords(kind: Callable[..., object]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 >>> from persona.llm.load import load_llm
 >>> load_llm("vllm:llama-3@http://127.0.0.1:8000/v1", system="Be brief.")
-OpenAILM('llama-3', base_url='http://127.0.0.1:8000/v1/')
+VllmLM('llama-3', base_url='http://127.0.0.1:8000/v1/')
 
 Needs the extra `openai`. Answers are asked for with temperature 0 and a fixed seed; how far that makes them repeatable
 is up to the server.
@@ -18,15 +18,18 @@ names it in the place of the model (`persona.adapters.serving.vllm`).
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from persona.errors import EndpointError, GenerationError, InvalidOptionError
 from persona.llm.checks import check_options, check_requests, check_soft_prompt
 from persona.llm.endpoint.connection import Connection
+from persona.llm.endpoint.holding import JSON_OBJECT, JSON_SCHEMA, Holding, Way
 from persona.llm.endpoint.options import EndpointOptions
 from persona.llm.endpoint.wire import read_answer, request_fields
 from persona.llm.tokenizers import WhitespaceTokenizer
@@ -58,6 +61,10 @@ class OpenAILM:
         InvalidOptionError: if the model has no name, or `client` and the means to make one are both given.
     """
 
+    constrains = True
+    ways: Sequence[Way] = (JSON_SCHEMA, JSON_OBJECT)
+    """How the endpoint may be told to hold an answer to choices, the first one first."""
+
     def __init__(
         self,
         model: str,
@@ -74,13 +81,21 @@ class OpenAILM:
         self._model = model
         self._options = options or EndpointOptions()
         self._connect = partial(Connection, self._options, client, base_url, api_key)
-        self._connected, self._process = self._connect(), os.getpid()
+        self._alive = self._started()
+
+    def _started(self) -> _Live:
+        connection = self._connect()
+        holding = Holding(self._fingerprint(connection), list(self.ways))
+        return _Live(os.getpid(), connection, holding)
 
     @property
-    def _connection(self) -> Connection:
-        if self._process != os.getpid():  # a forked process has neither the thread nor the sockets of its parent
-            self._connected, self._process = self._connect(), os.getpid()
-        return self._connected
+    def _live(self) -> _Live:
+        if self._alive.process != os.getpid():
+            self._alive = self._started()
+        return self._alive
+
+    def _fingerprint(self, connection: Connection) -> str:
+        return f"openai:{self._model}@{connection.url.rstrip('/')}"
 
     @property
     def channels(self) -> frozenset[str]:
@@ -91,7 +106,7 @@ class OpenAILM:
     @property
     def fingerprint(self) -> str:
         """``openai:MODEL@URL``; the weights behind an endpoint cannot be seen."""
-        return f"openai:{self._model}@{self._connected.url.rstrip('/')}"
+        return self._fingerprint(self._alive.connection)
 
     @property
     def serves(self) -> str | None:
@@ -135,7 +150,7 @@ class OpenAILM:
         """
         asked = self._asked(requests, options)
         if asked:
-            yield from self._connection.loop.each(partial(self._answers, asked, options))
+            yield from self._live.connection.loop.each(partial(self._answers, asked, options))
 
     async def agenerate(
         self, requests: Sequence[Request], options: GenerationOptions
@@ -143,7 +158,7 @@ class OpenAILM:
         """The answer to each request, or its error, in their order, without blocking the caller's event loop."""
         answers = {}
         if asked := self._asked(requests, options):
-            async for index, answer in self._connection.loop.aeach(partial(self._answers, asked, options)):
+            async for index, answer in self._live.connection.loop.aeach(partial(self._answers, asked, options)):
                 answers[index] = answer
         return [answers[index] for index in range(len(requests))]
 
@@ -158,7 +173,8 @@ class OpenAILM:
                 check_soft_prompt(request.soft_prompt, self._options.hidden_size, self.fingerprint, index)
             model = self._model_of(request)
             # Equal prompts are one question; a soft prompt is never taken for equal to another.
-            key = (request.prompt, model, None if request.soft_prompt is None else index)
+            choices = request.choices.texts if request.choices is not None and options.answers == "constrained" else ()
+            key = (request.prompt, model, choices, None if request.soft_prompt is None else index)
             asked.setdefault(key, _Asked(model, request, [])).indexes.append(index)
         return list(asked.values())
 
@@ -174,7 +190,7 @@ class OpenAILM:
 
         async def ask(each: _Asked) -> None:
             nonlocal failures
-            async with self._connection.slots:
+            async with self._live.connection.slots:
                 if ended:
                     return
                 try:
@@ -195,33 +211,33 @@ class OpenAILM:
         if ended:
             raise ended[0]
 
-    def load_adapter(self, name: str, path: str) -> None:
-        """Have a vLLM server read the adapter in the PEFT folder `path`, as the server sees it, and call it `name`.
-
-        Raises:
-            GenerationError: if the server refuses it or cannot be reached.
-        """
-        self._post("/load_lora_adapter", {"lora_name": name, "lora_path": path})
-
-    def unload_adapter(self, name: str) -> None:
-        """Have a vLLM server forget an adapter; errors as in `load_adapter`."""
-        self._post("/unload_lora_adapter", {"lora_name": name})
-
-    def _post(self, path: str, body: dict[str, str]) -> None:
-        what = f"{self.fingerprint}, asked for {path} of {body['lora_name']},"
-
-        def call(client: Any) -> Any:
-            return partial(client.post, path, cast_to=str)
-
-        self._connection.loop.submit(self._connection.ask(what, call, str, {"body": body})).result()
-
     def _model_of(self, request: Request) -> str:
         adapter_name = self._options.adapter_name
         return self._model if request.adapter is None or adapter_name is None else adapter_name(request.adapter)
 
     async def _answer(self, model: str, request: Request, options: GenerationOptions) -> Answer:
-        connection = self._connection
-        fields = request_fields(model, request, self._options, options, connection.url)
+        if options.answers != "constrained" or request.choices is None:
+            return await self._written(model, request, options)
+        texts = request.choices.texts
+        longest = max(len(json.dumps(text)) for text in texts)
+
+        async def ask(way: Way | None) -> Answer:
+            if way is None:
+                return await self._written(model, request, options)
+            room = replace(options, max_new_tokens=max(options.max_new_tokens, longest + way.room))
+            return await self._written(model, request, room, way.fields(texts))
+
+        return await self._live.holding.answer(texts, ask)
+
+    async def _written(
+        self,
+        model: str,
+        request: Request,
+        options: GenerationOptions,
+        further: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Answer:
+        connection = self._live.connection
+        fields = request_fields(request, self._options, options, connection.url, further)
 
         def call(client: Any) -> Any:
             return (client.chat.completions if self._options.endpoint == "chat" else client.completions).create
@@ -229,10 +245,25 @@ class OpenAILM:
         def read(reply: Any) -> Answer:
             return read_answer(reply, self.fingerprint, options.max_new_tokens)
 
-        return await connection.ask(self.fingerprint, call, read, fields)
+        return await connection.ask(self.fingerprint, call, read, {"model": model, **fields})
 
     def __repr__(self) -> str:
-        return f"OpenAILM({self._model!r}, base_url={self._connected.url!r})"
+        return f"{type(self).__name__}({self._model!r}, base_url={self._alive.connection.url!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What belongs to one process; a forked one has neither the thread nor the sockets of its parent.
+
+    Attributes:
+        process: its id.
+        connection: to the endpoint.
+        holding: what the endpoint takes of ways to hold an answer to choices.
+    """
+
+    process: int
+    connection: Connection
+    holding: Holding
 
 
 def _is_down(error: GenerationError) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from persona.errors import EndpointError, GenerationError
@@ -15,24 +17,31 @@ _FINISHES: dict[object, Finish] = {"length": "length", "max_tokens": "length", "
 
 
 def request_fields(
-    model: str, request: Request, options: EndpointOptions, generation: GenerationOptions, url: str
+    request: Request,
+    options: EndpointOptions,
+    generation: GenerationOptions,
+    url: str,
+    further: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The fields of a request.
+    """The fields of a request, but for the model.
 
     Args:
-        model: name at the endpoint.
         request: what is asked.
         options: how the endpoint is asked.
         generation: how it is to decode.
         url: of the endpoint.
+        further: more fields; those of `options` replace them.
     """
     chat = options.endpoint == "chat"
     # OpenAI's newer models know the new name only, other servers often the old one only.
     limit = "max_completion_tokens" if chat and OPENAI_HOST in url else "max_tokens"
-    fields: dict[str, Any] = {"temperature": 0, "seed": options.seed, limit: generation.max_new_tokens}
-    fields = {name: value for name, value in {**fields, **options.fields}.items() if value is not None}
     prompt = {"messages": messages(request, options)} if chat else completion(request, options)
-    return {"model": model, **prompt, **fields}
+    own = {"temperature": 0, "seed": options.seed, limit: generation.max_new_tokens}
+    extra: dict[str, object] = {}
+    for each in (prompt, further, options.fields):
+        extra |= each.get("extra_body", {})
+    fields = {**prompt, **own, **further, **options.fields, **({"extra_body": extra} if extra else {})}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def messages(request: Request, options: EndpointOptions) -> list[dict[str, Any]]:

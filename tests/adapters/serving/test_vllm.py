@@ -33,7 +33,7 @@ from persona.adapters.serving import vllm as plug_in
 from persona.adapters.serving.vllm import ServedAdapters, bank_resolver, register_resolver
 from persona.adapters.versions import AdapterDraft
 from persona.errors import GenerationError, InvalidOptionError, MissingDependencyError, UnknownAdapterError
-from persona.llm.endpoint.model import OpenAILM
+from persona.llm.endpoint.vllm import VllmLM
 from persona.llm.load import load_llm
 from persona.personalizer import Personalizer
 from persona.protocols import PRIOR_ADAPTER, GenerationOptions, Request
@@ -163,9 +163,9 @@ def resolved(resolver: Any, name: str, base: str = BASE) -> Any:
     return asyncio.run(resolver.resolve_lora(base, name))
 
 
-def served_llm(vllm: VLLM, served: ServedAdapters) -> OpenAILM:
+def served_llm(vllm: VLLM, served: ServedAdapters) -> VllmLM:
     llm = load_llm(f"vllm:{BASE}@{vllm.url}", adapter_name=served.name)
-    assert isinstance(llm, OpenAILM)
+    assert isinstance(llm, VllmLM)
     return llm
 
 

@@ -137,7 +137,7 @@ def test_vllm_needs_no_key_and_has_a_default_address(monkeypatch: pytest.MonkeyP
     assert load_llm("vllm:ana@3").fingerprint == "openai:ana@3@http://127.0.0.1:8000/v1"  # as adapters are named
     monkeypatch.setenv("VLLM_API_KEY", "secret")
     llm: Any = load_llm("vllm:m")
-    assert llm._connected._client.api_key == "secret"
+    assert llm._live.connection._client.api_key == "secret"
     assert "secret" not in repr(llm)
 
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from persona.adapters.bank import AdapterBank
@@ -43,7 +43,7 @@ from persona.errors import (
     UnknownUserError,
     reason,
 )
-from persona.files import make_ordinary
+from persona.files import naming
 from persona.protocols import PRIOR_ADAPTER
 from persona.records import check_user_id
 
@@ -128,8 +128,9 @@ def _write(
         written = Path(temporary) / place.name
         written.mkdir()
         (written / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        save_file(tensors, written / WEIGHTS, metadata={**shared, "persona_prior": family.prior or "", **notes})
-        make_ordinary(written / WEIGHTS)
+        weights = save(tensors, metadata={**shared, "persona_prior": family.prior or "", **notes})
+        with naming(place):
+            (written / WEIGHTS).write_bytes(weights)
         if place.exists() and not keep:
             shutil.rmtree(place)
         try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from persona.errors import GenerationError
+from persona.files import naming
 from persona.llm.answers.modes import answer_mode
 from persona.personalizer import Personalizer, Prepared
 from persona.protocols import answer_settings
@@ -117,15 +118,17 @@ class Answers:
     @contextmanager
     def _kept(self, missing: Mapping[str, Prepared]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         """A function that writes a line into the file at once, where there is one."""
-        if self._path is None or not missing:
+        path = self._path
+        if path is None or not missing:
             yield lambda line: None
             return
-        with self._path.open("a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write("\n")  # ends what a killed run may have left half-written
 
             def keep(line: Mapping[str, Any]) -> None:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
+                with naming(path):
+                    file.write(json.dumps(line) + "\n")
+                    file.flush()
 
             yield keep
 

@@ -1,12 +1,15 @@
-"""Atomic writing: a reader finds the old file or the new one, never half of it."""
+"""Atomic writing: a reader finds the old file or the new one, never half of it; an error says which file."""
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from persona.errors import PersonaError
 
 
 @contextmanager
@@ -22,12 +25,24 @@ def replacing(path: Path) -> Iterator[Path]:
     os.close(descriptor)
     temporary = Path(name)
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         make_ordinary(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def naming(file: Path | str) -> Iterator[None]:
+    """Have an `OSError` in the block say which file it is about: that of a write, as on a full disk, does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or isinstance(error, PersonaError):
+            raise
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(file)) from error
 
 
 def write_atomically(path: Path, text: str) -> None:

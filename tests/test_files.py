@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from persona.files import replacing, write_atomically
+from persona.errors import ModelLoadError
+from persona.files import naming, replacing, write_atomically
 
 
 def test_the_new_content_is_there_after_the_block_and_not_before(tmp_path: Path) -> None:
@@ -43,3 +44,23 @@ def test_an_interruption_leaves_the_old_file_and_no_other(tmp_path: Path) -> Non
         interrupted()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_an_error_of_writing_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: .*result\.json"), naming(path):
+        Path("/dev/full").write_text("x" * 100_000)
+
+    def fails(error: OSError) -> None:
+        with replacing(path):
+            raise error
+
+    with pytest.raises(OSError, match=r"100 requested and 8 written: .*result\.json"):
+        fails(OSError("100 requested and 8 written"))
+    with pytest.raises(FileNotFoundError, match="other"):
+        fails(FileNotFoundError(2, "No such file", "other"))
+    with pytest.raises(ModelLoadError, match=r"^no model$"):
+        fails(ModelLoadError("no model"))
+    assert os.listdir(tmp_path) == []

@@ -6,6 +6,7 @@ errors to stderr. A known error is one line and exit code 1, wrong usage is exit
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -13,8 +14,9 @@ import typer
 from typer.core import TyperGroup
 
 from persona.cli import adapters, ask, demo, evaluate, show, store, train
-from persona.cli.terminal import EVERYWHERE, Everywhere, say
+from persona.cli.terminal import EVERYWHERE, STDOUT, Everywhere, say
 from persona.errors import PersonaError
+from persona.files import naming
 from persona.version import __version__
 
 _FLAGS, _WITH_VALUE = ("--json", "--debug"), "--store"
@@ -86,7 +88,11 @@ def main() -> None:
     """Run the command line and turn a known error into one line and exit code 1."""
     debug = "--debug" in split_shared(sys.argv[1:])[0]
     try:
-        app()
+        try:
+            app()
+        finally:
+            with naming(STDOUT):
+                sys.stdout.flush()
     except PersonaError as error:
         if debug:
             raise
@@ -97,6 +103,8 @@ def main() -> None:
     except OSError as error:
         if debug:
             raise
+        if error.filename == STDOUT:  # Python would try to write the rest once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 

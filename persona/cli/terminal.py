@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from persona.errors import InvalidOptionError
+from persona.files import naming
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from persona.protocols import LanguageModel, RecordEncoder
     from persona.soft_prompts.training.loop import TrainingProgress
     from persona.store.profile_store import ProfileStore
+
+STDOUT = "standard output"
+"""What an error calls it."""
 
 _FILE_WIDTH = 140
 """Columns of a table that goes into a file or a pipe."""
@@ -193,7 +197,7 @@ def counted(count: int, one: str, several: str | None = None) -> str:
 def report(value: object, *lines: str) -> bool:
     """The result of a command on stdout: `value` with ``--json``, else `lines`; whether it was JSON."""
     if EVERYWHERE.get().as_json:
-        print(json.dumps(value, ensure_ascii=False, indent=2))  # noqa: T201
+        _print(json.dumps(value, ensure_ascii=False, indent=2))
         return True
     for line in lines:
         say(line)
@@ -202,7 +206,12 @@ def report(value: object, *lines: str) -> bool:
 
 def say(text: str) -> None:
     """A line on stdout; what would steer a terminal, which a user's text may hold, is shown as its code."""
-    print(text.translate(_STEERING))  # noqa: T201
+    _print(text.translate(_STEERING))
+
+
+def _print(text: str) -> None:
+    with naming(STDOUT):
+        print(text)  # noqa: T201
 
 
 def show(part: RenderableType) -> None:

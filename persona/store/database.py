@@ -7,6 +7,7 @@ open behind it. Writes run in `writing`, one transaction that is kept whole or n
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -225,11 +226,16 @@ class Database:
         reason = str(error.orig if isinstance(error, DBAPIError) else error)
         reason = "; ".join(line.strip() for line in reason.splitlines() if line.strip())
         meaning = _meaning(reason)
+        if "disk I/O error" in reason and shutil.disk_usage(Path(self.name).parent).free < _LITTLE_ROOM:
+            meaning = _FULL
         return StoreError(f"{self.name}: {meaning} ({reason})" if meaning else f"{self.name}: {_FAILED}: {reason}")
 
 
 _FAILED = "the database failed"
 _DAMAGED = "it is damaged: bring back a copy"
+_FULL = "the disk is full: make room and run this again"
+_LITTLE_ROOM = 1 << 20
+"""Bytes on a disk with which SQLite may already fail, and then does not say why."""
 _MEANINGS = {
     "database is locked": "another process is writing to it: wait until it is done and run this again",
     "due to lock timeout": "another process is writing to it: wait until it is done and run this again",
@@ -237,7 +243,8 @@ _MEANINGS = {
     "readonly database": "it cannot be written to: allow writing to the file and its folder",
     "file is not a database": "it is no SQLite database, or a damaged one: name another file",
     "disk image is malformed": _DAMAGED,
-    "disk is full": "the disk is full: make room and run this again",
+    "disk is full": _FULL,
+    "disk I/O error": "the disk cannot be read or written: look at the system's log",
     "deadlock detected": "another process was changing the same users, and this one was rolled back: run it again",
     "connection failed": "the server cannot be reached: start it, or correct the URL",
 }

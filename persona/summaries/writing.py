@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from persona.errors import InvalidOptionError
+from persona.files import naming
 from persona.protocols import BoundedPrompt, GenerationOptions, LanguageModel, Request, answer_settings
 from persona.records import Profile
 from persona.summaries.prompts import INSTRUCT, parts, prompt_version, summary_form
@@ -167,7 +168,7 @@ class WrittenSummaries:
         self._texts.update(texts)
         if self._path is not None:
             lines = [json.dumps({"key": key, "text": text}) for key, text in texts.items()]
-            with self._path.open("a", encoding="utf-8") as file:
+            with naming(self._path), self._path.open("a", encoding="utf-8") as file:
                 # A leading newline ends what a killed run may have left half-written.
                 file.write("\n" + "\n".join(lines) + "\n")
 

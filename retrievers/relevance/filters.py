@@ -169,11 +169,11 @@ class TrainedFilter(RelevanceFilter):
 
     def save(self, folder: Path) -> None:
         """Write ``relevance.safetensors`` and ``relevance.json`` into `folder`, which is made if it is not there."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / WEIGHTS) as path:
-            save_file(self.weights, path)
+            path.write_bytes(save(self.weights))
         config = {
             "format": _FORMAT,
             "encoder": self.fingerprint,

@@ -21,6 +21,8 @@ from persona.cli import ask, evaluate, store, train
 from persona.cli.app import app, split_shared
 from persona.cli.config import settings_of
 from persona.errors import StoreError
+from persona.records import Record
+from persona.store.profile_store import ProfileStore
 from tests.cli.conftest import SAMPLE, Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -268,6 +270,18 @@ def test_a_reader_that_goes_away_is_no_error(stocked: Run) -> None:
     done = subprocess.run(["bash", "-c", f"{show} | true; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True)
     assert done.returncode in (0, 1)  # 0 if all was written before the reader went
     assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_behind_stdout_is_one_line(stocked: Run) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    for records in (1, 1000):  # less and more than Python writes at once
+        with ProfileStore("sqlite:///persona.db") as store:
+            store.upsert(("full", Record(f"text {number}")) for number in range(records))
+        command = [sys.executable, "-m", "persona", "show", "full"]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (1, "persona: error: standard output: No space left on device\n")
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 import timeit
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -216,3 +217,13 @@ def test_threads_read_at_the_same_time(store_url: str) -> None:
         with ThreadPoolExecutor(8) as threads:
             read = list(threads.map(lambda n: texts(store.profile(f"user {n % 40}")), range(800)))
         assert read == [[f"text {n % 40}"] for n in range(800)]
+
+
+def test_a_full_disk_is_called_full(small_disk: Callable[[int], Path]) -> None:
+    for kilobytes in (32, 256, 2000):  # no room for the shared memory beside the file, for the tables, for the records
+        folder = small_disk(kilobytes)
+        with (
+            pytest.raises(StoreError, match=r"the disk is full: make room and run this again"),
+            ProfileStore(f"sqlite:///{folder / 'persona.db'}") as store,
+        ):
+            store.upsert((f"user {number}", Record("a text " * 100)) for number in range(5000))

@@ -26,7 +26,8 @@ ends the official run with an exception or drowns every other answer. Here they 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias
@@ -51,6 +52,12 @@ LARGEST_RATING = 1e100
 BOOTSTRAP_MEANS = 1000
 """How many resampled means the official ROUGE value is the median of."""
 
+OFFICIAL, ALL_SCRIPTS = "official", "all-scripts"
+ROUGE_WORDS = (OFFICIAL, ALL_SCRIPTS)
+"""What ROUGE compares: runs of a to z and 0 to 9, as in LaMP's evaluator, for which texts in other scripts have no word
+at all; or the words of every script (`persona.retrievers.words.tokens`)."""
+
+_LATIN_WORD = re.compile("[a-z0-9]")
 _LISTED_IDS = 10
 
 
@@ -187,20 +194,41 @@ def _rating(text: str) -> float | None:
     return rating if math.isfinite(rating) and abs(rating) <= LARGEST_RATING else None
 
 
-def rouge(kind: str, gold: str, prediction: str) -> float:
-    """The F-measure of ``rouge1`` or ``rougeL`` as LaMP's evaluator computes it: `rouge_score`, nothing stemmed."""
-    return float(_scorer(kind).score(gold, prediction)[kind].fmeasure)
+def rouge(kind: str, gold: str, prediction: str, *, words: str = OFFICIAL) -> float:
+    """The F-measure of ``rouge1`` or ``rougeL`` of `rouge_score`, nothing stemmed.
+
+    Args:
+        kind: which of them.
+        gold: what should be said.
+        prediction: what is said.
+        words: one of `ROUGE_WORDS`.
+    """
+    return float(_scorer(kind, words).score(gold, prediction)[kind].fmeasure)
+
+
+def without_rouge_words(golds: Iterable[str]) -> int:
+    """How many of `golds` have text and no word for the official ROUGE, so that every answer to them scores 0."""
+    return sum(bool(gold.strip()) and _LATIN_WORD.search(gold.lower()) is None for gold in golds)
 
 
 @cache
-def _scorer(kind: str) -> Any:
+def _scorer(kind: str, words: str) -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # brings in nltk, which takes a second
 
-    return RougeScorer([kind])
+    return RougeScorer([kind], tokenizer=None if words == OFFICIAL else _AllScripts())
 
 
-def _rouge(kind: str, answers: Sequence[Answer], labels: Sequence[str]) -> Array:
-    values = [rouge(kind, answer.gold, answer.prediction) for answer in answers]
+class _AllScripts:
+    """The words of texts in any script, as a tokenizer of `rouge_score`."""
+
+    def tokenize(self, text: str) -> list[str]:
+        from persona.retrievers.words.tokens import words
+
+        return words(text)
+
+
+def _rouge(kind: str, answers: Sequence[Answer], labels: Sequence[str], words: str = OFFICIAL) -> Array:
+    values = [rouge(kind, answer.gold, answer.prediction, words=words) for answer in answers]
     return np.array(values, dtype=np.float64)[:, None]
 
 
@@ -210,6 +238,19 @@ MAE = Metric("MAE", False, _absolute_error, mean_of_sums)
 RMSE = Metric("RMSE", False, _squared_error, _root_mean)
 ROUGE_1 = Metric("rouge-1", True, partial(_rouge, "rouge1"), mean_of_sums)
 ROUGE_L = Metric("rouge-L", True, partial(_rouge, "rougeL"), mean_of_sums)
+
+
+def rouge_metrics(words: str) -> Mapping[str, Metric]:
+    """The ROUGE measures by their official keys, over the words of one of `ROUGE_WORDS`.
+
+    Raises:
+        InvalidOptionError: if there are no such words.
+    """
+    if words not in ROUGE_WORDS:
+        raise InvalidOptionError(f"the words of ROUGE must be {' or '.join(ROUGE_WORDS)}, was: {words!r}")
+    kinds = {"rouge-1": "rouge1", "rouge-L": "rougeL"}
+    return {name: Metric(name, True, partial(_rouge, kind, words=words), mean_of_sums) for name, kind in kinds.items()}
+
 
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in (ACCURACY, F1, MAE, RMSE, ROUGE_1, ROUGE_L)}
 """Every measure by its official key."""
@@ -250,6 +291,7 @@ def score_lamp(
     *,
     labels: Sequence[str] | None = None,
     bootstrap: bool = False,
+    rouge_words: str = OFFICIAL,
     seed: int = 0,
 ) -> LampScores:
     """Score `predictions` against `golds` as the official evaluator does.
@@ -261,6 +303,7 @@ def score_lamp(
         labels: label list in place of the task's own.
         bootstrap: give ROUGE as the official median of `BOOTSTRAP_MEANS` bootstrap means. The default is the mean of
             the samples, which that median estimates with noise (up to about 6e-4 on 300 samples).
+        rouge_words: one of `ROUGE_WORDS`.
         seed: of that bootstrap, in [0, 2**32). The values are those of `rouge_score.scoring.BootstrapAggregator` after
             ``numpy.random.seed(seed)``, anew for each measure.
 
@@ -280,14 +323,16 @@ def score_lamp(
         for sample, gold in golds.items()
     ]
     own_labels = task.labels if labels is None else labels
+    own_words = rouge_metrics(rouge_words)
+    chosen = {**METRICS, **own_words}
     values: dict[str, float] = {}
     samples: dict[str, Array] = {}
     for name in task.metrics:
-        measure = METRICS[name]
+        measure = chosen[name]
         recorded = measure.measure(answers, own_labels or ())
         recorded.setflags(write=False)
         samples[name] = recorded
-        if bootstrap and measure in (ROUGE_1, ROUGE_L):
+        if bootstrap and name in own_words:
             values[name] = _median_of_means(recorded[:, 0], seed)
         else:
             values[name] = measure.value(samples)

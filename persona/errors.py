@@ -31,6 +31,10 @@ from contextlib import contextmanager
 from os import PathLike, fspath
 
 
+class PersonaWarning(UserWarning):
+    """Something that goes on, and should be known: the command line prints it as one line on stderr."""
+
+
 class PersonaError(Exception):
     """The root of all errors that persona raises on purpose."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ from typer.core import TyperGroup
 
 from persona.cli import adapters, ask, demo, evaluate, show, store, train
 from persona.cli.terminal import EVERYWHERE, STDOUT, Everywhere, say
-from persona.errors import PersonaError
+from persona.errors import PersonaError, PersonaWarning
 from persona.files import naming
 from persona.version import __version__
 
@@ -89,7 +90,10 @@ def main() -> None:
     debug = "--debug" in split_shared(sys.argv[1:])[0]
     try:
         try:
-            app()
+            with warnings.catch_warnings():
+                warnings.simplefilter("default", PersonaWarning)
+                warnings.showwarning = _show_warning
+                app()
         finally:
             with naming(STDOUT):
                 sys.stdout.flush()
@@ -106,6 +110,21 @@ def main() -> None:
         if error.filename == STDOUT:  # Python would try to write the rest once more at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: object = None,
+) -> None:
+    """A warning of persona as one line; others as Python shows them."""
+    if issubclass(category, PersonaWarning):
+        print(f"persona: warning: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno), file=sys.stderr, end="")  # noqa: T201
 
 
 def _fail(message: str) -> None:

@@ -43,11 +43,13 @@ class LampFiles:
     Attributes:
         task: LaMP_1 ... LaMP_7 or LaMP_2N, where the files do not say it.
         golds: the golds, if they lie elsewhere.
+        rouge_words: what ROUGE compares: official (a-z and 0-9), or all-scripts.
         markdown: print the table as Markdown.
     """
 
     task: str | None = None
     golds: str | None = None
+    rouge_words: str = "official"
     markdown: bool = False
 
 
@@ -108,7 +110,9 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
     llm = options.llm or Settings().llm
     folder = options.out or Path("runs") / f"{options.data.resolve().name}-{options.split}-{_short_name(llm)}"
     check_folder(folder)
-    benchmark = LampBenchmark.read(options.data, options.split, files.golds, task=files.task)
+    benchmark = LampBenchmark.read(
+        options.data, options.split, files.golds, task=files.task, rouge_words=files.rouge_words
+    )
     with progress_bars("steps") as progress:
         # Over-long inputs are cut as LaMP's own code cuts them, at the right end.
         answering = load_llm(llm, overlong="truncate")
@@ -138,6 +142,7 @@ class EvalScore:
         predictions: predictions in the same form.
         labels: comma list of all labels, where the task does not fix them.
         bootstrap: ROUGE as the official median of 1,000 bootstrap means.
+        rouge_words: official (a-z and 0-9), or all-scripts.
     """
 
     golds: Path
@@ -145,6 +150,7 @@ class EvalScore:
     task: TaskName = None
     labels: str | None = None
     bootstrap: bool = False
+    rouge_words: str = "official"
 
 
 @command(app, "score", EvalScore)
@@ -158,6 +164,7 @@ def eval_score(options: EvalScore) -> None:
         task=options.task,
         labels=None if options.labels is None else names(options.labels, "--labels"),
         bootstrap=options.bootstrap,
+        rouge_words=options.rouge_words,
     )
     report(
         {"task": scores.task, "questions": scores.questions, **scores.values},
@@ -177,6 +184,7 @@ class RestraintSettings:
         encoder: what compares vectors; unset, PERSONA_ENCODER, or minilm.
         max_length: token budget of the official prompt.
         max_new_tokens: longest answer.
+        rouge_words: what ROUGE compares: official (a-z and 0-9), or all-scripts.
         markdown: print the table as Markdown.
     """
 

@@ -61,6 +61,15 @@ def test_an_option_that_no_method_reads_is_refused(
     assert message in run("eval", "lamp", films, "--methods", "none,bm25-lamp", *options).error
 
 
+def test_eval_score_says_what_the_official_rouge_cannot_read(run: Run) -> None:
+    golds = {"task": "LaMP_4", "golds": [{"id": "1", "output": "北京今天下大雪"}]}
+    Path("g.json").write_text(json.dumps(golds), encoding="utf-8")
+    shown = run("eval", "score", "g.json", "g.json")
+    assert "rouge-1    0.0000" in shown.out
+    assert shown.err.startswith("persona: warning: the official ROUGE has no token for 1 of 1 golds")
+    assert "rouge-1    1.0000" in run("eval", "score", "g.json", "g.json", "--rouge-words", "all-scripts").out
+
+
 def test_eval_score_prints_the_official_values(run: Run) -> None:
     golds = [{"id": "0", "output": "4"}, {"id": "1", "output": "2"}]
     answers = [{"id": "0", "output": "5"}, {"id": "1", "output": "nan"}]

@@ -16,7 +16,18 @@ from hypothesis import strategies as st
 from rouge_score import scoring
 
 from persona.errors import EvaluationError, InvalidOptionError, UnknownTaskError
-from persona.eval.metrics import ACCURACY, F1, MAE, METRICS, RMSE, ROUGE_1, Answer, rouge, score_lamp
+from persona.eval.metrics import (
+    ACCURACY,
+    F1,
+    MAE,
+    METRICS,
+    RMSE,
+    ROUGE_1,
+    Answer,
+    rouge,
+    score_lamp,
+    without_rouge_words,
+)
 from persona.lamp.tasks import TASKS
 
 
@@ -224,3 +235,19 @@ def test_a_metric_refuses_samples_that_it_did_not_record() -> None:
         ROUGE_1.value(scores.samples)
     with pytest.raises(EvaluationError, match="at least one sample"):
         MAE.value(scores.samples, np.array([], dtype=np.intp))
+
+
+OTHER_SCRIPTS = {"1": "北京今天下大雪", "2": "สวัสดีชาวโลก", "3": "كتاب جديد"}
+
+
+def test_equal_texts_of_other_scripts_score_0_officially_and_1_with_their_own_words() -> None:
+    golds = {**OTHER_SCRIPTS, "4": "Snow in Beijing"}
+    assert without_rouge_words(golds.values()) == 3
+    assert score_lamp("LaMP_4", golds, golds).values == {"rouge-1": 0.25, "rouge-L": 0.25}
+    assert score_lamp("LaMP_4", golds, golds, rouge_words="all-scripts").values == {"rouge-1": 1.0, "rouge-L": 1.0}
+    part = {**golds, "1": "北京下雪", "3": "كتاب"}
+    scores = score_lamp("LaMP_4", golds, part, rouge_words="all-scripts").samples["rouge-1"][:, 0]
+    assert 0 < scores[0] < 1
+    assert scores[2] == pytest.approx(2 / 3)
+    with pytest.raises(InvalidOptionError, match="must be official or all-scripts, was: 'chinese'"):
+        score_lamp("LaMP_4", golds, golds, rouge_words="chinese")

@@ -17,20 +17,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForChainRun
-from langchain_core.messages import BaseMessage, get_buffer_string
+from langchain_core.messages import convert_to_messages
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import get_config_list, run_in_executor
 
-from persona.errors import InvalidOptionError, InvalidUserIdError, PersonaError
+from persona.errors import InvalidOptionError, InvalidUserIdError, PersonaError, reason
 from persona.personalizer import Generation, Personalizer
+from persona.protocols import Message, Role
+
+_ROLES: Mapping[str, Role] = {"system": "system", "human": "user", "ai": "assistant"}
 
 
 class PersonalizedRunnable(Runnable[Any, str]):
     """A frozen LLM that answers as if it knew the user, as a LangChain `Runnable`.
 
     Input: a string, a `PromptValue`, a list of messages, or a mapping with ``prompt`` (any of these) and optionally
-    ``user_id``. Output: the answer's text; `generate` of the wrapped `Personalizer` also tells the provenance.
+    ``user_id`` and ``history``, the messages before it. The last message is the user's, and records are sought by it.
+    Output: the answer's text; `generate` of the wrapped `Personalizer` also tells the provenance.
 
     Args:
         personalizer: what answers.
@@ -98,7 +102,7 @@ class PersonalizedRunnable(Runnable[Any, str]):
         self, inputs: list[Any], run_manager: list[CallbackManagerForChainRun], config: list[RunnableConfig]
     ) -> list[Exception | str]:
         """Answers in the order of `inputs`; an exception stands where an input cannot be answered."""
-        questions: dict[int, tuple[str, str]] = {}
+        questions: dict[int, tuple[str, list[Message]]] = {}
         answers: list[Exception | str] = [""] * len(inputs)
         for index, (one, settings) in enumerate(zip(inputs, config, strict=True)):
             try:
@@ -119,28 +123,41 @@ class PersonalizedRunnable(Runnable[Any, str]):
         return answers
 
 
-def _question(value: Any, config: RunnableConfig) -> tuple[str, str]:
-    """User id and prompt of one input."""
+def _question(value: Any, config: RunnableConfig) -> tuple[str, list[Message]]:
+    """User id and conversation of one input."""
     user_id = ensure_config(config).get("configurable", {}).get("user_id")
+    history: Any = []
     if isinstance(value, Mapping):
         if "prompt" not in value:
             raise InvalidOptionError(
-                f"a mapping must hold 'prompt' (and may hold 'user_id'), has: {', '.join(map(str, value))}"
+                f"a mapping must hold 'prompt' (and may hold 'user_id', 'history'), has: {', '.join(map(str, value))}"
             )
         named = value.get("user_id")
         if named is not None and user_id is not None and named != user_id:
             # Who serves a chain sets the config, and whoever asks may write the input: neither is taken on trust.
             raise InvalidUserIdError(f"input and config must name one user, were: {named!r} and {user_id!r}")
         user_id = user_id if named is None else named
-        value = value["prompt"]
+        history, value = value.get("history") or [], value["prompt"]
     if user_id is None:
         raise InvalidUserIdError(
             'no user is named: give {"user_id": ..., "prompt": ...} or config={"configurable": {"user_id": ...}}'
         )
+    return user_id, [*_messages(history), *_messages(value)]
+
+
+def _messages(value: Any) -> list[Message]:
+    """Turns of what LangChain calls a prompt."""
+    if isinstance(value, str):
+        return [Message("user", value)]
     if isinstance(value, PromptValue):
-        value = value.to_string()
-    elif isinstance(value, list) and all(isinstance(message, BaseMessage) for message in value):
-        value = get_buffer_string(value)
-    if not isinstance(value, str):
+        value = value.to_messages()
+    if not isinstance(value, list) or any(isinstance(each, str) for each in value):
         raise InvalidOptionError(f"a prompt must be text, a PromptValue or messages, was: {type(value).__name__}")
-    return user_id, value
+    try:
+        messages = convert_to_messages(value)
+    except (ValueError, NotImplementedError) as error:
+        raise InvalidOptionError(f"a prompt must be text, a PromptValue or messages: {reason(error)}") from error
+    others = [message.type for message in messages if message.type not in _ROLES]
+    if others:
+        raise InvalidOptionError(f"a message must be of {', '.join(_ROLES)}, was of: {others[0]}")
+    return [Message(_ROLES[message.type], str(message.text)) for message in messages]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from persona.channels import Ask, Channel, Contribution, check_way
 from persona.errors import GenerationError, InvalidOptionError
 from persona.llm.answers.modes import Answered, answers
+from persona.llm.chat.messages import Conversation, conversation
 from persona.llm.checks import check_options, check_prompt
 from persona.prompts import PromptBuilder
 from persona.protocols import (
@@ -32,6 +33,7 @@ from persona.protocols import (
     Choices,
     GenerationOptions,
     LanguageModel,
+    Message,
     Request,
     ScoresChoices,
 )
@@ -157,12 +159,15 @@ class Personalizer:
             self.llm, self.store, self.channels, builder=self.builder, options=options, query=self._query
         )
 
-    def generate(self, user_id: str, prompt: str, *, choices: Choices | Sequence[str] | None = None) -> Generation:
+    def generate(
+        self, user_id: str, prompt: Conversation, *, choices: Choices | Sequence[str] | None = None
+    ) -> Generation:
         """The answer to `prompt` for `user_id`.
 
         Args:
             user_id: who asks.
-            prompt: the request.
+            prompt: the request, or a conversation that ends in it: `persona.protocols.Message` or mappings with
+                ``role`` and ``content``. Records are sought by its last turn, which is the user's.
             choices: the legal answers; None takes those of the task whose wording the builder has, if it fixes any.
                 How one of them is chosen is said by `GenerationOptions.answers`.
 
@@ -171,12 +176,13 @@ class Personalizer:
 
         Raises:
             InvalidUserIdError: if `user_id` is not a legal id.
+            InvalidOptionError: if `prompt` is neither a text nor such a conversation.
             GenerationError: if the LLM does not answer.
         """
         return self.batch([(user_id, prompt)], choices=choices)[0]
 
     def batch(
-        self, questions: Sequence[tuple[str, str]], *, choices: Choices | Sequence[str] | None = None
+        self, questions: Sequence[tuple[str, Conversation]], *, choices: Choices | Sequence[str] | None = None
     ) -> list[Generation]:
         """`generate` for many (user id, prompt) pairs at once; the users may differ, the answers keep the order.
 
@@ -187,17 +193,17 @@ class Personalizer:
             if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
                 raise InvalidOptionError(f"a batch is of pairs of a user id and a prompt, was: {pair!r:.80}")
             check_user_id(pair[0])
-            check_prompt(pair[1])
+            _checked_conversation(pair[1])
         profiles = {user_id: self.store.profile(user_id) for user_id, _ in questions}
         asks = [self.ask(profiles[user_id], prompt, choices=choices) for user_id, prompt in questions]
         return self.answer(self.prepare(asks))
 
-    def ask(self, profile: Profile, prompt: str, *, choices: Choices | Sequence[str] | None = None) -> Ask:
-        """What the channels get: `prompt`, its query and its legal answers, and the records of `profile`."""
-        check_prompt(prompt)
+    def ask(self, profile: Profile, prompt: Conversation, *, choices: Choices | Sequence[str] | None = None) -> Ask:
+        """What the channels get: the request, its query and its legal answers, and the records of `profile`."""
+        turns, request = _checked_conversation(prompt)
         if choices is None and self.builder.wording is not None:
-            choices = self.builder.wording.choices(prompt)
-        return Ask(profile, prompt, self._query(prompt), Choices.of(choices))
+            choices = self.builder.wording.choices(request)
+        return Ask(profile, request, self._query(request), Choices.of(choices), turns)
 
     def prepare(self, asks: Sequence[Ask]) -> list[Prepared]:
         """The requests for `asks`, without asking the LLM.
@@ -273,7 +279,7 @@ class Personalizer:
         adapter = _only("adapter", [each.adapter for each in contributions])
         request_lifts = _only("lifts", [each.lifts or None for each in contributions])
         tokens = sum(each.tokens for each in contributions)
-        built = self._builder_for(ask.prompt, tokens).build(ask.prompt, [scored.record for scored in records], notes)
+        built = self._builder_for(ask, tokens).build(ask.prompt, [scored.record for scored in records], notes)
         shown = {id(record) for record in built.records}
         generation = Generation(
             text="",
@@ -292,13 +298,21 @@ class Personalizer:
         request = Request(built.text, soft_prompt, adapter, request_lifts, ask.turns, ask.choices)
         return Prepared(request, generation, next((each.identity for each in contributions if each.identity), ""))
 
-    def _builder_for(self, prompt: str, tokens: int) -> PromptBuilder:
-        """The builder with its budget limited to what the LLM's own limit leaves beside `prompt` and other `tokens`."""
-        limit = self.llm.prompt_limit(self.options) if isinstance(self.llm, BoundedPrompt) else None
+    def _builder_for(self, ask: Ask, tokens: int) -> PromptBuilder:
+        """The builder with its budget limited to what the LLM's own limit leaves beside a request and `tokens`."""
+        limit = self.llm.prompt_limit(self.options, ask.turns) if isinstance(self.llm, BoundedPrompt) else None
         if limit is None or self.builder.max_length is not None:
             return self.builder
-        room = max(0, limit - self.llm.tokenizer.count(prompt) - tokens)
+        room = max(0, limit - self.llm.tokenizer.count(ask.prompt) - tokens)
         return replace(self.builder, max_tokens=min(self.builder.max_tokens, room))
+
+
+def _checked_conversation(given: Conversation) -> tuple[tuple[Message, ...], str]:
+    """Earlier turns and prompt; errors as in `conversation` and `check_prompt`."""
+    turns, prompt = conversation(given)
+    for text in (*(turn.content for turn in turns), prompt):
+        check_prompt(text)
+    return turns, prompt
 
 
 def _reached(contribution: Contribution, built: BuiltPrompt) -> bool:

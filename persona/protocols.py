@@ -166,6 +166,9 @@ class Wording(Protocol):
         ...
 
 
+Role: TypeAlias = Literal["system", "user", "assistant"]
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation.
@@ -175,7 +178,7 @@ class Message:
         content: its text.
     """
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: str
 
 
@@ -274,11 +277,16 @@ class GenerationOptions:
             words. ``"likelihood"``: by the choice that the LLM finds likeliest. ``"constrained"``: by generation that
             can only write a choice. ``"auto"``: by likelihood with an LLM that has a chat template, which was not
             trained to answer with a bare label; else in its own words. See `persona.llm.answers.modes`.
+        stop: an answer ends before the first of these texts.
+        raw: keep what the LLM wrote as it is: its thinking, and Markdown emphasis around a bare answer
+            (`persona.llm.answers.text`).
     """
 
     max_new_tokens: int = 64
     num_beams: int = 1
     answers: str = "auto"
+    stop: tuple[str, ...] = ()
+    raw: bool = False
 
 
 Finish: TypeAlias = Literal["stop", "length", "refusal"]
@@ -313,9 +321,9 @@ class ScoresChoices(Protocol):
 class BoundedPrompt(Protocol):
     """A `LanguageModel` that knows how long a prompt may be; remote ones do not."""
 
-    def prompt_limit(self, options: GenerationOptions) -> int | None:
-        """Most tokens of a prompt, as its `tokenizer` counts them, that leave room for the answer; None for no
-        limit."""
+    def prompt_limit(self, options: GenerationOptions, turns: Sequence[Message] = ()) -> int | None:
+        """Most tokens of a prompt after `turns`, as its `tokenizer` counts them, that leave room for the answer; None
+        for no limit."""
         ...
 
 
@@ -329,7 +337,8 @@ class LanguageModel(Protocol):
         tokenizer: counts prompts in the model's tokens (an estimate for remote models).
 
     A model whose answers depend on further settings (a chat template, a system text) may have a mapping `settings`: an
-    evaluation asks again for answers that it stored under other settings.
+    evaluation asks again for answers that it stored under other settings. A model that takes a conversation turn by
+    turn has a true attribute `chats`; one that has no such attribute gets a conversation as one text.
     """
 
     @property

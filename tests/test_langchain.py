@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.prompts import ChatPromptTemplate, PromptTemplate
+from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder, PromptTemplate
 from langchain_core.runnables import RunnableConfig
 
 from persona.errors import GenerationError, InvalidOptionError, InvalidUserIdError
@@ -55,6 +56,21 @@ def test_it_stands_in_a_chain(runnable: PersonalizedRunnable) -> None:
     assert answer.endswith("Drink?")
     chat = ChatPromptTemplate.from_messages([("human", "{what}?")]) | runnable
     assert "coffee" in chat.invoke({"what": "Drink"}, BO)
+
+
+def test_records_are_sought_by_the_last_turn_of_a_conversation(runnable: PersonalizedRunnable) -> None:
+    history = [HumanMessage("Hi."), AIMessage([{"type": "text", "text": "Hello!"}])]
+    answer = runnable.invoke({"user_id": "ana", "prompt": "Drink?", "history": history})
+    assert "User: Hi.\n\nAssistant: Hello!\n\nUser: Earlier records" in answer
+    assert "tea" in answer
+    assert runnable.invoke([*history, HumanMessage("Drink?")], ANA) == answer
+    assert runnable.invoke([("human", "Hi."), ("ai", "Hello!"), {"role": "user", "content": "Drink?"}], ANA) == answer
+    chat = ChatPromptTemplate.from_messages([MessagesPlaceholder("before"), ("human", "{what}?")]) | runnable
+    assert chat.invoke({"before": history, "what": "Drink"}, ANA) == answer
+    with pytest.raises(InvalidOptionError, match="a message must be of system, human, ai, was of: tool"):
+        runnable.invoke([ToolMessage("7", tool_call_id="1"), HumanMessage("Drink?")], ANA)
+    with pytest.raises(InvalidOptionError, match="must be the user's, was: assistant's"):
+        runnable.invoke(history, ANA)
 
 
 def test_batch_mixes_users(runnable: PersonalizedRunnable) -> None:

@@ -24,8 +24,9 @@ from persona.errors import (
 )
 from persona.lamp.tasks import lamp_task
 from persona.llm.load import load_llm
+from persona.llm.tokenizers import WhitespaceTokenizer
 from persona.personalizer import Personalizer
-from persona.protocols import ADAPTER, SOFT_PROMPT, GenerationOptions, RecordEncoder
+from persona.protocols import ADAPTER, SOFT_PROMPT, GenerationOptions, Message, RecordEncoder, Request
 from persona.records import Profile, Record, ScoredRecord
 from persona.retrievers import BM25Retriever, RecencyRetriever
 from persona.retrievers.channel import RecordsChannel
@@ -71,6 +72,35 @@ def test_a_batch_mixes_users_and_gives_each_its_own_history(personalizer: Person
     assert "clapped" in answers[1].prompt
     assert answers[3] == answers[0]
     assert answers == [personalizer.generate(answer.user_id, prompt) for answer in answers]
+
+
+def test_a_conversation_is_answered_by_its_last_turn(personalizer: Personalizer) -> None:
+    talk: list[Any] = [
+        {"role": "user", "content": "I saw a heist film in Lisbon."},
+        Message("assistant", "How was it?"),
+        {"role": "user", "content": "Rate this superhero film."},
+    ]
+    answer = personalizer.generate("ana", talk)
+    assert [scored.record.target for scored in answer.records] == ["2"]
+    (prepared,) = personalizer.prepare([personalizer.ask(personalizer.store.profile("ana"), talk)])
+    assert [turn.content for turn in prepared.request.turns] == ["I saw a heist film in Lisbon.", "How was it?"]
+    assert prepared.request.prompt == answer.prompt == personalizer.generate("ana", talk[2:]).prompt
+    assert answer.text.startswith("USER: I SAW A HEIST FILM IN LISBON.\n\nASSISTANT: HOW WAS IT?\n\nUSER: EARLIER")
+    assert personalizer.batch([("bo", talk)])[0].user_id == "bo"
+    with pytest.raises(InvalidOptionError, match="must be the user's, was: assistant's"):
+        personalizer.generate("ana", talk[:2])
+
+
+def test_an_llm_that_knows_no_turns_gets_a_conversation_as_one_text(store: ProfileStore) -> None:
+    class Own:
+        channels, fingerprint, tokenizer = frozenset({"text"}), "own", WhitespaceTokenizer()
+
+        def generate(self, requests: Sequence[Request], options: GenerationOptions) -> list[str]:
+            assert not any(request.turns for request in requests)
+            return [request.prompt for request in requests]
+
+    answer = Personalizer(Own(), store, ()).generate("ana", [Message("user", "Hi."), Message("user", "Tea?")])
+    assert answer.text == "User: Hi.\n\nUser: Tea?\n\nAssistant:"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 >>> from persona.protocols import GenerationOptions
 >>> configured({"": GenerationOptions()}, settings=["num_beams=4"])[""]
-GenerationOptions(max_new_tokens=64, num_beams=4, answers='auto')
+GenerationOptions(max_new_tokens=64, num_beams=4, ...)
 
 A command hands over default instances of its dataclasses by section; the section ``""`` is the top of the file. Names,
 types and descriptions are those of the dataclasses, so nothing is declared twice. Fields that hold objects and cannot

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from persona.channels import check_way
 from persona.errors import GenerationError, InvalidOptionError
+from persona.llm.chat.messages import check_turns
 from persona.protocols import ADAPTER, ANSWERS, LIFTS, SOFT_PROMPT, GenerationOptions, LanguageModel, Request
 
 if TYPE_CHECKING:
@@ -19,14 +20,18 @@ _SEEDS = 2**62
 
 
 def check_requests(requests: Sequence[Request], llm: LanguageModel) -> None:
-    """Refuse requests that the LLM cannot take, or whose prompt is no text.
+    """Refuse requests that the LLM cannot take, or whose prompt or turns are no text.
 
     Raises:
         UnsupportedChannelError: if a request needs what `llm` does not take.
         InvalidOptionError: as in `check_prompt`.
     """
     for index, request in enumerate(requests):
-        check_prompt(request.prompt, f" (request {index})")
+        where = f" (request {index})"
+        check_prompt(request.prompt, where)
+        check_turns(request.turns, where)
+        for turn in request.turns:
+            check_prompt(turn.content, where)
         needed = (
             (SOFT_PROMPT, request.soft_prompt is not None),
             (ADAPTER, request.adapter is not None),
@@ -109,6 +114,8 @@ def check_options(options: GenerationOptions, *, only_text: str | None = None) -
     """
     if options.answers not in ANSWERS:
         raise InvalidOptionError(f"`answers` must be one of {', '.join(ANSWERS)}, was: {options.answers!r}")
+    if not isinstance(options.stop, tuple | list) or not all(isinstance(stop, str) and stop for stop in options.stop):
+        raise InvalidOptionError(f"`stop` must be a tuple of texts, none of them empty, was: {options.stop!r:.80}")
     for name in ("max_new_tokens", "num_beams"):
         value = getattr(options, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:

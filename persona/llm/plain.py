@@ -1,7 +1,8 @@
 """Language models that take text and nothing else: a plain function, and a LangChain runnable.
 
 They limit their answers themselves: `GenerationOptions.max_new_tokens` is not handed on, because neither has a common
-way to take it. More than one beam is refused.
+way to take it. More than one beam is refused. Stop strings cut an answer when it is there. A chat model gets a
+conversation as messages, anything else as one text (`persona.llm.chat.messages.transcript`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from persona.errors import GenerationError, InvalidOptionError, reason
+from persona.llm.answers.text import answer_text
+from persona.llm.chat.messages import transcript
 from persona.llm.checks import check_answer, check_options, check_requests
 from persona.llm.tokenizers import WhitespaceTokenizer
 from persona.protocols import TEXT, GenerationOptions, Request, TextTokenizer
@@ -29,6 +32,7 @@ class _TextOnly(ABC):
     """
 
     channels: frozenset[str] = frozenset({TEXT})
+    chats = False
 
     def __init__(self, fingerprint: str, tokenizer: TextTokenizer | None) -> None:
         self.fingerprint = fingerprint
@@ -55,20 +59,21 @@ class _TextOnly(ABC):
         """Index and answer of each of `requests`, or its error, in their order; errors as in `generate`."""
         check_options(options, only_text=self.fingerprint)
         check_requests(requests, self)
-        for index, answer in enumerate(self._answers([request.prompt for request in requests])):
+        for index, answer in enumerate(self._answers(requests)):
             if isinstance(answer, Exception):
                 failed = GenerationError(f"{self.fingerprint} did not answer request {index}: {reason(answer)}")
                 failed.__cause__ = answer
                 yield index, failed
                 continue
             try:
-                yield index, check_answer(self._text(answer), f"{self.fingerprint} (request {index})")
+                text = check_answer(self._text(answer), f"{self.fingerprint} (request {index})")
+                yield index, answer_text(text, options)
             except GenerationError as error:
                 yield index, error
 
     @abstractmethod
-    def _answers(self, prompts: Sequence[str]) -> Iterable[object]:
-        """What comes back for each of `prompts`, or what is raised instead, as it comes."""
+    def _answers(self, requests: Sequence[Request]) -> Iterable[object]:
+        """What comes back for each of `requests`, or what is raised instead, as it comes."""
 
     def _text(self, answer: object) -> object:
         """The text in what came back."""
@@ -94,10 +99,10 @@ class CallableLM(_TextOnly):
         super().__init__(f"callable:{name or _name_of(function)}", tokenizer)
         self._function = function
 
-    def _answers(self, prompts: Sequence[str]) -> Iterator[object]:
-        for prompt in prompts:
+    def _answers(self, requests: Sequence[Request]) -> Iterator[object]:
+        for request in requests:
             try:
-                answer: object = self._function(prompt)
+                answer: object = self._function(transcript(request.turns, request.prompt))
             except Exception as error:  # It is the user's function: whatever it raises is its failure to answer.
                 answer = error
             yield answer
@@ -105,6 +110,9 @@ class CallableLM(_TextOnly):
 
 class RunnableLM(_TextOnly):
     """A LangChain runnable from a string to a string or a message, such as a chat model or a chain.
+
+    Attributes:
+        chats: whether it takes messages.
 
     Args:
         runnable: asked with its own ``batch``.
@@ -135,10 +143,16 @@ class RunnableLM(_TextOnly):
         super().__init__(f"langchain:{name}", tokenizer)
         self._runnable = runnable
         self._max_concurrency = max_concurrency
+        self.chats = _is_chat_model(runnable)
 
-    def _answers(self, prompts: Sequence[str]) -> Sequence[object]:
+    def _answers(self, requests: Sequence[Request]) -> Sequence[object]:
         config: Any = {"max_concurrency": self._max_concurrency}
-        return self._runnable.batch(list(prompts), config=config, return_exceptions=True)
+        return self._runnable.batch(list(map(self._input, requests)), config=config, return_exceptions=True)
+
+    def _input(self, request: Request) -> str | list[tuple[str, str]]:
+        if not self.chats or not request.turns:
+            return transcript(request.turns, request.prompt)
+        return [*((turn.role, turn.content) for turn in request.turns), ("user", request.prompt)]
 
     def _text(self, answer: object) -> object:
         """The text of a string or a message."""
@@ -152,6 +166,15 @@ class RunnableLM(_TextOnly):
             f"{self.fingerprint} must answer with a string or a message, answered: {type(answer).__name__}; "
             "end the chain with StrOutputParser()"
         )
+
+
+def _is_chat_model(runnable: object) -> bool:
+    """Whether it takes messages: a chat model, with arguments bound to it or not."""
+    from langchain_core.language_models import BaseChatModel
+
+    while (bound := getattr(runnable, "bound", None)) is not None:
+        runnable = bound
+    return isinstance(runnable, BaseChatModel)
 
 
 def _name_of(function: Callable[[str], str]) -> str:

@@ -11,16 +11,19 @@ endpoint, whose tokenizer is not known. `PromptEncoder` makes token ids: chat te
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from persona.errors import InvalidOptionError
+from persona.llm.chat.messages import joined, transcript, without_oldest
+from persona.llm.chat.template import Chat, ChatTemplate
+from persona.protocols import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ChatTemplate = Literal["auto", "on", "off"]
+TemplateUse = Literal["auto", "on", "off"]
 Overlong = Literal["error", "truncate"]
 
 _CACHED_TEXTS = 2**11
@@ -99,51 +102,82 @@ class PromptEncoder:
     Args:
         tokenizer: the model's. Its padding and truncation settings are neither used nor changed.
         chat_template: ``"auto"`` uses the tokenizer's chat template where it has one: the prompt becomes a user turn,
-            and the assistant's turn is opened. ``"on"`` demands a template, ``"off"`` never uses it.
-        overlong: what to do with a prompt over the limit: ``"error"`` refuses it; ``"truncate"`` cuts it on the
-            tokenizer's truncation side (the end for nearly all tokenizers, as in LaMP's code) and keeps the special
-            tokens. In a chat template the prompt's end is cut, and the turn stays whole.
+            and the assistant's turn is opened. ``"on"`` demands a template, ``"off"`` never uses it. Without one, a
+            conversation becomes one text (`persona.llm.chat.messages.transcript`).
+        overlong: what to do with a prompt over the limit: ``"error"`` refuses it; ``"truncate"`` leaves the oldest
+            turns out, each whole, and if that is not enough cuts the prompt on the tokenizer's truncation side (the end
+            for nearly all tokenizers, as in LaMP's code) and keeps the special tokens. In a chat template the prompt's
+            end is cut, and the turn stays whole.
+        system: text of the system's turn, or before the prompt where there is no template; None for none of our own.
+        chat_template_kwargs: the template's own arguments, such as ``{"enable_thinking": False}``.
 
     Raises:
         InvalidOptionError: if an option has no such value, or a template is demanded and there is none.
+        ModelLoadError: if the template cannot be used (`persona.llm.chat.template`).
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        chat_template: ChatTemplate = "auto",
+        chat_template: TemplateUse = "auto",
         overlong: Overlong = "error",
+        system: str | None = None,
+        chat_template_kwargs: Mapping[str, object] | None = None,
     ) -> None:
-        for name, value, choices in (("chat_template", chat_template, ChatTemplate), ("overlong", overlong, Overlong)):
+        for name, value, choices in (("chat_template", chat_template, TemplateUse), ("overlong", overlong, Overlong)):
             if value not in get_args(choices):
                 raise InvalidOptionError(f"`{name}` must be one of {', '.join(get_args(choices))}, was: {value!r}")
         has_template = getattr(tokenizer, "chat_template", None) is not None
         if chat_template == "on" and not has_template:
             raise InvalidOptionError("`chat_template='on'` needs a tokenizer with a chat template, this one has none")
-        self.uses_chat_template = has_template and chat_template != "off"
+        self._template: ChatTemplate | None = None
+        if has_template and chat_template != "off":
+            self._template = ChatTemplate(tokenizer, system, chat_template_kwargs or {})
+        elif chat_template_kwargs:
+            raise InvalidOptionError("`chat_template_kwargs` are for a chat template, and none is used here")
         self.measure = HuggingFaceTokenizer(tokenizer)
         self._tokenizer: Any = tokenizer
+        self._system = system
         self._truncates = overlong == "truncate"
+
+    @property
+    def uses_chat_template(self) -> bool:
+        """Whether prompts become turns of a chat."""
+        return self._template is not None
+
+    @property
+    def thinking_end(self) -> str | None:
+        """What ends the part for thinking in which an answer begins; None if it begins in none."""
+        return None if self._template is None else self._template.thinking_end
 
     @property
     def settings(self) -> dict[str, object]:
         """What decides the tokens of a prompt besides the tokenizer's vocabulary."""
-        template = self._tokenizer.chat_template if self.uses_chat_template else None
-        return {"chat_template": template, "truncates": self._truncates}
+        template = (
+            {"chat_template": None, "system": self._system} if self._template is None else self._template.settings
+        )
+        return {**template, "truncates": self._truncates}
 
-    def encode(self, prompts: Sequence[str], limits: Sequence[int | None]) -> list[list[int]]:
+    def encode(
+        self,
+        prompts: Sequence[str],
+        limits: Sequence[int | None],
+        turns: Sequence[Sequence[Message]] | None = None,
+    ) -> list[list[int]]:
         """Token ids of `prompts`, special tokens included.
 
         Args:
             prompts: the texts.
             limits: for each prompt the most tokens it may have; None for any number.
+            turns: for each prompt the turns before it; None for none.
 
         Raises:
-            InvalidOptionError: if a prompt is over its limit and `overlong` is ``"error"``, or if the limit leaves
-                no room for the prompt at all.
+            InvalidOptionError: if a prompt is over its limit and `overlong` is ``"error"``, the limit leaves no room
+                for the prompt at all, or the chat template does not take a conversation.
         """
-        encoded = self._encode_chats(prompts) if self.uses_chat_template else self._encode_texts(prompts)
+        chats = list(zip([()] * len(prompts) if turns is None else turns, prompts, strict=True))
+        encoded = self._encode(chats)
         for index, (ids, limit) in enumerate(zip(encoded, limits, strict=True)):
             if limit is None or len(ids) <= limit:
                 continue
@@ -152,28 +186,47 @@ class PromptEncoder:
                     f"a prompt may have {limit} tokens here, prompt {index} has {len(ids)}: shorten it, send less "
                     "personal text, or load the LLM with overlong='truncate'"
                 )
-            cut = self._cut_chat if self.uses_chat_template else self._cut_text
-            encoded[index] = cut(prompts[index], len(ids), limit)
+            encoded[index] = self._cut(chats[index], limit)
         return encoded
+
+    def _encode(self, chats: Sequence[Chat]) -> list[list[int]]:
+        if not chats:
+            return []
+        return self._encode_texts(self._texts(chats)) if self._template is None else self._template.encode(chats)
+
+    def _texts(self, chats: Sequence[Chat]) -> list[str]:
+        """Conversations as texts, for models without a chat template."""
+        return [joined(self._system, transcript(turns, prompt)) for turns, prompt in chats]
 
     def _encode_texts(self, prompts: Sequence[str]) -> list[list[int]]:
         encoded: list[list[int]] = self._tokenizer(list(prompts), verbose=False)["input_ids"]
         return [self._without_second_bos(ids) for ids in encoded]
 
-    def _encode_chats(self, prompts: Sequence[str]) -> list[list[int]]:
-        # Records are text that others wrote: control tokens in them stay text and open no turn of their own.
-        encoded: list[list[int]] = self._tokenizer.apply_chat_template(
-            [[{"role": "user", "content": prompt}] for prompt in prompts],
-            add_generation_prompt=True,
-            sanitize_control_tokens=True,
-            tokenizer_kwargs={"verbose": False},
-        )["input_ids"]
-        return encoded
-
     def _without_second_bos(self, ids: list[int]) -> list[int]:
         """A prompt that brings its own begin token does not get another one."""
         bos = self._tokenizer.bos_token_id
         return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+    def _cut(self, chat: Chat, limit: int) -> list[int]:
+        """A conversation in `limit` tokens: without its oldest turns, and if need be without the prompt's end."""
+        turns, prompt = chat
+        (ids,) = self._encode([(turns, prompt)])
+        while len(ids) > limit and (fewer := without_oldest(turns)) is not None:
+            turns = fewer
+            (ids,) = self._encode([(turns, prompt)])
+        if len(ids) <= limit:
+            return ids
+        if self._template is None:
+            (text,) = self._texts([(turns, prompt)])
+            return self._cut_text(text, len(ids), limit)
+        tokens, length = self.measure.count(prompt), len(ids)
+        while length > limit:
+            tokens -= length - limit
+            if tokens <= 0:
+                raise InvalidOptionError(f"a prompt may have {limit} tokens here: the chat template alone has more")
+            (ids,) = self._encode([(turns, self.measure.truncate(prompt, tokens))])
+            length = len(ids)
+        return ids
 
     def _cut_text(self, prompt: str, length: int, limit: int) -> list[int]:
         """`prompt` in `limit` tokens: special tokens at both ends stay, text goes on the truncation side."""
@@ -187,17 +240,6 @@ class PromptEncoder:
         if self._tokenizer.truncation_side == "left":
             return ids[:begin] + ids[begin + surplus :]
         return ids[: end - surplus] + ids[end:]
-
-    def _cut_chat(self, prompt: str, length: int, limit: int) -> list[int]:
-        """`prompt`, cut as text, in a chat template of `limit` tokens."""
-        tokens = self.measure.count(prompt)
-        while length > limit:
-            tokens -= length - limit
-            if tokens <= 0:
-                raise InvalidOptionError(f"a prompt may have {limit} tokens here: the chat template alone has more")
-            (ids,) = self._encode_chats([self.measure.truncate(prompt, tokens)])
-            length = len(ids)
-        return ids
 
 
 def _check_length(max_tokens: int) -> None:

@@ -18,13 +18,13 @@ such guarantee.
 **Decoding** is plain greedy or beam search over the model's own scores, limited to the choices of a request where
 `GenerationOptions.answers` is ``"constrained"``. Of the model's generation config only the rules about tokens are kept
 (where answers start and end, what is forced or suppressed), never sampling, penalties or minimum lengths. White space
-around an answer is stripped.
+around an answer is stripped, and what `persona.llm.answers.text` says.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from threading import Lock
@@ -37,13 +37,14 @@ from persona.errors import GenerationError, InvalidOptionError, ModelLoadError
 from persona.llm.answers.choices import margin
 from persona.llm.answers.constrained import ChoiceTrie
 from persona.llm.answers.scoring import ChoiceScorer, ScoredPrompt
+from persona.llm.answers.tokens import AnswerTokens
 from persona.llm.checkpoint import frozen, hash_parameters
 from persona.llm.checks import check_options, check_requests, check_soft_prompt
 from persona.llm.decoding import NOISE, BeamMargin, GreedyMargin
 from persona.llm.inputs import ModelInput, PaddedBatch, batches
 from persona.llm.lifts import TokenLifts, check_lifts
-from persona.llm.tokenizers import ChatTemplate, HuggingFaceTokenizer, Overlong, PromptEncoder
-from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, TEXT, AdapterSource, GenerationOptions, Request
+from persona.llm.tokenizers import HuggingFaceTokenizer, Overlong, PromptEncoder, TemplateUse
+from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, TEXT, AdapterSource, GenerationOptions, Message, Request
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -71,7 +72,7 @@ class TransformersLM:
             request that is longer alone is a batch of its own.
         max_prompt_tokens: most tokens of a prompt and its soft prompt together; None for what the model can take: its
             positions, less `max_new_tokens` where the answer shares them (decoder-only).
-        chat_template, overlong: see `PromptEncoder`.
+        chat_template, overlong, system, chat_template_kwargs: see `PromptEncoder`.
         weights_hash: makes the fingerprint's hash; None hashes the parameters.
 
     Attributes:
@@ -93,8 +94,10 @@ class TransformersLM:
         name: str | None = None,
         batch_tokens: int = 8192,
         max_prompt_tokens: int | None = None,
-        chat_template: ChatTemplate = "auto",
+        chat_template: TemplateUse = "auto",
         overlong: Overlong = "error",
+        system: str | None = None,
+        chat_template_kwargs: Mapping[str, object] | None = None,
         weights_hash: Callable[[], str] | None = None,
     ) -> None:
         for option, most in (("batch_tokens", batch_tokens), ("max_prompt_tokens", max_prompt_tokens)):
@@ -107,8 +110,15 @@ class TransformersLM:
         self.encoder_decoder = bool(self.model.config.is_encoder_decoder)
         self._batch_tokens = batch_tokens
         self._max_prompt_tokens = max_prompt_tokens
-        self._prompts = PromptEncoder(tokenizer, chat_template=chat_template, overlong=overlong)
+        self._prompts = PromptEncoder(
+            tokenizer,
+            chat_template=chat_template,
+            overlong=overlong,
+            system=system,
+            chat_template_kwargs=chat_template_kwargs,
+        )
         self._tokenizer: Any = tokenizer
+        self._written = AnswerTokens(tokenizer, self._prompts.thinking_end)
         self._weights_hash = weights_hash or (lambda: hash_parameters(self.model))
         self._eos, self.pad_token = _end_tokens(self.model, tokenizer)
         self._adapters: AdapterSource | None = None
@@ -147,8 +157,9 @@ class TransformersLM:
         """Measures prompts in the model's tokens, without the chat template."""
         return self._prompts.measure
 
-    def prompt_limit(self, options: GenerationOptions) -> int | None:
-        """Most tokens of a prompt, as `tokenizer` counts them: what the model can take, less the chat template.
+    def prompt_limit(self, options: GenerationOptions, turns: Sequence[Message] = ()) -> int | None:
+        """Most tokens of a prompt, as `tokenizer` counts them: what the model can take, less the chat template and the
+        `turns` before the prompt.
 
         Raises:
             InvalidOptionError: as in `input_limit`.
@@ -156,7 +167,7 @@ class TransformersLM:
         limit = self.input_limit(options)
         if limit is None:
             return None
-        (templated,) = self._prompts.encode(["."], [None])
+        (templated,) = self._prompts.encode(["."], [None], [turns])
         return max(0, limit - (len(templated) - self.tokenizer.count(".")))
 
     def input_limit(self, options: GenerationOptions) -> int | None:
@@ -316,7 +327,8 @@ class TransformersLM:
         limit = self.input_limit(options)
         lengths = [0 if vectors is None else len(vectors) for vectors in soft_prompts]
         limits = [None if limit is None else limit - length for length in lengths]
-        encoded = self._prompts.encode([request.prompt for request in requests], limits)
+        prompts, turns = [request.prompt for request in requests], [request.turns for request in requests]
+        encoded = self._prompts.encode(prompts, limits, turns)
         for index, (ids, length) in enumerate(zip(encoded, lengths, strict=True)):
             if not ids and not length:
                 raise InvalidOptionError(f"a prompt must not be empty: prompt {index} has no tokens")
@@ -367,8 +379,7 @@ class TransformersLM:
             for key, smallest in zip(keys, margins, strict=True):
                 if len(keys) > 1 and smallest < noise:
                     (answers[key],), _ = self._generate_batch([inputs[key]], options)
-        texts = self._tokenizer.batch_decode(list(answers.values()), skip_special_tokens=True)
-        return {key: text.strip() for key, text in zip(answers, texts, strict=True)}
+        return {key: self._written.answer(tokens, options) for key, tokens in answers.items()}
 
     def _generate_batch(
         self, inputs: Sequence[ModelInput], options: GenerationOptions
@@ -384,7 +395,12 @@ class TransformersLM:
         attached = nullcontext() if self._adapters is None else self._adapters.named([each.adapter for each in inputs])
         try:
             with attached:
-                output = handle.generate(**arguments, generation_config=rules, logits_processor=processors)
+                output = handle.generate(
+                    **arguments,
+                    generation_config=rules,
+                    logits_processor=processors,
+                    stopping_criteria=self._written.stopping(options),
+                )
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory(inputs) from error
         margins: list[float] = watch.margins.tolist()

@@ -14,11 +14,15 @@ from langchain_core.runnables import RunnableLambda
 
 from persona.errors import GenerationError, InvalidOptionError
 from persona.llm.load import load_llm
-from persona.protocols import GenerationOptions, Request
+from persona.protocols import GenerationOptions, Message, Request
 
 
 def echo(prompt: str) -> str:
     return f"{len(prompt)} {prompt}"
+
+
+def same(prompt: str) -> str:
+    return prompt
 
 
 class EchoChat(BaseChatModel):
@@ -35,6 +39,35 @@ class EchoChat(BaseChatModel):
 
 def answers(llm: object, prompts: list[str], **options: Any) -> list[str]:
     return load_llm(llm, **options).generate([Request(prompt) for prompt in prompts], GenerationOptions(12))
+
+
+TURNS = (Message("system", "Be kind."), Message("user", "Hi."), Message("assistant", "Hello!"))
+
+
+def test_a_function_gets_a_conversation_as_one_text_and_a_chat_model_as_messages() -> None:
+    as_text = "Be kind.\n\nUser: Hi.\n\nAssistant: Hello!\n\nUser: Tea?\n\nAssistant:"
+    request = Request("Tea?", turns=TURNS)
+    for llm in (load_llm(same), load_llm(RunnableLambda(same))):
+        assert llm.generate([request], GenerationOptions()) == [as_text]
+    seen: list[list[BaseMessage]] = []
+
+    class Watching(EchoChat):
+        def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+            seen.append(messages)
+            return super()._generate(messages, *args, **kwargs)
+
+    for model in (Watching(), Watching().bind(stop=["x"])):
+        assert load_llm(model).generate([request], GenerationOptions()) == ["4 Tea?"]
+        sent = seen.pop()
+        assert [message.type for message in sent] == ["system", "human", "ai", "human"]
+        assert [message.text for message in sent] == ["Be kind.", "Hi.", "Hello!", "Tea?"]
+
+
+def test_answers_are_cut_and_stripped() -> None:
+    for llm in (load_llm(same), load_llm(RunnableLambda(same))):
+        thinking = Request("<think>2?</think>**4** END 5")
+        assert llm.generate([thinking], GenerationOptions(stop=("END",))) == ["4"]
+        assert llm.generate([thinking], GenerationOptions(stop=("END",), raw=True)) == ["<think>2?</think>**4** "]
 
 
 def fail_on_b(prompt: str) -> str:

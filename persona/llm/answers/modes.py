@@ -23,6 +23,8 @@ from typing import Literal, TypeAlias
 
 from persona.errors import GenerationError
 from persona.llm.answers.choices import chosen, named_choice
+from persona.llm.answers.text import answer_text
+from persona.llm.chat.messages import transcript
 from persona.llm.checks import check_answer
 from persona.protocols import (
     Answer,
@@ -75,6 +77,8 @@ def answers(
         UnsupportedChannelError: if a request uses a channel that the LLM does not take.
         GenerationError: if the LLM answers no request at all; what has arrived is handed over before.
     """
+    if not hasattr(llm, "chats"):  # an LLM of the user's own that may know of no turns
+        requests = [replace(each, prompt=transcript(each.turns, each.prompt), turns=()) for each in requests]
     plan = _Plan.of(llm, requests, options)
     if isinstance(llm, ScoresChoices):
         for start in range(0, len(plan.scored), _TOGETHER):
@@ -140,6 +144,8 @@ class _Plan:
             check_answer(made.text, self.name)
         except GenerationError as error:
             return error
+        if not made.held:  # an LLM of the user's own may hand over all that was written
+            made = replace(made, text=answer_text(made.text, self.options))
         choices = self.requests[index].choices
         if choices is None or self.mode == "generate":
             return Answered(made.text, "generate", made.finish)

@@ -27,6 +27,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from persona.errors import EndpointError, GenerationError, InvalidOptionError
+from persona.llm.answers.text import answer_text
 from persona.llm.checks import check_options, check_requests, check_soft_prompt
 from persona.llm.endpoint.connection import Connection
 from persona.llm.endpoint.holding import JSON_OBJECT, JSON_SCHEMA, Holding, Way
@@ -104,6 +105,11 @@ class OpenAILM:
         return frozenset({TEXT, *(way for way, option in given if option is not None)})
 
     @property
+    def chats(self) -> bool:
+        """Whether a conversation is sent as messages."""
+        return self._options.endpoint == "chat"
+
+    @property
     def fingerprint(self) -> str:
         """``openai:MODEL@URL``; the weights behind an endpoint cannot be seen."""
         return self._fingerprint(self._alive.connection)
@@ -116,7 +122,7 @@ class OpenAILM:
     @property
     def settings(self) -> dict[str, object]:
         """What besides the model and a request decides an answer."""
-        names = ("endpoint", "seed", "fields", "system", "soft_prompt")
+        names = ("endpoint", "seed", "fields", "system", "chat_template_kwargs", "soft_prompt")
         return {name: getattr(self._options, name) for name in names}
 
     @property
@@ -174,7 +180,7 @@ class OpenAILM:
             model = self._model_of(request)
             # Equal prompts are one question; a soft prompt is never taken for equal to another.
             choices = request.choices.texts if request.choices is not None and options.answers == "constrained" else ()
-            key = (request.prompt, model, choices, None if request.soft_prompt is None else index)
+            key = (request.prompt, request.turns, model, choices, None if request.soft_prompt is None else index)
             asked.setdefault(key, _Asked(model, request, [])).indexes.append(index)
         return list(asked.values())
 
@@ -243,7 +249,8 @@ class OpenAILM:
             return (client.chat.completions if self._options.endpoint == "chat" else client.completions).create
 
         def read(reply: Any) -> Answer:
-            return read_answer(reply, self.fingerprint, options.max_new_tokens)
+            answer = read_answer(reply, self.fingerprint, options.max_new_tokens)
+            return replace(answer, text=answer_text(answer.text, options))
 
         return await connection.ask(self.fingerprint, call, read, {"model": model, **fields})
 

@@ -18,7 +18,8 @@ class EndpointOptions:
     """What is asked of an endpoint, and what the server can take.
 
     Attributes:
-        endpoint: ``"chat"`` sends the prompt as one user turn; ``"completions"`` sends it bare, for base models.
+        endpoint: ``"chat"`` sends messages, the prompt as the user's last one; ``"completions"`` sends one bare text,
+            for base models (a conversation as `persona.llm.chat.messages.transcript`).
         seed: handed to the server; None sends none.
         max_concurrency: most requests at the same time, at least 1.
         retries: how often a request is sent again after a failure that may pass (429, 5xx, a timeout, no connection, a
@@ -29,6 +30,7 @@ class EndpointOptions:
             (``{"temperature": None}`` for models that refuse one).
         tokenizer: measures prompts; None estimates by words.
         system: text of the system's turn, or before the prompt at the completions endpoint; None sends none.
+        chat_template_kwargs: arguments of the chat template of a vLLM server, such as ``{"enable_thinking": False}``.
         hidden_size: length of the served LLM's input embeddings. With it soft prompts are taken. One of another length
             is refused here, because it can crash a vLLM server.
         soft_prompt: whether a soft prompt stands ``"before"`` or ``"after"`` the system's text. Without such a text it
@@ -52,6 +54,7 @@ class EndpointOptions:
     fields: Mapping[str, object] = field(default_factory=dict)
     tokenizer: TextTokenizer | None = None
     system: str | None = None
+    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
     hidden_size: int | None = None
     soft_prompt: Literal["before", "after"] = "before"
     embed: Callable[[str], torch.Tensor] | None = None
@@ -61,6 +64,8 @@ class EndpointOptions:
     def __post_init__(self) -> None:
         if self.endpoint not in ("chat", "completions"):
             raise InvalidOptionError(f"`endpoint` must be chat or completions, was: {self.endpoint!r}")
+        if self.chat_template_kwargs and self.endpoint != "chat":
+            raise InvalidOptionError("`chat_template_kwargs` are for the chat endpoint")
         if self.max_concurrency < 1:
             raise InvalidOptionError(f"`max_concurrency` must be at least 1, was: {self.max_concurrency}")
         if self.retries is not None and self.retries < 0:

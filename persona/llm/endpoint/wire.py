@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from persona.errors import EndpointError, GenerationError
+from persona.llm.chat.messages import system_and_turns, transcript
 from persona.llm.checks import check_answer
 from persona.llm.endpoint.options import EndpointOptions
 from persona.protocols import Answer, Finish, GenerationOptions, Request
@@ -36,8 +37,11 @@ def request_fields(
     # OpenAI's newer models know the new name only, other servers often the old one only.
     limit = "max_completion_tokens" if chat and OPENAI_HOST in url else "max_tokens"
     prompt = {"messages": messages(request, options)} if chat else completion(request, options)
-    own = {"temperature": 0, "seed": options.seed, limit: generation.max_new_tokens}
-    extra: dict[str, object] = {}
+    own: dict[str, object] = {"temperature": 0, "seed": options.seed, limit: generation.max_new_tokens}
+    # What holds an answer to choices says itself where it ends.
+    own["stop"] = list(generation.stop) or None if not further else None
+    template = options.chat_template_kwargs
+    extra: dict[str, object] = {"chat_template_kwargs": dict(template)} if template else {}
     for each in (prompt, further, options.fields):
         extra |= each.get("extra_body", {})
     fields = {**prompt, **own, **further, **options.fields, **({"extra_body": extra} if extra else {})}
@@ -46,26 +50,29 @@ def request_fields(
 
 def messages(request: Request, options: EndpointOptions) -> list[dict[str, Any]]:
     """The chat's turns; a soft prompt is a part of the first one."""
-    system = options.system
+    system, earlier = system_and_turns(options.system, request.turns)
     turns: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+    turns += [{"role": turn.role, "content": turn.content} for turn in earlier]
     turns.append({"role": "user", "content": request.prompt})
     if request.soft_prompt is not None:
         from persona.llm.inputs import message_parts
 
-        turns[0]["content"] = message_parts(request.soft_prompt, turns[0]["content"], first=_soft_prompt_first(options))
+        text, first = turns[0]["content"], _soft_prompt_first(options)
+        turns[0]["content"] = message_parts(request.soft_prompt, text, first=first)
     return turns
 
 
 def completion(request: Request, options: EndpointOptions) -> dict[str, Any]:
     """The fields of a completion's prompt."""
     system = "" if options.system is None else f"{options.system}\n\n"
+    prompt = transcript(request.turns, request.prompt)
     if request.soft_prompt is None:
-        return {"prompt": system + request.prompt}
+        return {"prompt": system + prompt}
     from persona.llm.inputs import embedded_prompt, wire_format
 
     assert options.embed is not None
     # Embedded in one go, so that the text has the tokens that it has without a soft prompt.
-    text = options.embed(system + request.prompt)
+    text = options.embed(system + prompt)
     at = 0 if _soft_prompt_first(options) else len(options.embed(system))
     whole = embedded_prompt(request.soft_prompt, text, at)
     # The server wants a prompt beside the embeddings; an empty one adds nothing.

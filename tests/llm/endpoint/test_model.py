@@ -20,7 +20,7 @@ from persona.errors import (
 from persona.llm.endpoint.model import OpenAILM
 from persona.llm.inputs import message_parts, wire_format
 from persona.llm.load import load_llm
-from persona.protocols import GenerationOptions, Request
+from persona.protocols import GenerationOptions, Message, Request
 from persona.soft_prompts.config import UserEmbedderConfig
 from persona.soft_prompts.embedder import UserEmbedder
 
@@ -69,6 +69,31 @@ def test_a_request_on_the_wire(
     assert llm.generate([Request("Hi")], OPTIONS) == [f"{len(prompt)} {prompt}"]
     assert chat_server.received == [(path, {"model": "org/model:v1", **sent})]
     assert llm.fingerprint == f"openai:org/model:v1@{chat_server.url}"
+
+
+def test_a_conversation_on_the_wire(chat_server: ChatServer) -> None:
+    turns = (Message("system", "Known: tea."), Message("user", "Hi."), Message("assistant", "Hello!"))
+    options = {"system": "Be kind.", "chat_template_kwargs": {"enable_thinking": False}}
+    llm = load_llm(f"vllm:m@{chat_server.url}", fields={"extra_body": {"top_k": 1}}, **options)
+    assert llm.generate([Request("Tea?", turns=turns)], GenerationOptions(9, stop=("ea",))) == ["4 T"]
+    (_, sent) = chat_server.received.pop()
+    assert [each["content"] for each in sent["messages"]] == ["Be kind.\n\nKnown: tea.", "Hi.", "Hello!", "Tea?"]
+    assert [each["role"] for each in sent["messages"]] == ["system", "user", "assistant", "user"]
+    assert (sent["stop"], sent["top_k"]) == (["ea"], 1)
+    assert sent["chat_template_kwargs"] == {"enable_thinking": False}
+    base = load_llm(f"vllm:m@{chat_server.url}", endpoint="completions")
+    base.generate([Request("Tea?", turns=turns[1:]), Request("Tea?")], OPTIONS)
+    prompts = {sent["prompt"] for _, sent in chat_server.received}
+    assert prompts == {"Tea?", "User: Hi.\n\nAssistant: Hello!\n\nUser: Tea?\n\nAssistant:"}
+    with pytest.raises(InvalidOptionError, match="`chat_template_kwargs` are for the chat endpoint"):
+        load_llm(f"vllm:m@{chat_server.url}", endpoint="completions", chat_template_kwargs={"a": 1})
+
+
+def test_an_answer_comes_without_its_thinking(chat_server: ChatServer) -> None:
+    llm = load_llm(f"vllm:m@{chat_server.url}", endpoint="completions")
+    prompt = "<think>2?\n</think>\n\n**4**"
+    assert llm.generate([Request(prompt)], OPTIONS) == ["4"]
+    assert llm.generate([Request(prompt)], GenerationOptions(9, raw=True)) == [f"{len(prompt)} {prompt}"]
 
 
 def test_openai_itself_gets_the_new_name_of_the_limit(chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,104 @@
+"""The tokens of an answer become its text, and a stop string ends them.
+
+Marks of thinking may be special tokens, which a tokenizer leaves out of a text: "analysis ... final 5". So an answer
+that holds special tokens is read with them, and they go after its thinking has gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from persona.llm.answers.text import answer_text, is_stopped, settled_text, without_thinking
+from persona.protocols import GenerationOptions
+
+_TOKENS_A_CHARACTER = 4
+_CLEANED = 6
+"""Characters before the end of a text that decoding further tokens may still change, where spaces are cleaned up."""
+
+
+class AnswerTokens:
+    """Reads the tokens of answers, without those that end them.
+
+    Args:
+        tokenizer: of transformers.
+        thinking_end: what ends the part for thinking that prompts open; None if they open none.
+    """
+
+    def __init__(self, tokenizer: Any, thinking_end: str | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._thinking_end = thinking_end
+        added = tokenizer.added_tokens_decoder.items()
+        self._special = {token.content: index for index, token in added if token.special}
+        self._cleans = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
+
+    def answer(self, tokens: Sequence[int], options: GenerationOptions) -> str:
+        """The answer, without white space around it."""
+        text, thinking_end = self._read(tokens, options)
+        return answer_text(text, options, thinking_end=thinking_end).strip()
+
+    def settled(self, tokens: Sequence[int], options: GenerationOptions) -> str:
+        """The beginning of the answer that stays whatever tokens follow."""
+        text, thinking_end = self._read(tokens, options)
+        text = text.rstrip("\ufffd")  # a character of which bytes are missing
+        if self._cleans:
+            text = text[:-_CLEANED]
+        return settled_text(text, options, thinking_end=thinking_end)
+
+    def stopping(self, options: GenerationOptions) -> StoppingCriteriaList:
+        """What ends rows of a greedy generation at a stop string; beams are cut afterwards."""
+        stops = options.stop and options.num_beams == 1
+        return StoppingCriteriaList([_StopStrings(self, options)] if stops else [])
+
+    def is_stopped(self, tokens: Sequence[int], options: GenerationOptions) -> bool:
+        """Whether the answer holds a stop string that its last token has completed."""
+        if tokens[-1] in self._stop_ids(options):
+            return True
+        tail = tokens[-_TOKENS_A_CHARACTER * (max(map(len, options.stop)) + 1) :]
+        written = str(self._tokenizer.decode(list(tail), skip_special_tokens=True))
+        if not any(stop in written for stop in options.stop):
+            return False
+        text, thinking_end = self._read(tokens, options)
+        return is_stopped(text, options, thinking_end=thinking_end)
+
+    def _read(self, tokens: Sequence[int], options: GenerationOptions) -> tuple[str, str | None]:
+        """What was written, and what ends a part for thinking in it that the prompt has opened."""
+        stops = self._stop_ids(options)
+        tokens = tokens[: next((index for index, token in enumerate(tokens) if token in stops), len(tokens))]
+        if not options.raw and not set(self._special.values()).isdisjoint(tokens):
+            marked = self._decoded(tokens, special=True)
+            behind = without_thinking(marked, self._thinking_end)
+            if behind != marked:
+                for mark in self._special:
+                    behind = behind.replace(mark, "")
+                return behind.lstrip(), None
+        return self._decoded(tokens, special=options.raw).lstrip(), self._thinking_end
+
+    def _decoded(self, tokens: Sequence[int], *, special: bool) -> str:
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=not special))
+
+    def _stop_ids(self, options: GenerationOptions) -> list[int]:
+        """Stop strings that are special tokens, which are in no text."""
+        return [self._special[stop] for stop in options.stop if stop in self._special]
+
+
+class _StopStrings(StoppingCriteria):
+    """Ends a row when a stop string stands in its answer."""
+
+    def __init__(self, written: AnswerTokens, options: GenerationOptions) -> None:
+        self._written, self._options = written, options
+        self._begin: int | None = None
+        self._done: set[int] = set()
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        """Which rows are done, bool.  # (rows,)"""
+        if self._begin is None:
+            self._begin = input_ids.shape[1] - 1
+        for row, tokens in enumerate(input_ids[:, self._begin :].tolist()):
+            if row not in self._done and self._written.is_stopped(tokens, self._options):
+                self._done.add(row)
+        return torch.tensor([row in self._done for row in range(len(input_ids))], device=input_ids.device)

@@ -1,0 +1,1 @@
+"""Conversations: as users give them, and as an LLM reads them."""

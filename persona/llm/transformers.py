@@ -177,9 +177,10 @@ class TransformersLM:
             InvalidOptionError: if an answer of `max_new_tokens` does not fit into the model's positions.
         """
         if self.encoder_decoder:
-            read, written = _positions(self.model.get_encoder().config), _positions(self.model.get_decoder().config)
+            read = _positions(self.model.get_encoder().config, "encoder")
+            written = _positions(self.model.get_decoder().config, "decoder")
         else:
-            written = _positions(self.model.config.get_text_config())
+            written = _positions(self.model.config.get_text_config(), "decoder")
             read = None if written is None else written - options.max_new_tokens
         # A decoder-only model shares its positions between the prompt, at least one token, and the answer.
         if written is not None and written < options.max_new_tokens + (0 if self.encoder_decoder else 1):
@@ -482,7 +483,8 @@ def _end_tokens(model: Any, tokenizer: Any) -> tuple[tuple[int, ...], int]:
     return tuple(dict.fromkeys(ends)), next(pad for pad in pads if pad is not None)
 
 
-def _positions(config: Any) -> int | None:
-    """How many positions a model has; None where they are relative."""
-    positions = getattr(config, "max_position_embeddings", None)
-    return positions if positions is not None and positions > 0 else None
+def _positions(config: Any, part: str) -> int | None:
+    """How many positions the encoder or decoder of a model has; None where they are relative."""
+    names = ("max_position_embeddings", f"max_{part}_position_embeddings", "max_seq_len")  # LED; MPT
+    positions = (getattr(config, name, None) for name in names)
+    return next((int(number) for number in positions if number is not None and number > 0), None)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LEDConfig, LEDForConditionalGeneration, MptConfig, MptForCausalLM
 
 from persona.errors import GenerationError, InvalidOptionError, ModelLoadError
 from persona.llm import transformers as transformers_llm
@@ -334,6 +335,26 @@ class TestWhatIsTaken:
         llama._tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}[user]{{ m['content'] }}{% endfor %}"
         assert answer(TransformersLM(llama.model, llama._tokenizer), "Hi") != plain
         assert answer(TransformersLM(llama.model, llama._tokenizer, chat_template="off"), "Hi") == plain
+
+    @pytest.mark.parametrize("kind", ["mpt", "led"])
+    def test_positions_by_another_name_end_there_too(self, llama: TransformersLM, kind: str) -> None:
+        size = {"vocab_size": llama.model.config.vocab_size, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+        if kind == "mpt":
+            model: Any = MptForCausalLM(MptConfig(d_model=32, n_heads=4, n_layers=2, max_seq_len=48, **size))
+        else:
+            shape = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "attention_window": 16}
+            shape |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "decoder_start_token_id": 1}
+            limits = {"max_encoder_position_embeddings": 48, "max_decoder_position_embeddings": 32}
+            model = LEDForConditionalGeneration(LEDConfig(**shape, **limits, **size))
+        llm = load_llm((model.eval(), llama._tokenizer))
+        assert isinstance(llm, TransformersLM)
+        with pytest.raises(
+            InvalidOptionError, match=f"may have {48 if kind == 'led' else 40} tokens here, prompt 0 has"
+        ):
+            llm.generate([Request("a" * 60)], GenerationOptions(8))
+        assert llm.generate([Request("a" * 30)], GenerationOptions(8))
+        with pytest.raises(InvalidOptionError, match=f"has {32 if kind == 'led' else 48} positions, too few"):
+            llm.generate([Request("a")], GenerationOptions(60))
 
     def test_a_model_with_relative_positions_takes_what_its_tokenizer_allows(self, llama: TransformersLM) -> None:
         from transformers import T5Config, T5ForConditionalGeneration

@@ -46,6 +46,8 @@ _SUMMARY = 'About this user: "{}"\n'
 _REQUEST = "\nThe request:\n"
 _CUT = "…"
 _WORD = "word"
+_CHARACTERS_A_TOKEN = 64
+"""More than a token has: words have 4 or 5, a run of blanks or dashes up to some dozen."""
 _DAY = len("2004-10-14")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -101,7 +103,7 @@ class PromptBuilder:
         if self.wording is not None and (self.max_length is not None or self.wording.fits(prompt)):
             return self._worded(self.wording, prompt, records, notes)
         quotations = [quotation for record in records if (quotation := self._quotation(record)).text]
-        known = quoted(" ".join(notes))
+        known = quoted(self._beginning(" ".join(notes)))
         prompt_tokens = self.tokenizer.count(prompt)
         room = self.max_tokens
         while room > 0 and (quotations or known):
@@ -119,9 +121,10 @@ class PromptBuilder:
 
     def _worded(self, wording: Wording, prompt: str, records: Sequence[Record], notes: Sequence[str]) -> BuiltPrompt:
         """Records and notes in the wording of a task; see `wording`."""
-        pairs = [(masked(record) if self.mask else record, record) for record in records]
+        begun = [(self._begun(record), record) for record in records]
+        pairs = [(masked(one) if self.mask else one, record) for one, record in begun]
         shown = [(shown, record) for shown, record in pairs if shown is not None]
-        noted = [quoted(note) for note in notes] if self.mask else list(notes)
+        noted = [quoted(self._beginning(note)) if self.mask else self._beginning(note) for note in notes]
 
         def built(some: Sequence[tuple[Record, Record]], length: int) -> BuiltPrompt:
             made = wording.prompt(prompt, [one for one, _ in some], noted, self.tokenizer, max_length=length)
@@ -198,12 +201,24 @@ class PromptBuilder:
         return _line(quotation.record, text, target)
 
     def _quotation(self, record: Record) -> _Quotation:
-        text = quoted(record.text)
-        target = "" if record.target is None else quoted(record.target)
+        text = quoted(self._beginning(record.text))
+        target = "" if record.target is None else quoted(self._beginning(record.target))
         text_tokens, target_tokens = self._size(text), self._size(target)
         frame = self._frame(_line(record, _WORD, _WORD if target else ""), 2 if target else 1)
         least = frame + min(text_tokens, self.least) + min(target_tokens, self.least)
         return _Quotation(record, text, target, text_tokens, target_tokens, frame, least)
+
+    def _begun(self, record: Record) -> Record:
+        """`record` with a text and a target that can be counted, itself if they can be as they are."""
+        text, target = self._beginning(record.text), self._beginning(record.target or "")
+        if (text, target) == (record.text, record.target or ""):
+            return record
+        return replace(record, text=text, target=target or None)
+
+    def _beginning(self, text: str) -> str:
+        """`text`, cut by characters to what surely fills the budget: tokens of 20 MB take a minute to count."""
+        most = _CHARACTERS_A_TOKEN * max(self.max_tokens, self.max_length or 0, self.least)
+        return text if len(text) <= most else text.lstrip()[:most] + _CUT
 
     def _size(self, text: str) -> int:
         """Tokens of `text` inside a longer one."""

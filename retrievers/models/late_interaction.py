@@ -70,7 +70,7 @@ class LateInteractionRetriever(ProfileRetriever):
         if cache_bytes < 0:
             raise InvalidOptionError(f"`cache_bytes` must be at least 0, was: {cache_bytes}")
         self.view = check_view(view)
-        self.model = OwnModel(model, _load, device)
+        self.model = OwnModel(model, _load, device, spare="pooler.")
         self._cache = _TokenVectors(cache_bytes)
 
     def __repr__(self) -> str:

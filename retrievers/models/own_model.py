@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from persona.encoders.folder import describe, encoder_folder
+from persona.encoders.folder import WEIGHTS, check_layers, describe, encoder_folder
 from persona.errors import ModelLoadError, reason
 
 LOADING: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -21,18 +21,22 @@ class OwnModel:
         model: ``"minilm"``, a folder, a hub id, or a loaded model.
         load: makes the model from its folder and a device.
         device: as torch knows it.
+        spare: begins the names of layers that the weights may leave out; None for none.
 
     Raises:
         ModelLoadError: if there is no such folder or hub model.
         MissingDependencyError: if it is ``"minilm"`` and the package is not installed.
     """
 
-    def __init__(self, model: object, load: Callable[[Path, str], Any], device: str) -> None:
+    def __init__(
+        self, model: object, load: Callable[[Path, str], Any], device: str, *, spare: str | None = None
+    ) -> None:
         named = isinstance(model, str | Path)
         self.name = str(model) if named else type(model).__name__
         self.folder = encoder_folder(model) if isinstance(model, str | Path) else None
         self._loaded: Any = None if named else model
         self._load = load
+        self._spare = spare
         self._device = device
         self._loading = threading.Lock()
 
@@ -45,7 +49,7 @@ class OwnModel:
         """The model.
 
         Raises:
-            ModelLoadError: if it cannot be loaded.
+            ModelLoadError: if it cannot be loaded, or its weights leave a layer out.
         """
         from persona.llm.checkpoint import quiet_loading
 
@@ -54,7 +58,11 @@ class OwnModel:
                 assert self.folder is not None
                 try:
                     with quiet_loading():
-                        self._loaded = self._load(self.folder, self._device)
+                        loaded = self._load(self.folder, self._device)
+                        check_layers(loaded, self.folder, spare=self._spare)
+                        self._loaded = loaded
+                except ModelLoadError:
+                    raise
                 except Exception as error:  # tokenizers raises bare `Exception`s on files that it cannot use
                     raise ModelLoadError(f"the model in {self.folder} cannot be loaded: {reason(error)}") from error
             return self._loaded
@@ -64,7 +72,7 @@ def float32_weights() -> dict[str, Any]:
     """Arguments of a model's loading: safetensors only, and float32 whatever type the weights are stored in."""
     import torch
 
-    return {"use_safetensors": True, "dtype": torch.float32}
+    return {**WEIGHTS, "dtype": torch.float32}
 
 
 def encodable(texts: Sequence[str]) -> list[str]:

@@ -52,15 +52,35 @@ def test_one_other_bit_in_any_weight_makes_another_one(made: Callable[[str], Pat
     assert load_encoder(copy).fingerprint != load_encoder(made("cls-dense")).fingerprint
 
 
-def test_layers_that_the_weights_leave_out_are_the_same_in_every_process(
-    made: Callable[[str], Path], tmp_path: Path
-) -> None:
-    import torch
+def without(made: Path, copy: Path, part: str) -> Path:
+    """A copy of an encoder whose weights have no layers with `part` in their names."""
     from safetensors.torch import load_file, save_file
 
-    folder = shutil.copytree(made("plain"), tmp_path / "copy")
+    folder = Path(shutil.copytree(made, copy))
     weights = load_file(folder / "model.safetensors")
-    save_file({name: value for name, value in weights.items() if ".1." not in name}, folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if part not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors")
+    return folder
+
+
+def test_weights_that_leave_a_layer_out_are_refused(made: Callable[[str], Path], tmp_path: Path) -> None:
+    encoder = load_encoder(without(made("plain"), tmp_path / "copy", ".1."), dtype="float32")
+    with pytest.raises(ModelLoadError, match=r"do not fill the model \(bert\): \d+ tensors such as encoder.layer.1"):
+        encoder.encode(["a fine film"])
+
+
+def test_weights_of_another_shape_are_refused(made: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(made("plain"), tmp_path / "copy")
+    _edit(folder / "config.json", vocab_size=77)
+    with pytest.raises(ModelLoadError, match=r"1 tensors such as .*word_embeddings.* are missing or of another shape"):
+        load_encoder(folder, dtype="float32").encode(["a fine film"])
+
+
+def test_a_pooler_may_be_left_out_and_is_the_same_in_every_process(made: Callable[[str], Path], tmp_path: Path) -> None:
+    import torch
+
+    folder = without(made("plain"), tmp_path / "copy", "pooler.")
     first = load_encoder(folder, dtype="float32").encode(["a fine film"])
     torch.manual_seed(99)
     state = torch.get_rng_state()

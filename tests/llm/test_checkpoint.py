@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from persona.errors import InvalidOptionError, ModelLoadError
-from persona.llm.checkpoint import files_sha256, hub_folder, load_folder
+from persona.errors import InvalidOptionError, MissingDependencyError, ModelLoadError
+from persona.llm.checkpoint import files_sha256, load_folder
+from persona.llm.weights import memory
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def short_head(weights: dict[str, torch.Tensor]) -> None:
             lambda folder: edit_weights(folder, lambda weights: weights.pop("lm_head.weight")),
             "1 tensors such as lm_head.weight are missing",
         ),
-        (lambda folder: edit_weights(folder, short_head), "cannot be loaded|are missing or of another shape"),
+        (lambda folder: edit_weights(folder, short_head), "1 tensors such as .*lm_head.weight.* or of another shape"),
         (lambda folder: os.truncate(folder / "model.safetensors", 2000), "cannot be loaded: SafetensorError"),
         (lambda folder: edit_config(folder, attention_dropout="some"), "cannot be loaded: StrictDataclass"),
         (lambda folder: edit_config(folder, dtype="float17"), "cannot be loaded: AttributeError"),
@@ -119,6 +120,8 @@ def test_code_in_a_folder_is_not_run(folder: Path) -> None:
         ({"device": "toaster"}, "`device` 'toaster' cannot be used here"),
         ({"device": "cuda:99"}, "`device` 'cuda:99' cannot be used here"),
         ({"dtype": "int4"}, "`dtype` must be auto, float32, float16, bfloat16, float64, was: 'int4'"),
+        ({"quantize": "3bit"}, "`quantize` must be 4bit or 8bit, was: '3bit'"),
+        ({"quantize": "4bit", "dtype": "float64"}, "with `quantize`, `dtype` must be auto, float32, float16, bfloat16"),
     ],
 )
 def test_options_out_of_range(folder: Path, options: dict[str, str], said: str) -> None:
@@ -126,7 +129,22 @@ def test_options_out_of_range(folder: Path, options: dict[str, str], said: str) 
         load_folder(folder, **options)
 
 
-@pytest.mark.parametrize("name", ["a b", "a/b/c", "-x/y", "x/", "ü/y", "a--b", "a..b"])
-def test_names_that_can_be_no_hub_id(name: str) -> None:
-    with pytest.raises(ModelLoadError, match=f"there is no folder {name}, and"):
-        hub_folder(name)
+def test_quantised_weights_whose_package_is_missing(folder: Path) -> None:
+    edit_config(folder, quantization_config={"quant_method": "aqlm"})
+    with pytest.raises(MissingDependencyError, match="needs a package: ImportError: Using `aqlm`"):
+        load_folder(folder)
+
+
+def test_other_files_of_the_same_weights_are_not_counted(folder: Path) -> None:
+    shutil.copy(folder / "model.safetensors", folder / "model.fp16.safetensors")
+    assert load_folder(folder).weights == (folder / "model.safetensors",)
+
+
+def test_weights_that_have_no_room_are_refused_before_they_are_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 100_000)
+    # Were they read, this would be refused for another reason.
+    edit_weights(folder, lambda weights: weights.pop("lm_head.weight"))
+    with pytest.raises(ModelLoadError, match=r"take 0\.1 MB in float32, and cpu has 0\.1 MB free: take dtype="):
+        load_folder(folder, device="cpu")

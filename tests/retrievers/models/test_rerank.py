@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, ModelLoadError
 from persona.retrievers import BM25Retriever, RecencyRetriever, RerankRetriever
 from tests import small_models
 from tests.retrievers.cases import PEOPLE, ids
@@ -39,3 +39,9 @@ def test_rerank_from_a_folder(tmp_path: Path) -> None:
         RerankRetriever(RecencyRetriever(), several).retrieve(PEOPLE, "opals", 1)
     with pytest.raises(InvalidOptionError, match="`depth` must be at least 1, was: 0"):
         RerankRetriever(RecencyRetriever(), small_models.cross_encoder(), depth=0)
+
+
+def test_a_model_without_a_trained_head_is_refused(tmp_path: Path) -> None:
+    retriever = RerankRetriever(RecencyRetriever(), small_models.save_bert(tmp_path / "plain"))
+    with pytest.raises(ModelLoadError, match=r"do not fill the model \(bert\): 2 tensors such as classifier.bias"):
+        retriever.retrieve(PEOPLE, "opals", 4)

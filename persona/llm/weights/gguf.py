@@ -16,16 +16,21 @@ import io
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from persona.errors import MissingDependencyError, ModelLoadError, reason
 from persona.files import make_ordinary
-from persona.llm.checkpoint import automatic_class, check_filled, files_sha256, hub_file, quiet_loading
-from persona.llm.gguf_header import GgufHeader, read_header
+from persona.llm.checkpoint import automatic_class, check_filled, files_sha256, quiet_loading
+from persona.llm.weights.gguf_header import GgufHeader, read_header
+from persona.llm.weights.gguf_rope import FREQUENCIES, set_positions
+from persona.llm.weights.hub import hub_file
+from persona.llm.weights.memory import free_bytes, readable
 
 SMOLLM2 = "smollm2"
 """The name of the LLM for everyday requests: small, instruction-tuned, and to be had as a Python package."""
@@ -122,12 +127,13 @@ def converted(file: Path, dtype: str = "auto") -> Converted:
         MissingDependencyError: if `gguf` is not installed.
     """
     header = read_header(file)
-    _check_architecture(header, file)
+    _check_architecture(header)
     sha256 = files_sha256(file)
     folder = _folder(sha256, dtype)
     with _writing(folder) as temporary:
         if temporary is not None:
-            _convert(file, temporary, dtype if dtype in _HALVES else "float32")
+            _check_room(header, folder, 2 if dtype in _HALVES else 4)
+            _convert(header, temporary, dtype if dtype in _HALVES else "float32")
     return Converted(folder, sha256)
 
 
@@ -168,39 +174,62 @@ def _writing(folder: Path) -> Iterator[Path | None]:
         ) from error
 
 
-def _check_architecture(header: GgufHeader, file: Path) -> None:
+def _check_architecture(header: GgufHeader) -> None:
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     known = {*GGUF_SUPPORTED_ARCHITECTURES} - {"general", "tokenizer"}
     architecture = header.architecture
     if architecture not in known and _SPELLINGS.get(architecture) not in known:
         raise ModelLoadError(
-            f"{file} holds a model of the architecture {architecture!r}, which transformers cannot read from a GGUF "
-            f"file (it can: {', '.join(sorted(known))}): take the model's own folder of safetensors"
+            f"{header.file} holds a model of the architecture {architecture!r}, which transformers cannot read from "
+            f"a GGUF file (it can: {', '.join(sorted(known))}): take the model's own folder of safetensors"
         )
-    if header.parts > 1:
+    parts = header.entries.get("split.count", 1)
+    if isinstance(parts, int) and parts > 1:
         raise ModelLoadError(
-            f"{file} is one of {header.parts} parts of a model: join them with llama.cpp's `llama-gguf-split --merge`"
+            f"{header.file} is one of {parts} parts of a model: join them with llama.cpp's `llama-gguf-split --merge`"
         )
 
 
-def _convert(file: Path, folder: Path, dtype: str) -> None:
+def _check_room(header: GgufHeader, folder: Path, size: int) -> None:
+    """Refuse a file whose numbers, of `size` bytes each, have no room in memory or on the disk.
+
+    Raises:
+        ModelLoadError: with what is needed and what there is.
+    """
+    import torch
+
+    written = size * sum(tensor.size for tensor in header.tensors.values())
+    for needed, free, place in (
+        # transformers holds the numbers of the file beside the model that it fills.
+        (2 * written, free_bytes(torch.device("cpu")), "of memory"),
+        (written, shutil.disk_usage(folder.parent).free, f"in {folder.parent}"),
+    ):
+        if free is not None and needed > free:
+            raise ModelLoadError(
+                f"{header.file} takes {readable(needed)} {place} while it is dequantised, and {readable(free)} are "
+                "free: take dtype='bfloat16', set PERSONA_CACHE to a folder with more room, or take a smaller model"
+            )
+
+
+def _convert(header: GgufHeader, folder: Path, dtype: str) -> None:
     """Write the model and the tokenizer of a GGUF file into `folder`."""
     import torch
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, AutoTokenizer
     from transformers.utils.import_utils import is_gguf_available
 
+    file = header.file
     if not is_gguf_available():
         raise MissingDependencyError(
             f"{file} is read with the package gguf, which is not installed: pip install 'persona-llm[gguf]'"
         )
     source: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     try:
-        with _silently():
+        with _silently(), _read_once():
             config = AutoConfig.from_pretrained(file.parent, **source)
             model, info = automatic_class(config).from_pretrained(
-                file.parent, dtype=torch.float32, output_loading_info=True, **source
+                file.parent, config=config, dtype=getattr(torch, dtype), output_loading_info=True, **source
             )
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
     except Exception as error:  # on files that they cannot use transformers and its parts raise whatever they like
@@ -209,24 +238,63 @@ def _convert(file: Path, folder: Path, dtype: str) -> None:
     # A model that was loaded from GGUF refuses to be saved, so its weights move into one that was not.
     config = copy.deepcopy(model.config)
     config.__dict__.pop("quantization_config", None)
+    set_positions(config, header)
     with init_empty_weights():
         plain = type(model)(config)
     plain.load_state_dict(model.state_dict(), assign=True)
     plain.tie_weights()
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else tokenizer.eos_token_id
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    start = getattr(model.generation_config, "decoder_start_token_id", None)
-    make: Any = GenerationConfig
-    plain.generation_config = make(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=pad, decoder_start_token_id=start
-    )
+    _check_whole(plain, header)
+    plain.generation_config = _generation_config(model, tokenizer)
     with _silently():
-        plain.to(getattr(torch, dtype)).save_pretrained(folder)
+        plain.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+def _check_whole(model: Any, header: GgufHeader) -> None:
+    """Refuse a file of which transformers leaves something out, biases for example, without a word.
+
+    Raises:
+        ModelLoadError: if the model has fewer numbers than the file.
+    """
+    tied = {"output.weight"} if model.config.tie_word_embeddings else set()
+    stored = {name: each.size for name, each in header.tensors.items() if name not in {FREQUENCIES, *tied}}
+    saved = model.state_dict()  # a tied parameter twice, which `named_parameters` has once
+    own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    taken = sum(tensor.numel() for name, tensor in saved.items() if name in own)
+    if sum(stored.values()) > taken:
+        raise ModelLoadError(
+            f"{header.file} holds {sum(stored.values())} numbers, and transformers takes {taken} of them when it reads "
+            f"a GGUF file of the architecture {header.architecture!r}: take the model's own folder of safetensors"
+        )
+
+
+def _generation_config(model: Any, tokenizer: Any) -> Any:
+    """Where answers start and end: as the file's vocabulary says, which transformers reads for the tokenizer only."""
+    from transformers import GenerationConfig
+
+    several = model.config.eos_token_id if isinstance(model.config.eos_token_id, list) else None
+    make: Any = GenerationConfig
+    return make(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=several or tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        decoder_start_token_id=getattr(model.generation_config, "decoder_start_token_id", None),
+    )
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """While this is open, a GGUF file is parsed once: transformers does it for each of its parts, seconds at a time."""
+    import gguf
+
+    with ExitStack() as patches:
+        for name in ("GGUFReader", "get_tensor_name_map"):
+            patches.enter_context(patch.object(gguf, name, cache(getattr(gguf, name))))
+        yield
 
 
 @contextmanager
 def _silently() -> Iterator[None]:
-    """While this is open, transformers shows no bars; those of its GGUF reader cannot be turned off by an option."""
+    """While this is open, transformers shows no bars; those of its GGUF reader have no switch."""
     with quiet_loading(), redirect_stderr(io.StringIO()):
         yield

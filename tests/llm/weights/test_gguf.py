@@ -16,9 +16,9 @@ from gguf import GGMLQuantizationType as Kind
 from tokenizers import pre_tokenizers
 
 from persona.errors import MissingDependencyError, ModelLoadError
-from persona.llm import gguf as reading
-from persona.llm.gguf import converted
 from persona.llm.load import load_llm
+from persona.llm.weights import gguf as reading
+from persona.llm.weights.gguf import converted
 from persona.protocols import GenerationOptions, Request
 
 TOKENS = ["<unk>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "in"]
@@ -45,8 +45,18 @@ def tensors(seed: int = 0) -> dict[str, Any]:
     return made
 
 
-def write_gguf(path: Path, kind: Kind = Kind.F32, *, architecture: str = "llama", **more: Any) -> dict[str, Any]:
-    """Write a small Llama; returns what its tensors stand for, by `gguf.quants.dequantize`."""
+def write_gguf(
+    path: Path, kind: Kind = Kind.F32, *, architecture: str = "llama", more: dict[str, Any] | None = None, **own: Any
+) -> dict[str, Any]:
+    """Write a small Llama; returns what its tensors stand for, by `gguf.quants.dequantize`.
+
+    Args:
+        path: the file.
+        kind: of its matrices.
+        architecture: what it says it is.
+        more: further tensors.
+        **own: further entries; ``_`` stands for the dot in a key.
+    """
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(128)
     writer.add_embedding_length(WIDTH)
@@ -64,10 +74,11 @@ def write_gguf(path: Path, kind: Kind = Kind.F32, *, architecture: str = "llama"
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(True)
-    if parts := more.get("parts"):
-        writer.add_uint16("split.count", parts)
+    for key, value in own.items():
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
+        add(key.replace("_", "."), value)
     meant = {}
-    for name, values in tensors().items():
+    for name, values in (tensors() | (more or {})).items():
         stored = gguf.quants.quantize(values, kind if values.ndim > 1 else Kind.F32)
         writer.add_tensor(name, stored, raw_dtype=kind if values.ndim > 1 else Kind.F32)
         meant[name] = gguf.quants.dequantize(stored, kind if values.ndim > 1 else Kind.F32)
@@ -171,7 +182,7 @@ def write_long_text(path: Path) -> None:
     ("write", "said"),
     [
         (lambda path: write_gguf(path, architecture="clip"), "of the architecture 'clip', which transformers cannot"),
-        (lambda path: write_gguf(path, parts=3), "is one of 3 parts of a model"),
+        (lambda path: write_gguf(path, split_count=3), "is one of 3 parts of a model"),
         (lambda path: path.write_bytes(b"PK\3\4"), "is no GGUF file"),
         (lambda path: path.write_bytes(b""), "is no GGUF file"),
         (cut, "is cut off or damaged"),
@@ -187,6 +198,58 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path, write: Calla
         load_llm(tmp_path / "small.gguf")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "cache").exists()
+
+
+def llama_3_divisors() -> Any:
+    """What llama.cpp's converter writes for Llama 3.1, with a factor of 8 (`LlamaModel.generate_extra_tensors`)."""
+    frequencies = 10000.0 ** (-np.arange(0, WIDTH // HEADS, 2) / (WIDTH // HEADS))
+    lengths = 2 * np.pi / frequencies
+    smooth = np.clip((8192 / lengths - 1.0) / (4.0 - 1.0), 0, 1)
+    return (1 / ((1 - smooth) / 8.0 + smooth)).astype(np.float32)
+
+
+def test_positions_stretched_as_in_llama_3_are_carried_over(tmp_path: Path) -> None:
+    divisors = llama_3_divisors()
+    write_gguf(tmp_path / "small.gguf", more={"rope_freqs.weight": divisors})
+    llm: Any = load_llm(tmp_path / "small.gguf")
+    plain = 10000.0 ** (-np.arange(0, WIDTH // HEADS, 2) / (WIDTH // HEADS))
+    assert 1.0 < divisors.max() <= 8.0
+    assert np.allclose(llm.model.model.rotary_emb.inv_freq, plain / divisors)
+
+
+def test_linearly_stretched_positions_are_carried_over(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "small.gguf", llama_rope_scaling_type="linear", llama_rope_scaling_factor=4.0)
+    llm: Any = load_llm(tmp_path / "small.gguf")
+    plain = 10000.0 ** (-np.arange(0, WIDTH // HEADS, 2) / (WIDTH // HEADS))
+    assert np.allclose(llm.model.model.rotary_emb.inv_freq, plain / 4)
+
+
+@pytest.mark.parametrize(
+    ("more", "own", "said"),
+    [
+        ({"rope_freqs.weight": np.arange(1, 9, dtype=np.float32)}, {}, "by a rule that is not Llama 3's"),
+        ({}, {"llama_rope_scaling_type": "yarn", "llama_rope_scaling_factor": 4.0}, "stretches positions by 'yarn'"),
+        (
+            {"blk.0.attn_q.bias": np.ones(WIDTH, np.float32)},
+            {},
+            r"holds \d+ numbers, and transformers takes \d+ of them",
+        ),
+    ],
+)
+def test_what_transformers_would_leave_out_is_refused(
+    tmp_path: Path, more: dict[str, Any], own: dict[str, Any], said: str
+) -> None:
+    write_gguf(tmp_path / "small.gguf", more=more, **own)
+    with pytest.raises(ModelLoadError, match=said):
+        load_llm(tmp_path / "small.gguf")
+    assert not [path for path in (tmp_path / "cache/gguf").iterdir() if path.is_dir()]
+
+
+def test_a_file_that_has_no_room_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gguf(tmp_path / "small.gguf")
+    monkeypatch.setattr(reading, "free_bytes", lambda device: 100_000)
+    with pytest.raises(ModelLoadError, match=r"takes 0\.7 MB of memory while it is dequantised, and 0\.1 MB are free"):
+        load_llm(tmp_path / "small.gguf")
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,105 @@
+"""Files of the Hugging Face hub: downloaded once, never pickles or Python.
+
+The hub is asked for a first word before anything else, and for `TIMEOUT` seconds: its own client would wait for a
+network that swallows everything for minutes. Where it does not answer, what was downloaded before is used.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+from persona.errors import ModelLoadError, reason
+
+TIMEOUT = 4.0
+"""Seconds to wait for each step of the hub's first word on a model."""
+
+_PATTERNS = ["model*.safetensors", "*/model*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def hub_folder(name: str, *, revision: str | None = None, organization: str | None = None) -> Path:
+    """The local copy of a hub model, downloaded if it is not there yet (never its pickles or Python).
+
+    Args:
+        name: the hub id.
+        revision: branch, tag or commit; None is the default branch.
+        organization: owner of the models that are called by their bare name.
+
+    Raises:
+        ModelLoadError: if `name` can be no hub id, or the hub has no such model or cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    if not _HUB_ID.fullmatch(name):
+        raise ModelLoadError(f"there is no folder {name}{_near(name)}, and it is no hub id (`owner/name`)")
+    hub_id = name if organization is None or "/" in name else f"{organization}/{name}"
+    silence = None
+    try:
+        silence = _silence(hub_id, revision)
+        folder = snapshot_download(
+            hub_id, revision=revision, allow_patterns=_PATTERNS, local_files_only=silence is not None
+        )
+    # What the hub refuses, and a copy that is not there, are OSErrors.
+    except (OSError, HFValidationError) as error:
+        raise ModelLoadError(
+            f"there is no folder {name}{_near(name)}, and the hub model {hub_id} cannot be downloaded: "
+            f"{silence or reason(error)}"
+        ) from error
+    return Path(folder)
+
+
+def hub_file(repository: str, file: str, *, revision: str | None = None) -> Path:
+    """The local copy of one file of a hub repository, downloaded if it is not there yet.
+
+    Args:
+        repository: its hub id.
+        file: the path inside.
+        revision: branch, tag or commit; None is the default branch.
+
+    Raises:
+        ModelLoadError: if `repository` can be no hub id, or the hub has no such file or cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    silence = None
+    try:
+        silence = _silence(repository, revision)
+        return Path(hf_hub_download(repository, file, revision=revision, local_files_only=silence is not None))
+    except (OSError, HFValidationError) as error:
+        raise ModelLoadError(
+            f"the file {file} of the hub's {repository} cannot be downloaded: {silence or reason(error)}"
+        ) from error
+
+
+def _silence(hub_id: str, revision: str | None) -> str | None:
+    """Why the hub says nothing about a model; None if it knows the model.
+
+    Raises:
+        OSError: if the hub answers, and has no such model or does not give it.
+        HFValidationError: if it can be no hub id.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        HfApi().model_info(hub_id, revision=revision, timeout=TIMEOUT)
+    except (HfHubHTTPError, HFValidationError):
+        raise
+    except Exception as error:  # of the HTTP library, which is another one from version to version
+        return reason(error)
+    return None
+
+
+def _near(name: str) -> str:
+    """A folder beside which `name` may have been meant, as a question."""
+    path = Path(name)
+    try:
+        folders = [each.name for each in path.parent.iterdir() if each.is_dir()]
+    except OSError:
+        return ""
+    close = get_close_matches(path.name, folders, n=1)
+    return f" (did you mean {path.with_name(close[0])}?)" if close else ""

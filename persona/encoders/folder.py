@@ -132,14 +132,9 @@ def check_layers(model: Any, folder: Path, *, spare: str | None = None) -> None:
         if isinstance(inner, PreTrainedModel):
             where = paths[index] if index < len(paths) else folder
             # The same class once more, on no device: what it lacks is known from the names alone.
-            _, info = type(inner).from_pretrained(
-                where,
-                config=inner.config,
-                device_map="meta",
-                output_loading_info=True,
-                local_files_only=True,
-                **WEIGHTS,
-            )
+            kind: Any = type(inner)
+            options = {"device_map": "meta", "output_loading_info": True, "local_files_only": True}
+            _, info = kind.from_pretrained(where, config=inner.config, **options, **WEIGHTS)
             missing = {name for name in info["missing_keys"] if spare is None or not name.startswith(spare)}
             check_filled({**info, "missing_keys": missing}, str(folder), inner.config.model_type)
 

@@ -180,18 +180,18 @@ def quiet_loading() -> Iterator[None]:
     import torch
     from transformers.utils import logging
 
-    bars: Any = logging
-    shown, level = bars.is_progress_bar_enabled(), logging.get_verbosity()
-    bars.disable_progress_bar()
-    logging.set_verbosity_error()
+    reports: Any = logging
+    shown, level = reports.is_progress_bar_enabled(), reports.get_verbosity()
+    reports.disable_progress_bar()
+    reports.set_verbosity_error()
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             yield
     finally:
-        logging.set_verbosity(level)
+        reports.set_verbosity(level)
         if shown:
-            bars.enable_progress_bar()
+            reports.enable_progress_bar()
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def write_gguf(
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(True)
     for key, value in own.items():
-        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
+        add: Any = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
         add(key.replace("_", "."), value)
     meant = {}
     for name, values in (tensors() | (more or {})).items():

@@ -26,7 +26,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PERSONA_", env_file=".env", extra="ignore")
 
     store: str = "sqlite:///persona.db"
-    llm: str = "tiny"
+    llm: str = "smollm2"
     encoder: str = "minilm"
     retriever: str = "bm25"
     max_record_characters: int = MAX_CHARACTERS

@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A command that names no LLM takes the small one here: SmolLM2 is for the tests that are marked `real`.
+os.environ["PERSONA_LLM"] = "tiny"
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
     # Test processes share the cores: each torch would take all of them. The variable is read when torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))

@@ -27,6 +27,7 @@ from persona.llm.tokenizers import WhitespaceTokenizer
 PAD, BOS, EOS, ANSWER = SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<answer>")
 CONTEXT = 512
 CAPITAL = "⇧"
+ESCAPE = "\ue000"
 PRETOKENS = r""" ?"(?: (?= ))?| ?\.\.\.| ?\p{L}+(?:[-']\p{L}+)*| ?\p{N}| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+"""
 N_MERGES = 300
 NO_LIMIT = 1_000_000
@@ -38,7 +39,8 @@ def make_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     To copy a word from a lower-case article into a headline in title case, a small model must see the same token in
     both. So the normaliser replaces a capital by a mark and the small letter (``" Mayor"`` becomes ``⇧`` and
     ``" mayor"``), and adds a space after each quotation mark and before the text, so that every word begins with a
-    space. The decoder reverses all of it: any text is restored exactly; unknown words are split into merged bytes.
+    space. A mark that stands in a text is escaped by characters for private use. The decoder reverses all of it: any
+    text is restored exactly, and of the marks none is left; unknown words are split into merged bytes.
     """
     tokenizer = _bare_tokenizer(models.BPE())
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -85,7 +87,8 @@ def _bare_tokenizer(model: models.Model) -> Tokenizer:
     tokenizer.normalizer = normalizers.Sequence(
         [
             normalizers.Prepend(" "),
-            normalizers.Replace(CAPITAL, f"{CAPITAL}."),
+            normalizers.Replace(ESCAPE, f"{ESCAPE}\ue001"),
+            normalizers.Replace(CAPITAL, f"{ESCAPE}\ue002"),
             normalizers.Replace('"', '" '),
             *[normalizers.Replace(f" {letter}", f"{CAPITAL} {letter.lower()}") for letter in letters],
             *[normalizers.Replace(letter, f"{CAPITAL}{letter.lower()}") for letter in letters],
@@ -103,7 +106,9 @@ def _bare_tokenizer(model: models.Model) -> Tokenizer:
             *[decoders.Replace(f"{CAPITAL} {letter.lower()}", f" {letter}") for letter in letters],
             *[decoders.Replace(f"{CAPITAL}{letter.lower()}", letter) for letter in letters],
             decoders.Replace('" ', '"'),
-            decoders.Replace(f"{CAPITAL}.", CAPITAL),
+            decoders.Replace(CAPITAL, ""),  # one that the model wrote where no letter follows
+            decoders.Replace(f"{ESCAPE}\ue002", CAPITAL),
+            decoders.Replace(f"{ESCAPE}\ue001", ESCAPE),
             decoders.Strip(" ", 1, 0),
         ]
     )

@@ -20,7 +20,7 @@ from persona.errors import PersonaError, PersonaWarning
 from persona.files import naming
 from persona.version import __version__
 
-_FLAGS, _WITH_VALUE = ("--json", "--debug"), "--store"
+_FLAGS, _WITH_VALUE = ("--json", "--debug"), ("--store", "--device", "--dtype", "--quantize")
 
 
 class _Root(TyperGroup):
@@ -37,9 +37,9 @@ def split_shared(arguments: list[str]) -> tuple[list[str], list[str]]:
     shared, others = [], []
     rest = iter(arguments[:end])
     for argument in rest:
-        if argument in _FLAGS or argument.startswith(f"{_WITH_VALUE}="):
+        if argument in _FLAGS or argument.startswith(tuple(f"{name}=" for name in _WITH_VALUE)):
             shared.append(argument)
-        elif argument == _WITH_VALUE:
+        elif argument in _WITH_VALUE:
             value = next(rest, None)
             if value is None:
                 return [argument], []  # without its value, which is the error to be reported
@@ -73,12 +73,24 @@ def _root(
     store: Annotated[
         str | None, typer.Option("--store", help="Database URL (default: PERSONA_STORE, or sqlite:///persona.db).")
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where the LLM computes: cpu, cuda, cuda:1 ... (default: cuda where there is one)."),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Type of the LLM's weights: float32 (default on a CPU), bfloat16, float16 or float64."),
+    ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="Load the LLM's linear layers in 4bit or 8bit (bitsandbytes).")
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    EVERYWHERE.set(Everywhere(as_json, store))
+    given = {"device": device, "dtype": dtype, "quantize": quantize}
+    EVERYWHERE.set(Everywhere(as_json, store, {name: value for name, value in given.items() if value is not None}))
 
 
 for part in (demo, store, show, ask, train, adapters, evaluate):

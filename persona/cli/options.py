@@ -34,7 +34,7 @@ import typer
 from typer.models import ParameterInfo
 
 from persona.cli.config import configured, default_toml, descriptions
-from persona.cli.terminal import refuse_store, say
+from persona.cli.terminal import refuse_unread, say
 
 Run = TypeVar("Run", bound=Callable[..., None])
 Defaults = Callable[[], Mapping[str, Any]]
@@ -48,7 +48,7 @@ def command(
     Args:
         app: gets the command.
         name: of the command.
-        kind: the dataclass.
+        kind: the dataclass. A command with a field ``llm`` loads one; others refuse ``--device`` and its like.
         store: whether it opens the store; a command that does not refuses ``--store``.
         settings: default instances of the dataclasses with the rarer settings, by section. The command gets ``--set``,
             ``--config`` and ``--print-config``, and the function what `persona.cli.config.configured` makes of them and
@@ -56,12 +56,13 @@ def command(
         known: names of the settings, for a command that gets ``--set`` alone.
     """
 
+    llm = any(each.name == "llm" for each in fields(kind))
+
     def register(run: Run) -> Run:
         def call(
             *, config: Path | None = None, set_: list[str] | None = None, show: bool = False, **given: Any
         ) -> None:
-            if not store:
-                refuse_store(name)
+            refuse_unread(name, store=store, llm=llm)
             options = kind(**given)
             if settings is None:
                 run(options)
@@ -72,8 +73,8 @@ def command(
         call.__doc__ = run.__doc__
         parameters = [*_parameters(kind), *(_setting_parameters(settings, known) if settings else ())]
         call.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-        everywhere = "--json, --debug and --store URL" if store else "--json and --debug"
-        app.command(name, epilog=f"Anywhere on the line: {everywhere} (persona --help).")(call)
+        shared = ["--json", *(["--device, --dtype, --quantize"] if llm else []), *(["--store URL"] if store else [])]
+        app.command(name, epilog=f"Anywhere on the line: {', '.join(shared)} and --debug (persona --help).")(call)
         return run
 
     return register

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
@@ -50,7 +51,10 @@ Encoder = Annotated[
 ]
 Llm = Annotated[
     str | None,
-    typer.Option(help="LLM: tiny, a folder, a hub id, openai:MODEL or vllm:MODEL@URL (default: PERSONA_LLM, or tiny)."),
+    typer.Option(
+        help="LLM: smollm2, tiny, a folder, a hub id, a GGUF file, openai:MODEL or vllm:MODEL@URL (default: "
+        "PERSONA_LLM, or smollm2)."
+    ),
 ]
 RetrieverName = Annotated[
     str | None,
@@ -86,10 +90,12 @@ class Everywhere:
     Attributes:
         as_json: print the result as JSON.
         store: URL of the store; None takes the setting `PERSONA_STORE`.
+        placement: device, dtype and quantisation of the LLM, where they were given.
     """
 
     as_json: bool = False
     store: str | None = None
+    placement: Mapping[str, str] = field(default_factory=dict)
 
 
 EVERYWHERE: ContextVar[Everywhere] = ContextVar("everywhere")
@@ -108,22 +114,45 @@ def opened_store(*, create: bool = False) -> ProfileStore:
     return open_store(EVERYWHERE.get().store, create=create)
 
 
-def refuse_store(command: str) -> None:
-    """Refuse ``--store`` for a command that opens none.
+def refuse_unread(command: str, *, store: bool, llm: bool) -> None:
+    """Refuse the shared options that a command does not read.
+
+    Args:
+        command: its name.
+        store: whether it opens the store.
+        llm: whether it loads an LLM.
 
     Raises:
-        InvalidOptionError: if it was given.
+        InvalidOptionError: if one was given.
     """
-    if (store := EVERYWHERE.get().store) is not None:
-        raise InvalidOptionError(f"`{command}` opens no store: leave --store out, was: {store!r}")
+    given = EVERYWHERE.get()
+    if not store and given.store is not None:
+        raise InvalidOptionError(f"`{command}` opens no store: leave --store out, was: {given.store!r}")
+    if not llm and given.placement:
+        names = ", ".join(f"--{name}" for name in given.placement)
+        raise InvalidOptionError(f"`{command}` loads no LLM: leave {names} out")
 
 
 def load_llm(name: str | None, **options: Any) -> LanguageModel:
-    """The LLM of ``--llm`` or of the setting."""
+    """The LLM of ``--llm`` or of the setting, placed as ``--device``, ``--dtype`` and ``--quantize`` say."""
     from persona.llm.load import load_llm as load
     from persona.settings import Settings
 
-    return load(name or Settings().llm, **options)
+    _say_what_takes_long()
+    return load(name or Settings().llm, **EVERYWHERE.get().placement, **options)
+
+
+def _say_what_takes_long() -> None:
+    """From now on what persona logs as worth knowing is a line on stderr."""
+    logger = logging.getLogger("persona")
+    if not logger.handlers:
+        logger.addHandler(_OnStderr())
+        logger.setLevel(logging.INFO)
+
+
+class _OnStderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)  # noqa: T201
 
 
 def load_encoder(name: str | None, **options: Any) -> RecordEncoder:

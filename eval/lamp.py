@@ -35,7 +35,7 @@ from persona.eval.calibration import NO_CALIBRATION, calibration_questions
 from persona.eval.controls import WITHOUT_USER, Control, EmptyHistory, OtherUser, TrainedWithoutUser, WithoutHistory
 from persona.eval.methods import Method
 from persona.eval.options import NONE, SUMMARIES, USER_EMBEDDER, LampOptions
-from persona.eval.report import Report
+from persona.eval.report import Failure, Report, write_results
 from persona.eval.run import Progress, evaluate
 from persona.lamp.prompts import LampWording
 from persona.lamp.tasks import LampTask
@@ -85,11 +85,16 @@ def evaluate_lamp(
             controls.insert(1, EmptyHistory())
     with ExitStack() as stack:
         folder = _folder(out, stack)
-        methods = NamedMethods(benchmark, llm, options, folder, stack, progress).made()
+        named = NamedMethods(benchmark, llm, options, folder, stack, progress)
         config = options.as_dict()
-        return evaluate(
-            benchmark, methods, controls, options=options.evaluation, out=out, config=config, progress=progress
+        report = evaluate(
+            benchmark, named.made(), controls, options=options.evaluation, out=out, config=config, progress=progress
         )
+        if named.failures:
+            report = replace(report, failures=(*named.failures, *report.failures))
+            if out is not None:
+                write_results(out, report.as_dict())
+        return report
 
 
 def evaluate_lamp_restraint(
@@ -284,6 +289,13 @@ class NamedMethods:
         channel = SummaryChannel(source, written, task=self._benchmark.name, as_target=as_target)
         parts = {} if source == STATS else {"summarizer": [written.llm.fingerprint]}
         return self._alone_and_beside(name, [channel], parts=parts).values()
+
+    @property
+    def failures(self) -> list[Failure]:
+        """The summaries that an LLM did not write; their users' questions were asked without one."""
+        if "_written_summaries" not in vars(self):
+            return []
+        return [Failure("summaries", f"user {user}", why) for user, why in self._written_summaries.failures.items()]
 
     @cached_property
     def _written_summaries(self) -> WrittenSummaries:

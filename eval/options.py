@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 CALIBRATIONS = ("none", "prior", "content-free", "auto")
 """Priors of choices, see `persona.eval.calibration`."""
 
+EMPTY, LEFT_OUT = "empty", "left-out"
+FAILURES = (EMPTY, LEFT_OUT)
+"""How a question that was not answered counts: as an empty answer, or in no row."""
+
 NONE = "none"
 USER_EMBEDDER = "user-embedder"
 SUMMARIES: Mapping[str, str] = {"stats": "stats", "summary": "llm", "stats+summary": "both"}
@@ -44,9 +48,11 @@ class EvaluationOptions:
             `CALIBRATIONS`; it is measured on training questions, so there is none without a
             training split.
         calibration_questions: how many training questions each row is calibrated on, at least 2.
+        failures: how a question counts that was not answered, one of `FAILURES`: as an empty answer, or left out of the
+            scores of all rows.
 
     Raises:
-        InvalidOptionError: if a number is out of range, or there is no such calibration.
+        InvalidOptionError: if a number is out of range, or a name is not known.
     """
 
     seed: int = 0
@@ -55,12 +61,12 @@ class EvaluationOptions:
     at_once: int = 64
     calibration: str = "auto"
     calibration_questions: int = 48
+    failures: str = EMPTY
 
     def __post_init__(self) -> None:
-        if self.calibration not in CALIBRATIONS:
-            raise InvalidOptionError(
-                f"`calibration` must be one of {', '.join(CALIBRATIONS)}, was: {self.calibration!r}"
-            )
+        for name, known in (("calibration", CALIBRATIONS), ("failures", FAILURES)):
+            if getattr(self, name) not in known:
+                raise InvalidOptionError(f"`{name}` must be one of {', '.join(known)}, was: {getattr(self, name)!r}")
         leasts = {"seed": 0, "resamples": 1, "limit": 1, "at_once": 1, "calibration_questions": 2}
         for name, least in leasts.items():
             value = getattr(self, name)
@@ -93,7 +99,7 @@ class LampOptions:
         num_beams: 1 is greedy.
         answers: how questions with choices are answered (`persona.protocols.GenerationOptions.answers`); several ways
             give a row each.
-        calibration, calibration_questions: see `EvaluationOptions`.
+        calibration, calibration_questions, failures: see `EvaluationOptions`.
         controls: also run each method with another user's history, and soft prompts with an empty one.
         seed: of the random retriever, the choice of other users and the bootstrap.
         resamples: bootstrap resamples over users.
@@ -123,6 +129,7 @@ class LampOptions:
     answers: tuple[str, ...] = ("auto",)
     calibration: str = "auto"
     calibration_questions: int = 48
+    failures: str = EMPTY
     controls: bool = True
     seed: int = 0
     resamples: int = 2000
@@ -179,6 +186,7 @@ class LampOptions:
             limit=self.limit,
             calibration=self.calibration,
             calibration_questions=self.calibration_questions,
+            failures=self.failures,
         )
 
     @property

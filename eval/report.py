@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from persona.eval.answers import OUTCOMES
 from persona.eval.bootstrap import Interval, PairedDifference
 from persona.eval.methods import row_name
 from persona.files import write_atomically
@@ -43,6 +44,8 @@ class Row:
         way: `Method.way`.
         answered: how answers were made, and the calibration of each run where there was one, e.g. ``"likelihood,
             prior"``; empty for baselines.
+        outcomes: how many answers were made in each way, and how many requests failed, answers were cut, refused or
+            empty (`persona.eval.answers.outcomes`); empty for baselines.
     """
 
     method: str
@@ -57,6 +60,7 @@ class Row:
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     way: str = ""
     answered: str = ""
+    outcomes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def predictions(self) -> Mapping[str, str]:
@@ -83,7 +87,23 @@ class Row:
         content |= {each: asdict(content[each]) for each in ("difference", "gain", "to_other_user") if content[each]}
         content["difference_to_none"] = content.pop("difference")
         scores = {name: asdict(interval) for name, interval in self.scores.items()}
-        return {**content, "scores": scores, "seeds": len(self.runs), "parts": dict(self.parts)}
+        further = {"outcomes": dict(self.outcomes), "seeds": len(self.runs), "parts": dict(self.parts)}
+        return {**content, "scores": scores, **further}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A question that was not answered.
+
+    Attributes:
+        row: name of the row.
+        question: the question's id.
+        reason: what the LLM raised.
+    """
+
+    row: str
+    question: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +118,9 @@ class Report:
         config: what was run, as the caller says it.
         rows: methods, each with its controls, then baselines.
         data: hash of questions, profiles and golds: two reports with the same one are of the same data.
+        failures: the questions that were not answered; the next run asks for them alone.
+        left_out: how many questions no row is scored on, since one row has no answer to them
+            (`EvaluationOptions.failures`).
     """
 
     benchmark: str
@@ -107,6 +130,8 @@ class Report:
     config: Mapping[str, Any]
     rows: tuple[Row, ...]
     data: str
+    failures: tuple[Failure, ...] = ()
+    left_out: int = 0
 
     def __getitem__(self, name: str) -> Row:
         """The row of that name, e.g. ``report["bm25 k=4, other user"]``.
@@ -118,9 +143,10 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the answers, ready for JSON."""
-        names = ("benchmark", "questions", "users", "data", "llm", "config")
+        names = ("benchmark", "questions", "users", "data", "llm", "config", "left_out")
         content = {name: getattr(self, name) for name in names}
-        return {"persona": __version__, **content, "rows": [row.as_dict() for row in self.rows]}
+        failures = [asdict(each) for each in self.failures]
+        return {"persona": __version__, **content, "failures": failures, "rows": [row.as_dict() for row in self.rows]}
 
     def markdown(self) -> str:
         """The report as a Markdown table."""
@@ -131,7 +157,8 @@ class Report:
         return table(
             self._cells(),
             title=f"{title}: {self.benchmark}, {self.questions} questions of {self.users} users",
-            caption="intervals: 95 %, bootstrap over users; difference: to `none`, paired",
+            caption="intervals: 95 %, bootstrap over users; difference: to `none`, paired"
+            + (f"; {self.left_out} questions left out, which a row has no answer to" if self.left_out else ""),
         )
 
     def _cells(self) -> list[list[str]]:
@@ -147,6 +174,9 @@ class Report:
         columns |= {name: list(map(_difference_cell, some)) for name, some in differences.items() if any(some)}
         if any(row.answered not in ("", GENERATED) for row in self.rows):
             columns["answered"] = [row.answered or "-" for row in self.rows]
+        wrong = [{name: row.outcomes[name] for name in OUTCOMES if row.outcomes.get(name)} for row in self.rows]
+        if any(wrong):
+            columns["not whole"] = [", ".join(f"{n} {name}" for name, n in each.items()) or "-" for each in wrong]
         columns["tokens added"] = [f"{row.tokens_added:.0f}" for row in self.rows]
         return [list(columns), *map(list, zip(*columns.values(), strict=True))]
 

@@ -11,7 +11,7 @@ user's does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,17 +21,15 @@ import numpy as np
 
 from persona.channels import Ask
 from persona.errors import EvaluationError, InvalidOptionError
-from persona.eval.answers import Answers
+from persona.eval.answers import OUTCOMES, Answers, GivenAnswer, outcomes
 from persona.eval.benchmark import Benchmark, Question, data_hash
 from persona.eval.bootstrap import Bootstrap, Interval, PairedDifference
 from persona.eval.calibration import NO_CALIBRATION, Calibration, Calibrator, calibration_questions
 from persona.eval.controls import OTHER_USER, Control, EmptyHistory, OtherUser, TrainedWithoutUser
 from persona.eval.methods import Arm, Method, Run, as_methods, row_name
 from persona.eval.metrics import Samples
-from persona.eval.options import EvaluationOptions
-from persona.eval.report import GENERATED, Report, Row, write_results
-from persona.llm.answers.modes import answer_mode
-from persona.personalizer import Personalizer
+from persona.eval.options import LEFT_OUT, EvaluationOptions
+from persona.eval.report import Failure, Report, Row, write_results
 from persona.protocols import Choices
 
 Progress = Callable[[str, int, int], object]
@@ -64,7 +62,8 @@ def evaluate(
         InvalidOptionError: if two methods or controls have the same name.
         EvaluationError: if there is no question or no method, only some questions have golds, a method needs a training
             split that is not there, or another user's history is wanted and there is one user.
-        GenerationError: if an LLM does not answer. What arrived before is kept in `out`.
+        GenerationError: if an LLM answers no request at all. What arrived before is kept in `out`. A request that fails
+            for itself is in `Report.failures`, and asked again by the next run.
     """
     options = options or EvaluationOptions()
     questions = benchmark.questions[: options.limit]
@@ -81,7 +80,9 @@ def evaluate(
     answers = Answers(out and out / "answers.jsonl", at_once=options.at_once)
     calibration = _Calibrations(benchmark, made, controls, options, answers, progress)
     answered = _ask(arms, questions, answers, calibration, progress)
-    rows = _Scoring(benchmark, questions, options).rows(answered)
+    failures = tuple(failure for each in answered for failure in each.failures(questions))
+    left_out = {failure.question for failure in failures} if options.failures == LEFT_OUT else set()
+    rows = _Scoring(benchmark, questions, options, left_out).rows(answered)
     report = Report(
         benchmark=benchmark.name,
         questions=len(questions),
@@ -90,6 +91,8 @@ def evaluate(
         config=asdict(options) | dict(config or {}),
         rows=rows,
         data=data_hash(questions),
+        failures=failures,
+        left_out=len(left_out),
     )
     if out is not None:
         _save(report, benchmark, out)
@@ -136,12 +139,45 @@ class _Calibrations:
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """An arm's answers: for each run, in the order of the questions."""
+    """An arm's answers.
+
+    Attributes:
+        method: the arm's.
+        runs: for each run the answers, in the order of the questions.
+        tokens_added: mean tokens that personalization added to a prompt.
+        calibrations: the different kinds of calibration of the runs; empty texts for none.
+    """
 
     method: Method
-    runs: tuple[list[str], ...]
+    runs: tuple[list[GivenAnswer], ...]
     tokens_added: float
-    answered: str
+    calibrations: tuple[str, ...]
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """The answers as texts."""
+        return [[each.text for each in run] for run in self.runs]
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """`persona.eval.answers.outcomes` of all runs."""
+        return outcomes([each for run in self.runs for each in run])
+
+    @property
+    def ways(self) -> str:
+        """How answers were made, for the report."""
+        modes = {way: count for way, count in self.outcomes.items() if way not in OUTCOMES}
+        made = [way if len(modes) == 1 else f"{way} {count}" for way, count in modes.items()]
+        return ", ".join([*made, *(["; ".join(self.calibrations)] if any(self.calibrations) else [])])
+
+    def failures(self, questions: Sequence[Question]) -> list[Failure]:
+        """The questions that were not answered, by one of the runs at least."""
+        reasons: dict[str, str] = {}
+        for run in self.runs:
+            for question, each in zip(questions, run, strict=True):
+                if each.failed:
+                    reasons.setdefault(question.id, each.failed)
+        return [Failure(self.method.label, question, reason) for question, reason in reasons.items()]
 
 
 def _ask(
@@ -156,7 +192,7 @@ def _ask(
     before = 0
     answered = []
     for arm in arms:
-        runs, tokens, ways = [], [], []
+        runs, tokens, kinds = [], [], []
         for number, personalizer in enumerate(arm.method.personalizers):
             calibration = calibrations.of(arm.method, number)
             asks = [
@@ -166,18 +202,10 @@ def _ask(
             prepared = personalizer.prepare(asks)
             tokens += [each.generation.tokens_added for each in prepared]
             runs.append(answers.ask(personalizer, prepared, partial(_advance, progress, before, total)))
-            ways.append(_way(personalizer, asks, calibration))
+            kinds.append("" if calibration.kind == NO_CALIBRATION else calibration.kind)
             before += len(questions)
-        answered.append(_Answered(arm.method, tuple(runs), float(np.mean(tokens)), "; ".join(dict.fromkeys(ways))))
+        answered.append(_Answered(arm.method, tuple(runs), float(np.mean(tokens)), tuple(dict.fromkeys(kinds))))
     return answered
-
-
-def _way(personalizer: Personalizer, asks: Sequence[Ask], calibration: Calibration) -> str:
-    """How answers are made, for the report."""
-    mode = answer_mode(personalizer.llm, personalizer.options)
-    if not any(ask.choices is not None for ask in asks):
-        return GENERATED
-    return mode if calibration.kind == NO_CALIBRATION else f"{mode}, {calibration.kind}"
 
 
 def _advance(progress: Progress, before: int, total: int, done: int) -> None:
@@ -188,19 +216,34 @@ class _Scoring:
     """Scores the answers of arms and compares them.
 
     Several runs of an arm count together: they are pooled, one run after the other.
+
+    Args:
+        benchmark: scores.
+        questions: all of them.
+        options: how to draw users.
+        left_out: ids of questions that no row is scored on.
     """
 
-    def __init__(self, benchmark: Benchmark, questions: Sequence[Question], options: EvaluationOptions) -> None:
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        questions: Sequence[Question],
+        options: EvaluationOptions,
+        left_out: Collection[str] = (),
+    ) -> None:
         golds = sum(question.gold is not None for question in questions)
         if golds not in (0, len(questions)):
             raise EvaluationError(f"all questions must have a gold, or none: {golds} of {len(questions)} have one")
         self._benchmark, self._questions, self._options = benchmark, questions, options
-        self._users = [question.user_id for question in questions]
+        self._kept = [index for index, question in enumerate(questions) if question.id not in left_out]
+        if not self._kept:
+            raise EvaluationError("there is nothing to score: no question was answered in every row")
+        self._users = [questions[index].user_id for index in self._kept]
         self._scored = golds > 0
 
     def rows(self, answered: Sequence[_Answered]) -> tuple[Row, ...]:
         """A row for each arm, then one for each baseline."""
-        samples = {each.method.label: self._samples(each.runs) for each in answered} if self._scored else {}
+        samples = {each.method.label: self._samples(each.texts) for each in answered} if self._scored else {}
         plains = {each.method.way: each.method.label for each in reversed(answered) if not each.method.personal}
         usual = next(iter(reversed(plains.values())), "")
         rows = []
@@ -220,10 +263,11 @@ class _Scoring:
                     gain=None if without is None else self._compared(own, samples.get(without.label)),
                     to_other_user=None if method.control else self._compared(own, samples.get(other)),
                     tokens_added=each.tokens_added,
-                    runs=tuple(self._by_id(run) for run in each.runs),
+                    runs=tuple(self._by_id(run) for run in each.texts),
                     parts=method.parts,
                     way=method.way,
-                    answered=each.answered,
+                    answered=each.ways,
+                    outcomes=each.outcomes,
                 )
             )
         for name, answers in self._benchmark.baselines(self._questions).items():
@@ -236,7 +280,8 @@ class _Scoring:
         return {question.id: answer for question, answer in zip(self._questions, answers, strict=True)}
 
     def _samples(self, runs: Iterable[Sequence[str]]) -> Samples:
-        each = [self._benchmark.score(self._questions, run) for run in runs]
+        questions = [self._questions[index] for index in self._kept]
+        each = [self._benchmark.score(questions, [run[index] for index in self._kept]) for run in runs]
         return {name: np.concatenate([samples[name] for samples in each]) for name in each[0]}
 
     def _intervals(self, samples: Samples | None) -> dict[str, Interval]:

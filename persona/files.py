@@ -1,15 +1,56 @@
-"""Atomic writing: a reader finds the old file or the new one, never half of it; an error says which file."""
+"""Writing of files, whole or not at all, or line by line where a run adds to one; an error says which file."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from persona.errors import PersonaError
+
+
+class JsonLines:
+    """A file of JSON objects, one a line, that a run adds to as it goes, and that the next run reads.
+
+    A line that a killed run has left half-written is passed over.
+
+    Args:
+        path: the file, which need not be there; None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._whole = False  # whether the file is known to end in a whole line
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """What is in the file."""
+        if self._path is None or not self._path.exists():
+            return
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                content = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(content, dict):
+                yield content
+
+    def add(self, *lines: Mapping[str, Any]) -> None:
+        """Write `lines`, so that they stay even if the run is killed next.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        if self._path is None:
+            return
+        begin, self._whole = "" if self._whole else "\n", False
+        with naming(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(begin + "".join(json.dumps(line) + "\n" for line in lines))
+        self._whole = True
 
 
 @contextmanager

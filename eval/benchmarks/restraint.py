@@ -33,13 +33,13 @@ import numpy as np
 
 from persona.channels import Ask
 from persona.errors import EvaluationError, InvalidOptionError
-from persona.eval.answers import Answers
+from persona.eval.answers import Answers, GivenAnswer
 from persona.eval.benchmark import Benchmark, Question, data_hash
 from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, GeneralQuestion
 from persona.eval.bootstrap import Bootstrap, Interval
 from persona.eval.metrics import rouge
 from persona.eval.options import NONE, EvaluationOptions
-from persona.eval.report import interval_cell, table, write_results
+from persona.eval.report import Failure, interval_cell, table, write_results
 from persona.eval.run import Progress
 from persona.personalizer import Personalizer
 from persona.records import Profile
@@ -95,6 +95,7 @@ class RestraintReport:
         rows: ``none``, then the methods in the order given.
         data: hash of the benchmark's own questions, their profiles and golds.
         config: what else decided the numbers, as the caller says it.
+        failures: the questions that were not answered, which count as empty answers; the next run asks for them alone.
     """
 
     benchmark: str
@@ -105,6 +106,7 @@ class RestraintReport:
     rows: tuple[RestraintRow, ...]
     data: str
     config: Mapping[str, Any] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON; measures stand in the row itself."""
@@ -194,7 +196,7 @@ def evaluate_restraint(
     Raises:
         InvalidOptionError: if there is no method.
         EvaluationError: if there are no questions, or no golds.
-        GenerationError: if the LLM does not answer.
+        GenerationError: if the LLM answers no request at all.
     """
     options = options or EvaluationOptions()
     if not methods:
@@ -210,9 +212,11 @@ def evaluate_restraint(
     plain = Personalizer(first.llm, first.store, (), builder=first.builder, options=first.options)
     asked = _asked_by_users(general, questions, options.seed)
     answers = Answers(out and out / "answers.jsonl", at_once=options.at_once)
-    answered = {}
+    answered, failures = {}, list[Failure]()
     for number, (name, method) in enumerate({NONE: plain, **methods}.items()):
         answered[name] = _Answered.of(method, asked, answers), _Answered.of(method, questions, answers)
+        for some, given in zip((asked, questions), answered[name], strict=True):
+            failures += _failures(name, some, given)
         progress("methods", number + 1, len(methods) + 1)
     report = RestraintReport(
         benchmark.name,
@@ -223,6 +227,7 @@ def evaluate_restraint(
         _Scoring(benchmark, asked, questions, [each.domain for each in general], options).rows(answered),
         data_hash(questions),
         {**(config or {}), **asdict(options)},
+        tuple(failures),
     )
     if out is not None:
         write_results(out, report.as_dict())
@@ -246,7 +251,7 @@ def _asked_by_users(general: Sequence[GeneralQuestion], questions: Sequence[Ques
 class _Answered:
     """A method's answers to some questions, in their order; whether it abstained, and how many tokens it added."""
 
-    texts: list[str]
+    answers: list[GivenAnswer]
     abstained: list[float]
     tokens: list[int]
 
@@ -259,6 +264,16 @@ class _Answered:
             [float(generation.abstained) for generation in generations],
             [generation.tokens_added for generation in generations],
         )
+
+    @property
+    def texts(self) -> list[str]:
+        """The answers as texts; one that failed is empty."""
+        return [each.text for each in self.answers]
+
+
+def _failures(method: str, questions: Sequence[Question], answered: _Answered) -> list[Failure]:
+    pairs = zip(questions, answered.answers, strict=True)
+    return [Failure(method, question.id, each.failed) for question, each in pairs if each.failed]
 
 
 class _Scoring:

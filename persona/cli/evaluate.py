@@ -23,6 +23,7 @@ from persona.cli.terminal import (
     names,
     progress_bars,
     report,
+    report_failures,
     say,
     show,
     stage_bars,
@@ -118,12 +119,13 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
         answering = load_llm(llm, overlong="truncate")
         done = evaluate_lamp(benchmark, answering, chosen, out=folder, progress=stage_bars(progress))
     if report(done.as_dict()):
-        return
-    if files.markdown:
+        pass
+    elif files.markdown:
         say(done.markdown().rstrip())
     else:
         show(done.table(f"{options.data.resolve().name} {options.split}"))
         say(f"predictions and results: {folder}")
+    report_failures("questions", ((f"{each.question} of {each.row!r}", each.reason) for each in done.failures))
 
 
 def _short_name(llm: str) -> str:
@@ -261,13 +263,14 @@ def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
             progress=stage_bars(progress),
         )
     if report(done.as_dict()):
-        return
-    if wanted.markdown:
+        pass
+    elif wanted.markdown:
         say(markdown(done.cells()).rstrip())
     else:
         show(done.table(f"{options.data.resolve().name} {wanted.split}"))
         if options.out is not None:
             say(f"answers and results: {options.out}")
+    report_failures("questions", ((f"{each.question} of {each.row!r}", each.reason) for each in done.failures))
 
 
 def _restraint_options(options: EvalRestraint, wanted: RestraintSettings, retrieval: RetrieverOptions) -> LampOptions:

@@ -23,6 +23,7 @@ from persona.cli.terminal import (
     opened_store,
     progress_bars,
     report,
+    report_failures,
 )
 from persona.errors import InvalidOptionError, UnknownUserError
 
@@ -201,6 +202,7 @@ def summarize(options: Summarize, settings: Mapping[str, SummaryOptions]) -> Non
         f"{done.written} summaries written{empty}, {done.fresh} kept{passed_over}, "
         f"of {done.users} users, in {done.seconds:.1f} s",
     )
+    report_failures("summaries", done.failures.items())
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 STDOUT = "standard output"
 """What an error calls it."""
 
+_FAILURES_SHOWN = 8
+
 _FILE_WIDTH = 140
 """Columns of a table that goes into a file or a pipe."""
 
@@ -231,6 +233,29 @@ def report(value: object, *lines: str) -> bool:
     for line in lines:
         say(line)
     return False
+
+
+def report_failures(what: str, failures: Iterable[tuple[str, str]]) -> None:
+    """Say on stderr what was not answered and why, and end with exit code 1; nothing if all was.
+
+    Args:
+        what: what the failures are of, e.g. ``"requests"``.
+        failures: the name and the reason of each.
+    """
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in failures:
+        by_reason.setdefault(reason, []).append(name)
+    if not by_reason:
+        return
+    lines = [
+        f"persona: error: {sum(map(len, by_reason.values()))} {what} were not answered; what was is kept, and the same "
+        "command asks for the rest alone:"
+    ]
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - _FAILURES_SHOWN} more" if len(names) > _FAILURES_SHOWN else ""
+        lines.append(f"  {', '.join(names[:_FAILURES_SHOWN])}{more}: {reason}")
+    print("\n".join(lines).translate(_STEERING), file=sys.stderr)  # noqa: T201
+    raise typer.Exit(1)
 
 
 def say(text: str) -> None:

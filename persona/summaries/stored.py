@@ -11,19 +11,22 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from persona.errors import GenerationError
 from persona.protocols import LanguageModel
 from persona.records import Profile
 from persona.store.derived import StoredIndex
 from persona.summaries.prompts import prompt_version
 from persona.summaries.statistics import FREE, check_task
-from persona.summaries.writing import STALE_AFTER, SummaryOptions, check_stale_after, write_summaries
+from persona.summaries.writing import STALE_AFTER, SummaryOptions, check_stale_after, each_summary
 
 if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
+
+_SECONDS_AT_RISK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,7 @@ class SummarizeReport:
         empty: of those written, how many the LLM left empty.
         passed_over: users who were forgotten or changed while their summary was being written.
         seconds: how long it took.
+        failures: users whose summary was not answered, or refused, and why; the next run asks for theirs alone.
     """
 
     users: int
@@ -122,6 +126,7 @@ class SummarizeReport:
     empty: int
     passed_over: int
     seconds: float
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
 def summarize_users(
@@ -143,7 +148,7 @@ def summarize_users(
         progress: called with the number of users whose summaries are stored or fresh, and that of all.
 
     Raises:
-        GenerationError: if the LLM does not answer. What was stored before stays.
+        GenerationError: if the LLM answers no request at all. What was stored before stays.
     """
     options = options or SummaryOptions()
     begun = time.perf_counter()
@@ -166,21 +171,38 @@ def summarize_users(
                 yield profile
 
     waiting = due()
+    failures: dict[str, str] = {}
     while profiles := list(islice(waiting, options.users_at_once)):
-        summaries = [
-            Summary(profile.user_id, task, text, version, llm_name, profile.revision, _contents(profile))
-            for profile, text in zip(profiles, write_summaries(llm, profiles, options), strict=True)
-        ]
-        written = store.put_indexes(map(_to_index, summaries))
-        counts["written"] += written
-        counts["passed_over"] += len(summaries) - written
-        counts["empty"] += sum(not summary.text for summary in summaries)
+        ready: list[Summary] = []
+        stored = time.monotonic()
+        try:
+            for index, text in each_summary(llm, profiles, options):
+                profile = profiles[index]
+                if isinstance(text, GenerationError):
+                    failures[profile.user_id] = " ".join(str(text).split())
+                    continue
+                contents = {record.id: record.content_hash for record in profile}
+                ready.append(Summary(profile.user_id, task, text, version, llm_name, profile.revision, contents))
+                # Where answers come one by one, a kill costs those of a second.
+                if time.monotonic() - stored > _SECONDS_AT_RISK:
+                    counts += _put(store, ready)
+                    stored = time.monotonic()
+        finally:
+            counts += _put(store, ready)
         if progress is not None:
             progress(counts["users"], total)
     if progress is not None:
         progress(total, total)
     numbers = {name: counts[name] for name in ("users", "written", "fresh", "empty", "passed_over")}
-    return SummarizeReport(**numbers, seconds=time.perf_counter() - begun)
+    return SummarizeReport(**numbers, seconds=time.perf_counter() - begun, failures=failures)
+
+
+def _put(store: ProfileStore, ready: list[Summary]) -> Counter[str]:
+    """Store what is ready, and empty the list; what became of it."""
+    written = store.put_indexes(map(_to_index, ready)) if ready else 0
+    counts = Counter(written=written, passed_over=len(ready) - written, empty=sum(not each.text for each in ready))
+    ready.clear()
+    return counts
 
 
 def summary_kind(task: str) -> str:
@@ -200,10 +222,6 @@ def stored_summary(store: ProfileStore, user_id: str, task: str = FREE) -> Summa
     except (ValueError, KeyError, TypeError, AttributeError):
         return None  # a damaged one counts as none
     return Summary(user_id, task, text, prompt, llm, index.revision, records)
-
-
-def _contents(profile: Profile) -> dict[str, str]:
-    return {record.id: record.content_hash for record in profile}
 
 
 def _to_index(summary: Summary) -> StoredIndex:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from persona.errors import InvalidOptionError
-from persona.files import naming
+from persona.errors import GenerationError, InvalidOptionError
+from persona.files import JsonLines
+from persona.llm.answers.modes import Answered, answers
 from persona.protocols import BoundedPrompt, GenerationOptions, LanguageModel, Request, answer_settings
 from persona.records import Profile
 from persona.summaries.prompts import INSTRUCT, parts, prompt_version, summary_form
@@ -83,7 +84,28 @@ def write_summaries(
 
     Raises:
         InvalidOptionError: if the context has no room for a record.
-        GenerationError: if the LLM does not answer.
+        GenerationError: if one of them is not answered, or refused.
+    """
+    written = {}
+    for index, summary in each_summary(llm, profiles, options, labels=labels):
+        if isinstance(summary, GenerationError):
+            raise summary
+        written[index] = summary
+    return [written[index] for index in range(len(profiles))]
+
+
+def each_summary(
+    llm: LanguageModel,
+    profiles: Sequence[Profile],
+    options: SummaryOptions | None = None,
+    *,
+    labels: Sequence[str] | None = None,
+) -> Iterator[tuple[int, str | GenerationError]]:
+    """Index and summary of each profile, or why there is none, when it is there; arguments as `write_summaries`.
+
+    Raises:
+        InvalidOptionError: if the context has no room for a record.
+        GenerationError: if the LLM answers no request at all.
     """
     options = options or SummaryOptions()
     form = summary_form(options.form, check_task(options.task), labels)
@@ -91,30 +113,45 @@ def write_summaries(
     limit = options.context_tokens
     if isinstance(llm, BoundedPrompt) and (own := llm.prompt_limit(generation)) is not None:
         limit = min(limit, own)
-    summaries = [""] * len(profiles)
     records = {index: form.records(profile) for index, profile in enumerate(profiles)}
     merging = False
-    while records := {index: some for index, some in records.items() if some}:
-        chunks = [
-            (index, part)
-            for index, some in records.items()
-            for part in parts(some, form, merging, limit, llm.tokenizer)
-        ]
-        texts = llm.generate([Request(form.prompt(part, merging)) for _, part in chunks], generation)
-        written: dict[int, list[str]] = {index: [] for index in records}
-        for (index, _), text in zip(chunks, texts, strict=True):
-            if text.strip():
-                written[index].append(" ".join(text.split()))
-        for index, some in written.items():
-            if len(some) == 1:
-                summaries[index] = some[0]
-        records = {index: list(map(form.merged, some)) for index, some in written.items() if len(some) > 1}
+    while records:
+        yield from ((index, "") for index, some in records.items() if not some)
+        chunks = {
+            index: list(parts(some, form, merging, limit, llm.tokenizer)) for index, some in records.items() if some
+        }
+        asked = [(index, part) for index, some in chunks.items() for part in some]
+        requests = [Request(form.prompt(part, merging)) for _, part in asked]
+        written: dict[int, dict[int, str]] = {index: {} for index in chunks}
+        records = {}
+        for number, answered in answers(llm, requests, generation):
+            index = asked[number][0]
+            if index not in written:
+                continue  # another part of it has failed
+            if isinstance(answered, GenerationError) or answered.finish == "refusal":
+                del written[index]
+                yield index, _failure(llm, answered)
+                continue
+            written[index][number] = " ".join(answered.text.split())
+            if len(written[index]) == len(chunks[index]):
+                texts = [text for _, text in sorted(written[index].items()) if text]
+                if len(texts) > 1:
+                    records[index] = list(map(form.merged, texts))
+                else:
+                    yield index, "".join(texts)
         merging = True
-    return summaries
+
+
+def _failure(llm: LanguageModel, answered: Answered | GenerationError) -> GenerationError:
+    if isinstance(answered, GenerationError):
+        return answered
+    return GenerationError(f"{llm.fingerprint} refused to write: {answered.text.strip() or 'without a reason'}")
 
 
 class WrittenSummaries:
     """Has an LLM write the summary of each profile that it is called with, and keeps them in a file for the next run.
+
+    A profile whose summary fails goes without one in this run (`failures`); the next run asks for it again.
 
     A line of the file: ``{"key": "9f...", "text": "..."}``. The key is made of the profile's records, the LLM and the
     prompts, so equal profiles are asked about once. A run that was killed goes on where it ended.
@@ -125,6 +162,9 @@ class WrittenSummaries:
         labels: see `write_summaries`.
         path: the file; None keeps nothing.
         progress: called with the number of summaries written and that of all which are missing.
+
+    Attributes:
+        failures: why there is no summary, by user.
     """
 
     def __init__(
@@ -137,22 +177,33 @@ class WrittenSummaries:
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
         self.llm, self._options, self._labels = llm, options, labels
-        self._path, self._progress = path, progress
+        self._progress = progress
         self._task = check_task(options.task)
         self._version = prompt_version(options.form)
-        self._texts: dict[str, str] = {} if path is None else _read(path)
+        self._file = JsonLines(path)
+        self._texts: dict[str, str] = {line["key"]: line["text"] for line in self._file.read()}
+        self.failures: dict[str, str] = {}
 
     def __call__(self, profiles: Sequence[Profile]) -> list[tuple[str, str]]:
         """For each profile its summary, and where that comes from."""
         keys = [self._key(profile) for profile in profiles]
         missing = {key: profile for key, profile in zip(keys, profiles, strict=True) if key not in self._texts}
         pending = list(missing.items())
+        done = 0
         for start in range(0, len(pending), _PROFILES_AT_ONCE):
             chunk = pending[start : start + _PROFILES_AT_ONCE]
-            texts = write_summaries(self.llm, [profile for _, profile in chunk], self._options, labels=self._labels)
-            self._keep({key: text for (key, _), text in zip(chunk, texts, strict=True)})
-            if self._progress is not None:
-                self._progress(start + len(chunk), len(pending))
+            some = [profile for _, profile in chunk]
+            for index, summary in each_summary(self.llm, some, self._options, labels=self._labels):
+                key, profile = chunk[index]
+                if isinstance(summary, GenerationError):
+                    self.failures[profile.user_id] = " ".join(str(summary).split())
+                    self._texts[key] = ""
+                else:
+                    self._texts[key] = summary
+                    self._file.add({"key": key, "text": summary})
+                done += 1
+                if self._progress is not None:
+                    self._progress(done, len(pending))
         source = f"llm:{self._task}:{self._version}:{self.llm.fingerprint}"
         return [(self._texts[key], source if self._texts[key] else "") for key in keys]
 
@@ -163,23 +214,3 @@ class WrittenSummaries:
             [record.content_hash for record in profile],
         ]
         return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
-
-    def _keep(self, texts: dict[str, str]) -> None:
-        self._texts.update(texts)
-        if self._path is not None:
-            lines = [json.dumps({"key": key, "text": text}) for key, text in texts.items()]
-            with naming(self._path), self._path.open("a", encoding="utf-8") as file:
-                # A leading newline ends what a killed run may have left half-written.
-                file.write("\n" + "\n".join(lines) + "\n")
-
-
-def _read(path: Path) -> dict[str, str]:
-    """The texts of a file by key; none if there is no file."""
-    texts = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            kept = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the last line of a run that was killed while it wrote
-        texts[kept["key"]] = kept["text"]
-    return texts

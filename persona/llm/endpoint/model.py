@@ -192,21 +192,20 @@ class OpenAILM:
     ) -> None:
         """Ask everything, and hand over what comes."""
         ended: list[GenerationError] = []
-        failures = 0
+        live = self._live
 
         async def ask(each: _Asked) -> None:
-            nonlocal failures
-            async with self._live.connection.slots:
+            async with live.connection.slots:
                 if ended:
                     return
                 try:
                     answer: Answer | GenerationError = await self._answer(each.model, each.request, options)
-                    failures = 0
+                    live.failures = 0
                 except GenerationError as error:
                     answer = error
-                    failures = failures + 1 if _is_down(error) else 0
-                    if failures >= _IN_A_ROW:
-                        ended.append(EndpointError(f"{failures} requests in a row were not answered; {error}"))
+                    live.failures = live.failures + 1 if _is_down(error) else 0
+                    if live.failures >= _IN_A_ROW:
+                        ended.append(EndpointError(f"{live.failures} requests in a row were not answered; {error}"))
                     elif isinstance(error, EndpointError) and error.for_all:
                         ended.append(error)
                         return
@@ -258,7 +257,7 @@ class OpenAILM:
         return f"{type(self).__name__}({self._model!r}, base_url={self._alive.connection.url!r})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Live:
     """What belongs to one process; a forked one has neither the thread nor the sockets of its parent.
 
@@ -266,11 +265,13 @@ class _Live:
         process: its id.
         connection: to the endpoint.
         holding: what the endpoint takes of ways to hold an answer to choices.
+        failures: how many requests in a row were not answered, up to now.
     """
 
     process: int
     connection: Connection
     holding: Holding
+    failures: int = 0
 
 
 def _is_down(error: GenerationError) -> bool:

@@ -189,6 +189,5 @@ def _failure(name: str, error: OpenAIError, timeout: object) -> EndpointError:
     else:
         what = _FOR_ALL.get(status, f"refused the request ({status})" if status < 500 else f"failed ({status})")
     said = error.body.get("message") if isinstance(error.body, dict) else None
-    lines = str(said or error.message).strip().splitlines()
-    detail = f": {lines[0]:.300}" if lines else ""
+    detail = f": {' '.join(str(said or error.message).split()):.300}"
     return EndpointError(f"{name} {what}{detail}", status=status, for_all=status in _FOR_ALL or error.code == _QUOTA)

@@ -3,7 +3,8 @@
 ===============  =======================================================================  =============================
 way              fields of the request                                                    servers
 ===============  =======================================================================  =============================
-``choice``       ``structured_outputs: {"choice": [...]}``, before: ``guided_choice``     vLLM
+``choice``       ``structured_outputs: {"choice": [...]}``                                vLLM
+``guided``       ``guided_choice: [...]``                                                 vLLM before 0.12
 ``json_schema``  ``response_format`` with the schema ``{"answer": one of the choices}``   OpenAI, vLLM and most others
 ``json_object``  the same schema in an older place                                        llama-cpp-python, some hosts
 ===============  =======================================================================  =============================
@@ -23,10 +24,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from persona.errors import EndpointError
+from persona.errors import EndpointError, PersonaWarning
 from persona.protocols import Answer
 
-_REFUSED = (400, 422)
+_NEVER_OF_THE_WAY = (401, 402, 403, 404, 429)
 _OF_THE_WAY = re.compile(r"response_format|schema|json|structured|guided|grammar|choice|enum", re.IGNORECASE)
 _OF_THE_REQUEST = re.compile(r"content|filter|polic|moderat|safety|context|length|too long|tokens", re.IGNORECASE)
 
@@ -74,13 +75,8 @@ def _json_schema(choices: Sequence[str]) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": named}}
 
 
-CHOICE = Way(
-    "choice",
-    lambda choices: {
-        "extra_body": {"structured_outputs": {"choice": list(choices)}, "guided_choice": list(choices)},
-    },
-    _bare,
-)
+CHOICE = Way("choice", lambda choices: {"extra_body": {"structured_outputs": {"choice": list(choices)}}}, _bare)
+GUIDED = Way("guided", lambda choices: {"extra_body": {"guided_choice": list(choices)}}, _bare)
 JSON_SCHEMA = Way("json_schema", _json_schema, _object, room=64)
 JSON_OBJECT = Way(
     "json_object",
@@ -132,7 +128,7 @@ class Holding:
                 raise
             # Where the request itself is at fault, it is refused in any way, and nothing is known of this one.
             answer = await self._answer(choices, ask, others)
-            self._drop(way, "refuses")
+            self._drop([way], "refuses")
             return answer
         held = way.read(answer.text, choices)
         if held is not None:
@@ -140,23 +136,28 @@ class Holding:
             return Answer(held, answer.finish, held=True)
         if answer.finish != "stop" or not answer.text:
             return answer
-        self._drop(way, "ignores")
-        if way is CHOICE:  # a field of vLLM's, which other servers pass over
+        if way in (CHOICE, GUIDED):  # a server passes over fields that it does not know
+            self._drop([way], "ignores")
             return await self._answer(choices, ask, others)
-        self._ways.clear()
+        self._drop(self._ways, "ignores")
         self._known = True
         return answer
 
     def _refused(self, error: EndpointError) -> bool:
-        """Whether a refusal may be that of the way."""
+        """Whether a refusal may be that of the way; llama-cpp-python refuses fields with a 500."""
         said = str(error.__cause__ or error)
-        if error.status not in _REFUSED or self._known:
+        if self._known or error.status is None:
             return False
-        return bool(_OF_THE_WAY.search(said) or not _OF_THE_REQUEST.search(said))
+        if _OF_THE_WAY.search(said):
+            return error.status not in _NEVER_OF_THE_WAY
+        return error.status in (400, 422) and not _OF_THE_REQUEST.search(said)
 
-    def _drop(self, way: Way, does: str) -> None:
-        if way not in self._ways:
-            return
-        self._ways.remove(way)
-        then = f"requests take {self._ways[0].name!r}" if self._ways else "answers are read"
-        warnings.warn(f"{self._name} {does} the constraint {way.name!r}: {then} from now on", stacklevel=2)
+    def _drop(self, ways: Sequence[Way], does: str) -> None:
+        """Forget ways that the server does not take, and say so of the first one."""
+        names = [way.name for way in ways if way in self._ways][:1]
+        self._ways = [way for way in self._ways if way not in ways]
+        if names:
+            then = f"it is asked by {self._ways[0].name!r}" if self._ways else "its answers are read"
+            warnings.warn(
+                f"{self._name} {does} the constraint {names[0]!r}: from now on {then}", PersonaWarning, stacklevel=2
+            )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from persona.llm.endpoint.holding import CHOICE, JSON_SCHEMA
+from persona.llm.endpoint.holding import CHOICE, GUIDED, JSON_SCHEMA
 from persona.llm.endpoint.model import OpenAILM
 
 
 class VllmLM(OpenAILM):
     """A language model behind a vLLM server; arguments as `OpenAILM`."""
 
-    ways = (CHOICE, JSON_SCHEMA)
+    ways = (CHOICE, GUIDED, JSON_SCHEMA)
 
     def load_adapter(self, name: str, path: str) -> None:
         """Have a vLLM server read the adapter in the PEFT folder `path`, as the server sees it, and call it `name`.

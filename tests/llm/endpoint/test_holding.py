@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from persona.errors import EndpointError
+from persona.errors import EndpointError, PersonaWarning
 from persona.llm.answers.modes import Answered, answers
 from persona.llm.load import load_llm
 from persona.protocols import Choices, GenerationOptions, Request
-from tests.llm.endpoint.server import Reply, Server, refusal, serving, turn
+from tests.llm.endpoint.server import AT_ONCE, Reply, Server, refusal, serving, turn
 
 GENRES = Choices(("comedy", "action", "dark comedy"))
 OPTIONS = GenerationOptions(max_new_tokens=4, answers="constrained")
@@ -52,7 +52,7 @@ def test_an_answer_is_held_to_choices(kind: str, server: Any) -> None:
         found = asked(f"{kind}:m@{running.url}", ["A", "B", "C"])
     assert found == [Answered("dark comedy", "constrained")] * 3
     # The first request found out what the server takes; the others came after it.
-    assert len(running.received) == (4 if (kind, server) == ("vllm", openai_server) else 3)
+    assert len(running.received) == (5 if (kind, server) == ("vllm", openai_server) else 3)
 
 
 def test_the_answer_in_an_object_has_room() -> None:
@@ -71,7 +71,7 @@ def test_a_server_that_refuses_the_schema_is_asked_plainly_from_then_on(message:
 
     with serving(server) as running:
         llm = load_llm(f"openai:m@{running.url}", api_key="k", retries=0)
-        with pytest.warns(UserWarning, match="refuses the constraint") as warned:
+        with pytest.warns(PersonaWarning, match="refuses the constraint") as warned:
             assert asked("", ["A", "B"], llm) == [Answered("comedy", "read")] * 2
         refused = len(running.received) - 2
         assert [body.get("response_format", {}).get("type") for _, body in running.received] == [
@@ -87,8 +87,26 @@ def test_a_server_that_refuses_the_schema_is_asked_plainly_from_then_on(message:
     assert len(running.received) == refused + 3
 
 
+def test_a_server_that_knows_the_schema_in_its_older_place_only() -> None:
+    """As llama-cpp-python does, which calls it a 500."""
+
+    def server(path: str, body: dict[str, Any]) -> Reply:
+        form = body["response_format"]
+        if form["type"] != "json_object":
+            where = "{'type': 'literal_error', 'loc': ('body', 'response_format', 'type')}"
+            return refusal(500, f"1 validation error:\n  {where}", **AT_ONCE)
+        return turn(json.dumps({"answer": form["schema"]["properties"]["answer"]["enum"][1]}))
+
+    with serving(server) as running, pytest.warns(PersonaWarning, match="it is asked by 'json_object'"):
+        assert asked(f"openai:m@{running.url}", ["A", "B"]) == [Answered("action", "constrained")] * 2
+    assert len(running.received) == 3
+
+
 def test_a_server_that_passes_the_schema_over_is_asked_once_and_read() -> None:
-    with serving(lambda path, body: turn("Comedy.")) as running, pytest.warns(UserWarning, match="ignores") as warned:
+    with (
+        serving(lambda path, body: turn("Comedy.")) as running,
+        pytest.warns(PersonaWarning, match="ignores") as warned,
+    ):
         assert asked(f"openai:m@{running.url}", list("ABCD")) == [Answered("comedy", "read")] * 4
     assert sorted(running.prompts) == list("ABCD")
     assert len(warned) == 1
@@ -122,7 +140,7 @@ def test_an_answer_that_is_cut_is_no_choice_and_blames_nobody() -> None:
 
 def test_own_fields_of_a_request_stay(chat_server: Server) -> None:
     llm = load_llm(f"vllm:m@{chat_server.url}", fields={"extra_body": {"top_k": 1}}, retries=0)
-    with pytest.warns(UserWarning, match="ignores the constraint"):
+    with pytest.warns(PersonaWarning, match="ignores the constraint"):
         asked("", ["comedy"], llm)
     bodies = [body for _, body in chat_server.received]
     assert all(body["top_k"] == 1 for body in bodies)

@@ -22,11 +22,14 @@ the user, and `ProfileStore.delete_records` takes them away, since they were mad
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -268,17 +271,33 @@ class AdapterBank:
 
         Versions may be published while this runs.
         """
-        for row in self._streamed(family, "stale"):
-            yield row[1]
+        for window in self.stale_windows(family, PAGE):
+            yield from window
+
+    def stale_windows(self, family: Family, size: int) -> Iterator[list[str]]:
+        """`stale_users` in windows: who is in which one does not depend on who is stale.
+
+        Args:
+            family: of the adapters.
+            size: users of a window, about; at least 1.
+        """
+        number, numbers = self._number(family), max(1, size // len(PART_TABLES))
+        by_number = heapq.merge(*(self._pages(part, number, "stale") for part in PART_TABLES), key=itemgetter(0))
+        for _, rows in groupby(by_number, key=lambda row: row[0] // numbers):
+            yield [row[1] for row in rows]
 
     def _streamed(self, family: Family, statement: str) -> Iterator[Any]:
-        """Rows that begin with a uid, page by page."""
+        """Rows that begin with a uid, of one part after another."""
         number = self._number(family)
         for part in PART_TABLES:
-            after, query = 0, _statements(part)[statement]
-            while rows := self.store.database.rows(query, {"after": after, "family": number}):
-                yield from rows
-                after = rows[-1][0]
+            yield from self._pages(part, number, statement)
+
+    def _pages(self, part: Part, family: int, statement: str) -> Iterator[Any]:
+        """Rows of a part that begin with a uid, page by page."""
+        after, query = 0, _statements(part)[statement]
+        while rows := self.store.database.rows(query, {"after": after, "family": family}):
+            yield from rows
+            after = rows[-1][0]
 
     def _rows(self, user_id: str, family: Family, statement: str, **parameters: object) -> list[Any]:
         part = part_of(check_user_id(user_id))

@@ -35,7 +35,7 @@ class TrainingOptions:
         max_tokens: longest example, prompt and target; longer ones are left out. None for what the model can take.
         chunk_tokens: most tokens in a step, at least 1: decides how many users are trained at once. 512 fill a CPU
             core; `persona.adapters.training.planning` finds the best size for a machine by trying.
-        window: users that are published together, at least 1.
+        window: users that are sorted by length together, about; at least 1.
         seed: of the first adapter and of the order of examples.
 
     Raises:

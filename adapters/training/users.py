@@ -4,9 +4,10 @@
 published; otherwise "use the prior" is. What is published is trained anew on all records, as many epochs as it was
 evaluated after: of five records the one that is held out is a fifth of what is known (`TrainingOptions.refit`).
 
-**Windows.** A window is sorted by length, cut into chunks by tokens, and published in one transaction. A run that was
-killed goes on with the window that it was in: whoever is in the bank is no longer stale, the windows are the same, and
-so are the weights.
+**Windows and chunks.** A window is sorted by length and cut into chunks by tokens; each chunk is published when it is
+trained, in one transaction. A run that was killed loses the chunk that it was in and goes on with the rest of the
+window: the membership of a window does not depend on who is published, and what is left of a sorted window is cut as it
+was before, so the weights are the same.
 """
 
 from __future__ import annotations
@@ -26,16 +27,13 @@ from persona.adapters.training.losses import UserLosses
 from persona.adapters.training.options import TrainingOptions
 from persona.adapters.training.trainer import AdapterTrainer, Learnt, train_side_by_side
 from persona.adapters.versions import AdapterDraft, AdapterReport
-from persona.records import Profile
 from persona.store.profile_store import ProfileStore
 
 Progress = Callable[[int, float], None]
 """Called with the users (or steps) done so far and the seconds since the start."""
 
 Prepare = Callable[[Sequence[Lesson]], Sequence[Lesson]]
-"""Changes the lessons of a window before they are trained: `persona.adapters.training.little_data`."""
-
-_UNTRAINED_WINDOW = 64
+"""Changes the lessons of a chunk before they are trained: `persona.adapters.training.little_data`."""
 
 
 def prior_examples(
@@ -67,15 +65,15 @@ def train_users(
         examples: makes a user's examples.
         prior: the shared prior; None for none.  # (size,)
         user_ids: whom to train; None for the users with records that no version of theirs has seen.
-        prepare: changes a window's lessons before they are trained.
+        prepare: changes a chunk's lessons before they are trained.
         progress: called after each chunk.
     """
     family = trainer.family.over(prior)
     begun, report = time.perf_counter(), AdapterReport()
 
-    def lessons() -> Iterator[Lesson]:
+    def lessons(window: Iterable[str]) -> Iterator[Lesson]:
         nonlocal report
-        for profile in _profiles(trainer, bank, prior, user_ids):
+        for profile in map(bank.store.profile, window):
             own = examples(profile)
             tokens = trainer.tokens(own)
             lesson = trainer.lesson(profile.user_id, tokens, revision=profile.revision)
@@ -84,16 +82,14 @@ def train_users(
             if lesson is not None:
                 yield lesson
 
-    def tell(users: int) -> None:
-        if progress is not None:
-            progress(report.users + users, time.perf_counter() - begun)
-
-    stream = lessons()
     with trainer.stacked(prior) as losses:
-        while window := list(islice(stream, trainer.options.window)):
-            drafts = _drafts(losses, prepare(window) if prepare else window, trainer.options, tell)
-            report = report.plus(drafts, bank.publish(family, drafts))
-            report = replace(report, examples=report.examples + sum(len(lesson.train) for lesson in window))
+        for window in _windows(trainer, bank, prior, user_ids):
+            for chunk in chunks(list(lessons(window)), trainer.options):
+                drafts = _drafts(losses, prepare(chunk) if prepare else chunk, trainer.options)
+                report = report.plus(drafts, bank.publish(family, drafts))
+                report = replace(report, examples=report.examples + sum(len(lesson.train) for lesson in chunk))
+                if progress is not None:
+                    progress(report.users, time.perf_counter() - begun)
     return replace(report, seconds=time.perf_counter() - begun)
 
 
@@ -116,10 +112,10 @@ def publish_untrained(
         compute: the adapter from a user's examples, at least one, oldest first.  # (size,)
         newest: use no more of a user's examples than the newest of this number; None for all.
     """
-    report, profiles = AdapterReport(), _profiles(trainer, bank, prior, user_ids)
-    while window := list(islice(profiles, _UNTRAINED_WINDOW)):
+    report = AdapterReport()
+    for window in _windows(trainer, bank, prior, user_ids):
         drafts = []
-        for profile in window:
+        for profile in map(bank.store.profile, window):
             tokens = trainer.tokens(examples(profile))[-newest if newest else 0 :]
             if not tokens:
                 report = replace(report, too_few=report.too_few + 1)
@@ -133,28 +129,29 @@ def publish_untrained(
     return report
 
 
-def _profiles(
+def _windows(
     trainer: AdapterTrainer, bank: AdapterBank, prior: Tensor | None, user_ids: Iterable[str] | None
-) -> Iterator[Profile]:
-    """The profiles of users who are to get an adapter."""
-    family = trainer.family.over(prior)
+) -> Iterator[list[str]]:
+    """The users who are to get an adapter, a window at a time."""
+    family, size = trainer.family.over(prior), trainer.options.window
     bank.add_family(family, prior)
-    for user_id in bank.stale_users(family) if user_ids is None else user_ids:
-        yield bank.store.profile(user_id)
+    if user_ids is None:
+        yield from bank.stale_windows(family, size)
+        return
+    given = iter(user_ids)
+    while window := list(islice(given, size)):
+        yield window
 
 
-def _drafts(
-    losses: UserLosses, window: Sequence[Lesson], options: TrainingOptions, tell: Callable[[int], None]
-) -> list[AdapterDraft]:
-    """The versions of a window's users."""
+def _drafts(losses: UserLosses, lessons: Sequence[Lesson], options: TrainingOptions) -> list[AdapterDraft]:
+    """The versions of a chunk's users, whose lessons may have grown since it was cut."""
     drafts: dict[str, AdapterDraft] = {}
     again: list[Lesson] = []
-    for chunk in chunks(window, options):
+    for chunk in chunks(lessons, options):
         for lesson, learnt in zip(chunk, train_side_by_side(losses, chunk, options), strict=True):
             drafts[lesson.user_id] = _draft(lesson, learnt)
             if options.refit and lesson.held_out and learnt.wins:
                 again.append(lesson.refitted(learnt.steps, options))
-        tell(len(drafts))
     for chunk in chunks(again, options):
         for lesson, learnt in zip(chunk, train_side_by_side(losses, chunk, options), strict=True):
             draft = drafts[lesson.user_id]

@@ -22,6 +22,7 @@ from persona.adapters.training.little_data import compose, half, in_half, warmed
 from persona.adapters.training.options import TrainingOptions
 from persona.adapters.training.trainer import AdapterTrainer
 from persona.adapters.training.users import prior_examples, train_users
+from persona.adapters.versions import AdapterDraft
 from persona.errors import InvalidOptionError
 from persona.lamp.tasks import lamp_task
 from persona.llm.transformers import TransformersLM
@@ -160,7 +161,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, llama_folder: 
             process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
             assert process.stdout is not None
             with process.stdout as lines:
-                while int(lines.readline()) <= 5:  # in the second window
+                while int(lines.readline()) <= 5:  # in the middle of a window
                     pass
                 process.kill()
             process.wait()
@@ -177,19 +178,37 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, llama_folder: 
     assert found["whole"] == found["killed"]
 
 
-def test_a_stream_of_users_is_trained_in_windows(
+def test_each_chunk_is_published_when_it_is_trained(
     bank: AdapterBank, trainer: AdapterTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batches: list[int] = []
+    published: list[list[str]] = []
     publish = bank.publish
 
     def counted(family: Any, drafts: Any, **options: Any) -> Any:
-        batches.append(len(drafts))
+        published.append([draft.user_id for draft in drafts])
         return publish(family, drafts, **options)
 
     monkeypatch.setattr(bank, "publish", counted)
     train_users(trainer, bank, history_examples)
-    assert batches == [4, 4, 3]
+    users = [user_id for chunk in published for user_id in chunk]
+    assert len(users) == len(set(users)) == 11
+    assert len(published) > 3
+    assert max(map(len, published)) <= OPTIONS.window
+
+
+def test_a_window_does_not_depend_on_who_is_published(bank: AdapterBank, trainer: AdapterTrainer) -> None:
+    bank.store.upsert([(f"reader {number}", Record("A dull book.", target="2")) for number in range(300)])
+    bank.add_family(trainer.family)
+    before = list(bank.stale_windows(trainer.family, 32))
+    assert len(before) > 3
+    assert max(map(len, before)) <= 64
+    assert [user_id for window in before for user_id in window] == list(bank.stale_users(trainer.family))
+    gone = {user_id for window in before for user_id in window[::3]}
+    bank.publish(
+        trainer.family, [AdapterDraft(user_id, None, bank.store.profile(user_id).revision) for user_id in gone]
+    )
+    left = [[user_id for user_id in window if user_id not in gone] for window in before]
+    assert list(bank.stale_windows(trainer.family, 32)) == [window for window in left if window]
 
 
 def test_examples_that_do_not_fit_are_left_out_and_counted(bank: AdapterBank, trainer: AdapterTrainer) -> None:

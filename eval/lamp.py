@@ -183,8 +183,12 @@ class NamedMethods:
         self._questions = benchmark.questions[: options.limit]
         self._folder, self._progress = folder, progress
         self._wording = LampWording(benchmark.task, options.summary_form)
-        self._builder = PromptBuilder(
-            llm.tokenizer, wording=self._wording, mask=options.mask, max_length=options.max_length
+        self._builder = PromptBuilder.of(
+            llm,
+            wording=self._wording,
+            mask=options.mask,
+            max_length=options.max_length,
+            placement=options.placement,
         )
         self._generation = _generation(benchmark.task, options)
         self._embedders, self._embedders_without = (

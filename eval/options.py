@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona.errors import InvalidOptionError
 from persona.lamp.prompts import RECORD, SUMMARY_FORMS
+from persona.prompts import PLACEMENTS, PROMPT
 from persona.protocols import ANSWERS, LanguageModel, RecordEncoder
 from persona.retrievers.registry import RETRIEVERS, RetrieverOptions, needs_encoder
 
@@ -95,6 +96,7 @@ class LampOptions:
         summary_llm: writes the summaries, an LLM or what `load_llm` takes; None takes the LLM that answers.
         mask: quote records as serving does (`persona.prompts.PromptBuilder.mask`); False is LaMP's wording to the byte.
         max_length: token budget of the official prompt.
+        placement: where what is known of the user stands, one of `persona.prompts.PLACEMENTS`.
         max_new_tokens: longest answer; None is 16 for labels and 64 for texts.
         num_beams: 1 is greedy.
         answers: how questions with choices are answered (`persona.protocols.GenerationOptions.answers`); several ways
@@ -124,6 +126,7 @@ class LampOptions:
     summary_llm: LanguageModel | str | None = None
     mask: bool = False
     max_length: int = 256
+    placement: str = PROMPT
     max_new_tokens: int | None = None
     num_beams: int = 1
     answers: tuple[str, ...] = ("auto",)
@@ -143,6 +146,7 @@ class LampOptions:
         for name, value, legal in (
             ("beside", self.beside, RETRIEVERS),
             ("summary_form", self.summary_form, SUMMARY_FORMS),
+            ("placement", self.placement, PLACEMENTS),
         ):
             if value not in legal:
                 raise InvalidOptionError(f"`{name}` must be one of {', '.join(legal)}, was: {value!r}")

@@ -20,7 +20,7 @@ from persona.errors import InvalidOptionError
 from persona.lamp.prompts import LampWording
 from persona.lamp.tasks import lamp_task
 from persona.personalizer import Personalizer
-from persona.prompts import PromptBuilder
+from persona.prompts import PLACEMENTS, PROMPT, PromptBuilder
 from persona.protocols import GenerationOptions, LanguageModel, RecordEncoder, Retriever
 from persona.records import check_user_id
 from persona.retrievers.registry import (
@@ -68,6 +68,8 @@ class PersonalizationOptions:
         task: the LaMP task of the prompts, or `FREE`: records are searched by the question in a prompt and worded as
             the task does; summaries are for it. With `FREE` the task of the user embedder is used, if it has one.
         max_context_tokens: budget of the personal text.
+        placement: where it stands, one of `persona.prompts.PLACEMENTS`: in the user's turn before the request, in the
+            system's turn, or as earlier turns.
         generation: how to decode.
 
     Raises:
@@ -88,6 +90,7 @@ class PersonalizationOptions:
     summary: str | None = None
     task: str = FREE
     max_context_tokens: int = 512
+    placement: str = PROMPT
     generation: GenerationOptions = field(default_factory=GenerationOptions)
 
     def __post_init__(self) -> None:
@@ -95,6 +98,8 @@ class PersonalizationOptions:
             check_retriever(self.retriever)
         if self.task != FREE:
             lamp_task(self.task)
+        if self.placement not in PLACEMENTS:
+            raise InvalidOptionError(f"`placement` must be one of {', '.join(PLACEMENTS)}, was: {self.placement!r}")
         if self.missing_adapter not in MISSING_ADAPTER:
             raise InvalidOptionError(
                 f"`missing_adapter` must be one of {', '.join(MISSING_ADAPTER)}, was: {self.missing_adapter!r}"
@@ -149,7 +154,9 @@ def assembled(
         channels += [channel for channel in (pool, summary) if channel is not None]
         task = options.task if options.task != FREE or embedder is None else embedder.config.task or FREE
         wording = None if task == FREE else LampWording(lamp_task(task))
-        builder = PromptBuilder(llm.tokenizer, max_tokens=options.max_context_tokens, wording=wording)
+        builder = PromptBuilder.of(
+            llm, max_tokens=options.max_context_tokens, wording=wording, placement=options.placement
+        )
         yield Personalizer(llm, store, channels, builder=builder, options=options.generation)
 
 

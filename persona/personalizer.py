@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 from persona.channels import Ask, Channel, Contribution, check_way
 from persona.errors import GenerationError, InvalidOptionError
 from persona.llm.answers.modes import Answered, answers
-from persona.llm.chat.messages import Conversation, conversation
+from persona.llm.chat.messages import Conversation, conversation, with_personal_turns
 from persona.llm.checks import check_options, check_prompt
-from persona.prompts import PromptBuilder
+from persona.prompts import PROMPT, PromptBuilder
 from persona.protocols import (
     ADAPTER,
     TEXT,
@@ -50,14 +50,15 @@ class Generation:
     Attributes:
         text: the answer.
         user_id: the user it was personalised for.
-        prompt: the LLM's input, personal text included.
-        records: the retrieved records in `prompt`, best first.
+        prompt: the LLM's input, personal text included unless it stands in `turns`.
+        records: the retrieved records in `prompt` or `turns`, best first.
         channels: names of the channels that carried something personal, in the order of the personalizer.
         tokens_added: tokens that personalization added to the prompt, in the LLM's own unit.
         notes: the notes about the user (a summary) in `prompt`, whole or shortened.
         sources: where the notes come from, e.g. ``"llm:LaMP_3:instruct-1:gpt@..."``.
         answered: how the answer was made, one of `persona.llm.answers.modes.Mode`; empty before it is there.
         finish: how it ended, one of `persona.protocols.Finish`; empty before it is there.
+        turns: the turns before `prompt`, those with personal text included (`PromptBuilder.placement`).
     """
 
     text: str
@@ -70,6 +71,7 @@ class Generation:
     sources: tuple[str, ...] = ()
     answered: str = ""
     finish: str = ""
+    turns: tuple[Message, ...] = ()
 
     @property
     def abstained(self) -> bool:
@@ -109,8 +111,8 @@ class Personalizer:
         store: where the users' records are.
         channels: how knowledge of a user reaches the LLM; None retrieves the user's best 4 records (``bm25``), an empty
             sequence personalizes nothing.
-        builder: puts records and notes in front of the prompt within a token budget; None makes one that counts the
-            LLM's own tokens and uses the wording that the channels were trained with (`Channel.wording`).
+        builder: puts records and notes in front of the prompt, or elsewhere, within a token budget; None makes one that
+            counts the LLM's own tokens and uses the wording that the channels were trained with (`Channel.wording`).
         options: how to decode.
         query: the part of a prompt that records are searched by; None takes the question in it if the builder has the
             wording of a task, else all of it.
@@ -144,7 +146,8 @@ class Personalizer:
         self.llm = llm
         self.store = store
         self.channels = tuple(channels)
-        self.builder = builder or PromptBuilder(llm.tokenizer, wording=wording)
+        self.builder = builder or PromptBuilder.of(llm, wording=wording)
+        _check_placement(llm, self.builder)
         self.options = options or GenerationOptions()
         self._query = query or (self.builder.wording.query if self.builder.wording is not None else str)
 
@@ -294,8 +297,9 @@ class Personalizer:
             tokens_added=built.tokens_added + tokens,
             notes=built.notes,
             sources=tuple(each.source for each in contributions if each.source) if built.notes else (),
+            turns=with_personal_turns(ask.turns, built.turns),
         )
-        request = Request(built.text, soft_prompt, adapter, request_lifts, ask.turns, ask.choices)
+        request = Request(built.text, soft_prompt, adapter, request_lifts, generation.turns, ask.choices)
         return Prepared(request, generation, next((each.identity for each in contributions if each.identity), ""))
 
     def _builder_for(self, ask: Ask, tokens: int) -> PromptBuilder:
@@ -346,6 +350,14 @@ def _check_owned(profile: Profile, records: Sequence[ScoredRecord]) -> None:
             raise InvalidOptionError(
                 f"a channel must choose among the records of {profile.user_id!r}, but brought one that is not there"
             )
+
+
+def _check_placement(llm: LanguageModel, builder: PromptBuilder) -> None:
+    if builder.placement != PROMPT and not getattr(llm, "chats", False):
+        raise InvalidOptionError(
+            f"`placement={builder.placement!r}` needs an LLM with a chat template, a chat endpoint or a chat model: "
+            f"{llm.fingerprint} takes {PROMPT!r} only"
+        )
 
 
 def _check_part(name: str, part: object, members: Sequence[str], hint: str) -> None:

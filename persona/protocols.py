@@ -110,21 +110,39 @@ Lifts: TypeAlias = Mapping[int, float] | StepLifts
 """What is added to the logits of an answer's next token: by token id, or by token id and the answer so far."""
 
 
+Role: TypeAlias = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes:
+        role: whose turn it is.
+        content: its text.
+    """
+
+    role: Role
+    content: str
+
+
 @dataclass(frozen=True, slots=True)
 class BuiltPrompt:
     """A prompt with records and notes about the user.
 
     Attributes:
         text: the input of the LLM; it ends in the given prompt, unless a task's wording puts records into it.
-        records: the records in `text`, whole or shortened, best first.
-        tokens_added: tokens of `text` beyond those of the prompt alone.
-        notes: the notes in `text`, whole or shortened.
+        records: the records in `text` and `turns`, whole or shortened, best first.
+        tokens_added: tokens of `text` and `turns` beyond those of the prompt alone.
+        notes: the notes in them, whole or shortened.
+        turns: the turns with what is known of the user, before all others; a system turn first.
     """
 
     text: str
     records: tuple[Record, ...] = ()
     tokens_added: int = 0
     notes: tuple[str, ...] = ()
+    turns: tuple[Message, ...] = ()
 
 
 class Wording(Protocol):
@@ -153,6 +171,10 @@ class Wording(Protocol):
         """The part of a record that may be cut; empty for a record without a part that the wording needs."""
         ...
 
+    def question(self, prompt: str, record: Record) -> str | None:
+        """The prompt that the target of `record` would answer, worded as `prompt` is; None where there is none."""
+        ...
+
     def prompt(
         self,
         prompt: str,
@@ -164,22 +186,6 @@ class Wording(Protocol):
     ) -> BuiltPrompt:
         """`prompt` with records and notes, in about `max_length` tokens in all; byte for byte as the task has it."""
         ...
-
-
-Role: TypeAlias = Literal["system", "user", "assistant"]
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation.
-
-    Attributes:
-        role: whose turn it is.
-        content: its text.
-    """
-
-    role: Role
-    content: str
 
 
 @dataclass(frozen=True, slots=True)

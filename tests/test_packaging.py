@@ -110,7 +110,7 @@ def test_the_sdist_passes_its_own_tests(built: Path, tmp_path: Path) -> None:
         "test_errors.py",
         "test_readme.py",
         "test_records.py",
-        "test_prompts.py",
+        "prompts/test_builder.py",
         "formats",
         "lamp",
     ]

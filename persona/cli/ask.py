@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -142,8 +142,8 @@ class Ask:
     Ask,
     store=True,
     settings=_personalization,
-    known="user_vectors, family, missing_adapter, max_context_tokens, num_beams, answers, base, model, view, judge "
-    "and seed",
+    known="user_vectors, family, missing_adapter, max_context_tokens, placement, num_beams, answers, stop, raw, base, "
+    "model, view, judge and seed",
 )
 def ask(options: Ask, settings: Mapping[str, Any]) -> None:
     """Answer a prompt as if the LLM knew the user."""
@@ -165,6 +165,7 @@ def ask(options: Ask, settings: Mapping[str, Any]) -> None:
             answer = personalizer.generate(options.user_id, prompt)
     names = ("text", "user_id", "notes", "sources", "channels", "tokens_added", "abstained", "prompt")
     value = {name: getattr(answer, name) for name in names}
+    value["turns"] = [asdict(turn) for turn in answer.turns]
     report({**value, "records": [_scored(each) for each in answer.records]}, answer.text)
 
 

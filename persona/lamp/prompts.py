@@ -113,6 +113,16 @@ class LampWording:
             return ""
         return record.target or "" if self.task.name == _CITATION else record.text
 
+    def question(self, prompt: str, record: Record) -> str | None:
+        """`prompt` with the text of `record` in the place of its own; None for tasks whose records answer nothing.
+
+        In LaMP_1 a record is no such question, and in LaMP_7 it has no target.
+        """
+        marker = self.task.query_marker
+        if marker is None or self.task.target_field is None or not record.target or marker not in prompt:
+            return None
+        return f"{prompt.partition(marker)[0]}{marker} {record.text}"
+
     def prompt(
         self,
         prompt: str,

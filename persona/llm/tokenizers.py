@@ -147,6 +147,11 @@ class PromptEncoder:
         return self._template is not None
 
     @property
+    def turn_tokens(self) -> int:
+        """Tokens that a turn takes besides those of its text."""
+        return 0 if self._template is None else self._template.turn_tokens
+
+    @property
     def thinking_end(self) -> str | None:
         """What ends the part for thinking in which an answer begins; None if it begins in none."""
         return None if self._template is None else self._template.thinking_end

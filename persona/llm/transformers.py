@@ -137,6 +137,11 @@ class TransformersLM:
         """Whether prompts become turns of a chat, by the tokenizer's template."""
         return self._prompts.uses_chat_template
 
+    @property
+    def turn_tokens(self) -> int:
+        """Tokens that a turn of a chat takes besides those of its text."""
+        return self._prompts.turn_tokens
+
     constrains = True
 
     def attach_adapters(self, adapters: AdapterSource | None) -> None:

@@ -76,6 +76,13 @@ def system_and_turns(system: str | None, turns: Sequence[Message]) -> tuple[str 
     return joined(system, turns[0].content), tuple(turns[1:])
 
 
+def with_personal_turns(turns: Sequence[Message], personal: Sequence[Message]) -> tuple[Message, ...]:
+    """The turns of a conversation with those about its user before them; its own system text is the first one."""
+    own, turns = system_and_turns(None, turns)
+    system, before = system_and_turns(own, personal)
+    return (*([] if system is None else [Message("system", system)]), *before, *turns)
+
+
 def without_oldest(turns: Sequence[Message]) -> tuple[Message, ...] | None:
     """`turns` without the user's first turn and what was answered to it; None if there are none but the system's."""
     system = [turn for turn in turns[:1] if turn.role == "system"]

@@ -45,6 +45,7 @@ class ChatTemplate:
         arguments: the template's own, such as ``{"enable_thinking": False}``.
 
     Attributes:
+        turn_tokens: tokens that a turn takes besides those of its text.
         thinking_end: what ends the part for thinking that the template opens for an answer; None if it opens none.
 
     Raises:
@@ -71,6 +72,7 @@ class ChatTemplate:
                     f"the chat template demands a system text, it {refusal}: load the LLM with system='...'"
                 )
         self._no_turns = self._refusal([_ASKED, _ANSWERED], _ASKED_NEXT.content)
+        self.turn_tokens = self._turn_tokens()
         self.thinking_end = opened_thinking(self._rendered(self._messages([], _ASKED.content)))
 
     @property
@@ -105,6 +107,14 @@ class ChatTemplate:
         except ValueError as error:  # a tokenizer that cannot read a control token as text
             raise InvalidOptionError(f"a prompt cannot be a turn of the chat: {reason(error)}") from error
         return encoded
+
+    def _turn_tokens(self) -> int:
+        """Half of what a question and its answer take, rounded up; 0 where no earlier turns are taken."""
+        if self._no_turns is not None:
+            return 0
+        with_turns, alone = self.encode([((_ASKED, _ANSWERED), _ASKED_NEXT.content), ((), _ASKED_NEXT.content)])
+        texts = [self._tokenizer(turn.content, add_special_tokens=False)["input_ids"] for turn in (_ASKED, _ANSWERED)]
+        return max(0, len(with_turns) - len(alone) - sum(map(len, texts)) + 1) // 2
 
     def _check_arguments(self) -> None:
         text = str(self._tokenizer.chat_template)

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -251,3 +251,25 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'persona.db'}"
     url: str = request.getfixturevalue("postgres_store_url")
     return url
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes a file system of its own, of some kilobytes, as long as the test runs; only root may."""
+    made: list[Path] = []
+
+    def make(kilobytes: int) -> Path:
+        folder = tmp_path / f"disk {kilobytes}"
+        folder.mkdir()
+        size = ["-o", f"size={kilobytes}k"]
+        mounted = subprocess.run(["mount", "-t", "tmpfs", *size, "tmpfs", folder], capture_output=True, check=False)
+        if mounted.returncode:
+            pytest.skip("this user may not mount a file system")
+        made.append(folder)
+        return folder
+
+    try:
+        yield make
+    finally:
+        for folder in made:
+            subprocess.run(["umount", folder], check=True)

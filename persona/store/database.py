@@ -7,52 +7,22 @@ open behind it. Writes run in `writing`, one transaction that is kept whole or n
 from __future__ import annotations
 
 import os
-import shutil
-import sqlite3
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import sqlalchemy
 from sqlalchemy import Connection, Engine, Select, Table
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import PoolProxiedConnection
 
-from persona.errors import MissingDependencyError, StoreError
+from persona.errors import StoreError
+from persona.store.connecting.engines import checked_url, reading_engine, writing_engine
+from persona.store.connecting.failures import READ_ONLY, explained
+from persona.store.connecting.sqlite_file import is_read_only, refuse_foreign_file, state
 from persona.store.migrations import is_current, migrate
-from persona.store.schema import meta
-
-BUSY_SECONDS = 30
-"""How long a statement waits for another process before it gives up."""
-
-_PREPARED_STATEMENTS = 512
-"""How many an SQLite connection keeps: there is one of each kind for each of the 32 parts, so Python's own 128 would
-hold four kinds, and preparing a statement takes longer than running it."""
-
-_PRAGMAS = (
-    # Takes effect in a new database only. Records have some hundred bytes, matrices some ten thousand: with SQLite's
-    # own 4096 both would be cut into more pieces, with 16384 a small change would write more.
-    "PRAGMA page_size = 8192",
-    # Readers do not wait for a writer, and a killed writer leaves nothing to undo.
-    "PRAGMA journal_mode = WAL",
-    # NORMAL: a transaction outlives the death of the process at once, and a power cut once its log has been
-    # checkpointed. The database is whole after either. What a power cut can take is a last ingest or embedding, which
-    # can be run again; `forget` ends with a checkpoint, so what it erased does not come back.
-    "PRAGMA synchronous = NORMAL",
-    # Deleted bytes are overwritten with zeros. Not enough by itself, see `persona.store.schema`.
-    "PRAGMA secure_delete = ON",
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA cache_size = -16384",
-    # The log of a large ingest grows as large; it need not keep that size.
-    "PRAGMA journal_size_limit = 67108864",
-    # Sorting and the like must not leave a user's words in temporary files.
-    "PRAGMA temp_store = MEMORY",
-)
 
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 """ON CONFLICT is the same SQL on both databases, but SQLAlchemy has it in their dialects."""
@@ -65,6 +35,8 @@ parent's session on a server, and drop its locks on a file."""
 class Database:
     """An open store's database. Safe to use from threads, and in a child process after a fork.
 
+    An SQLite file that may not be written, or is in a folder that may not, is opened for reading.
+
     Args:
         url: as in `persona.store.profile_store.ProfileStore`.
         create: likewise.
@@ -76,16 +48,17 @@ class Database:
     """
 
     def __init__(self, url: str, *, create: bool = True) -> None:
-        self._url = _checked(url)
+        self._url = checked_url(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self.name = f"{self._url.database}" if self.is_sqlite else self._url.render_as_string(hide_password=True)
         self._closed = False
         self._pid = os.getpid()
         self._statements: WeakKeyDictionary[Select[Any], tuple[str, Mapping[str, object]]] = WeakKeyDictionary()
         self._readers: list[PoolProxiedConnection] = []
+        self.read_only = self.is_sqlite and is_read_only(Path(self.name))
         if self.is_sqlite:
-            _refuse_foreign_file(Path(self.name), create=create)
-        self._engine = _engine(self._url)
+            refuse_foreign_file(Path(self.name), create=create, read_only=self.read_only)
+        self._engine, self._snapshot = self._opened()
         self._driver_error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
         try:
             self._prepare()
@@ -118,7 +91,7 @@ class Database:
         try:
             return self._fetched(sql, {**fixed, **(parameters or {})})
         except (SQLAlchemyError, self._driver_error) as error:
-            raise self._explained(error) from error
+            raise explained(error, self.name) from error
 
     def _fetched(self, sql: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
         try:
@@ -166,8 +139,10 @@ class Database:
         refused it in the middle.
 
         Raises:
-            StoreError: if the database does not answer, or another process keeps it locked.
+            StoreError: if the database does not answer, another process keeps it locked, or it can only be read.
         """
+        if self.read_only:
+            raise StoreError(f"{self.name} {READ_ONLY}")
         with self.connected() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -197,7 +172,7 @@ class Database:
             with self._engine.connect() as connection:
                 yield connection
         except (SQLAlchemyError, self._driver_error) as error:
-            raise self._explained(error) from error
+            raise explained(error, self.name) from error
 
     def _check_usable(self) -> None:
         if self._closed:
@@ -206,6 +181,14 @@ class Database:
             _inherited.append((self._engine.pool, self._readers))
             self._engine.dispose(close=False)
             self._readers, self._pid = [], os.getpid()
+        if self._snapshot is not None and self._snapshot != state(Path(self.name)):
+            # SQLite takes the file for one that never changes, and would mix what it has read with what is there now.
+            self._readers.clear()
+            self._engine.dispose()
+            self._engine, self._snapshot = self._opened()
+
+    def _opened(self) -> tuple[Engine, object]:
+        return reading_engine(Path(self.name)) if self.read_only else (writing_engine(self._url), None)
 
     def _prepare(self) -> None:
         """Check the database, and make or migrate its tables."""
@@ -218,131 +201,11 @@ class Database:
                         "make one with CREATE DATABASE ... ENCODING 'UTF8'"
                     )
             ready = is_current(connection, self.name)
+        if not ready and self.read_only:
+            raise StoreError(f"{self.name} holds no store of this version and {READ_ONLY}")
         if not ready:
             with self.writing() as connection:
                 migrate(connection, self.name)
-
-    def _explained(self, error: Exception) -> StoreError:
-        reason = str(error.orig if isinstance(error, DBAPIError) else error)
-        reason = "; ".join(line.strip() for line in reason.splitlines() if line.strip())
-        meaning = _meaning(reason)
-        if "disk I/O error" in reason and shutil.disk_usage(Path(self.name).parent).free < _LITTLE_ROOM:
-            meaning = _FULL
-        return StoreError(f"{self.name}: {meaning} ({reason})" if meaning else f"{self.name}: {_FAILED}: {reason}")
-
-
-_FAILED = "the database failed"
-_DAMAGED = "it is damaged: bring back a copy"
-_FULL = "the disk is full: make room and run this again"
-_LITTLE_ROOM = 1 << 20
-"""Bytes on a disk with which SQLite may already fail, and then does not say why."""
-_MEANINGS = {
-    "database is locked": "another process is writing to it: wait until it is done and run this again",
-    "due to lock timeout": "another process is writing to it: wait until it is done and run this again",
-    "unable to open database file": "it cannot be opened: its folder must exist and allow writing",
-    "readonly database": "it cannot be written to: allow writing to the file and its folder",
-    "file is not a database": "it is no SQLite database, or a damaged one: name another file",
-    "disk image is malformed": _DAMAGED,
-    "disk is full": _FULL,
-    "disk I/O error": "the disk cannot be read or written: look at the system's log",
-    "deadlock detected": "another process was changing the same users, and this one was rolled back: run it again",
-    "connection failed": "the server cannot be reached: start it, or correct the URL",
-}
-"""What an error of a database means for the user, by a part of its message."""
-
-
-def _meaning(message: str) -> str | None:
-    return next((meaning for symptom, meaning in _MEANINGS.items() if symptom in message), None)
-
-
-def _checked(url: str) -> URL:
-    """`url`, with an SQLite path made absolute: a later `chdir` must not open a second database.
-
-    Raises:
-        StoreError: if it names no database that a store can be in.
-    """
-    if not isinstance(url, str):
-        raise StoreError(f"a store's URL must be a string like sqlite:///file.db, was: {url!r:.80}")
-    scheme, separator, rest = url.partition("://")
-    if scheme == "sqlite" and separator:
-        # The path is not decoded as part of a URL: it is what the shell and other programs call the file.
-        path = rest.removeprefix("/")
-        if path in ("", ":memory:") or path == rest or "?" in path or "\0" in path:
-            raise StoreError(f"an SQLite store is a file: use the form sqlite:///file.db, was: {url!r}")
-        return URL.create("sqlite", database=os.path.abspath(path))
-    with suppress(ArgumentError, ValueError):
-        parsed = make_url(url)
-        if parsed.drivername in ("postgresql", "postgresql+psycopg"):
-            return parsed.set(drivername="postgresql+psycopg")
-    # What follows the scheme may hold a password.
-    given = f"{scheme}://..." if separator else repr(url)
-    raise StoreError(
-        f"a store's URL must have the form sqlite:///file.db or postgresql+psycopg://user@host/name, was: {given}"
-    )
-
-
-def _refuse_foreign_file(path: Path, *, create: bool) -> None:
-    """Leave another program's database as it is, before any setting of ours is written to it.
-
-    Raises:
-        StoreError: if `path` is an SQLite database with other tables, or no SQLite database; or if it does not exist
-            and is not to be made.
-    """
-    if not create and not path.exists():
-        raise StoreError(
-            f"there is no store at {path}: create one with `persona ingest FILE`, or name another with --store"
-        )
-    if not path.is_file() or not path.stat().st_size:
-        return
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as connection:
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    except sqlite3.DatabaseError as error:
-        raise StoreError(f"{path}: {_meaning(str(error)) or f'{_FAILED}: {error}'}") from error
-    except UnicodeDecodeError as error:  # names of tables, or the message about them
-        raise StoreError(f"{path}: {_DAMAGED} ({error.reason})") from error
-    if tables and meta.name not in tables:
-        raise StoreError(f"{path} is an SQLite database, but no store of persona: name another file")
-
-
-def _engine(url: URL) -> Engine:
-    options: dict[str, Any] = {"pool_pre_ping": True, "skip_autocommit_rollback": True}  # a server may be restarted
-    if url.get_backend_name() == "sqlite":
-        connect = {"timeout": BUSY_SECONDS, "cached_statements": _PREPARED_STATEMENTS}
-        options = {"paramstyle": "named", "connect_args": connect}
-    try:
-        engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT", **options)
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"a PostgreSQL store needs the package {error.name}: pip install 'persona-llm[postgres]'"
-        ) from error
-    is_sqlite = engine.dialect.name == "sqlite"
-    sqlalchemy.event.listen(engine, "connect", _set_pragmas if is_sqlite else _set_session)
-    return engine
-
-
-def _set_pragmas(connection: sqlite3.Connection, _: object) -> None:
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            for pragma in _PRAGMAS:
-                connection.execute(pragma)
-            return
-        except sqlite3.OperationalError as error:
-            # The one lock for which SQLite does not wait by itself: another process is turning the same new file to
-            # WAL, or is the last to close it.
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-
-
-def set_lock_timeout(connection: Any, seconds: float) -> None:
-    """Have statements on this PostgreSQL connection wait for locks this long, instead of for ever."""
-    connection.execute(f"SET lock_timeout = {round(1000 * seconds)}")
-
-
-def _set_session(connection: Any, _: object) -> None:
-    set_lock_timeout(connection, BUSY_SECONDS)
 
 
 def insert_if_absent(connection: Connection, table: Table) -> Any:

@@ -17,7 +17,9 @@ import sqlalchemy
 from sqlalchemy import Connection, delete, select, update
 
 from persona.errors import StoreError
-from persona.store.database import BUSY_SECONDS, Database, set_lock_timeout
+from persona.store.connecting import waiting
+from persona.store.connecting.waiting import set_lock_timeout
+from persona.store.database import Database
 from persona.store.schema import PART_TABLES, Part, parts
 
 _LOCK_SECONDS = 1
@@ -71,7 +73,7 @@ def overwrite_deleted(database: Database) -> int:
     """Rewrite every part that is marked; how many were.
 
     Raises:
-        StoreError: if another session blocks it for longer than `BUSY_SECONDS`.
+        StoreError: if another session blocks it for longer than `waiting.BUSY_SECONDS`.
     """
     rewrite = _rewrite_sqlite if database.is_sqlite else _rewrite_postgresql
     marked = database.rows(select(parts.c.part, parts.c.rewrites_due).where(parts.c.rewrites_due > 0))
@@ -112,7 +114,7 @@ def _rewrite_sqlite(database: Database, part: Part) -> None:
 
 def _rewrite_postgresql(database: Database, part: Part) -> None:
     """Run VACUUM FULL until no dead row is kept for the sake of an older transaction."""
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + waiting.BUSY_SECONDS
     while not _vacuumed(database, part):
         if time.monotonic() > deadline:
             raise _unfinished(database, "another session has had a transaction open since before")
@@ -143,7 +145,7 @@ def _vacuumed(database: Database, part: Part) -> bool:
             return False
         finally:
             driver.remove_notice_handler(count)
-            set_lock_timeout(driver, BUSY_SECONDS)
+            set_lock_timeout(driver, waiting.BUSY_SECONDS)
     if len(dead_rows) != len(tables):
         raise _unfinished(database, "this role does not own the tables")
     return not any(dead_rows)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,15 @@ def test_what_a_user_wrote_does_not_steer_the_terminal(run: Run, tmp_path: Path)
         assert r"red \u001b[31m, a title \u001b]0;t\u0007, turned \u202e" in shown
         assert not {"\x1b", "\x07", "\u202e"} & set(shown)
     assert run("retrieve", "esc", "red", "--json").json[0]["text"] == record["text"]
+
+
+def test_a_store_that_can_only_be_read_is_read(run: Run, small_disk: Callable[[int], Path]) -> None:
+    disk = small_disk(4000)
+    url = ("--store", f"sqlite:///{disk / 'persona.db'}")
+    assert run("ingest", SAMPLE, *url).code == 0
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    assert run("ask", "mara", "A quiet film?", "--max-new-tokens", "4", *url, "--json").json["records"]
+    assert len(run("retrieve", "mara", "film", "--retriever", "dense", *url, "--json").json) == 4
+    assert len(run("show", "mara", *url, "--json").json["records"]) == 8
+    for command in (("forget", "mara", "--yes"), ("ingest", SAMPLE), ("embed-users",)):
+        assert "can only be read: allow writing to the file and its folder" in run(*command, *url).error

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import persona.store.database
 from persona.errors import StoreError
 from persona.records import Record
+from persona.store.connecting import waiting
 from persona.store.profile_store import ProfileStore, StoreCounts
 
 WRITER = """
@@ -142,7 +142,7 @@ def test_a_store_goes_on_in_a_forked_child(store_url: str) -> None:
 
 
 def test_a_writer_that_waits_too_long_says_why(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(persona.store.database, "BUSY_SECONDS", 1)
+    monkeypatch.setattr(waiting, "BUSY_SECONDS", 1)
 
     def slow() -> Iterator[tuple[str, Record]]:
         yield "ana", Record("a", id="1")

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import sqlalchemy
 
-import persona.store.database
 import persona.store.erasure
 from persona.errors import StoreError
 from persona.records import Profile, Record
+from persona.store.connecting import waiting
 from persona.store.database import Database
 from persona.store.profile_store import ForgetReport, ProfileStore, StoredIndex
 from persona.store.record_rows import CONTENT
@@ -136,7 +136,7 @@ def test_nothing_is_left_in_the_files(store: ProfileStore, folder: Path, seed: i
 def test_a_reader_that_is_in_the_middle_delays_the_end(
     store: ProfileStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(persona.store.database, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(waiting, "BUSY_SECONDS", 0.2)
     store.close()
     with ProfileStore(f"sqlite:///{folder / 'persona.db'}") as store:
         fill(store, range(100, 110), rounds=1)
@@ -279,7 +279,7 @@ def test_an_old_transaction_delays_the_end(
 ) -> None:
     store, url = on_server
     fill(store, range(600, 606), rounds=1)
-    monkeypatch.setattr(persona.store.erasure, "BUSY_SECONDS", 0.5)
+    monkeypatch.setattr(waiting, "BUSY_SECONDS", 0.5)
     engine = sqlalchemy.create_engine(url, isolation_level="REPEATABLE READ")
     with engine.connect() as reader:
         # It has not touched a table of ours, but it could still ask to see them as they were.
@@ -298,7 +298,7 @@ def test_a_table_that_is_held_delays_the_end(
 ) -> None:
     store, url = on_server
     fill(store, range(610, 616), rounds=1)
-    monkeypatch.setattr(persona.store.erasure, "BUSY_SECONDS", 0.5)
+    monkeypatch.setattr(waiting, "BUSY_SECONDS", 0.5)
     engine = sqlalchemy.create_engine(url)
     with engine.connect() as reader:
         reader.execute(sqlalchemy.select(part_of(user(612)).records)).all()

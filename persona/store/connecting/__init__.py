@@ -1,0 +1,1 @@
+"""How a store reaches its database: URLs, SQLite files, connections, and what failures mean."""

@@ -17,18 +17,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
+from persona.adapters.layers import NOT_COMPUTED, linear_layers, sights, sizes
 from persona.errors import DataFormatError, InvalidOptionError
 
 ALL_LINEAR = "all-linear"
-"""As in PEFT: every linear layer but the one that makes the logits."""
+"""As in PEFT: every linear layer but the one that makes the logits. What cannot be adapted is left out."""
+
+_LOG = logging.getLogger(__name__)
+_TOLD: WeakSet[nn.Module] = WeakSet()
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -89,29 +97,55 @@ class AdaptedModule:
 
 
 def find_modules(model: nn.Module, spec: LoraSpec) -> tuple[AdaptedModule, ...]:
-    """The layers of `model` that `spec` names, in the model's order.
+    """The layers of `model` that `spec` names, in the model's order, see `persona.adapters.layers`.
+
+    Layers that are not computed when the model reads text are left out. So are, of ``all-linear``, those that cannot be
+    adapted; a warning says which.
 
     Raises:
-        InvalidOptionError: if a target names no linear layer of the model.
+        InvalidOptionError: if a target names no linear layer of the model, or one that cannot be adapted.
     """
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    if ALL_LINEAR in spec.targets:
-        own: Any = model
-        head = own.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-        chosen = {name for name, module in linear.items() if module is not head}
-    else:
-        chosen = set()
-        for target in spec.targets:
-            matching = {name for name in linear if name == target or name.endswith(f".{target}")}
-            if not matching:
-                ends = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-                raise InvalidOptionError(f"`targets` must end names of linear layers ({ends}), was: {target!r}")
-            chosen |= matching
+    linear, seen = linear_layers(model), sights(model)
+    everything = ALL_LINEAR in spec.targets
+    chosen = _all_linear(model, linear) if everything else _named(spec, linear)
+    left_out = {name: seen[name].why for name in linear if name in chosen and seen[name].axis is None}
+    for name, why in left_out.items():
+        if why != NOT_COMPUTED and not everything:
+            raise InvalidOptionError(f"the layer {name} cannot be adapted: {why}; take it out of `targets`")
+    if left_out and model not in _TOLD:
+        _TOLD.add(model)
+        _LOG.warning("%s: adapters leave out %s", type(model).__name__, _summary(left_out))
+    if len(left_out) == len(chosen):
+        raise InvalidOptionError(
+            f"a {type(model).__name__} has no linear layer to adapt: {_summary(left_out) or 'none'}"
+        )
     return tuple(
-        AdaptedModule(name, module.in_features, module.out_features)
-        for name, module in linear.items()
-        if name in chosen
+        AdaptedModule(name, *sizes(module)) for name, module in linear.items() if name in chosen - left_out.keys()
     )
+
+
+def _all_linear(model: Any, linear: Iterable[str]) -> set[str]:
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return {name for name in linear if model.get_submodule(name) is not head}
+
+
+def _named(spec: LoraSpec, linear: Iterable[str]) -> set[str]:
+    chosen: set[str] = set()
+    for target in spec.targets:
+        matching = {name for name in linear if name == target or name.endswith(f".{target}")}
+        if not matching:
+            ends = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+            raise InvalidOptionError(f"`targets` must end names of linear layers ({ends}), was: {target!r}")
+        chosen |= matching
+    return chosen
+
+
+def _summary(left_out: Mapping[str, str]) -> str:
+    """Names of layers, those that differ by numbers as one, and the reasons."""
+    names: dict[str, set[str]] = {}
+    for name, why in left_out.items():
+        names.setdefault(why, set()).add(re.sub(r"\d+", "*", name))
+    return "; ".join(f"{', '.join(sorted(own))} ({why})" for why, own in names.items())
 
 
 @dataclass(frozen=True)

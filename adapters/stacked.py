@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from persona.adapters.family import Family, LoraSpec, find_modules
+from persona.adapters.layers import sights
 from persona.errors import InvalidOptionError
 
 PRIOR_SLOT = 0
@@ -57,8 +58,8 @@ class StackedLoRA:
     """Adapters stacked on a model's linear layers by forward hooks.
 
     Args:
-        model: a transformers model, decoder-only or encoder-decoder; or any model whose chosen linear layers see the
-            batch in front.
+        model: a transformers model, decoder-only or encoder-decoder, whose layers are watched before any is adapted
+            (`persona.adapters.layers`); or any model whose chosen linear layers see the batch in front.
         spec: rank, scale and layers.
         slots: how many adapters it holds at a time, at least 1.
         prior: the shared prior, or None.  # (size,)
@@ -68,7 +69,8 @@ class StackedLoRA:
         family: which adapters fit.
 
     Raises:
-        InvalidOptionError: if `slots` is below 1, a target names no linear layer, or the layers lie on several devices.
+        InvalidOptionError: if `slots` is below 1, a target names no linear layer or one that cannot be adapted, or the
+            layers lie on several devices.
     """
 
     def __init__(
@@ -87,7 +89,11 @@ class StackedLoRA:
         self._rows = torch.zeros(1 + slots, self.family.size, dtype=dtype, device=first.device)
         self._prior = None if prior is None else self._checked(prior).to(first.device, dtype)
         self._active: _Active | None = None
-        self._hooks = [layer.register_forward_hook(self._hook(index)) for index, layer in enumerate(layers)]
+        axes = [sights(model)[module.name].axis for module in self.family.modules]
+        self._hooks = [
+            layer.register_forward_hook(self._hook(index, transposed=axis == 1))
+            for index, (layer, axis) in enumerate(zip(layers, axes, strict=True))
+        ]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -169,27 +175,35 @@ class StackedLoRA:
         finally:
             self._active = before
 
-    def _hook(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
-        scale = self.family.spec.scale
+    def _hook(
+        self, index: int, *, transposed: bool
+    ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+        """What a layer's output becomes; `transposed` if it sees tokens in front and requests behind."""
 
-        def adapted(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            active = self._active
-            if active is None:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            if self._active is None:
                 return None
-            a, b = active.pairs[index]  # (n, r, in), (n, r, out)
-            n = len(a)
-            x = inputs[0].reshape(n, -1, a.shape[2]).to(a.dtype)  # (n, rows / n * length, in)
-            y = output.reshape(n, -1, b.shape[2]).to(a.dtype)
-            if active.prior is not None:
-                prior_a, prior_b = active.prior[index]
-                low = x.flatten(0, 1) @ prior_a.T
-                if active.over_prior is not None:
-                    low = (low.view(n, -1, low.shape[1]) * active.over_prior).flatten(0, 1)
-                y = torch.addmm(y.flatten(0, 1), low, prior_b.T, alpha=scale).view(y.shape)
-            y = torch.baddbmm(y, torch.bmm(x, a.transpose(1, 2)), b, alpha=scale)
-            return y.view(output.shape).to(output.dtype)
+            if not transposed:
+                return self._adapted(self._active, index, inputs[0], output)
+            adapted = self._adapted(self._active, index, inputs[0].transpose(0, 1), output.transpose(0, 1))
+            return adapted.transpose(0, 1).contiguous()  # as the layer's own
 
-        return adapted
+        return hook
+
+    def _adapted(self, active: _Active, index: int, x: Tensor, output: Tensor) -> Tensor:
+        scale = self.family.spec.scale
+        a, b = active.pairs[index]  # (n, r, in), (n, r, out)
+        n = len(a)
+        x = x.reshape(n, -1, a.shape[2]).to(a.dtype)  # (n, rows / n * length, in)
+        y = output.reshape(n, -1, b.shape[2]).to(a.dtype)
+        if active.prior is not None:
+            prior_a, prior_b = active.prior[index]
+            low = x.flatten(0, 1) @ prior_a.T
+            if active.over_prior is not None:
+                low = (low.view(n, -1, low.shape[1]) * active.over_prior).flatten(0, 1)
+            y = torch.addmm(y.flatten(0, 1), low, prior_b.T, alpha=scale).view(y.shape)
+        y = torch.baddbmm(y, torch.bmm(x, a.transpose(1, 2)), b, alpha=scale)
+        return y.view(output.shape).to(output.dtype)
 
     def _slot(self, slot: int) -> int:
         if not 1 <= slot <= self.slots:

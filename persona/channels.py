@@ -123,8 +123,11 @@ def check_way(llm: LanguageModel, way: str, wanted_by: str) -> None:
     Raises:
         UnsupportedChannelError: if `way` is not among ``llm.channels``.
     """
-    if way not in llm.channels:
-        raise UnsupportedChannelError(
-            f"the LLM {llm.fingerprint} takes {', '.join(sorted(llm.channels))}, but {wanted_by} needs: {way}, "
-            f"which is taken by {_TAKEN_BY[way]}"
-        )
+    if way in llm.channels:
+        return
+    refusal = getattr(llm, "refusal", None)
+    why = refusal(way) if callable(refusal) else None
+    raise UnsupportedChannelError(
+        f"the LLM {llm.fingerprint} takes {', '.join(sorted(llm.channels))}, but {wanted_by} needs: {way}, "
+        + (f"which is taken by {_TAKEN_BY[way]}" if why is None else f"which is not for it: {why}")
+    )

@@ -345,6 +345,7 @@ class LanguageModel(Protocol):
     A model whose answers depend on further settings (a chat template, a system text) may have a mapping `settings`: an
     evaluation asks again for answers that it stored under other settings. A model that takes a conversation turn by
     turn has a true attribute `chats`; one that has no such attribute gets a conversation as one text.
+    One that could take a way and does not may have a method ``refusal(way)`` that says why, or None.
     """
 
     @property

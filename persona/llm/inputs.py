@@ -8,15 +8,22 @@ vLLM, chat          two parts of the first message   `message_parts`, sent as `w
 ==================  ===============================  ==========================================
 
 The prompt begins with its special tokens and its chat template, so the soft prompt stands before these, too.
+
+A transformers model is always given ids. Where a soft prompt stands the ids are *stand-ins*, and a hook on the model's
+embedding layer puts the vectors in their places. So all that a model makes of ids around that layer (a scale, learned
+positions, inputs for each layer, masks) it makes of a soft prompt as well, and a model whose ``generate`` takes no
+embeddings takes soft prompts.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from enum import Enum
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -48,26 +55,43 @@ class ModelInput:
         return len(self.ids) + (0 if self.soft_prompt is None else len(self.soft_prompt))
 
 
-def batches(
-    inputs: Mapping[_Key, ModelInput], options: GenerationOptions, batch_tokens: int, slots: int | None
-) -> Iterator[list[_Key]]:
-    """Keys of `inputs` in batches, the longest first, so that memory runs out at once if it does.
+class Batching(Enum):
+    """Which requests may share a batch."""
 
-    Args:
-        inputs: what is to be generated.
-        options: how.
-        batch_tokens: most tokens of a batch: longest input and longest answer, times rows and beams. An input that has
-            more alone is a batch of its own.
-        slots: most different adapters in a batch; None for any number.
+    PADDED = "of any lengths"
+    EQUAL = "of equal length"
+    ALONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """What bounds a batch.
+
+    Attributes:
+        tokens: most tokens: longest input and longest answer, times rows and beams. An input that has more alone is a
+            batch of its own.
+        slots: most different adapters; None for any number.
+        sharing: which inputs may be in one batch.
     """
+
+    tokens: int
+    slots: int | None = None
+    sharing: Batching = Batching.PADDED
+
+
+def batches(inputs: Mapping[_Key, ModelInput], options: GenerationOptions, limits: BatchLimits) -> Iterator[list[_Key]]:
+    """Keys of `inputs` in batches, the longest first, so that memory runs out at once if it does."""
     keys = sorted(inputs, key=lambda key: len(inputs[key]), reverse=True)
     while keys:
-        tokens = (len(inputs[keys[0]]) + options.max_new_tokens) * options.num_beams
+        longest = len(inputs[keys[0]])
+        most = max(1, limits.tokens // ((longest + options.max_new_tokens) * options.num_beams))
         adapters: set[str] = set()
         size = 0
-        for key in keys[: max(1, batch_tokens // tokens)]:
+        for key in keys[: 1 if limits.sharing is Batching.ALONE else most]:
             adapters.update([name] if (name := inputs[key].adapter) is not None else [])
-            if slots is not None and len(adapters) > slots:
+            if limits.slots is not None and len(adapters) > limits.slots:
+                break
+            if limits.sharing is Batching.EQUAL and len(inputs[key]) < longest:
                 break
             size += 1
         yield keys[:size]
@@ -76,11 +100,11 @@ def batches(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PaddedBatch:
-    """Prompts of different lengths as one batch, with room for a soft prompt in front of each.
+    """Prompts of different lengths as one batch, each with its soft prompt in front.
 
     Attributes:
-        ids: tokens of the prompts; padding elsewhere.  # (batch, length)
-        mask: 1 for prompt and soft prompt, 0 for padding.  # (batch, length)
+        ids: tokens of the prompts, stand-ins for the soft prompts, padding elsewhere.  # (batch, length)
+        mask: 1 for prompt and soft prompt, 0 for padding; longer than `ids` if these follow others.  # (batch, length)
         starts: where each soft prompt begins, or its prompt where there is none.  # (batch,)
         soft_prompts: for each prompt its vectors, or None; they may have different lengths.  # (n_tokens, hidden)
     """
@@ -96,6 +120,7 @@ class PaddedBatch:
         prompts: Sequence[Sequence[int]],
         soft_prompts: Sequence[Tensor | None] | None = None,
         *,
+        stand_in: Callable[[Tensor], Sequence[int]],
         pad_token: int,
         pad_left: bool,
         device: torch.device,
@@ -105,46 +130,68 @@ class PaddedBatch:
         Args:
             prompts: token ids.
             soft_prompts: one or None for each; None for none at all.
+            stand_in: gives the ids that stand for the vectors of a soft prompt.
             pad_token: id of the token to pad with.
             pad_left: whether padding comes first, as decoder-only models need it, or last.
             device: where the batch is computed.
         """
         soft_prompts = [None] * len(prompts) if soft_prompts is None else soft_prompts
-        before = [0 if vectors is None else len(vectors) for vectors in soft_prompts]
-        length = max(n + len(prompt) for n, prompt in zip(before, prompts, strict=True))
-        ids = torch.full((len(prompts), length), pad_token, dtype=torch.long)
-        mask = torch.zeros((len(prompts), length), dtype=torch.long)
-        starts = []
-        for row, (prompt, n) in enumerate(zip(prompts, before, strict=True)):
-            start = length - n - len(prompt) if pad_left else 0
-            end = start + n + len(prompt)
-            ids[row, start + n : end] = torch.tensor(prompt, dtype=torch.long)
-            mask[row, start:end] = 1
-            starts.append(start)
+        rows = [
+            [*(() if vectors is None else stand_in(vectors)), *prompt]
+            for prompt, vectors in zip(prompts, soft_prompts, strict=True)
+        ]
+        length = max(map(len, rows))
+        ids = torch.full((len(rows), length), pad_token, dtype=torch.long)
+        mask = torch.zeros((len(rows), length), dtype=torch.long)
+        starts = [length - len(row) if pad_left else 0 for row in rows]
+        for index, (row, start) in enumerate(zip(rows, starts, strict=True)):
+            ids[index, start : start + len(row)] = torch.tensor(row, dtype=torch.long)
+            mask[index, start : start + len(row)] = 1
         return cls(ids.to(device), mask.to(device), tuple(starts), soft_prompts)
 
-    def embeddings(self, embed: torch.nn.Module) -> Tensor:
-        """Input embeddings, soft prompts in front; these alone get a gradient where `embed` is frozen.
+    @contextmanager
+    def embedded_by(self, layer: torch.nn.Module, *, once: bool) -> Iterator[None]:
+        """While this is open, `layer` embeds this batch with its soft prompts, to which alone gradients flow.
+
+        The layer's first output that is as long as the batch is the prompt's. So are later ones that are longer, of a
+        model without a cache, which reads everything again at each step. Beams lie side by side.
 
         Args:
-            embed: the model's input embeddings.
-
-        Returns:
-            In the type of `embed`.  # (batch, length, hidden)
+            layer: the model's input embeddings.
+            once: whether later outputs are never the prompt's: an encoder reads it once, and a decoder with the same
+                embeddings reads the answer.
         """
-        embeddings: Tensor = embed(self.ids)
         given = [(row, vectors) for row, vectors in enumerate(self.soft_prompts) if vectors is not None]
         if not given:
-            return embeddings
-        rows = [row for row, vectors in given for _ in vectors]
-        columns = [self.starts[row] + index for row, vectors in given for index in range(len(vectors))]
-        at = torch.tensor([rows, columns], dtype=torch.long, device=embeddings.device)
-        return embeddings.index_put((at[0], at[1]), torch.cat([vectors for _, vectors in given]).to(embeddings))
+            yield
+            return
+        rows = torch.tensor([row for row, vectors in given for _ in vectors])
+        columns = torch.tensor([self.starts[row] + index for row, vectors in given for index in range(len(vectors))])
+        soft = torch.cat([vectors for _, vectors in given])
+        batch, length = self.ids.shape
+        read = False
+
+        def put(module: torch.nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            nonlocal read
+            more = output.shape[1] - length if output.ndim == 3 and len(output) % batch == 0 else -1
+            if more < 0 or (read and (once or not more)):
+                return None
+            read = True
+            beams = len(output) // batch
+            at = torch.cat([rows * beams + beam for beam in range(beams)]), columns.repeat(beams)
+            device = output.device
+            return output.index_put((at[0].to(device), at[1].to(device)), soft.to(output).repeat(beams, 1))
+
+        hook = layer.register_forward_hook(put)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     @property
     def positions(self) -> Tensor:
-        """Position ids that count from the first token that is no padding.  # (batch, length)"""
-        return (self.mask.cumsum(1) - 1).clamp_min(0)
+        """Position ids of `ids` that count from the first token that is no padding.  # (batch, length)"""
+        return (self.mask.cumsum(1) - 1).clamp_min(0)[:, -self.ids.shape[1] :]
 
 
 def embedded_prompt(soft_prompt: Tensor, text: Tensor, at: int = 0) -> Tensor:

@@ -7,21 +7,21 @@
 torch.Size([2])
 
 Only the target's tokens count, the end token among them. Decoder-only models read prompt and target in one row, padded
-on the left, so that all targets stand at the end and scores are computed for them alone. Encoder-decoder models read
-the prompt in the encoder, and their decoder is fed the target.
+on the left, so that all targets stand at the end and scores are computed for them alone; on the right where padding
+before a text changes it. Encoder-decoder models read the prompt in the encoder, and their decoder is fed the target.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from persona.errors import UnsupportedChannelError
 from persona.llm.checkpoint import frozen
+from persona.llm.inputs import PaddedBatch
 from persona.llm.transformers import TransformersLM
 
 _IGNORED = -100
@@ -32,15 +32,18 @@ class TargetLoss:
 
     Args:
         llm: the frozen LLM. Its weights and flags are the same after a call as before.
+
+    Raises:
+        UnsupportedChannelError: if the LLM's scores of an answer are not those that it writes the answer with, or
+            depend on what else is in a batch.
     """
 
     def __init__(self, llm: TransformersLM) -> None:
+        if (refusal := llm.probe.loss_refusal) is not None:
+            raise UnsupportedChannelError(f"{llm.name} cannot be trained with: {refusal}")
         self.llm = llm
-        self._embed: torch.nn.Module = llm.model.get_input_embeddings()
-        self.device: torch.device = self._embed.weight.device
-        takes = inspect.signature(llm.model.forward).parameters
-        self._takes_logits_to_keep = "logits_to_keep" in takes
-        self._takes_positions = "position_ids" in takes
+        self._model = llm.frozen
+        self.device: torch.device = llm.frozen.device
 
     def __call__(
         self,
@@ -94,34 +97,33 @@ class TargetLoss:
     ) -> tuple[Tensor, Tensor]:
         # The last token of a target is predicted, not read.
         rows = [[*prompt, *target[:-1]] for prompt, target in zip(prompts, targets, strict=True)]
-        batch = self.llm.padded(rows, soft_prompts)
+        pad_left = self.llm.probe.loss_pads_left
+        batch = self._padded(rows, soft_prompts, pad_left=pad_left)
         longest = max(map(len, targets))
         labels = torch.full((len(targets), longest), _IGNORED)
         for row, target in enumerate(targets):
             labels[row, longest - len(target) :] = torch.tensor(target)
-        arguments: dict[str, Any] = {"inputs_embeds": batch.embeddings(self._embed), "attention_mask": batch.mask}
-        if self._takes_positions:
-            arguments["position_ids"] = batch.positions
-        if self._takes_logits_to_keep:
-            arguments["logits_to_keep"] = longest
-        logits = self.llm.model(**arguments, use_cache=False).logits[:, -longest:]
-        return logits, labels.to(self.device)
+        logits = self._model.logits(batch, keep=longest if pad_left else 0)
+        if not pad_left:
+            # A target's scores end where its row does; what comes before a shorter target is ignored.
+            places = batch.mask.sum(1)[:, None] + torch.arange(-longest, 0, device=logits.device)
+            logits = logits.gather(1, places.clamp_min(0)[..., None].expand(-1, -1, logits.shape[2]))
+        return logits[:, -longest:], labels.to(self.device)
 
     def _seq2seq(
         self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], soft_prompts: Sequence[Tensor] | None
     ) -> tuple[Tensor, Tensor]:
-        batch = self.llm.padded(prompts, soft_prompts)
         longest = max(map(len, targets))
         labels = torch.full((len(targets), longest), _IGNORED)
-        decoder_ids = torch.full((len(targets), longest), self.llm.pad_token)
-        decoder_ids[:, 0] = self.llm.decoder_start_token
+        written = torch.full((len(targets), longest), self.llm.pad_token)
+        written[:, 0] = self._model.decoder_start_token
         for row, target in enumerate(targets):
             labels[row, : len(target)] = torch.tensor(target)
-            decoder_ids[row, 1 : len(target)] = torch.tensor(target[:-1], dtype=torch.long)
-        output = self.llm.model(
-            inputs_embeds=batch.embeddings(self._embed),
-            attention_mask=batch.mask,
-            decoder_input_ids=decoder_ids.to(self.device),
-            use_cache=False,
-        )
-        return output.logits, labels.to(self.device)
+            written[row, 1 : len(target)] = torch.tensor(target[:-1], dtype=torch.long)
+        logits = self._model.logits(self._padded(prompts, soft_prompts, pad_left=False), written.to(self.device))
+        return logits, labels.to(self.device)
+
+    def _padded(
+        self, rows: Sequence[Sequence[int]], soft_prompts: Sequence[Tensor] | None, *, pad_left: bool
+    ) -> PaddedBatch:
+        return self._model.padded(rows, soft_prompts, self.llm.probe.stand_in, pad_left=pad_left)

@@ -11,9 +11,10 @@ after a call as before.
 
 **Batches.** Requests are sorted by length and cut into batches by a token budget; equal ones are generated once.
 Decoder-only prompts are padded on the left, with positions that count from the first real token; encoder-decoder ones
-on the right. In float32 and float64 a request gets the very answer that it gets alone: an answer with a decision so
-close that its batch could have turned it (`persona.llm.decoding`) is generated again alone. In 16-bit types there is no
-such guarantee.
+on the right. A model that padding changes answers requests of equal length together, or each alone
+(`persona.llm.frozen.probe`). In float32 and float64 a request gets the very answer that it gets alone: an answer with a
+decision so close that its batch could have turned it (`persona.llm.decoding`) is generated again alone. In 16-bit types
+there is no such guarantee.
 
 **Decoding** is plain greedy or beam search over the model's own scores, limited to the choices of a request where
 `GenerationOptions.answers` is ``"constrained"``. Of the model's generation config only the rules about tokens are kept
@@ -23,17 +24,22 @@ around an answer is stripped, and what `persona.llm.answers.text` says.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig
 
-from persona.errors import GenerationError, InvalidOptionError, ModelLoadError
+from persona.errors import (
+    GenerationError,
+    InvalidOptionError,
+    PersonaError,
+    UnsupportedChannelError,
+    reason,
+)
 from persona.llm.answers.choices import margin
 from persona.llm.answers.constrained import ChoiceTrie
 from persona.llm.answers.scoring import ChoiceScorer, ScoredPrompt
@@ -41,8 +47,10 @@ from persona.llm.answers.tokens import AnswerTokens
 from persona.llm.checkpoint import frozen, hash_parameters
 from persona.llm.checks import check_options, check_requests, check_soft_prompt
 from persona.llm.decoding import NOISE, BeamMargin, GreedyMargin
-from persona.llm.inputs import ModelInput, PaddedBatch, batches
-from persona.llm.lifts import TokenLifts, check_lifts
+from persona.llm.frozen.model import FrozenModel, unwrapped
+from persona.llm.frozen.probe import Probe, ordinary_tokens
+from persona.llm.inputs import Batching, BatchLimits, ModelInput, batches
+from persona.llm.lifts import TokenLifts, check_lifts, vocabulary_size
 from persona.llm.tokenizers import HuggingFaceTokenizer, Overlong, PromptEncoder, TemplateUse
 from persona.llm.weights.quantized import mixes_rows, precision, settle
 from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, TEXT, AdapterSource, GenerationOptions, Message, Request
@@ -50,16 +58,6 @@ from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, TEXT, AdapterSource, 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_TOKEN_RULES = (
-    "bos_token_id",
-    "decoder_start_token_id",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-    "bad_words_ids",
-)
 
 
 class TransformersLM:
@@ -78,6 +76,7 @@ class TransformersLM:
 
     Attributes:
         model: the frozen model.
+        frozen: how it is computed.
         hidden_size: length of an input embedding, and of a soft prompt's vectors.
         encoder_decoder: whether the model reads in an encoder and writes in a decoder.
         pad_token: id of the token that fills up a batch.
@@ -104,12 +103,10 @@ class TransformersLM:
         for option, most in (("batch_tokens", batch_tokens), ("max_prompt_tokens", max_prompt_tokens)):
             if most is not None and most < 1:
                 raise InvalidOptionError(f"`{option}` must be at least 1, was: {most}")
-        self.model: Any = _unwrapped(model)
+        self.model: Any = unwrapped(model)
         settle(self.model)
         own_name = str(getattr(self.model, "name_or_path", "")).rstrip("/").split("/")[-1]
         self.name = name or own_name or type(self.model).__name__
-        self.hidden_size = int(self.model.get_input_embeddings().weight.shape[1])
-        self.encoder_decoder = bool(self.model.config.is_encoder_decoder)
         self._batch_tokens = 1 if mixes_rows(self.model) else batch_tokens
         self._max_prompt_tokens = max_prompt_tokens
         self._prompts = PromptEncoder(
@@ -122,15 +119,33 @@ class TransformersLM:
         self._tokenizer: Any = tokenizer
         self._written = AnswerTokens(tokenizer, self._prompts.thinking_end)
         self._weights_hash = weights_hash or (lambda: hash_parameters(self.model))
-        self._eos, self.pad_token = _end_tokens(self.model, tokenizer)
+        self.frozen = FrozenModel(self.model, tokenizer)
+        self._eos, self.pad_token = self.frozen.ends, self.frozen.pad_token
+        self.hidden_size = int(self.frozen.layer.weight.shape[1])
+        self.encoder_decoder = self.frozen.encoder_decoder
         self._adapters: AdapterSource | None = None
         # One model computes for one caller at a time; two would only share its device, and its training flags.
-        self._lock = Lock()
+        self._lock = RLock()
 
     @property
     def channels(self) -> frozenset[str]:
-        """Text, soft prompts and lifts, and adapters while some are attached."""
-        return frozenset({TEXT, SOFT_PROMPT, LIFTS, *(() if self._adapters is None else (ADAPTER,))})
+        """Text and lifts, soft prompts unless there is a `refusal`, and adapters while some are attached."""
+        soft_prompts = (SOFT_PROMPT,) if self.refusal(SOFT_PROMPT) is None else ()
+        return frozenset({TEXT, LIFTS, *soft_prompts, *(() if self._adapters is None else (ADAPTER,))})
+
+    def refusal(self, way: str) -> str | None:
+        """Why the model cannot take one of `persona.protocols.WAYS` at all; None if it can.
+
+        The first call computes a few tokens (`persona.llm.frozen.probe`).
+        """
+        return (self.probe.soft_prompt_refusal or self.probe.loss_refusal) if way == SOFT_PROMPT else None
+
+    @cached_property
+    def probe(self) -> Probe:
+        """What the model was found to do."""
+        size = vocabulary_size(self.model.config) or len(self.frozen.layer.weight)
+        tokens = ordinary_tokens(self._tokenizer, self.special_tokens, min(size, len(self.frozen.layer.weight)))
+        return Probe(self.frozen, tokens, self._lock)
 
     @property
     def chats(self) -> bool:
@@ -183,11 +198,8 @@ class TransformersLM:
         Raises:
             InvalidOptionError: if an answer of `max_new_tokens` does not fit into the model's positions.
         """
-        if self.encoder_decoder:
-            read = _positions(self.model.get_encoder().config, "encoder")
-            written = _positions(self.model.get_decoder().config, "decoder")
-        else:
-            written = _positions(self.model.config.get_text_config(), "decoder")
+        read, written = self.frozen.positions
+        if not self.encoder_decoder:
             read = None if written is None else written - options.max_new_tokens
         # A decoder-only model shares its positions between the prompt, at least one token, and the answer.
         if written is not None and written < options.max_new_tokens + (0 if self.encoder_decoder else 1):
@@ -204,20 +216,6 @@ class TransformersLM:
     def special_tokens(self) -> tuple[int, ...]:
         """Ids of the tokens that are no part of a text: start, end, padding, and the tokenizer's other special ones."""
         return tuple(dict.fromkeys((*self._tokenizer.all_special_ids, *self._eos, self.pad_token)))
-
-    @property
-    def decoder_start_token(self) -> int:
-        """Id of the token that an encoder-decoder model's answer starts with.
-
-        Raises:
-            ModelLoadError: if the model names none.
-        """
-        configs = (self.model.generation_config, self.model.config)
-        starts = [getattr(config, "decoder_start_token_id", None) for config in configs]
-        start = next((start for start in starts if start is not None), None)
-        if start is None:
-            raise ModelLoadError(f"{self.name} names no `decoder_start_token_id`, which an encoder-decoder model needs")
-        return int(start)
 
     def prompt_ids(self, prompts: Sequence[str], *, limit: int | None = None) -> list[list[int]]:
         """Token ids of prompts as `generate` reads them, see `PromptEncoder.encode`.
@@ -240,13 +238,6 @@ class TransformersLM:
         end = [self._tokenizer.eos_token_id] if self._tokenizer.eos_token_id is not None else list(self._eos[:1])
         texts: list[list[int]] = self._tokenizer(list(targets), add_special_tokens=False, verbose=False)["input_ids"]
         return [[*ids, *end] for ids in texts]
-
-    def padded(self, ids: Sequence[Sequence[int]], soft_prompts: Sequence[torch.Tensor | None] | None) -> PaddedBatch:
-        """Token ids and soft prompts as one batch, padded as the model needs it."""
-        device = self.model.get_input_embeddings().weight.device
-        return PaddedBatch.of(
-            ids, soft_prompts, pad_token=self.pad_token, pad_left=not self.encoder_decoder, device=device
-        )
 
     def generate(self, requests: Sequence[Request], options: GenerationOptions) -> list[str]:
         """The answers, in the order of `requests`.
@@ -288,14 +279,15 @@ class TransformersLM:
         """
         if not requests:
             return []
+        if (refusal := self.probe.loss_refusal) is not None:
+            raise UnsupportedChannelError(f"{self.name} cannot score choices: {refusal}; let it write its answers")
         options = self._scoring_options(requests)
         with self._lock, frozen(self.model), torch.inference_mode():
             check_requests(requests, self)
             inputs = dict(enumerate(self._inputs(requests, options)))
-            slots = None if self._adapters is None else self._adapters.slots
-            scorer = self._scorer()
+            scorer = ChoiceScorer(self.frozen, self.probe, self._attached)
             scores: dict[int, list[float]] = {}
-            for keys in batches(inputs, options, self._batch_tokens, slots):
+            for keys in batches(inputs, options, self._limits(len(inputs))):
                 scores.update(zip(keys, self._scored(scorer, [inputs[key] for key in keys]), strict=True))
                 for key in keys if len(keys) > 1 else ():
                     choices = requests[key].choices
@@ -313,10 +305,15 @@ class TransformersLM:
         most = max(len(request.choices.texts) for request in requests if request.choices is not None)
         return GenerationOptions(max(lengths), num_beams=most, answers="constrained")
 
-    def _scorer(self) -> ChoiceScorer:
-        start = self.decoder_start_token if self.encoder_decoder else None
-        named = {} if self._adapters is None else {"named": self._adapters.named}
-        return ChoiceScorer(self.model, self.padded, decoder_start=start, **named)
+    def _attached(self, adapters: Sequence[str | None]) -> AbstractContextManager[None]:
+        """While it is open, the rows of a batch are computed with the adapters of these names."""
+        return nullcontext() if self._adapters is None else self._adapters.named(adapters)
+
+    def _limits(self, inputs: int) -> BatchLimits:
+        """What bounds the batches of a number of inputs."""
+        slots = None if self._adapters is None else self._adapters.slots
+        # One input alone asks nothing of the probe.
+        return BatchLimits(self._batch_tokens, slots, Batching.PADDED if inputs == 1 else self.probe.batching)
 
     def _scored(self, scorer: ChoiceScorer, inputs: Sequence[ModelInput]) -> list[list[float]]:
         try:
@@ -373,15 +370,14 @@ class TransformersLM:
         if vectors is None:
             return None
         check_soft_prompt(vectors, self.hidden_size, self.name, index)
-        embeddings = self.model.get_input_embeddings().weight
+        embeddings = self.frozen.layer.weight
         return vectors.detach().to(embeddings.device, embeddings.dtype) if len(vectors) else None
 
     def _answers(self, inputs: dict[Any, ModelInput], options: GenerationOptions) -> dict[Any, str]:
         """The answer to each input, under the same key."""
         noise = NOISE.get(self.model.dtype, 0.0)
         answers: dict[Any, list[int]] = {}
-        slots = None if self._adapters is None else self._adapters.slots
-        for keys in batches(inputs, options, self._batch_tokens, slots):
+        for keys in batches(inputs, options, self._limits(len(inputs))):
             tokens, margins = self._generate_batch([inputs[key] for key in keys], options)
             answers.update(zip(keys, tokens, strict=True))
             for key, smallest in zip(keys, margins, strict=True):
@@ -393,47 +389,36 @@ class TransformersLM:
         self, inputs: Sequence[ModelInput], options: GenerationOptions
     ) -> tuple[list[list[int]], list[float]]:
         """Tokens of the answers, without the end token, and the margins with which they were decided."""
-        arguments = self._arguments(inputs)
-        rules = self._generation_config(options)
+        soft_prompts = [each.soft_prompt for each in inputs]
+        # Without a soft prompt nothing is asked of the probe.
+        stand_in = self.probe.stand_in if any(each is not None for each in soft_prompts) else len
+        batch = self.frozen.padded([each.ids for each in inputs], soft_prompts, stand_in)
+        rules = self.frozen.rules(options)
         processors, watch = self._processors(inputs, options, rules)
-        # A second handle on the same weights, so that the user's model keeps its own generation config and
-        # `generate` finds nothing there to mix into ours.
-        handle = copy.copy(self.model)
-        handle.generation_config = rules
-        attached = nullcontext() if self._adapters is None else self._adapters.named([each.adapter for each in inputs])
         try:
-            with attached:
-                output = handle.generate(
-                    **arguments,
-                    generation_config=rules,
-                    logits_processor=processors,
-                    stopping_criteria=self._written.stopping(options),
-                )
+            with self._attached([each.adapter for each in inputs]):
+                stopping = self._written.stopping(options)
+                output = self.frozen.generate(batch, rules, processors, stopping_criteria=stopping)
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory(inputs) from error
+        except PersonaError:
+            raise
+        except Exception as error:  # models raise whatever they like at inputs that they cannot read
+            raise GenerationError(f"{self.name} cannot answer: {reason(error)}") from error
         margins: list[float] = watch.margins.tolist()
         if any(margin != margin for margin in margins):
             exact = self.model.dtype in (torch.float32, torch.float64)
             hint = "its weights, or an adapter's, are broken or far too large" if exact else "load it in float32"
             raise GenerationError(f"{self.name} computed scores that are not numbers in {self.model.dtype}: {hint}")
-        # A decoder's output starts with its start token, or with the prompt where that was given as ids.
-        start = 1 if self.encoder_decoder else arguments["input_ids"].shape[1] if "input_ids" in arguments else 0
+        # The output starts with a decoder's start token, or with the prompt.
+        start = 1 if self.encoder_decoder else batch.ids.shape[1]
         return [self._until_end(row) for row in output[:, start:].tolist()], margins
-
-    def _arguments(self, inputs: Sequence[ModelInput]) -> dict[str, torch.Tensor]:
-        """`inputs` as arguments of ``generate``: ids if there is no soft prompt among them, else embeddings."""
-        embed = self.model.get_input_embeddings()
-        soft_prompts = [each.soft_prompt for each in inputs]
-        batch = self.padded([each.ids for each in inputs], soft_prompts)
-        if all(vectors is None for vectors in soft_prompts):
-            return {"input_ids": batch.ids, "attention_mask": batch.mask}
-        return {"inputs_embeds": batch.embeddings(embed), "attention_mask": batch.mask}
 
     def _processors(
         self, inputs: Sequence[ModelInput], options: GenerationOptions, rules: GenerationConfig
     ) -> tuple[list[Any], GreedyMargin | BeamMargin]:
         """The logits processors of a batch; the watch over margins is the last, and sees the scores that decide."""
-        eos = torch.tensor(self._eos, dtype=torch.long, device=self.model.get_input_embeddings().weight.device)
+        eos = torch.tensor(self._eos, dtype=torch.long, device=self.frozen.device)
         forced = int(self.encoder_decoder and getattr(rules, "forced_bos_token_id", None) is not None)
         processors: list[Any] = []
         if any(bool(each.lifts) for each in inputs):
@@ -447,51 +432,9 @@ class TransformersLM:
         )
         return [*processors, watch], watch
 
-    def _generation_config(self, options: GenerationOptions) -> GenerationConfig:
-        own = self.model.generation_config
-        make: Any = GenerationConfig
-        config: GenerationConfig = make(
-            **{name: getattr(own, name, None) for name in _TOKEN_RULES},
-            eos_token_id=list(self._eos) or None,
-            pad_token_id=self.pad_token,
-            max_new_tokens=options.max_new_tokens,
-            num_beams=options.num_beams,
-            do_sample=False,
-        )
-        return config
-
     def _until_end(self, tokens: list[int]) -> list[int]:
         end = next((index for index, token in enumerate(tokens) if token in self._eos), len(tokens))
         return tokens[:end]
 
     def __repr__(self) -> str:
         return f"TransformersLM({self.name!r})"
-
-
-def _unwrapped(model: Any) -> Any:
-    if hasattr(model, "get_base_model"):
-        if model.active_peft_config.is_prompt_learning:
-            raise ModelLoadError("a prompt-tuned PEFT model is not taken: pass its base model, and soft prompts to it")
-        model = model.get_base_model()
-    if not hasattr(model, "generate") or not hasattr(model, "generation_config"):
-        raise ModelLoadError(
-            f"a {type(model).__name__} generates no text: take a causal or sequence-to-sequence language model"
-        )
-    return model
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> tuple[tuple[int, ...], int]:
-    """Ids of the tokens that end an answer (the model's and the tokenizer's), and the one to pad with."""
-    own = model.generation_config.eos_token_id
-    ends = [own] if isinstance(own, int) else list(own or ())
-    if tokenizer.eos_token_id is not None:
-        ends.append(tokenizer.eos_token_id)
-    pads = (tokenizer.pad_token_id, model.generation_config.pad_token_id, *ends, 0)
-    return tuple(dict.fromkeys(ends)), next(pad for pad in pads if pad is not None)
-
-
-def _positions(config: Any, part: str) -> int | None:
-    """How many positions the encoder or decoder of a model has; None where they are relative."""
-    names = ("max_position_embeddings", f"max_{part}_position_embeddings", "max_seq_len")  # LED; MPT
-    positions = (getattr(config, name, None) for name in names)
-    return next((int(number) for number in positions if number is not None and number > 0), None)

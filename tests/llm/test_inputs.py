@@ -10,7 +10,7 @@ import torch
 
 from persona.llm.inputs import PaddedBatch, embedded_prompt, message_parts, wire_format
 
-PAD = 9
+PAD, STAND_IN = 9, 8
 
 
 @pytest.fixture
@@ -22,7 +22,20 @@ def embed() -> torch.nn.Embedding:
 
 def padded(soft_prompts: list[torch.Tensor | None] | None, *, pad_left: bool) -> PaddedBatch:
     prompts = [[1, 2], [3], [4, 5, 6]]
-    return PaddedBatch.of(prompts, soft_prompts, pad_token=PAD, pad_left=pad_left, device=torch.device("cpu"))
+    return PaddedBatch.of(
+        prompts,
+        soft_prompts,
+        stand_in=lambda vectors: [STAND_IN] * len(vectors),
+        pad_token=PAD,
+        pad_left=pad_left,
+        device=torch.device("cpu"),
+    )
+
+
+def embedded(batch: PaddedBatch, embed: torch.nn.Embedding) -> torch.Tensor:
+    with batch.embedded_by(embed, once=False):
+        embeddings: torch.Tensor = embed(batch.ids)
+    return embeddings
 
 
 def test_prompts_without_soft_prompts_are_padded() -> None:
@@ -46,22 +59,35 @@ def test_each_soft_prompt_stands_before_its_prompt(
 ) -> None:
     soft_prompts = [torch.full((1, 2), -1.0), torch.tensor([[-2.0] * 2, [-3.0] * 2, [-4.0] * 2]), None]
     batch = padded(soft_prompts, pad_left=pad_left)
-    embeddings = batch.embeddings(embed)
+    embeddings = embedded(batch, embed)
     assert embeddings[..., 0].tolist() == embeddings[..., 1].tolist() == expected
     assert batch.mask.tolist() == mask
 
 
 def test_the_soft_prompt_gets_the_gradient(embed: torch.nn.Embedding) -> None:
     vectors = torch.zeros(3, 2, 2, requires_grad=True)
-    embeddings = padded(list(vectors), pad_left=True).embeddings(embed)
+    embeddings = embedded(padded(list(vectors), pad_left=True), embed)
     (embeddings * torch.arange(5.0)[:, None]).sum().backward()  # type: ignore[no-untyped-call]
     assert vectors.grad is not None
     assert vectors.grad[..., 0].tolist() == [[1, 2], [2, 3], [0, 1]]  # the places where they stand
 
 
 def test_a_soft_prompt_takes_the_type_of_the_embeddings(embed: torch.nn.Embedding) -> None:
-    embeddings = padded([torch.ones(1, 2), None, None], pad_left=True).embeddings(embed.double())
+    embeddings = embedded(padded([torch.ones(1, 2), None, None], pad_left=True), embed.double())
     assert embeddings.dtype == torch.float64
+
+
+def test_only_what_is_read_as_the_prompt_gets_the_soft_prompt(embed: torch.nn.Embedding) -> None:
+    batch = padded([torch.full((1, 2), -1.0), None, None], pad_left=True)
+    beams = batch.ids.repeat_interleave(2, 0)
+    for once, again in ((False, -1), (True, STAND_IN)):
+        with batch.embedded_by(embed, once=once):
+            assert embed(batch.ids[:, :1])[0, 0].tolist() == [STAND_IN] * 2, "too short to be the prompt"
+            assert embed(beams)[:2, 0, 0].tolist() == [-1, -1]
+            assert embed(batch.ids)[0, 0, 0] == STAND_IN, "as long, but later: part of an answer"
+            longer = torch.cat((batch.ids, batch.ids[:, :1]), dim=1)
+            assert embed(longer)[0, 0, 0] == again, "longer: read again by a model without a cache"
+    assert embed(batch.ids)[0, 0, 0] == STAND_IN, "the hook is gone"
 
 
 def received(data: str) -> torch.Tensor:

@@ -12,7 +12,6 @@ encoder-decoder               the encoder once, its states repeated for each cho
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,11 +20,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from persona.llm.frozen.model import FrozenModel
+from persona.llm.frozen.probe import Probe
 from persona.llm.inputs import ModelInput, PaddedBatch
 from persona.llm.lifts import lifted
 from persona.protocols import Lifts
 
-Padding: TypeAlias = Callable[[Sequence[Sequence[int]], Sequence[Tensor | None]], PaddedBatch]
 Attached: TypeAlias = Callable[[Sequence[str | None]], AbstractContextManager[None]]
 
 
@@ -46,40 +46,26 @@ class ChoiceScorer:
     """Scores the choices of prompts.
 
     Args:
-        model: a frozen model of transformers.
-        padded: makes a batch of token ids and soft prompts (`TransformersLM.padded`).
-        decoder_start: id of the token that an encoder-decoder model's answers start with; None for decoder-only models.
+        model: the frozen model.
+        probe: what it was found to do.
         named: while the context is open, each row of a batch is computed with the adapter of that name.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        padded: Padding,
-        *,
-        decoder_start: int | None = None,
-        named: Attached = lambda names: nullcontext(),
-    ) -> None:
-        self._model, self._padded, self._decoder_start, self._named = model, padded, decoder_start, named
-        takes = inspect.signature(model.forward).parameters
-        self._takes_positions = "position_ids" in takes
-        self._takes_logits_to_keep = "logits_to_keep" in takes
+    def __init__(self, model: FrozenModel, probe: Probe, named: Attached = lambda names: nullcontext()) -> None:
+        self._model, self._probe, self._named = model, probe, named
 
     def __call__(self, prompts: Sequence[ScoredPrompt]) -> list[list[float]]:
         """Log-likelihood of each choice of each prompt, in nats."""
         rows = _Rows.of(prompts)
-        if self._decoder_start is None:
-            scores = self._on_cache(prompts, rows)
-        else:
-            scores = self._in_decoder(prompts, rows, self._decoder_start)
+        scores = self._in_decoder(prompts, rows) if self._model.encoder_decoder else self._on_cache(prompts, rows)
         each = iter(scores.tolist())
         return [[next(each) for _ in prompt.choices] for prompt in prompts]
 
     def _on_cache(self, prompts: Sequence[ScoredPrompt], rows: _Rows) -> Tensor:
         batch = self._batch([prompt.input.ids for prompt in prompts], [prompt.input for prompt in prompts])
         with self._named([prompt.input.adapter for prompt in prompts]):
-            output = self._forward(batch, keep=1, use_cache=True)
-        cache = output.past_key_values
+            output = self._model.forward(batch, keep=1, use_cache=True)
+        cache = getattr(output, "past_key_values", None)
         if not _repeatable(cache):
             return self._whole(rows)
         device = batch.mask.device
@@ -89,40 +75,35 @@ class ChoiceScorer:
             return scores
         cache.batch_select_indices(rows.prompts.to(device))
         tokens, read = rows.tokens(0, rows.longest - 1)
-        lengths = batch.mask.sum(1)[rows.prompts.to(device)]
-        arguments: dict[str, Any] = {
-            "input_ids": tokens.to(device),
-            "attention_mask": torch.cat((batch.mask[rows.prompts.to(device)], read.long().to(device)), 1),
-        }
-        if self._takes_positions:
-            arguments["position_ids"] = lengths[:, None] + torch.arange(tokens.shape[1], device=device)
+        mask = torch.cat((batch.mask[rows.prompts.to(device)], read.long().to(device)), 1)
+        follow = PaddedBatch(tokens.to(device), mask, (0,) * len(tokens), [None] * len(tokens))
         with self._named(rows.adapters):
-            logits = self._model(**arguments, past_key_values=cache, use_cache=True).logits
+            logits = self._model.forward(follow, use_cache=True, past_key_values=cache).logits
         return scores + rows.scores(logits, 1)
 
     def _whole(self, rows: _Rows) -> Tensor:
         """Prompt and choice as one row each, the last token of which is predicted and not read."""
         texts = [(*each.ids, *choice[:-1]) for each, choice in zip(rows.inputs, rows.choices, strict=True)]
-        batch = self._batch(texts, rows.inputs)
+        pad_left = self._probe.loss_pads_left
+        batch = self._batch(texts, rows.inputs, pad_left=pad_left)
         with self._named(rows.adapters):
-            logits = self._forward(batch, keep=rows.longest, use_cache=False).logits[:, -rows.longest :]
-        # Rows end together; their choices begin at different places.
-        shift = torch.tensor([rows.longest - len(choice) for choice in rows.choices])
-        at = (shift[:, None] + torch.arange(rows.longest)).clamp_max(rows.longest - 1).to(logits.device)
+            logits = self._model.forward(batch, keep=rows.longest if pad_left else 0).logits
+        # Where each choice begins, counted from the row's end or from its start.
+        ends = torch.full((len(texts),), logits.shape[1]) if pad_left else batch.mask.sum(1).cpu()
+        begins = ends - torch.tensor([len(choice) for choice in rows.choices])
+        at = (begins[:, None] + torch.arange(rows.longest)).clamp_max(logits.shape[1] - 1).to(logits.device)
         return rows.scores(logits.gather(1, at[:, :, None].expand(-1, -1, logits.shape[-1])), 0)
 
-    def _in_decoder(self, prompts: Sequence[ScoredPrompt], rows: _Rows, start: int) -> Tensor:
+    def _in_decoder(self, prompts: Sequence[ScoredPrompt], rows: _Rows) -> Tensor:
         batch = self._batch([prompt.input.ids for prompt in prompts], [prompt.input for prompt in prompts])
         device = batch.mask.device
         repeated = rows.prompts.to(device)
         with self._named([prompt.input.adapter for prompt in prompts]):
-            states = self._model.get_encoder()(
-                inputs_embeds=batch.embeddings(self._model.get_input_embeddings()), attention_mask=batch.mask
-            ).last_hidden_state
+            states = self._model.encoded(batch)
         written, _ = rows.tokens(0, rows.longest - 1)
-        decoder_ids = torch.cat((torch.full((len(written), 1), start), written), 1)
+        decoder_ids = torch.cat((torch.full((len(written), 1), self._model.decoder_start_token), written), 1)
         with self._named(rows.adapters):
-            logits = self._model(
+            logits = self._model.model(
                 encoder_outputs=(states[repeated],),
                 attention_mask=batch.mask[repeated],
                 decoder_input_ids=decoder_ids.to(device),
@@ -130,20 +111,11 @@ class ChoiceScorer:
             ).logits
         return rows.scores(logits, 0)
 
-    def _batch(self, texts: Sequence[Sequence[int]], inputs: Sequence[ModelInput]) -> PaddedBatch:
-        return self._padded(texts, [each.soft_prompt for each in inputs])
-
-    def _forward(self, batch: PaddedBatch, *, keep: int, use_cache: bool) -> Any:
-        arguments: dict[str, Any] = {"attention_mask": batch.mask, "use_cache": use_cache}
-        if any(vectors is not None for vectors in batch.soft_prompts):
-            arguments["inputs_embeds"] = batch.embeddings(self._model.get_input_embeddings())
-        else:
-            arguments["input_ids"] = batch.ids
-        if self._takes_positions:
-            arguments["position_ids"] = batch.positions
-        if self._takes_logits_to_keep:
-            arguments["logits_to_keep"] = keep
-        return self._model(**arguments)
+    def _batch(
+        self, texts: Sequence[Sequence[int]], inputs: Sequence[ModelInput], *, pad_left: bool | None = None
+    ) -> PaddedBatch:
+        soft_prompts = [each.soft_prompt for each in inputs]
+        return self._model.padded(texts, soft_prompts, self._probe.stand_in, pad_left=pad_left)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,13 +19,14 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
+from persona.channels import check_way
 from persona.encoders.user_vectors import UserVectorFile
 from persona.errors import InvalidOptionError
 from persona.files import make_ordinary, write_atomically
 from persona.lamp.tasks import LampSplit
 from persona.llm.loss import TargetLoss
 from persona.llm.transformers import TransformersLM
-from persona.protocols import GenerationOptions, RecordEncoder, Retriever
+from persona.protocols import SOFT_PROMPT, GenerationOptions, RecordEncoder, Retriever
 from persona.soft_prompts.config import PAPER_TOKENS
 from persona.soft_prompts.embedder import UserEmbedder
 from persona.soft_prompts.histories import ReadsHistories
@@ -99,9 +100,11 @@ def new_user_embedder(
         seed: of all starting values.
 
     Raises:
+        UnsupportedChannelError: if the LLM takes no soft prompts.
         InvalidOptionError: if options contradict one another.
         EvaluationError: if the split has no golds.
     """
+    check_way(llm, SOFT_PROMPT, "a user embedder")
     shape = shape or UserEmbedderShape()
     attention = shape.mode == "attention"
     if isinstance(source, UserVectorFile):
@@ -211,6 +214,7 @@ def _set_up(
     retriever: Retriever | None,
 ) -> TrainingSetup:
     """Check that all parts fit, and put them together."""
+    check_way(llm, SOFT_PROMPT, "a user embedder")
     embedder.check_fits(reader.fingerprint, llm)
     room = llm.input_limit(GenerationOptions(max_new_tokens=1))
     if room is not None and embedder.config.n_tokens >= room:

@@ -1,0 +1,193 @@
+"""What a frozen model can be asked for, found by computing a few tokens and not by its name.
+
+=========================  ===========================================================================================
+requests in one batch      padded where the answer is then the one that a request gets alone; else requests of equal
+                           length (models that keep a state), or each alone (experts of limited capacity)
+soft prompts               taken where the embeddings of a text's own ids, as a soft prompt, are that text
+the loss                   taken where its scores are those that answers are written with
+=========================  ===========================================================================================
+
+Each question is asked when it first matters, takes some steps of a few tokens, and leaves the model as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from persona.llm.checkpoint import frozen
+from persona.llm.frozen.model import FrozenModel
+from persona.llm.inputs import Batching
+from persona.protocols import GenerationOptions
+
+_READ, _WRITTEN = 8, 3
+_TEXT = "One of these words is about a small red house, 7 are not, and the last one ends here"
+_RULED_OUT = -1.0e8
+"""Scores below are those of tokens that a model never writes."""
+
+
+class Probe:
+    """What a model was found to do.
+
+    Args:
+        model: the frozen model.
+        tokens: ids of ordinary tokens, see `ordinary_tokens`.
+        lock: held while the model computes.
+    """
+
+    def __init__(self, model: FrozenModel, tokens: Sequence[int], lock: AbstractContextManager[object]) -> None:
+        self._model, self._lock = model, lock
+        self._long, self._written = list(tokens[:_READ]), list(tokens[_READ : _READ + _WRITTEN])
+        self._text, self._equal = self._long[2:7], self._long[1:6]
+
+    @cached_property
+    def batching(self) -> Batching:
+        """Which requests may share a batch."""
+        if self._is_same(lambda: self._generated([self._long, self._text])[1:], self._alone):
+            return Batching.PADDED
+        if self._is_same(lambda: self._generated([self._equal, self._text])[1:], self._alone):
+            return Batching.EQUAL
+        return Batching.ALONE
+
+    @cached_property
+    def loss_pads_left(self) -> bool:
+        """Whether rows of a loss are padded in front: else behind, which no decoder's token sees."""
+        return not self._model.encoder_decoder and self.batching is Batching.PADDED
+
+    @cached_property
+    def loss_refusal(self) -> str | None:
+        """Why the model cannot be trained by, None if it can."""
+        if not self._is_same(lambda: self._scored([self._text]), self._alone):
+            return "its scores of an answer in one pass are not those that it writes the answer with"
+        padded = self._is_same(lambda: self._scored([self._long, self._text])[1:], self._alone)
+        return None if padded else "its scores depend on what else is in the batch"
+
+    @cached_property
+    def soft_prompt_refusal(self) -> str | None:
+        """Why the model takes no soft prompts, None if it does."""
+        return self._soft_prompts[0]
+
+    def stand_in(self, vectors: Tensor) -> list[int]:
+        """The ids that stand where a soft prompt stands.  # vectors: (n_tokens, hidden)"""
+        reads_ids = self._soft_prompts[1]
+        return self._nearest(vectors) if reads_ids else self._neutral(vectors)
+
+    @cached_property
+    def _soft_prompts(self) -> tuple[str | None, bool]:
+        """The refusal, and whether the model makes more of ids than their embeddings."""
+        for stand_in in (self._neutral, self._nearest):
+            if self._is_same(lambda stand_in=stand_in: self._generated([self._text], stand_in), self._alone):
+                return None, stand_in == self._nearest
+        return "the embeddings of a text's own tokens are not that text to it", False
+
+    def _neutral(self, vectors: Tensor) -> list[int]:
+        return [self._long[0]] * len(vectors)
+
+    def _nearest(self, vectors: Tensor) -> list[int]:
+        """For each vector the token whose embedding is nearest."""
+        layer = self._model.layer
+        ids = torch.arange(len(layer.weight), device=self._model.device)
+        with torch.no_grad():
+            wanted = vectors.detach().float()
+            parts = [torch.cdist(wanted, layer(part).float()).min(1) for part in ids.split(4096)]
+            best = torch.stack([part.values for part in parts]).argmin(0)
+            found = torch.stack([part.indices for part in parts]).gather(0, best[None])[0] + 4096 * best
+        return [int(token) for token in found]
+
+    @cached_property
+    def _alone(self) -> Tensor:
+        return self._generated([self._text])
+
+    def _generated(
+        self, prompts: Sequence[Sequence[int]], stand_in: Callable[[Tensor], list[int]] | None = None
+    ) -> Tensor:
+        """The scores with which `_written` is written after prompts.  # (prompts, written, vocabulary)"""
+        model = self._model
+        rules = model.rules(GenerationOptions(_WRITTEN), output_logits=True, return_dict_in_generate=True)
+        # A model that ends an answer when it likes would not write all that is dictated.
+        rules.eos_token_id = None
+        with self._untouched():
+            output = model.generate(self._batch(prompts, stand_in), rules, [_Dictation(self._written)])
+        return torch.stack(output.logits, 1)
+
+    def _scored(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """The same scores in one pass.  # (prompts, written, vocabulary)"""
+        model = self._model
+        with self._untouched():
+            if model.encoder_decoder:
+                written = [[model.decoder_start_token, *self._written[:-1]]] * len(prompts)
+                return model.logits(self._batch(prompts), torch.tensor(written, device=model.device))
+            rows = [[*prompt, *self._written[:-1]] for prompt in prompts]
+            batch = model.padded(rows, None, self._neutral, pad_left=self.loss_pads_left)
+            logits = model.logits(batch, keep=_WRITTEN if self.loss_pads_left else 0)
+        ends = [logits.shape[1] if self.loss_pads_left else len(row) for row in rows]
+        return torch.stack([row[end - _WRITTEN : end] for row, end in zip(logits, ends, strict=True)])
+
+    def _batch(self, prompts: Sequence[Sequence[int]], stand_in: Callable[[Tensor], list[int]] | None = None) -> Any:
+        """Prompts as text; with `stand_in` all but the last two tokens of each as a soft prompt."""
+        if stand_in is None:
+            return self._model.padded(prompts, None, self._neutral)
+        ids = [torch.tensor(prompt[:-2], device=self._model.device) for prompt in prompts]
+        return self._model.padded(
+            [prompt[-2:] for prompt in prompts], [self._model.layer(each) for each in ids], stand_in
+        )
+
+    def _is_same(self, compute: Callable[[], Tensor], expected: Tensor) -> bool:
+        """Whether scores are those expected, up to what rounding does to them; not where they cannot be computed."""
+        try:
+            found = compute()
+        except Exception:  # models raise whatever they like at what they cannot do
+            return False
+        return same_scores(found, expected)
+
+    @contextmanager
+    def _untouched(self) -> Iterator[None]:
+        with self._lock, frozen(self._model.model), torch.no_grad():
+            yield
+
+
+class _Dictation(LogitsProcessor):
+    """A logits processor that has tokens written, one after another, whatever the scores."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._tokens = iter(tokens)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        dictated = torch.full_like(scores, -torch.inf)
+        dictated[:, next(self._tokens)] = 0
+        return dictated
+
+
+def same_scores(found: Tensor, expected: Tensor) -> bool:
+    """Whether scores differ by no more than rounding: in the norm, over all tokens that are not ruled out.
+
+    Args:
+        found, expected: logits.  # (..., vocabulary)
+    """
+    if expected.isnan().any():
+        return True  # the model is broken, which every answer of it says
+    tolerance = max(torch.finfo(expected.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
+    possible = expected > _RULED_OUT
+    if found.shape != expected.shape or not torch.equal(found > _RULED_OUT, possible):
+        return False
+    found, expected = found[possible].double(), expected[possible].double()
+    return bool((found - expected).norm() <= tolerance * (expected - expected.mean()).norm())
+
+
+def ordinary_tokens(tokenizer: Any, special: Sequence[int], size: int) -> list[int]:
+    """Different ids of an ordinary text; if the tokenizer knows too few, of any tokens that mean nothing special.
+
+    Args:
+        tokenizer: of transformers.
+        special: ids that are no part of a text.
+        size: how many tokens there are.
+    """
+    text: list[int] = tokenizer(_TEXT, add_special_tokens=False, verbose=False)["input_ids"]
+    known = dict.fromkeys(token for token in (*text, *range(size)) if token not in special and token < size)
+    return list(known)[: _READ + _WRITTEN]

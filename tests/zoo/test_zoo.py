@@ -1,0 +1,46 @@
+"""Every class of transformers that can be built tiny: batches, soft prompts, the loss."""
+
+from __future__ import annotations
+
+import pytest
+
+from persona.channels import check_way
+from persona.errors import UnsupportedChannelError
+from persona.llm.loss import TargetLoss
+from persona.llm.transformers import TransformersLM
+from persona.protocols import SOFT_PROMPT
+from tests.zoo import checks
+from tests.zoo.families import REPRESENTATIVE
+from tests.zoo.tiny_models import tiny_llm
+
+
+@pytest.fixture(scope="module", params=REPRESENTATIVE)
+def llm(request: pytest.FixtureRequest) -> TransformersLM:
+    return tiny_llm(request.param)
+
+
+def test_a_batch_gives_what_each_request_gets_alone(llm: TransformersLM) -> None:
+    before = checks.fingerprint(llm)
+    checks.check_batches(llm)
+    assert checks.fingerprint(llm) == before
+
+
+def test_embeddings_of_a_text_are_the_text(llm: TransformersLM) -> None:
+    if llm.refusal(SOFT_PROMPT) is None:
+        checks.check_soft_prompts(llm)
+        return
+    assert SOFT_PROMPT not in llm.channels
+    with pytest.raises(UnsupportedChannelError, match="not for it: "):
+        check_way(llm, SOFT_PROMPT, "a test")
+
+
+def test_the_loss_of_embeddings_is_that_of_the_text(llm: TransformersLM) -> None:
+    if llm.probe.loss_refusal is None and llm.refusal(SOFT_PROMPT) is None:
+        checks.check_loss(llm)
+    elif llm.probe.loss_refusal is not None:
+        with pytest.raises(UnsupportedChannelError, match="cannot be trained with"):
+            TargetLoss(llm)
+
+
+def test_adapters_answer_as_in_peft(llm: TransformersLM) -> None:
+    checks.check_adapters(llm)

@@ -29,6 +29,7 @@ from transformers.pytorch_utils import Conv1D
 
 from persona.errors import InvalidOptionError, reason
 from persona.llm.checkpoint import frozen
+from persona.llm.frozen.model import rounding
 
 Linear: TypeAlias = nn.Linear | Conv1D
 
@@ -90,7 +91,7 @@ def _watched(model: Any, layers: Mapping[str, Linear]) -> dict[str, Sight]:
     first, second = _read(model, layers, third=2), _read(model, layers, third=3)
     lengths = {_REQUESTS * n for n in (1, _READ, _WRITTEN)}
     lengths |= {x[..., 0].numel() for calls in first.values() for x in calls if x is not None and x.ndim > 2}
-    found = {name: _sight(first[name], second[name], lengths) for name in layers}
+    found = {name: _sight(first[name], second[name], lengths, rounding(model)) for name in layers}
     if model.config.model_type in _OF_KERNELS:
         found |= {name: Sight(None, _KERNELS) for name in layers if name.endswith("out_proj")}
     # Of experts that are chosen token by token some may have seen all tokens by chance.
@@ -152,7 +153,9 @@ def _configs(config: Any) -> list[Any]:
     return [config, *(each for each in vars(config).values() if hasattr(each, "to_diff_dict"))]
 
 
-def _sight(first: Sequence[Tensor | None], second: Sequence[Tensor | None], lengths: set[int]) -> Sight:
+def _sight(
+    first: Sequence[Tensor | None], second: Sequence[Tensor | None], lengths: set[int], tolerance: float
+) -> Sight:
     """What a layer sees, by its inputs when the third request was one and when it was another."""
     if not first and not second:
         return Sight(None, NOT_COMPUTED)
@@ -161,17 +164,16 @@ def _sight(first: Sequence[Tensor | None], second: Sequence[Tensor | None], leng
         odd = any(x is None for x in (*first, *second))
         return Sight(None, _OUTPUT if odd else _MIXED)
     for axis in (0, 1):
-        if all(_only_third_differs(a, b, axis, lengths) for a, b in pairs):
+        if all(_only_third_differs(a, b, axis, lengths, tolerance) for a, b in pairs):
             return Sight(axis)
     return Sight(None, _MIXED)
 
 
-def _only_third_differs(a: Tensor, b: Tensor, axis: int, lengths: set[int]) -> bool:
+def _only_third_differs(a: Tensor, b: Tensor, axis: int, lengths: set[int], tolerance: float) -> bool:
     if a.shape != b.shape or a.ndim <= 1 + axis or a.shape[axis] % _REQUESTS:
         return False
     if a.ndim == 2 and len(a) not in lengths:
         return False  # some tokens only
     parts = [x.movedim(axis, 0).reshape(_REQUESTS, -1).double().nan_to_num() for x in (a, b)]
-    tolerance = max(torch.finfo(a.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
     different = (parts[0] - parts[1]).norm(dim=1) > tolerance * parts[0].norm(dim=1)
     return different.tolist() == [False, False, True]

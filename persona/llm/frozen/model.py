@@ -18,6 +18,7 @@ from transformers import GenerationConfig, LogitsProcessor
 
 from persona.errors import ModelLoadError
 from persona.llm.inputs import PaddedBatch
+from persona.llm.weights.quantized import mixes_rows
 from persona.protocols import GenerationOptions
 
 _TOKEN_RULES = (
@@ -233,6 +234,13 @@ def input_layer(model: Any) -> nn.Module:
     if not isinstance(getattr(layer, "weight", None), Tensor):
         raise ModelLoadError(f"a {type(model).__name__} embeds no text: take a language model that reads text alone")
     return cast(nn.Module, layer)
+
+
+def rounding(model: Any) -> float:
+    """By how much of themselves numbers in a model may differ when they are computed in another order."""
+    if mixes_rows(model):
+        return 0.3
+    return float(max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5)
 
 
 def _held(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor | None]]:

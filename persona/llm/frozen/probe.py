@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from persona.llm.checkpoint import frozen
-from persona.llm.frozen.model import FrozenModel
+from persona.llm.frozen.model import FrozenModel, rounding
 from persona.llm.inputs import Batching
 from persona.protocols import GenerationOptions
 
@@ -144,7 +144,7 @@ class Probe:
             found = compute()
         except Exception:  # models raise whatever they like at what they cannot do
             return False
-        return same_scores(found, expected)
+        return same_scores(found, expected, rounding(self._model.model))
 
     @contextmanager
     def _untouched(self) -> Iterator[None]:
@@ -164,15 +164,15 @@ class _Dictation(LogitsProcessor):
         return dictated
 
 
-def same_scores(found: Tensor, expected: Tensor) -> bool:
-    """Whether scores differ by no more than rounding: in the norm, over all tokens that are not ruled out.
+def same_scores(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Whether scores are equal, in the norm over all tokens that are not ruled out.
 
     Args:
         found, expected: logits.  # (..., vocabulary)
+        tolerance: by how much of themselves they may differ.
     """
     if expected.isnan().any():
         return True  # the model is broken, which every answer of it says
-    tolerance = max(torch.finfo(expected.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
     possible = expected > _RULED_OUT
     if found.shape != expected.shape or not torch.equal(found > _RULED_OUT, possible):
         return False

@@ -108,19 +108,19 @@ class Adapters:
             self.stack.write(slot, row)
 
     def named(self, names: Sequence[str | None]) -> AbstractContextManager[None]:
-        """Slot 1 is called a, slot 2 b."""
-        return self.stack.rows([None if name is None else "ab".index(name) + 1 for name in names])
+        """Slot 1 is called one, slot 2 two."""
+        return self.stack.rows([None if name is None else ("one", "two").index(name) + 1 for name in names])
 
     def in_peft(self, model: Any) -> PeftModel:
         """`model` with the same adapters in PEFT."""
         modules = self.stack.family.modules
         config = LoraConfig(r=2, lora_alpha=4, target_modules=[module.name for module in modules])
-        wrapped = get_peft_model(model, config, adapter_name="a")
-        wrapped.add_adapter("b", config)
+        wrapped = get_peft_model(model, config, adapter_name="one")
+        wrapped.add_adapter("two", config)
         layers = dict(wrapped.named_modules())
         for module, (a, b) in zip(modules, self.stack.family.pairs(self.rows), strict=True):
             layer: Any = layers[f"base_model.model.{module.name}"]
-            for index, name in enumerate("ab"):
+            for index, name in enumerate(("one", "two")):
                 layer.lora_A[name].weight.data = a[index].clone()
                 layer.lora_B[name].weight.data = b[index].clone()
         return wrapped.eval()
@@ -131,11 +131,13 @@ def check_adapters(llm: TransformersLM) -> None:
     model = copy.deepcopy(llm.model)
     plain = llm.generate([Request(text) for text in TEXTS], GREEDY)
     adapters = Adapters(llm)
-    requests = [Request(text, adapter=name) for text, name in zip(TEXTS, ("a", "b", None, "b", "a"), strict=True)]
+    requests = [
+        Request(text, adapter=name) for text, name in zip(TEXTS, ("one", "two", None, "two", "one"), strict=True)
+    ]
     peft = adapters.in_peft(model)
     expected = []
     for request in requests:
-        peft.set_adapter(request.adapter or "a")
+        peft.set_adapter(request.adapter or "one")
         if request.adapter is None:
             expected.append(plain[TEXTS.index(request.prompt)])
         else:

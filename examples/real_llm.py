@@ -44,6 +44,8 @@ ADAPTERS = {
     "lora.targets": "q_proj,v_proj",
 }
 EVAL = {"calibration_questions": 24, "files.markdown": "true"}
+TRAINED = {"news": {"calibration": "none"}, "films": {"calibration": "prior"}, "titles": {"max_new_tokens": 32}}
+"""Of rows with something trained: the calibration that the rows of retrieval chose, not chosen again for each."""
 
 
 @dataclass(frozen=True)
@@ -121,15 +123,15 @@ def embedders_evaluated(out: Path, name: str, seeds: int) -> Step:
     folders = [str(out / name / f"embedder-{seed}") for seed in range(seeds)]
     without = ",".join(str(out / name / f"without-{seed}") for seed in range(seeds))
     given = ("--user-embedder", ",".join(folders))
-    return evaluation(
-        out, name, f"embedders-{seeds}", "none,user-embedder", "1", *given, user_embedder_controls=without
-    )
+    values = {**TRAINED[name], "user_embedder_controls": without}
+    return evaluation(out, name, f"embedders-{seeds}", "none,user-embedder", "1", *given, **values)
 
 
 def adapters_evaluated(out: Path, name: str, seeds: int) -> Step:
     folders = ",".join(str(out / name / f"adapter-{seed}") for seed in range(seeds))
     given = ("--adapters", folders)
-    return evaluation(out, name, f"adapters-{seeds}", "none,lora+task", "1", *given, adapters_once="true")
+    values = {**TRAINED[name], "adapters_once": "true"}
+    return evaluation(out, name, f"adapters-{seeds}", "none,lora+task", "1", *given, **values)
 
 
 def steps(out: Path) -> Iterator[Step]:

@@ -172,7 +172,8 @@ class Personalizer:
             prompt: the request, or a conversation that ends in it: `persona.protocols.Message` or mappings with
                 ``role`` and ``content``. Records are sought by its last turn, which is the user's.
             choices: the legal answers; None takes those of the task whose wording the builder has, if it fixes any.
-                How one of them is chosen is said by `GenerationOptions.answers`.
+                How one of them is chosen is said by `GenerationOptions.answers`; with ``"auto"``, choices that are
+                given here are chosen by likelihood, whatever the LLM.
 
         An unknown user gets nothing personal (`Generation.abstained`): the answer of the plain LLM, or with a user
         embedder that of its neutral prompt.
@@ -197,6 +198,8 @@ class Personalizer:
                 raise InvalidOptionError(f"a batch is of pairs of a user id and a prompt, was: {pair!r:.80}")
             check_user_id(pair[0])
             _checked_conversation(pair[1])
+        if choices is not None and self.options.answers == "auto":
+            return self.answering("likelihood").batch(questions, choices=choices)
         profiles = {user_id: self.store.profile(user_id) for user_id, _ in questions}
         asks = [self.ask(profiles[user_id], prompt, choices=choices) for user_id, prompt in questions]
         return self.answer(self.prepare(asks))

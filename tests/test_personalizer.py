@@ -76,6 +76,18 @@ def test_a_batch_mixes_users_and_gives_each_its_own_history(personalizer: Person
     assert answers == [personalizer.generate(answer.user_id, prompt) for answer in answers]
 
 
+def test_one_of_the_given_choices_is_answered_whatever_the_llm(store: ProfileStore) -> None:
+    choices = ["5", "2", "I would not know"]
+    answer = Personalizer(load_llm("tiny"), store).generate("ana", "Rate this superhero film.", choices=choices)
+    assert (answer.text in choices, answer.answered) == (True, "likelihood")
+    # An LLM that gives no likelihoods is read.
+    says = load_llm(lambda prompt: "Surely a **2**, from me.", name="says")
+    answer = Personalizer(says, store).generate("ana", "Rate this superhero film.", choices=choices)
+    assert (answer.text, answer.answered) == ("2", "read")
+    in_its_words = Personalizer(says, store, options=GenerationOptions(answers="generate"))
+    assert in_its_words.generate("ana", "Rate it.", choices=choices).text == "Surely a **2**, from me."
+
+
 def test_a_conversation_is_answered_by_its_last_turn(personalizer: Personalizer) -> None:
     talk: list[Any] = [
         {"role": "user", "content": "I saw a heist film in Lisbon."},

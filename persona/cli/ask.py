@@ -19,6 +19,7 @@ from persona.cli.terminal import (
     group,
     load_llm,
     load_read_encoder,
+    names,
     opened_store,
     report,
 )
@@ -116,6 +117,7 @@ class Ask:
         task: the LaMP task that the prompt is of (LaMP_1 ... LaMP_7, LaMP_2N), or free (the default): records are
             sought by the question in it and worded as in its official prompts; a summary is for it. A user embedder
             knows its own.
+        choices: comma list: answer with one of these, the likeliest.
         max_new_tokens: longest answer, in tokens (default: 64).
         new_user: answer also a user on whom the store holds nothing, as the LLM answers without a history.
     """
@@ -132,6 +134,7 @@ class Ask:
     adapters: bool = False
     summary: str | None = None
     task: str | None = None
+    choices: str | None = None
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None
     new_user: bool = False
 
@@ -162,9 +165,10 @@ def ask(options: Ask, settings: Mapping[str, Any]) -> None:
             if not AdapterBank(store).families():
                 raise UnknownAdapterError("the store holds no adapters: train them with `persona train adapters`")
         with assembled(load_llm(options.llm), store, chosen) as personalizer:
-            answer = personalizer.generate(options.user_id, prompt)
-    names = ("text", "user_id", "notes", "sources", "channels", "tokens_added", "abstained", "prompt")
-    value = {name: getattr(answer, name) for name in names}
+            given = None if options.choices is None else names(options.choices, "--choices")
+            answer = personalizer.generate(options.user_id, prompt, choices=given)
+    fields = ("text", "user_id", "notes", "sources", "channels", "tokens_added", "abstained", "prompt", "answered")
+    value = {name: getattr(answer, name) for name in fields}
     value["turns"] = [asdict(turn) for turn in answer.turns]
     report({**value, "records": [_scored(each) for each in answer.records]}, answer.text)
 

@@ -124,3 +124,9 @@ def test_a_new_user_is_answered_without_a_history(stocked: Run) -> None:
     assert (answer["abstained"], answer["records"]) == (True, [])
     known = stocked("ask", "mara", "Which film?", "--new-user", "--max-new-tokens", "4", "--json").json
     assert known["records"]
+
+
+def test_ask_answers_with_one_of_the_choices(stocked: Run) -> None:
+    asked = stocked("ask", "mara", QUERY, "--llm", "tiny", "--choices", "see it, leave it", "--json").json
+    assert asked["text"] in ("see it", "leave it")
+    assert asked["answered"] == "likelihood"

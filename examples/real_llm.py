@@ -22,8 +22,15 @@ from typing import Any
 
 LLM = "smollm2"
 RECORDS = 30
-SETS = {"news": ("LaMP_2_news", 4, 44), "films": ("LaMP_3_film", 1, 52), "titles": ("LaMP_5_acl", 1, 60)}
-"""By short name: the folder, questions of a user, and questions in all."""
+SETS = {
+    "news": ("LaMP_2_news", "dev", 4, 44),
+    "films": ("LaMP_3_film", "dev", 1, 52),
+    "titles": ("LaMP_5_acl", "dev", 1, 60),
+    "news-choosing": ("LaMP_2_news", "train", 1, 40),
+    "films-choosing": ("LaMP_3_film", "train", 1, 40),
+}
+"""By short name: the folder, the split whose questions are asked, questions of a user, and questions in all. What a
+default is chosen by is asked of training users."""
 
 EMBEDDER = {
     "training.steps": 30,
@@ -68,14 +75,15 @@ def settings(values: dict[str, Any]) -> list[str]:
     return [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
 
 
-def write_part(source: Path, target: Path, per_user: int, most: int) -> None:
-    """A LaMP folder with fewer questions and shorter profiles."""
+def write_part(source: Path, target: Path, asked_split: str, per_user: int, most: int) -> None:
+    """A LaMP folder with fewer questions and shorter profiles; the questions of `asked_split` are its ``dev``."""
     if (target / "written").exists():
         return
     target.mkdir(parents=True, exist_ok=True)
-    for split in ("train", "dev"):
-        questions = json.loads((source / f"{split}_questions.json").read_text())
-        outputs = json.loads((source / f"{split}_outputs.json").read_text())
+    for split in ("train", "dev") if asked_split == "dev" else ("dev",):
+        read = asked_split if split == "dev" else split
+        questions = json.loads((source / f"{read}_questions.json").read_text())
+        outputs = json.loads((source / f"{read}_outputs.json").read_text())
         if split == "dev":
             asked: dict[str, int] = {}
             kept = []
@@ -139,6 +147,9 @@ def steps(out: Path) -> Iterator[Step]:
     yield evaluation(out, "news", "retrieval", "none,bm25-lamp,bm25,recency", "1,4", answers="auto,generate")
     yield evaluation(out, "films", "retrieval", "none,bm25-lamp,recency", "1,4")
     yield evaluation(out, "news", "summaries", "none,stats,summary", "1", summary_form="sentence")
+    for name in ("news-choosing", "films-choosing"):
+        for placement in ("prompt", "system", "turns"):
+            yield evaluation(out, name, placement, "none,bm25", "4", placement=placement, mask="true")
     folder = out / "news" / "filter"
     yield Step(
         "news/filter",
@@ -182,8 +193,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only steps whose name begins so")
     parser.add_argument("--list", action="store_true", help="only say what is done and what is not")
     options = parser.parse_args()
-    for name, (folder, per_user, most) in SETS.items():
-        write_part(options.folder / folder, options.out / "data" / name, per_user, most)
+    for name, (folder, split, per_user, most) in SETS.items():
+        write_part(options.folder / folder, options.out / "data" / name, split, per_user, most)
     for step in steps(options.out):
         if not step.name.startswith(options.only):
             continue

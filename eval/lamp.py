@@ -310,9 +310,12 @@ class NamedMethods:
 
         given = self._options.summary_llm or self._llm
         form = TASK if self._wording.notes_are_targets else INSTRUCT
+        # An LLM that was trained on the task has seen prompts as long as the task's; one that follows instructions
+        # reads a history in as few parts as it can.
+        context = self._options.max_length if form == TASK else SummaryOptions().context_tokens
         return WrittenSummaries(
             load_llm(given) if isinstance(given, str) else given,
-            SummaryOptions(task=self._benchmark.name, form=form, context_tokens=self._options.max_length),
+            SummaryOptions(task=self._benchmark.name, form=form, context_tokens=context),
             labels=self._benchmark.labels,
             path=self._folder / "summaries.jsonl",
             progress=partial(self._progress, "summaries"),

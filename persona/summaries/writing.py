@@ -190,6 +190,8 @@ class WrittenSummaries:
         missing = {key: profile for key, profile in zip(keys, profiles, strict=True) if key not in self._texts}
         pending = list(missing.items())
         done = 0
+        if pending and self._progress is not None:
+            self._progress(done, len(pending))
         for start in range(0, len(pending), _PROFILES_AT_ONCE):
             chunk = pending[start : start + _PROFILES_AT_ONCE]
             some = [profile for _, profile in chunk]

@@ -25,6 +25,8 @@ from persona.protocols import answer_settings
 
 OUTCOMES = ("failed", "cut", "refused", "empty")
 """What may be wrong with an answer, see `GivenAnswer.outcome`."""
+THINKING = "thinking"
+"""Counted besides: answers that the LLM thought before, in the answer itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +37,14 @@ class GivenAnswer:
         text: the answer; empty where there is none.
         answered: how it was made (`Generation.answered`); empty where that is not known.
         finish: how it ended (`Generation.finish`).
+        thought: whether a part for thinking was taken off (`Generation.thought`).
         failed: why there is no answer; empty where there is one.
     """
 
     text: str
     answered: str = ""
     finish: str = ""
+    thought: bool = False
     failed: str = ""
 
     @classmethod
@@ -48,7 +52,13 @@ class GivenAnswer:
         """What a personalizer gave."""
         if isinstance(generation, GenerationError):
             return cls("", failed=" ".join(str(generation).split()))
-        return cls(generation.text, generation.answered, generation.finish)
+        return cls(generation.text, generation.answered, generation.finish, generation.thought)
+
+    @classmethod
+    def read(cls, line: Mapping[str, Any]) -> GivenAnswer:
+        """That of a line of the file."""
+        marks = {name: line[name] for name in ("answered", "finish", "thought") if name in line}
+        return cls(line["text"], **marks)
 
     @property
     def outcome(self) -> str:
@@ -59,21 +69,20 @@ class GivenAnswer:
         return ended or ("" if self.text.strip() else "empty")
 
     @property
-    def line(self) -> dict[str, str]:
+    def line(self) -> dict[str, Any]:
         """Itself as a line of the file, without its key."""
-        return {"failed": self.failed} if self.failed else {"text": self.text, **self._marks}
-
-    @property
-    def _marks(self) -> dict[str, str]:
-        marks = {"answered": self.answered, "finish": self.finish}
-        return {name: mark for name, mark in marks.items() if mark}
+        if self.failed:
+            return {"failed": self.failed}
+        marks = {"answered": self.answered, "finish": self.finish, "thought": self.thought}
+        return {"text": self.text, **{name: mark for name, mark in marks.items() if mark}}
 
 
 def outcomes(answers: Sequence[GivenAnswer]) -> dict[str, int]:
-    """How many answers there are of each way to make them, and of each of `OUTCOMES`."""
+    """How many answers there are of each way to make them, of each of `OUTCOMES`, and of `THINKING`."""
     ways = Counter(each.answered for each in answers if each.answered)
     wrong = Counter(each.outcome for each in answers)
-    return {**ways, **{name: wrong[name] for name in OUTCOMES}}
+    thought = sum(each.thought for each in answers)
+    return {**ways, **{name: wrong[name] for name in OUTCOMES}, THINKING: thought}
 
 
 class Answers:
@@ -94,7 +103,7 @@ class Answers:
             if "scores" in line:
                 self._scores[line["key"]] = line["scores"]
             elif "text" in line:
-                self._given[line["key"]] = GivenAnswer(line["text"], line.get("answered", ""), line.get("finish", ""))
+                self._given[line["key"]] = GivenAnswer.read(line)
 
     def ask(
         self,
@@ -132,8 +141,10 @@ class Answers:
         personalizer: Personalizer,
         prepared: Sequence[Prepared],
         progress: Callable[[int], object] = lambda done: None,
-    ) -> list[list[float]]:
+    ) -> list[list[float] | None]:
         """The scores of the choices of each of `prepared` (`Personalizer.choice_scores`), kept like answers.
+
+        None stands for those of a request that was not answered, or whose LLM gives none.
 
         Args:
             personalizer: the one that prepared them.
@@ -149,12 +160,13 @@ class Answers:
         progress(done)
         for chunk in self._chunks(missing):
             scores = personalizer.choice_scores([each for _, each in chunk])
-            found = {key: some for (key, _), some in zip(chunk, scores, strict=True)}
+            pairs = zip(chunk, scores, strict=True)
+            found = {key: some for (key, _), some in pairs if not isinstance(some, GenerationError)}
             self._scores |= found
             self._file.add(*({"key": key, "scores": some} for key, some in found.items()))
             done += len(chunk)
             progress(done)
-        return [self._scores[key] for key in keys]
+        return [self._scores.get(key) for key in keys]
 
     def _chunks(self, missing: Mapping[str, Prepared]) -> Iterator[list[tuple[str, Prepared]]]:
         """What is asked together: prompts of like length."""

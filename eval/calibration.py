@@ -127,7 +127,7 @@ class Calibrator:
             return Calibration()
         if self._kind == AUTO:
             scores = measured.get(PRIOR) or self._scores(personalizer, arm, left_out=False)
-            best = self._best(scores, measured)
+            best = self._best(scores, measured) if scores else NO_CALIBRATION
             return Calibration() if best == NO_CALIBRATION else Calibration(best, _prior(measured[best]))
         return Calibration(self._kind, _prior(measured[self._kind]))
 
@@ -153,7 +153,7 @@ class Calibrator:
         return [
             _Scores(question, choices, np.asarray(scores) - np.logaddexp.reduce(scores))
             for (question, _), ask, scores in zip(pairs, asks, scored, strict=True)
-            if (choices := ask.choices) is not None
+            if (choices := ask.choices) is not None and scores is not None
         ]
 
     def _advance(self, total: int, done: int) -> None:

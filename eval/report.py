@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona.eval.answers import OUTCOMES
+from persona.eval.answers import OUTCOMES, THINKING
 from persona.eval.bootstrap import Interval, PairedDifference
 from persona.eval.methods import row_name
 from persona.files import write_atomically
@@ -174,9 +174,10 @@ class Report:
         columns |= {name: list(map(_difference_cell, some)) for name, some in differences.items() if any(some)}
         if any(row.answered not in ("", GENERATED) for row in self.rows):
             columns["answered"] = [row.answered or "-" for row in self.rows]
-        wrong = [{name: row.outcomes[name] for name in OUTCOMES if row.outcomes.get(name)} for row in self.rows]
+        counted = (*OUTCOMES, THINKING)
+        wrong = [{name: row.outcomes[name] for name in counted if row.outcomes.get(name)} for row in self.rows]
         if any(wrong):
-            columns["not whole"] = [", ".join(f"{n} {name}" for name, n in each.items()) or "-" for each in wrong]
+            columns["of the answers"] = [", ".join(f"{n} {name}" for name, n in each.items()) or "-" for each in wrong]
         columns["tokens added"] = [f"{row.tokens_added:.0f}" for row in self.rows]
         return [list(columns), *map(list, zip(*columns.values(), strict=True))]
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from persona.channels import Ask
 from persona.errors import EvaluationError, InvalidOptionError
-from persona.eval.answers import OUTCOMES, Answers, GivenAnswer, outcomes
+from persona.eval.answers import OUTCOMES, THINKING, Answers, GivenAnswer, outcomes
 from persona.eval.benchmark import Benchmark, Question, data_hash
 from persona.eval.bootstrap import Bootstrap, Interval, PairedDifference
 from persona.eval.calibration import NO_CALIBRATION, Calibration, Calibrator, calibration_questions
@@ -166,7 +166,7 @@ class _Answered:
     @property
     def ways(self) -> str:
         """How answers were made, for the report."""
-        modes = {way: count for way, count in self.outcomes.items() if way not in OUTCOMES}
+        modes = {way: count for way, count in self.outcomes.items() if way not in (*OUTCOMES, THINKING)}
         made = [way if len(modes) == 1 else f"{way} {count}" for way, count in modes.items()]
         return ", ".join([*made, *(["; ".join(self.calibrations)] if any(self.calibrations) else [])])
 

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from persona.channels import Ask, Channel, Contribution, check_way
 from persona.errors import GenerationError, InvalidOptionError
-from persona.llm.answers.modes import Answered, answers
+from persona.llm.answers.modes import answers
 from persona.llm.chat.messages import Conversation, conversation, with_personal_turns
 from persona.llm.checks import check_options, check_prompt
 from persona.prompts import PROMPT, PromptBuilder
 from persona.protocols import (
     ADAPTER,
     TEXT,
+    Answer,
     BoundedPrompt,
     BuiltPrompt,
     Choices,
@@ -56,9 +57,10 @@ class Generation:
         tokens_added: tokens that personalization added to the prompt, in the LLM's own unit.
         notes: the notes about the user (a summary) in `prompt`, whole or shortened.
         sources: where the notes come from, e.g. ``"llm:LaMP_3:instruct-1:gpt@..."``.
-        answered: how the answer was made, one of `persona.llm.answers.modes.Mode`; empty before it is there.
+        answered: how the answer was made, one of `persona.protocols.Mode`; empty before it is there.
         finish: how it ended, one of `persona.protocols.Finish`; empty before it is there.
         turns: the turns before `prompt`, those with personal text included (`PromptBuilder.placement`).
+        thought: whether the LLM wrote a part for thinking, which is not in `text`.
     """
 
     text: str
@@ -72,6 +74,7 @@ class Generation:
     answered: str = ""
     finish: str = ""
     turns: tuple[Message, ...] = ()
+    thought: bool = False
 
     @property
     def abstained(self) -> bool:
@@ -96,11 +99,17 @@ class Prepared:
     generation: Generation
     identity: str = ""
 
-    def with_answer(self, answered: Answered | GenerationError) -> Generation | GenerationError:
+    def with_answer(self, answered: Answer | GenerationError) -> Generation | GenerationError:
         """The generation with what the LLM answered; an error as it is."""
         if isinstance(answered, GenerationError):
             return answered
-        return replace(self.generation, text=answered.text, answered=answered.mode, finish=answered.finish)
+        return replace(
+            self.generation,
+            text=answered.text,
+            answered=answered.mode,
+            finish=answered.finish,
+            thought=answered.thought,
+        )
 
 
 class Personalizer:
@@ -252,11 +261,12 @@ class Personalizer:
             for index, answered in answers(self.llm, [each.request for each in prepared], self.options):
                 yield index, prepared[index].with_answer(answered)
 
-    def choice_scores(self, prepared: Sequence[Prepared]) -> list[list[float]]:
+    def choice_scores(self, prepared: Sequence[Prepared]) -> Sequence[list[float] | GenerationError]:
         """How likely the LLM finds each choice of prepared requests, which all have some.
 
         Returns:
-            Log-likelihood of each choice as the whole answer, nats, in the order of `Request.choices`.
+            Log-likelihood of each choice as the whole answer, nats, in the order of `Request.choices`; the error of a
+            request that was not answered.
 
         Raises:
             InvalidOptionError: if the LLM does not score choices.

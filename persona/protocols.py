@@ -298,6 +298,9 @@ class GenerationOptions:
 Finish: TypeAlias = Literal["stop", "length", "refusal"]
 """How an answer ended: by itself, cut at `GenerationOptions.max_new_tokens`, or in a refusal by the LLM's provider."""
 
+Mode: TypeAlias = Literal["generate", "likelihood", "constrained", "read"]
+"""How an answer was made, see `persona.llm.answers.modes`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -306,20 +309,25 @@ class Answer:
     Attributes:
         text: may be empty.
         finish: how it ended.
-        held: whether nothing but a choice of the request could be written.
+        mode: how it was made; what is ``"generate"`` may have been asked for otherwise.
+        thought: whether the LLM wrote a part for thinking, which is not in `text`.
     """
 
     text: str
     finish: Finish = "stop"
-    held: bool = False
+    mode: Mode = "generate"
+    thought: bool = False
 
 
 @runtime_checkable
 class ScoresChoices(Protocol):
     """A `LanguageModel` that says how likely it finds each choice of a request."""
 
-    def choice_scores(self, requests: Sequence[Request]) -> list[list[float]]:
-        """Log-likelihood of each choice as the whole answer, its end included, in nats; errors as in `generate`."""
+    def choice_scores(self, requests: Sequence[Request]) -> Sequence[list[float] | GenerationError]:
+        """Log-likelihood of each choice as the whole answer, its end included, in nats; errors as in `generate_each`.
+
+        An LLM with the attribute ``likelihoods = True`` answers by them in `AnswersOneByOne.generate_each` itself.
+        """
         ...
 
 

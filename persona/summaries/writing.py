@@ -14,8 +14,8 @@ from pathlib import Path
 
 from persona.errors import GenerationError, InvalidOptionError
 from persona.files import JsonLines
-from persona.llm.answers.modes import Answered, answers
-from persona.protocols import BoundedPrompt, GenerationOptions, LanguageModel, Request, answer_settings
+from persona.llm.answers.modes import answers
+from persona.protocols import Answer, BoundedPrompt, GenerationOptions, LanguageModel, Request, answer_settings
 from persona.records import Profile
 from persona.summaries.prompts import INSTRUCT, parts, prompt_version, summary_form
 from persona.summaries.statistics import FREE, check_task
@@ -142,7 +142,7 @@ def each_summary(
         merging = True
 
 
-def _failure(llm: LanguageModel, answered: Answered | GenerationError) -> GenerationError:
+def _failure(llm: LanguageModel, answered: Answer | GenerationError) -> GenerationError:
     if isinstance(answered, GenerationError):
         return answered
     return GenerationError(f"{llm.fingerprint} refused to write: {answered.text.strip() or 'without a reason'}")

@@ -71,7 +71,7 @@ def test_an_evaluation_has_everything_that_can_be_had_and_asks_it_once(store: Pr
         }
         assert all("failed (500): internal error" in failure.reason for failure in each.failures)
         assert each["none"].scores["accuracy"].value == pytest.approx(0.9)
-        assert each["none"].outcomes == {"generate": 54, "failed": 6, "cut": 0, "refused": 0, "empty": 0}
+        assert each["none"].outcomes == {"generate": 54, "failed": 6, "cut": 0, "refused": 0, "empty": 0, "thinking": 0}
     assert faulty.asked.keys() == {f"number{index}?" for index in lost}
     assert "| 6 failed |" in report.markdown()
     written = json.loads((out / "results.json").read_text())
@@ -99,7 +99,14 @@ def test_cut_refused_and_empty_answers_are_told_apart(store: ProfileStore) -> No
     with serving(lambda path, body: replies[number(body["messages"][-1]["content"]) % 5]) as server:
         row = run(server, store)["none"]
     each = QUESTIONS // 5
-    assert row.outcomes == {"generate": QUESTIONS, "failed": 0, "cut": 2 * each, "refused": 2 * each, "empty": each}
+    assert row.outcomes == {
+        "generate": QUESTIONS,
+        "failed": 0,
+        "cut": 2 * each,
+        "refused": 2 * each,
+        "empty": each,
+        "thinking": 0,
+    }
     assert row.predictions["0"] == "yes and"
 
 

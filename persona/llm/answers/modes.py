@@ -19,24 +19,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
 
 from persona.errors import GenerationError
 from persona.llm.answers.choices import chosen, named_choice
-from persona.llm.answers.text import answer_text
+from persona.llm.answers.text import told
 from persona.llm.chat.messages import transcript
 from persona.llm.checks import check_answer
 from persona.protocols import (
     Answer,
     AnswersOneByOne,
-    Finish,
     GenerationOptions,
     LanguageModel,
+    Mode,
     Request,
     ScoresChoices,
 )
-
-Mode: TypeAlias = Literal["generate", "likelihood", "constrained", "read"]
 
 _TOGETHER = 64
 
@@ -53,24 +50,9 @@ def answer_mode(llm: LanguageModel, options: GenerationOptions) -> Mode:
     return "constrained" if getattr(llm, "constrains", False) else "read"
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What a request is answered with.
-
-    Attributes:
-        text: the answer.
-        mode: how it was made.
-        finish: how it ended.
-    """
-
-    text: str
-    mode: Mode
-    finish: Finish = "stop"
-
-
 def answers(
     llm: LanguageModel, requests: Sequence[Request], options: GenerationOptions
-) -> Iterator[tuple[int, Answered | GenerationError]]:
+) -> Iterator[tuple[int, Answer | GenerationError]]:
     """Index and answer of each of `requests`, or its error, when it arrives: one by one where the LLM can.
 
     Raises:
@@ -122,33 +104,33 @@ class _Plan:
     @classmethod
     def of(cls, llm: LanguageModel, requests: Sequence[Request], options: GenerationOptions) -> _Plan:
         mode = answer_mode(llm, options)
-        scored = [
-            index for index, request in enumerate(requests) if request.choices is not None and mode == "likelihood"
-        ]
+        choosing = [index for index, request in enumerate(requests) if request.choices is not None]
+        scored = choosing if mode == "likelihood" and not getattr(llm, "likelihoods", False) else []
         asked = sorted(set(range(len(requests))) - set(scored))
-        options = replace(options, answers="constrained" if mode == "constrained" else "generate")
+        options = replace(options, answers="generate" if mode == "read" else mode)
         return cls(llm.fingerprint, requests, mode, scored, asked, options)
 
-    def likeliest(self, index: int, scores: Sequence[float]) -> Answered:
+    def likeliest(self, index: int, scores: Sequence[float] | GenerationError) -> Answer | GenerationError:
         """The answer to a request whose choices were scored."""
+        if isinstance(scores, GenerationError):
+            return scores
         choices = self.requests[index].choices
         assert choices is not None
-        return Answered(chosen(scores, choices), "likelihood")
+        return Answer(chosen(scores, choices), mode="likelihood")
 
-    def written(self, index: int, answer: Answer | str | GenerationError) -> Answered | GenerationError:
+    def written(self, index: int, answer: Answer | str | GenerationError) -> Answer | GenerationError:
         """The answer to a request, by what the LLM wrote, whatever kind of LLM that is."""
         if isinstance(answer, GenerationError):
             return answer
-        made = answer if isinstance(answer, Answer) else Answer(answer)
+        choices = self.requests[index].choices
+        held = choices is not None and self.mode == "constrained"
+        made = answer if isinstance(answer, Answer) else Answer(answer, mode="constrained" if held else "generate")
         try:
             check_answer(made.text, self.name)
         except GenerationError as error:
             return error
-        if not made.held:  # an LLM of the user's own may hand over all that was written
-            made = replace(made, text=answer_text(made.text, self.options))
-        choices = self.requests[index].choices
-        if choices is None or self.mode == "generate":
-            return Answered(made.text, "generate", made.finish)
-        if made.held:
-            return Answered(made.text, "constrained", made.finish)
-        return Answered(named_choice(made.text, choices) or made.text, "read", made.finish)
+        if made.mode == "generate":
+            made = told(made, self.options)  # an LLM of the user's own may hand over all that was written
+        if made.mode == "generate" and choices is not None and self.mode != "generate":
+            made = replace(made, text=named_choice(made.text, choices) or made.text, mode="read")
+        return made

@@ -14,8 +14,9 @@ known by its end alone.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
-from persona.protocols import GenerationOptions
+from persona.protocols import Answer, GenerationOptions
 
 THINKING: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"),
@@ -55,6 +56,12 @@ def answer_text(text: str, options: GenerationOptions, *, thinking_end: str | No
     answer = _without_emphasis(text[begin : _stopped(text, begin, options)])
     # Within emphasis there may be more of the kind.
     return answer if answer == text else answer_text(answer, options)
+
+
+def told(answer: Answer, options: GenerationOptions) -> Answer:
+    """An answer by all that an LLM wrote: its `answer_text`, and whether it thought."""
+    thought = answer.thought or without_thinking(answer.text) != answer.text
+    return replace(answer, text=answer_text(answer.text, options), thought=thought)
 
 
 def settled_text(text: str, options: GenerationOptions, *, thinking_end: str | None = None) -> str:

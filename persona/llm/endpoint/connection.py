@@ -75,12 +75,17 @@ class Connection:
         self.slots = asyncio.Semaphore(options.max_concurrency)
         # A synchronous client of somebody's own, with its proxies and certificates, is used as it is.
         self._threads = None if _asynchronous(self._client) else ThreadPoolExecutor(options.max_concurrency)
-        self.loop = BackgroundLoop(self._client.close if self._own else None)
+        self.loop = BackgroundLoop(self._close if self._own else None)
 
     @property
     def url(self) -> str:
         """The endpoint's address, as it was given."""
         return str(self._client.base_url)
+
+    async def _close(self) -> None:
+        closed = self._client.close()
+        if closed is not None:
+            await closed
 
     async def ask(
         self, name: str, call: Callable[[Any], Callable[..., Any]], read: Callable[[Any], T], body: Mapping[str, Any]

@@ -21,7 +21,7 @@ import json
 import re
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from persona.errors import EndpointError, PersonaWarning
@@ -133,7 +133,7 @@ class Holding:
         held = way.read(answer.text, choices)
         if held is not None:
             self._known = True
-            return Answer(held, answer.finish, held=True)
+            return replace(answer, text=held, mode="constrained")
         if answer.finish != "stop" or not answer.text:
             return answer
         if way in (CHOICE, GUIDED):  # a server passes over fields that it does not know
@@ -145,12 +145,11 @@ class Holding:
 
     def _refused(self, error: EndpointError) -> bool:
         """Whether a refusal may be that of the way; llama-cpp-python refuses fields with a 500."""
-        said = str(error.__cause__ or error)
-        if self._known or error.status is None:
+        if self._known or error.status is None or error.status in _NEVER_OF_THE_WAY:
             return False
-        if _OF_THE_WAY.search(said):
-            return error.status not in _NEVER_OF_THE_WAY
-        return error.status in (400, 422) and not _OF_THE_REQUEST.search(said)
+        if _OF_THE_WAY.search(str(error.__cause__ or error)):
+            return True
+        return error.status in (400, 422) and not of_the_request(error, _OF_THE_WAY)
 
     def _drop(self, ways: Sequence[Way], does: str) -> None:
         """Forget ways that the server does not take, and say so of the first one."""
@@ -161,3 +160,9 @@ class Holding:
             warnings.warn(
                 f"{self._name} {does} the constraint {names[0]!r}: from now on {then}", PersonaWarning, stacklevel=2
             )
+
+
+def of_the_request(error: EndpointError, words: re.Pattern[str]) -> bool:
+    """Whether a refusal is for the sake of what is asked, and names none of the `words` of the way to ask."""
+    said = str(error.__cause__ or error)
+    return bool(_OF_THE_REQUEST.search(said)) and not words.search(said)

@@ -27,10 +27,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from persona.errors import EndpointError, GenerationError, InvalidOptionError
-from persona.llm.answers.text import answer_text
+from persona.llm.answers.choices import chosen
+from persona.llm.answers.text import told
 from persona.llm.checks import check_options, check_requests, check_soft_prompt
 from persona.llm.endpoint.connection import Connection
 from persona.llm.endpoint.holding import JSON_OBJECT, JSON_SCHEMA, Holding, Way
+from persona.llm.endpoint.likelihood import PromptScores
 from persona.llm.endpoint.options import EndpointOptions
 from persona.llm.endpoint.wire import read_answer, request_fields
 from persona.llm.tokenizers import WhitespaceTokenizer
@@ -65,6 +67,8 @@ class OpenAILM:
     constrains = True
     ways: Sequence[Way] = (JSON_SCHEMA, JSON_OBJECT)
     """How the endpoint may be told to hold an answer to choices, the first one first."""
+    likelihoods = False
+    """Whether the endpoint may say how likely its LLM finds each choice."""
 
     def __init__(
         self,
@@ -86,8 +90,9 @@ class OpenAILM:
 
     def _started(self) -> _Live:
         connection = self._connect()
-        holding = Holding(self._fingerprint(connection), list(self.ways))
-        return _Live(os.getpid(), connection, holding)
+        name = self._fingerprint(connection)
+        scores = PromptScores(name, connection) if self.likelihoods else None
+        return _Live(os.getpid(), connection, Holding(name, self.ways), scores)
 
     @property
     def _live(self) -> _Live:
@@ -168,25 +173,25 @@ class OpenAILM:
                 answers[index] = answer
         return [answers[index] for index in range(len(requests))]
 
-    def _asked(self, requests: Sequence[Request], options: GenerationOptions) -> list[_Asked]:
+    def _asked(self, requests: Sequence[Request], options: GenerationOptions) -> list[Asked]:
         """What is sent, and for which requests; checked before anything is."""
         check_options(options, only_text=self.fingerprint)
         check_requests(requests, self)
         # Adapters are named before anything is sent: nobody is answered by the plain model because one is gone.
-        asked: dict[tuple[object, ...], _Asked] = {}
+        asked: dict[tuple[object, ...], Asked] = {}
         for index, request in enumerate(requests):
             if request.soft_prompt is not None:
                 check_soft_prompt(request.soft_prompt, self._options.hidden_size, self.fingerprint, index)
             model = self._model_of(request)
             # Equal prompts are one question; a soft prompt is never taken for equal to another.
-            choices = request.choices.texts if request.choices is not None and options.answers == "constrained" else ()
+            choices = None if options.answers == "generate" else request.choices
             key = (request.prompt, request.turns, model, choices, None if request.soft_prompt is None else index)
-            asked.setdefault(key, _Asked(model, request, [])).indexes.append(index)
+            asked.setdefault(key, Asked(model, request, [])).indexes.append(index)
         return list(asked.values())
 
     async def _answers(
         self,
-        asked: Sequence[_Asked],
+        asked: Sequence[Asked],
         options: GenerationOptions,
         put: Callable[[tuple[int, Answer | GenerationError]], None],
     ) -> None:
@@ -194,7 +199,7 @@ class OpenAILM:
         ended: list[GenerationError] = []
         live = self._live
 
-        async def ask(each: _Asked) -> None:
+        async def ask(each: Asked) -> None:
             async with live.connection.slots:
                 if ended:
                     return
@@ -221,8 +226,10 @@ class OpenAILM:
         return self._model if request.adapter is None or adapter_name is None else adapter_name(request.adapter)
 
     async def _answer(self, model: str, request: Request, options: GenerationOptions) -> Answer:
-        if options.answers != "constrained" or request.choices is None:
+        if options.answers == "generate" or request.choices is None:
             return await self._written(model, request, options)
+        if options.answers == "likelihood" and (scores := await self._scores(model, request, options)) is not None:
+            return Answer(chosen(scores, request.choices), mode="likelihood")
         texts = request.choices.texts
         longest = max(len(json.dumps(text)) for text in texts)
 
@@ -233,6 +240,14 @@ class OpenAILM:
             return await self._written(model, request, room, way.fields(texts))
 
         return await self._live.holding.answer(texts, ask)
+
+    async def _scores(self, model: str, request: Request, options: GenerationOptions) -> list[float] | None:
+        """How likely the LLM finds each choice; None if the endpoint does not say."""
+        live = self._live
+        if live.scores is None or request.choices is None or request.soft_prompt is not None:
+            return None
+        fields = request_fields(request, self._options, options, live.connection.url)
+        return await live.scores(model, self.chats, fields, request.choices.texts)
 
     async def _written(
         self,
@@ -248,8 +263,7 @@ class OpenAILM:
             return (client.chat.completions if self._options.endpoint == "chat" else client.completions).create
 
         def read(reply: Any) -> Answer:
-            answer = read_answer(reply, self.fingerprint, options.max_new_tokens)
-            return replace(answer, text=answer_text(answer.text, options))
+            return told(read_answer(reply, self.fingerprint, options.max_new_tokens), options)
 
         return await connection.ask(self.fingerprint, call, read, {"model": model, **fields})
 
@@ -265,12 +279,14 @@ class _Live:
         process: its id.
         connection: to the endpoint.
         holding: what the endpoint takes of ways to hold an answer to choices.
+        scores: how likely the LLM finds choices; None where no endpoint of the kind says that.
         failures: how many requests in a row were not answered, up to now.
     """
 
     process: int
     connection: Connection
     holding: Holding
+    scores: PromptScores | None
     failures: int = 0
 
 
@@ -280,7 +296,7 @@ def _is_down(error: GenerationError) -> bool:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Asked:
+class Asked:
     """What is sent once: a request, the model that it goes to, and the indexes of all requests like it."""
 
     model: str

@@ -42,7 +42,8 @@ def request_fields(
     own["stop"] = list(generation.stop) or None if not further else None
     template = options.chat_template_kwargs
     extra: dict[str, object] = {"chat_template_kwargs": dict(template)} if template else {}
-    for each in (prompt, further, options.fields):
+    parts: tuple[Mapping[str, Any], ...] = (prompt, further, options.fields)
+    for each in parts:
         extra |= each.get("extra_body", {})
     fields = {**prompt, **own, **further, **options.fields, **({"extra_body": extra} if extra else {})}
     return {name: value for name, value in fields.items() if value is not None}

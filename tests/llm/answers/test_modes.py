@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
 from persona.errors import InvalidOptionError
-from persona.llm.answers.modes import Mode, answer_mode, answers
+from persona.llm.answers.modes import answer_mode, answers
 from persona.llm.load import load_llm
 from persona.llm.tokenizers import WhitespaceTokenizer
 from persona.llm.transformers import TransformersLM
-from persona.protocols import TEXT, Choices, GenerationOptions, LanguageModel, Request
+from persona.protocols import TEXT, Answer, Choices, GenerationOptions, LanguageModel, Mode, Request
 
 TAGS = Choices(("comedy", "true story"))
 
@@ -47,8 +48,8 @@ class Held:
 def test_an_llm_without_scores_is_held_to_the_choices(wanted: str, mode: Mode) -> None:
     llm = Held()
     requests = [Request("a"), Request("b", choices=TAGS)]
-    answered = {index: (text, way) for index, text, way in answers(llm, requests, GenerationOptions(answers=wanted))}
-    assert answered == {0: ("anything", "generate"), 1: ("true story", mode)}
+    answered = dict(answers(llm, requests, GenerationOptions(answers=wanted)))
+    assert answered == {0: Answer("anything"), 1: Answer("true story", mode=mode)}
     assert [options.answers for options in llm.asked] == ["constrained" if mode == "constrained" else "generate"]
 
 
@@ -58,10 +59,11 @@ def test_an_llm_that_only_writes_is_read() -> None:
     requests = [Request(prompt, choices=TAGS) for prompt in said]
     options = GenerationOptions(answers="likelihood")
     assert answer_mode(llm, options) == "read"
-    assert [text for _, text, _ in answers(llm, requests, options)] == ["true story", "comedy or true story"]
+    said_of = dict(answers(llm, requests, options))
+    assert said_of == {0: Answer("true story", mode="read"), 1: Answer("comedy or true story", mode="read")}
     # It is asked for its own words: nothing is read into them.
     plain = GenerationOptions(answers="generate")
-    assert list(answers(llm, requests[:1], plain)) == [(0, "It is a **True story**.", "generate")]
+    assert list(answers(llm, requests[:1], plain)) == [(0, Answer("It is a **True story**."))]
     # It has no chat template, so that is the default.
     assert answer_mode(llm, GenerationOptions()) == "generate"
 
@@ -80,11 +82,11 @@ def test_a_constrained_answer_is_a_choice_alone_and_in_a_batch(tiny: Transformer
 
 def test_a_likely_answer_is_one_of_the_choices(tiny: TransformersLM) -> None:
     requests = [Request("Once", choices=TAGS), Request("Once"), Request("upon", choices=TAGS)]
-    found = sorted(answers(tiny, requests, GenerationOptions(4, answers="likelihood")))
-    assert [way for *_, way in found] == ["likelihood", "generate", "likelihood"]
+    found: Any = dict(answers(tiny, requests, GenerationOptions(4, answers="likelihood")))
+    assert [found[index].mode for index in range(3)] == ["likelihood", "generate", "likelihood"]
     scores = tiny.choice_scores([requests[0]])[0]
-    assert found[0][1] == TAGS.texts[scores.index(max(scores))]
-    assert found[1][1] == tiny.generate([Request("Once")], GenerationOptions(4))[0]
+    assert found[0].text == TAGS.texts[scores.index(max(scores))]
+    assert found[1].text == tiny.generate([Request("Once")], GenerationOptions(4))[0]
 
 
 def test_a_base_model_answers_in_its_own_words_by_default(tiny: TransformersLM) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from persona.errors import EndpointError, PersonaWarning
-from persona.llm.answers.modes import Answered, answers
+from persona.llm.answers.modes import answers
 from persona.llm.load import load_llm
-from persona.protocols import Choices, GenerationOptions, Request
+from persona.protocols import Answer, Choices, GenerationOptions, Request
 from tests.llm.endpoint.server import AT_ONCE, Reply, Server, refusal, serving, turn
 
 GENRES = Choices(("comedy", "action", "dark comedy"))
@@ -50,7 +50,7 @@ def vllm_server(body: dict[str, Any]) -> Reply:
 def test_an_answer_is_held_to_choices(kind: str, server: Any) -> None:
     with serving(lambda path, body: server(body)) as running:
         found = asked(f"{kind}:m@{running.url}", ["A", "B", "C"])
-    assert found == [Answered("dark comedy", "constrained")] * 3
+    assert found == [Answer("dark comedy", mode="constrained")] * 3
     # The first request found out what the server takes; the others came after it.
     assert len(running.received) == (5 if (kind, server) == ("vllm", openai_server) else 3)
 
@@ -72,7 +72,7 @@ def test_a_server_that_refuses_the_schema_is_asked_plainly_from_then_on(message:
     with serving(server) as running:
         llm = load_llm(f"openai:m@{running.url}", api_key="k", retries=0)
         with pytest.warns(PersonaWarning, match="refuses the constraint") as warned:
-            assert asked("", ["A", "B"], llm) == [Answered("comedy", "read")] * 2
+            assert asked("", ["A", "B"], llm) == [Answer("comedy", mode="read")] * 2
         refused = len(running.received) - 2
         assert [body.get("response_format", {}).get("type") for _, body in running.received] == [
             *("json_schema", "json_object")[:refused],
@@ -98,7 +98,7 @@ def test_a_server_that_knows_the_schema_in_its_older_place_only() -> None:
         return turn(json.dumps({"answer": form["schema"]["properties"]["answer"]["enum"][1]}))
 
     with serving(server) as running, pytest.warns(PersonaWarning, match="it is asked by 'json_object'"):
-        assert asked(f"openai:m@{running.url}", ["A", "B"]) == [Answered("action", "constrained")] * 2
+        assert asked(f"openai:m@{running.url}", ["A", "B"]) == [Answer("action", mode="constrained")] * 2
     assert len(running.received) == 3
 
 
@@ -107,7 +107,7 @@ def test_a_server_that_passes_the_schema_over_is_asked_once_and_read() -> None:
         serving(lambda path, body: turn("Comedy.")) as running,
         pytest.warns(PersonaWarning, match="ignores") as warned,
     ):
-        assert asked(f"openai:m@{running.url}", list("ABCD")) == [Answered("comedy", "read")] * 4
+        assert asked(f"openai:m@{running.url}", list("ABCD")) == [Answer("comedy", mode="read")] * 4
     assert sorted(running.prompts) == list("ABCD")
     assert len(warned) == 1
 
@@ -121,7 +121,7 @@ def test_a_request_that_is_refused_for_itself_says_nothing_of_the_way() -> None:
         llm = load_llm(f"openai:m@{running.url}", api_key="k", retries=0)
         first, second = asked("", ["bad", "B"], llm)
         assert isinstance(first, EndpointError)
-        assert second == Answered("dark comedy", "constrained")
+        assert second == Answer("dark comedy", mode="constrained")
         # Once it is known what the server takes, no refusal is laid on the way.
         (third,) = asked("", ["bad"], llm)
     assert isinstance(third, EndpointError)
@@ -135,7 +135,7 @@ def test_an_answer_that_is_cut_is_no_choice_and_blames_nobody() -> None:
     with serving(server) as running:
         cut, whole = asked(f"openai:m@{running.url}", ["A", "B"])
     assert (cut.mode, cut.finish) == ("read", "length")
-    assert whole == Answered("dark comedy", "constrained")
+    assert whole == Answer("dark comedy", mode="constrained")
 
 
 def test_own_fields_of_a_request_stay(chat_server: Server) -> None:

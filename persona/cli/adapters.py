@@ -305,12 +305,14 @@ class Import:
         folders: PEFT folders of one kind.
         user: whose it is (default: as export noted it).
         dtype: at rest, for a family that is not there yet: float32 (the default), float16, bfloat16 ...
+        base_name: what the folders call the LLM, if they have another name for it.
     """
 
     folders: list[Path]
     llm: Llm = None
     user: str | None = None
     dtype: str | None = None
+    base_name: str | None = None
     family: FamilyKey = None
 
 
@@ -336,15 +338,16 @@ def import_folders(options: Import) -> None:
             )
         if key is None and noted[0] in known and options.dtype in (None, known[noted[0]]):
             key = noted[0]
+        model = None
         if key is None:
-            llm, spec = (
-                train.load_trainable(options.llm),
-                read_spec(options.folders[0], dtype=options.dtype or "float32"),
-            )
-            family = Family(llm.fingerprint, spec, find_modules(llm.model, spec))
+            llm = train.load_trainable(options.llm)
+            model, spec = llm.model, read_spec(options.folders[0], dtype=options.dtype or "float32")
+            family = Family(llm.fingerprint, spec, find_modules(model, spec))
         else:
             family = bank.family(key=key)
-        published = import_adapters(bank, options.folders, family, user_id=options.user)
+        published = import_adapters(
+            bank, options.folders, family, user_id=options.user, base_name=options.base_name, model=model
+        )
     report(
         [version_json(family, each) for each in published],
         f"{len(published)} adapters published in the family {family.key}",

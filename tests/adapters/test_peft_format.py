@@ -97,7 +97,6 @@ def exported(bank: AdapterBank, llm: TransformersLM, tmp_path: Path) -> tuple[Pa
         ({"peft_type": "IA3"}, "type LORA"),
         ({"r": 4}, "have r=2 and scale 2, was: r=4 and scale 1"),
         ({"use_dora": True}, "this one has `use_dora`"),
-        ({"layers_to_transform": [0]}, "this one has `layers_to_transform`"),
         ({"of_a_later_peft": 1}, "this one has `of_a_later_peft`"),
         ({"bias": "all"}, "this one has `bias`: 'all'"),
         ({"target_modules": None}, "must have `target_modules`"),

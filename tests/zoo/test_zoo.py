@@ -13,6 +13,9 @@ from tests.zoo import checks
 from tests.zoo.families import REPRESENTATIVE
 from tests.zoo.tiny_models import tiny_llm
 
+# PEFT reads an attribute that transformers has given another name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
 
 @pytest.fixture(scope="module", params=REPRESENTATIVE)
 def llm(request: pytest.FixtureRequest) -> TransformersLM:

@@ -16,6 +16,7 @@ from persona.adapters.bank import AdapterBank
 from persona.adapters.family import Family, find_modules
 from persona.adapters.peft_format import CONFIG, import_adapters, read_spec
 from persona.adapters.stacked import StackedLoRA
+from persona.adapters.versions import StoredAdapter
 from persona.errors import DataFormatError
 from persona.llm.transformers import TransformersLM
 from persona.records import Record
@@ -44,6 +45,14 @@ def saved(llama_folder: Path, folder: Path, changes: dict[str, Any], **config: A
     return folder
 
 
+def imported(bank: AdapterBank, llm: TransformersLM, folder: Path, **options: Any) -> StoredAdapter:
+    """The adapter in `folder`, published as ana's in a family of its own."""
+    spec = read_spec(folder)
+    family = Family(llm.fingerprint, spec, find_modules(llm.model, spec))
+    (adapter,) = import_adapters(bank, [folder], family, user_id="ana", **options)
+    return adapter
+
+
 @pytest.mark.parametrize(
     ("config", "changes"),
     [
@@ -69,11 +78,9 @@ def test_answers_are_those_of_peft(
     changes: dict[str, Any],
 ) -> None:
     folder = saved(llama_folder, tmp_path / "adapter", changes, **config)
-    spec = read_spec(folder)
-    family = Family(llm.fingerprint, spec, find_modules(llm.model, spec))
-    (adapter,) = import_adapters(bank, [folder], family, user_id="ana", model=llm.model)
+    adapter = imported(bank, llm, folder, model=llm.model)
     there: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama_folder), folder)
-    with StackedLoRA(llm.model, spec, 1, base=llm.fingerprint) as stack, torch.inference_mode():
+    with StackedLoRA(llm.model, adapter.family.spec, 1, base=llm.fingerprint) as stack, torch.inference_mode():
         stack.write(1, bank.row(adapter))
         plain = llm.model(input_ids=IDS).logits
         with stack.rows([1]):
@@ -118,9 +125,7 @@ def test_what_peft_would_compute_otherwise_is_refused_by_name(
 ) -> None:
     folder = saved(llama_folder, tmp_path / "adapter", changes, **config)
     with pytest.raises(DataFormatError, match=f"this one has .*`{field}`"):
-        spec = read_spec(folder)
-        family = Family(llm.fingerprint, spec, find_modules(llm.model, spec))
-        import_adapters(bank, [folder], family, user_id="ana")
+        imported(bank, llm, folder)
     assert not bank.families()
 
 
@@ -129,8 +134,6 @@ def test_a_base_model_may_have_two_names(
 ) -> None:
     changes = {"base_model_name_or_path": "/cache/models--meta--Tiny-Llama/snapshots/0123abc"}
     folder = saved(llama_folder, tmp_path / "adapter", changes)
-    spec = read_spec(folder)
-    family = Family(llm.fingerprint, spec, find_modules(llm.model, spec))
     with pytest.raises(DataFormatError, match="say so with `base_name`"):
-        import_adapters(bank, [folder], family, user_id="ana")
-    assert import_adapters(bank, [folder], family, user_id="ana", base_name="meta/tiny-llama")
+        imported(bank, llm, folder)
+    assert imported(bank, llm, folder, base_name="meta/tiny-llama").user_id == "ana"

@@ -19,8 +19,9 @@ from typing import Any
 
 from persona.errors import GenerationError
 from persona.files import JsonLines
+from persona.generation import Generation, Prepared
 from persona.llm.answers.modes import answer_mode
-from persona.personalizer import Generation, Personalizer, Prepared
+from persona.personalizer import Personalizer
 from persona.protocols import answer_settings
 
 OUTCOMES = ("failed", "cut", "refused", "empty")

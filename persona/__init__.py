@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from persona.encoders.embedding import embed_users as embed_users
     from persona.encoders.load import load_encoder as load_encoder
     from persona.errors import PersonaError as PersonaError
+    from persona.generation import Generation as Generation
     from persona.langchain import PersonalizedRunnable as PersonalizedRunnable
     from persona.llm.load import load_llm as load_llm
-    from persona.personalizer import Generation as Generation
     from persona.personalizer import Personalizer as Personalizer
     from persona.readers import read_records as read_records
     from persona.records import Profile as Profile
@@ -47,7 +47,7 @@ from persona.version import __version__ as __version__
 _PLACES = {
     "Channel": "persona.channels",
     "Contribution": "persona.channels",
-    "Generation": "persona.personalizer",
+    "Generation": "persona.generation",
     "PersonaError": "persona.errors",
     "PersonalizationOptions": "persona.assembly",
     "PersonalizedRunnable": "persona.langchain",

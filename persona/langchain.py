@@ -13,17 +13,18 @@ neither names one, or both name different ones, the call fails: there is no defa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
-from langchain_core.callbacks import CallbackManagerForChainRun
+from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.messages import convert_to_messages
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import get_config_list, run_in_executor
 
 from persona.errors import InvalidOptionError, InvalidUserIdError, PersonaError, reason
-from persona.personalizer import Generation, Personalizer
+from persona.generation import Generation
+from persona.personalizer import Personalizer
 from persona.protocols import Message, Role
 
 _ROLES: Mapping[str, Role] = {"system": "system", "human": "user", "ai": "assistant"}
@@ -87,6 +88,34 @@ class PersonalizedRunnable(Runnable[Any, str]):
             return self.batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
 
         return await run_in_executor(get_config_list(config, len(inputs))[0] if inputs else None, answer)
+
+    def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[str]:
+        """The answer in pieces, as the LLM writes them (`Personalizer.stream`); errors as in `invoke`."""
+        yield from self._transform_stream_with_config(iter([input]), self._pieces, config, **kwargs)
+
+    async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[str]:
+        """`stream`, from a thread of its own, so that the event loop stays free."""
+
+        async def inputs() -> AsyncIterator[Any]:
+            yield input
+
+        async for piece in self._atransform_stream_with_config(inputs(), self._apieces, config, **kwargs):
+            yield piece
+
+    def _pieces(
+        self, inputs: Iterator[Any], run_manager: CallbackManagerForChainRun, config: RunnableConfig
+    ) -> Iterator[str]:
+        for input in inputs:
+            with self.personalizer.stream(*_question(input, config)) as stream:
+                yield from stream
+
+    async def _apieces(
+        self, inputs: AsyncIterator[Any], run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig
+    ) -> AsyncIterator[str]:
+        async for input in inputs:
+            async with self.personalizer.astream(*_question(input, config)) as stream:
+                async for piece in stream:
+                    yield piece
 
     def _answer(self, input: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> str:
         return self.personalizer.generate(*_question(input, config)).text

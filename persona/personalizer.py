@@ -14,21 +14,22 @@ Nothing else answers users' requests; an evaluation uses it as a server does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from persona.channels import Ask, Channel, Contribution, check_way
 from persona.errors import GenerationError, InvalidOptionError
+from persona.generation import AsyncGenerationStream, Generation, GenerationStream, Prepared
 from persona.llm.answers.modes import answers
+from persona.llm.answers.streams import awaited, pieces_of
 from persona.llm.chat.messages import Conversation, conversation, with_personal_turns
 from persona.llm.checks import check_options, check_prompt
 from persona.prompts import PROMPT, PromptBuilder
 from persona.protocols import (
     ADAPTER,
     TEXT,
-    Answer,
     BoundedPrompt,
     BuiltPrompt,
     Choices,
@@ -42,74 +43,6 @@ from persona.records import Profile, ScoredRecord, check_user_id
 
 if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """An answer and where it came from.
-
-    Attributes:
-        text: the answer.
-        user_id: the user it was personalised for.
-        prompt: the LLM's input, personal text included unless it stands in `turns`.
-        records: the retrieved records in `prompt` or `turns`, best first.
-        channels: names of the channels that carried something personal, in the order of the personalizer.
-        tokens_added: tokens that personalization added to the prompt, in the LLM's own unit.
-        notes: the notes about the user (a summary) in `prompt`, whole or shortened.
-        sources: where the notes come from, e.g. ``"llm:LaMP_3:instruct-1:gpt@..."``.
-        answered: how the answer was made, one of `persona.protocols.Mode`; empty before it is there.
-        finish: how it ended, one of `persona.protocols.Finish`; empty before it is there.
-        turns: the turns before `prompt`, those with personal text included (`PromptBuilder.placement`).
-        thought: whether the LLM wrote a part for thinking, which is not in `text`.
-    """
-
-    text: str
-    user_id: str
-    prompt: str
-    records: tuple[ScoredRecord, ...] = ()
-    channels: tuple[str, ...] = ()
-    tokens_added: int = 0
-    notes: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
-    answered: str = ""
-    finish: str = ""
-    turns: tuple[Message, ...] = ()
-    thought: bool = False
-
-    @property
-    def abstained(self) -> bool:
-        """True if nothing personal was added, because there was nothing or a relevance filter found nothing relevant.
-
-        The answer is then that of the plain LLM, or with a user embedder that of its neutral prompt.
-        """
-        return not self.channels
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """A request that is ready to be answered.
-
-    Attributes:
-        request: the LLM's input.
-        generation: the answer without its text.
-        identity: what besides `request` determines the answer: the weights behind its adapter's name.
-    """
-
-    request: Request
-    generation: Generation
-    identity: str = ""
-
-    def with_answer(self, answered: Answer | GenerationError) -> Generation | GenerationError:
-        """The generation with what the LLM answered; an error as it is."""
-        if isinstance(answered, GenerationError):
-            return answered
-        return replace(
-            self.generation,
-            text=answered.text,
-            answered=answered.mode,
-            finish=answered.finish,
-            thought=answered.thought,
-        )
 
 
 class Personalizer:
@@ -213,6 +146,29 @@ class Personalizer:
         asks = [self.ask(profiles[user_id], prompt, choices=choices) for user_id, prompt in questions]
         return self.answer(self.prepare(asks))
 
+    def stream(
+        self, user_id: str, prompt: Conversation, *, choices: Choices | Sequence[str] | None = None
+    ) -> GenerationStream:
+        """The answer of `generate` in pieces, as the LLM writes them; an LLM that writes none gives one.
+
+        Arguments and errors as in `generate`. `GenerationStream.generation` is the whole, at the end.
+        """
+        check_user_id(user_id)
+        (prepared,) = self.prepare([self.ask(self.store.profile(user_id), prompt, choices=choices)])
+        return GenerationStream(self._pieces(prepared))
+
+    def astream(
+        self, user_id: str, prompt: Conversation, *, choices: Choices | Sequence[str] | None = None
+    ) -> AsyncGenerationStream:
+        """`stream` for an event loop, which it does not block: ``async for piece in personalizer.astream(...)``."""
+
+        def pieces() -> Iterator[str | Generation]:
+            with self.stream(user_id, prompt, choices=choices) as stream:
+                yield from stream
+                yield stream.generation
+
+        return AsyncGenerationStream(awaited(pieces()))
+
     def ask(self, profile: Profile, prompt: Conversation, *, choices: Choices | Sequence[str] | None = None) -> Ask:
         """What the channels get: the request, its query and its legal answers, and the records of `profile`."""
         turns, request = _checked_conversation(prompt)
@@ -277,6 +233,11 @@ class Personalizer:
             )
         with self._serving():
             return self.llm.choice_scores([each.request for each in prepared])
+
+    def _pieces(self, prepared: Prepared) -> Generator[str | Generation, None, None]:
+        with self._serving():
+            for piece in pieces_of(self.llm, prepared.request, self.options):
+                yield piece if isinstance(piece, str) else prepared.generation_of(piece)
 
     @contextmanager
     def _serving(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder, PromptTemplate
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import RunnableConfig, RunnableGenerator
 
 from persona.errors import GenerationError, InvalidOptionError, InvalidUserIdError
 from persona.langchain import PersonalizedRunnable
@@ -115,6 +115,26 @@ def test_async_gives_the_same(runnable: PersonalizedRunnable) -> None:
     one, many = asyncio.run(ask())
     assert one == runnable.invoke("Drink?", ANA)
     assert many == runnable.batch(["Drink?", "Drink?"], [ANA, BO])
+
+
+def test_it_streams_in_a_chain(runnable: PersonalizedRunnable) -> None:
+    def write(prompts: Iterator[str]) -> Iterator[str]:
+        for prompt in prompts:
+            yield from prompt.split("e")
+
+    inner = runnable.personalizer
+    writing = PersonalizedRunnable(Personalizer(load_llm(RunnableGenerator(write)), inner.store, inner.channels))
+    chain = PromptTemplate.from_template("{what}?") | writing | StrOutputParser()
+    pieces = list(chain.stream({"what": "Drink"}, ANA))
+    assert len(pieces) > 3
+    assert "".join(pieces) == chain.invoke({"what": "Drink"}, ANA)
+
+    async def ask() -> list[str]:
+        return [piece async for piece in chain.astream({"what": "Drink"}, ANA)]
+
+    assert asyncio.run(ask()) == pieces
+    with pytest.raises(InvalidUserIdError):
+        list(writing.stream("Drink?"))
 
 
 def test_without_a_user_it_fails(runnable: PersonalizedRunnable) -> None:

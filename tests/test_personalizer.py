@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from persona.errors import (
     UnknownTaskError,
     UnsupportedChannelError,
 )
+from persona.generation import Generation
 from persona.lamp.tasks import lamp_task
 from persona.llm.load import load_llm
 from persona.llm.tokenizers import WhitespaceTokenizer
@@ -103,6 +106,28 @@ def test_a_conversation_is_answered_by_its_last_turn(personalizer: Personalizer)
     assert personalizer.batch([("bo", talk)])[0].user_id == "bo"
     with pytest.raises(InvalidOptionError, match="must be the user's, was: assistant's"):
         personalizer.generate("ana", talk[:2])
+
+
+def test_a_stream_is_the_answer_in_pieces(chatting: TransformersLM, store: ProfileStore) -> None:
+    chatting.model.resize_token_embeddings(len(chatting._tokenizer), mean_resizing=False)
+    personalizer = Personalizer(chatting, store, [RecordsChannel(k=1)], options=GenerationOptions(16))
+    prompt = [Message("user", "Hi."), Message("assistant", "Hello!"), Message("user", "Rate this superhero film.")]
+    expected = personalizer.generate("ana", prompt)
+    with personalizer.stream("ana", prompt) as stream:
+        with pytest.raises(InvalidOptionError, match="read it to its end first"):
+            _ = stream.generation
+        pieces = list(stream)
+    assert len(pieces) > 2
+    assert "".join(pieces) == expected.text
+    assert stream.generation == replace(expected, finish="length")
+
+    async def ask() -> tuple[str, Generation]:
+        stream = personalizer.astream("ana", prompt)
+        return "".join([piece async for piece in stream]), stream.generation
+
+    assert asyncio.run(ask()) == (expected.text, stream.generation)
+    with pytest.raises(InvalidUserIdError):
+        personalizer.stream("", "Hi")
 
 
 def test_an_llm_that_knows_no_turns_gets_a_conversation_as_one_text(store: ProfileStore) -> None:

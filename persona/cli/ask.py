@@ -22,6 +22,7 @@ from persona.cli.terminal import (
     names,
     opened_store,
     report,
+    say_pieces,
 )
 from persona.errors import InvalidOptionError, UnknownAdapterError, UnknownUserError
 
@@ -164,9 +165,15 @@ def ask(options: Ask, settings: Mapping[str, Any]) -> None:
 
             if not AdapterBank(store).families():
                 raise UnknownAdapterError("the store holds no adapters: train them with `persona train adapters`")
-        with assembled(load_llm(options.llm), store, chosen) as personalizer:
-            given = None if options.choices is None else names(options.choices, "--choices")
-            answer = personalizer.generate(options.user_id, prompt, choices=given)
+        given = None if options.choices is None else names(options.choices, "--choices")
+        with (
+            assembled(load_llm(options.llm), store, chosen) as personalizer,
+            personalizer.stream(options.user_id, prompt, choices=given) as pieces,
+        ):
+            shown = say_pieces(pieces)
+            answer = pieces.generation
+    if shown:
+        return
     fields = ("text", "user_id", "notes", "sources", "channels", "tokens_added", "abstained", "prompt", "answered")
     value = {name: getattr(answer, name) for name in fields}
     value["turns"] = [asdict(turn) for turn in answer.turns]

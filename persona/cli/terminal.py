@@ -263,9 +263,24 @@ def say(text: str) -> None:
     _print(text.translate(_STEERING))
 
 
-def _print(text: str) -> None:
+def say_pieces(pieces: Iterable[str]) -> bool:
+    """A text as it comes, where stdout is a terminal and no JSON is wanted; elsewhere the pieces are only taken.
+
+    Returns:
+        Whether the text was shown.
+    """
+    shows = sys.stdout.isatty() and not EVERYWHERE.get().as_json
+    for piece in pieces:
+        if shows:
+            _print(piece.translate(_STEERING), end="")
+    if shows:
+        _print("")
+    return shows
+
+
+def _print(text: str, end: str = "\n") -> None:
     with naming(STDOUT):
-        print(text)  # noqa: T201
+        print(text, end=end, flush=not end)  # noqa: T201
 
 
 def show(part: RenderableType) -> None:

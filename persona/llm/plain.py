@@ -149,6 +149,18 @@ class RunnableLM(_TextOnly):
         config: Any = {"max_concurrency": self._max_concurrency}
         return self._runnable.batch(list(map(self._input, requests)), config=config, return_exceptions=True)
 
+    def stream(self, request: Request, options: GenerationOptions) -> Iterator[str]:
+        """What is written to a request, in the pieces that the runnable gives; errors as in `generate`."""
+        check_options(options, only_text=self.fingerprint)
+        check_requests([request], self)
+        try:
+            for piece in self._runnable.stream(self._input(request)):
+                yield check_answer(self._text(piece), self.fingerprint)
+        except GenerationError:
+            raise
+        except Exception as error:  # it is the user's: whatever it raises is its failure to answer
+            raise GenerationError(f"{self.fingerprint} did not answer: {reason(error)}") from error
+
     def _input(self, request: Request) -> str | list[tuple[str, str]]:
         if not self.chats or not request.turns:
             return transcript(request.turns, request.prompt)

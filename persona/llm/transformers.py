@@ -24,10 +24,10 @@ around an answer is stripped, and what `persona.llm.answers.text` says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from threading import RLock
+from threading import Event, RLock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,7 +43,8 @@ from persona.errors import (
 from persona.llm.answers.choices import margin
 from persona.llm.answers.constrained import ChoiceTrie
 from persona.llm.answers.scoring import ChoiceScorer, ScoredPrompt
-from persona.llm.answers.tokens import AnswerTokens
+from persona.llm.answers.streams import from_thread
+from persona.llm.answers.tokens import AnswerStreamer, AnswerTokens, Streamed
 from persona.llm.checkpoint import frozen, hash_parameters
 from persona.llm.checks import check_options, check_requests, check_soft_prompt
 from persona.llm.decoding import NOISE, BeamMargin, GreedyMargin
@@ -53,7 +54,17 @@ from persona.llm.inputs import Batching, BatchLimits, ModelInput, batches
 from persona.llm.lifts import TokenLifts, check_lifts, vocabulary_size
 from persona.llm.tokenizers import HuggingFaceTokenizer, Overlong, PromptEncoder, TemplateUse
 from persona.llm.weights.quantized import mixes_rows, precision, settle
-from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, TEXT, AdapterSource, GenerationOptions, Message, Request
+from persona.protocols import (
+    ADAPTER,
+    LIFTS,
+    SOFT_PROMPT,
+    TEXT,
+    AdapterSource,
+    Answer,
+    GenerationOptions,
+    Message,
+    Request,
+)
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -264,6 +275,27 @@ class TransformersLM:
             answers = self._answers(dict(zip(keys, inputs, strict=True)), options)
         return [answers[key] for key in keys]
 
+    def stream(self, request: Request, options: GenerationOptions) -> Iterator[str | Answer]:
+        """The answer to a request in pieces, and at the end the whole of it; errors as in `generate`.
+
+        Joined, the pieces are the answer of `generate`. Of a beam search there is the whole alone.
+        """
+        check_options(options)
+        if options.num_beams > 1:
+            (text,) = self.generate([request], options)
+            yield Answer(text)
+            return
+
+        def write(put: Callable[[str | Answer], None], left: Event) -> None:
+            with self._lock, frozen(self.model), torch.inference_mode():
+                check_requests([request], self)
+                streamed = Streamed(AnswerStreamer(self._written, options, self._eos, put), left)
+                (tokens,), _ = self._generate_batch(self._inputs([request], options), options, streamed)
+            cut = len(tokens) == options.max_new_tokens and not self._written.is_stopped(tokens, options)
+            put(Answer(self._written.answer(tokens, options), "length" if cut else "stop"))
+
+        yield from from_thread(write)
+
     def choice_scores(self, requests: Sequence[Request]) -> list[list[float]]:
         """Log-likelihood of each choice of each request as the whole answer, its end included (`ChoiceScorer`).
 
@@ -386,7 +418,7 @@ class TransformersLM:
         return {key: self._written.answer(tokens, options) for key, tokens in answers.items()}
 
     def _generate_batch(
-        self, inputs: Sequence[ModelInput], options: GenerationOptions
+        self, inputs: Sequence[ModelInput], options: GenerationOptions, streamed: Streamed | None = None
     ) -> tuple[list[list[int]], list[float]]:
         """Tokens of the answers, without the end token, and the margins with which they were decided."""
         soft_prompts = [each.soft_prompt for each in inputs]
@@ -397,8 +429,8 @@ class TransformersLM:
         processors, watch = self._processors(inputs, options, rules)
         try:
             with self._attached([each.adapter for each in inputs]):
-                stopping = self._written.stopping(options)
-                output = self.frozen.generate(batch, rules, processors, stopping_criteria=stopping)
+                stopping, streamer = self._written.stopping(options, streamed), streamed and streamed.streamer
+                output = self.frozen.generate(batch, rules, processors, stopping_criteria=stopping, streamer=streamer)
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory(inputs) from error
         except PersonaError:

@@ -19,10 +19,11 @@ from persona.adapters.training.options import TrainingOptions
 from persona.adapters.training.task import TaskTraining, train_task_adapter
 from persona.channels import Ask
 from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
+from persona.generation import Generation
 from persona.lamp.tasks import LampSplit, Question, lamp_task
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
-from persona.personalizer import Generation, Personalizer
+from persona.personalizer import Personalizer
 from persona.protocols import ADAPTER, PRIOR_ADAPTER, GenerationOptions
 from persona.records import Profile, Record
 from persona.store.profile_store import ProfileStore

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from persona.assembly import MISSING_ADAPTER, SUMMARIES
+from persona.cli import terminal
 from persona.lamp.tasks import lamp_task
 from persona.retrievers.registry import RETRIEVERS
 from tests import small_models
@@ -130,3 +131,21 @@ def test_ask_answers_with_one_of_the_choices(stocked: Run) -> None:
     asked = stocked("ask", "mara", QUERY, "--llm", "tiny", "--choices", "see it, leave it", "--json").json
     assert asked["text"] in ("see it", "leave it")
     assert asked["answered"] == "likelihood"
+
+
+def test_on_a_terminal_the_answer_is_printed_as_it_comes(stocked: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = lamp_task("LaMP_4").make_input("Residents in Lisbon say the village council repaired a golden clock.")
+    asked = ("ask", "mara", prompt, "--llm", "tiny", "--task", "LaMP_4")
+    whole = stocked(*asked).out
+    printed: list[str] = []
+    say = terminal._print
+
+    def watched(text: str, end: str = "\n") -> None:
+        printed.append(text)
+        say(text, end)
+
+    monkeypatch.setattr(terminal, "_print", watched)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert stocked(*asked).out == whole
+    assert len(printed) > 2
+    assert stocked(*asked, "--json").json["text"] == whole.strip()

@@ -6,12 +6,15 @@ that holds special tokens is read with them, and they go after its thinking has 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 
 from persona.llm.answers.text import answer_text, is_stopped, settled_text, without_thinking
 from persona.protocols import GenerationOptions
@@ -49,13 +52,15 @@ class AnswerTokens:
             text = text[:-_CLEANED]
         return settled_text(text, options, thinking_end=thinking_end)
 
-    def stopping(self, options: GenerationOptions) -> StoppingCriteriaList:
-        """What ends rows of a greedy generation at a stop string; beams are cut afterwards."""
-        stops = options.stop and options.num_beams == 1
-        return StoppingCriteriaList([_StopStrings(self, options)] if stops else [])
+    def stopping(self, options: GenerationOptions, streamed: Streamed | None = None) -> StoppingCriteriaList:
+        """What ends rows of a greedy generation at a stop string, or a stream; beams are cut afterwards."""
+        stops = [_StopStrings(self, options)] if options.stop and options.num_beams == 1 else []
+        return StoppingCriteriaList([*stops, *([] if streamed is None else [_LeaveEarly(streamed.left)])])
 
     def is_stopped(self, tokens: Sequence[int], options: GenerationOptions) -> bool:
         """Whether the answer holds a stop string that its last token has completed."""
+        if not tokens or not options.stop:
+            return False
         if tokens[-1] in self._stop_ids(options):
             return True
         tail = tokens[-_TOKENS_A_CHARACTER * (max(map(len, options.stop)) + 1) :]
@@ -102,3 +107,62 @@ class _StopStrings(StoppingCriteria):
             if row not in self._done and self._written.is_stopped(tokens, self._options):
                 self._done.add(row)
         return torch.tensor([row in self._done for row in range(len(input_ids))], device=input_ids.device)
+
+
+class AnswerStreamer(BaseStreamer):
+    """Gets the tokens of one answer from ``generate``, and hands over what has become certain of its text.
+
+    Args:
+        written: reads the tokens.
+        options: how they are decoded.
+        ends: ids of the tokens that end an answer.
+        put: gets the pieces.
+    """
+
+    def __init__(
+        self, written: AnswerTokens, options: GenerationOptions, ends: Sequence[int], put: Callable[[str], None]
+    ) -> None:
+        self._written, self._options, self._ends, self._put = written, options, frozenset(ends), put
+        self._tokens: list[int] | None = None
+        self.shown = ""
+
+    def put(self, value: Tensor) -> None:
+        """Take the tokens of a step; the first call brings what stands before the answer."""
+        if self._tokens is None:
+            self._tokens = []
+            return
+        self._tokens += [token for token in value.flatten().tolist() if token not in self._ends]
+        self._show(self._written.settled(self._tokens, self._options))
+
+    def end(self) -> None:
+        """Hand over the rest."""
+        self._show(self._written.answer(self._tokens or [], self._options))
+
+    def _show(self, text: str) -> None:
+        if text.startswith(self.shown) and text != self.shown:
+            piece, self.shown = text[len(self.shown) :], text
+            self._put(piece)
+
+
+class _LeaveEarly(StoppingCriteria):
+    """Ends a generation when nobody waits for it any more."""
+
+    def __init__(self, left: Event) -> None:
+        self._left = left
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        """Which rows are done, bool.  # (rows,)"""
+        return torch.full((len(input_ids),), self._left.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Streamed:
+    """An answer that is handed over while it is written.
+
+    Attributes:
+        streamer: gets the tokens.
+        left: set when nobody waits for it any more.
+    """
+
+    streamer: AnswerStreamer
+    left: Event

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -116,6 +116,35 @@ class Connection:
                 broken = error
         detail = f": {reason(broken)}" if isinstance(broken, ValueError) else ""
         raise EndpointError(f"{name} sent no answer in OpenAI's form{detail}") from broken
+
+    async def pieces(
+        self, name: str, call: Callable[[Any], Callable[..., Any]], body: Mapping[str, Any]
+    ) -> AsyncIterator[Any]:
+        """The chunks of a reply that comes in pieces. What has begun to come is not asked for again.
+
+        Arguments and errors as in `ask`.
+        """
+        from openai import OpenAIError
+
+        reply = await self.ask(name, call, lambda reply: reply, {**body, "stream": True})
+        try:
+            async for chunk in reply if self._threads is None else self._stepped(reply):
+                yield chunk
+        except OpenAIError as error:
+            raise _failure(name, error, self._client.timeout) from error
+        except Exception as error:  # here the client leaves what its transport and its parser raise as it is
+            raise EndpointError(f"{name} broke off its answer: {reason(error)}") from error
+        finally:
+            if self._threads is None:
+                await reply.close()
+            else:
+                reply.close()
+
+    async def _stepped(self, reply: Iterable[Any]) -> AsyncIterator[Any]:
+        """The chunks of a synchronous client."""
+        chunks, end = iter(reply), object()
+        while (chunk := await asyncio.get_running_loop().run_in_executor(self._threads, next, chunks, end)) is not end:
+            yield chunk
 
     async def _sent(self, call: Callable[..., Any], body: Mapping[str, Any]) -> Any:
         if self._pace is not None and not self._own:

@@ -47,7 +47,7 @@ class BackgroundLoop:
         with self._starting:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                thread = Thread(target=self._loop.run_forever, name="persona-endpoint", daemon=True)
+                thread = Thread(target=_run, args=(self._loop,), name="persona-endpoint", daemon=True)
                 thread.start()
                 weakref.finalize(self, _end, self._loop, thread, os.getpid(), self._close)
             return asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -87,6 +87,14 @@ class BackgroundLoop:
             work.cancel()
 
 
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
 def _end(
     loop: asyncio.AbstractEventLoop, thread: Thread, process: int, close: Callable[[], Awaitable[None]] | None
 ) -> None:
@@ -106,5 +114,3 @@ def _end(
         ended.result(_PATIENCE)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(_PATIENCE)
-    if not thread.is_alive():
-        loop.close()

@@ -34,7 +34,7 @@ from persona.llm.endpoint.connection import Connection
 from persona.llm.endpoint.holding import JSON_OBJECT, JSON_SCHEMA, Holding, Way
 from persona.llm.endpoint.likelihood import PromptScores
 from persona.llm.endpoint.options import EndpointOptions
-from persona.llm.endpoint.wire import read_answer, request_fields
+from persona.llm.endpoint.wire import read_answer, read_piece, request_fields
 from persona.llm.tokenizers import WhitespaceTokenizer
 from persona.protocols import ADAPTER, SOFT_PROMPT, TEXT, Answer, GenerationOptions, Request, TextTokenizer
 
@@ -173,6 +173,29 @@ class OpenAILM:
                 answers[index] = answer
         return [answers[index] for index in range(len(requests))]
 
+    def stream(self, request: Request, options: GenerationOptions) -> Iterator[str | Answer]:
+        """What is written to a request, in pieces, and at the end the whole of it; errors as in `generate`.
+
+        An endpoint that sends no pieces is asked for the whole.
+        """
+        (asked,) = self._asked([request], options)
+        yield from self._live.connection.loop.each(partial(self._pieces, asked, options))
+
+    async def _pieces(self, asked: Asked, options: GenerationOptions, put: Callable[[str | Answer], None]) -> None:
+        connection = self._live.connection
+        fields = request_fields(asked.request, self._options, options, connection.url)
+        written, finish = "", None
+        async with connection.slots:
+            async for chunk in connection.pieces(self.fingerprint, self._method, {"model": asked.model, **fields}):
+                piece, ended = read_piece(chunk)
+                written, finish = written + piece, ended or finish
+                if piece:
+                    put(piece)
+            if not written and finish is None:
+                put(await self._answer(asked.model, asked.request, options))
+            else:
+                put(Answer(written, finish or "stop"))
+
     def _asked(self, requests: Sequence[Request], options: GenerationOptions) -> list[Asked]:
         """What is sent, and for which requests; checked before anything is."""
         check_options(options, only_text=self.fingerprint)
@@ -259,13 +282,14 @@ class OpenAILM:
         connection = self._live.connection
         fields = request_fields(request, self._options, options, connection.url, further)
 
-        def call(client: Any) -> Any:
-            return (client.chat.completions if self._options.endpoint == "chat" else client.completions).create
-
         def read(reply: Any) -> Answer:
             return told(read_answer(reply, self.fingerprint, options.max_new_tokens), options)
 
-        return await connection.ask(self.fingerprint, call, read, {"model": model, **fields})
+        return await connection.ask(self.fingerprint, self._method, read, {"model": model, **fields})
+
+    def _method(self, client: Any) -> Any:
+        """What of a client takes a request."""
+        return (client.chat.completions if self._options.endpoint == "chat" else client.completions).create
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._model!r}, base_url={self._alive.connection.url!r})"

@@ -84,6 +84,17 @@ def _soft_prompt_first(options: EndpointOptions) -> bool:
     return options.soft_prompt == "before" or options.system is None
 
 
+def read_piece(chunk: Any) -> tuple[str, Finish | None]:
+    """The text in a chunk of a reply that comes in pieces, and how the answer ended, if it has."""
+    choice = next(iter(chunk.choices or ()), None)
+    if choice is None:
+        return "", None
+    delta = getattr(choice, "delta", None)
+    text = choice.text if delta is None else delta.content or getattr(delta, "refusal", None)
+    finish = None if choice.finish_reason is None else _FINISHES.get(choice.finish_reason, "stop")
+    return text or "", "refusal" if getattr(delta, "refusal", None) else finish
+
+
 def read_answer(reply: Any, name: str, max_new_tokens: int) -> Answer:
     """The answer in a reply, which may be of any form.
 

@@ -1,0 +1,152 @@
+"""Answers in pieces, as they are written: from any LLM, without thinking, stop strings and emphasis in them.
+
+>>> from persona.llm.tokenizers import WhitespaceTokenizer
+>>> class Typist:
+...     channels, fingerprint, tokenizer, chats = frozenset({"text"}), "typist", WhitespaceTokenizer(), False
+...     def stream(self, request, options):
+...         yield from ("<think>Four?</think>", "5 st", "ars", " END", " and more")
+>>> list(pieces_of(Typist(), Request("How many?"), GenerationOptions(stop=("END",))))
+['5 st', 'ars', ' ', Answer(text='5 stars ', finish='stop', mode='generate', thought=True)]
+
+What is handed over is never taken back: a piece comes when it is certain that it belongs to the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
+
+from persona.errors import GenerationError
+from persona.llm.answers.modes import answer_mode, answers
+from persona.llm.answers.text import is_stopped, settled_text, told
+from persona.llm.chat.messages import transcript
+from persona.llm.checks import check_answer
+from persona.protocols import Answer, GenerationOptions, LanguageModel, Request
+
+T = TypeVar("T")
+Put: TypeAlias = Callable[[T], None]
+
+
+@runtime_checkable
+class WritesInPieces(Protocol):
+    """A `LanguageModel` that hands over an answer while it is written."""
+
+    def stream(self, request: Request, options: GenerationOptions) -> Iterator[str | Answer]:
+        """What is written, in pieces; at the end, if the LLM knows more than their sum, the whole `Answer`.
+
+        Errors as in `generate`. Whoever stops early closes it, and nothing more is written.
+        """
+        ...
+
+
+def pieces_of(llm: LanguageModel, request: Request, options: GenerationOptions) -> Iterator[str | Answer]:
+    """The answer to a request, in pieces, and at the end the whole of it, as `persona.llm.answers.modes` gives it.
+
+    An LLM that writes no pieces, a beam search, and an answer by choices are one piece.
+
+    Raises:
+        UnsupportedChannelError: if the request uses a channel that the LLM does not take.
+        GenerationError: if the LLM does not answer, or breaks off.
+    """
+    chosen = request.choices is not None and answer_mode(llm, options) != "generate"
+    if chosen or options.num_beams > 1 or not isinstance(llm, WritesInPieces):
+        ((_, answer),) = answers(llm, [request], options)
+        if isinstance(answer, GenerationError):
+            raise answer
+        if answer.text:
+            yield answer.text
+        yield answer
+        return
+    if not hasattr(llm, "chats"):
+        request = replace(request, prompt=transcript(request.turns, request.prompt), turns=())
+    written = shown = ""
+    whole = None
+    with ExitStack() as stack:
+        pieces = llm.stream(request, replace(options, answers="generate"))
+        if isinstance(pieces, Generator):
+            stack.enter_context(closing(pieces))
+        for piece in pieces:
+            if isinstance(piece, Answer):
+                whole = piece
+                break
+            written += check_answer(piece, llm.fingerprint)
+            settled = settled_text(written, options)
+            if settled.startswith(shown) and settled != shown:
+                yield settled[len(shown) :]
+                shown = settled
+            if is_stopped(written, options):
+                break
+    whole = whole or Answer(written)
+    check_answer(whole.text, llm.fingerprint)
+    whole = told(whole, options)
+    if whole.text.startswith(shown) and whole.text != shown:
+        yield whole.text[len(shown) :]
+    yield whole
+
+
+def from_thread(work: Callable[[Put[T], Event], None]) -> Iterator[T]:
+    """What `work` puts, as it comes, and then what it raises; it runs in a thread of its own.
+
+    Args:
+        work: gets a function that hands over an item, and what is set when nobody waits for more.
+    """
+    arrived: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
+    left = Event()
+
+    def run() -> None:
+        try:
+            work(lambda item: arrived.put((item,)), left)
+        except BaseException as error:
+            arrived.put(error)
+        else:
+            arrived.put(None)
+
+    thread = Thread(target=run, name="persona-stream", daemon=True)
+    thread.start()
+    try:
+        while (item := arrived.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item[0]
+    finally:
+        left.set()
+        thread.join()
+
+
+async def awaited(items: Iterator[T]) -> AsyncGenerator[T, None]:
+    """The items of an iterator that blocks, for an event loop that must not; all of it runs in one thread."""
+    here = asyncio.get_running_loop()
+    arrived: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
+    left = Event()
+
+    def put(item: tuple[T] | BaseException | None) -> None:
+        if not here.is_closed():
+            here.call_soon_threadsafe(arrived.put_nowait, item)
+
+    def run() -> None:
+        try:
+            for item in items:
+                if left.is_set():
+                    break
+                put((item,))
+        except BaseException as error:
+            put(error)
+        else:
+            put(None)
+        finally:
+            if (close := getattr(items, "close", None)) is not None:
+                close()
+
+    Thread(target=run, name="persona-stream", daemon=True).start()
+    try:
+        while (item := await arrived.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item[0]
+    finally:
+        left.set()

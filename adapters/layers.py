@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -25,6 +25,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
 from persona.errors import InvalidOptionError, reason
@@ -38,6 +39,7 @@ NOT_COMPUTED = "it is not computed when the model reads text"
 _EXPERT = "it is an expert and sees the tokens that are sent to it, whosever they are"
 _MIXED = "it does not see one row for each request"
 _OUTPUT = "it does not answer one tensor for one tensor"
+_FUSED = "PEFT takes its name for that of experts, which are one tensor"
 _KERNELS = "Mamba's kernels read its weight and pass it by, so PEFT refuses it as well"
 _OF_KERNELS = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
 """Types of models whose ``out_proj`` PEFT refuses."""
@@ -94,6 +96,7 @@ def _watched(model: Any, layers: Mapping[str, Linear]) -> dict[str, Sight]:
     found = {name: _sight(first[name], second[name], lengths, rounding(model)) for name in layers}
     if model.config.model_type in _OF_KERNELS:
         found |= {name: Sight(None, _KERNELS) for name in layers if name.endswith("out_proj")}
+    found |= dict.fromkeys(_taken_for_experts(model, layers), Sight(None, _FUSED))
     # Of experts that are chosen token by token some may have seen all tokens by chance.
     groups: dict[str, list[str]] = defaultdict(list)
     for name in layers:
@@ -103,6 +106,21 @@ def _watched(model: Any, layers: Mapping[str, Linear]) -> dict[str, Sight]:
         if any(found[name].axis is None for name in group):
             found |= dict.fromkeys(group, Sight(None, _EXPERT))
     return found
+
+
+def _taken_for_experts(model: Any, names: Iterable[str]) -> set[str]:
+    """Layers that PEFT passes by: in models whose experts were linear layers once, it takes these names for theirs."""
+    if get_checkpoint_conversion_mapping(model.config.model_type) is None:
+        return set()
+    from peft import LoraConfig  # here, as it takes seconds
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    config = LoraConfig(target_modules=list(names))
+    try:
+        convert_peft_config_for_transformers(config, model, None)
+    except ValueError:  # it has experts' names, and not all of them
+        return set()
+    return set(names) - set(config.target_modules or ())
 
 
 _Calls: TypeAlias = dict[str, list[Tensor | None]]
@@ -135,7 +153,7 @@ def _read(model: Any, layers: Mapping[str, Linear], third: int) -> _Calls:
 def _batch(model: Any, third: int) -> dict[str, Tensor]:
     """Three requests of ordinary tokens; the first two are always the same."""
     embeddings = model.get_input_embeddings().weight
-    special = {value for part in _configs(model.config) for name, value in vars(part).items() if "token_i" in name}
+    special = _special_tokens(model.config)
     text = getattr(model.config.get_text_config(decoder=True), "vocab_size", None) or len(embeddings)
     ordinary = torch.tensor([token for token in range(min(text, len(embeddings))) if token not in special])
 
@@ -148,9 +166,15 @@ def _batch(model: Any, third: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **written}
 
 
-def _configs(config: Any) -> list[Any]:
-    """A config and those in it."""
-    return [config, *(each for each in vars(config).values() if hasattr(each, "to_diff_dict"))]
+def _special_tokens(config: Any) -> set[int]:
+    """Ids that a config, or one in it, has a name for: an end, an image."""
+    special: set[int] = set()
+    for name, value in vars(config).items():
+        if hasattr(value, "to_diff_dict"):
+            special |= _special_tokens(value)
+        elif "token_i" in name:
+            special |= {token for token in (value if isinstance(value, list) else [value]) if isinstance(token, int)}
+    return special
 
 
 def _sight(

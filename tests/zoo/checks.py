@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -19,6 +18,7 @@ from persona.llm.load import load_llm
 from persona.llm.loss import TargetLoss
 from persona.llm.transformers import TransformersLM
 from persona.protocols import GenerationOptions, Request
+from tests.zoo.tiny_models import tiny_model
 
 GREEDY = GenerationOptions(max_new_tokens=6)
 BEAMS = GenerationOptions(max_new_tokens=4, num_beams=2)
@@ -128,21 +128,18 @@ class Adapters:
 
 def check_adapters(llm: TransformersLM) -> None:
     """Adapters answer as in PEFT, alone and in a batch that mixes them; without one the model answers as before."""
-    model = copy.deepcopy(llm.model)
+    model = tiny_model(llm.name)
     plain = llm.generate([Request(text) for text in TEXTS], GREEDY)
     adapters = Adapters(llm)
     requests = [
         Request(text, adapter=name) for text, name in zip(TEXTS, ("one", "two", None, "two", "one"), strict=True)
     ]
     peft = adapters.in_peft(model)
+    there = load_llm((peft, llm._tokenizer))
     expected = []
-    for request in requests:
+    for request, without in zip(requests, plain, strict=True):
         peft.set_adapter(request.adapter or "one")
-        if request.adapter is None:
-            expected.append(plain[TEXTS.index(request.prompt)])
-        else:
-            inside = load_llm((peft, llm._tokenizer))
-            expected += inside.generate([Request(request.prompt)], GREEDY)
+        expected += there.generate([Request(request.prompt)], GREEDY) if request.adapter else [without]
     with adapters.stack:
         llm.attach_adapters(adapters)
         try:
@@ -156,6 +153,6 @@ def check_adapters(llm: TransformersLM) -> None:
 
 def fingerprint(llm: TransformersLM) -> str:
     """Of weights and flags."""
-    flags = [(name, each.training) for name, each in llm.model.named_modules()]
-    grads = [(name, each.requires_grad) for name, each in llm.model.named_parameters()]
-    return f"{hash_parameters(llm.model)} {hash((*flags, *grads))}"
+    training = {each.training for each in llm.model.modules()}
+    learning = {name for name, each in llm.model.named_parameters() if each.requires_grad}
+    return f"{hash_parameters(llm.model)} {training} {sorted(learning)}"

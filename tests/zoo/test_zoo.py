@@ -13,8 +13,13 @@ from tests.zoo import checks
 from tests.zoo.families import REPRESENTATIVE
 from tests.zoo.tiny_models import tiny_llm
 
-# PEFT reads an attribute that transformers has given another name.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+pytestmark = [
+    # PEFT reads an attribute that transformers has given another name, and says what it does to some configs.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*did not match any targeted module:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:.*no parameter was matched:RuntimeWarning"),
+]
 
 
 @pytest.fixture(scope="module", params=REPRESENTATIVE)

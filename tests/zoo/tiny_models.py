@@ -56,6 +56,13 @@ _MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mr
 _GEMMA4 = {"global_head_dim": 8, "layer_types": ["sliding_attention", "full_attention"], "num_hidden_layers": 2}
 _SPECIAL: Mapping[str, Mapping[str, Any]] = {
     "BambaForCausalLM": {"attn_layer_indices": [1], "mamba_n_heads": 4, "mamba_chunk_size": 8, "mamba_d_state": 8},
+    "FalconH1ForCausalLM": {
+        "mamba_d_ssm": 32,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 8,
+        "mamba_d_state": 8,
+        "mamba_chunk_size": 8,
+    },
     "CodeGenForCausalLM": {"rotary_dim": 4},
     "Dots1ForCausalLM": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "GPTJForCausalLM": {"rotary_dim": 4},
@@ -98,8 +105,8 @@ _SPECIAL: Mapping[str, Mapping[str, Any]] = {
         "axial_pos_shape": [16, 16],
         "axial_pos_embds_dim": [16, 16],
         "num_hidden_layers": ...,
-        "local_attn_chunk_length": 8,
-        "lsh_attn_chunk_length": 8,
+        "local_attn_chunk_length": 64,
+        "lsh_attn_chunk_length": 64,
         "num_buckets": 4,
         "hash_seed": 0,
     },

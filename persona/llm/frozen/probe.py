@@ -49,9 +49,9 @@ class Probe:
     @cached_property
     def batching(self) -> Batching:
         """Which requests may share a batch."""
-        if self._is_same(lambda: self._generated([self._long, self._text])[1:], self._alone):
+        if self._is_same(lambda: self._generated([self._long, self._text])[1:]):
             return Batching.PADDED
-        if self._is_same(lambda: self._generated([self._equal, self._text])[1:], self._alone):
+        if self._is_same(lambda: self._generated([self._equal, self._text])[1:]):
             return Batching.EQUAL
         return Batching.ALONE
 
@@ -63,10 +63,11 @@ class Probe:
     @cached_property
     def loss_refusal(self) -> str | None:
         """Why the model cannot be trained by, None if it can."""
-        if not self._is_same(lambda: self._scored([self._text]), self._alone):
+        if not self._is_same(lambda: self._scored([self._text])):
             return "its scores of an answer in one pass are not those that it writes the answer with"
-        padded = self._is_same(lambda: self._scored([self._long, self._text])[1:], self._alone)
-        return None if padded else "its scores depend on what else is in the batch"
+        if not self._is_same(lambda: self._scored([self._long, self._text])[1:]):
+            return "its scores depend on what else is in the batch"
+        return None if self._is_differentiable() else "it passes no gradients to its input"
 
     @cached_property
     def soft_prompt_refusal(self) -> str | None:
@@ -82,7 +83,7 @@ class Probe:
     def _soft_prompts(self) -> tuple[str | None, bool]:
         """The refusal, and whether the model makes more of ids than their embeddings."""
         for stand_in in (self._neutral, self._nearest):
-            if self._is_same(lambda stand_in=stand_in: self._generated([self._text], stand_in), self._alone):
+            if self._is_same(lambda stand_in=stand_in: self._generated([self._text], stand_in)):
                 return None, stand_in == self._nearest
         return "the embeddings of a text's own tokens are not that text to it", False
 
@@ -138,13 +139,30 @@ class Probe:
             [prompt[-2:] for prompt in prompts], [self._model.layer(each) for each in ids], stand_in
         )
 
-    def _is_same(self, compute: Callable[[], Tensor], expected: Tensor) -> bool:
-        """Whether scores are those expected, up to what rounding does to them; not where they cannot be computed."""
+    def _is_same(self, compute: Callable[[], Tensor]) -> bool:
+        """Whether scores are those of the text alone, up to rounding; not where either cannot be computed."""
         try:
-            found = compute()
+            expected, found = self._alone, compute()
         except Exception:  # models raise whatever they like at what they cannot do
             return False
         return same_scores(found, expected, rounding(self._model.model))
+
+    def _is_differentiable(self) -> bool:
+        """Whether gradients reach a soft prompt."""
+        with torch.inference_mode(False), self._untouched(), torch.enable_grad():
+            soft = torch.zeros(
+                2, self._model.layer.weight.shape[1], device=self._model.device, dtype=self._model.model.dtype
+            )
+            soft.requires_grad_()
+            try:
+                batch = self._model.padded([self._text], [soft], self._neutral)
+                written = (
+                    torch.tensor([self._written], device=self._model.device) if self._model.encoder_decoder else None
+                )
+                (gradient,) = torch.autograd.grad(self._model.logits(batch, written).float().square().sum(), soft)
+            except Exception:  # as in `_is_same`
+                return False
+        return bool((gradient != 0).any() or gradient.isnan().any())
 
     @contextmanager
     def _untouched(self) -> Iterator[None]:

@@ -328,3 +328,29 @@ def test_control_c_leaves_a_usable_store(run: Run, tmp_path: Path) -> None:
     assert process.returncode != 0
     assert "Traceback" not in err
     assert run("ingest", SAMPLE, "--json").json["store"] == {"users": 4, "records": 29}
+
+
+_INTERRUPTED = """
+import sys
+from importlib.abc import MetaPathFinder
+
+
+class Interrupt(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["persona", "ask", "ana", "Hi", "--llm", "tiny"]
+from persona.__main__ import main
+
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["persona.cli.app", "typer", "persona.assembly"])
+def test_an_interrupt_during_imports_is_one_line(module: str) -> None:
+    code = _INTERRUPTED.format(module=module)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "persona: interrupted\n")

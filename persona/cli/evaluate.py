@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ import typer
 
 from persona.cli.options import command
 from persona.cli.terminal import (
+    LLM_SETTINGS,
     Encoder,
     General,
     Llm,
@@ -29,6 +30,7 @@ from persona.cli.terminal import (
     stage_bars,
 )
 from persona.errors import InvalidOptionError
+from persona.llm.endpoint.options import AskingOptions
 
 if TYPE_CHECKING:
     from persona.eval.options import LampOptions
@@ -59,7 +61,8 @@ def _lamp_defaults() -> dict[str, Any]:
     from persona.retrievers.registry import RetrieverOptions
     from persona.settings import Settings
 
-    return {"": LampOptions(encoder=Settings().encoder), "retrieval": RetrieverOptions(), "files": LampFiles()}
+    options = {"": LampOptions(encoder=Settings().encoder), "retrieval": RetrieverOptions(), "files": LampFiles()}
+    return {**options, "llm": AskingOptions()}
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class EvalLamp:
         user_embedders: comma list: user embedders of the method user-embedder, one for each seed.
         task_adapters: comma list: task adapters (persona train adapters DATA) of lora and the like, one for each seed.
         out: folder for predictions and results (default: runs/DATA-SPLIT-LLM).
+        dry_run: ask nothing; say how many requests and tokens it would be.
     """
 
     data: Path
@@ -92,6 +96,7 @@ class EvalLamp:
     task_adapters: Annotated[str | None, typer.Option("--adapters")] = None
     encoder: Encoder = None
     out: Path | None = None
+    dry_run: bool = False
 
 
 @command(app, "lamp", EvalLamp, settings=_lamp_defaults)
@@ -101,7 +106,7 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
     With intervals, baselines and controls. Resumable: answers that stand in the output folder are not asked for again.
     """
     from persona.eval.benchmarks.lamp import LampBenchmark
-    from persona.eval.lamp import evaluate_lamp
+    from persona.eval.lamp import evaluate_lamp, lamp_cost
     from persona.settings import Settings
 
     check_split(options.split, "train", "dev", "test")
@@ -116,7 +121,11 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
     )
     with progress_bars("steps") as progress:
         # Over-long inputs are cut as LaMP's own code cuts them, at the right end.
-        answering = load_llm(llm, overlong="truncate")
+        answering = load_llm(llm, settings["llm"], overlong="truncate")
+        if options.dry_run:
+            cost = lamp_cost(benchmark, answering, chosen, out=folder)
+            report(asdict(cost), f"dry run, nothing was asked: {cost}")
+            return
         done = evaluate_lamp(benchmark, answering, chosen, out=folder, progress=stage_bars(progress))
     if report(done.as_dict()):
         pass
@@ -202,7 +211,7 @@ class RestraintSettings:
 def _restraint_defaults() -> dict[str, Any]:
     from persona.retrievers.registry import RetrieverOptions
 
-    return {"": RestraintSettings(), "retrieval": RetrieverOptions()}
+    return {"": RestraintSettings(), "retrieval": RetrieverOptions(), "llm": AskingOptions()}
 
 
 @dataclass(frozen=True)
@@ -231,7 +240,8 @@ class EvalRestraint:
     "restraint",
     EvalRestraint,
     settings=_restraint_defaults,
-    known="split, k, task, encoder, max_length, max_new_tokens, markdown, base, model, where, judge and seed",
+    known="split, k, task, encoder, max_length, max_new_tokens, markdown, base, model, where, judge, seed, "
+    + LLM_SETTINGS,
 )
 def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
     """Ask questions that need no personal records.
@@ -255,7 +265,7 @@ def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
     with progress_bars("steps") as progress:
         done = evaluate_lamp_restraint(
             benchmark,
-            load_llm(options.llm, overlong="truncate"),
+            load_llm(options.llm, settings["llm"], overlong="truncate"),
             chosen,
             options.filters,
             (*GENERAL_QUESTIONS, *more),

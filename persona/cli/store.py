@@ -11,6 +11,7 @@ import typer
 
 from persona.cli.options import command
 from persona.cli.terminal import (
+    LLM_SETTINGS,
     Encoder,
     Llm,
     TaskName,
@@ -26,6 +27,7 @@ from persona.cli.terminal import (
     report_failures,
 )
 from persona.errors import InvalidOptionError, UnknownUserError
+from persona.llm.endpoint.options import AskingOptions
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from persona.protocols import RecordEncoder
     from persona.soft_prompts.embedder import UserEmbedder
     from persona.store.profile_store import ProfileStore
-    from persona.summaries.writing import SummaryOptions
 
 app = group()
 
@@ -155,7 +156,7 @@ def _store_soft_prompts(
 def _summaries() -> dict[str, Any]:
     from persona.summaries.writing import SummaryOptions
 
-    return {"": SummaryOptions()}
+    return {"": SummaryOptions(), "llm": AskingOptions()}
 
 
 @dataclass(frozen=True)
@@ -164,10 +165,12 @@ class Summarize:
 
     Attributes:
         task: what the summary is for: LaMP_1 ... LaMP_7, LaMP_2N, or free.
+        dry_run: ask nothing; say how many requests and tokens it would be.
     """
 
     llm: Llm = None
     task: str = "free"
+    dry_run: bool = False
 
 
 @command(
@@ -176,18 +179,22 @@ class Summarize:
     Summarize,
     store=True,
     settings=_summaries,
-    known="form, stale_after, context_tokens, max_new_tokens and users_at_once",
+    known="form, stale_after, context_tokens, max_new_tokens, users_at_once, " + LLM_SETTINGS,
 )
-def summarize(options: Summarize, settings: Mapping[str, SummaryOptions]) -> None:
+def summarize(options: Summarize, settings: Mapping[str, Any]) -> None:
     """Let an LLM write a summary of each user.
 
     They are for `ask --summary llm`. Only missing ones, ones too far behind or whose records were changed, and ones by
     another LLM or prompt are written. Safe to stop at any moment; the next run goes on where this one ended.
     """
-    from persona.summaries.stored import summarize_users
+    from persona.summaries.stored import summarize_cost, summarize_users
 
     with opened_store() as store, progress_bars("users") as progress:
-        llm = load_llm(options.llm)
+        llm = load_llm(options.llm, settings["llm"])
+        if options.dry_run:
+            cost = summarize_cost(store, llm, settings[""])
+            report(asdict(cost), f"dry run, nothing was asked: {cost}")
+            return
         bar = progress.add_task("summarize users", total=None)
         done = summarize_users(
             store,

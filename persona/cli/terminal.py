@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
@@ -18,6 +18,7 @@ import typer
 
 from persona.errors import InvalidOptionError
 from persona.files import naming
+from persona.llm.endpoint.options import AskingOptions
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -135,13 +136,18 @@ def refuse_unread(command: str, *, store: bool, llm: bool) -> None:
         raise InvalidOptionError(f"`{command}` loads no LLM: leave {names} out")
 
 
-def load_llm(name: str | None, **options: Any) -> LanguageModel:
+LLM_SETTINGS = ", ".join(each.name for each in fields(AskingOptions))
+"""Names of the settings."""
+
+
+def load_llm(name: str | None, settings: AskingOptions | None = None, **options: Any) -> LanguageModel:
     """The LLM of ``--llm`` or of the setting, placed as ``--device``, ``--dtype`` and ``--quantize`` say."""
     from persona.llm.load import load_llm as load
     from persona.settings import Settings
 
     _say_what_takes_long()
-    return load(name or Settings().llm, **EVERYWHERE.get().placement, **options)
+    given = {} if settings is None else settings.given
+    return load(name or Settings().llm, **EVERYWHERE.get().placement, **given, **options)
 
 
 def _say_what_takes_long() -> None:

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from persona.errors import GenerationError
+from persona.llm.counting import Cost, counting_llm
 from persona.protocols import LanguageModel
 from persona.records import Profile
 from persona.store.derived import StoredIndex
@@ -152,26 +153,11 @@ def summarize_users(
     """
     options = options or SummaryOptions()
     begun = time.perf_counter()
-    task, version, llm_name = check_task(options.task), prompt_version(options.form), llm.fingerprint
+    task, version = check_task(options.task), prompt_version(options.form)
     total = store.counts().users
     counts: Counter[str] = Counter()
-
-    def due() -> Iterator[Profile]:
-        for user_id in store.user_ids():
-            profile = store.profile(user_id)
-            counts["users"] += 1
-            summary = stored_summary(store, user_id, task) if len(profile) else None
-            if (
-                summary is not None
-                and (summary.prompt, summary.llm) == (version, llm_name)
-                and not summary.stale(profile, options.stale_after)
-            ):
-                counts["fresh"] += 1
-            elif len(profile):
-                yield profile
-
-    waiting = due()
     failures: dict[str, str] = {}
+    waiting = _due(store, llm, options, counts)
     while profiles := list(islice(waiting, options.users_at_once)):
         ready: list[Summary] = []
         stored = time.monotonic()
@@ -182,7 +168,7 @@ def summarize_users(
                     failures[profile.user_id] = " ".join(str(text).split())
                     continue
                 contents = {record.id: record.content_hash for record in profile}
-                ready.append(Summary(profile.user_id, task, text, version, llm_name, profile.revision, contents))
+                ready.append(Summary(profile.user_id, task, text, version, llm.fingerprint, profile.revision, contents))
                 # Where answers come one by one, a kill costs those of a second.
                 if time.monotonic() - stored > _SECONDS_AT_RISK:
                     counts += _put(store, ready)
@@ -195,6 +181,32 @@ def summarize_users(
         progress(total, total)
     numbers = {name: counts[name] for name in ("users", "written", "fresh", "empty", "passed_over")}
     return SummarizeReport(**numbers, seconds=time.perf_counter() - begun, failures=failures)
+
+
+def summarize_cost(store: ProfileStore, llm: LanguageModel, options: SummaryOptions | None = None) -> Cost:
+    """What `summarize_users` would ask of the LLM, without asking it; partial summaries as long as they may be."""
+    options, counting = options or SummaryOptions(), counting_llm(llm)
+    waiting = _due(store, counting, options, Counter())
+    while profiles := list(islice(waiting, options.users_at_once)):
+        list(each_summary(counting, profiles, options))
+    return counting.cost
+
+
+def _due(store: ProfileStore, llm: LanguageModel, options: SummaryOptions, counts: Counter[str]) -> Iterator[Profile]:
+    """The profiles whose summary is to be written; counts the users seen and those whose summary is fresh."""
+    task, wanted = check_task(options.task), (prompt_version(options.form), llm.fingerprint)
+    for user_id in store.user_ids():
+        profile = store.profile(user_id)
+        counts["users"] += 1
+        summary = stored_summary(store, user_id, task) if len(profile) else None
+        if (
+            summary is not None
+            and (summary.prompt, summary.llm) == wanted
+            and not summary.stale(profile, options.stale_after)
+        ):
+            counts["fresh"] += 1
+        elif len(profile):
+            yield profile
 
 
 def _put(store: ProfileStore, ready: list[Summary]) -> Counter[str]:

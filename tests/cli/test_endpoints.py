@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Run
-from tests.llm.endpoint.server import Reply, refusal, serving, turn
+from tests.llm.endpoint.server import AT_ONCE, Reply, refusal, serving, turn
 
 ASK = (
     "What is the score of the following review on a scale of 1 to 5? just answer with 1, 2, 3, 4, or 5 without further "
@@ -22,9 +22,9 @@ LAMP = ("eval", "lamp", "data", "--methods", "none", "--k", "1", "--no-controls"
 def _data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "x")
     (tmp_path / "data").mkdir()
-    records = [{"id": "a", "text": "fine", "score": "4"}]
+    profiles = [[{"id": "a", "text": text, "score": "4"}] for text in ("fine", "good", "fair")]
     questions = [
-        {"id": str(index), "user_id": f"u{index % 3}", "input": f"{ASK}{index}", "profile": records}
+        {"id": str(index), "user_id": f"u{index % 3}", "input": f"{ASK}{index}", "profile": profiles[index % 3]}
         for index in range(12)
     ]
     golds = {"task": "LaMP_3", "golds": [{"id": str(index), "output": "4"} for index in range(12)]}
@@ -66,3 +66,38 @@ def test_a_key_that_is_refused_is_one_line(run: Run) -> None:
         said = run(*LAMP, "--llm", f"openai:m@{server.url}", "--out", "a").error
     assert "refused the key (401): set OPENAI_API_KEY" in said
     assert "did not answer" not in said
+
+
+def test_a_dry_run_counts_and_asks_nothing(run: Run) -> None:
+    with serving(lambda path, body: turn("4")) as server:
+        lamp = ("eval", "lamp", "data", "--methods", "none,bm25-lamp,summary", "--k", "1", "--out", "a")
+        lamp = (*lamp, "--llm", f"openai:m@{server.url}", "--set", "calibration=none")
+        said = run(*lamp, "--dry-run").out
+        cost = run(*lamp, "--dry-run", "--json").json
+        assert server.received == []
+        assert not Path("a").exists()
+        assert f"dry run, nothing was asked: {cost['requests']} requests, about " in said
+        done = run(*lamp)
+        assert (done.code, "ignores the constraint" in done.err) == (0, True)
+        assert len(server.received) == cost["requests"]
+        assert run(*lamp, "--dry-run", "--json").json == {"requests": 0, "prompt_tokens": 0, "answer_tokens": 0}
+        received = len(server.received)
+        assert run("ingest", "data").code == 0
+        summarize = ("summarize", "--llm", f"openai:m@{server.url}")
+        assert run(*summarize, "--dry-run", "--json").json["requests"] == 3
+        assert len(server.received) == received
+        assert run(*summarize, "--json").json["written"] == 3
+        assert len(server.received) == received + 3
+        assert run(*summarize, "--dry-run", "--json").json["requests"] == 0
+    assert "trains nothing" in run("eval", "lamp", "data", "--methods", "lora", "--adapters", "x", "--dry-run").error
+
+
+def test_how_an_endpoint_is_asked_are_settings(run: Run) -> None:
+    with serving(lambda path, body: refusal(503, "busy", **AT_ONCE)) as server:
+        few = ("--set", "retries=1", "--set", "max_concurrency=2", "--set", "system=Be brief.", "--limit", "2")
+        done = run(*LAMP, "--llm", f"openai:m@{server.url}", "--out", "a", *few)
+        assert done.code == 1
+        assert "2 questions were not answered" in done.err
+    assert len(server.received) == 4
+    assert server.received[0][1]["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert "was given: retries" in run(*LAMP, "--llm", "tiny", "--set", "retries=1").error

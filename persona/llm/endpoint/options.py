@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from persona.errors import InvalidOptionError
 from persona.protocols import TextTokenizer
@@ -81,3 +81,29 @@ class EndpointOptions:
                 "soft prompts at the completions endpoint need `embed`, which makes the text's own embeddings; "
                 "the chat endpoint takes soft prompts beside text"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskingOptions:
+    """How an LLM is asked, as far as it can be said in text; all but the system text are for endpoints.
+
+    Attributes:
+        max_concurrency: most requests at the same time; unset, 8.
+        retries: how often a request is sent again after a failure that may pass; unset, 4.
+        timeout: seconds to wait for an answer, each time; unset, 300.
+        requests_per_minute: most requests in a minute, evenly spaced; unset, any number.
+        endpoint: chat or completions; unset, chat.
+        system: text of the system's turn.
+    """
+
+    max_concurrency: int | None = None
+    retries: int | None = None
+    timeout: float | None = None
+    requests_per_minute: float | None = None
+    endpoint: str | None = None
+    system: str | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that were given, as `persona.load_llm` takes them."""
+        return {name: value for name, value in asdict(self).items() if value is not None}

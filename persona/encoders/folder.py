@@ -63,7 +63,7 @@ def encoder_folder(model: str | Path) -> Path:
     if not folder.is_dir():
         if folder.exists():
             raise ModelLoadError(f"an encoder is a folder, but {folder} is a file")
-        folder = hub_folder(str(model), organization=_HUB_ORGANIZATION)
+        folder = hub_folder(str(model), organization=_HUB_ORGANIZATION, own=(MINILM, "hashing"))
     _check(folder)
     return folder
 

@@ -159,7 +159,7 @@ def _source(llm: str | Path, revision: str | None, dtype: str) -> _Source:
         return _Source(made.folder, file.stem, made.sha256)
     folder = Path(llm).expanduser()
     if isinstance(llm, str) and not folder.is_dir() and not llm.startswith((".", "/", "~")):
-        return _Source(hub_folder(llm, revision=revision), llm)
+        return _Source(hub_folder(llm, revision=revision, own=(TINY, SMOLLM2)), llm)
     return _Source(folder, folder.resolve().name)
 
 

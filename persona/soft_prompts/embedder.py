@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from persona.encoders.user_vectors import UserVectorFile
 from persona.errors import FingerprintMismatchError, ModelLoadError
 from persona.llm.checkpoint import hash_parameters
+from persona.llm.weights.hub import hub_file, near
 from persona.protocols import RecordEncoder
 from persona.soft_prompts.config import PAPER_TOKENS, UserEmbedderConfig
 from persona.soft_prompts.copying import FEATURES, Copying, TokenBackground, vocabulary_of
@@ -229,14 +229,17 @@ def load_user_embedder(path: str | Path) -> UserEmbedder:
             if not (folder / name).is_file():
                 raise ModelLoadError(f"{wrong}: there is no {name} in it; {hint}")
     else:
+        wrong += f": there is no such folder{near(str(path))}"
+        if "/" not in str(path):
+            raise ModelLoadError(f"{wrong}, and a hub id is `owner/name`; {hint}")
         try:
-            hf_hub_download(str(path), "config.json")
-        # What the hub raises on ids that it does not know or that can be none, and offline without a copy.
-        except (OSError, HFValidationError) as error:
-            raise ModelLoadError(f"{wrong}: there is no such folder, and no such hub id here; {hint}") from error
+            files = [hub_file(str(path), name) for name in ("config.json", "model.safetensors")]
+        except ModelLoadError as error:
+            raise ModelLoadError(f"{wrong}, and no such hub id here; {hint}") from error
+        folder = files[0].parent
     try:
         with redirect_stdout(StringIO()):  # the mixin prints a line on what it does
-            return UserEmbedder.from_pretrained(str(path)).eval()
+            return UserEmbedder.from_pretrained(str(folder)).eval()
     except (TypeError, AttributeError, IndexError) as error:  # fields that are missing or odd, or no fields at all
         raise ModelLoadError(f"{wrong}: its config.json is not that of a user embedder; {hint}") from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

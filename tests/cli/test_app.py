@@ -209,7 +209,7 @@ ERRORS = {
     "summarize --llm no/such": "persona.db: create one with",
     "show": "name a user, --adapters or --trained FOLDER",
     "show --trained .": "no user embedder could be loaded from '.': there is no config.json in it",
-    "show --trained nope": "there is no such folder, and no such hub id here",
+    "show --trained nope": "there is no such folder, and a hub id is `owner/name`",
     "export out": "persona.db: create one with",
     "import nowhere": "persona.db: create one with",
     "eval lamp nowhere --llm none": "nowhere",

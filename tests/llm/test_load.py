@@ -104,6 +104,8 @@ def test_anything_else_is_refused_in_one_line(llama_folder: Path, make: Callable
         ("./nothing", "there is no folder"),
         ("~/no such folder", "there is no folder"),
         ("vlm:model", "it is no hub id"),
+        ("tinny", "no model of that name: did you mean tiny"),
+        ("smolm2", "no model of that name: did you mean smollm2"),
         ("nobody/has-this-model", "the hub model nobody/has-this-model cannot be downloaded"),
     ],
 )

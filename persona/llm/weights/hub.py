@@ -7,6 +7,7 @@ network that swallows everything for minutes. Where it does not answer, what was
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -19,13 +20,16 @@ _PATTERNS = ["model*.safetensors", "*/model*.safetensors", "*.json", "*.model", 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def hub_folder(name: str, *, revision: str | None = None, organization: str | None = None) -> Path:
+def hub_folder(
+    name: str, *, revision: str | None = None, organization: str | None = None, own: Collection[str] = ()
+) -> Path:
     """The local copy of a hub model, downloaded if it is not there yet (never its pickles or Python).
 
     Args:
         name: the hub id.
         revision: branch, tag or commit; None is the default branch.
         organization: owner of the models that are called by their bare name.
+        own: names that are no hub ids; a bare name that is nearly one of them is not asked for.
 
     Raises:
         ModelLoadError: if `name` can be no hub id, or the hub has no such model or cannot be reached.
@@ -33,8 +37,10 @@ def hub_folder(name: str, *, revision: str | None = None, organization: str | No
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
+    if meant := get_close_matches(name, own, n=1, cutoff=0.75):
+        raise ModelLoadError(f"there is no folder {name}, and no model of that name: did you mean {meant[0]}?")
     if not _HUB_ID.fullmatch(name):
-        raise ModelLoadError(f"there is no folder {name}{_near(name)}, and it is no hub id (`owner/name`)")
+        raise ModelLoadError(f"there is no folder {name}{near(name)}, and it is no hub id (`owner/name`)")
     hub_id = name if organization is None or "/" in name else f"{organization}/{name}"
     silence = None
     try:
@@ -45,7 +51,7 @@ def hub_folder(name: str, *, revision: str | None = None, organization: str | No
     # What the hub refuses, and a copy that is not there, are OSErrors.
     except (OSError, HFValidationError) as error:
         raise ModelLoadError(
-            f"there is no folder {name}{_near(name)}, and the hub model {hub_id} cannot be downloaded: "
+            f"there is no folder {name}{near(name)}, and the hub model {hub_id} cannot be downloaded: "
             f"{silence or reason(error)}"
         ) from error
     return Path(folder)
@@ -94,8 +100,8 @@ def _silence(hub_id: str, revision: str | None) -> str | None:
     return None
 
 
-def _near(name: str) -> str:
-    """A folder beside which `name` may have been meant, as a question."""
+def near(name: str) -> str:
+    """A folder that may have been meant by a name, as a question in brackets; empty if there is none."""
     path = Path(name)
     try:
         folders = [each.name for each in path.parent.iterdir() if each.is_dir()]

@@ -32,7 +32,7 @@ test: setup postgres
 	$(PYTEST)
 
 quick: setup
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not real"
 
 # The PostgreSQL tests start a private server of their own; without the binaries they are skipped and say so.
 postgres:

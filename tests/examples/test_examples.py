@@ -20,6 +20,8 @@ def run(name: str) -> str:
     return done.stdout
 
 
+@pytest.mark.real
+@pytest.mark.usefixtures("smollm2")  # converted before it is asked
 def test_the_quickstart_answers_in_each_editors_style() -> None:
     shown = run("01_quickstart.py")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -41,6 +41,7 @@ from persona.adapters.training.lessons import Lesson, TokenExample, chunks
 from persona.adapters.training.options import TrainingOptions
 from persona.adapters.training.trainer import AdapterTrainer
 from persona.adapters.versions import AdapterDraft
+from persona.llm.frozen.options import TransformersOptions
 from persona.llm.transformers import TransformersLM
 from persona.records import Record
 from persona.store.profile_store import ProfileStore
@@ -103,7 +104,11 @@ def model(hidden: int = 256, layers: int = 4) -> Any:
 
 
 def language_model() -> TransformersLM:
-    return TransformersLM(model(), AutoTokenizer.from_pretrained(Path(persona.__file__).parent / "tiny"), name="random")
+    return TransformersLM(
+        model(),
+        AutoTokenizer.from_pretrained(Path(persona.__file__).parent / "tiny"),
+        TransformersOptions(name="random"),
+    )
 
 
 def adapter_rows(family: Family, count: int) -> torch.Tensor:

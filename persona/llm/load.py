@@ -63,7 +63,7 @@ def load_llm(llm: object, **options: Any) -> LanguageModel:
 
     Args:
         llm: see the module. A `LanguageModel` is returned as it is.
-        **options: what the kind takes: keyword arguments of `TransformersLM` (for files also ``device``, ``dtype`` and
+        **options: what the kind takes: fields of `TransformersOptions` (for files also ``device``, ``dtype`` and
             ``quantize``, see `persona.llm.checkpoint.load_folder`, and the hub's ``revision``), of `RunnableLM` or
             `CallableLM`, or fields of `EndpointOptions` with ``client``, or ``base_url`` and ``api_key``. ``overlong``
             may be given for every kind; it has no effect where prompts are limited by rules that are not persona's.
@@ -123,22 +123,24 @@ class _Source:
 
 def _from_files(llm: str | Path, options: dict[str, Any]) -> TransformersLM:
     from persona.llm.checkpoint import check_dtype, files_sha256, load_folder
+    from persona.llm.frozen.options import TransformersOptions
     from persona.llm.transformers import TransformersLM
     from persona.llm.weights.quantized import check_quantize
 
-    _check_options("a folder or hub id", options, (*_keywords(TransformersLM), *_FOLDER_OPTIONS))
+    _check_options("a folder or hub id", options, (*_fields(TransformersOptions), *_FOLDER_OPTIONS))
     placement = {key: options.pop(key) for key in ("device", "dtype", "quantize") if key in options}
     # Before anything is downloaded or converted for them.
     check_dtype(placement.get("dtype", "auto"))
     check_quantize(placement.get("quantize"), placement.get("dtype", "auto"))
-    source = _source(llm, options.pop("revision", None), placement.get("dtype", "auto"))
+    revision = options.pop("revision", None)
+    asked = TransformersOptions(**options)
+    source = _source(llm, revision, placement.get("dtype", "auto"))
     loaded = load_folder(source.folder, **placement)
-    options.setdefault("name", source.name)
     return TransformersLM(
         loaded.model,
         loaded.tokenizer,
+        dataclasses.replace(asked, name=asked.name or source.name),
         weights_hash=lambda: (source.hash or files_sha256(*loaded.weights))[:12],
-        **options,
     )
 
 
@@ -184,10 +186,11 @@ def _from_pair(model: Any, tokenizer: Any, options: dict[str, Any]) -> Transform
             f"(model, tokenizer) must be a transformers model and its tokenizer, was: ({_described(model)}, "
             f"{_described(tokenizer)})"
         )
+    from persona.llm.frozen.options import TransformersOptions
     from persona.llm.transformers import TransformersLM
 
-    _check_options("(model, tokenizer)", options, _keywords(TransformersLM))
-    return TransformersLM(model, tokenizer, **options)
+    _check_options("(model, tokenizer)", options, _fields(TransformersOptions))
+    return TransformersLM(model, tokenizer, TransformersOptions(**options))
 
 
 def _from_uri(uri: re.Match[str], options: dict[str, Any]) -> OpenAILM:
@@ -208,18 +211,20 @@ def _endpoint(kind: str, model: str, options: dict[str, Any], *, vllm: bool = Fa
     from persona.llm.endpoint.options import EndpointOptions
     from persona.llm.endpoint.vllm import VllmLM
 
-    _check_options(kind, options, (*_CLIENT_OPTIONS, *(each.name for each in dataclasses.fields(EndpointOptions))))
+    _check_options(kind, options, (*_CLIENT_OPTIONS, *_fields(EndpointOptions)))
     client = {name: options.pop(name) for name in _CLIENT_OPTIONS if name in options}
     return (VllmLM if vllm else OpenAILM)(model, EndpointOptions(**options), **client)
 
 
 def _keywords(kind: Callable[..., object]) -> tuple[str, ...]:
-    """Names of the keyword-only parameters that a user may set."""
-    return tuple(
-        name
-        for name, parameter in inspect.signature(kind).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "weights_hash"
-    )
+    """Names of the keyword-only parameters."""
+    parameters = inspect.signature(kind).parameters.items()
+    return tuple(name for name, parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY)
+
+
+def _fields(kind: type[Any]) -> tuple[str, ...]:
+    """Names of the fields of a dataclass."""
+    return tuple(each.name for each in dataclasses.fields(kind))
 
 
 def _check_options(kind: str, options: Iterable[str], known: Iterable[str]) -> None:

@@ -24,35 +24,30 @@ around an answer is stripped, and what `persona.llm.answers.text` says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from threading import Event, RLock
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig
 
-from persona.errors import (
-    GenerationError,
-    InvalidOptionError,
-    PersonaError,
-    UnsupportedChannelError,
-    reason,
-)
+from persona.errors import GenerationError, InvalidOptionError, UnsupportedChannelError
 from persona.llm.answers.choices import margin
-from persona.llm.answers.constrained import ChoiceTrie
-from persona.llm.answers.scoring import ChoiceScorer, ScoredPrompt
+from persona.llm.answers.constrained import legal_ids
+from persona.llm.answers.scoring import ChoiceScorer, ScoredPrompt, scoring_options
 from persona.llm.answers.streams import from_thread
-from persona.llm.answers.tokens import AnswerStreamer, AnswerTokens, Streamed
+from persona.llm.answers.tokens import AnswerTokens, Streamed
 from persona.llm.checkpoint import frozen, hash_parameters
 from persona.llm.checks import check_options, check_requests, check_soft_prompt
-from persona.llm.decoding import NOISE, BeamMargin, GreedyMargin
+from persona.llm.decoding import NOISE
 from persona.llm.frozen.model import FrozenModel, unwrapped
+from persona.llm.frozen.options import TransformersOptions
 from persona.llm.frozen.probe import Probe, ordinary_tokens
+from persona.llm.frozen.writing import Writing
 from persona.llm.inputs import Batching, BatchLimits, ModelInput, batches
-from persona.llm.lifts import TokenLifts, check_lifts, vocabulary_size
-from persona.llm.tokenizers import HuggingFaceTokenizer, Overlong, PromptEncoder, TemplateUse
+from persona.llm.lifts import check_lifts, vocabulary_size
+from persona.llm.tokenizers import HuggingFaceTokenizer, PromptEncoder
 from persona.llm.weights.quantized import mixes_rows, precision, settle
 from persona.protocols import (
     ADAPTER,
@@ -77,12 +72,7 @@ class TransformersLM:
     Args:
         model: a model with ``generate``. A PEFT model is unwrapped, its active adapter stays.
         tokenizer: the model's.
-        name: what the fingerprint calls the model; None takes the end of the model's own `name_or_path`.
-        batch_tokens: most tokens in one batch, at least 1: longest prompt and longest answer, times rows and beams. A
-            request that is longer alone is a batch of its own, and so is each request to a model in 8 bits.
-        max_prompt_tokens: most tokens of a prompt and its soft prompt together; None for what the model can take: its
-            positions, less `max_new_tokens` where the answer shares them (decoder-only).
-        chat_template, overlong, system, chat_template_kwargs: see `PromptEncoder`.
+        options: how it is asked.
         weights_hash: makes the fingerprint's hash; None hashes the parameters.
 
     Attributes:
@@ -101,37 +91,29 @@ class TransformersLM:
         self,
         model: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
+        options: TransformersOptions | None = None,
         *,
-        name: str | None = None,
-        batch_tokens: int = 8192,
-        max_prompt_tokens: int | None = None,
-        chat_template: TemplateUse = "auto",
-        overlong: Overlong = "error",
-        system: str | None = None,
-        chat_template_kwargs: Mapping[str, object] | None = None,
         weights_hash: Callable[[], str] | None = None,
     ) -> None:
-        for option, most in (("batch_tokens", batch_tokens), ("max_prompt_tokens", max_prompt_tokens)):
-            if most is not None and most < 1:
-                raise InvalidOptionError(f"`{option}` must be at least 1, was: {most}")
+        self.options = options or TransformersOptions()
         self.model: Any = unwrapped(model)
         settle(self.model)
         own_name = str(getattr(self.model, "name_or_path", "")).rstrip("/").split("/")[-1]
-        self.name = name or own_name or type(self.model).__name__
-        self._batch_tokens = 1 if mixes_rows(self.model) else batch_tokens
-        self._max_prompt_tokens = max_prompt_tokens
+        self.name = self.options.name or own_name or type(self.model).__name__
+        self._batch_tokens = 1 if mixes_rows(self.model) else self.options.batch_tokens
         self._prompts = PromptEncoder(
             tokenizer,
-            chat_template=chat_template,
-            overlong=overlong,
-            system=system,
-            chat_template_kwargs=chat_template_kwargs,
+            chat_template=self.options.chat_template,
+            overlong=self.options.overlong,
+            system=self.options.system,
+            chat_template_kwargs=self.options.chat_template_kwargs,
         )
         self._tokenizer: Any = tokenizer
-        self._written = AnswerTokens(tokenizer, self._prompts.thinking_end)
         self._weights_hash = weights_hash or (lambda: hash_parameters(self.model))
         self.frozen = FrozenModel(self.model, tokenizer)
         self._eos, self.pad_token = self.frozen.ends, self.frozen.pad_token
+        read = AnswerTokens(tokenizer, self._prompts.thinking_end)
+        self._writing = Writing(self.frozen, lambda: self.probe, read, self.name)
         self.hidden_size = int(self.frozen.layer.weight.shape[1])
         self.encoder_decoder = self.frozen.encoder_decoder
         self._adapters: AdapterSource | None = None
@@ -183,7 +165,7 @@ class TransformersLM:
     @property
     def settings(self) -> dict[str, object]:
         """What besides the model and a request decides an answer."""
-        return {**self._prompts.settings, "max_prompt_tokens": self._max_prompt_tokens}
+        return {**self._prompts.settings, "max_prompt_tokens": self.options.max_prompt_tokens}
 
     @property
     def tokenizer(self) -> HuggingFaceTokenizer:
@@ -217,7 +199,7 @@ class TransformersLM:
             raise InvalidOptionError(
                 f"{self.name} has {written} positions, too few for `max_new_tokens={options.max_new_tokens}`"
             )
-        limit = self._max_prompt_tokens
+        limit = self.options.max_prompt_tokens
         if limit is None and (self.encoder_decoder or read is None):
             # Relative positions have no end of their own, and some tables hold positions that are not to be used.
             limit = self._tokenizer.model_max_length
@@ -260,9 +242,13 @@ class TransformersLM:
             UnknownAdapterError: if there is no adapter of that name.
             GenerationError: if the device's memory does not suffice, or the model's scores are not numbers.
         """
+        return [answer.text for _, answer in self.generate_each(requests, options)]
+
+    def generate_each(self, requests: Sequence[Request], options: GenerationOptions) -> Iterator[tuple[int, Answer]]:
+        """Index and answer of each of `requests`, in their order, once all are there; errors as in `generate`."""
         check_options(options)
         if not requests:
-            return []
+            return
         with self._lock, frozen(self.model), torch.inference_mode():
             # Within the lock: adapters that are attached now stay so until the answers are there.
             check_requests(requests, self)
@@ -273,26 +259,25 @@ class TransformersLM:
                 for index, each in enumerate(inputs)
             ]
             answers = self._answers(dict(zip(keys, inputs, strict=True)), options)
-        return [answers[key] for key in keys]
+        yield from ((index, answers[key]) for index, key in enumerate(keys))
 
     def stream(self, request: Request, options: GenerationOptions) -> Iterator[str | Answer]:
         """The answer to a request in pieces, and at the end the whole of it; errors as in `generate`.
 
         Joined, the pieces are the answer of `generate`. Of a beam search there is the whole alone.
         """
-        check_options(options)
         if options.num_beams > 1:
-            (text,) = self.generate([request], options)
-            yield Answer(text)
+            ((_, answer),) = self.generate_each([request], options)
+            yield answer
             return
+        check_options(options)
 
         def write(put: Callable[[str | Answer], None], left: Event) -> None:
             with self._lock, frozen(self.model), torch.inference_mode():
                 check_requests([request], self)
-                streamed = Streamed(AnswerStreamer(self._written, options, self._eos, put), left)
-                (tokens,), _ = self._generate_batch(self._inputs([request], options), options, streamed)
-            cut = len(tokens) == options.max_new_tokens and not self._written.is_stopped(tokens, options)
-            put(Answer(self._written.answer(tokens, options), "length" if cut else "stop"))
+                (read,) = self._inputs([request], options)
+                (tokens,), _ = self._generate_batch([read], options, self._writing.streamed(options, put, left))
+            put(self._writing.read.answer(tokens, options))
 
         yield from from_thread(write)
 
@@ -313,7 +298,7 @@ class TransformersLM:
             return []
         if (refusal := self.probe.loss_refusal) is not None:
             raise UnsupportedChannelError(f"{self.name} cannot score choices: {refusal}; let it write its answers")
-        options = self._scoring_options(requests)
+        options = scoring_options(requests, self.target_ids)
         with self._lock, frozen(self.model), torch.inference_mode():
             check_requests(requests, self)
             inputs = dict(enumerate(self._inputs(requests, options)))
@@ -326,16 +311,6 @@ class TransformersLM:
                     if choices is not None and margin(scores[key], choices) < NOISE.get(self.model.dtype, 0.0):
                         (scores[key],) = self._scored(scorer, [inputs[key]])
         return [scores[index] for index in range(len(requests))]
-
-    def _scoring_options(self, requests: Sequence[Request]) -> GenerationOptions:
-        """What a batch of scoring takes, in terms of generation: a row for each choice, as long as the longest one."""
-        lengths = []
-        for index, request in enumerate(requests):
-            if request.choices is None:
-                raise InvalidOptionError(f"choices are scored where there are some: request {index} has none")
-            lengths += [len(ids) for ids in self.target_ids(request.choices.texts)]
-        most = max(len(request.choices.texts) for request in requests if request.choices is not None)
-        return GenerationOptions(max(lengths), num_beams=most, answers="constrained")
 
     def _attached(self, adapters: Sequence[str | None]) -> AbstractContextManager[None]:
         """While it is open, the rows of a batch are computed with the adapters of these names."""
@@ -375,26 +350,10 @@ class TransformersLM:
                 vectors,
                 request.adapter,
                 check_lifts(request.lifts, self.model.config),
-                self._choice_ids(request, options),
+                legal_ids(request, options, self.target_ids),
             )
             for ids, vectors, request in zip(encoded, soft_prompts, requests, strict=True)
         ]
-
-    def _choice_ids(self, request: Request, options: GenerationOptions) -> tuple[tuple[int, ...], ...] | None:
-        """Token ids of the choices that a request is held to, the end token included; None if it is held to none.
-
-        Raises:
-            InvalidOptionError: if one is longer than an answer may be.
-        """
-        if options.answers != "constrained" or request.choices is None:
-            return None
-        choices = tuple(map(tuple, self.target_ids(request.choices.texts)))
-        longest = max(map(len, choices))
-        if longest > options.max_new_tokens:
-            raise InvalidOptionError(
-                f"`max_new_tokens` must be at least {longest} for these choices, was: {options.max_new_tokens}"
-            )
-        return choices
 
     def _soft_prompt(self, request: Request, index: int) -> torch.Tensor | None:
         """The request's soft prompt, checked, on the model's device and in its type; None if it has no tokens."""
@@ -405,7 +364,7 @@ class TransformersLM:
         embeddings = self.frozen.layer.weight
         return vectors.detach().to(embeddings.device, embeddings.dtype) if len(vectors) else None
 
-    def _answers(self, inputs: dict[Any, ModelInput], options: GenerationOptions) -> dict[Any, str]:
+    def _answers(self, inputs: dict[Any, ModelInput], options: GenerationOptions) -> dict[Any, Answer]:
         """The answer to each input, under the same key."""
         noise = NOISE.get(self.model.dtype, 0.0)
         answers: dict[Any, list[int]] = {}
@@ -415,58 +374,20 @@ class TransformersLM:
             for key, smallest in zip(keys, margins, strict=True):
                 if len(keys) > 1 and smallest < noise:
                     (answers[key],), _ = self._generate_batch([inputs[key]], options)
-        return {key: self._written.answer(tokens, options) for key, tokens in answers.items()}
+        return {
+            key: self._writing.read.answer(tokens, options, held=inputs[key].choices is not None)
+            for key, tokens in answers.items()
+        }
 
     def _generate_batch(
         self, inputs: Sequence[ModelInput], options: GenerationOptions, streamed: Streamed | None = None
     ) -> tuple[list[list[int]], list[float]]:
         """Tokens of the answers, without the end token, and the margins with which they were decided."""
-        soft_prompts = [each.soft_prompt for each in inputs]
-        # Without a soft prompt nothing is asked of the probe.
-        stand_in = self.probe.stand_in if any(each is not None for each in soft_prompts) else len
-        batch = self.frozen.padded([each.ids for each in inputs], soft_prompts, stand_in)
-        rules = self.frozen.rules(options)
-        processors, watch = self._processors(inputs, options, rules)
         try:
             with self._attached([each.adapter for each in inputs]):
-                stopping, streamer = self._written.stopping(options, streamed), streamed and streamed.streamer
-                output = self.frozen.generate(batch, rules, processors, stopping_criteria=stopping, streamer=streamer)
+                return self._writing.batch(inputs, options, streamed)
         except torch.OutOfMemoryError as error:
             raise self._out_of_memory(inputs) from error
-        except PersonaError:
-            raise
-        except Exception as error:  # models raise whatever they like at inputs that they cannot read
-            raise GenerationError(f"{self.name} cannot answer: {reason(error)}") from error
-        margins: list[float] = watch.margins.tolist()
-        if any(margin != margin for margin in margins):
-            exact = self.model.dtype in (torch.float32, torch.float64)
-            hint = "its weights, or an adapter's, are broken or far too large" if exact else "load it in float32"
-            raise GenerationError(f"{self.name} computed scores that are not numbers in {self.model.dtype}: {hint}")
-        # The output starts with a decoder's start token, or with the prompt.
-        start = 1 if self.encoder_decoder else batch.ids.shape[1]
-        return [self._until_end(row) for row in output[:, start:].tolist()], margins
-
-    def _processors(
-        self, inputs: Sequence[ModelInput], options: GenerationOptions, rules: GenerationConfig
-    ) -> tuple[list[Any], GreedyMargin | BeamMargin]:
-        """The logits processors of a batch; the watch over margins is the last, and sees the scores that decide."""
-        eos = torch.tensor(self._eos, dtype=torch.long, device=self.frozen.device)
-        forced = int(self.encoder_decoder and getattr(rules, "forced_bos_token_id", None) is not None)
-        processors: list[Any] = []
-        if any(bool(each.lifts) for each in inputs):
-            processors.append(TokenLifts([each.lifts for each in inputs], options.num_beams, forced))
-        if any(each.choices is not None for each in inputs):
-            processors.append(ChoiceTrie([each.choices for each in inputs], options.num_beams, forced))
-        watch = (
-            GreedyMargin(len(inputs), eos)
-            if options.num_beams == 1
-            else BeamMargin(len(inputs), options.num_beams, options.max_new_tokens, eos)
-        )
-        return [*processors, watch], watch
-
-    def _until_end(self, tokens: list[int]) -> list[int]:
-        end = next((index for index, token in enumerate(tokens) if token in self._eos), len(tokens))
-        return tokens[:end]
 
     def __repr__(self) -> str:
         return f"TransformersLM({self.name!r})"

@@ -16,8 +16,8 @@ from langchain_core.runnables import RunnableLambda
 from persona.errors import InvalidOptionError, ModelLoadError
 from persona.llm import load
 from persona.llm.endpoint.options import EndpointOptions
+from persona.llm.frozen.options import TransformersOptions
 from persona.llm.load import load_llm
-from persona.llm.transformers import TransformersLM
 from tests.llm.test_plain import answers, echo
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/models.md"
@@ -138,7 +138,7 @@ def test_the_example_in_the_docs_runs() -> None:
 
 
 def test_the_docs_name_every_option() -> None:
-    options = {*load._keywords(TransformersLM), *load._FOLDER_OPTIONS, *load._CLIENT_OPTIONS}
-    options |= {field.name for field in dataclasses.fields(EndpointOptions)}
+    options = {*load._FOLDER_OPTIONS, *load._CLIENT_OPTIONS}
+    options |= {field.name for kind in (TransformersOptions, EndpointOptions) for field in dataclasses.fields(kind)}
     page = PAGE.read_text(encoding="utf-8")
     assert [option for option in sorted(options) if f"`{option}`" not in page] == []

@@ -14,6 +14,7 @@ from transformers import LEDConfig, LEDForConditionalGeneration, MptConfig, MptF
 
 from persona.errors import GenerationError, InvalidOptionError, ModelLoadError
 from persona.llm import transformers as transformers_llm
+from persona.llm.frozen.options import TransformersOptions
 from persona.llm.inputs import ModelInput
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
@@ -299,14 +300,19 @@ class TestLimits:
 class TestWhatIsTaken:
     def test_the_fingerprint_names_weights_and_dtype(self, llama_folder: Path) -> None:
         stored = load(llama_folder)
-        in_memory = TransformersLM(stored.model, stored._tokenizer, name="m")
+        in_memory = TransformersLM(stored.model, stored._tokenizer, TransformersOptions(name="m"))
         first = in_memory.fingerprint
-        assert first == TransformersLM(load(llama_folder).model, stored._tokenizer, name="m").fingerprint
-        assert first != TransformersLM(stored.model.double(), stored._tokenizer, name="m").fingerprint
+        assert (
+            first
+            == TransformersLM(load(llama_folder).model, stored._tokenizer, TransformersOptions(name="m")).fingerprint
+        )
+        assert (
+            first != TransformersLM(stored.model.double(), stored._tokenizer, TransformersOptions(name="m")).fingerprint
+        )
         other = load(llama_folder)
         with torch.no_grad():
             other.model.lm_head.weight[0, 0] += 1e-3
-        assert TransformersLM(other.model, stored._tokenizer, name="m").fingerprint != first
+        assert TransformersLM(other.model, stored._tokenizer, TransformersOptions(name="m")).fingerprint != first
 
     @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # Of peft itself.
     def test_a_peft_model_answers_with_its_adapter(self, llama: TransformersLM) -> None:
@@ -334,7 +340,10 @@ class TestWhatIsTaken:
         plain = answer(llama, "Hi")
         llama._tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}[user]{{ m['content'] }}{% endfor %}"
         assert answer(TransformersLM(llama.model, llama._tokenizer), "Hi") != plain
-        assert answer(TransformersLM(llama.model, llama._tokenizer, chat_template="off"), "Hi") == plain
+        assert (
+            answer(TransformersLM(llama.model, llama._tokenizer, TransformersOptions(chat_template="off")), "Hi")
+            == plain
+        )
 
     @pytest.mark.parametrize("kind", ["mpt", "led"])
     def test_positions_by_another_name_end_there_too(self, llama: TransformersLM, kind: str) -> None:
@@ -369,7 +378,10 @@ class TestWhatIsTaken:
         assert llm.generate(requests, BEAMS) == [llm.generate([request], BEAMS)[0] for request in requests]
         with pytest.raises(InvalidOptionError, match="may have 40 tokens here"):
             answer(llm, "x" * 40)
-        assert answer(TransformersLM(model, llama._tokenizer, max_prompt_tokens=50), "x" * 40) is not None
+        assert (
+            answer(TransformersLM(model, llama._tokenizer, TransformersOptions(max_prompt_tokens=50)), "x" * 40)
+            is not None
+        )
 
     def test_memory_that_runs_out_names_the_fix(self, llama: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> None:
         def run_out(*args: object, **kwargs: object) -> None:

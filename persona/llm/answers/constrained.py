@@ -10,11 +10,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
+
+from persona.errors import InvalidOptionError
+from persona.protocols import GenerationOptions, Request
 
 _Trie = dict[tuple[int, ...], list[int]]
 
@@ -51,6 +54,30 @@ class ChoiceTrie(LogitsProcessor):
                 ruled_out[row] = True
                 ruled_out[row, following] = False
         return scores.masked_fill(ruled_out, -torch.inf)
+
+
+def legal_ids(
+    request: Request, options: GenerationOptions, ids: Callable[[Sequence[str]], Sequence[Sequence[int]]]
+) -> tuple[tuple[int, ...], ...] | None:
+    """Token ids of the choices that a request is held to; None if it is held to none.
+
+    Args:
+        request: what is asked.
+        options: how it is answered.
+        ids: gives the token ids of answers, end tokens included.
+
+    Raises:
+        InvalidOptionError: if a choice is longer than an answer may be.
+    """
+    if options.answers != "constrained" or request.choices is None:
+        return None
+    choices = tuple(map(tuple, ids(request.choices.texts)))
+    longest = max(map(len, choices))
+    if longest > options.max_new_tokens:
+        raise InvalidOptionError(
+            f"`max_new_tokens` must be at least {longest} for these choices, was: {options.max_new_tokens}"
+        )
+    return choices
 
 
 def _trie(choices: Sequence[Sequence[int]]) -> _Trie:

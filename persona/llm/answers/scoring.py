@@ -20,11 +20,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from persona.errors import InvalidOptionError
 from persona.llm.frozen.model import FrozenModel
 from persona.llm.frozen.probe import Probe
 from persona.llm.inputs import ModelInput, PaddedBatch
 from persona.llm.lifts import lifted
-from persona.protocols import Lifts
+from persona.protocols import GenerationOptions, Lifts, Request
 
 Attached: TypeAlias = Callable[[Sequence[str | None]], AbstractContextManager[None]]
 
@@ -116,6 +117,27 @@ class ChoiceScorer:
     ) -> PaddedBatch:
         soft_prompts = [each.soft_prompt for each in inputs]
         return self._model.padded(texts, soft_prompts, self._probe.stand_in, pad_left=pad_left)
+
+
+def scoring_options(
+    requests: Sequence[Request], ids: Callable[[Sequence[str]], Sequence[Sequence[int]]]
+) -> GenerationOptions:
+    """What a batch of scoring takes, in terms of generation: a row for each choice, as long as the longest one.
+
+    Args:
+        requests: those whose choices are scored.
+        ids: gives the token ids of answers, end tokens included.
+
+    Raises:
+        InvalidOptionError: if a request has no choices.
+    """
+    lengths, most = [], 0
+    for index, request in enumerate(requests):
+        if request.choices is None:
+            raise InvalidOptionError(f"choices are scored where there are some: request {index} has none")
+        lengths += [len(each) for each in ids(request.choices.texts)]
+        most = max(most, len(request.choices.texts))
+    return GenerationOptions(max(lengths), num_beams=most, answers="constrained")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

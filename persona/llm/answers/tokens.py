@@ -17,7 +17,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from persona.llm.answers.text import answer_text, is_stopped, settled_text, without_thinking
-from persona.protocols import GenerationOptions
+from persona.protocols import Answer, GenerationOptions
 
 _TOKENS_A_CHARACTER = 4
 _CLEANED = 6
@@ -39,14 +39,23 @@ class AnswerTokens:
         self._special = {token.content: index for index, token in added if token.special}
         self._cleans = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
 
-    def answer(self, tokens: Sequence[int], options: GenerationOptions) -> str:
-        """The answer, without white space around it."""
-        text, thinking_end = self._read(tokens, options)
-        return answer_text(text, options, thinking_end=thinking_end).strip()
+    def answer(self, tokens: Sequence[int], options: GenerationOptions, *, held: bool = False) -> Answer:
+        """The answer, without white space around it.
+
+        Args:
+            tokens: all that was written.
+            options: how it was decoded.
+            held: whether nothing but a choice could be written.
+        """
+        text, thinking_end, thought = self._read(tokens, options)
+        stopped = len(tokens) < options.max_new_tokens or is_stopped(text, options, thinking_end=thinking_end)
+        thought = thought or without_thinking(text, thinking_end) != text
+        text = answer_text(text, options, thinking_end=thinking_end).strip()
+        return Answer(text, "stop" if stopped else "length", "constrained" if held else "generate", thought)
 
     def settled(self, tokens: Sequence[int], options: GenerationOptions) -> str:
         """The beginning of the answer that stays whatever tokens follow."""
-        text, thinking_end = self._read(tokens, options)
+        text, thinking_end, _ = self._read(tokens, options)
         text = text.rstrip("\ufffd")  # a character of which bytes are missing
         if self._cleans:
             text = text[:-_CLEANED]
@@ -59,19 +68,17 @@ class AnswerTokens:
 
     def is_stopped(self, tokens: Sequence[int], options: GenerationOptions) -> bool:
         """Whether the answer holds a stop string that its last token has completed."""
-        if not tokens or not options.stop:
-            return False
         if tokens[-1] in self._stop_ids(options):
             return True
         tail = tokens[-_TOKENS_A_CHARACTER * (max(map(len, options.stop)) + 1) :]
         written = str(self._tokenizer.decode(list(tail), skip_special_tokens=True))
         if not any(stop in written for stop in options.stop):
             return False
-        text, thinking_end = self._read(tokens, options)
+        text, thinking_end, _ = self._read(tokens, options)
         return is_stopped(text, options, thinking_end=thinking_end)
 
-    def _read(self, tokens: Sequence[int], options: GenerationOptions) -> tuple[str, str | None]:
-        """What was written, and what ends a part for thinking in it that the prompt has opened."""
+    def _read(self, tokens: Sequence[int], options: GenerationOptions) -> tuple[str, str | None, bool]:
+        """What was written, what ends a part for thinking in it, and whether such a part is left out already."""
         stops = self._stop_ids(options)
         tokens = tokens[: next((index for index, token in enumerate(tokens) if token in stops), len(tokens))]
         if not options.raw and not set(self._special.values()).isdisjoint(tokens):
@@ -80,8 +87,8 @@ class AnswerTokens:
             if behind != marked:
                 for mark in self._special:
                     behind = behind.replace(mark, "")
-                return behind.lstrip(), None
-        return self._decoded(tokens, special=options.raw).lstrip(), self._thinking_end
+                return behind.lstrip(), None, True
+        return self._decoded(tokens, special=options.raw).lstrip(), self._thinking_end, False
 
     def _decoded(self, tokens: Sequence[int], *, special: bool) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=not special))
@@ -136,7 +143,7 @@ class AnswerStreamer(BaseStreamer):
 
     def end(self) -> None:
         """Hand over the rest."""
-        self._show(self._written.answer(self._tokens or [], self._options))
+        self._show(self._written.answer(self._tokens or [], self._options).text)
 
     def _show(self, text: str) -> None:
         if text.startswith(self.shown) and text != self.shown:

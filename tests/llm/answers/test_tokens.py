@@ -13,7 +13,7 @@ from persona.errors import InvalidOptionError
 from persona.llm.answers.tokens import AnswerTokens
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
-from persona.protocols import GenerationOptions, Request
+from persona.protocols import Answer, Choices, GenerationOptions, Request
 
 PLAIN, RAW = GenerationOptions(), GenerationOptions(raw=True)
 MARKS = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "[THINK]", "[/THINK]"]
@@ -47,14 +47,15 @@ def llama(llama_folder: Path) -> TransformersLM:
 )
 def test_marks_that_are_special_tokens_go_after_the_thinking(tokenizer: Any, written: str, answer: str) -> None:
     tokens = tokenizer(written, add_special_tokens=False)["input_ids"]
-    assert AnswerTokens(tokenizer).answer(tokens, PLAIN) == answer
-    assert AnswerTokens(tokenizer).answer(tokens, RAW) == written.strip()
+    read = AnswerTokens(tokenizer)
+    assert read.answer(tokens, PLAIN) == Answer(answer, thought=written.strip().startswith(("[", "<")))
+    assert read.answer(tokens, RAW).text == written.strip()
 
 
 def test_a_special_token_can_be_a_stop_string(tokenizer: Any) -> None:
     tokens = tokenizer("4<|end|> and more", add_special_tokens=False)["input_ids"]
     read = AnswerTokens(tokenizer)
-    assert read.answer(tokens, GenerationOptions(stop=("<|end|>",))) == "4"
+    assert read.answer(tokens, GenerationOptions(stop=("<|end|>",))).text == "4"
     assert read.is_stopped(tokens[:2], GenerationOptions(stop=("<|end|>",)))
 
 
@@ -62,7 +63,7 @@ def test_what_is_settled_holds_back_half_a_character(tokenizer: Any) -> None:
     tokens = tokenizer("né 東京!", add_special_tokens=False)["input_ids"]
     read = AnswerTokens(tokenizer)
     seen = [read.settled(tokens[:length], PLAIN) for length in range(len(tokens) + 1)]
-    assert all(read.answer(tokens, PLAIN).startswith(each) for each in seen)
+    assert all(read.answer(tokens, PLAIN).text.startswith(each) for each in seen)
     assert seen[-1] == "né 東京!"
 
 
@@ -91,6 +92,18 @@ def test_generation_ends_at_the_stop_string(llama: TransformersLM, monkeypatch: 
     monkeypatch.setattr(llama.model, "forward", counted)
     llama.generate([Request("A")], GenerationOptions(24, stop=(whole[2:4],)))
     assert len(steps) < 16
+
+
+def test_an_answer_says_how_it_ended(llama: TransformersLM) -> None:
+    (cut,) = (answer for _, answer in llama.generate_each([Request("A")], GenerationOptions(8)))
+    assert cut.finish == "length"
+    stop = GenerationOptions(8, stop=(cut.text[-1],))
+    (stopped,) = (answer for _, answer in llama.generate_each([Request("A")], stop))
+    assert stopped.finish == "stop"
+    chosen = Request("A", choices=Choices(("yes", "no")))
+    constrained = GenerationOptions(8, answers="constrained")
+    ((_, held), (_, free)) = llama.generate_each([chosen, Request("A")], constrained)
+    assert (held.mode, held.finish, free.mode) == ("constrained", "stop", "generate")
 
 
 @pytest.mark.parametrize("stop", ["\n", ("",), (7,)])

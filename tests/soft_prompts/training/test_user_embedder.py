@@ -20,6 +20,7 @@ from persona.errors import EvaluationError, InvalidOptionError, PersonaError
 from persona.eval.world.world import World
 from persona.lamp.tasks import LampSplit, lamp_task
 from persona.llm.checkpoint import hash_parameters
+from persona.llm.frozen.options import TransformersOptions
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from persona.protocols import GenerationOptions, Request
@@ -290,7 +291,7 @@ def test_a_prompt_that_the_llm_cannot_read_is_refused_or_cut(tiny: Any, encoder:
 def test_training_reads_what_generating_reads_behind_a_chat_template(encoder: Any, tmp_path: Path) -> None:
     plain: Any = load_llm("tiny")
     plain._tokenizer.chat_template = "user : {{ messages[0]['content'] }} assistant : "
-    chat = TransformersLM(plain.model, plain._tokenizer, max_prompt_tokens=40)
+    chat = TransformersLM(plain.model, plain._tokenizer, TransformersOptions(max_prompt_tokens=40))
     limit = chat.prompt_limit(GenerationOptions(max_new_tokens=2))
     assert limit is not None
     assert 20 < limit < 40  # the template takes the rest

@@ -1,0 +1,39 @@
+"""Options of a transformers model as a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from persona.errors import InvalidOptionError
+from persona.llm.tokenizers import Overlong, TemplateUse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformersOptions:
+    """How a transformers model is asked.
+
+    Attributes:
+        name: what the fingerprint calls the model; None takes the end of the model's own `name_or_path`.
+        batch_tokens: most tokens in one batch, at least 1: longest prompt and longest answer, times rows and beams. A
+            request that is longer alone is a batch of its own.
+        max_prompt_tokens: most tokens of a prompt and its soft prompt together; None for what the model can take: its
+            positions, less `max_new_tokens` where the answer shares them (decoder-only).
+        chat_template, overlong, system, chat_template_kwargs: see `persona.llm.tokenizers.PromptEncoder`.
+
+    Raises:
+        InvalidOptionError: if an option is out of its range.
+    """
+
+    name: str | None = None
+    batch_tokens: int = 8192
+    max_prompt_tokens: int | None = None
+    chat_template: TemplateUse = "auto"
+    overlong: Overlong = "error"
+    system: str | None = None
+    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for option, most in (("batch_tokens", self.batch_tokens), ("max_prompt_tokens", self.max_prompt_tokens)):
+            if most is not None and most < 1:
+                raise InvalidOptionError(f"`{option}` must be at least 1, was: {most}")

@@ -256,7 +256,8 @@ class Personalizer:
         adapter = _only("adapter", [each.adapter for each in contributions])
         request_lifts = _only("lifts", [each.lifts or None for each in contributions])
         tokens = sum(each.tokens for each in contributions)
-        built = self._builder_for(ask, tokens).build(ask.prompt, [scored.record for scored in records], notes)
+        builder = self._builder_for(ask, tokens)
+        built = builder.build(ask.prompt, [scored.record for scored in records], notes, query=ask.query)
         shown = {id(record) for record in built.records}
         generation = Generation(
             text="",

@@ -24,7 +24,8 @@ LLMs that read a conversation turn by turn can get all this in another place (`P
 prompt      in the user's turn, before the request, as above
 system      in the system's turn, behind a system text that is there already; the user's turn is the request alone
 turns       as earlier turns: for each record with a target, the best one last, a turn of the user with its text and an
-            answer with its target; records without a target and notes stand in the system's turn
+            answer with its target; records without a target and notes stand in the system's turn. Where records are
+            sought by a part of the request, the turn is the request with the record's text in the place of that part
 ==========  ===========================================================================================================
 
 A task whose prompts the LLM or a user embedder was trained on has its own `Wording` for records. There are three
@@ -43,6 +44,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from persona.errors import InvalidOptionError
@@ -118,7 +120,9 @@ class PromptBuilder:
         known = {"turn_tokens": llm.turn_tokens} if hasattr(llm, "turn_tokens") else {}
         return cls(llm.tokenizer, **{**known, **options})
 
-    def build(self, prompt: str, records: Sequence[Record] = (), notes: Sequence[str] = ()) -> BuiltPrompt:
+    def build(
+        self, prompt: str, records: Sequence[Record] = (), notes: Sequence[str] = (), *, query: str | None = None
+    ) -> BuiltPrompt:
         """`prompt` with `records` and `notes`, before it or where `placement` says.
 
         Without either, or if nothing fits the budget, the text is `prompt`, byte for byte, and there are no turns.
@@ -127,11 +131,12 @@ class PromptBuilder:
             prompt: the request.
             records: best first.
             notes: short texts about the user; with a wording, targets in some cases.
+            query: the part of `prompt` that records are sought by; None or all of it if there is no such part.
         """
         if self.placement == SYSTEM:
             return self._in_system_turn(prompt, records, notes)
         if self.placement == TURNS:
-            return self._as_turns(prompt, records, notes)
+            return self._as_turns(prompt, records, notes, query)
         wording = self._wording_of(prompt)
         return self._plain(prompt, records, notes) if wording is None else self._worded(wording, prompt, records, notes)
 
@@ -154,15 +159,16 @@ class PromptBuilder:
         added = self.tokenizer.count(text) - self.tokenizer.count("") + self.turn_tokens
         return replace(built, text=prompt, turns=(Message("system", text),), tokens_added=added)
 
-    def _as_turns(self, prompt: str, records: Sequence[Record], notes: Sequence[str]) -> BuiltPrompt:
+    def _as_turns(self, prompt: str, records: Sequence[Record], notes: Sequence[str], query: str | None) -> BuiltPrompt:
         """Records with targets as questions and answers before `prompt`, the rest in the system's turn."""
-        wording, fitting, most = self._wording_of(prompt), self._fitting, self._room(prompt)
+        fitting, most = self._fitting, self._room(prompt)
+        asked = partial(_question, self._wording_of(prompt), prompt, query)
         begun = [(record, self._begun(record)) for record in records]
         shown = [(record, masked(one) if self.mask else one) for record, one in begun]
         pairs = [
             fitting.quotation(record, one.text, one.target or "", fitting.frame(frame, 1) + 2 * self.turn_tokens)
             for record, one in shown
-            if one is not None and (frame := _question(wording, prompt, replace(one, text=WORD))) is not None
+            if one is not None and (frame := asked(replace(one, text=WORD))) is not None
         ]
         share = most // 2 if pairs else most
         length = None if self.max_length is None else self.tokenizer.count(prompt) + share
@@ -174,7 +180,7 @@ class PromptBuilder:
             fitted = fitting.fitted(pairs, room)
             turns = list(head.turns)
             for each in reversed(fitted):
-                question = _question(wording, prompt, replace(each.record, text=each.text, target=each.target))
+                question = asked(replace(each.record, text=each.text, target=each.target))
                 turns += [Message("user", question or each.text), Message("assistant", each.target)]
             added = sum(fitting.size(turn.content) + self.turn_tokens for turn in turns)
             if added <= most or not fitted:
@@ -286,11 +292,14 @@ class PromptBuilder:
         return text if len(text) <= most else text.lstrip()[:most] + CUT
 
 
-def _question(wording: Wording | None, prompt: str, record: Record) -> str | None:
+def _question(wording: Wording | None, prompt: str, query: str | None, record: Record) -> str | None:
     """What `record` would be the answer to, in a turn of its own; None where it answers nothing."""
     if not record.target:
         return None
-    return record.text if wording is None else wording.question(prompt, record)
+    if wording is not None:
+        return wording.question(prompt, record)
+    before, found, after = prompt.rpartition(query or prompt)
+    return f"{before}{record.text}{after}" if found else record.text
 
 
 def _line(record: Record, text: str, target: str) -> str:

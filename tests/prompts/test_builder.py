@@ -465,6 +465,23 @@ def test_what_always_holds_in_the_other_places(
             assert len(turn.content.splitlines()) <= 1
 
 
+@pytest.mark.parametrize(
+    ("query", "asked"),
+    [
+        ("Rain all day.", "What is the subject?\n\nWind at noon."),  # the same of the record's own text
+        (None, "Wind at noon."),
+        ("What is the subject?\n\nRain all day.", "Wind at noon."),  # all of the request is the query
+        ("other words", "Wind at noon."),  # not a part of it
+    ],
+)
+def test_an_earlier_turn_asks_what_the_request_asks(query: str | None, asked: str) -> None:
+    prompt = "What is the subject?\n\nRain all day."
+    record = Record("Wind at noon.", target="windy")
+    built = PromptBuilder(_WORDS, placement="turns").build(prompt, [record], query=query)
+    assert built.turns == (Message("user", asked), Message("assistant", "windy"))
+    assert built.text == prompt
+
+
 def test_long_records_share_the_room_of_earlier_turns() -> None:
     records = [Record("long " * 100, "title"), Record("short one", "note"), Record("wide " * 50, "name")]
     built = PromptBuilder(_WORDS, max_tokens=100, least=5, placement="turns", turn_tokens=1).build("q", records)

@@ -22,6 +22,9 @@ from persona.records import Record, ScoredRecord
 from persona.retrievers.registry import RetrieverOptions, make_retriever
 
 _SCALE = range(int(LOWEST_SCORE), int(HIGHEST_SCORE) + 1)
+NEAREST_RECORD = "nearest record"
+"""The baseline that answers with the target of the record that is most like the question."""
+
 _MIDDLE = str((_SCALE[0] + _SCALE[-1]) // 2)
 _LABELLED_BY_USERS = ("LaMP_2", "LaMP_2N")
 
@@ -102,7 +105,7 @@ def lamp_baselines(
     longest = max(map(len, profiles), default=0)
     retriever = make_retriever("bm25-lamp", RetrieverOptions(view=task.view))
     ranked = retriever.retrieve_batch(profiles, [question.query for question in questions], max(longest, 1))
-    answers["nearest record"] = [nearest_record_target(each, answer) for each in ranked]
+    answers[NEAREST_RECORD] = [nearest_record_target(each, answer) for each in ranked]
     return answers
 
 

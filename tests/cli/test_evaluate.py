@@ -128,5 +128,15 @@ def test_eval_restraint_goes_on_from_its_folder(run: Run, films: Path) -> None:
 @pytest.mark.slow
 def test_demo_writes_a_report(run: Run, tmp_path: Path) -> None:
     report = run("demo", "--users", "4", "--out", "demo", "--json").json
-    assert report["tasks"]
+    assert report["people"]["requests"] == 30
+    assert report["world"]["tasks"]
     assert "<html" in (tmp_path / "demo" / "report.html").read_text()
+    assert "dev_questions.json" in {each.name for each in (tmp_path / "demo" / "people" / "runner").iterdir()}
+
+
+def test_demo_data_is_what_an_evaluation_reads(run: Run, tmp_path: Path) -> None:
+    written = run("demo", "--data", "people", "--json").json
+    assert written == [f"people/{name}" for name in ("cook", "critic", "editor", "runner", "support")]
+    report = run("eval", "lamp", "people/editor", "--methods", "none,bm25", "--k", "1", *SHORT, "--json").json
+    assert (report["questions"], report["users"]) == (12, 2)
+    assert {row["name"] for row in report["rows"]} >= {"none", "bm25 k=1", "bm25 k=1, other user"}

@@ -13,6 +13,7 @@ neither names one, or both name different ones, the call fails: there is no defa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -20,10 +21,9 @@ from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackMa
 from langchain_core.messages import convert_to_messages
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
-from langchain_core.runnables.config import get_config_list, run_in_executor
 
 from persona.errors import InvalidOptionError, InvalidUserIdError, PersonaError, reason
-from persona.generation import Generation
+from persona.generation import Generation, Prepared
 from persona.personalizer import Personalizer
 from persona.protocols import Message, Role
 
@@ -54,8 +54,8 @@ class PersonalizedRunnable(Runnable[Any, str]):
         return self._call_with_config(self._answer, input, config, **kwargs)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> str:
-        """`invoke` in a worker thread, so that the event loop stays free."""
-        return await run_in_executor(config, self.invoke, input, config, **kwargs)
+        """`invoke` for an event loop, which it does not block (`Personalizer.agenerate`)."""
+        return await self._acall_with_config(self._aanswer, input, config, **kwargs)
 
     def batch(
         self,
@@ -82,12 +82,11 @@ class PersonalizedRunnable(Runnable[Any, str]):
         return_exceptions: bool = False,
         **kwargs: Any | None,
     ) -> list[str]:
-        """`batch` in a worker thread."""
-
-        def answer() -> list[str]:
-            return self.batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
-
-        return await run_in_executor(get_config_list(config, len(inputs))[0] if inputs else None, answer)
+        """`batch` for an event loop, which it does not block (`Personalizer.abatch`)."""
+        if not inputs:
+            return []
+        answer = self._aanswer_apart if return_exceptions else self._aanswer_all
+        return await self._abatch_with_config(answer, inputs, config, return_exceptions=return_exceptions, **kwargs)
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[str]:
         """The answer in pieces, as the LLM writes them (`Personalizer.stream`); errors as in `invoke`."""
@@ -120,6 +119,9 @@ class PersonalizedRunnable(Runnable[Any, str]):
     def _answer(self, input: Any, run_manager: CallbackManagerForChainRun, config: RunnableConfig) -> str:
         return self.personalizer.generate(*_question(input, config)).text
 
+    async def _aanswer(self, input: Any, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig) -> str:
+        return (await self.personalizer.agenerate(*_question(input, config))).text
+
     def _answer_all(
         self, inputs: list[Any], run_manager: list[CallbackManagerForChainRun], config: list[RunnableConfig]
     ) -> list[Exception | str]:
@@ -127,29 +129,65 @@ class PersonalizedRunnable(Runnable[Any, str]):
         questions = [_question(one, settings) for one, settings in zip(inputs, config, strict=True)]
         return [generation.text for generation in self.personalizer.batch(questions)]
 
+    async def _aanswer_all(
+        self, inputs: list[Any], run_manager: list[AsyncCallbackManagerForChainRun], config: list[RunnableConfig]
+    ) -> list[Exception | str]:
+        questions = [_question(one, settings) for one, settings in zip(inputs, config, strict=True)]
+        return [generation.text for generation in await self.personalizer.abatch(questions)]
+
     def _answer_apart(
         self, inputs: list[Any], run_manager: list[CallbackManagerForChainRun], config: list[RunnableConfig]
     ) -> list[Exception | str]:
         """Answers in the order of `inputs`; an exception stands where an input cannot be answered."""
-        questions: dict[int, tuple[str, list[Message]]] = {}
-        answers: list[Exception | str] = [""] * len(inputs)
+        results, prepared = self._prepared_apart(inputs, config)
+        answers: dict[int, Generation | PersonaError]
+        try:
+            each = dict(self.personalizer.answers(list(prepared.values())))
+            answers = {index: each[number] for number, index in enumerate(prepared)}
+        except PersonaError:  # of one of them: asked alone, each tells whether it is that one
+            answers = {index: self._alone(one) for index, one in prepared.items()}
+        return _with_answers(results, answers)
+
+    async def _aanswer_apart(
+        self, inputs: list[Any], run_manager: list[AsyncCallbackManagerForChainRun], config: list[RunnableConfig]
+    ) -> list[Exception | str]:
+        results, prepared = await asyncio.to_thread(self._prepared_apart, inputs, config)
+        answers: dict[int, Generation | PersonaError]
+        try:
+            each = await self.personalizer.aanswers(list(prepared.values()))
+            answers = dict(zip(prepared, each, strict=True))
+        except PersonaError:
+            answers = {index: await asyncio.to_thread(self._alone, one) for index, one in prepared.items()}
+        return _with_answers(results, answers)
+
+    def _alone(self, prepared: Prepared) -> Generation | PersonaError:
+        try:
+            (answer,) = self.personalizer.answer([prepared])
+        except PersonaError as error:
+            return error
+        return answer
+
+    def _prepared_apart(
+        self, inputs: list[Any], config: list[RunnableConfig]
+    ) -> tuple[list[Exception | str], dict[int, Prepared]]:
+        """The requests of inputs that can be asked, by their index, and the errors of the others."""
+        results: list[Exception | str] = [""] * len(inputs)
+        prepared: dict[int, Prepared] = {}
         for index, (one, settings) in enumerate(zip(inputs, config, strict=True)):
             try:
-                questions[index] = _question(one, settings)
+                (prepared[index],) = self.personalizer.prepared([_question(one, settings)])
             except PersonaError as error:
-                answers[index] = error
-        try:
-            generations: list[Generation] = self.personalizer.batch(list(questions.values()))
-        except PersonaError:  # of one of them: asked alone, each tells whether it is that one
-            for index, question in questions.items():
-                try:
-                    answers[index] = self.personalizer.generate(*question).text
-                except PersonaError as error:
-                    answers[index] = error
-        else:
-            for index, generation in zip(questions, generations, strict=True):
-                answers[index] = generation.text
-        return answers
+                results[index] = error
+        return results, prepared
+
+
+def _with_answers(
+    results: list[Exception | str], answers: Mapping[int, Generation | PersonaError]
+) -> list[Exception | str]:
+    """`results` with the texts of answers, or their errors, by index."""
+    for index, answer in answers.items():
+        results[index] = answer if isinstance(answer, PersonaError) else answer.text
+    return results
 
 
 def _question(value: Any, config: RunnableConfig) -> tuple[str, list[Message]]:

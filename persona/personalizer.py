@@ -14,6 +14,7 @@ Nothing else answers users' requests; an evaluation uses it as a server does.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from persona.channels import Ask, Channel, Contribution, check_way
 from persona.errors import GenerationError, InvalidOptionError
 from persona.generation import AsyncGenerationStream, Generation, GenerationStream, Prepared
-from persona.llm.answers.modes import answers
+from persona.llm.answers.modes import aanswers, answers
 from persona.llm.answers.streams import awaited, pieces_of
 from persona.llm.chat.messages import Conversation, conversation, with_personal_turns
 from persona.llm.checks import check_options, check_prompt
@@ -30,6 +31,7 @@ from persona.prompts import PROMPT, PromptBuilder
 from persona.protocols import (
     ADAPTER,
     TEXT,
+    AnswersAsync,
     BoundedPrompt,
     BuiltPrompt,
     Choices,
@@ -135,16 +137,34 @@ class Personalizer:
         Raises:
             InvalidOptionError: if something is no such pair.
         """
-        for pair in questions:
-            if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-                raise InvalidOptionError(f"a batch is of pairs of a user id and a prompt, was: {pair!r:.80}")
-            check_user_id(pair[0])
-            _checked_conversation(pair[1])
         if choices is not None and self.options.answers == "auto":
             return self.answering("likelihood").batch(questions, choices=choices)
-        profiles = {user_id: self.store.profile(user_id) for user_id, _ in questions}
-        asks = [self.ask(profiles[user_id], prompt, choices=choices) for user_id, prompt in questions]
-        return self.answer(self.prepare(asks))
+        return self.answer(self.prepared(questions, choices=choices))
+
+    async def agenerate(
+        self, user_id: str, prompt: Conversation, *, choices: Choices | Sequence[str] | None = None
+    ) -> Generation:
+        """`generate` for an event loop, which it does not block; arguments and errors as there."""
+        (answer,) = await self.abatch([(user_id, prompt)], choices=choices)
+        return answer
+
+    async def abatch(
+        self, questions: Sequence[tuple[str, Conversation]], *, choices: Choices | Sequence[str] | None = None
+    ) -> list[Generation]:
+        """`batch` for an event loop, which it does not block; arguments and errors as there.
+
+        Endpoints and LangChain runnables are awaited. Reading and retrieval, and models on this machine, run in a
+        worker thread.
+        """
+        if choices is not None and self.options.answers == "auto":
+            return await self.answering("likelihood").abatch(questions, choices=choices)
+        prepared = await asyncio.to_thread(self.prepared, questions, choices=choices)
+        answers = []
+        for answer in await self.aanswers(prepared):
+            if isinstance(answer, GenerationError):
+                raise answer
+            answers.append(answer)
+        return answers
 
     def stream(
         self, user_id: str, prompt: Conversation, *, choices: Choices | Sequence[str] | None = None
@@ -175,6 +195,18 @@ class Personalizer:
         if choices is None and self.builder.wording is not None:
             choices = self.builder.wording.choices(request)
         return Ask(profile, request, self._query(request), Choices.of(choices), turns)
+
+    def prepared(
+        self, questions: Sequence[tuple[str, Conversation]], *, choices: Choices | Sequence[str] | None = None
+    ) -> list[Prepared]:
+        """The requests of (user id, prompt) pairs, without asking the LLM; arguments and errors as in `batch`."""
+        for pair in questions:
+            if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+                raise InvalidOptionError(f"a batch is of pairs of a user id and a prompt, was: {pair!r:.80}")
+            check_user_id(pair[0])
+            _checked_conversation(pair[1])
+        profiles = {user_id: self.store.profile(user_id) for user_id, _ in questions}
+        return self.prepare([self.ask(profiles[user_id], prompt, choices=choices) for user_id, prompt in questions])
 
     def prepare(self, asks: Sequence[Ask]) -> list[Prepared]:
         """The requests for `asks`, without asking the LLM.
@@ -216,6 +248,15 @@ class Personalizer:
         with self._serving():
             for index, answered in answers(self.llm, [each.request for each in prepared], self.options):
                 yield index, prepared[index].with_answer(answered)
+
+    async def aanswers(self, prepared: Sequence[Prepared]) -> list[Generation | GenerationError]:
+        """The answers to prepared requests, or their errors, in their order, for an event loop (see `abatch`)."""
+        if not isinstance(self.llm, AnswersAsync):
+            each = await asyncio.to_thread(lambda: dict(self.answers(prepared)))
+            return [each[index] for index in range(len(prepared))]
+        with self._serving():
+            answered = await aanswers(self.llm, [each.request for each in prepared], self.options)
+        return [each.with_answer(answer) for each, answer in zip(prepared, answered, strict=True)]
 
     def choice_scores(self, prepared: Sequence[Prepared]) -> Sequence[list[float] | GenerationError]:
         """How likely the LLM finds each choice of prepared requests, which all have some.

@@ -60,16 +60,19 @@ class _TextOnly(ABC):
         check_options(options, only_text=self.fingerprint)
         check_requests(requests, self)
         for index, answer in enumerate(self._answers(requests)):
-            if isinstance(answer, Exception):
-                failed = GenerationError(f"{self.fingerprint} did not answer request {index}: {reason(answer)}")
-                failed.__cause__ = answer
-                yield index, failed
-                continue
-            try:
-                text = check_answer(self._text(answer), f"{self.fingerprint} (request {index})")
-                yield index, answer_text(text, options)
-            except GenerationError as error:
-                yield index, error
+            yield index, self._read(index, answer, options)
+
+    def _read(self, index: int, answer: object, options: GenerationOptions) -> str | GenerationError:
+        """The answer in what came back for a request, or the error in it."""
+        if isinstance(answer, Exception):
+            failed = GenerationError(f"{self.fingerprint} did not answer request {index}: {reason(answer)}")
+            failed.__cause__ = answer
+            return failed
+        try:
+            text = check_answer(self._text(answer), f"{self.fingerprint} (request {index})")
+        except GenerationError as error:
+            return error
+        return answer_text(text, options)
 
     @abstractmethod
     def _answers(self, requests: Sequence[Request]) -> Iterable[object]:
@@ -142,12 +145,19 @@ class RunnableLM(_TextOnly):
             name = f"{model if isinstance(model, str) else runnable.get_name()}-{content}"
         super().__init__(f"langchain:{name}", tokenizer)
         self._runnable = runnable
-        self._max_concurrency = max_concurrency
+        self._config: Any = {"max_concurrency": max_concurrency}
         self.chats = _is_chat_model(runnable)
 
     def _answers(self, requests: Sequence[Request]) -> Sequence[object]:
-        config: Any = {"max_concurrency": self._max_concurrency}
-        return self._runnable.batch(list(map(self._input, requests)), config=config, return_exceptions=True)
+        return self._runnable.batch(list(map(self._input, requests)), self._config, return_exceptions=True)
+
+    async def agenerate(self, requests: Sequence[Request], options: GenerationOptions) -> list[str | GenerationError]:
+        """The answer to each of `requests`, or its error, by the runnable's own ``abatch``; errors as in `generate`."""
+        check_options(options, only_text=self.fingerprint)
+        check_requests(requests, self)
+        inputs = list(map(self._input, requests))
+        answers = await self._runnable.abatch(inputs, self._config, return_exceptions=True)
+        return [self._read(index, answer, options) for index, answer in enumerate(answers)]
 
     def stream(self, request: Request, options: GenerationOptions) -> Iterator[str]:
         """What is written to a request, in the pieces that the runnable gives; errors as in `generate`."""

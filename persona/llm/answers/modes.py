@@ -27,6 +27,7 @@ from persona.llm.chat.messages import transcript
 from persona.llm.checks import check_answer
 from persona.protocols import (
     Answer,
+    AnswersAsync,
     AnswersOneByOne,
     GenerationOptions,
     LanguageModel,
@@ -59,8 +60,7 @@ def answers(
         UnsupportedChannelError: if a request uses a channel that the LLM does not take.
         GenerationError: if the LLM answers no request at all; what has arrived is handed over before.
     """
-    if not hasattr(llm, "chats"):  # an LLM of the user's own that may know of no turns
-        requests = [replace(each, prompt=transcript(each.turns, each.prompt), turns=()) for each in requests]
+    requests = _told_turns(llm, requests)
     plan = _Plan.of(llm, requests, options)
     if isinstance(llm, ScoresChoices):
         for start in range(0, len(plan.scored), _TOGETHER):
@@ -79,6 +79,24 @@ def answers(
             raise GenerationError(f"{llm.fingerprint} must answer each of {len(asked)} requests, gave: {len(texts)}")
         for index, text in zip(plan.asked, texts, strict=True):
             yield index, plan.written(index, text)
+
+
+async def aanswers(
+    llm: LanguageModel, requests: Sequence[Request], options: GenerationOptions
+) -> list[Answer | GenerationError]:
+    """`answers` in the order of `requests`, from an LLM that is `AnswersAsync`."""
+    assert isinstance(llm, AnswersAsync)
+    requests = _told_turns(llm, requests)
+    plan = _Plan.of(llm, requests, options)
+    answered = await llm.agenerate(requests, plan.options)
+    return [plan.written(index, answer) for index, answer in enumerate(answered)]
+
+
+def _told_turns(llm: LanguageModel, requests: Sequence[Request]) -> Sequence[Request]:
+    """Requests for an LLM of the user's own that may know of no turns: they stand in the prompt."""
+    if hasattr(llm, "chats"):
+        return requests
+    return [replace(each, prompt=transcript(each.turns, each.prompt), turns=()) for each in requests]
 
 
 @dataclass(frozen=True, slots=True)

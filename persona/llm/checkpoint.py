@@ -134,7 +134,8 @@ def check_filled(info: Any, source: str, model_type: str) -> None:
     Raises:
         ModelLoadError: if a tensor is missing.
     """
-    missing = sorted({*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])})
+    wrong = (f"{name} ({list(stored)}, not {list(own)})" for name, stored, own in info["mismatched_keys"])
+    missing = sorted({*info["missing_keys"], *wrong})
     if missing:
         raise ModelLoadError(
             f"the weights in {source} do not fill the model ({model_type}): {len(missing)} tensors such as "

@@ -232,7 +232,12 @@ def _convert(header: GgufHeader, folder: Path, dtype: str) -> None:
         with _silently(), _read_once():
             config = AutoConfig.from_pretrained(file.parent, **source)
             model, info = automatic_class(config).from_pretrained(
-                file.parent, config=config, dtype=getattr(torch, dtype), output_loading_info=True, **source
+                file.parent,
+                config=config,
+                dtype=getattr(torch, dtype),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **source,
             )
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
     except Exception as error:  # on files that they cannot use transformers and its parts raise whatever they like

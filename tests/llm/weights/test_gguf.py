@@ -45,6 +45,32 @@ def tensors(seed: int = 0) -> dict[str, Any]:
     return made
 
 
+def writer_of(path: Path, architecture: str) -> Any:
+    """A writer with the entries that the small models have in common."""
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_context_length(128)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(INNER)
+    writer.add_head_count(HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(TOKENS))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(TOKENS)
+    writer.add_token_merges(["t h", "i n"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    return writer
+
+
+def finish(writer: Any) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def write_gguf(
     path: Path, kind: Kind = Kind.F32, *, architecture: str = "llama", more: dict[str, Any] | None = None, **own: Any
 ) -> dict[str, Any]:
@@ -57,22 +83,9 @@ def write_gguf(
         more: further tensors.
         **own: further entries; ``_`` stands for the dot in a key.
     """
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.add_context_length(128)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
+    writer = writer_of(path, architecture)
     writer.add_head_count_kv(HEADS)
     writer.add_rope_dimension_count(WIDTH // HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(len(TOKENS))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(TOKENS)
-    writer.add_token_merges(["t h", "i n"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
     writer.add_add_bos_token(True)
     for key, value in own.items():
         add: Any = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
@@ -82,10 +95,7 @@ def write_gguf(
         stored = gguf.quants.quantize(values, kind if values.ndim > 1 else Kind.F32)
         writer.add_tensor(name, stored, raw_dtype=kind if values.ndim > 1 else Kind.F32)
         meant[name] = gguf.quants.dequantize(stored, kind if values.ndim > 1 else Kind.F32)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return meant
 
 
@@ -113,6 +123,39 @@ def test_tensors_are_those_of_the_reference(tmp_path: Path, kind: Kind) -> None:
         found = state[f"model.layers.{layer}.mlp.down_proj.weight"]
         assert torch.equal(found, torch.from_numpy(meant[f"blk.{layer}.ffn_down.weight"].copy()))
     assert llm.model.get_output_embeddings().weight is llm.model.get_input_embeddings().weight
+
+
+def test_another_family_computes_what_the_written_model_computes(tmp_path: Path) -> None:
+    """Qwen2: fewer heads for keys, biases, and a head of its own."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(TOKENS),
+        hidden_size=WIDTH,
+        intermediate_size=INNER,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+        rms_norm_eps=1e-5,
+    )
+    model: Any = Qwen2ForCausalLM(config)
+    model.eval()
+    writer, names = writer_of(tmp_path / "qwen.gguf", "qwen2"), gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, LAYERS)
+    writer.add_head_count_kv(2)
+    writer.add_rope_freq_base(10000.0)
+    for name, tensor in model.state_dict().items():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(tensor)
+        base, _, end = name.rpartition(".")
+        writer.add_tensor(f"{names.get_name(base)}.{end}", tensor.numpy())
+    finish(writer)
+    llm: Any = load_llm(tmp_path / "qwen.gguf")
+    ids = torch.tensor([[5, 9, 33, 70, 44]])
+    with torch.no_grad():
+        assert torch.equal(llm.model(ids).logits, model(ids).logits)
 
 
 def test_it_answers_and_ends_as_the_file_says(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 import torch
-from sqlalchemy import Connection, Select, and_, bindparam, delete, func, literal_column, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, delete, func, literal_column, or_, select, update
 from torch import Tensor
 
 from persona.adapters.family import Family
@@ -55,6 +55,7 @@ from persona.store.database import insert_if_absent
 from persona.store.profile_store import ForgetReport, ProfileStore
 from persona.store.queries import PAGE
 from persona.store.schema import PART_TABLES, Part, families, part_of
+from persona.store.upkeep.expiry import now
 
 
 class AdapterCache(Protocol):
@@ -295,13 +296,13 @@ class AdapterBank:
     def _pages(self, part: Part, family: int, statement: str) -> Iterator[Any]:
         """Rows of a part that begin with a uid, page by page."""
         after, query = 0, _statements(part)[statement]
-        while rows := self.store.database.rows(query, {"after": after, "family": family}):
+        while rows := self.store.database.rows(query, {"after": after, "family": family, "now": now()}):
             yield from rows
             after = rows[-1][0]
 
     def _rows(self, user_id: str, family: Family, statement: str, **parameters: object) -> list[Any]:
         part = part_of(check_user_id(user_id))
-        given = {"user_id": user_id, "family": self._number(family), **parameters}
+        given = {"user_id": user_id, "family": self._number(family), "now": now(), **parameters}
         return self.store.database.rows(_statements(part)[statement], given)
 
     def _number(self, family: Family) -> int:
@@ -370,12 +371,16 @@ def _stored(user_id: str, family: Family, row: Any) -> StoredAdapter:
 
 @cache
 def _statements(part: Part) -> dict[str, Select[Any]]:
-    """The reading statements of one part by name; all take `family`, and `user_id` or `after` (a uid)."""
+    """The reading statements of one part by name; all take `family`, `now`, and `user_id` or `after` (a uid).
+
+    Those that read adapters leave out users with records that have expired and were not removed yet.
+    """
     users, adapters = part.users, part.adapters
     columns = tuple(adapters.c[name] for name in ("version", "state", "revision", "sha256", "created", "metrics"))
     joined = users.join(adapters, adapters.c.uid == users.c.uid)
     of_family = adapters.c.family == bindparam("family")
-    own = and_(users.c.user_id == bindparam("user_id"), of_family)
+    live = or_(users.c.expires.is_(None), users.c.expires > bindparam("now"))
+    own = and_(users.c.user_id == bindparam("user_id"), of_family, live)
     is_current = adapters.c.state.in_([literal_column(f"'{state}'") for state in CURRENT])
     one_version = adapters.c.version == bindparam("version")
     page = users.c.uid > bindparam("after")
@@ -394,7 +399,7 @@ def _statements(part: Part) -> dict[str, Select[Any]]:
         "payload": select(adapters.c.payload).select_from(joined).where(own, one_version),
         "stream": listed.add_columns(*columns)
         .select_from(joined)
-        .where(page, of_family, is_current)
+        .where(page, of_family, is_current, live)
         .order_by(users.c.uid)
         .limit(PAGE),
         "stale": listed.where(page, users.c.records > 0, ~fresh).order_by(users.c.uid).limit(PAGE),

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring as _json_string
@@ -26,6 +27,7 @@ VIEWS = ("text", "target", "target+text", "title+text")
 """The views of a record that can be embedded or indexed; see `Record.view`."""
 
 _OPTIONAL = frozenset({"target", "time", "role", "speaker", "expires"})
+_MOMENT = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d:\d\d:\d\d(\.\d+)?(\+00:00)?)?)?)?", re.ASCII)
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -47,12 +49,12 @@ class Record:
         metadata: further string fields (e.g. ``{"title": ...}`` of a news article whose target is its category).
         role: who spoke, as chats call it (``"user"``, ``"assistant"``); None if unknown or not speech.
         speaker: the speaker's name, or None.
-        expires: when the record ceases to hold, ISO 8601 as `time`; None for never. It is stored and changes nothing
-            by itself: a profile holds expired records too.
+        expires: when the record ceases to hold, ISO 8601 as `time`, in UTC; None for never. A day or a year ends it
+            where that begins. A store gives the record out until then and removes it afterwards.
 
     Raises:
-        DataFormatError: if `text` is empty or blank, a field has the wrong type, `id` is too long, or a field holds
-            what no database can store (`unstorable`).
+        DataFormatError: if `text` is empty or blank, a field has the wrong type, `id` is too long, `expires` is no
+            such time, or a field holds what no database can store (`unstorable`).
     """
 
     text: str
@@ -82,6 +84,11 @@ class Record:
             raise DataFormatError("a record's `text` must not be empty: leave the record out or give it text")
         if len(self.id) > MAX_ID_LENGTH:
             raise DataFormatError(f"a record's `id` must have at most {MAX_ID_LENGTH} characters, was: {len(self.id)}")
+        if self.expires is not None and not _MOMENT.fullmatch(self.expires):
+            raise DataFormatError(
+                "a record's `expires` must be like '2027', '2027-01-31' or '2027-01-31T10:30:00+00:00' (UTC), "
+                f"was: {self.expires!r:.80}"
+            )
         if self.metadata is not _NO_METADATA:
             if not isinstance(self.metadata, Mapping):
                 raise DataFormatError(

@@ -253,7 +253,7 @@ def postgres_store_url(postgres_schema_url: str) -> Iterator[str]:
                     ]
                 )
             )
-            connection.execute(parts.update().values(revision_floor=0, rewrites_due=0))
+            connection.execute(parts.update().values(revision_floor=0, rewrites_due=0, deletions_due=0))
             connection.execute(metadata.tables["persona_meta"].update().values(value=str(SCHEMA_VERSION)))
     engine.dispose()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from datetime import date
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -23,7 +24,8 @@ def test_the_id_is_the_content() -> None:
     same = Record("a", target="b", time="2011", metadata={"y": "2", "x": "1"})
     assert one.id == same.id == one.content_hash
     make: Any = Record
-    others = [{name: value} for name in ("target", "time", "role", "speaker", "expires") for value in ("", "2011")]
+    others = [{name: value} for name in ("target", "time", "role", "speaker") for value in ("", "2011")]
+    others += [{"expires": "2011"}, {"expires": "2011-01"}]
     assert len({Record("b").id, *(make("a", **fields).id for fields in [{}, *others])}) == 2 + len(others)
 
 
@@ -40,11 +42,11 @@ def test_views() -> None:
         record.view("all")
 
 
-@given(TEXT, st.lists(st.none() | TEXT, min_size=5, max_size=5), st.dictionaries(TEXT, TEXT, max_size=2))
+@given(TEXT, st.lists(st.none() | TEXT, min_size=4, max_size=4), st.dictionaries(TEXT, TEXT, max_size=2), st.dates())
 def test_records_survive_pickling_and_are_hashable(
-    text: str, values: list[str | None], metadata: dict[str, str]
+    text: str, values: list[str | None], metadata: dict[str, str], day: date
 ) -> None:
-    target, time, role, speaker, expires = values
+    (target, time, role, speaker), expires = values, day.isoformat()
     record = Record(text, target, time, "", metadata, role, speaker, expires)
     again = pickle.loads(pickle.dumps(record))
     assert again == record
@@ -71,6 +73,10 @@ def test_metadata_cannot_be_changed_from_outside() -> None:
         ({"text": "a", "role": 5}, "role must be a string"),
         ({"text": "a", "speaker": "\x00"}, "speaker must not hold NUL"),
         ({"text": "a", "expires": 2030}, "expires must be a string"),
+        ({"text": "a", "expires": ""}, "`expires` must be like '2027', '2027-01-31' or"),
+        ({"text": "a", "expires": "tomorrow"}, "was: 'tomorrow'"),
+        ({"text": "a", "expires": "2030-1-1"}, "was: '2030-1-1'"),
+        ({"text": "a", "expires": "2030-01-01T10:00:00+02:00"}, "\\(UTC\\), was"),
         ({"text": "a", "id": "x" * 513}, "at most 512"),
         ({"text": "a", "metadata": {"k": 1}}, "metadata 'k' must be a string"),
         ({"text": "a", "metadata": ["k"]}, r"metadata must be a mapping of strings, was: \['k'\] \(list\)"),

@@ -70,6 +70,7 @@ def train_users(
     """
     family = trainer.family.over(prior)
     begun, report = time.perf_counter(), AdapterReport()
+    bank.store.remove_expired()  # what is made before would be removed with it
 
     def lessons(window: Iterable[str]) -> Iterator[Lesson]:
         nonlocal report

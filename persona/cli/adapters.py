@@ -274,6 +274,7 @@ def export(options: Export) -> None:
     from persona.adapters.bank import AdapterBank
     from persona.adapters.peft_format import export_adapter
     from persona.adapters.versions import PUBLISHED
+    from persona.store.upkeep.exports import note_export
 
     with opened_store() as store:
         bank = AdapterBank(store)
@@ -291,6 +292,8 @@ def export(options: Export) -> None:
             adapters = (current,)
         with progress_bars("adapters") as progress:
             written = [export_adapter(bank, each, options.out, base_name=name) for each in progress.track(adapters)]
+        if written and options.user is None:
+            note_export(store.database, options.out, "user ids and adapters")
     report(
         {"family": family.key, "adapters": [str(path) for path in written]},
         f"{len(written)} adapters written to {options.out}",

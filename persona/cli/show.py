@@ -68,6 +68,7 @@ def _show_user(user_id: str) -> None:
         "user_id": user_id,
         "revision": held.profile.revision,
         "records": [record_json(record) for record in held.profile],
+        "expired": held.expired,
         "vectors": [asdict(each) for each in held.vectors],
         "indexes": [asdict(each) for each in held.indexes],
         "adapters": [asdict(each) for each in held.adapters],
@@ -86,7 +87,10 @@ def _user_lines(user_id: str, held: Holdings) -> list[str]:
     lines = [f"{user_id}: {len(held.profile)} records, revision {held.profile.revision}"]
     for record in held.profile:
         target = "" if record.target is None else f"  -> {_line(record.target)}"
-        lines.append(f"  {record.time or 'undated':10}  {_line(record.text)}{target}")
+        until = "" if record.expires is None else f"  (until {record.expires})"
+        lines.append(f"  {record.time or 'undated':10}  {_line(record.text)}{target}{until}")
+    if held.expired:
+        lines.append(f"  {held.expired} more have expired: persona forget --expired")
     if held.vectors:
         lines.append("vectors")
     for matrix in held.vectors:
@@ -101,7 +105,7 @@ def _user_lines(user_id: str, held: Holdings) -> list[str]:
         lines.append("adapters")
     for adapter in held.adapters:
         state = f"{adapter.state}, {_state(adapter.fresh)}, {adapter.size:,} bytes, {adapter.created}"
-        lines.append(f"  version {adapter.version}, {state}: {adapter.family}")
+        lines.append(f"  version {adapter.version} of {adapter.family_key}, {state}")
     return [*lines, *(f"{name}: {rows} rows" for name, rows in held.others.items() if rows)]
 
 

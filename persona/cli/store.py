@@ -1,13 +1,11 @@
-"""What goes into the store and out of it: `persona ingest | embed-users | summarize | forget`."""
+"""What goes into the store and is made from it: `persona ingest | embed-users | summarize`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from persona.cli.options import command
 from persona.cli.terminal import (
@@ -16,7 +14,6 @@ from persona.cli.terminal import (
     Llm,
     TaskName,
     UserEmbedderName,
-    counted,
     embed_views,
     group,
     load_encoder,
@@ -26,7 +23,6 @@ from persona.cli.terminal import (
     report,
     report_failures,
 )
-from persona.errors import InvalidOptionError, UnknownUserError
 from persona.llm.endpoint.options import AskingOptions
 
 if TYPE_CHECKING:
@@ -46,11 +42,13 @@ class Ingest:
     Attributes:
         files: LaMP questions (file or folder), JSONL or JSON (also .gz) or Parquet.
         format: auto, lamp, jsonl, json or parquet.
+        expires_after: records without `expires` expire after this time, like 90d, 12h or 2w.
     """
 
     files: list[Path]
     format: str = "auto"
     task: TaskName = None
+    expires_after: str | None = None
 
 
 @command(app, "ingest", Ingest, store=True)
@@ -61,21 +59,24 @@ def ingest(options: Ingest) -> None:
     """
     from persona.readers import read_records
     from persona.settings import Settings
+    from persona.store.upkeep.expiry import duration
 
     most = Settings().max_record_characters
-    total = {"users": 0, "added": 0, "changed": 0, "unchanged": 0, "skipped": 0}
+    expires_after = None if options.expires_after is None else duration(options.expires_after)
+    total = {"users": 0, "added": 0, "changed": 0, "unchanged": 0, "expired": 0, "skipped": 0}
     with opened_store(create=True) as store, progress_bars("records") as progress:
         for file in options.files:
             bar = progress.add_task(f"ingest {file.name}", total=None)
             reader = read_records(file, format=options.format, task=options.task, max_characters=most)
-            done = store.upsert(progress.track(reader, task_id=bar))
-            for name in ("users", "added", "changed", "unchanged"):
-                total[name] += getattr(done, name)
+            done = store.upsert(progress.track(reader, task_id=bar), expires_after=expires_after)
+            for name, number in asdict(done).items():
+                total[name] += number
             total["skipped"] += reader.skipped
         counts = store.counts()
+    expired = f", {total['expired']} expired" if total["expired"] else ""
     report(
         {**total, "store": {"users": counts.users, "records": counts.records}},
-        f"{total['added']} records added, {total['changed']} changed, {total['unchanged']} unchanged, "
+        f"{total['added']} records added, {total['changed']} changed, {total['unchanged']} unchanged{expired}, "
         f"{total['skipped']} blank ones skipped; the store holds {counts.records} records of {counts.users} users",
     )
 
@@ -106,6 +107,7 @@ def embed_users(options: EmbedUsers) -> None:
     """
     from persona.encoders.embedding import embed_users as embed
     from persona.encoders.user_vectors import check_export_path, export_user_vectors
+    from persona.store.upkeep.exports import note_export
     from persona.store.vectors import vector_fingerprint
 
     if options.export is not None:
@@ -126,6 +128,7 @@ def embed_users(options: EmbedUsers) -> None:
         exported = None
         if options.export is not None:
             exported = export_user_vectors(store, vector_fingerprint(encoder, options.view), options.export)
+            note_export(store.database, options.export, "user ids and vectors")
     report(
         {**asdict(done), "soft_prompts": prompts, "exported": exported},
         f"{done.users} users embedded: {done.embedded} records encoded, {done.duplicates} duplicates, "
@@ -210,67 +213,3 @@ def summarize(options: Summarize, settings: Mapping[str, Any]) -> None:
         f"of {done.users} users, in {done.seconds:.1f} s",
     )
     report_failures("summaries", done.failures.items())
-
-
-@dataclass(frozen=True)
-class Forget:
-    """Options of `persona forget`.
-
-    Attributes:
-        user_id: whom to erase.
-        exports: a folder of exported adapters: the user's go too.
-        yes: do not ask.
-    """
-
-    user_id: str
-    exports: Annotated[Path | None, typer.Option(envvar="PERSONA_LORA_FOLDER")] = None
-    yes: Annotated[bool, typer.Option("--yes", "-y")] = False
-
-
-@command(app, "forget", Forget, store=True)
-def forget(options: Forget) -> None:
-    """Erase everything that is held on a user.
-
-    Records, vectors, indexes, summaries and adapters; the bytes too.
-    """
-    user_id, exports = options.user_id, options.exports
-    if exports is not None and not exports.is_dir():
-        raise InvalidOptionError(
-            f"--exports (or PERSONA_LORA_FOLDER) must be a folder that is there, was: {str(exports)!r}; "
-            "nothing was erased"
-        )
-    with opened_store() as store:
-        if user_id not in store:
-            _finish_forgetting(store, user_id, exports)
-            return
-        if not options.yes:
-            typer.confirm(f"Erase everything on {user_id!r}?", abort=True, err=True)
-        if exports is None:
-            erased = store.forget(user_id)
-        else:
-            from persona.adapters.bank import AdapterBank
-
-            erased = AdapterBank(store).forget(user_id, exports=exports)
-    report(
-        {"user_id": user_id, **asdict(erased)},
-        f"erased {counted(erased.records, 'record')}, "
-        f"{counted(erased.vectors, 'vector matrix', 'vector matrices')}, "
-        f"{counted(erased.indexes, 'index', 'indexes')} and {counted(erased.adapters, 'adapter')} of {user_id!r}",
-    )
-
-
-def _finish_forgetting(store: ProfileStore, user_id: str, exports: Path | None) -> None:
-    """What is left to erase where the user's rows are gone: bytes that could not be overwritten, exported adapters."""
-    from persona.store.erasure import ForgetReport
-
-    exported = 0
-    if exports is not None:
-        from persona.adapters.versions import erase_exports
-
-        exported = erase_exports(user_id, exports)
-    if not store.finish_forgetting() and not exported:
-        raise UnknownUserError(f"the store holds nothing on {user_id!r}: nothing was erased")
-    report(
-        {"user_id": user_id, **asdict(ForgetReport())},
-        f"finished what an earlier forget had left over, and erased {counted(exported, 'exported adapter')}",
-    )

@@ -99,6 +99,7 @@ def embed_users(
         raise InvalidOptionError(f"`chunk_records` must be at least 1, was: {chunk_records}")
     start = time.perf_counter()
     fingerprint = vector_fingerprint(encoder, view)
+    store.remove_expired()
     total = sum(1 for _ in store.stale_users(fingerprint))
     users = written = records = embedded = new = 0
     for chunk in _chunks(store, fingerprint, chunk_records):

@@ -185,6 +185,7 @@ def store_soft_prompts(
     """
     kind, reader = soft_prompt_kind(embedder), history_reader(embedder.config, source, store)
     written = done = 0
+    store.remove_expired()  # what is made before would be removed with it
     users = store.user_ids()
     while user_ids := list(islice(users, USERS_AT_ONCE)):
         profiles = []

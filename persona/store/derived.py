@@ -83,7 +83,7 @@ def vectors_of_row(user_id: str, fingerprint: str, row: Any) -> UserVectors:
     They were checked when they came in. To check them again takes as long as to read them, so the fields are set
     directly.
     """
-    revision, record_ids, hashes, data, dim = row
+    _, revision, record_ids, hashes, data, dim = row
     matrix = np.frombuffer(data, _HALF).astype(np.float16, copy=False).reshape(-1, dim)
     vectors = object.__new__(UserVectors)
     values = (user_id, fingerprint, _split(record_ids), _split(hashes), matrix, revision)

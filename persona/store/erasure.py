@@ -69,20 +69,26 @@ def delete_user(connection: Connection, part: Part, user_id: str) -> ForgetRepor
     return ForgetReport(records, vectors, indexes, sum(deleted.values()), adapters)
 
 
-def overwrite_deleted(database: Database) -> int:
+def overwrite_deleted(database: Database, *, records: bool = False) -> int:
     """Rewrite every part that is marked; how many were.
+
+    Args:
+        database: the store's.
+        records: also parts of which no user was forgotten, but records were deleted or had expired.
 
     Raises:
         StoreError: if another session blocks it for longer than `waiting.BUSY_SECONDS`.
     """
     rewrite = _rewrite_sqlite if database.is_sqlite else _rewrite_postgresql
-    marked = database.rows(select(parts.c.part, parts.c.rewrites_due).where(parts.c.rewrites_due > 0))
-    for number, due in marked:
+    due = parts.c.rewrites_due + (parts.c.deletions_due if records else 0)
+    marked = database.rows(select(parts.c.part, parts.c.rewrites_due, parts.c.deletions_due).where(due > 0))
+    for number, rewrites, deletions in marked:
         rewrite(database, PART_TABLES[number])
         with database.writing() as connection:
-            # If the number has grown, rows were deleted meanwhile that this rewriting may have missed.
-            all_done = (parts.c.part == number) & (parts.c.rewrites_due == due)
-            connection.execute(update(parts).where(all_done).values(rewrites_due=0))
+            for column, seen in ((parts.c.rewrites_due, rewrites), (parts.c.deletions_due, deletions)):
+                # If the number has grown, rows were deleted meanwhile that this rewriting may have missed.
+                all_done = (parts.c.part == number) & (column == seen)
+                connection.execute(update(parts).where(all_done).values({column: 0}))
     return len(marked)
 
 

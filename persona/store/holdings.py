@@ -23,6 +23,7 @@ from sqlalchemy import ColumnElement, Select, Table, func, select
 from persona.records import Profile
 from persona.store.profile_store import ProfileStore
 from persona.store.schema import Part, encoders, families, part_of
+from persona.store.upkeep.expiry import has_expired, now
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,15 @@ class HeldIndex:
 
 @dataclass(frozen=True, slots=True)
 class HeldAdapter:
-    """One version of an adapter: of which family, in which state, made when and how good."""
+    """One version of an adapter: of which family, in which state, made when and how good.
+
+    Attributes:
+        family: the family's whole name, which lists every adapted layer.
+        family_key: the same in 12 characters (`persona.adapters.family.Family.key`).
+    """
 
     family: str
+    family_key: str
     version: int
     state: str
     revision: int
@@ -75,7 +82,9 @@ class Holdings:
     """What is held on a user.
 
     Attributes:
-        profile: the records, oldest first.
+        profile: the records that have not expired, oldest first.
+        expired: records that have expired and were not removed yet. Until then nothing is read that was made from all
+            of the user's records, and it is not listed.
         vectors: by encoder.
         indexes: by kind.
         adapters: by family and version.
@@ -87,6 +96,7 @@ class Holdings:
     indexes: tuple[HeldIndex, ...]
     adapters: tuple[HeldAdapter, ...]
     others: Mapping[str, int]
+    expired: int = 0
 
 
 def holdings(store: ProfileStore, user_id: str) -> Holdings:
@@ -99,21 +109,20 @@ def holdings(store: ProfileStore, user_id: str) -> Holdings:
     """
     store.check_known(user_id)
     profile, part, read = store.profile(user_id), part_of(user_id), store.database.rows
-    now = profile.revision
+    revision, users = profile.revision, part.users.c
+    ((records, next_expiry),) = read(select(users.records, users.expires).where(users.user_id == user_id))
+    due = has_expired(next_expiry, now())
     return Holdings(
         profile,
         tuple(
-            HeldVectors(name, size // (2 * dim), dim, revision, revision == now, size)
-            for name, dim, revision, size in read(_vectors(part, user_id))
+            HeldVectors(name, size // (2 * dim), dim, made_from, made_from == revision, size)
+            for name, dim, made_from, size in read(_vectors(part, user_id))
         ),
         tuple(
-            HeldIndex(kind, revision, revision == now, len(data), _content(data))
-            for kind, revision, data in read(_indexes(part, user_id))
+            HeldIndex(kind, made_from, made_from == revision, len(data), _content(data))
+            for kind, made_from, data in ([] if due else read(_indexes(part, user_id)))
         ),
-        tuple(
-            HeldAdapter(family, version, state, revision, revision == now, created, size, json.loads(metrics))
-            for family, version, state, revision, created, size, metrics in read(_adapters(part, user_id))
-        ),
+        () if due else tuple(_held_adapter(row, revision) for row in read(_adapters(part, user_id))),
         {
             table.name.removeprefix("persona_").removesuffix(f"_{part.number:02}"): len(
                 read(select(table.c.uid).where(_own(part, table, user_id)))
@@ -121,7 +130,14 @@ def holdings(store: ProfileStore, user_id: str) -> Holdings:
             for table in part.tables()
             if table not in (part.users, part.records, part.vectors, part.indexes, part.adapters)
         },
+        expired=records - len(profile) if due else 0,
     )
+
+
+def _held_adapter(row: tuple[Any, ...], revision: int) -> HeldAdapter:
+    name, key, version, state, made_from, created, size, metrics = row
+    fresh = made_from == revision
+    return HeldAdapter(name, key[:12], version, state, made_from, fresh, created, size, json.loads(metrics))
 
 
 def _own(part: Part, table: Table, user_id: str) -> ColumnElement[bool]:
@@ -153,6 +169,7 @@ def _adapters(part: Part, user_id: str) -> Select[Any]:
     return (
         select(
             families.c.name,
+            families.c.key,
             adapters.version,
             adapters.state,
             adapters.revision,

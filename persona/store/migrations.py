@@ -1,7 +1,8 @@
 """Making a store's tables in an empty database, and migrating the tables of an older version.
 
 A store is migrated when it is opened: in place, in one transaction, without a question and without a notice, since it
-only adds tables and empty columns, which takes both databases milliseconds whatever the store holds. A process that is
+adds tables and empty columns, which takes both databases milliseconds whatever the store holds (from version 3, which
+was not published, the records are read once). A process that is
 killed leaves the old version, and the next one starts again. Processes with older code that have the store open go on;
 they refuse it when they open it again.
 """
@@ -12,7 +13,7 @@ import sqlalchemy
 from sqlalchemy import Connection, select, update
 
 from persona.errors import SchemaVersionError, StoreError
-from persona.store.schema import PART_TABLES, PARTS, RECORD_COLUMNS_3, SCHEMA_VERSION, meta, metadata, parts
+from persona.store.schema import PART_TABLES, PARTS, SCHEMA_VERSION, Part, meta, metadata, parts
 
 
 def is_current(connection: Connection, name: str) -> bool:
@@ -40,8 +41,9 @@ def migrate(connection: Connection, name: str) -> None:
     # The tables that are missing: all of them, or those for adapters in version 1.
     metadata.create_all(connection, checkfirst=bool(version))
     if version:
-        if version < 3:
-            _add_record_columns(connection)
+        connection.exec_driver_sql(f"ALTER TABLE {parts.name} ADD COLUMN deletions_due INTEGER NOT NULL DEFAULT 0")
+        for part in PART_TABLES:
+            _add_columns(connection, part, version)
         connection.execute(update(meta).where(meta.c.key == "schema_version").values(value=str(SCHEMA_VERSION)))
     else:
         connection.execute(meta.insert(), {"key": "schema_version", "value": str(SCHEMA_VERSION)})
@@ -67,10 +69,22 @@ def _version(connection: Connection, name: str) -> int:
     return int(version)
 
 
-def _add_record_columns(connection: Connection) -> None:
-    for part in PART_TABLES:
-        for column in RECORD_COLUMNS_3:
-            connection.exec_driver_sql(f"ALTER TABLE {part.records.name} ADD COLUMN {column} TEXT")
+def _add_columns(connection: Connection, part: Part, version: int) -> None:
+    postgresql = connection.dialect.name == "postgresql"
+    records, users, name = part.records.name, part.users.name, 'TEXT COLLATE "C"' if postgresql else "TEXT"
+    if version < 3:
+        for column, kind in (("role", "TEXT"), ("speaker", "TEXT"), ("expires", name)):
+            connection.exec_driver_sql(f"ALTER TABLE {records} ADD COLUMN {column} {kind}")
+    elif postgresql:
+        connection.exec_driver_sql(f"ALTER TABLE {records} ALTER COLUMN expires TYPE {name}")
+    connection.exec_driver_sql(f"ALTER TABLE {users} ADD COLUMN expires {name}")
+    for index in part.users.indexes:
+        index.create(connection)
+    if version == 3:
+        connection.exec_driver_sql(
+            f"UPDATE {users} SET expires = (SELECT min(expires) FROM {records} WHERE {records}.uid = {users}.uid) "
+            f"WHERE uid IN (SELECT uid FROM {records} WHERE expires IS NOT NULL)"
+        )
 
 
 def _keep_out_of_statistics(connection: Connection) -> None:

@@ -2,7 +2,7 @@
 
 >>> store = ProfileStore("sqlite:///persona.db")
 >>> store.upsert([("ana", Record("Moody and stylish.", target="5", time="2004-10-14"))])
-IngestReport(users=1, added=1, changed=0, unchanged=0)
+IngestReport(users=1, added=1, changed=0, unchanged=0, expired=0)
 >>> store.profile("ana")[0].target
 '5'
 >>> store.forget("ana")
@@ -30,25 +30,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
-
-from sqlalchemy import delete, select, update
 
 from persona.errors import InvalidOptionError, UnknownUserError
 from persona.records import Profile, Record, check_user_id
 from persona.store.database import Database
 from persona.store.derived import StoredIndex as StoredIndex
-from persona.store.derived import drop_records, vectors_of_row, write_indexes, write_vectors
+from persona.store.derived import vectors_of_row, write_indexes, write_vectors
 from persona.store.erasure import ForgetReport as ForgetReport
 from persona.store.erasure import delete_user, overwrite_deleted
 from persona.store.queries import counts, encoders_in_use, queries
 from persona.store.record_rows import record_of
 from persona.store.schema import PART_TABLES, part_of
+from persona.store.upkeep.deleting import delete_records, locked_user
+from persona.store.upkeep.expiry import due_parts, has_expired, now, remove_expired
 from persona.store.upkeep.near_ids import near_ids
 from persona.store.upsert import IngestReport as IngestReport
-from persona.store.upsert import Upsert, chunks, slices
+from persona.store.upsert import Upsert, chunks
 from persona.store.vectors import UserVectors
+
+_COUNTS, _DUE = counts(), due_parts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class StoreCounts:
 
     Attributes:
         users: all users of the store, those without records too.
-        records: records of all users.
+        records: records of all users that have not expired.
         vectors: matrices, one for each user and encoder.
         indexes: search indexes.
     """
@@ -140,15 +143,17 @@ class ProfileStore:
         """Close the database. The store cannot be used any more."""
         self.database.close()
 
-    def upsert(self, items: Iterable[tuple[str, Record]]) -> IngestReport:
+    def upsert(self, items: Iterable[tuple[str, Record]], *, expires_after: timedelta | None = None) -> IngestReport:
         """Put records in: new ones are added, those with a known id and other content replaced, the rest left alone.
 
         The input is streamed, some thousand records at a time, in one transaction: if anything is raised, by the input
         or by the database, the store is as it was. A user's revision grows only if a record of theirs is new or
-        changed.
+        changed. What has expired, of any user, is removed.
 
         Args:
             items: pairs of a user id and a record, in any order; fastest with each user's records together.
+            expires_after: when records without `Record.expires` expire, from now on; None for never. A record that is
+                in the store with an expiry keeps it as long as nothing else of it changes.
         """
         pieces = chunks(items)
         # The first chunk is read before the lock is taken: input that is broken from the start blocks no other writer.
@@ -156,24 +161,27 @@ class ProfileStore:
         if chunk is None:
             return IngestReport()
         with self.database.writing() as connection:
-            upsert = Upsert(connection)
+            upsert = Upsert(connection, expires_after=expires_after)
             while chunk is not None:
                 upsert.add(chunk)
                 chunk = next(pieces, None)
-        return upsert.report()
+            return upsert.finish()
 
     def profile(self, user_id: str) -> Profile:
         """The user's records, oldest first: the undated, then by time; equal ones in the order they were added.
 
-        An unknown user has an empty profile.
+        Records that have expired are left out. An unknown user has an empty profile.
         """
         part = part_of(check_user_id(user_id))
         rows = self.database.rows(queries(part).profile, {"user_id": user_id})
         if not rows:
             return Profile(user_id)
-        # A user without records has one row, of nothing but the revision.
-        records = [] if rows[0][1] is None else [record_of(row[1], row[2:]) for row in rows]
-        return replace(Profile.from_records(user_id, records), revision=rows[0][0])
+        revision, next_expiry, *_ = rows[0]
+        if has_expired(next_expiry, at := now()):
+            rows = [row for row in rows if not has_expired(row[-1], at)]
+        # A user without records has one row, of nothing but the revision and the expiry.
+        records = [record_of(row[2], row[3:]) for row in rows if row[2] is not None]
+        return replace(Profile.from_records(user_id, records), revision=revision)
 
     def user_ids(self) -> Iterator[str]:
         """All users, streamed, in an order that stays; one who is added meanwhile may or may not be among them."""
@@ -182,13 +190,14 @@ class ProfileStore:
 
     def counts(self) -> StoreCounts:
         """How much the store holds."""
-        return StoreCounts(*map(int, self.database.rows(counts())[0]))
+        return StoreCounts(*map(int, self.database.rows(_COUNTS, {"at": now()})[0]))
 
     def delete_records(self, user_id: str, record_ids: Iterable[str]) -> int:
         """Delete some of a user's records; unknown ids are skipped.
 
         Their vectors go with them, and the user's indexes and adapters as a whole; whatever else was made from the
-        profile is stale by its revision. Only `forget` promises that no byte is left.
+        profile is stale by its revision. Their bytes are overwritten by ``finish_forgetting(records=True)``, or
+        when a user of the same part is forgotten.
 
         Returns:
             How many records were deleted.
@@ -199,26 +208,23 @@ class ProfileStore:
         part = part_of(check_user_id(user_id))
         if isinstance(record_ids, str):
             raise InvalidOptionError(f"`record_ids` must be several, as in [{record_ids!r:.80}]")
-        unwanted = list(dict.fromkeys(record_ids))
-        records, users = part.records, part.users
         with self.database.writing() as connection:
-            user = connection.execute(select(users).where(users.c.user_id == user_id).with_for_update()).one_or_none()
-            if user is None:
-                return 0
-            own = records.c.uid == user.uid
-            deleted = sum(
-                connection.execute(delete(records).where(own, records.c.record_id.in_(some))).rowcount
-                for some in slices(unwanted)
-            )
-            if deleted:
-                revision = user.revision + 1
-                connection.execute(
-                    update(users)
-                    .where(users.c.uid == user.uid)
-                    .values(revision=revision, erased=revision, records=user.records - deleted)
-                )
-                drop_records(connection, part, user, revision, unwanted)
-        return deleted
+            user = locked_user(connection, part, user_id)
+            return 0 if user is None else delete_records(connection, part, user, list(dict.fromkeys(record_ids)))
+
+    def remove_expired(self) -> int:
+        """Remove the records of all users that have expired, and what was made from them, as `delete_records` does.
+
+        Nothing reads them anyway, and every `upsert` does this too. ``finish_forgetting(records=True)`` overwrites the
+        bytes.
+
+        Returns:
+            How many records were removed.
+        """
+        if not self.database.rows(_DUE, {"at": now()}):
+            return 0
+        with self.database.writing() as connection:
+            return remove_expired(connection, now())
 
     def forget(self, user_id: str) -> ForgetReport:
         """Erase everything of a user, the bytes too; the module says what exactly that promises on each database.
@@ -235,8 +241,11 @@ class ProfileStore:
         overwrite_deleted(self.database)
         return report
 
-    def finish_forgetting(self) -> int:
+    def finish_forgetting(self, *, records: bool = False) -> int:
         """Overwrite what an earlier `forget` deleted and could not overwrite, because it was stopped or blocked.
+
+        Args:
+            records: also the bytes of records that were deleted or had expired.
 
         Returns:
             How many of the 32 parts were rewritten.
@@ -244,13 +253,18 @@ class ProfileStore:
         Raises:
             StoreError: if another session still blocks it.
         """
-        return overwrite_deleted(self.database)
+        return overwrite_deleted(self.database, records=records)
 
     def vectors(self, user_id: str, fingerprint: str) -> UserVectors | None:
         """The user's vectors from that encoder, or None. If their revision is not the profile's, they are stale."""
         part = part_of(check_user_id(user_id))
         rows = self.database.rows(queries(part).vectors, {"user_id": user_id, "fingerprint": fingerprint})
-        return vectors_of_row(user_id, fingerprint, rows[0]) if rows else None
+        if not rows:
+            return None
+        vectors = vectors_of_row(user_id, fingerprint, rows[0])
+        if has_expired(rows[0][0], now()):
+            return vectors.only({record.id for record in self.profile(user_id)})
+        return vectors
 
     def put_vectors(self, batch: Iterable[UserVectors]) -> int:
         """Store vectors, in one transaction, in place of earlier ones from the same encoder.
@@ -288,10 +302,15 @@ class ProfileStore:
         )
 
     def index(self, user_id: str, kind: str) -> StoredIndex | None:
-        """The user's index of that kind, or None. If its revision is not the profile's, it is stale."""
+        """The user's index of that kind, or None. If its revision is not the profile's, it is stale.
+
+        There is none as long as the user has records that have expired and were not removed (`remove_expired`).
+        """
         part = part_of(check_user_id(user_id))
         rows = self.database.rows(queries(part).index, {"user_id": user_id, "kind": kind})
-        return StoredIndex(user_id, kind, *rows[0]) if rows else None
+        if not rows or has_expired(rows[0][0], now()):
+            return None
+        return StoredIndex(user_id, kind, *rows[0][1:])
 
     def put_indexes(self, batch: Iterable[StoredIndex]) -> int:
         """Store indexes, in one transaction, in place of earlier ones of the same kind, as `put_vectors` does.

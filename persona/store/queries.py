@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, func, literal_column, or_, select, union_all
+from sqlalchemy import ScalarSelect, Select, and_, bindparam, func, literal_column, or_, select, union_all
 
 from persona.store.record_rows import CONTENT
-from persona.store.schema import PART_TABLES, RECORDS_PER_USER, Part, encoders
+from persona.store.schema import PART_TABLES, Part, encoders
+from persona.store.upkeep.deleting import own_records
 
 PAGE = 1000
 """Users in one page of a stream of users."""
@@ -36,24 +37,22 @@ def queries(part: Part) -> Queries:
     """The statements of one part."""
     users, records, vectors, indexes = part.users, part.records, part.vectors, part.indexes
     one_user = users.c.user_id == bindparam("user_id")
-    # As numbers in the text, for parameters would hide from PostgreSQL that the range is narrow.
-    width: ColumnElement[int] = literal_column(str(RECORDS_PER_USER))
-    own_records = and_(
-        records.c.place >= users.c.uid * width, records.c.place < (users.c.uid + literal_column("1")) * width
-    )
     encoder = select(encoders.c.encoder).where(encoders.c.fingerprint == bindparam("fingerprint")).scalar_subquery()
     content = [records.c[name] for name in CONTENT]
     page = users.c.uid > bindparam("after")
     return Queries(
         known=select(literal_column("1")).where(one_user),
-        profile=select(users.c.revision, records.c.record_id, *content)
-        .select_from(users.outerjoin(records, own_records))
+        profile=select(users.c.revision, users.c.expires, records.c.record_id, *content)
+        .select_from(users.outerjoin(records, own_records(part)))
         .where(one_user)
         .order_by(records.c.place),
-        vectors=select(vectors.c.revision, vectors.c.record_ids, vectors.c.hashes, vectors.c.matrix, encoders.c.dim)
+        vectors=select(
+            *(users.c.expires, vectors.c.revision, vectors.c.record_ids, vectors.c.hashes, vectors.c.matrix),
+            encoders.c.dim,
+        )
         .select_from(users.join(vectors, vectors.c.uid == users.c.uid).join(encoders))
         .where(one_user, encoders.c.fingerprint == bindparam("fingerprint")),
-        index=select(indexes.c.revision, indexes.c.data)
+        index=select(users.c.expires, indexes.c.revision, indexes.c.data)
         .select_from(users.join(indexes, indexes.c.uid == users.c.uid))
         .where(one_user, indexes.c.kind == bindparam("kind")),
         users=select(users.c.uid, users.c.user_id).where(page).order_by(users.c.uid).limit(PAGE),
@@ -70,12 +69,12 @@ def queries(part: Part) -> Queries:
 
 
 def counts() -> Select[Any]:
-    """One row: users, records, vectors and indexes."""
+    """One row: users, records without those that have expired at the moment `at`, vectors and indexes."""
     every = union_all(
         *(
             select(
                 select(func.count()).select_from(part.users).scalar_subquery().label("users"),
-                select(func.sum(part.users.c.records)).scalar_subquery().label("records"),
+                (func.coalesce(_all_records(part), 0) - _expired_records(part)).label("records"),
                 select(func.count()).select_from(part.vectors).scalar_subquery().label("vectors"),
                 select(func.count()).select_from(part.indexes).scalar_subquery().label("indexes"),
             )
@@ -83,6 +82,19 @@ def counts() -> Select[Any]:
         )
     ).subquery()
     return select(*(func.coalesce(func.sum(column), 0) for column in every.columns))
+
+
+def _all_records(part: Part) -> ScalarSelect[Any]:
+    return select(func.sum(part.users.c.records)).scalar_subquery()
+
+
+def _expired_records(part: Part) -> ScalarSelect[Any]:
+    return (
+        select(func.count())
+        .select_from(part.users.join(part.records, own_records(part)))
+        .where(part.users.c.expires <= bindparam("at"), part.records.c.expires <= bindparam("at"))
+        .scalar_subquery()
+    )
 
 
 def encoders_in_use() -> Select[Any]:

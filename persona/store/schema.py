@@ -3,11 +3,11 @@
 ::
 
     persona_meta        key, value                        the schema version
-    persona_parts       part, revision_floor, rewrites_due
+    persona_parts       part, revision_floor, rewrites_due, deletions_due
     persona_encoders    encoder, fingerprint, dim         vectors name their encoder by this number
     persona_families    family, key, name, prior          adapters name their family by this number
     and 32 times, as _00 to _31, everything that belongs to a user:
-    persona_users_00    uid, user_id, revision, erased, records, appended
+    persona_users_00    uid, user_id, revision, erased, records, appended, expires
     persona_records_00  place, uid, record_id, hash, text, target, time, metadata, role, speaker, expires
     persona_vectors_00  uid, encoder, revision, record_ids, hashes, matrix
     persona_indexes_00  uid, kind, revision, data
@@ -47,18 +47,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import SchemaItem
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """What this code writes and reads. A store that says a greater number is refused, one that says a smaller number is
 migrated when it is opened (`persona.store.migrations`).
 
-2: tables for adapters. 3: records may have a role, a speaker and an expiry.
+2: tables for adapters. 3: records may have a role, a speaker and an expiry. 4: users have that of their next record,
+and parts count deletions.
 """
 
 PARTS = 32
 """How many parts there are. It belongs to the schema: another number is another schema version."""
-
-RECORD_COLUMNS_3 = ("role", "speaker", "expires")
-"""The columns of records that version 3 added."""
 
 RECORDS_PER_USER = 2**32
 """Distance of two users' places: one user can have this many records in a lifetime."""
@@ -80,8 +78,10 @@ parts = Table(
     # The highest revision that any forgotten user of this part had. New users start above it, so what was made from a
     # forgotten user's records can never pass for something of a new user by the same name.
     Column("revision_floor", BigInteger, nullable=False),
-    # How many users' rows were deleted whose bytes may still be there.
+    # How many users were forgotten whose bytes may still be there: the next `forget` of any user overwrites them.
     Column("rewrites_due", Integer, nullable=False),
+    # How often records were deleted or had expired whose bytes may still be there.
+    Column("deletions_due", Integer, nullable=False, server_default="0"),
 )
 
 encoders = Table(
@@ -146,6 +146,14 @@ def _users(part: int) -> Table:
         Column("records", BigInteger, nullable=False),
         # Records ever added, the deleted ones among them: the next one's seq.
         Column("appended", BigInteger, nullable=False),
+        # When the next of the user's records expires, null for never. Last, where a migration puts it.
+        expires := Column("expires", _Name),
+        Index(
+            f"persona_users_{part:02}_expires",
+            expires,
+            sqlite_where=expires.is_not(None),
+            postgresql_where=expires.is_not(None),
+        ),
         info={"part": part},
         # A uid is never given twice, so a page of `user_ids` that ends at one goes on behind it.
         sqlite_autoincrement=True,
@@ -163,7 +171,9 @@ def _records(part: int) -> Table:
         Column("target", Text),
         Column("time", Text),
         Column("metadata", Text),  # JSON; null where there is none
-        *(Column(name, Text) for name in RECORD_COLUMNS_3),  # last, where a migration puts them
+        Column("role", Text),  # the last three were added by version 3, and a migration puts them here
+        Column("speaker", Text),
+        Column("expires", _Name),
         UniqueConstraint("uid", "record_id"),
     )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
@@ -16,24 +18,26 @@ from persona.records import Record, check_user_id
 from persona.store.database import insert_if_absent, insert_rows
 from persona.store.record_rows import CONTENT, content_of
 from persona.store.schema import PART_TABLES, RECORDS_PER_USER, Part, part_of, parts
+from persona.store.upkeep.deleting import KEYS_AT_ONCE, renew_expiry
+from persona.store.upkeep.expiry import has_expired, moment, now, remove_expired
 
 CHUNK_RECORDS = 16_384
 CHUNK_CHARACTERS = 8_000_000
 """A chunk is written when it has this many records or characters: the most that is held in memory."""
 
-_KEYS_AT_ONCE = 500
-"""Keys in one list of a query: PostgreSQL plans long ones badly, and SQLite has a limit."""
-
 _HASHES = {
-    "sqlite": "SELECT uid, record_id, hash FROM json_each(:keys) JOIN {records} "
+    "sqlite": "SELECT uid, record_id, hash, expires FROM json_each(:keys) JOIN {records} "
     "ON uid = json_extract(value, '$[0]') AND record_id = json_extract(value, '$[1]')",
-    "postgresql": "SELECT uid, record_id, hash FROM json_array_elements(CAST(:keys AS json)) JOIN {records} "
+    "postgresql": "SELECT uid, record_id, hash, expires FROM json_array_elements(CAST(:keys AS json)) JOIN {records} "
     "ON uid = CAST(value ->> 0 AS bigint) AND record_id = value ->> 1",
 }
-"""The stored hashes by uid and record id, for the pairs of the two in the JSON array `keys`."""
+"""The stored hashes and expiries by uid and record id, for the pairs of the two in the JSON array `keys`."""
 
 _History = dict[str, tuple[bytes, Record]]
 """Records of one user, by id, with their content hashes."""
+
+_Known = tuple[bytes, str | None]
+"""Content hash and expiry of a record in the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +49,15 @@ class IngestReport:
         added: records that were new.
         changed: records that the store had with other content, and were replaced.
         unchanged: records that the store had with the same content, and were left alone.
+        expired: records of the input that had expired and were left out, and records of the store, of any user, that
+            had expired and were removed.
     """
 
     users: int = 0
     added: int = 0
     changed: int = 0
     unchanged: int = 0
+    expired: int = 0
 
 
 @dataclass(slots=True)
@@ -104,11 +111,19 @@ def chunks(pairs: Iterable[tuple[str, Record]]) -> Iterator[Chunk]:
 
 
 class Upsert:
-    """One upsert within one transaction: `add` every chunk, then ask for the `report`."""
+    """One upsert within one transaction: `add` every chunk, then `finish`.
 
-    def __init__(self, connection: Connection) -> None:
+    Args:
+        connection: of the transaction.
+        expires_after: when records without an expiry expire, from now on; None for never. One that is in the store with
+            an expiry keeps it as long as nothing else of it changes.
+    """
+
+    def __init__(self, connection: Connection, *, expires_after: timedelta | None = None) -> None:
         self._connection = connection
-        self._added = self._changed = self._unchanged = 0
+        self._now = now()
+        self._expires = None if expires_after is None else moment(time.time() + expires_after.total_seconds())
+        self._added = self._changed = self._unchanged = self._expired = 0
         self._floors: dict[int, int] = {}
         self._users: set[tuple[int, int]] = set()
 
@@ -121,9 +136,10 @@ class Upsert:
             self._add(PART_TABLES[number], by_part[number])
         self._unchanged += chunk.repeated
 
-    def report(self) -> IngestReport:
-        """What was done so far."""
-        return IngestReport(len(self._users), self._added, self._changed, self._unchanged)
+    def finish(self) -> IngestReport:
+        """Remove what has expired; what was done."""
+        self._expired += remove_expired(self._connection, self._now)
+        return IngestReport(len(self._users), self._added, self._changed, self._unchanged, self._expired)
 
     def _add(self, part: Part, histories: Mapping[str, _History]) -> None:
         users = self._locked_users(part, list(histories))
@@ -131,26 +147,35 @@ class Upsert:
         added: list[tuple[object, ...]] = []
         changed: list[dict[str, object]] = []
         touched: list[dict[str, object]] = []
+        expiring: list[dict[str, object]] = []
         for user_id, history in histories.items():
-            _, uid, revision, records, appended = users[user_id]
+            _, uid, revision, records, appended, expires = users[user_id]
             self._users.add((part.number, uid))
             place = uid * RECORDS_PER_USER + appended
             new = renewed = 0
-            for record_id, (content_hash, record) in history.items():
+            for record_id, (given_hash, given) in history.items():
                 old = known.get((uid, record_id))
-                if old is None:
+                content_hash, record = self._with_expiry(given_hash, given, old)
+                if old is None and has_expired(record.expires, self._now):
+                    self._expired += 1
+                elif old is None:
                     added.append((place + new, uid, record_id, content_hash, *content_of(record)))
                     new += 1
-                elif old != content_hash:
+                elif old[0] != content_hash:
                     content = dict(zip(CONTENT, content_of(record), strict=True))
                     changed.append({"its_uid": uid, "its_id": record_id, "hash": content_hash, **content})
                     renewed += 1
+                else:
+                    self._unchanged += 1
+                if record.expires is not None:
+                    expires = record.expires
             if new or renewed:
                 counts = {"revision": revision + 1, "records": records + new, "appended": appended + new}
                 touched.append({"its_uid": uid, **counts})
+                if expires is not None:
+                    expiring.append({"its_uid": uid})
             self._added += new
             self._changed += renewed
-            self._unchanged += len(history) - new - renewed
         if added:
             added.sort()  # the order of the table, which then grows at its end
             insert_rows(self._connection, part.records, ("place", "uid", "record_id", "hash", *CONTENT), added)
@@ -158,6 +183,19 @@ class Upsert:
             self._connection.execute(_change_record(part), changed)
         if touched:
             self._connection.execute(_touch_user(part), touched)
+        if expiring:
+            self._connection.execute(renew_expiry(part), expiring)
+
+    def _with_expiry(self, content_hash: bytes, record: Record, old: _Known | None) -> tuple[bytes, Record]:
+        """The record as it is to be stored, with its hash."""
+        if self._expires is None or record.expires is not None:
+            return content_hash, record
+        if old is not None and old[1] is not None:
+            kept = replace(record, expires=old[1])
+            if bytes.fromhex(kept.content_hash) == old[0]:
+                return old[0], kept
+        record = replace(record, expires=self._expires)
+        return bytes.fromhex(record.content_hash), record
 
     def _locked_users(self, part: Part, user_ids: list[str]) -> dict[str, Any]:
         """The rows of these users, made if new, locked against every other writer."""
@@ -180,14 +218,14 @@ class Upsert:
         statement = _lock_users(part)
         return {
             row.user_id: row
-            for some in slices(user_ids)
-            for row in self._connection.execute(statement, {"user_ids": some})
+            for start in range(0, len(user_ids), KEYS_AT_ONCE)
+            for row in self._connection.execute(statement, {"user_ids": user_ids[start : start + KEYS_AT_ONCE]})
         }
 
     def _known_hashes(
         self, part: Part, users: Mapping[str, Any], histories: Mapping[str, _History]
-    ) -> dict[tuple[int, str], bytes]:
-        """The stored hashes of those records of the input that the store has, by uid and record id."""
+    ) -> dict[tuple[int, str], _Known]:
+        """What is known of those records of the input that the store has, by uid and record id."""
         keys: list[tuple[int, str]] = []
         for user_id, history in histories.items():
             if users[user_id].appended:  # who never had a record has none now
@@ -197,7 +235,7 @@ class Upsert:
         # One parameter holds all keys: both databases plan a long list of pairs badly.
         statement = _HASHES[self._connection.dialect.name].format(records=part.records.name)
         rows = self._connection.execute(text(statement), {"keys": json.dumps(keys, ensure_ascii=False)})
-        return {(uid, record_id): content_hash for uid, record_id, content_hash in rows}
+        return {(uid, record_id): (content_hash, expires) for uid, record_id, content_hash, expires in rows}
 
 
 # Built once for each part: building them for each chunk costs 8 % of an ingest.
@@ -208,7 +246,7 @@ def _lock_users(part: Part) -> Select[Any]:
     """The rows of the users `user_ids`."""
     users = part.users.c
     return (
-        select(users.user_id, users.uid, users.revision, users.records, users.appended)
+        select(users.user_id, users.uid, users.revision, users.records, users.appended, users.expires)
         .where(users.user_id.in_(bindparam("user_ids", expanding=True)))
         .order_by(users.uid)
         .with_for_update()
@@ -227,9 +265,3 @@ def _change_record(part: Part) -> Update:
 def _touch_user(part: Part) -> Update:
     """New numbers for the user `its_uid`."""
     return update(part.users).where(part.users.c.uid == bindparam("its_uid"))
-
-
-def slices(keys: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """`keys` in lists that a query can hold."""
-    for start in range(0, len(keys), _KEYS_AT_ONCE):
-        yield keys[start : start + _KEYS_AT_ONCE]

@@ -12,8 +12,8 @@ needed. At rest the numbers are float16, half the bytes of float32: for unit vec
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,12 @@ class UserVectors:
     def dim(self) -> int:
         """Length of a vector."""
         return int(self.matrix.shape[1])
+
+    def only(self, record_ids: Container[str]) -> UserVectors:
+        """The vectors of some of the records."""
+        kept = [row for row, record_id in enumerate(self.record_ids) if record_id in record_ids]
+        ids, hashes = (tuple(names[row] for row in kept) for names in (self.record_ids, self.hashes))
+        return replace(self, record_ids=ids, hashes=hashes, matrix=self.matrix[kept])
 
     def rows(self, record_ids: Iterable[str]) -> NDArray[np.intp]:
         """The row number of each record, -1 for a record without a vector.  # (record_ids,)"""

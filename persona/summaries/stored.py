@@ -154,6 +154,7 @@ def summarize_users(
     options = options or SummaryOptions()
     begun = time.perf_counter()
     task, version = check_task(options.task), prompt_version(options.form)
+    store.remove_expired()  # what is made before would be removed with it
     total = store.counts().users
     counts: Counter[str] = Counter()
     failures: dict[str, str] = {}

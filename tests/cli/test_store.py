@@ -1,4 +1,4 @@
-"""`persona ingest`, `embed-users`, `summarize`, `show` and `forget`."""
+"""`persona ingest`, `embed-users`, `summarize` and `show`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from persona.errors import StoreError
 from persona.records import Record
 from persona.store.profile_store import ProfileStore
 from tests.cli.conftest import SAMPLE, Run, settings
@@ -21,7 +20,7 @@ def test_ingest_says_what_it_did_and_a_second_time_changes_nothing(run: Run) -> 
         0,
         "29 records added, 0 changed, 0 unchanged, 0 blank ones skipped; the store holds 29 records of 4 users\n",
     )
-    counts = {"users": 4, "added": 0, "changed": 0, "unchanged": 29, "skipped": 0}
+    counts = {"users": 4, "added": 0, "changed": 0, "unchanged": 29, "expired": 0, "skipped": 0}
     assert run("ingest", SAMPLE, "--json").json == {**counts, "store": {"users": 4, "records": 29}}
 
 
@@ -73,52 +72,6 @@ def test_summarize_show_and_ask(run: Run) -> None:
     assert "raise the context's size" in run("summarize", *settings("context_tokens=5")).error
 
 
-def test_forget_erases_one_user(stocked: Run) -> None:
-    assert stocked("forget", "tomás", "--yes", "--json").json["records"] == 7
-    assert "holds nothing on 'tomás'" in stocked("retrieve", "tomás", "soup", "--json").error
-    assert len(stocked("retrieve", "mara", "film", "--json").json) == 4
-    gone = stocked("forget", "tomás", "--yes")
-    assert gone.error == "persona: error: the store holds nothing on 'tomás': nothing was erased"
-
-
-def test_forget_asks_first(stocked: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("typer.confirm", lambda *_, **__: (_ for _ in ()).throw(SystemExit(1)))
-    assert stocked("forget", "mara").code == 1
-    assert stocked("show", "mara", "--json").json["records"]
-
-
-def test_forget_finishes_what_was_stopped_between_rows_and_bytes(stocked: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*_: object) -> None:
-        raise StoreError("their bytes could not be overwritten; call forget once more")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("persona.store.erasure._rewrite_sqlite", stopped)
-        assert stocked("forget", "tomás", "--yes").code == 1
-    finished = stocked("forget", "tomás", "--yes")
-    assert (finished.code, finished.err) == (0, "")
-    assert finished.out.startswith("finished what an earlier forget had left over")
-    assert stocked("forget", "tomás", "--yes").code == 1
-
-
-@pytest.mark.parametrize("how", ["option", "setting"])
-def test_forget_reaches_the_exports_of_who_was_forgotten_before(
-    stocked: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    for name in ("tom%C3%A1s@2", "mara@1"):
-        (tmp_path / "out" / name).mkdir(parents=True)
-    assert stocked("forget", "tomás", "--yes").code == 0
-    if how == "setting":
-        monkeypatch.setenv("PERSONA_LORA_FOLDER", str(tmp_path / "out"))
-    finished = stocked("forget", "tomás", "--yes", *(["--exports", tmp_path / "out"] if how == "option" else []))
-    assert (finished.code, "1 exported adapter" in finished.out) == (0, True)
-    assert [folder.name for folder in (tmp_path / "out").iterdir()] == ["mara@1"]
-
-
-def test_forget_with_a_folder_that_is_not_there_erases_nothing(stocked: Run) -> None:
-    assert stocked("forget", "mara", "--yes", "--exports", "nope").code == 1
-    assert stocked("retrieve", "mara", "film", "--json").json
-
-
 def test_what_a_user_wrote_does_not_steer_the_terminal(run: Run, tmp_path: Path) -> None:
     record = {"user_id": "esc", "text": "red \x1b[31m, a title \x1b]0;t\x07, turned \u202e", "target": "t\x1b[2J"}
     (tmp_path / "esc.jsonl").write_text(json.dumps(record) + "\n")
@@ -140,3 +93,21 @@ def test_a_store_that_can_only_be_read_is_read(run: Run, small_disk: Callable[[i
     assert len(run("show", "mara", *url, "--json").json["records"]) == 8
     for command in (("forget", "mara", "--yes"), ("ingest", SAMPLE), ("embed-users",)):
         assert "can only be read: allow writing to the file and its folder" in run(*command, *url).error
+
+
+def test_records_that_expire(run: Run, tmp_path: Path) -> None:
+    rows = [
+        {"user_id": "ana", "text": "lasting"},
+        {"user_id": "ana", "text": "brief", "expires": "2999-01"},
+        {"user_id": "ana", "text": "long ago", "expires": "2020-01-01"},
+    ]
+    (tmp_path / "h.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run("ingest", "h.jsonl", "--expires-after", "52w")
+    assert done.out.startswith(
+        "2 records added, 0 changed, 0 unchanged, 1 expired, 0 blank ones skipped; the store hol"
+    )
+    lasting, brief = run("show", "ana", "--json").json["records"]
+    assert (lasting["expires"] > "2026", brief["expires"]) == (True, "2999-01")
+    assert "brief  (until 2999-01)" in run("show", "ana").out
+    assert run("ingest", "h.jsonl", "--expires-after", "52w", "--json").json["unchanged"] == 2
+    assert "a duration must be like 90d, 12h, 30m or 2w, was: '90'" in run("ingest", "x", "--expires-after", "90").error

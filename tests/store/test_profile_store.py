@@ -40,8 +40,8 @@ def test_a_record_comes_back_as_it_went_in(store: ProfileStore) -> None:
             "all\nfields 😀 \u2028", target="", time="2013-09-03T10:00:00", id="7", metadata={"title": 'Ä "q"', "": "x"}
         ),
         Record("with blanks around  ", target=" 5 ", metadata={"n": "1"}),
-        Record("said", role="assistant", speaker="Ms. Ö", expires="2013-10-03", id="8"),
-        Record("expired, and held all the same", expires="1999"),
+        Record("said", role="assistant", speaker="Ms. Ö", expires="2999-10-03", id="8"),
+        Record("until", expires="2999"),
     ]
     assert store.upsert(("ana", record) for record in records) == IngestReport(users=1, added=5)
     back = store.profile("ana")

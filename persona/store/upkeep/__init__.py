@@ -1,1 +1,1 @@
-"""What keeps a store in order: user ids that are near a mistyped one."""
+"""What keeps a store in order: deletions, expiry, exports that were made, ids near a mistyped one."""

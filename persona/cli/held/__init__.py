@@ -1,0 +1,1 @@
+"""Commands on what the store holds of users."""

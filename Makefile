@@ -1,4 +1,4 @@
-# make demo    five people ask a real LLM, and a small world from data to report, in about three minutes
+# make demo    five people ask a real LLM, and a small world from data to report, in less than three minutes
 # make test    all tests        make quick    those that take no more than a few seconds each
 # make setup | check | fix | bench | docs | clean
 SHELL := /bin/bash

@@ -14,7 +14,7 @@ from persona.eval.demo.people import LEAST_DIFFERENCE
 from persona.eval.demo.run import DemoReport
 from persona.eval.demo.world_page import world_section
 
-_CHANGES = {"better": "&#9650; better", "worse": "&#9660; worse", "same": "= the same"}
+_CHANGES = {"better": "&#9650; better", "worse": "&#9660; worse", "same": "= neither"}
 _MEASURES = {
     "accuracy": "right answers, of 1",
     "MAE": "mean error in marks, lower is better",

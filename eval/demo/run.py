@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona.eval.demo.asked import PeopleReport, ask_people
 from persona.eval.demo.people import write_people
-from persona.eval.demo.world import WorldReport, available_encoder, run_world, tiny_user_embedders, world_tables
+from persona.eval.demo.world import WorldReport, available_encoder, run_world, tiny_user_embedders
 from persona.eval.report import table
 from persona.eval.run import Progress
 from persona.llm.load import load_llm
@@ -64,11 +64,10 @@ def run_demo(llm: LanguageModel, *, users: int, out: Path, progress: Progress) -
 
 
 def demo_tables(report: DemoReport) -> Iterator[RenderableType]:
-    """The demonstration for the terminal: the world, then the five people, then the opening one."""
+    """The demonstration for the terminal: the five people, then the opening one; the world is for the page."""
     from rich.panel import Panel
     from rich.text import Text
 
-    yield from world_tables(report.world)
     people = report.people
     cells = [["person", "metric", "plain", "own history", "somebody else's", "record copied", "better", "worse"]]
     for each in people.people:

@@ -7,13 +7,13 @@ lies what personalization can win, and each method's score is given as its share
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,16 +22,13 @@ from persona.eval.bootstrap import Bootstrap, Interval
 from persona.eval.controls import OTHER_USER
 from persona.eval.lamp import evaluate_lamp
 from persona.eval.options import NONE, USER_EMBEDDER, LampOptions
-from persona.eval.report import Report, table
+from persona.eval.report import Report
 from persona.eval.run import Progress
 from persona.eval.world.bounds import no_user_score, oracle_score
 from persona.eval.world.world import WORLD_TASKS, World
 from persona.protocols import LanguageModel
 from persona.records import ScoredRecord
 from persona.retrievers.registry import RetrieverOptions, make_retriever
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 SPLIT = "dev"
 METHODS = (NONE, "bm25", "recency", "dense", "hybrid")
@@ -209,29 +206,6 @@ def _example(benchmark: LampBenchmark, report: Report) -> WorldExample:
         after=answers[f"{EXAMPLE_METHOD} k={k}"],
         soft_prompted=answers.get(USER_EMBEDDER),
     )
-
-
-def world_tables(report: WorldReport) -> Iterator[RenderableType]:
-    """The world for the terminal: a table a task, then one user's answers before and after."""
-    from rich.panel import Panel
-    from rich.text import Text
-
-    for task in report.tasks:
-        cells = [["method", task.metric, "share of the gap", "tokens added"]]
-        for row in task.rows:
-            share = f"{row.share.value:.0%} [{row.share.low:.0%}, {row.share.high:.0%}]"
-            cells.append([row.name, f"{row.score.value:.3f}", share, f"{row.tokens_added:.0f}"])
-        bounds = f"best without the user {task.no_user:.3f}, oracle {task.oracle:.3f}"
-        yield table(cells, title=f"{task.title} ({task.task}): {task.metric}, {bounds}")
-    for example in report.examples:
-        text = Text(f"{example.question}\n\n")
-        for scored in example.records:
-            text.append(f"  {scored.record.text} -> {scored.record.target}\n", style="dim")
-        text.append(f"\nbefore: {example.before}\nafter:  {example.after}\n")
-        if example.soft_prompted is not None:
-            text.append(f"soft prompt: {example.soft_prompted}\n")
-        text.append(f"gold:   {example.gold}")
-        yield Panel(text, title=f"{example.task}, user {example.user_id}", title_align="left")
 
 
 def tiny_user_embedders() -> dict[str, Path]:

@@ -117,10 +117,18 @@ def _placement(config: Any, device: torch.device, dtype: str, quantize: str | No
 
 
 def automatic_class(config: Any) -> Any:
-    """The class of transformers that loads the language model of `config`."""
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    """The class of transformers that loads the language model of `config`, if need be one that also reads images."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
 
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    reads_images = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    writes = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return AutoModelForImageTextToText if reads_images and not writes else AutoModelForCausalLM
 
 
 def check_filled(info: Any, source: str, model_type: str) -> None:

@@ -123,7 +123,8 @@ def check_way(llm: LanguageModel, way: str, wanted_by: str) -> None:
     Raises:
         UnsupportedChannelError: if `way` is not among ``llm.channels``.
     """
-    if way in llm.channels:
+    # Every LLM takes text, and what else it takes may have to be found out.
+    if way == TEXT or way in llm.channels:
         return
     refusal = getattr(llm, "refusal", None)
     why = refusal(way) if callable(refusal) else None

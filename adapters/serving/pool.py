@@ -84,6 +84,13 @@ class AdapterPool:
     def __enter__(self) -> Self:
         prior = self.bank.prior(self.family)
         self._stack = StackedLoRA(self._llm.model, self.family.spec, self.slots, prior=prior, base=self.family.base)
+        if self._stack.family.modules != self.family.modules:
+            self._stack.remove()
+            self._stack = None
+            raise FingerprintMismatchError(
+                f"the adapters of the family {self.family.key} change other layers than this version of persona would: "
+                "train them anew"
+            )
         self._free = list(range(self.slots, 0, -1))
         self._llm.attach_adapters(self)
         return self

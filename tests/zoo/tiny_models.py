@@ -45,6 +45,8 @@ _RULES: tuple[tuple[str, int], ...] = (
      r"max_\w+_position_embeddings|n_positions|n_ctx|context_length", 256),
     (r"(num|n|moe_num)_(local_|routed_)?experts", 4),
     (r"num_experts_per_tok|moe_top_k|moe_k|top_k_experts|num_selected_experts", 2),
+    (r"first_k_dense_replace|num_dense_layers|num_sparse_(en|de)coder_layers", 1),
+    (r"\w*sparse_step", 2),
     (r"n_group|topk_group|num_expert_group", 1),
     (r"\w*_lora_rank", 8),
     (r"sliding_window|window_size|attention_window", 16),

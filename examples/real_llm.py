@@ -22,7 +22,7 @@ from typing import Any
 
 LLM = "smollm2"
 RECORDS = 30
-SETS = {
+SETS: dict[str, tuple[str, str, int, int]] = {
     "news": ("LaMP_2_news", "dev", 4, 44),
     "films": ("LaMP_3_film", "dev", 1, 52),
     "titles": ("LaMP_5_acl", "dev", 1, 60),
@@ -32,7 +32,7 @@ SETS = {
 """By short name: the folder, the split whose questions are asked, questions of a user, and questions in all. What a
 default is chosen by is asked of training users."""
 
-EMBEDDER = {
+EMBEDDER: dict[str, Any] = {
     "training.steps": 30,
     "training.batch": 8,
     "training.ks": 0,
@@ -41,7 +41,7 @@ EMBEDDER = {
     "training.evaluate_every": 15,
     "embedder.copies": "false",
 }
-ADAPTERS = {
+ADAPTERS: dict[str, Any] = {
     "task.examples": 160,
     "task.epochs": 1,
     "epochs": 1,
@@ -50,8 +50,12 @@ ADAPTERS = {
     "lora.r": 4,
     "lora.targets": "q_proj,v_proj",
 }
-EVAL = {"calibration_questions": 24, "files.markdown": "true"}
-TRAINED = {"news": {"calibration": "none"}, "films": {"calibration": "prior"}, "titles": {"max_new_tokens": 32}}
+EVAL: dict[str, Any] = {"calibration_questions": 24, "files.markdown": "true"}
+TRAINED: dict[str, dict[str, Any]] = {
+    "news": {"calibration": "none"},
+    "films": {"calibration": "prior"},
+    "titles": {"max_new_tokens": 32},
+}
 """Of rows with something trained: the calibration that the rows of retrieval chose, not chosen again for each."""
 
 
@@ -86,7 +90,7 @@ def write_part(source: Path, target: Path, asked_split: str, per_user: int, most
         outputs = json.loads((source / f"{read}_outputs.json").read_text())
         if split == "dev":
             asked: dict[str, int] = {}
-            kept = []
+            kept: list[dict[str, Any]] = []
             for question in questions:
                 user = question.get("user_id", question["id"])
                 asked[user] = asked.get(user, 0) + 1

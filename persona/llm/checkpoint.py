@@ -94,26 +94,27 @@ def load_folder(folder: Path, *, device: str = "auto", dtype: str = "auto", quan
     except Exception as error:  # on files that they cannot use transformers and its parts raise whatever they like
         raise ModelLoadError(f"the model in {folder} cannot be loaded: {reason(error)}") from error
     check_filled(info, str(folder), model_type)
-    return LoadedModel((model if placement else model.to(target)).eval(), tokenizer, weights)
+    return LoadedModel(model.eval(), tokenizer, weights)
 
 
 def _placement(config: Any, device: torch.device, dtype: str, quantize: str | None) -> tuple[dict[str, Any], str]:
-    """Arguments of ``from_pretrained`` for a quantised model, which cannot be moved, and the dtype of its other parts.
+    """Arguments of ``from_pretrained`` that put the weights onto their device as they are read, and the dtype.
 
     Raises:
         InvalidOptionError: if the model in the folder is quantised already, and should be again.
     """
     import torch
 
+    placement = {"device_map": {"": device}}
     stored = getattr(config, "quantization_config", None)
     if quantize is None:
-        return ({} if stored is None else {"device_map": {"": device}}), dtype
+        return ({} if stored is None and device.type == "cpu" else placement), dtype
     if stored is not None:
         raise InvalidOptionError(f"this model is quantised already: leave `quantize` out, was: {quantize!r}")
     if dtype == "auto":
         own = getattr(config, "dtype", None)
         dtype = str(own).removeprefix("torch.") if own in (torch.float16, torch.bfloat16) else "bfloat16"
-    return {"device_map": {"": device}, **loading(quantize, getattr(torch, dtype))}, dtype
+    return {**placement, **loading(quantize, getattr(torch, dtype))}, dtype
 
 
 def automatic_class(config: Any) -> Any:

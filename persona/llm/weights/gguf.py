@@ -132,6 +132,8 @@ def converted(file: Path, dtype: str = "auto") -> Converted:
     _check_architecture(header)
     sha256 = files_sha256(file)
     folder = _folder(sha256, dtype)
+    if folder.is_dir():
+        return Converted(folder, sha256)
     with _writing(folder) as temporary:
         if temporary is not None:
             _LOG.info("%s is converted, once, into %s", file.name, folder.parent)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from math import prod
 from pathlib import Path
@@ -26,6 +27,10 @@ _QUANTISED = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}
 _WHOLE = ("embed", "lm_head", "wte", "wpe", "shared")
 """Parts of the names of matrices that are never quantised."""
 
+_ANNOUNCED = 10**9
+"""Bytes from which on loading takes so long that somebody wonders."""
+
+_LOG = logging.getLogger(__name__)
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
@@ -84,7 +89,7 @@ def _control_group_bytes() -> list[int]:
 def check_memory(
     files: Iterable[Path], device: torch.device, *, dtype: str = "auto", quantize: str | None = None, source: object
 ) -> None:
-    """Refuse weights that have no room on a device.
+    """Refuse weights that have no room on a device; large ones are announced in the log.
 
     Args:
         files: the weights, in safetensors.
@@ -95,12 +100,12 @@ def check_memory(
     Raises:
         ModelLoadError: with both numbers and what would fit.
     """
-    free = free_bytes(device)
-    if free is None:
-        return
-    files = tuple(files)
+    files, free = tuple(files), free_bytes(device)
     needed = weights_bytes(files, dtype=dtype, quantize=quantize)
-    if needed <= free:
+    kind = quantize or ("the types they are stored in" if dtype == "auto" else dtype)
+    if needed >= _ANNOUNCED:
+        _LOG.info("loading %s of weights in %s onto %s", readable(needed), kind, device)
+    if free is None or needed <= free:
         return
     ways = {
         "dtype='bfloat16'": weights_bytes(files, dtype="bfloat16"),
@@ -108,7 +113,6 @@ def check_memory(
         "quantize='4bit'": weights_bytes(files, dtype="bfloat16", quantize="4bit"),
     }
     fitting = [f"{way} ({readable(size)})" for way, size in ways.items() if size <= min(free, needed - 1)]
-    kind = quantize or ("the types they are stored in" if dtype == "auto" else dtype)
     raise ModelLoadError(
         f"the weights of {source} take {readable(needed)} in {kind}, and {device} has {readable(free)} free: "
         f"take {', '.join([*fitting, 'another `device`'])}, or a smaller model"

@@ -66,3 +66,12 @@ def test_too_little_memory_is_said_with_what_would_fit(
     with pytest.raises(ModelLoadError, match=said) as caught:
         check_memory(files, CPU, dtype="float32", source=llama_folder)
     assert "\n" not in str(caught.value)
+
+
+def test_large_weights_are_announced(
+    llama_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(memory, "_ANNOUNCED", 1)
+    with caplog.at_level("INFO", logger="persona"):
+        check_memory([llama_folder / "model.safetensors"], CPU, dtype="bfloat16", source=llama_folder)
+    assert caplog.messages == ["loading 0.1 MB of weights in bfloat16 onto cpu"]

@@ -32,7 +32,7 @@ def test_thirty_requests_of_five_people_and_as_many_of_the_others(report: People
     assert [each.person for each in report.people] == [trade.person for trade in trades()]
     assert [each.person for each in report.others] == [trade.other for trade in trades()]
     assert all(len(each.asked) == 6 for each in (*report.people, *report.others))
-    assert sum(map(report.count, ("better", "worse", "same"))) == 30
+    assert report.count("better") + report.count("worse") + report.count("same") == 30
 
 
 def test_answers_are_those_with_no_history_the_own_and_the_other_persons(report: PeopleReport) -> None:

@@ -45,7 +45,7 @@ def test_it_opens_with_one_request_its_answers_and_the_records_behind_it(people:
 
 def test_it_counts_and_shows_all_thirty(people: PeopleReport) -> None:
     text = " ".join(Page(demo_page(DemoReport(people, WORLD, 3.0))).text.split())
-    better, worse, same = map(people.count, ("better", "worse", "same"))
+    better, worse, same = people.count("better"), people.count("worse"), people.count("same")
     assert f"Of {people.requests} requests {better} were answered better" in text
     assert f"{worse} worse" in text
     assert f"{same} neither" in text

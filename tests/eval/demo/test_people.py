@@ -10,6 +10,7 @@ import pytest
 from persona.eval.benchmarks.lamp import LampBenchmark
 from persona.eval.controls import other_histories
 from persona.eval.demo.people import Person, Trade, trades
+from persona.protocols import Choices
 
 EACH = pytest.mark.parametrize("trade", trades(), ids=lambda trade: trade.name)
 
@@ -81,7 +82,8 @@ def test_lamp_files_say_the_same(trade: Trade, tmp_path: Path) -> None:
         held_out = trade.questions[number]
         assert (question.user_id, question.query, question.time) == (person.user_id, held_out.text, held_out.time)
         assert question.gold == held_out.golds[person.user_id]
-        assert (question.choices.texts if question.choices else None) == trade.labels
+        choices = Choices.of(question.choices)
+        assert (choices.texts if choices else None) == trade.labels
         assert [(each.text, each.target, each.time, each.metadata) for each in question.profile] == [
             (each.text, each.target, each.time, each.metadata) for each in person.profile
         ]

@@ -19,11 +19,13 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
 from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdError, located
+from persona.formats.archives import ZIP_MAGIC, conversation_members
+from persona.formats.conversations import KINDS, Whose, kind_of, turns_of
 from persona.formats.fields import described
 from persona.formats.parquet import parquet_rows
 from persona.formats.rows import check_fields, record_of
@@ -47,7 +49,7 @@ __all__ = [
     "write_predictions",
 ]
 
-FORMATS = ("auto", "lamp", "jsonl", "json", "parquet", "datasets")
+FORMATS = ("auto", "lamp", "jsonl", "json", "parquet", "datasets", *KINDS)
 """The forms of histories."""
 
 HUB = "hub:"
@@ -89,6 +91,8 @@ def read_records(
     *,
     format: str = "auto",
     task: str | None = None,
+    user_id: str | None = None,
+    roles: Sequence[str] | None = None,
     max_characters: int = MAX_CHARACTERS,
 ) -> RecordReader:
     """Open `source` and read its records one after the other.
@@ -97,9 +101,13 @@ def read_records(
         source: a LaMP questions file or a folder with LaMP's ``{train,dev,test}_questions.json``; a file of
             JSON lines; a JSON array of rows; a Parquet file; a `datasets.Dataset` or `IterableDataset`; or a dataset
             that `datasets` loads, as ``hub:owner/name[:split]``, or as a folder with the format ``datasets``. JSON may
-            be gzipped. For the rows of all but LaMP see `persona.formats.rows`.
+            be gzipped. For the rows of all but LaMP see `persona.formats.rows`. Or conversations, as JSON lines or as
+            the export of ChatGPT or Claude, in its ZIP archive or not (`persona.formats.conversations`).
         format: one of `FORMATS`; ``auto`` goes by the name's ending and the first bytes.
         task: for LaMP files whose fields do not show the task.
+        user_id: whose conversations they are, where they do not say it, as exports do not.
+        roles: whose turns of a conversation become records, of ``user``, ``assistant`` and ``system``; None is the
+            user's alone.
         max_characters: longest record, all its fields together; a longer one is an error.
 
     Returns:
@@ -108,8 +116,9 @@ def read_records(
 
     Raises:
         DataFormatError: if the source is missing, empty, of no known form, or broken; partly while iterating.
-        InvalidOptionError: if `format` is none of `FORMATS` or not that of `source`, or `task` is given for a source
-            that is not of LaMP.
+        InvalidOptionError: if `format` is none of `FORMATS` or not that of `source`, `task` is given for a source that
+            is not of LaMP, or `user_id` or `roles` for one that holds no conversations, or there is no such role.
+        InvalidUserIdError: if `user_id` is not a legal id.
         UnknownTaskError: if there is no LaMP task called `task`.
     """
     if format not in FORMATS:
@@ -125,6 +134,13 @@ def read_records(
         format = _format_of(name)
     if task is not None and format != "lamp":
         raise InvalidOptionError(f"a task is for LaMP's files, and {name} is of the form {format}: leave it out")
+    if format not in KINDS and (user_id is not None or roles is not None):
+        raise InvalidOptionError(
+            f"a user and roles are named for conversations, and {name} is of the form {format}: leave them out"
+        )
+    if format in KINDS:
+        whose = Whose(user_id) if roles is None else Whose(user_id, tuple(roles))
+        return RecordReader(name, format, _from_rows(name, "", _turns(name, format, whose), max_characters))
     if format == "lamp":
         return RecordReader(name, format, _bounded(name, lamp_records(name, task=task), max_characters))
     if format == "jsonl":
@@ -145,30 +161,50 @@ def _format_of(path: str) -> str:
         return "lamp"
     if path.endswith(_PARQUET_SUFFIXES):
         return "parquet"
-    try:
-        with open(path, "rb") as file:
-            if file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC:
-                return "parquet"
-    except (OSError, ValueError):
-        pass  # `open_text` says what is wrong
+    if (magic := _magic(path)) == _PARQUET_MAGIC:
+        return "parquet"
+    if magic == ZIP_MAGIC:
+        first = next(read_elements(path, _ROWS, conversation_members(path)[0]), None)
+        if (kind := kind_of(first)) is None:
+            raise DataFormatError("the ZIP file must be an export of ChatGPT or Claude", source=path)
+        return kind
     with open_text(path) as text:
         start = text.read(4096).lstrip()
     if path.endswith(_LINES_SUFFIXES):
-        return "jsonl"
+        return _lines_format(path)
     if start.startswith("["):
-        return "json" if _are_rows(path) else "lamp"
+        return _array_format(path)
     if start.startswith("{"):
         # LaMP's other form spreads one object over the file and begins with its name.
-        return "lamp" if start[1:].lstrip().startswith(('"task"', '"golds"')) else "jsonl"
+        return "lamp" if start[1:].lstrip().startswith(('"task"', '"golds"')) else _lines_format(path)
     raise DataFormatError(
         f"the file must be LaMP JSON, JSON lines or Parquet, begins with: {start[:20]!r}", source=path
     )
 
 
-def _are_rows(path: str) -> bool:
-    """Whether a JSON array is of rows, not of LaMP's questions or outputs."""
+def _magic(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_PARQUET_MAGIC))
+    except (OSError, ValueError):
+        return b""  # `open_text` says what is wrong
+
+
+def _lines_format(path: str) -> str:
+    """Whether lines of JSON are rows or conversations, by the first one."""
+    _, line = next(read_lines(path))
+    try:
+        return kind_of(parse_json(line)) or "jsonl"
+    except DataFormatError:
+        return "jsonl"  # whose reader names the line
+
+
+def _array_format(path: str) -> str:
+    """Whether a JSON array is of conversations, of rows, or of LaMP's questions or outputs."""
     first = next(read_elements(path, _ROWS), None)
-    return isinstance(first, dict) and not first.keys() & {"input", "profile", "output"}
+    if (kind := kind_of(first)) is not None:
+        return kind
+    return "json" if isinstance(first, dict) and not first.keys() & {"input", "profile", "output"} else "lamp"
 
 
 def _bounded(source: str, pairs: Iterator[tuple[str, Record] | None], most: int) -> Iterator[tuple[str, Record] | None]:
@@ -180,10 +216,10 @@ def _bounded(source: str, pairs: Iterator[tuple[str, Record] | None], most: int)
 
 
 def _from_rows(
-    source: str, unit: str, rows: Iterable[tuple[int, Mapping[str, object]]], most: int
+    source: str, unit: str, rows: Iterable[tuple[int | str, Mapping[str, object]]], most: int
 ) -> Iterator[tuple[str, Record] | None]:
-    """Records of at most `most` characters from rows with their numbers, which count what `unit` names."""
-    first_seen: dict[bytes, tuple[int, bytes]] = {}  # of each id that is given: number and content
+    """Records of at most `most` characters from rows with their numbers, which count what `unit` names, or places."""
+    first_seen: dict[bytes, tuple[int | str, bytes]] = {}  # of each id that is given: number and content
     number = None
     for number, row in rows:
         try:
@@ -199,10 +235,41 @@ def _from_rows(
                         f"the ids of a user's records must differ, {pair[1].id!r:.80} is on {unit} {before} too"
                     )
         except (DataFormatError, InvalidUserIdError) as error:
-            raise DataFormatError(str(error), source=source, place=f"{unit} {number}") from None
+            raise DataFormatError(str(error), source=source, place=f"{unit} {number}".strip()) from None
         yield pair
     if number is None:
         raise DataFormatError("there must be records, there is not one row", source=source)
+
+
+def _turns(path: str, kind: str, whose: Whose) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """The turns of all conversations, each with its place."""
+    empty = True
+    for where, conversation in _conversations(path, kind):
+        with located(path, where):
+            turns = list(turns_of(conversation, kind, whose))
+        for place, row in turns:
+            empty = False
+            yield f"{where}, {place}", row
+    if empty:
+        raise DataFormatError(f"there must be turns of {', '.join(whose.roles)}, there is none", source=path)
+
+
+def _conversations(path: str, kind: str) -> Iterator[tuple[str, object]]:
+    """The conversations of a file or of an archive, each with its place."""
+    if _magic(path) == ZIP_MAGIC:
+        for member in conversation_members(path):
+            for number, value in enumerate(read_elements(path, _ROWS, member)):
+                yield f"{member}, element {number}", value
+        return
+    with open_text(path) as text:
+        is_array = text.read(4096).lstrip().startswith("[")
+    if is_array:
+        yield from ((f"element {number}", value) for number, value in enumerate(read_elements(path, _ROWS)))
+        return
+    for number, line in read_lines(path):
+        with located(path, f"line {number}"):
+            value = parse_json(line)
+        yield f"line {number}", value
 
 
 def _lines(path: str) -> Iterator[tuple[int, dict[str, object]]]:

@@ -259,7 +259,10 @@ def test_a_file_of_another_kind_shows_its_beginning(tmp_path: Path) -> None:
 
 def test_options_are_checked_first(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "h.jsonl", ROWS)
-    with pytest.raises(InvalidOptionError, match="one of auto, lamp, jsonl, json, parquet, datasets, was: 'csv'"):
+    with pytest.raises(
+        InvalidOptionError,
+        match="one of auto, lamp, jsonl, json, parquet, datasets, messages, chatgpt, claude, was: 'csv'",
+    ):
         read_records(path, format="csv")
     with pytest.raises(InvalidOptionError, match=r"a task is for LaMP's files, and .* is of the form jsonl: leave it"):
         read_records(path, task="LaMP_3")

@@ -18,6 +18,7 @@ from persona.cli.terminal import (
     group,
     load_encoder,
     load_llm,
+    names,
     opened_store,
     progress_bars,
     report,
@@ -40,14 +41,19 @@ class Ingest:
     """Options of `persona ingest`.
 
     Attributes:
-        files: LaMP questions (file or folder), JSONL or JSON (also .gz) or Parquet.
-        format: auto, lamp, jsonl, json or parquet.
+        files: LaMP questions (file or folder), JSONL or JSON (also .gz), Parquet, or conversations (messages in JSONL,
+            an export of ChatGPT or Claude, .zip too).
+        format: auto, lamp, jsonl, json, parquet, messages, chatgpt or claude.
+        user: whose conversations they are; exports do not say it.
+        roles: whose turns become records, a comma list of user, assistant and system (default: user).
         expires_after: records without `expires` expire after this time, like 90d, 12h or 2w.
     """
 
     files: list[Path]
     format: str = "auto"
     task: TaskName = None
+    user: str | None = None
+    roles: str | None = None
     expires_after: str | None = None
 
 
@@ -62,15 +68,18 @@ def ingest(options: Ingest) -> None:
     from persona.store.upkeep.expiry import duration
 
     most = Settings().max_record_characters
+    roles = None if options.roles is None else names(options.roles, "--roles")
     expires_after = None if options.expires_after is None else duration(options.expires_after)
     total = {"users": 0, "added": 0, "changed": 0, "unchanged": 0, "expired": 0, "skipped": 0}
     with opened_store(create=True) as store, progress_bars("records") as progress:
         for file in options.files:
             bar = progress.add_task(f"ingest {file.name}", total=None)
-            reader = read_records(file, format=options.format, task=options.task, max_characters=most)
+            reader = read_records(
+                file, format=options.format, task=options.task, user_id=options.user, roles=roles, max_characters=most
+            )
             done = store.upsert(progress.track(reader, task_id=bar), expires_after=expires_after)
-            for name, number in asdict(done).items():
-                total[name] += number
+            for what, number in asdict(done).items():
+                total[what] += number
             total["skipped"] += reader.skipped
         counts = store.counts()
     expired = f", {total['expired']} expired" if total["expired"] else ""

@@ -12,12 +12,13 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import TextIOWrapper
 from os import PathLike
 from typing import IO, TextIO, cast
 
 from persona.errors import DataFormatError, located
+from persona.formats.archives import open_member
 from persona.formats.unpacking import BoundedGzip
 
 BLOCK = 1 << 20
@@ -39,22 +40,18 @@ _TOO_BLANK = f"there may be {MAX_BLANK:,} blanks or empty lines in a row, there 
 
 
 @contextmanager
-def open_text(path: str | PathLike[str]) -> Iterator[TextIO]:
-    """The text of a file. The bytes decide whether it is gzipped, not its name; a byte order mark is dropped.
+def open_text(path: str | PathLike[str], member: str | None = None) -> Iterator[TextIO]:
+    """The text of a file, or of a `member` of a ZIP archive; a byte order mark is dropped.
+
+    The bytes decide whether a file is gzipped, not its name.
 
     Raises:
         DataFormatError: here and while reading, if the file is missing, a folder, unreadable, empty, not UTF-8, an
             HTML page, or a gzip file that is broken, ends early, or unpacks to far more than its size.
     """
     try:
-        file: IO[bytes] = open(path, "rb")  # noqa: SIM115 (closed below)
-    except (OSError, ValueError) as error:
-        raise DataFormatError(f"the file cannot be read: {_reason(error)}", source=path) from None
-    try:
-        with file:
-            magic = file.read(len(_GZIP_MAGIC))
-            file.seek(0)
-            raw = cast("IO[bytes]", BoundedGzip(file, path)) if magic == _GZIP_MAGIC else file
+        with ExitStack() as stack:
+            raw = stack.enter_context(_opened(path) if member is None else open_member(path, member))
             with TextIOWrapper(raw, encoding="utf-8-sig", newline="\n") as text:
                 _check_beginning(text, path)
                 yield text
@@ -69,6 +66,19 @@ def open_text(path: str | PathLike[str]) -> Iterator[TextIO]:
         raise DataFormatError(f"the gzip file is broken: {error}", source=path) from None
     except OSError as error:
         raise DataFormatError(f"the file cannot be read: {_reason(error)}", source=path) from None
+
+
+@contextmanager
+def _opened(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked if it is gzipped."""
+    try:
+        file: IO[bytes] = open(path, "rb")  # noqa: SIM115 (closed below)
+    except (OSError, ValueError) as error:
+        raise DataFormatError(f"the file cannot be read: {_reason(error)}", source=path) from None
+    with file:
+        magic = file.read(len(_GZIP_MAGIC))
+        file.seek(0)
+        yield cast("IO[bytes]", BoundedGzip(file, path)) if magic == _GZIP_MAGIC else file
 
 
 def read_lines(path: str | PathLike[str]) -> Iterator[tuple[int, str]]:
@@ -92,14 +102,19 @@ def read_lines(path: str | PathLike[str]) -> Iterator[tuple[int, str]]:
                 raise DataFormatError(_TOO_BLANK, source=path, place=f"line {number}")
 
 
-def read_elements(path: str | PathLike[str], key: str) -> Iterator[object]:
+def read_elements(path: str | PathLike[str], key: str, member: str | None = None) -> Iterator[object]:
     """The elements of a JSON array: of ``[...]``, or of the array `key` in ``{"task": "LaMP_6", key: [...]}``.
+
+    Args:
+        path: the file.
+        key: as above.
+        member: the file in it, if it is a ZIP archive.
 
     Raises:
         DataFormatError: as `open_text`; and if the file holds something else, is broken JSON or nested too deeply, or
             an element is longer than `MAX_ELEMENT`.
     """
-    with open_text(path) as text:
+    with open_text(path, member) as text:
         buffer = text.read(BLOCK)
         opening = re.match(rf'\s*(\{{\s*("\w+"\s*:\s*"[^"\\]*"\s*,\s*)*"{key}"\s*:\s*)?\[', buffer)
         if opening is None:

@@ -111,3 +111,14 @@ def test_records_that_expire(run: Run, tmp_path: Path) -> None:
     assert "brief  (until 2999-01)" in run("show", "ana").out
     assert run("ingest", "h.jsonl", "--expires-after", "52w", "--json").json["unchanged"] == 2
     assert "a duration must be like 90d, 12h, 30m or 2w, was: '90'" in run("ingest", "x", "--expires-after", "90").error
+
+
+def test_conversations_become_records_of_the_user_who_is_named(run: Run) -> None:
+    export = SAMPLE.parents[1] / "tests" / "formats" / "exports" / "chatgpt.json"
+    assert "name the user (--user" in run("ingest", export).error
+    assert run("ingest", export, "--user", "ana", "--json").json["added"] == 3
+    assert run("ingest", export, "--user", "bo", "--roles", "user, assistant", "--json").json["added"] == 4
+    assert (
+        "`roles` must be of user, assistant, system" in run("ingest", export, "--user", "bo", "--roles", "tool").error
+    )
+    assert "a user and roles are named for conversations" in run("ingest", SAMPLE, "--user", "ana").error

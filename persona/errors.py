@@ -9,6 +9,7 @@
     ├── UnknownTaskError        (LookupError)  no LaMP task of that name
     ├── UnknownPartError        (LookupError)  no part (retriever, encoder, ...) of that name
     ├── UnknownUserError        (LookupError)  the store holds nothing on that user
+    ├── UnknownRecordError      (LookupError)  the user has no record of that id
     ├── UnknownAdapterError     (LookupError)  there is no adapter for that user, or of that name
     ├── StoreError              (RuntimeError) the database cannot be used
     │   └── SchemaVersionError                 the database was written by a newer persona
@@ -73,6 +74,10 @@ class UnknownPartError(PersonaError, LookupError):
 
 class UnknownUserError(PersonaError, LookupError):
     """The store holds nothing on that user."""
+
+
+class UnknownRecordError(PersonaError, LookupError):
+    """The user has no record of that id."""
 
 
 class UnknownAdapterError(PersonaError, LookupError):

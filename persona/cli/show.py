@@ -17,6 +17,7 @@ from persona.errors import DataFormatError, InvalidOptionError, reason
 if TYPE_CHECKING:
     from persona.adapters.family import Family
     from persona.adapters.versions import StoredAdapter
+    from persona.records import Record
     from persona.store.holdings import HeldIndex, Holdings
 
 app = group()
@@ -77,18 +78,22 @@ def _show_user(user_id: str) -> None:
     report(value, *_user_lines(user_id, held))
 
 
-def record_json(record: Any) -> dict[str, Any]:
+def record_json(record: Record) -> dict[str, Any]:
     """All fields of a record."""
     names = ("id", "time", "target", "text", "role", "speaker", "expires")
     return {**{name: getattr(record, name) for name in names}, "metadata": dict(record.metadata)}
 
 
+def record_line(record: Record) -> str:
+    """A record for people, in one line."""
+    target = "" if record.target is None else f"  -> {_line(record.target)}"
+    until = "" if record.expires is None else f"  (until {record.expires})"
+    return f"{record.time or 'undated':10}  {_line(record.text)}{target}{until}"
+
+
 def _user_lines(user_id: str, held: Holdings) -> list[str]:
     lines = [f"{user_id}: {len(held.profile)} records, revision {held.profile.revision}"]
-    for record in held.profile:
-        target = "" if record.target is None else f"  -> {_line(record.target)}"
-        until = "" if record.expires is None else f"  (until {record.expires})"
-        lines.append(f"  {record.time or 'undated':10}  {_line(record.text)}{target}{until}")
+    lines += [f"  {record_line(record)}" for record in held.profile]
     if held.expired:
         lines.append(f"  {held.expired} more have expired: persona forget --expired")
     if held.vectors:

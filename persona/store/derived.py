@@ -92,15 +92,17 @@ def vectors_of_row(user_id: str, fingerprint: str, row: Any) -> UserVectors:
     return vectors
 
 
-def drop_records(connection: Connection, part: Part, user: Any, revision: int, record_ids: Iterable[str]) -> None:
-    """Take deleted records out of what was made from them; what they cannot be taken out of is deleted.
+def drop_records(
+    connection: Connection, part: Part, user: Any, record_ids: Iterable[str], *, whole: int | None
+) -> None:
+    """Take records out of what was made from them; what they cannot be taken out of is deleted.
 
     Args:
-        connection: within the transaction that deleted the records.
+        connection: within the transaction that deleted or changed the records.
         part: the user's part.
         user: the user's row as it was before.
-        revision: the user's revision from now on.
-        record_ids: the deleted records.
+        record_ids: the records.
+        whole: the revision of which vectors that were up to date still are, without the records; None for none.
     """
     connection.execute(delete(part.indexes).where(part.indexes.c.uid == user.uid))
     connection.execute(delete(part.adapters).where(part.adapters.c.uid == user.uid))
@@ -116,8 +118,7 @@ def drop_records(connection: Connection, part: Part, user: Any, revision: int, r
                 record_ids=_joined([names[position] for position in left]),
                 hashes=_joined([hashes[position] for position in left]),
                 matrix=matrix[left].tobytes(),
-                # What held every record before holds every record that is left.
-                revision=revision if row.revision == user.revision else row.revision,
+                revision=row.revision if whole is None or row.revision < user.revision else whole,
             )
         )
 

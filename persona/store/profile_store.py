@@ -32,20 +32,22 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from persona.errors import InvalidOptionError, UnknownUserError
+from persona.errors import InvalidOptionError, UnknownRecordError, UnknownUserError
 from persona.records import Profile, Record, check_user_id
 from persona.store.database import Database
 from persona.store.derived import StoredIndex as StoredIndex
 from persona.store.derived import vectors_of_row, write_indexes, write_vectors
 from persona.store.erasure import ForgetReport as ForgetReport
 from persona.store.erasure import delete_user, overwrite_deleted
-from persona.store.queries import counts, encoders_in_use, queries
-from persona.store.record_rows import record_of
+from persona.store.queries import PAGE, counts, encoders_in_use, queries
+from persona.store.record_rows import CONTENT, record_of
 from persona.store.schema import PART_TABLES, part_of
-from persona.store.upkeep.deleting import delete_records, locked_user
+from persona.store.upkeep.editing import delete_records, edit_record, locked_user
 from persona.store.upkeep.expiry import due_parts, has_expired, now, remove_expired
+from persona.store.upkeep.listing import StoredUser as StoredUser
+from persona.store.upkeep.listing import users_in_order
 from persona.store.upkeep.near_ids import near_ids
 from persona.store.upsert import IngestReport as IngestReport
 from persona.store.upsert import Upsert, chunks
@@ -136,7 +138,7 @@ class ProfileStore:
         """
         if user_id not in self:
             near = " or ".join(map(repr, near_ids(user_id, self.user_ids())))
-            hint = f"did you mean {near}?" if near else "`persona ingest` puts histories in"
+            hint = f"did you mean {near}? `persona users` lists all" if near else "`persona ingest` puts histories in"
             raise UnknownUserError(f"the store holds nothing on {user_id!r}; {hint}")
 
     def close(self) -> None:
@@ -188,6 +190,15 @@ class ProfileStore:
         for part in PART_TABLES:
             yield from (user_id for _, user_id in self.database.pages(queries(part).users))
 
+    def users(self, after: str = "", *, page: int = PAGE) -> Iterator[StoredUser]:
+        """The users whose ids come after `after`, in the order of their ids (by code points), streamed.
+
+        Args:
+            after: an id, known or not.
+            page: of how many to begin with; what a caller needs who takes a few only.
+        """
+        return users_in_order(self.database, after, page)
+
     def counts(self) -> StoreCounts:
         """How much the store holds."""
         return StoreCounts(*map(int, self.database.rows(_COUNTS, {"at": now()})[0]))
@@ -211,6 +222,43 @@ class ProfileStore:
         with self.database.writing() as connection:
             user = locked_user(connection, part, user_id)
             return 0 if user is None else delete_records(connection, part, user, list(dict.fromkeys(record_ids)))
+
+    def edit_record(self, user_id: str, record_id: str, **changes: Any) -> Record:
+        """Change fields of one record, which keeps its id and its place.
+
+        What was made from the old content goes with it, as in `delete_records`. (An `upsert` of other content leaves
+        that there, as stale.)
+
+        Args:
+            user_id: whose.
+            record_id: which.
+            changes: fields of `Record`, all but the id, with their new values.
+
+        Returns:
+            The record as it is now.
+
+        Raises:
+            UnknownUserError: if the store does not know the user.
+            UnknownRecordError: if the user has no such record.
+            DataFormatError: if a value is not one that the field may have.
+            InvalidOptionError: if a record has no such field, or the id is to be changed.
+        """
+        wrong = [name for name in changes if name not in CONTENT]
+        if wrong:
+            raise InvalidOptionError(f"of a record {', '.join(CONTENT)} can be changed, was: {', '.join(wrong)}")
+        part = part_of(check_user_id(user_id))
+        with self.database.writing() as connection:
+            user = locked_user(connection, part, user_id)
+            # Read while the user is locked, by this transaction, so that no change is lost between.
+            rows = [] if user is None else connection.execute(queries(part).profile, {"user_id": user_id}).all()
+            old = next((record_of(row[2], row[3:]) for row in rows if row[2] == record_id), None)
+            if old is not None and not has_expired(old.expires, now()):
+                new = replace(old, **changes)
+                if new != old:
+                    edit_record(connection, part, user, new)
+                return new
+        self.check_known(user_id)
+        raise UnknownRecordError(f"{user_id!r} has no record {record_id!r:.80}: `persona records USER` lists them")
 
     def remove_expired(self) -> int:
         """Remove the records of all users that have expired, and what was made from them, as `delete_records` does.

@@ -14,7 +14,7 @@ from sqlalchemy import ScalarSelect, Select, and_, bindparam, func, literal_colu
 
 from persona.store.record_rows import CONTENT
 from persona.store.schema import PART_TABLES, Part, encoders
-from persona.store.upkeep.deleting import own_records
+from persona.store.upkeep.editing import own_records
 
 PAGE = 1000
 """Users in one page of a stream of users."""

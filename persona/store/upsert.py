@@ -18,7 +18,7 @@ from persona.records import Record, check_user_id
 from persona.store.database import insert_if_absent, insert_rows
 from persona.store.record_rows import CONTENT, content_of
 from persona.store.schema import PART_TABLES, RECORDS_PER_USER, Part, part_of, parts
-from persona.store.upkeep.deleting import KEYS_AT_ONCE, renew_expiry
+from persona.store.upkeep.editing import KEYS_AT_ONCE, renew_expiry
 from persona.store.upkeep.expiry import has_expired, moment, now, remove_expired
 
 CHUNK_RECORDS = 16_384

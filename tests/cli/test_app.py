@@ -138,6 +138,8 @@ DEFAULTS = {
 
 def unknown(words: list[str]) -> set[str]:
     """What of a call the command line does not know: its command, options, names of settings."""
+    if words[0] == "records" and words[1] not in ("list", "add", "edit", "delete"):
+        words = ["records", "list", *words[1:]]
     path = next((path for path in COMMANDS if tuple(words[: len(path)]) == path), None)
     if path is None:
         return {" ".join(words)}
@@ -260,8 +262,16 @@ IN_A_STORE = {
     "ask mara Hello. --set num_beams=four": "`generation.num_beams` must be a whole number, was: 'four'",
     "embed-users --view foo": "`view` must be one of",
     "retrieve mara film --filter ''": "a filter must be 'untrained' or a folder, was: ''",
-    "ask Mora Hello.": "the store holds nothing on 'Mora'; did you mean 'mara'? (--new-user answers",
+    "ask Mora Hello.": "did you mean 'mara'? `persona users` lists all (--new-user answers without a history)",
     "retrieve nobody film": "the store holds nothing on 'nobody'",
+    "records nobody": "the store holds nothing on 'nobody'",
+    "records mara --where label": "a filter is FIELD OP VALUE",
+    "records edit mara none --text x": "'mara' has no record 'none': `persona records USER` lists them",
+    "records edit mara none": "name what to change: --text, --target",
+    "records delete mara none": "'mara' has no record 'none'",
+    "records add mara ' '": "a record's `text` must not be empty",
+    "records add mara x --time soon": "a time must be like",
+    "records add mara x --metadata film": "--metadata takes NAME=VALUE, was: 'film'",
     "show nobody": "the store holds nothing on 'nobody'",
     "show nobody --adapters": "the store holds nothing on 'nobody'",
     "export out": "no adapters",

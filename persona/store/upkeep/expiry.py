@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Select, bindparam, literal_column, select, un
 
 from persona.errors import InvalidOptionError
 from persona.store.schema import PART_TABLES
-from persona.store.upkeep.deleting import delete_records
+from persona.store.upkeep.editing import delete_records
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _LONGEST = timedelta(days=2_000_000)

@@ -1,4 +1,4 @@
-"""Deleting records of a user, with what was made from them."""
+"""Changing and deleting records of a user, with what was made from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Update, and_, bindparam, delete, func, literal_column, select, update
 
+from persona.records import Record
 from persona.store.derived import drop_records
+from persona.store.record_rows import CONTENT, content_of
 from persona.store.schema import RECORDS_PER_USER, Part, parts
 
 KEYS_AT_ONCE = 500
@@ -43,13 +45,30 @@ def delete_records(connection: Connection, part: Part, user: Any, record_ids: Se
         for start in range(0, len(record_ids), KEYS_AT_ONCE)
     )
     if deleted:
-        erase_derived(connection, part, user, record_ids, records=user.records - deleted)
+        _erase_derived(connection, part, user, record_ids, records=user.records - deleted)
     return deleted
 
 
-def erase_derived(connection: Connection, part: Part, user: Any, record_ids: Sequence[str], *, records: int) -> None:
-    """Give the user a new revision, which nothing that was made from `record_ids` is admitted to; there are `records`
-    left."""
+def edit_record(connection: Connection, part: Part, user: Any, record: Record) -> None:
+    """Give the record of that id another content. What was made from the old one goes, as if it were deleted.
+
+    Args:
+        connection: within a transaction.
+        part: the user's part.
+        user: the user's row (`locked_user`).
+        record: with the id of one that is there.
+    """
+    records = part.records
+    connection.execute(
+        update(records)
+        .where(records.c.uid == user.uid, records.c.record_id == record.id)
+        .values(hash=bytes.fromhex(record.content_hash), **dict(zip(CONTENT, content_of(record), strict=True)))
+    )
+    _erase_derived(connection, part, user, [record.id], records=user.records)
+
+
+def _erase_derived(connection: Connection, part: Part, user: Any, record_ids: Sequence[str], *, records: int) -> None:
+    """Give the user a new revision, which nothing that was made from `record_ids` is admitted to."""
     revision = user.revision + 1
     connection.execute(
         update(part.users)
@@ -57,12 +76,9 @@ def erase_derived(connection: Connection, part: Part, user: Any, record_ids: Seq
         .values(revision=revision, erased=revision, records=records)
     )
     connection.execute(renew_expiry(part), {"its_uid": user.uid})
-    drop_records(connection, part, user, revision, record_ids)
-    mark(connection, part)
-
-
-def mark(connection: Connection, part: Part) -> None:
-    """Note that the part holds bytes of what was deleted."""
+    # Vectors of all that is left are vectors of all, unless one was changed, which has none now.
+    whole = revision if records < user.records else None
+    drop_records(connection, part, user, record_ids, whole=whole)
     more = parts.c.deletions_due + 1
     connection.execute(update(parts).where(parts.c.part == part.number).values(deletions_due=more))
 

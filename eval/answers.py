@@ -22,7 +22,7 @@ from persona.files import JsonLines
 from persona.generation import Generation, Prepared
 from persona.llm.answers.modes import answer_mode
 from persona.personalizer import Personalizer
-from persona.protocols import answer_settings
+from persona.protocols import AnswersAsync, answer_settings
 
 OUTCOMES = ("failed", "cut", "refused", "empty")
 """What may be wrong with an answer, see `GivenAnswer.outcome`."""
@@ -92,7 +92,7 @@ class Answers:
     Args:
         path: the file that keeps them; None keeps them in memory.
         at_once: how many are asked for together, at least 1: what a killed run can lose, where an LLM hands over its
-            answers in batches.
+            answers in batches. Of LLMs that hand them over as they come from elsewhere (`AnswersAsync`), all are.
     """
 
     def __init__(self, path: Path | None = None, *, at_once: int = 64) -> None:
@@ -128,7 +128,8 @@ class Answers:
         missing = {key: each for key, each in zip(keys, prepared, strict=True) if key not in self._given}
         done = len(prepared) - len(missing)
         progress(done)
-        for chunk in self._chunks(missing):
+        at_once = max(1, len(missing)) if isinstance(personalizer.llm, AnswersAsync) else self._at_once
+        for chunk in self._chunks(missing, at_once):
             for index, generation in personalizer.answers([each for _, each in chunk]):
                 key, given = chunk[index][0], GivenAnswer.of(generation)
                 self._given[key] = given
@@ -159,7 +160,7 @@ class Answers:
         missing = {key: each for key, each in zip(keys, prepared, strict=True) if key not in self._scores}
         done = len(prepared) - len(missing)
         progress(done)
-        for chunk in self._chunks(missing):
+        for chunk in self._chunks(missing, self._at_once):
             scores = personalizer.choice_scores([each for _, each in chunk])
             pairs = zip(chunk, scores, strict=True)
             found = {key: some for (key, _), some in pairs if not isinstance(some, GenerationError)}
@@ -169,11 +170,11 @@ class Answers:
             progress(done)
         return [self._scores.get(key) for key in keys]
 
-    def _chunks(self, missing: Mapping[str, Prepared]) -> Iterator[list[tuple[str, Prepared]]]:
+    def _chunks(self, missing: Mapping[str, Prepared], at_once: int) -> Iterator[list[tuple[str, Prepared]]]:
         """What is asked together: prompts of like length."""
         pending = sorted(missing.items(), key=lambda item: len(item[1].request.prompt))
-        for start in range(0, len(pending), self._at_once):
-            yield pending[start : start + self._at_once]
+        for start in range(0, len(pending), at_once):
+            yield pending[start : start + at_once]
 
 
 def answer_key(personalizer: Personalizer, prepared: Prepared) -> str:

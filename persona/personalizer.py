@@ -173,6 +173,8 @@ class Personalizer:
 
         Arguments and errors as in `generate`. `GenerationStream.generation` is the whole, at the end.
         """
+        if choices is not None and self.options.answers == "auto":
+            return self.answering("likelihood").stream(user_id, prompt, choices=choices)
         check_user_id(user_id)
         (prepared,) = self.prepare([self.ask(self.store.profile(user_id), prompt, choices=choices)])
         return GenerationStream(self._pieces(prepared))

@@ -33,7 +33,7 @@ import numpy as np
 
 from persona.channels import Ask
 from persona.errors import EvaluationError, InvalidOptionError
-from persona.eval.answers import Answers, GivenAnswer
+from persona.eval.answers import Answers, GivenAnswer, outcomes
 from persona.eval.benchmark import Benchmark, Question, data_hash
 from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, GeneralQuestion
 from persona.eval.bootstrap import Bootstrap, Interval
@@ -72,6 +72,8 @@ class RestraintRow:
             unfiltered retriever first, what its filter leaves. None for ``none``, and where the score to be kept is 0.
         tokens_general: mean tokens added to a general question.
         tokens_personal: mean tokens added to one of the benchmark's own.
+        outcomes: how its answers were made, and how many failed, were cut, refused, empty or thought about
+            (`persona.eval.answers.outcomes`).
     """
 
     method: str
@@ -80,6 +82,7 @@ class RestraintRow:
     kept: float | None
     tokens_general: float
     tokens_personal: float
+    outcomes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +309,8 @@ class _Scoring:
             }
             kept = None if name == NONE else self._kept(measures[name]["score"], reference)
             tokens = float(np.mean(general.tokens)), float(np.mean(own.tokens))
-            rows.append(RestraintRow(name, measures[name], domains, kept, *tokens))
+            wrong = outcomes([*general.answers, *own.answers])
+            rows.append(RestraintRow(name, measures[name], domains, kept, *tokens, outcomes=wrong))
         return tuple(rows)
 
     def _measures(self, general: _Answered, own: _Answered, plain: _Answered) -> dict[str, Interval]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ import typer
 
 from persona.cli.options import command
 from persona.cli.terminal import (
+    LLM_SETTINGS,
     Encoder,
     FilterName,
     Llm,
@@ -24,7 +26,8 @@ from persona.cli.terminal import (
     report,
     say_pieces,
 )
-from persona.errors import InvalidOptionError, UnknownAdapterError, UnknownUserError
+from persona.errors import InvalidOptionError, PersonaWarning, UnknownAdapterError, UnknownUserError
+from persona.llm.endpoint.options import AskingOptions
 
 if TYPE_CHECKING:
     from persona.records import Profile, ScoredRecord
@@ -44,7 +47,8 @@ def _personalization() -> dict[str, Any]:
     from persona.assembly import PersonalizationOptions
     from persona.protocols import GenerationOptions
 
-    return {"": PersonalizationOptions(), "retrieval": _retrieval()[""], "generation": GenerationOptions()}
+    options = {"": PersonalizationOptions(), "retrieval": _retrieval()[""], "generation": GenerationOptions()}
+    return {**options, "llm": AskingOptions()}
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ class Ask:
     store=True,
     settings=_personalization,
     known="user_vectors, family, missing_adapter, max_context_tokens, placement, num_beams, answers, stop, raw, base, "
-    "model, view, judge and seed",
+    "model, view, judge, seed, " + LLM_SETTINGS,
 )
 def ask(options: Ask, settings: Mapping[str, Any]) -> None:
     """Answer a prompt as if the LLM knew the user."""
@@ -167,17 +171,25 @@ def ask(options: Ask, settings: Mapping[str, Any]) -> None:
                 raise UnknownAdapterError("the store holds no adapters: train them with `persona train adapters`")
         given = None if options.choices is None else names(options.choices, "--choices")
         with (
-            assembled(load_llm(options.llm), store, chosen) as personalizer,
+            assembled(load_llm(options.llm, settings["llm"]), store, chosen) as personalizer,
             personalizer.stream(options.user_id, prompt, choices=given) as pieces,
         ):
             shown = say_pieces(pieces)
             answer = pieces.generation
+    if (why := _WHY.get(answer.finish) or ("" if answer.text.strip() else "the LLM answered nothing")) != "":
+        warnings.warn(why, PersonaWarning, stacklevel=1)
     if shown:
         return
-    fields = ("text", "user_id", "notes", "sources", "channels", "tokens_added", "abstained", "prompt", "answered")
-    value = {name: getattr(answer, name) for name in fields}
+    fields = ("text", "user_id", "notes", "sources", "channels", "tokens_added", "abstained", "prompt")
+    value = {name: getattr(answer, name) for name in (*fields, "answered", "finish", "thought")}
     value["turns"] = [asdict(turn) for turn in answer.turns]
     report({**value, "records": [_scored(each) for each in answer.records]}, answer.text)
+
+
+_WHY = {
+    "length": "the answer was cut: raise --max-new-tokens for a longer one",
+    "refusal": "the LLM's provider refused to answer",
+}
 
 
 def _check_known(store: ProfileStore, user_id: str) -> None:

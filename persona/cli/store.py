@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from persona.cli.terminal import (
     Llm,
     TaskName,
     UserEmbedderName,
-    embed_views,
     group,
     load_encoder,
     load_llm,
@@ -27,7 +26,7 @@ from persona.cli.terminal import (
 from persona.llm.endpoint.options import AskingOptions
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from persona.protocols import RecordEncoder
     from persona.soft_prompts.embedder import UserEmbedder
@@ -163,6 +162,19 @@ def _store_soft_prompts(
     embed_views(store, encoder, [view for view in history_views(embedder.config) if view != embedded], progress)
     task = progress.add_task("soft prompts", total=store.counts().users)
     return store_soft_prompts(store, embedder, encoder, progress=lambda seen: progress.update(task, completed=seen))
+
+
+def embed_views(store: ProfileStore, encoder: RecordEncoder, views: Iterable[str], progress: Progress) -> None:
+    """Embed the records of all users in some views, with a bar each."""
+    from persona.encoders.embedding import embed_users
+
+    for view in views:
+        bar = progress.add_task(f"embed users ({view})", total=None)
+
+        def advance(done: int, total: int, records: int, bar: TaskID = bar) -> None:
+            progress.update(bar, completed=done, total=total)
+
+        embed_users(store, encoder, view=view, progress=advance)
 
 
 def _summaries() -> dict[str, Any]:

@@ -390,16 +390,3 @@ def training_bars(progress: Progress) -> Callable[[TrainingProgress], None]:
         progress.update(bars[now.stage], completed=now.done, total=now.total, description=f"{now.stage}{losses}")
 
     return advance
-
-
-def embed_views(store: ProfileStore, encoder: RecordEncoder, views: Iterable[str], progress: Progress) -> None:
-    """Embed the records of all users in some views, with a bar each."""
-    from persona.encoders.embedding import embed_users
-
-    for view in views:
-        bar = progress.add_task(f"embed users ({view})", total=None)
-
-        def advance(done: int, total: int, records: int, bar: TaskID = bar) -> None:
-            progress.update(bar, completed=done, total=total)
-
-        embed_users(store, encoder, view=view, progress=advance)

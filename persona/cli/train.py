@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from persona.cli.options import command
+from persona.cli.store import embed_views
 from persona.cli.terminal import (
     Encoder,
     General,
@@ -22,7 +23,6 @@ from persona.cli.terminal import (
     TaskName,
     check_encoder_is_read,
     check_folder,
-    embed_views,
     group,
     load_encoder,
     load_llm,

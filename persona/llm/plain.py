@@ -46,20 +46,20 @@ class _TextOnly(ABC):
             InvalidOptionError: if `options` asks for beams, or a prompt is no text.
             GenerationError: if there is no answer, or one that is no text.
         """
-        texts = []
-        for _, answer in self.generate_each(requests, options):
+        texts = {}
+        for index, answer in self.generate_each(requests, options):
             if isinstance(answer, GenerationError):
                 raise answer
-            texts.append(answer)
-        return texts
+            texts[index] = answer
+        return [texts[index] for index in range(len(requests))]
 
     def generate_each(
         self, requests: Sequence[Request], options: GenerationOptions
     ) -> Iterator[tuple[int, str | GenerationError]]:
-        """Index and answer of each of `requests`, or its error, in their order; errors as in `generate`."""
+        """Index and answer of each of `requests`, or its error, as they come; errors as in `generate`."""
         check_options(options, only_text=self.fingerprint)
         check_requests(requests, self)
-        for index, answer in enumerate(self._answers(requests)):
+        for index, answer in self._answers(requests):
             yield index, self._read(index, answer, options)
 
     def _read(self, index: int, answer: object, options: GenerationOptions) -> str | GenerationError:
@@ -75,8 +75,8 @@ class _TextOnly(ABC):
         return answer_text(text, options)
 
     @abstractmethod
-    def _answers(self, requests: Sequence[Request]) -> Iterable[object]:
-        """What comes back for each of `requests`, or what is raised instead, as it comes."""
+    def _answers(self, requests: Sequence[Request]) -> Iterable[tuple[int, object]]:
+        """Index of each of `requests`, and what comes back for it or is raised instead, as they come."""
 
     def _text(self, answer: object) -> object:
         """The text in what came back."""
@@ -102,13 +102,13 @@ class CallableLM(_TextOnly):
         super().__init__(f"callable:{name or _name_of(function)}", tokenizer)
         self._function = function
 
-    def _answers(self, requests: Sequence[Request]) -> Iterator[object]:
-        for request in requests:
+    def _answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, object]]:
+        for index, request in enumerate(requests):
             try:
                 answer: object = self._function(transcript(request.turns, request.prompt))
             except Exception as error:  # It is the user's function: whatever it raises is its failure to answer.
                 answer = error
-            yield answer
+            yield index, answer
 
 
 class RunnableLM(_TextOnly):
@@ -118,7 +118,7 @@ class RunnableLM(_TextOnly):
         chats: whether it takes messages.
 
     Args:
-        runnable: asked with its own ``batch``.
+        runnable: asked with its own ``batch_as_completed``.
         name: what the fingerprint ``langchain:NAME`` calls it; None takes the model's name where it has one, else its
             class, and a hash of all that its `repr` shows.
         tokenizer: measures prompts; None estimates by words.
@@ -148,8 +148,9 @@ class RunnableLM(_TextOnly):
         self._config: Any = {"max_concurrency": max_concurrency}
         self.chats = _is_chat_model(runnable)
 
-    def _answers(self, requests: Sequence[Request]) -> Sequence[object]:
-        return self._runnable.batch(list(map(self._input, requests)), self._config, return_exceptions=True)
+    def _answers(self, requests: Sequence[Request]) -> Iterator[tuple[int, object]]:
+        inputs = list(map(self._input, requests))
+        return self._runnable.batch_as_completed(inputs, self._config, return_exceptions=True)
 
     async def agenerate(self, requests: Sequence[Request], options: GenerationOptions) -> list[str | GenerationError]:
         """The answer to each of `requests`, or its error, by the runnable's own ``abatch``; errors as in `generate`."""

@@ -6,8 +6,8 @@
 >>> list(BackgroundLoop().each(count))
 [0, 1, 2]
 
-It works inside a running event loop too (a notebook), where `asyncio.run` does not. The thread starts with the first
-work, and ends with the object or with the program.
+It works inside a running event loop too (a notebook), where `asyncio.run` does not. There is one loop in a process, so
+that a client may serve several LLMs; its thread starts with the first work and ends with the program.
 """
 
 from __future__ import annotations
@@ -30,27 +30,48 @@ _PATIENCE = 2.0
 """Seconds that the end of the program waits for connections to be closed."""
 
 
+class _Running:
+    """The loop of a process, and its thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = Thread(target=_run, args=(self.loop,), name="persona-endpoint", daemon=True)
+        self.thread.start()
+        # What is made later ends earlier: clients are closed before the loop is.
+        weakref.finalize(self, _stop, self.loop, self.thread, os.getpid())
+
+
+_STARTING = Lock()
+_RUNNING: dict[int, _Running] = {}
+"""By process: a forked one has no thread of its parent's."""
+
+
+def _running() -> _Running:
+    process = os.getpid()
+    with _STARTING:
+        if process not in _RUNNING:
+            _RUNNING[process] = _Running()
+        return _RUNNING[process]
+
+
 class BackgroundLoop:
-    """Runs coroutines in a thread of its own.
+    """Runs coroutines in the thread of the process's loop.
 
     Args:
-        close: awaited in that thread at the end, e.g. to close a client.
+        close: awaited there when this object is gone, or the program ends, e.g. to close a client.
     """
 
     def __init__(self, close: Callable[[], Awaitable[None]] | None = None) -> None:
         self._close = close
-        self._starting = Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending = False
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Start `work`; cancelling the future cancels it."""
-        with self._starting:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                thread = Thread(target=_run, args=(self._loop,), name="persona-endpoint", daemon=True)
-                thread.start()
-                weakref.finalize(self, _end, self._loop, thread, os.getpid(), self._close)
-            return asyncio.run_coroutine_threadsafe(work, self._loop)
+        running = _running()
+        if self._close is not None and not self._ending:
+            self._ending = True
+            weakref.finalize(self, _end, running, os.getpid(), self._close)
+        return asyncio.run_coroutine_threadsafe(work, running.loop)
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, awaited in the caller's own loop."""
@@ -95,22 +116,21 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-def _end(
-    loop: asyncio.AbstractEventLoop, thread: Thread, process: int, close: Callable[[], Awaitable[None]] | None
-) -> None:
-    """Close what is open, then the loop and its thread."""
+def _end(running: _Running, process: int, close: Callable[[], Awaitable[None]]) -> None:
+    """Close what is open."""
     if process != os.getpid():
-        return  # the thread is the parent's
+        return  # the loop is the parent's
 
     async def closing() -> None:
-        if close is not None:
-            await close()
+        await close()
 
-    ended = asyncio.run_coroutine_threadsafe(closing(), loop)
-    if current_thread() is thread:  # collected by a garbage collection in the loop itself
-        ended.add_done_callback(lambda done: loop.stop())
-        return
-    with suppress(TimeoutError):
-        ended.result(_PATIENCE)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(_PATIENCE)
+    ended = asyncio.run_coroutine_threadsafe(closing(), running.loop)
+    if current_thread() is not running.thread:  # where a garbage collection may run, too
+        with suppress(TimeoutError):
+            ended.result(_PATIENCE)
+
+
+def _stop(loop: asyncio.AbstractEventLoop, thread: Thread, process: int) -> None:
+    if process == os.getpid():
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(_PATIENCE)

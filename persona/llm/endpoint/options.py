@@ -25,7 +25,8 @@ class EndpointOptions:
         retries: how often a request is sent again after a failure that may pass (429, 5xx, a timeout, no connection, a
             broken reply), after growing pauses or the server's own; None is 4, or what a given client has.
         timeout: seconds to wait for an answer, each time; None is 300, or what a given client has.
-        requests_per_minute: most requests in a minute, evenly spaced, repeated ones included; None for any number.
+        requests_per_minute: most requests in a minute, evenly spaced, repeated ones included (those that a given client
+            repeats are not); None for any number.
         fields: further fields of the request, which replace persona's own; None as a value takes a field out
             (``{"temperature": None}`` for models that refuse one).
         tokenizer: measures prompts; None estimates by words.

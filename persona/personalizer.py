@@ -176,6 +176,8 @@ class Personalizer:
         if choices is not None and self.options.answers == "auto":
             return self.answering("likelihood").stream(user_id, prompt, choices=choices)
         check_user_id(user_id)
+        if choices is not None and self.options.answers == "auto":
+            return self.answering("likelihood").stream(user_id, prompt, choices=choices)
         (prepared,) = self.prepare([self.ask(self.store.profile(user_id), prompt, choices=choices)])
         return GenerationStream(self._pieces(prepared))
 

@@ -115,12 +115,7 @@ Role: TypeAlias = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation.
-
-    Attributes:
-        role: whose turn it is.
-        content: its text.
-    """
+    """One turn of a conversation: whose it is, and its text."""
 
     role: Role
     content: str
@@ -284,8 +279,7 @@ class GenerationOptions:
             can only write a choice. ``"auto"``: by likelihood with an LLM that has a chat template, which was not
             trained to answer with a bare label; else in its own words. See `persona.llm.answers.modes`.
         stop: an answer ends before the first of these texts.
-        raw: keep what the LLM wrote as it is: its thinking, and Markdown emphasis around a bare answer
-            (`persona.llm.answers.text`).
+        raw: keep the thinking and the Markdown emphasis around a bare answer (`persona.llm.answers.text`).
     """
 
     max_new_tokens: int = 64
@@ -336,8 +330,7 @@ class BoundedPrompt(Protocol):
     """A `LanguageModel` that knows how long a prompt may be; remote ones do not."""
 
     def prompt_limit(self, options: GenerationOptions, turns: Sequence[Message] = ()) -> int | None:
-        """Most tokens of a prompt after `turns`, as its `tokenizer` counts them, that leave room for the answer; None
-        for no limit."""
+        """Most tokens of a prompt after `turns`, by its `tokenizer`, that leave room for the answer; None for any."""
         ...
 
 

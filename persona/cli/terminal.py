@@ -270,17 +270,11 @@ def say(text: str) -> None:
 
 
 def say_pieces(pieces: Iterable[str]) -> bool:
-    """A text as it comes, where stdout is a terminal and no JSON is wanted; elsewhere the pieces are only taken.
-
-    Returns:
-        Whether the text was shown.
-    """
+    """A text as it comes, and whether it was shown: only where stdout is a terminal and no JSON is wanted."""
     shows = sys.stdout.isatty() and not EVERYWHERE.get().as_json
     for piece in pieces:
-        if shows:
-            _print(piece.translate(_STEERING), end="")
-    if shows:
-        _print("")
+        _print(piece.translate(_STEERING) if shows else "", end="")
+    _print("", end="\n" if shows else "")
     return shows
 
 

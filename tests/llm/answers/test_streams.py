@@ -174,8 +174,9 @@ def test_what_a_thread_raises_arrives() -> None:
     with pytest.raises(KeyError, match="gone"):
         list(from_thread(work))
 
-    async def ask() -> list[str]:
-        return [piece async for piece in awaited(from_thread(work))]
+    async def ask() -> list[object]:
+        items: Iterator[object] = from_thread(work)
+        return [item async for item in awaited(items)]
 
     with pytest.raises(KeyError, match="gone"):
         asyncio.run(ask())

@@ -70,8 +70,8 @@ def test_a_key_that_is_refused_is_one_line(run: Run) -> None:
 
 def test_a_dry_run_counts_and_asks_nothing(run: Run) -> None:
     with serving(lambda path, body: turn("4")) as server:
-        lamp = ("eval", "lamp", "data", "--methods", "none,bm25-lamp,summary", "--k", "1", "--out", "a")
-        lamp = (*lamp, "--llm", f"openai:m@{server.url}", "--set", "calibration=none")
+        asked = ("eval", "lamp", "data", "--methods", "none,bm25-lamp,summary", "--k", "1", "--out", "a")
+        lamp = (*asked, "--llm", f"openai:m@{server.url}", "--set", "calibration=none")
         said = run(*lamp, "--dry-run").out
         cost = run(*lamp, "--dry-run", "--json").json
         assert server.received == []

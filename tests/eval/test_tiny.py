@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 import persona
 from persona.eval import LampBenchmark, LampOptions, evaluate_lamp
 from persona.eval.bootstrap import Bootstrap
-from persona.eval.demo.run import tiny_user_embedders
+from persona.eval.demo.world import tiny_user_embedders
 from persona.eval.metrics import METRICS, Samples, score_lamp
 from persona.eval.world.bounds import no_user_score, oracle_score
 from persona.eval.world.world import WORLD_TASKS, World, WorldQuestion

@@ -347,13 +347,13 @@ class TestWhatIsTaken:
 
     @pytest.mark.parametrize("kind", ["mpt", "led"])
     def test_positions_by_another_name_end_there_too(self, llama: TransformersLM, kind: str) -> None:
-        size = {"vocab_size": llama.model.config.vocab_size, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+        size: dict[str, Any] = {"vocab_size": llama.model.config.vocab_size, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
         if kind == "mpt":
             model: Any = MptForCausalLM(MptConfig(d_model=32, n_heads=4, n_layers=2, max_seq_len=48, **size))
         else:
-            shape = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "attention_window": 16}
+            shape: dict[str, Any] = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "attention_window": 16}
             shape |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "decoder_start_token_id": 1}
-            limits = {"max_encoder_position_embeddings": 48, "max_decoder_position_embeddings": 32}
+            limits: dict[str, Any] = {"max_encoder_position_embeddings": 48, "max_decoder_position_embeddings": 32}
             model = LEDForConditionalGeneration(LEDConfig(**shape, **limits, **size))
         llm = load_llm((model.eval(), llama._tokenizer))
         assert isinstance(llm, TransformersLM)

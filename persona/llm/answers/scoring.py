@@ -66,7 +66,7 @@ class ChoiceScorer:
         batch = self._batch([prompt.input.ids for prompt in prompts], [prompt.input for prompt in prompts])
         with self._named([prompt.input.adapter for prompt in prompts]):
             output = self._model.forward(batch, keep=1, use_cache=True)
-        cache = getattr(output, "past_key_values", None)
+        cache: Any = getattr(output, "past_key_values", None)
         if not _repeatable(cache):
             return self._whole(rows)
         device = batch.mask.device

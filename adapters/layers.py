@@ -102,15 +102,16 @@ def _watched(model: Any, layers: Mapping[str, Linear]) -> dict[str, Sight]:
     for name in layers:
         if (group := re.sub(r"\bexperts\.(expert_)?\d+\b", "experts.*", name)) != name:
             groups[group].append(name)
-    for group in groups.values():
-        if any(found[name].axis is None for name in group):
-            found |= dict.fromkeys(group, Sight(None, _EXPERT))
+    for alike in groups.values():
+        if any(found[name].axis is None for name in alike):
+            found |= dict.fromkeys(alike, Sight(None, _EXPERT))
     return found
 
 
 def _taken_for_experts(model: Any, names: Iterable[str]) -> set[str]:
     """Layers that PEFT passes by: in models whose experts were linear layers once, it takes these names for theirs."""
-    if get_checkpoint_conversion_mapping(model.config.model_type) is None:
+    mapping: Any = get_checkpoint_conversion_mapping
+    if mapping(model.config.model_type) is None:
         return set()
     from peft import LoraConfig  # here, as it takes seconds
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
@@ -200,4 +201,4 @@ def _only_third_differs(a: Tensor, b: Tensor, axis: int, lengths: set[int], tole
         return False  # some tokens only
     parts = [x.movedim(axis, 0).reshape(_REQUESTS, -1).double().nan_to_num() for x in (a, b)]
     different = (parts[0] - parts[1]).norm(dim=1) > tolerance * parts[0].norm(dim=1)
-    return different.tolist() == [False, False, True]
+    return bool(different.tolist() == [False, False, True])

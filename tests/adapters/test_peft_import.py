@@ -37,7 +37,12 @@ def bank(tmp_path: Path) -> Iterator[AdapterBank]:
 def saved(llama_folder: Path, folder: Path, changes: dict[str, Any], **config: Any) -> Path:
     """An adapter with random weights in PEFT's layout; `changes` go into its config afterwards."""
     torch.manual_seed(0)
-    options: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
+    options: dict[str, Any] = {
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj", "v_proj"],
+        "init_lora_weights": False,
+    }
     tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(llama_folder), LoraConfig(**options | config))
     tuned.save_pretrained(str(folder))
     path = folder / CONFIG

@@ -347,7 +347,12 @@ class TestWhatIsTaken:
 
     @pytest.mark.parametrize("kind", ["mpt", "led"])
     def test_positions_by_another_name_end_there_too(self, llama: TransformersLM, kind: str) -> None:
-        size: dict[str, Any] = {"vocab_size": llama.model.config.vocab_size, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+        size: dict[str, Any] = {
+            "vocab_size": llama.model.config.vocab_size,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 1,
+        }
         if kind == "mpt":
             model: Any = MptForCausalLM(MptConfig(d_model=32, n_heads=4, n_layers=2, max_seq_len=48, **size))
         else:

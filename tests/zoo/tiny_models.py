@@ -148,7 +148,8 @@ def letters(*, encoder_decoder: bool = False) -> PreTrainedTokenizerFast:
     made.pre_tokenizer, made.decoder = pre_tokenizers.Split(Regex("."), "isolated"), decoders.Fuse()
     if encoder_decoder:
         made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", EOS)])
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    wrap: Any = PreTrainedTokenizerFast
+    return wrap(tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
 def tiny_llm(name: str, **more: Any) -> TransformersLM:

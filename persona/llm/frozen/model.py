@@ -197,7 +197,7 @@ class FrozenModel:
         Returns:
             (batch, length, vocabulary)
         """
-        more = {} if written is None else {"decoder_input_ids": written}
+        more: dict[str, Any] = {} if written is None else {"decoder_input_ids": written}
         logits: Tensor = self.forward(batch, keep=keep, **more).logits
         return logits
 

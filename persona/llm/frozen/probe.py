@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -83,7 +83,7 @@ class Probe:
     def _soft_prompts(self) -> tuple[str | None, bool]:
         """The refusal, and whether the model makes more of ids than their embeddings."""
         for stand_in in (self._neutral, self._nearest):
-            if self._is_same(lambda stand_in=stand_in: self._generated([self._text], stand_in)):
+            if self._is_same(partial(self._generated, [self._text], stand_in)):
                 return None, stand_in == self._nearest
         return "the embeddings of a text's own tokens are not that text to it", False
 
@@ -96,7 +96,10 @@ class Probe:
         ids = torch.arange(len(layer.weight), device=self._model.device)
         with torch.no_grad():
             wanted = vectors.detach().float()
-            parts = [torch.cdist(wanted, layer(part).float()).min(1) for part in ids.split(4096)]
+            parts = [
+                torch.cdist(wanted, layer(part).float()).min(1)
+                for part in ids.tensor_split(range(4096, len(ids), 4096))
+            ]
             best = torch.stack([part.values for part in parts]).argmin(0)
             found = torch.stack([part.indices for part in parts]).gather(0, best[None])[0] + 4096 * best
         return [int(token) for token in found]

@@ -35,7 +35,12 @@ def llm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         tiny = load_llm("tiny")
         assert isinstance(tiny, TransformersLM)
         torch.manual_seed(0)
-        sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        sizes: dict[str, Any] = {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        }
         model: Any = MistralForCausalLM(
             MistralConfig(
                 vocab_size=tiny.model.config.vocab_size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -168,7 +168,7 @@ def test_an_event_loop_is_not_blocked() -> None:
 
 
 def test_what_a_thread_raises_arrives() -> None:
-    def work(put: object, left: object) -> None:
+    def work(put: Callable[[str], None], left: object) -> None:
         raise KeyError("gone")
 
     with pytest.raises(KeyError, match="gone"):

@@ -149,7 +149,10 @@ def letters(*, encoder_decoder: bool = False) -> PreTrainedTokenizerFast:
     if encoder_decoder:
         made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", EOS)])
     wrap: Any = PreTrainedTokenizerFast
-    return wrap(tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer: PreTrainedTokenizerFast = wrap(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    return tokenizer
 
 
 def tiny_llm(name: str, **more: Any) -> TransformersLM:

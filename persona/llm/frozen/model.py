@@ -58,7 +58,7 @@ class FrozenModel:
         pads = (tokenizer.pad_token_id, model.generation_config.pad_token_id, *ends, 0)
         self.pad_token: int = next(pad for pad in pads if pad is not None)
         self.encoder_decoder = bool(model.config.is_encoder_decoder)
-        self.layer = input_layer(model)
+        self.layer: Any = input_layer(model)
         self._kept: list[tuple[nn.Module, str, Tensor | None]] | None = None
         takes = inspect.signature(model.forward).parameters
         self._takes_logits_to_keep = "logits_to_keep" in takes

@@ -1,4 +1,4 @@
-"""Adapters: `persona train adapters`, and out to PEFT folders and back, `persona export | import`."""
+"""Adapters: `persona train adapters`, and out to PEFT folders and back, `export-adapters | import-adapters`."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def _train_task_adapter(options: TrainAdapters, settings: Mapping[str, Any]) -> 
 
 @dataclass(frozen=True)
 class Export:
-    """Options of `persona export`.
+    """Options of `persona export-adapters`.
 
     Attributes:
         out: folder for the adapters' folders.
@@ -265,7 +265,7 @@ class Export:
     family: FamilyKey = None
 
 
-@command(app, "export", Export, store=True)
+@command(app, "export-adapters", Export, store=True)
 def export(options: Export) -> None:
     """Write adapters as PEFT folders.
 
@@ -302,7 +302,7 @@ def export(options: Export) -> None:
 
 @dataclass(frozen=True)
 class Import:
-    """Options of `persona import`.
+    """Options of `persona import-adapters`.
 
     Attributes:
         folders: PEFT folders of one kind.
@@ -319,7 +319,7 @@ class Import:
     family: FamilyKey = None
 
 
-@command(app, "import", Import, store=True)
+@command(app, "import-adapters", Import, store=True)
 def import_folders(options: Import) -> None:
     """Publish adapters from PEFT folders."""
     from persona.adapters.bank import AdapterBank

@@ -81,19 +81,23 @@ def _opened(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
         yield cast("IO[bytes]", BoundedGzip(file, path)) if magic == _GZIP_MAGIC else file
 
 
-def read_lines(path: str | PathLike[str]) -> Iterator[tuple[int, str]]:
+def read_lines(path: str | PathLike[str], *, longest: int | None = None) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, without their ends, with their numbers from 1. Only a line feed ends a line.
 
+    Args:
+        path: the file.
+        longest: a line must have fewer characters; None for `MAX_LINE`.
+
     Raises:
-        DataFormatError: as `open_text`; and if a line is longer than `MAX_LINE`, or `MAX_BLANK` characters in a row
-            are blank.
+        DataFormatError: as `open_text`; and if a line is too long, or `MAX_BLANK` characters in a row are blank.
     """
+    longest = longest or MAX_LINE
     with open_text(path) as text:
         number = blank = 0
-        while line := text.readline(MAX_LINE):
+        while line := text.readline(longest):
             number += 1
-            if len(line) == MAX_LINE:
-                message = f"a line must have less than {MAX_LINE} characters: is this JSON lines?"
+            if len(line) == longest:
+                message = f"a line must have less than {longest} characters: is this JSON lines?"
                 raise DataFormatError(message, source=path, place=f"line {number}")
             if not line.isspace():
                 blank = 0

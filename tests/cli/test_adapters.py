@@ -1,4 +1,4 @@
-"""`persona train adapters`, `show --adapters`, `export` and `import`: from records to PEFT folders and back."""
+"""`persona train adapters`, `show --adapters`, `export-adapters`, `import-adapters`: from records to PEFT and back."""
 
 from __future__ import annotations
 
@@ -58,19 +58,20 @@ def test_train_show_export_import_and_roll_back(run: Run, url: str, llama_folder
     (kind,) = run("show", "--adapters", "--json").json
     assert (kind["family"], kind["r"], kind["targets"]) == (first["family"], 2, "q_proj,v_proj")
     assert sum(kind["users"].values()) == 5
-    written = run("export", "out", "--json").json["adapters"]
+    written = run("export-adapters", "out", "--json").json["adapters"]
     assert len(written) == kind["users"]["published"]
     name = unquote(Path(written[0]).name)
     user = name.partition("@")[0]
     assert name in [version["adapter"] for version in run("show", user, "--adapters", "--json").json]
-    (imported,) = run("import", written[0], "--family", kind["family"], "--json").json
+    (imported,) = run("import-adapters", written[0], "--family", kind["family"], "--json").json
     assert imported["adapter"] == f"{user}@3"
     with ProfileStore(url) as store:
         bank = AdapterBank(store)
         assert bank.roll_back(user, bank.families()[0]).name == f"{user}@2"
     # What was exported comes back to where it was.
     assert (
-        f"1 adapters published in the family {kind['family']}" in run("import", written[0], "--llm", llama_folder).out
+        f"1 adapters published in the family {kind['family']}"
+        in run("import-adapters", written[0], "--llm", llama_folder).out
     )
 
 
@@ -82,17 +83,17 @@ def test_of_several_families_one_is_named(run: Run, url: str, llama_folder: Path
     def ask(*options: str) -> Any:
         return run("ask", "user 1", "film", "--llm", llama_folder, "--k", "0", "--max-new-tokens", "2", *options)
 
-    assert "there are 2 families of adapters, name one" in run("export", "out").error
+    assert "there are 2 families of adapters, name one" in run("export-adapters", "out").error
     several = f"there are 2 families of adapters for {load_llm(llama_folder).fingerprint}, name one: {keys[0]}"
     assert several in ask("--adapters").error
     assert ask("--adapters", *settings(f"family={keys[1]}")).code == 0
     assert "`family` and `missing_adapter` are for adapters" in ask(*settings(f"family={keys[1]}")).error
-    written = [run("export", f"out {key}", "--family", key, "--json").json["adapters"][0] for key in keys]
-    assert f"these are of {', '.join(sorted(keys))}" in run("import", *written).error
-    assert keys[1] in run("import", written[1]).out
-    assert keys[1] not in run("import", written[1], "--llm", llama_folder, "--dtype", "float16").out
+    written = [run("export-adapters", f"out {key}", "--family", key, "--json").json["adapters"][0] for key in keys]
+    assert f"these are of {', '.join(sorted(keys))}" in run("import-adapters", *written).error
+    assert keys[1] in run("import-adapters", written[1]).out
+    assert keys[1] not in run("import-adapters", written[1], "--llm", llama_folder, "--dtype", "float16").out
     assert len({kind["family"] for kind in run("show", "--adapters", "--json").json}) == 3
-    refused = run("import", written[0], "--family", keys[0], "--dtype", "int8")
+    refused = run("import-adapters", written[0], "--family", keys[0], "--dtype", "int8")
     assert "--dtype is for a family that is not there yet" in refused.error
 
 
@@ -110,16 +111,16 @@ def test_a_family_without_users_is_none_to_choose_from(run: Run, url: str, llama
 
 def test_a_refused_import_leaves_nothing(run: Run, url: str, llama_folder: Path) -> None:
     train(run, llama_folder, *ALL, *SHAPE)
-    written = run("export", "out", "--json").json["adapters"]
+    written = run("export-adapters", "out", "--json").json["adapters"]
     before = run("show", "--adapters", "--json").json
-    assert "holds no PEFT adapter" in run("import", written[0], "nowhere").error
+    assert "holds no PEFT adapter" in run("import-adapters", written[0], "nowhere").error
     other = Path("out/adapter")
     other.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (other / name).write_bytes((Path(written[0]) / name).read_bytes())
     notes = {"persona_user_id": "user 1", "persona_base": "another@0:float32"}
     save_file(load_file(other / "adapter_model.safetensors"), other / "adapter_model.safetensors", metadata=notes)
-    assert "was made for another@0:float32" in run("import", other, "--llm", llama_folder).error
+    assert "was made for another@0:float32" in run("import-adapters", other, "--llm", llama_folder).error
     assert run("show", "--adapters", "--json").json == before
 
 
@@ -134,7 +135,7 @@ def test_without_a_prior_each_user_stands_alone(run: Run, url: str, llama_folder
 
 def test_forget_reaches_exported_adapters(run: Run, url: str, llama_folder: Path) -> None:
     train(run, llama_folder, *ALL, *SHAPE)
-    written = [Path(path) for path in run("export", "out", "--json").json["adapters"]]
+    written = [Path(path) for path in run("export-adapters", "out", "--json").json["adapters"]]
     assert {json.loads((path / "adapter_config.json").read_text())["r"] for path in written} == {2}
     user = unquote(written[0].name.rpartition("@")[0])
     assert run("forget", user, "--yes", "--exports", "out").code == 0

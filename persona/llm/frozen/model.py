@@ -65,15 +65,10 @@ class FrozenModel:
         self._takes_positions = "position_ids" in takes
 
     @property
-    def embeddings(self) -> Tensor:
-        """The weights of `layer`.  # (tokens, hidden)"""
-        weight: Any = self.layer.weight
-        return cast(Tensor, weight)
-
-    @property
     def device(self) -> torch.device:
         """Where ids go."""
-        return self.embeddings.device
+        weight: Tensor = self.layer.weight
+        return weight.device
 
     @property
     def positions(self) -> tuple[int | None, int | None]:

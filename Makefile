@@ -1,5 +1,6 @@
 # make demo    five people ask a real LLM, and a small world from data to report, in less than three minutes
 # make test    all tests        make quick    those that take no more than a few seconds each
+# make zoo     every model class of transformers that can be built tiny, and the table of them in the docs
 # make setup | check | fix | bench | docs | clean
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test quick check fix bench docs postgres clean
+.PHONY: setup demo test quick zoo check fix bench docs postgres clean
 
 setup: $(STAMP)
 
@@ -33,6 +34,10 @@ test: setup postgres
 
 quick: setup
 	$(PYTEST) -m "not slow and not real"
+
+zoo: setup
+	$(BIN)/python -m tests.zoo.table
+	PERSONA_ZOO=all $(PYTEST) tests/zoo
 
 # The PostgreSQL tests start a private server of their own; without the binaries they are skipped and say so.
 postgres:

@@ -290,10 +290,7 @@ class GenerationOptions:
 
 
 Finish: TypeAlias = Literal["stop", "length", "refusal"]
-"""How an answer ended: by itself, cut at `GenerationOptions.max_new_tokens`, or in a refusal by the LLM's provider."""
-
 Mode: TypeAlias = Literal["generate", "likelihood", "constrained", "read"]
-"""How an answer was made, see `persona.llm.answers.modes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,8 +299,8 @@ class Answer:
 
     Attributes:
         text: may be empty.
-        finish: how it ended.
-        mode: how it was made; what is ``"generate"`` may have been asked for otherwise.
+        finish: whether it ended by itself, was cut at `GenerationOptions.max_new_tokens`, or the provider refused one.
+        mode: how it was made, see `persona.llm.answers.modes`.
         thought: whether the LLM wrote a part for thinking, which is not in `text`.
     """
 
@@ -318,10 +315,8 @@ class ScoresChoices(Protocol):
     """A `LanguageModel` that says how likely it finds each choice of a request."""
 
     def choice_scores(self, requests: Sequence[Request]) -> Sequence[list[float] | GenerationError]:
-        """Log-likelihood of each choice as the whole answer, its end included, in nats; errors as in `generate_each`.
-
-        An LLM with the attribute ``likelihoods = True`` answers by them in `AnswersOneByOne.generate_each` itself.
-        """
+        """Log-likelihood of each choice as the whole answer, its end included, in nats; errors as in `generate_each`,
+        which answers by them itself where the LLM has ``likelihoods = True``."""
         ...
 
 
@@ -375,10 +370,9 @@ class AnswersOneByOne(Protocol):
     def generate_each(
         self, requests: Sequence[Request], options: GenerationOptions
     ) -> Iterator[tuple[int, Answer | str | GenerationError]]:
-        """Index and answer of each of `requests`, in the order in which they arrive; a text alone is an answer, too.
+        """Index and answer of each of `requests`, as they arrive; a text alone is an answer, too.
 
-        A request that cannot be answered gets its error, and the others go on. Only an error that all of them would get
-        is raised; what has arrived is handed over before.
+        A request that cannot be answered gets its error, and the others go on; what all would get is raised at the end.
         """
         ...
 

@@ -114,7 +114,7 @@ class TransformersLM:
         self._eos, self.pad_token = self.frozen.ends, self.frozen.pad_token
         read = AnswerTokens(tokenizer, self._prompts.thinking_end)
         self._writing = Writing(self.frozen, lambda: self.probe, read, self.name)
-        self.hidden_size = int(self.frozen.layer.weight.shape[1])
+        self.hidden_size = self.frozen.embeddings.shape[1]
         self.encoder_decoder = self.frozen.encoder_decoder
         self._adapters: AdapterSource | None = None
         # One model computes for one caller at a time; two would only share its device, and its training flags.
@@ -136,8 +136,9 @@ class TransformersLM:
     @cached_property
     def probe(self) -> Probe:
         """What the model was found to do."""
-        size = vocabulary_size(self.model.config) or len(self.frozen.layer.weight)
-        tokens = ordinary_tokens(self._tokenizer, self.special_tokens, min(size, len(self.frozen.layer.weight)))
+        most = len(self.frozen.embeddings)
+        size = min(vocabulary_size(self.model.config) or most, most)
+        tokens = ordinary_tokens(self._tokenizer, self.special_tokens, size)
         return Probe(self.frozen, tokens, self._lock)
 
     @property
@@ -361,7 +362,7 @@ class TransformersLM:
         if vectors is None:
             return None
         check_soft_prompt(vectors, self.hidden_size, self.name, index)
-        embeddings = self.frozen.layer.weight
+        embeddings = self.frozen.embeddings
         return vectors.detach().to(embeddings.device, embeddings.dtype) if len(vectors) else None
 
     def _answers(self, inputs: dict[Any, ModelInput], options: GenerationOptions) -> dict[Any, Answer]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from persona.channels import check_way
@@ -9,11 +11,12 @@ from persona.errors import UnsupportedChannelError
 from persona.llm.loss import TargetLoss
 from persona.llm.transformers import TransformersLM
 from persona.protocols import SOFT_PROMPT
-from tests.zoo import checks
-from tests.zoo.families import REPRESENTATIVE
+from tests.zoo import checks, table
+from tests.zoo.families import REPRESENTATIVE, all_classes
 from tests.zoo.tiny_models import tiny_llm
 
 pytestmark = [
+    pytest.mark.slow,
     # PEFT reads an attribute that transformers has given another name, and says what it does to some configs.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning"),
@@ -22,7 +25,13 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=REPRESENTATIVE)
+# `make zoo` takes every class that can be built tiny.
+CLASSES = (
+    [name for name in all_classes() if name in table.written()] if os.environ.get("PERSONA_ZOO") else REPRESENTATIVE
+)
+
+
+@pytest.fixture(scope="module", params=CLASSES)
 def llm(request: pytest.FixtureRequest) -> TransformersLM:
     return tiny_llm(request.param)
 
@@ -48,6 +57,10 @@ def test_the_loss_of_embeddings_is_that_of_the_text(llm: TransformersLM) -> None
     elif llm.probe.loss_refusal is not None:
         with pytest.raises(UnsupportedChannelError, match="cannot be trained with"):
             TargetLoss(llm)
+
+
+def test_the_docs_say_what_the_model_does(llm: TransformersLM) -> None:
+    assert table.row(llm) == table.written()[llm.name], "run make zoo"
 
 
 def test_adapters_answer_as_in_peft(llm: TransformersLM) -> None:

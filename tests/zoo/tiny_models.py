@@ -24,6 +24,8 @@ from persona.llm.transformers import TransformersLM
 
 VOCAB = 320
 BOS, EOS, PAD = 0, 1, 2
+_MOST = 5_000_000
+"""Numbers in a tiny model, at most."""
 _MARKERS = 300
 """Ids from here on stand for images and the like."""
 
@@ -44,7 +46,7 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r"\w*max_(position_embeddings|seq_len|sequence_length|target_positions|source_positions)|"
      r"max_\w+_position_embeddings|n_positions|n_ctx|context_length", 256),
     (r"(num|n|moe_num)_(local_|routed_)?experts", 4),
-    (r"num_experts_per_tok|moe_top_k|moe_k|top_k_experts|num_selected_experts", 2),
+    (r"num_experts_per_tok(en)?|moe_top_k|moe_k|top_k_experts|num_selected_experts", 2),
     (r"first_k_dense_replace|num_dense_layers|num_sparse_(en|de)coder_layers", 1),
     (r"\w*sparse_step", 2),
     (r"n_group|topk_group|num_expert_group", 1),
@@ -55,6 +57,7 @@ _WHERE_NONE = r"head_dim|num_key_value_heads|(pad|bos|eos)_token_id"
 """What is set also where a config leaves it open."""
 
 _MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}}
+_TEXT_MROPE = {f"text_config.{name}": value for name, value in _MROPE.items()}
 _GEMMA4 = {"global_head_dim": 8, "layer_types": ["sliding_attention", "full_attention"], "num_hidden_layers": 2}
 _SPECIAL: Mapping[str, Mapping[str, Any]] = {
     "BambaForCausalLM": {"attn_layer_indices": [1], "mamba_n_heads": 4, "mamba_chunk_size": 8, "mamba_d_state": 8},
@@ -72,9 +75,23 @@ _SPECIAL: Mapping[str, Mapping[str, Any]] = {
     "JambaForCausalLM": {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 4, "mamba_dt_rank": 4},
     "RecurrentGemmaForCausalLM": {"num_hidden_layers": 3, "attention_window_size": 16, "num_key_value_heads": 1},
     "NemotronHForCausalLM": {"n_groups": 2, "mamba_num_heads": 4, "chunk_size": 8},
-    "Qwen2VLForConditionalGeneration": {f"text_config.{name}": value for name, value in _MROPE.items()},
-    "Qwen2_5_VLForConditionalGeneration": {f"text_config.{name}": value for name, value in _MROPE.items()},
-    "Zamba2ForCausalLM": {"n_mamba_heads": 4, "mamba_ngroups": 1, "chunk_size": 8},
+    "Qwen2VLForConditionalGeneration": _TEXT_MROPE,
+    "Qwen2_5_VLForConditionalGeneration": _TEXT_MROPE,
+    "Qwen2_5OmniThinkerForConditionalGeneration": _TEXT_MROPE | {"vision_start_token_id": 301},
+    "Qwen3OmniMoeThinkerForConditionalGeneration": {"vision_start_token_id": 301},
+    "Glm46VForConditionalGeneration": _TEXT_MROPE,
+    "GlmOcrForConditionalGeneration": _TEXT_MROPE,
+    "PaddleOCRVLForConditionalGeneration": _TEXT_MROPE,
+    "HunYuanVLForConditionalGeneration": {
+        "text_config.rope_parameters": _MROPE["rope_parameters"] | {"mrope_section": [1, 1, 1, 1]}
+    },
+    "Zamba2ForCausalLM": {
+        "n_mamba_heads": 4,
+        "mamba_ngroups": 1,
+        "chunk_size": 8,
+        "layers_block_type": ["linear_attention", "hybrid"],
+        "num_hidden_layers": 2,
+    },
     "T5GemmaForConditionalGeneration": {"decoder_start_token_id": BOS},
     "XmodForCausalLM": {"default_language": "en_XX"},
     "XLMWithLMHeadModel": {"causal": True, "asm": False},
@@ -93,7 +110,7 @@ _SPECIAL: Mapping[str, Mapping[str, Any]] = {
     "Gemma4UnifiedForConditionalGeneration": {f"text_config.{name}": value for name, value in _GEMMA4.items()},
     "Glm5NextForConditionalGeneration": {"text_config.num_key_value_heads": 4, "text_config.qk_rope_head_dim": 0},
     "DeepseekV2ForCausalLM": {"num_experts_per_tok": 2},
-    "Glm4vForConditionalGeneration": {f"text_config.{name}": value for name, value in _MROPE.items()},
+    "Glm4vForConditionalGeneration": _TEXT_MROPE,
     "Lfm2MoeForCausalLM": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "Llama4ForConditionalGeneration": {
         "vision_config.vision_output_dim": 32,
@@ -128,8 +145,13 @@ def tiny_model(name: str, **more: Any) -> Any:
     The weights are large enough that answers differ from prompt to prompt.
     """
     config = tiny_config(name, **more)
+    kind = getattr(transformers, name)
+    with torch.device("meta"):
+        size = sum(weight.numel() for weight in kind(config).parameters())
+    if size > _MOST:
+        raise ValueError(f"a {name} of {size:,} numbers is not tiny: it needs a line in `_SPECIAL`")
     torch.manual_seed(0)
-    model = getattr(transformers, name)(config).eval()
+    model = kind(config).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for path, weight in model.named_parameters():
@@ -140,7 +162,7 @@ def tiny_model(name: str, **more: Any) -> Any:
     return model
 
 
-def letters(*, encoder_decoder: bool = False) -> PreTrainedTokenizerFast:
+def letters(*, encoder_decoder: bool = False) -> Any:
     """A tokenizer of letters, each id one of them. It puts nothing before a text, and an end behind an encoder's."""
     alphabet = [chr(0x21 + i if i < 94 else 0x100 + i) for i in range(VOCAB - 3)]
     vocab = {letter: index for index, letter in enumerate(["<s>", "</s>", "<pad>", *alphabet])}
@@ -148,11 +170,8 @@ def letters(*, encoder_decoder: bool = False) -> PreTrainedTokenizerFast:
     made.pre_tokenizer, made.decoder = pre_tokenizers.Split(Regex("."), "isolated"), decoders.Fuse()
     if encoder_decoder:
         made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", EOS)])
-    wrap: Any = PreTrainedTokenizerFast
-    tokenizer: PreTrainedTokenizerFast = wrap(
-        tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
-    return tokenizer
+    fast: Any = PreTrainedTokenizerFast
+    return fast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
 def tiny_llm(name: str, **more: Any) -> TransformersLM:

@@ -65,10 +65,15 @@ class FrozenModel:
         self._takes_positions = "position_ids" in takes
 
     @property
+    def embeddings(self) -> Tensor:
+        """The weights of `layer`.  # (tokens, hidden)"""
+        weight: Any = self.layer.weight
+        return cast(Tensor, weight)
+
+    @property
     def device(self) -> torch.device:
         """Where ids go."""
-        weight: Tensor = self.layer.weight
-        return weight.device
+        return self.embeddings.device
 
     @property
     def positions(self) -> tuple[int | None, int | None]:

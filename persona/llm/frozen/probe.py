@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -82,9 +82,10 @@ class Probe:
     @cached_property
     def _soft_prompts(self) -> tuple[str | None, bool]:
         """The refusal, and whether the model makes more of ids than their embeddings."""
-        for stand_in in (self._neutral, self._nearest):
-            if self._is_same(partial(self._generated, [self._text], stand_in)):
-                return None, stand_in == self._nearest
+        if self._is_same(lambda: self._generated([self._text], self._neutral)):
+            return None, False
+        if self._is_same(lambda: self._generated([self._text], self._nearest)):
+            return None, True
         return "the embeddings of a text's own tokens are not that text to it", False
 
     def _neutral(self, vectors: Tensor) -> list[int]:
@@ -93,13 +94,10 @@ class Probe:
     def _nearest(self, vectors: Tensor) -> list[int]:
         """For each vector the token whose embedding is nearest."""
         layer = self._model.layer
-        ids = torch.arange(len(layer.weight), device=self._model.device)
+        ids = torch.arange(len(self._model.embeddings), device=self._model.device)
         with torch.no_grad():
             wanted = vectors.detach().float()
-            parts = [
-                torch.cdist(wanted, layer(part).float()).min(1)
-                for part in ids.tensor_split(range(4096, len(ids), 4096))
-            ]
+            parts = [torch.cdist(wanted, layer(part).float()).min(1) for part in torch.split(ids, 4096)]
             best = torch.stack([part.values for part in parts]).argmin(0)
             found = torch.stack([part.indices for part in parts]).gather(0, best[None])[0] + 4096 * best
         return [int(token) for token in found]
@@ -152,17 +150,13 @@ class Probe:
 
     def _is_differentiable(self) -> bool:
         """Whether gradients reach a soft prompt."""
+        model = self._model
         with torch.inference_mode(False), self._untouched(), torch.enable_grad():
-            soft = torch.zeros(
-                2, self._model.layer.weight.shape[1], device=self._model.device, dtype=self._model.model.dtype
-            )
-            soft.requires_grad_()
+            written = torch.tensor([self._written], device=model.device) if model.encoder_decoder else None
+            soft = torch.zeros(2, model.embeddings.shape[1], device=model.device, dtype=model.embeddings.dtype)
             try:
-                batch = self._model.padded([self._text], [soft], self._neutral)
-                written = (
-                    torch.tensor([self._written], device=self._model.device) if self._model.encoder_decoder else None
-                )
-                (gradient,) = torch.autograd.grad(self._model.logits(batch, written).float().square().sum(), soft)
+                batch = model.padded([self._text], [soft.requires_grad_()], self._neutral)
+                (gradient,) = torch.autograd.grad(model.logits(batch, written).float().square().sum(), soft)
             except Exception:  # as in `_is_same`
                 return False
         return bool((gradient != 0).any() or gradient.isnan().any())

@@ -1,6 +1,6 @@
 """Quantised layers, by bitsandbytes: four or eight bits a number instead of thirty-two.
 
->>> load_llm("Qwen/Qwen2.5-7B-Instruct", quantize="4bit")          # doctest: +SKIP
+    load_llm("Qwen/Qwen2.5-7B-Instruct", quantize="4bit")
 
 Linear layers are quantised as they are loaded (NF4, or LLM.int8); embeddings, norms and the head stay in the model's
 dtype, and soft prompts and adapters come in on top as for any other model. Two habits of bitsandbytes would go against

@@ -17,7 +17,7 @@ from persona.llm.checkpoint import hash_parameters
 from persona.llm.load import load_llm
 from persona.llm.loss import TargetLoss
 from persona.llm.transformers import TransformersLM
-from persona.protocols import GenerationOptions, Request
+from persona.protocols import SOFT_PROMPT, Choices, GenerationOptions, Request
 from tests.zoo.tiny_models import tiny_model
 
 GREEDY = GenerationOptions(max_new_tokens=6)
@@ -93,6 +93,25 @@ def check_loss(llm: TransformersLM) -> None:
     (gradient,) = torch.autograd.grad(found.sum(), soft)
     assert gradient.isfinite().all()
     assert gradient.abs().sum() > 0
+
+
+def check_choices(llm: TransformersLM) -> None:
+    """Scores of choices are their losses, of text and of its embeddings, alone and between others."""
+    choices = Choices(("yes", "no way", "b"))
+    texts = [Request(text, choices=choices) for text in TEXTS]
+    requests = texts
+    if llm.refusal(SOFT_PROMPT) is None:
+        soft = Request(TEXTS[1][_SOFT:], soft_prompt=own_embeddings(llm, TEXTS[1]), choices=choices)
+        requests = [*texts[:1], soft, *texts[2:]]
+    targets = llm.target_ids(choices.texts)
+    loss = TargetLoss(llm)
+    expected = [
+        [-float(loss([prompt], [target])) * len(target) for target in targets] for prompt in llm.prompt_ids(list(TEXTS))
+    ]
+    together = torch.tensor(llm.choice_scores(requests))
+    torch.testing.assert_close(together, torch.tensor(expected), rtol=1e-4, atol=1e-3)
+    alone = torch.tensor([llm.choice_scores([request])[0] for request in requests[:2]])
+    torch.testing.assert_close(alone, together[:2], rtol=1e-4, atol=1e-3)
 
 
 class Adapters:

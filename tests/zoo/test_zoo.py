@@ -10,7 +10,7 @@ from persona.channels import check_way
 from persona.errors import UnsupportedChannelError
 from persona.llm.loss import TargetLoss
 from persona.llm.transformers import TransformersLM
-from persona.protocols import SOFT_PROMPT
+from persona.protocols import SOFT_PROMPT, Choices, Request
 from tests.zoo import checks, table
 from tests.zoo.families import REPRESENTATIVE, all_classes
 from tests.zoo.tiny_models import tiny_llm
@@ -57,6 +57,14 @@ def test_the_loss_of_embeddings_is_that_of_the_text(llm: TransformersLM) -> None
     elif llm.probe.loss_refusal is not None:
         with pytest.raises(UnsupportedChannelError, match="cannot be trained with"):
             TargetLoss(llm)
+
+
+def test_scores_of_choices_are_losses(llm: TransformersLM) -> None:
+    if llm.probe.loss_refusal is None:
+        checks.check_choices(llm)
+        return
+    with pytest.raises(UnsupportedChannelError, match="cannot score choices"):
+        llm.choice_scores([Request("a", choices=Choices(("b", "c")))])
 
 
 def test_the_docs_say_what_the_model_does(llm: TransformersLM) -> None:

@@ -100,12 +100,15 @@ class ChoiceScorer:
         device = batch.mask.device
         repeated = rows.prompts.to(device)
         with self._named([prompt.input.adapter for prompt in prompts]):
-            states = self._model.encoded(batch)
+            read = self._model.encoded(batch)
+        read["last_hidden_state"] = read[0][repeated]
         written, _ = rows.tokens(0, rows.longest - 1)
         decoder_ids = torch.cat((torch.full((len(written), 1), self._model.decoder_start_token), written), 1)
         with self._named(rows.adapters):
             logits = self._model.model(
-                encoder_outputs=(states[repeated],),
+                # FSMT makes its decoder's mask only where it is given ids; no model reads them again.
+                input_ids=batch.ids[repeated],
+                encoder_outputs=read,
                 attention_mask=batch.mask[repeated],
                 decoder_input_ids=decoder_ids.to(device),
                 use_cache=False,

@@ -185,11 +185,10 @@ class FrozenModel:
         with batch.embedded_by(self.layer, once=self.encoder_decoder):
             return self.model(**arguments, **more)
 
-    def encoded(self, batch: PaddedBatch) -> Tensor:
-        """The encoder's last states.  # (batch, length, hidden)"""
+    def encoded(self, batch: PaddedBatch) -> Any:
+        """The encoder's output, its last states first.  # (batch, length, hidden)"""
         with batch.embedded_by(self.layer, once=True):
-            states: Tensor = self.model.get_encoder()(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
-        return states
+            return self.model.get_encoder()(input_ids=batch.ids, attention_mask=batch.mask, return_dict=True)
 
     def logits(self, batch: PaddedBatch, written: Tensor | None = None, *, keep: int = 0) -> Tensor:
         """The scores of the token behind each token, in one pass.

@@ -86,9 +86,9 @@ def record_json(record: Record) -> dict[str, Any]:
 
 def record_line(record: Record) -> str:
     """A record for people, in one line."""
-    target = "" if record.target is None else f"  -> {_line(record.target)}"
+    target = "" if record.target is None else f"  -> {shortened(record.target)}"
     until = "" if record.expires is None else f"  (until {record.expires})"
-    return f"{record.time or 'undated':10}  {_line(record.text)}{target}{until}"
+    return f"{record.time or 'undated':10}  {shortened(record.text)}{target}{until}"
 
 
 def _user_lines(user_id: str, held: Holdings) -> list[str]:
@@ -118,7 +118,7 @@ def _content_lines(index: HeldIndex) -> list[str]:
     """What an index of readable content says, a line for each of its fields; ids of records are only counted."""
     content: Any = index.content
     if not isinstance(content, dict):
-        return [] if content is None else [_line(str(content))]
+        return [] if content is None else [shortened(str(content))]
     lines = []
     for name, value in content.items():
         if name == "text":
@@ -126,7 +126,7 @@ def _content_lines(index: HeldIndex) -> list[str]:
         elif isinstance(value, (dict, list)):
             lines.append(f"{name}: {len(value)}")
         else:
-            lines.append(f"{name}: {_line(str(value))}")
+            lines.append(f"{name}: {shortened(str(value))}")
     return lines
 
 
@@ -134,7 +134,8 @@ def _state(fresh: bool) -> str:
     return "up to date" if fresh else "behind the records"
 
 
-def _line(text: str) -> str:
+def shortened(text: str) -> str:
+    """The beginning of a text, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
 

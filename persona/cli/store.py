@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persona.cli.options import command
+from persona.cli.show import record_json, shortened
 from persona.cli.terminal import (
     LLM_SETTINGS,
     Encoder,
@@ -23,6 +25,7 @@ from persona.cli.terminal import (
     report,
     report_failures,
 )
+from persona.errors import InvalidOptionError
 from persona.llm.endpoint.options import AskingOptions
 
 if TYPE_CHECKING:
@@ -31,8 +34,11 @@ if TYPE_CHECKING:
     from persona.protocols import RecordEncoder
     from persona.soft_prompts.embedder import UserEmbedder
     from persona.store.profile_store import ProfileStore
+    from persona.store.upkeep.duplicates import Merge, Similarity
 
 app = group()
+
+_COUNTED = ("users", "added", "changed", "unchanged", "expired")
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class Ingest:
         user: whose conversations they are; exports do not say it.
         roles: whose turns become records, a comma list of user, assistant and system (default: user).
         expires_after: records without `expires` expire after this time, like 90d, 12h or 2w.
+        merge_near: of two records of a user that say almost the same keep the newer; above 0, at most 1: the share of
+            common words, or with --encoder the cosine, from which on they do.
     """
 
     files: list[Path]
@@ -54,6 +62,8 @@ class Ingest:
     user: str | None = None
     roles: str | None = None
     expires_after: str | None = None
+    merge_near: float | None = None
+    encoder: Encoder = None
 
 
 @command(app, "ingest", Ingest, store=True)
@@ -69,24 +79,53 @@ def ingest(options: Ingest) -> None:
     most = Settings().max_record_characters
     roles = None if options.roles is None else names(options.roles, "--roles")
     expires_after = None if options.expires_after is None else duration(options.expires_after)
-    total = {"users": 0, "added": 0, "changed": 0, "unchanged": 0, "expired": 0, "skipped": 0}
+    if options.encoder is not None and options.merge_near is None:
+        raise InvalidOptionError("--encoder says how near duplicates are compared: give --merge-near, or leave it out")
+    total: Counter[str] = Counter(dict.fromkeys((*_COUNTED, "skipped"), 0))
+    merges: list[Merge] = []
     with opened_store(create=True) as store, progress_bars("records") as progress:
+        similarity = None if options.merge_near is None else _similarity(store, options.merge_near, options.encoder)
         for file in options.files:
             bar = progress.add_task(f"ingest {file.name}", total=None)
             reader = read_records(
                 file, format=options.format, task=options.task, user_id=options.user, roles=roles, max_characters=most
             )
-            done = store.upsert(progress.track(reader, task_id=bar), expires_after=expires_after)
-            for what, number in asdict(done).items():
-                total[what] += number
-            total["skipped"] += reader.skipped
+            done = store.upsert(progress.track(reader, task_id=bar), expires_after=expires_after, similarity=similarity)
+            total.update({name: getattr(done, name) for name in _COUNTED}, skipped=reader.skipped)
+            merges += done.merges
         counts = store.counts()
     expired = f", {total['expired']} expired" if total["expired"] else ""
+    merged = f", {len(merges)} merged into newer ones" if options.merge_near is not None else ""
+    value = {**total, "merges": [_merge_json(merge) for merge in merges]}
     report(
-        {**total, "store": {"users": counts.users, "records": counts.records}},
-        f"{total['added']} records added, {total['changed']} changed, {total['unchanged']} unchanged{expired}, "
+        {**value, "store": {"users": counts.users, "records": counts.records}},
+        *(_merge_line(merge) for merge in merges),
+        f"{total['added']} records added, {total['changed']} changed, {total['unchanged']} unchanged{expired}{merged}, "
         f"{total['skipped']} blank ones skipped; the store holds {counts.records} records of {counts.users} users",
     )
+
+
+def _similarity(store: ProfileStore, threshold: float, encoder: str | None) -> Similarity:
+    from persona.store.upkeep.duplicates import CosineSimilarity, TokenOverlap
+
+    if encoder is None:
+        return TokenOverlap(threshold)
+    return CosineSimilarity(load_encoder(encoder), threshold, store)
+
+
+def _merge_json(merge: Merge) -> dict[str, Any]:
+    """A record that was dropped for a newer one."""
+    return {
+        "user_id": merge.user_id,
+        "similarity": merge.similarity,
+        "dropped": record_json(merge.dropped),
+        "kept": record_json(merge.kept),
+    }
+
+
+def _merge_line(merge: Merge) -> str:
+    dropped, kept = (f"{each.id[:8]} {shortened(each.text)!r}" for each in (merge.dropped, merge.kept))
+    return f"{merge.user_id}: {dropped} merged into {kept} ({merge.similarity:.2f})"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 >>> store = ProfileStore("sqlite:///persona.db")
 >>> store.upsert([("ana", Record("Moody and stylish.", target="5", time="2004-10-14"))])
-IngestReport(users=1, added=1, changed=0, unchanged=0, expired=0)
+IngestReport(users=1, added=1, changed=0, unchanged=0, expired=0, merges=())
 >>> store.profile("ana")[0].target
 '5'
 >>> store.forget("ana")
@@ -44,6 +44,7 @@ from persona.store.erasure import delete_user, overwrite_deleted
 from persona.store.queries import PAGE, counts, encoders_in_use, queries
 from persona.store.record_rows import CONTENT, record_of
 from persona.store.schema import PART_TABLES, part_of
+from persona.store.upkeep.duplicates import Similarity
 from persona.store.upkeep.editing import delete_records, edit_record, locked_user
 from persona.store.upkeep.expiry import due_parts, has_expired, now, remove_expired
 from persona.store.upkeep.listing import StoredUser as StoredUser
@@ -145,7 +146,13 @@ class ProfileStore:
         """Close the database. The store cannot be used any more."""
         self.database.close()
 
-    def upsert(self, items: Iterable[tuple[str, Record]], *, expires_after: timedelta | None = None) -> IngestReport:
+    def upsert(
+        self,
+        items: Iterable[tuple[str, Record]],
+        *,
+        expires_after: timedelta | None = None,
+        similarity: Similarity | None = None,
+    ) -> IngestReport:
         """Put records in: new ones are added, those with a known id and other content replaced, the rest left alone.
 
         The input is streamed, some thousand records at a time, in one transaction: if anything is raised, by the input
@@ -156,6 +163,8 @@ class ProfileStore:
             items: pairs of a user id and a record, in any order; fastest with each user's records together.
             expires_after: when records without `Record.expires` expire, from now on; None for never. A record that is
                 in the store with an expiry keeps it as long as nothing else of it changes.
+            similarity: merge near duplicates, e.g. `persona.store.upkeep.duplicates.TokenOverlap`: of two records of a
+                user that say almost the same the newer one is kept, and `IngestReport.merges` lists it.
         """
         pieces = chunks(items)
         # The first chunk is read before the lock is taken: input that is broken from the start blocks no other writer.
@@ -163,7 +172,7 @@ class ProfileStore:
         if chunk is None:
             return IngestReport()
         with self.database.writing() as connection:
-            upsert = Upsert(connection, expires_after=expires_after)
+            upsert = Upsert(connection, expires_after=expires_after, similarity=similarity)
             while chunk is not None:
                 upsert.add(chunk)
                 chunk = next(pieces, None)

@@ -16,9 +16,11 @@ from sqlalchemy import Connection, Select, Update, bindparam, select, text, upda
 from persona.errors import DataFormatError
 from persona.records import Record, check_user_id
 from persona.store.database import insert_if_absent, insert_rows
-from persona.store.record_rows import CONTENT, content_of
+from persona.store.queries import queries
+from persona.store.record_rows import CONTENT, content_of, record_of
 from persona.store.schema import PART_TABLES, RECORDS_PER_USER, Part, part_of, parts
-from persona.store.upkeep.editing import KEYS_AT_ONCE, renew_expiry
+from persona.store.upkeep.duplicates import Merge, Similarity, merged
+from persona.store.upkeep.editing import KEYS_AT_ONCE, delete_records, locked_user, renew_expiry
 from persona.store.upkeep.expiry import has_expired, moment, now, remove_expired
 
 CHUNK_RECORDS = 16_384
@@ -51,6 +53,7 @@ class IngestReport:
         unchanged: records that the store had with the same content, and were left alone.
         expired: records of the input that had expired and were left out, and records of the store, of any user, that
             had expired and were removed.
+        merges: records that were left out or removed for newer ones that say almost the same.
     """
 
     users: int = 0
@@ -58,6 +61,7 @@ class IngestReport:
     changed: int = 0
     unchanged: int = 0
     expired: int = 0
+    merges: tuple[Merge, ...] = ()
 
 
 @dataclass(slots=True)
@@ -117,10 +121,19 @@ class Upsert:
         connection: of the transaction.
         expires_after: when records without an expiry expire, from now on; None for never. One that is in the store with
             an expiry keeps it as long as nothing else of it changes.
+        similarity: says which records of a user say almost the same: the newer one is kept.
     """
 
-    def __init__(self, connection: Connection, *, expires_after: timedelta | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        expires_after: timedelta | None = None,
+        similarity: Similarity | None = None,
+    ) -> None:
         self._connection = connection
+        self._similarity = similarity
+        self._merges: list[Merge] = []
         self._now = now()
         self._expires = None if expires_after is None else moment(time.time() + expires_after.total_seconds())
         self._added = self._changed = self._unchanged = self._expired = 0
@@ -139,10 +152,18 @@ class Upsert:
     def finish(self) -> IngestReport:
         """Remove what has expired; what was done."""
         self._expired += remove_expired(self._connection, self._now)
-        return IngestReport(len(self._users), self._added, self._changed, self._unchanged, self._expired)
+        return IngestReport(
+            len(self._users), self._added, self._changed, self._unchanged, self._expired, tuple(self._merges)
+        )
 
     def _add(self, part: Part, histories: Mapping[str, _History]) -> None:
         users = self._locked_users(part, list(histories))
+        if self._similarity is not None:
+            histories = {
+                user_id: self._merged(part, user_id, history, self._similarity)
+                for user_id, history in histories.items()
+            }
+            users = self._known_users(part, list(histories))  # some have lost records
         known = self._known_hashes(part, users, histories)
         added: list[tuple[object, ...]] = []
         changed: list[dict[str, object]] = []
@@ -185,6 +206,17 @@ class Upsert:
             self._connection.execute(_touch_user(part), touched)
         if expiring:
             self._connection.execute(renew_expiry(part), expiring)
+
+    def _merged(self, part: Part, user_id: str, history: _History, similarity: Similarity) -> _History:
+        """Those of the user's new records that stay; stored ones that go for them are deleted."""
+        rows = self._connection.execute(queries(part).profile, {"user_id": user_id}).all()
+        stored = [record_of(row[2], row[3:]) for row in rows if row[2] and not has_expired(row[-1], self._now)]
+        done = merged(stored, [record for _, record in history.values()], similarity, user_id)
+        if done.removed:
+            user = locked_user(self._connection, part, user_id)
+            delete_records(self._connection, part, user, done.removed)
+        self._merges += done.merges
+        return {record.id: history[record.id] for record in done.added}
 
     def _with_expiry(self, content_hash: bytes, record: Record, old: _Known | None) -> tuple[bytes, Record]:
         """The record as it is to be stored, with its hash."""

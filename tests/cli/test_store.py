@@ -20,7 +20,7 @@ def test_ingest_says_what_it_did_and_a_second_time_changes_nothing(run: Run) -> 
         0,
         "29 records added, 0 changed, 0 unchanged, 0 blank ones skipped; the store holds 29 records of 4 users\n",
     )
-    counts = {"users": 4, "added": 0, "changed": 0, "unchanged": 29, "expired": 0, "skipped": 0}
+    counts = {"users": 4, "added": 0, "changed": 0, "unchanged": 29, "expired": 0, "skipped": 0, "merges": []}
     assert run("ingest", SAMPLE, "--json").json == {**counts, "store": {"users": 4, "records": 29}}
 
 
@@ -122,3 +122,19 @@ def test_conversations_become_records_of_the_user_who_is_named(run: Run) -> None
         "`roles` must be of user, assistant, system" in run("ingest", export, "--user", "bo", "--roles", "tool").error
     )
     assert "a user and roles are named for conversations" in run("ingest", SAMPLE, "--user", "ana").error
+
+
+def test_near_duplicates_are_merged_on_request(run: Run, tmp_path: Path) -> None:
+    said = ("I moved to Turin last week", "The film was slow", "I moved to Turin last week!!")
+    rows = [{"user_id": "ana", "text": text, "id": f"r{number}"} for number, text in enumerate(said)]
+    (tmp_path / "h.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run("ingest", "h.jsonl", "--merge-near", "0.9")
+    assert done.out.splitlines() == [
+        "ana: r0 'I moved to Turin last week' merged into r2 'I moved to Turin last week!!' (1.00)",
+        "2 records added, 0 changed, 0 unchanged, 1 merged into newer ones, 0 blank ones skipped; the store holds 2 "
+        "records of 1 users",
+    ]
+    (merge,) = run("ingest", "h.jsonl", "--merge-near", "0.9", "--encoder", "hashing", "--json").json["merges"]
+    assert (merge["dropped"]["id"], merge["kept"]["id"]) == ("r0", "r2")
+    assert "give --merge-near, or leave it out" in run("ingest", "h.jsonl", "--encoder", "hashing").error
+    assert "a threshold must be above 0 and at most 1, was: 2.0" in run("ingest", "h.jsonl", "--merge-near", "2").error

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _RECORDS_AT_ONCE, _USERS_AT_ONCE, _BYTES_AT_ONCE = 10_000, 500, 1 << 26
 """About as much is written in one transaction."""
 
+_TOTALS = ("users", "added", "changed", "unchanged", "expired", "indexes", "adapters")
+
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
@@ -77,16 +79,15 @@ def import_users(store: ProfileStore, path: Path, *, max_characters: int = MAX_C
     totals: dict[str, int] = dict.fromkeys(
         ("users", "added", "changed", "unchanged", "expired", "indexes", "adapters"), 0
     )
-    for families_before, users in _batches(path, max_characters):
+    for families_before, batch in _batches(path, max_characters):
         with store.database.writing() as connection:
             if families_before:
                 rows = [{"key": each.key, "name": each.name, "prior": each.prior} for each in families_before]
                 connection.execute(insert_if_absent(connection, families), rows)
-            done = _put(connection, users)
+            done = _put(connection, batch)
         totals.update(done)
-    names = ("added", "changed", "unchanged", "expired")
-    records = IngestReport(totals["users"], *(totals[name] for name in names))
-    return ImportReport(totals["users"], records, totals["indexes"], totals["adapters"])
+    users, added, changed, unchanged, expired, indexes, adapters = (totals[name] for name in _TOTALS)
+    return ImportReport(users, IngestReport(users, added, changed, unchanged, expired), indexes, adapters)
 
 
 def _batches(path: Path, max_characters: int) -> Iterator[tuple[list[ExportedFamily], list[ExportedUser]]]:

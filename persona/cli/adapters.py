@@ -307,14 +307,14 @@ class Import:
     Attributes:
         folders: PEFT folders of one kind.
         user: whose it is (default: as export noted it).
-        dtype: at rest, for a family that is not there yet: float32 (the default), float16, bfloat16 ...
+        at_rest: type of the numbers, for a family that is not there yet: float32 (the default), float16, bfloat16 ...
         base_name: what the folders call the LLM, if they have another name for it.
     """
 
     folders: list[Path]
     llm: Llm = None
     user: str | None = None
-    dtype: str | None = None
+    at_rest: str | None = None
     base_name: str | None = None
     family: FamilyKey = None
 
@@ -326,8 +326,8 @@ def import_folders(options: Import) -> None:
     from persona.adapters.family import Family, find_modules
     from persona.adapters.peft_format import import_adapters, noted_family, read_spec
 
-    if options.family is not None and options.dtype is not None:
-        raise InvalidOptionError("--dtype is for a family that is not there yet: leave it out, or --family")
+    if options.family is not None and options.at_rest is not None:
+        raise InvalidOptionError("--at-rest is for a family that is not there yet: leave it out, or --family")
     with opened_store() as store:
         bank = AdapterBank(store)
         known = {each.key: each.spec.dtype for each in bank.families()}
@@ -339,12 +339,12 @@ def import_folders(options: Import) -> None:
                 f"folders of one family can be imported together, these are of {keys}: import those of each by "
                 "themselves, or name the one they are to go to with --family"
             )
-        if key is None and noted[0] in known and options.dtype in (None, known[noted[0]]):
+        if key is None and noted[0] in known and options.at_rest in (None, known[noted[0]]):
             key = noted[0]
         model = None
         if key is None:
             llm = train.load_trainable(options.llm)
-            model, spec = llm.model, read_spec(options.folders[0], dtype=options.dtype or "float32")
+            model, spec = llm.model, read_spec(options.folders[0], dtype=options.at_rest or "float32")
             family = Family(llm.fingerprint, spec, find_modules(model, spec))
         else:
             family = bank.family(key=key)

@@ -91,10 +91,10 @@ def test_of_several_families_one_is_named(run: Run, url: str, llama_folder: Path
     written = [run("export-adapters", f"out {key}", "--family", key, "--json").json["adapters"][0] for key in keys]
     assert f"these are of {', '.join(sorted(keys))}" in run("import-adapters", *written).error
     assert keys[1] in run("import-adapters", written[1]).out
-    assert keys[1] not in run("import-adapters", written[1], "--llm", llama_folder, "--dtype", "float16").out
+    assert keys[1] not in run("import-adapters", written[1], "--llm", llama_folder, "--at-rest", "float16").out
     assert len({kind["family"] for kind in run("show", "--adapters", "--json").json}) == 3
-    refused = run("import-adapters", written[0], "--family", keys[0], "--dtype", "int8")
-    assert "--dtype is for a family that is not there yet" in refused.error
+    refused = run("import-adapters", written[0], "--family", keys[0], "--at-rest", "int8")
+    assert "--at-rest is for a family that is not there yet" in refused.error
 
 
 def test_a_family_without_users_is_none_to_choose_from(run: Run, url: str, llama_folder: Path) -> None:

@@ -96,7 +96,7 @@ def test_train_ask_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("user-embedder + bm25-lamp", None),
     }
 
-    result = run("ask", "ana", "x", "--llm", "tiny", "--user-embedder", "embedder", "--k", "0")
+    result = run("ask", "ana", "x", "--llm", "tiny", "--user-embedder", "embedder", "--k", "0", "--new-user")
     assert "reads a file of user vectors" in str(result.exception) + result.output
     monkeypatch.setenv("PERSONA_ENCODER", "hashing")
     for arguments, message in (

@@ -31,7 +31,7 @@ from persona.records import Record
 from persona.store.vectors import vector_fingerprint
 
 if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
+    from persona.store.vectors import UserVectors
 
 # Scripts that put no blanks between words: each character is one.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
@@ -40,6 +40,12 @@ _MORE_WORDS = 2
 """Words that are looked at beyond the fewest that will do: the bound on the overlap becomes tighter."""
 _ROUNDING = 1e-6
 _VIEW = "text"
+
+
+class HasVectors(Protocol):
+    """What holds users' vectors: a `ProfileStore`."""
+
+    def vectors(self, user_id: str, fingerprint: str) -> UserVectors | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +190,7 @@ class CosineSimilarity:
 
     encoder: RecordEncoder
     threshold: float = 0.95
-    store: ProfileStore | None = None
+    store: HasVectors | None = None
 
     def __post_init__(self) -> None:
         _check(self.threshold)

@@ -156,6 +156,8 @@ def _say_what_takes_long() -> None:
     if not logger.handlers:
         logger.addHandler(_OnStderr())
         logger.setLevel(logging.INFO)
+    # PEFT imports it where it is installed, and it then says which of its CPU kernels are missing.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 class _OnStderr(logging.Handler):

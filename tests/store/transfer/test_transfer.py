@@ -30,7 +30,7 @@ OVER_PRIOR = FAMILY.over(PRIOR)
 
 
 def fill(store: ProfileStore) -> None:
-    """Ana with a history of changes and all that can be made from one; Ben, and two of whom little is known."""
+    """Ana with changed records and everything that is derived from them; Ben, and two users with few records."""
     bank = AdapterBank(store)
     bank.add_family(FAMILY)
     bank.add_family(OVER_PRIOR, PRIOR)

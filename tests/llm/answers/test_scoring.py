@@ -134,16 +134,28 @@ def test_a_request_without_choices_is_refused() -> None:
         llm.choice_scores([Request("a", choices=Choices(("b",))), Request("a")])
 
 
-@pytest.mark.shared
-@pytest.mark.slow
-def test_scores_are_those_of_lm_evaluation_harness(shared: Path) -> None:
-    """200 questions with the same token ids, end token included."""
+@pytest.mark.parametrize(
+    ("name", "questions"),
+    [
+        pytest.param("stories260K", 200, marks=[pytest.mark.shared, pytest.mark.slow]),
+        pytest.param("smollm2", 30, marks=pytest.mark.real),
+    ],
+)
+def test_scores_are_those_of_lm_evaluation_harness(
+    name: str, questions: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Given the same token ids, the end token included."""
     from lm_eval.models.huggingface import HFLM
 
-    folder = shared / "models" / "stories260K"
-    llm = load_llm(folder)
+    if name == "smollm2":
+        llm, folder = request.getfixturevalue("smollm2"), tmp_path
+        llm.model.save_pretrained(folder)
+        llm._tokenizer.save_pretrained(folder)
+    else:
+        folder = request.getfixturevalue("shared") / "models" / name
+        llm = load_llm(folder)
     assert isinstance(llm, TransformersLM)
-    requests = drawn(200, llm, soft=False)
+    requests = drawn(questions, llm, soft=False)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     harness: Any = HFLM(model, tokenizer=tokenizer, backend="causal", batch_size=16, device="cpu")
     pairs = [

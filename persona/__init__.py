@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from persona.generation import Generation as Generation
     from persona.langchain import PersonalizedRunnable as PersonalizedRunnable
     from persona.llm.load import load_llm as load_llm
+    from persona.memory import AsyncMemory as AsyncMemory
+    from persona.memory import Memory as Memory
     from persona.personalizer import Personalizer as Personalizer
     from persona.readers import read_records as read_records
     from persona.records import Profile as Profile
@@ -45,9 +47,11 @@ if TYPE_CHECKING:
 from persona.version import __version__ as __version__
 
 _PLACES = {
+    "AsyncMemory": "persona.memory",
     "Channel": "persona.channels",
     "Contribution": "persona.channels",
     "Generation": "persona.generation",
+    "Memory": "persona.memory",
     "PersonaError": "persona.errors",
     "PersonalizationOptions": "persona.assembly",
     "PersonalizedRunnable": "persona.langchain",
@@ -67,9 +71,11 @@ _PLACES = {
 }
 
 __all__ = [
+    "AsyncMemory",
     "Channel",
     "Contribution",
     "Generation",
+    "Memory",
     "PersonaError",
     "PersonalizationOptions",
     "PersonalizedRunnable",

@@ -101,11 +101,10 @@ def test_adapters_are_those_of_peft(smollm2: Any) -> None:
 def test_an_answer_in_a_batch_is_the_one_alone(smollm2: Any) -> None:
     requests = [
         Request(QUESTION),
-        Request("Hi"),
         Request("Name three colours of the rainbow, please.", soft_prompt=soft_prompt(smollm2)),
-        Request("Continue: one, two, three, four"),
+        Request("Hi"),
     ]
-    options = GenerationOptions(max_new_tokens=8)
+    options = GenerationOptions(max_new_tokens=5)
     together = smollm2.generate(requests, options)
     assert together == [smollm2.generate([request], options)[0] for request in requests]
     assert len(set(together)) == len(requests)

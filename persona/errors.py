@@ -11,6 +11,9 @@
     ├── UnknownUserError        (LookupError)  the store holds nothing on that user
     ├── UnknownRecordError      (LookupError)  the user has no record of that id
     ├── UnknownAdapterError     (LookupError)  there is no adapter for that user, or of that name
+    ├── UnknownKeyError         (LookupError)  there is no API key of that id
+    ├── UnauthorizedError       (PermissionError) a request came without an API key, or with a wrong one
+    ├── ForbiddenError          (PermissionError) the API key may not do that, or not for that user
     ├── StoreError              (RuntimeError) the database cannot be used
     │   └── SchemaVersionError                 the database was written by a newer persona
     ├── FingerprintMismatchError (ValueError)  vectors or weights of two different models met
@@ -82,6 +85,18 @@ class UnknownRecordError(PersonaError, LookupError):
 
 class UnknownAdapterError(PersonaError, LookupError):
     """There is no adapter for that user, of that version or of that family."""
+
+
+class UnknownKeyError(PersonaError, LookupError):
+    """There is no API key of that id."""
+
+
+class UnauthorizedError(PersonaError, PermissionError):
+    """A request to the server came without an API key, or with one that is wrong or revoked."""
+
+
+class ForbiddenError(PersonaError, PermissionError):
+    """The API key may not do that, or not for that user."""
 
 
 class StoreError(PersonaError, RuntimeError):

@@ -250,11 +250,14 @@ def postgres_store_url(postgres_schema_url: str) -> Iterator[str]:
                         *emptied,
                         metadata.tables["persona_encoders"],
                         metadata.tables["persona_families"],
+                        metadata.tables["persona_keys"],
                     ]
                 )
             )
             connection.execute(parts.update().values(revision_floor=0, rewrites_due=0, deletions_due=0))
-            connection.execute(metadata.tables["persona_meta"].update().values(value=str(SCHEMA_VERSION)))
+            meta = metadata.tables["persona_meta"]
+            connection.execute(meta.delete().where(meta.c.key != "schema_version"))
+            connection.execute(meta.update().values(value=str(SCHEMA_VERSION)))
     engine.dispose()
 
 

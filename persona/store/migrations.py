@@ -38,12 +38,13 @@ def migrate(connection: Connection, name: str) -> None:
     version = _version(connection, name)  # another process may have been faster
     if version == SCHEMA_VERSION:
         return
-    # The tables that are missing: all of them, or those for adapters in version 1.
+    # The tables that are missing: all of them, those for keys before version 5, those for adapters in version 1.
     metadata.create_all(connection, checkfirst=bool(version))
     if version:
-        connection.exec_driver_sql(f"ALTER TABLE {parts.name} ADD COLUMN deletions_due INTEGER NOT NULL DEFAULT 0")
-        for part in PART_TABLES:
-            _add_columns(connection, part, version)
+        if version < 4:
+            connection.exec_driver_sql(f"ALTER TABLE {parts.name} ADD COLUMN deletions_due INTEGER NOT NULL DEFAULT 0")
+            for part in PART_TABLES:
+                _add_columns(connection, part, version)
         connection.execute(update(meta).where(meta.c.key == "schema_version").values(value=str(SCHEMA_VERSION)))
     else:
         connection.execute(meta.insert(), {"key": "schema_version", "value": str(SCHEMA_VERSION)})

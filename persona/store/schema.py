@@ -6,12 +6,14 @@
     persona_parts       part, revision_floor, rewrites_due, deletions_due
     persona_encoders    encoder, fingerprint, dim         vectors name their encoder by this number
     persona_families    family, key, name, prior          adapters name their family by this number
+    persona_keys        key_id, name, hash, scopes, created   API keys that speak for any user
     and 32 times, as _00 to _31, everything that belongs to a user:
     persona_users_00    uid, user_id, revision, erased, records, appended, expires
     persona_records_00  place, uid, record_id, hash, text, target, time, metadata, role, speaker, expires
     persona_vectors_00  uid, encoder, revision, record_ids, hashes, matrix
     persona_indexes_00  uid, kind, revision, data
     persona_adapters_00 uid, family, version, state, revision, sha256, created, metrics, payload
+    persona_keys_00     uid, key_id, name, hash, scopes, created   API keys that speak for this user alone
 
 **Parts.** No database really erases a deleted row. PostgreSQL keeps it in its page until the table is rewritten, and so
 does SQLite, even with ``secure_delete``: when rows move between pages to balance the tree, copies remain in the unused
@@ -47,12 +49,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import SchemaItem
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """What this code writes and reads. A store that says a greater number is refused, one that says a smaller number is
 migrated when it is opened (`persona.store.migrations`).
 
 2: tables for adapters. 3: records may have a role, a speaker and an expiry. 4: users have that of their next record,
-and parts count deletions.
+and parts count deletions. 5: tables for API keys.
 """
 
 PARTS = 32
@@ -113,6 +115,7 @@ class Part:
     vectors: Table
     indexes: Table
     adapters: Table
+    keys: Table
 
     def tables(self) -> list[Table]:
         """All tables with rows of this part's users, those that refer to others first: the order to delete in."""
@@ -131,6 +134,19 @@ def user_table(name: str, part: int, *items: SchemaItem) -> Table:
     """
     owner = Column("uid", BigInteger, ForeignKey(f"persona_users_{part:02}.uid"), nullable=False)
     return Table(f"persona_{name}_{part:02}", metadata, owner, *items, info={"part": part})
+
+
+def _key_columns() -> list[SchemaItem]:
+    return [
+        Column("key_id", _Name, primary_key=True),
+        Column("name", Text, nullable=False),
+        Column("hash", LargeBinary, nullable=False),  # SHA-256 of the secret
+        Column("scopes", Text, nullable=False),  # joined by blanks
+        Column("created", Text, nullable=False),
+    ]
+
+
+keys = Table("persona_keys", metadata, *_key_columns())
 
 
 def _users(part: int) -> Table:
@@ -221,7 +237,15 @@ def _adapters(part: int) -> Table:
 
 
 PART_TABLES = tuple(
-    Part(number, _users(number), _records(number), _vectors(number), _indexes(number), _adapters(number))
+    Part(
+        number,
+        _users(number),
+        _records(number),
+        _vectors(number),
+        _indexes(number),
+        _adapters(number),
+        user_table("keys", number, *_key_columns()),
+    )
     for number in range(PARTS)
 )
 """All parts, by number."""

@@ -15,12 +15,19 @@ from sqlalchemy import Connection, Select, Update, bindparam, select, text, upda
 
 from persona.errors import DataFormatError
 from persona.records import Record, check_user_id
-from persona.store.database import insert_if_absent, insert_rows
+from persona.store.database import insert_rows
 from persona.store.queries import queries
 from persona.store.record_rows import CONTENT, content_of, record_of
-from persona.store.schema import PART_TABLES, RECORDS_PER_USER, Part, part_of, parts
+from persona.store.schema import PART_TABLES, RECORDS_PER_USER, Part, part_of
 from persona.store.upkeep.duplicates import Merge, Similarity, merged
-from persona.store.upkeep.editing import KEYS_AT_ONCE, delete_records, locked_user, renew_expiry
+from persona.store.upkeep.editing import (
+    KEYS_AT_ONCE,
+    add_users,
+    delete_records,
+    locked_floor,
+    locked_user,
+    renew_expiry,
+)
 from persona.store.upkeep.expiry import has_expired, moment, now, remove_expired
 
 CHUNK_RECORDS = 16_384
@@ -232,17 +239,11 @@ class Upsert:
     def _locked_users(self, part: Part, user_ids: list[str]) -> dict[str, Any]:
         """The rows of these users, made if new, locked against every other writer."""
         if part.number not in self._floors:
-            # Held until the end, so that no user can be forgotten and made again below the new floor.
-            statement = select(parts.c.revision_floor).where(parts.c.part == part.number).with_for_update(read=True)
-            self._floors[part.number] = self._connection.execute(statement).scalar_one()
+            self._floors[part.number] = locked_floor(self._connection, part)
         users = self._known_users(part, user_ids)
         missing = [user_id for user_id in user_ids if user_id not in users]
         if missing:
-            floor = self._floors[part.number]
-            born = {"revision": floor, "erased": floor + 1, "records": 0, "appended": 0}
-            self._connection.execute(
-                insert_if_absent(self._connection, part.users), [{"user_id": user_id, **born} for user_id in missing]
-            )
+            add_users(self._connection, part, missing, self._floors[part.number])
             users |= self._known_users(part, missing)
         return users
 

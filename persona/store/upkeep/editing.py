@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Update, and_, bindparam, delete, func, literal_column, select, update
 
 from persona.records import Record
+from persona.store.database import insert_if_absent
 from persona.store.derived import drop_records
 from persona.store.record_rows import CONTENT, content_of
 from persona.store.schema import RECORDS_PER_USER, Part, parts
@@ -21,6 +22,19 @@ def locked_user(connection: Connection, part: Part, user_id: str) -> Any:
     """The user's row, locked against every other writer; None if there is none."""
     users = part.users
     return connection.execute(select(users).where(users.c.user_id == user_id).with_for_update()).one_or_none()
+
+
+def locked_floor(connection: Connection, part: Part) -> int:
+    """The revision that new users of the part start at; held, so that nobody is forgotten and made again below it."""
+    floor = select(parts.c.revision_floor).where(parts.c.part == part.number).with_for_update(read=True)
+    return int(connection.execute(floor).scalar_one())
+
+
+def add_users(connection: Connection, part: Part, user_ids: Sequence[str], floor: int) -> None:
+    """Make those of the users that there are not, without records, at the part's `locked_floor`."""
+    born = {"revision": floor, "erased": floor + 1, "records": 0, "appended": 0}
+    rows = [{"user_id": user_id, **born} for user_id in user_ids]
+    connection.execute(insert_if_absent(connection, part.users), rows)
 
 
 def delete_records(connection: Connection, part: Part, user: Any, record_ids: Sequence[str]) -> int:

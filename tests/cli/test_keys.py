@@ -1,0 +1,33 @@
+"""`persona keys`."""
+
+from __future__ import annotations
+
+from persona.serve.keys import Caller, KeyStore
+from persona.store.profile_store import ProfileStore
+from tests.cli.conftest import Run
+
+
+def test_a_key_is_made_listed_and_revoked(run: Run) -> None:
+    made = run("keys", "make", "phone", "--user", "ana", "--scope", "erase,ask", "--json").json
+    secret = run("keys", "make", "gateway").out.strip()
+    with ProfileStore("sqlite:///persona.db") as store:
+        assert KeyStore(store).caller(made["secret"]) == Caller(
+            made["key_id"], "phone", frozenset({"ask", "erase"}), "ana"
+        )
+        other = KeyStore(store).caller(secret)
+    assert other is not None
+    assert (other.user_id, other.scopes) == (None, {"ask", "write"})
+    listed = run("keys", "list")
+    assert f"{made['key_id']}  phone  ask,erase  for 'ana'  since 20" in listed.out
+    assert f"{other.key_id}  gateway  ask,write  for any user" in listed.out
+    assert secret not in listed.out + run("keys", "list", "--json").out
+    assert run("keys", "revoke", made["key_id"]).out.startswith(f"revoked {made['key_id']}  phone")
+    assert "there is no API key" in run("keys", "revoke", made["key_id"]).error
+    assert [key["name"] for key in run("keys", "list", "--json").json] == ["gateway"]
+
+
+def test_wrong_scopes_are_one_line(run: Run) -> None:
+    assert (
+        "one or more of the scopes ask, write, erase, admin, was: 'all'"
+        in run("keys", "make", "x", "--scope", "all").error
+    )

@@ -121,23 +121,12 @@ def read_records(
         InvalidUserIdError: if `user_id` is not a legal id.
         UnknownTaskError: if there is no LaMP task called `task`.
     """
-    if format not in FORMATS:
-        raise InvalidOptionError(f"a format must be one of {', '.join(FORMATS)}, was: {format!r}")
     if task is not None:
         lamp_task(task)
     name = os.fspath(source) if isinstance(source, str | PathLike) else _kind(source)
-    if not isinstance(source, str | PathLike) or name.startswith(HUB):
-        if format not in ("auto", "datasets"):
-            raise InvalidOptionError(f"the format of {name} is 'datasets', was: {format!r}")
-        format = "datasets"
-    elif format == "auto":
-        format = _format_of(name)
-    if task is not None and format != "lamp":
-        raise InvalidOptionError(f"a task is for LaMP's files, and {name} is of the form {format}: leave it out")
-    if format not in KINDS and (user_id is not None or roles is not None):
-        raise InvalidOptionError(
-            f"a user and roles are named for conversations, and {name} is of the form {format}: leave them out"
-        )
+    given = not isinstance(source, str | PathLike) or name.startswith(HUB)
+    format = _checked_format(name, "datasets" if given and format == "auto" else format, datasets=given)
+    _check_options(name, format, task=task is not None, turns=user_id is not None or roles is not None)
     if format in KINDS:
         whose = Whose(user_id) if roles is None else Whose(user_id, tuple(roles))
         return RecordReader(name, format, _from_rows(name, "", _turns(name, format, whose), max_characters))
@@ -154,6 +143,25 @@ def read_records(
         with located(name):
             check_fields(data.column_names)
     return RecordReader(name, format, _from_rows(name, "row", enumerate(_dataset_rows(data, name)), max_characters))
+
+
+def _checked_format(name: str, format: str, *, datasets: bool) -> str:
+    """The format of a source, found out where it is ``auto``; of one that `datasets` gives it is always the same."""
+    if format not in FORMATS:
+        raise InvalidOptionError(f"a format must be one of {', '.join(FORMATS)}, was: {format!r}")
+    if datasets and format != "datasets":
+        raise InvalidOptionError(f"the format of {name} is 'datasets', was: {format!r}")
+    return _format_of(name) if format == "auto" else format
+
+
+def _check_options(name: str, format: str, *, task: bool, turns: bool) -> None:
+    """Refuse options that are not for files of this format."""
+    if task and format != "lamp":
+        raise InvalidOptionError(f"a task is for LaMP's files, and {name} is of the form {format}: leave it out")
+    if turns and format not in KINDS:
+        raise InvalidOptionError(
+            f"a user and roles are named for conversations, and {name} is of the form {format}: leave them out"
+        )
 
 
 def _format_of(path: str) -> str:

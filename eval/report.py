@@ -174,12 +174,16 @@ class Report:
         columns |= {name: list(map(_difference_cell, some)) for name, some in differences.items() if any(some)}
         if any(row.answered not in ("", GENERATED) for row in self.rows):
             columns["answered"] = [row.answered or "-" for row in self.rows]
-        counted = (*OUTCOMES, THINKING)
-        wrong = [{name: row.outcomes[name] for name in counted if row.outcomes.get(name)} for row in self.rows]
-        if any(wrong):
-            columns["of the answers"] = [", ".join(f"{n} {name}" for name, n in each.items()) or "-" for each in wrong]
+        if wrong := outcome_cells([row.outcomes for row in self.rows]):
+            columns["of the answers"] = wrong
         columns["tokens added"] = [f"{row.tokens_added:.0f}" for row in self.rows]
         return [list(columns), *map(list, zip(*columns.values(), strict=True))]
+
+
+def outcome_cells(rows: Sequence[Mapping[str, int]]) -> list[str]:
+    """What was wrong with each row's answers, e.g. ``"2 cut, 1 refused"``; nothing at all if nothing was."""
+    wrong = [{name: row[name] for name in (*OUTCOMES, THINKING) if row.get(name)} for row in rows]
+    return [", ".join(f"{n} {name}" for name, n in each.items()) or "-" for each in wrong] if any(wrong) else []
 
 
 def interval_cell(interval: Interval) -> str:

@@ -39,7 +39,7 @@ from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, General
 from persona.eval.bootstrap import Bootstrap, Interval
 from persona.eval.metrics import rouge
 from persona.eval.options import NONE, EvaluationOptions
-from persona.eval.report import Failure, interval_cell, table, write_results
+from persona.eval.report import Failure, interval_cell, outcome_cells, table, write_results
 from persona.eval.run import Progress
 from persona.personalizer import Personalizer
 from persona.records import Profile
@@ -150,6 +150,9 @@ class RestraintReport:
             ]
             for row in self.rows
         ]
+        if wrong := outcome_cells([row.outcomes for row in self.rows]):
+            header.append("of the answers")
+            rows = [[*row, cell] for row, cell in zip(rows, wrong, strict=True)]
         return [header, *rows]
 
 

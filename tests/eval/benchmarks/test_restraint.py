@@ -118,6 +118,13 @@ def test_a_filter_that_knows_when_not_to_keeps_all(report: RestraintReport) -> N
     assert filtered.tokens_personal == always.tokens_personal
 
 
+def test_answers_that_were_none_are_counted_and_shown() -> None:
+    silent = run(lambda prompt: "" if "lighthouse 0" in prompt else "3", {"bm25-lamp": OnlyReviews()})
+    header, *rows = silent.cells()
+    assert header[-1] == "of the answers"
+    assert [row[-1] for row in rows] == ["1 empty", "1 empty"]
+
+
 def test_what_is_kept_is_a_ratio_of_scores() -> None:
     retrievers: dict[str, Retriever] = {"bm25-lamp": make_retriever("bm25-lamp"), "never": OnlyReviews("nothing")}
     found = run(lambda prompt: "1" if " is the score for " in prompt else "4", retrievers)

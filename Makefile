@@ -30,7 +30,7 @@ demo: setup
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test: setup postgres
-	$(PYTEST)
+	$(PYTEST) --durations=15
 
 quick: setup
 	$(PYTEST) -m "not slow and not real"

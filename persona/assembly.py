@@ -34,6 +34,7 @@ from persona.settings import Settings, open_store
 
 if TYPE_CHECKING:
     from persona.adapters.bank import AdapterBank
+    from persona.adapters.serving.vllm import ServedAdapters
     from persona.encoders.user_vectors import UserVectorFile
     from persona.soft_prompts.embedder import UserEmbedder
     from persona.store.profile_store import ProfileStore
@@ -60,7 +61,8 @@ class PersonalizationOptions:
             It is loaded only where something reads vectors.
         user_embedder: a `UserEmbedder`, its folder or hub id: its soft prompt stands before the prompt.
         user_vectors: the users' vectors, for a user embedder that reads those; a file or its path.
-        adapters: answer with the user's own adapter: True for those in the store, or a bank.
+        adapters: answer with the user's own adapter: True for those in the store, a bank, or those that a vLLM server
+            serves.
         family: key of a family of adapters, or its beginning; needed where there are several for the LLM.
         missing_adapter: what a user without an adapter gets, one of `MISSING_ADAPTER`.
         summary: say what is typical of the user: ``"stats"``, exact statistics of the records; ``"llm"``, what
@@ -84,7 +86,7 @@ class PersonalizationOptions:
     encoder: RecordEncoder | str | None = None
     user_embedder: UserEmbedder | str | Path | None = None
     user_vectors: UserVectorFile | str | Path | None = None
-    adapters: AdapterBank | bool = False
+    adapters: AdapterBank | ServedAdapters | bool = False
     family: str | None = None
     missing_adapter: str = "error"
     summary: str | None = None
@@ -267,7 +269,10 @@ def _adapter_channel(
     from persona.adapters.bank import AdapterBank
     from persona.adapters.channel import AdapterChannel
     from persona.adapters.serving.pool import AdapterPool
+    from persona.adapters.serving.vllm import ServedAdapters
 
+    if isinstance(options.adapters, ServedAdapters):
+        return AdapterChannel(options.adapters, missing=options.missing_adapter)
     bank = AdapterBank(store) if options.adapters is True else options.adapters
     family = None if options.family is None else bank.family(llm.fingerprint, key=options.family)
     pool = stack.enter_context(AdapterPool(bank, llm, family))

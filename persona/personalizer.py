@@ -101,9 +101,19 @@ class Personalizer:
         Args:
             way: one of `persona.protocols.ANSWERS`.
         """
-        options = replace(self.options, answers=way)
+        return self.changed(options=replace(self.options, answers=way))
+
+    def changed(
+        self, *, channels: Sequence[Channel] | None = None, options: GenerationOptions | None = None
+    ) -> Personalizer:
+        """A personalizer like this one with other channels or options; None leaves them. Errors as in the class."""
         return Personalizer(
-            self.llm, self.store, self.channels, builder=self.builder, options=options, query=self._query
+            self.llm,
+            self.store,
+            self.channels if channels is None else channels,
+            builder=self.builder,
+            options=options or self.options,
+            query=self._query,
         )
 
     def generate(

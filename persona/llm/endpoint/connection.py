@@ -82,6 +82,11 @@ class Connection:
         """The endpoint's address, as it was given."""
         return str(self._client.base_url)
 
+    @property
+    def key(self) -> str:
+        """The API key that requests are sent with."""
+        return str(self._client.api_key)
+
     async def _close(self) -> None:
         closed = self._client.close()
         if closed is not None:

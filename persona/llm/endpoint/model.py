@@ -21,7 +21,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -120,6 +120,12 @@ class OpenAILM:
         return self._fingerprint(self._alive.connection)
 
     @property
+    def address(self) -> Address:
+        """Where requests go, for who sends their own."""
+        connection = self._live.connection
+        return Address(self._model, connection.url.rstrip("/"), connection.key, self._options)
+
+    @property
     def serves(self) -> str | None:
         """Fingerprint of the LLM behind the endpoint, as it was given."""
         return self._options.serves
@@ -205,7 +211,7 @@ class OpenAILM:
         for index, request in enumerate(requests):
             if request.soft_prompt is not None:
                 check_soft_prompt(request.soft_prompt, self._options.hidden_size, self.fingerprint, index)
-            model = self._model_of(request)
+            model = self.model_of(request)
             # Equal prompts are one question; a soft prompt is never taken for equal to another.
             choices = None if options.answers == "generate" else request.choices
             key = (request.prompt, request.turns, model, choices, None if request.soft_prompt is None else index)
@@ -244,7 +250,12 @@ class OpenAILM:
         if ended:
             raise ended[0]
 
-    def _model_of(self, request: Request) -> str:
+    def model_of(self, request: Request) -> str:
+        """The model that a request goes to: the server's name of its adapter, if it has one.
+
+        Raises:
+            UnknownAdapterError: if `EndpointOptions.adapter_name` knows no such adapter.
+        """
         adapter_name = self._options.adapter_name
         return self._model if request.adapter is None or adapter_name is None else adapter_name(request.adapter)
 
@@ -293,6 +304,23 @@ class OpenAILM:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._model!r}, base_url={self._alive.connection.url!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an endpoint is, and how it is asked.
+
+    Attributes:
+        model: the model's name there.
+        url: without a slash at its end.
+        key: the API key.
+        options: what is asked of it.
+    """
+
+    model: str
+    url: str
+    key: str = field(repr=False)
+    options: EndpointOptions
 
 
 @dataclass(slots=True)

@@ -1,0 +1,117 @@
+"""A request as it came, with what is personal put into it; everything else of it stays as it is.
+
+What is personal was made by `Personalizer.prepare`. Here it finds its place among fields that persona does not know:
+images beside the text, calls of tools and their results, turns of any roles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from persona.llm.chat.messages import joined
+from persona.llm.endpoint.options import EndpointOptions
+from persona.llm.endpoint.wire import completion
+from persona.protocols import Message, Request
+
+_SYSTEM = ("system", "developer")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """The turn of a conversation that is answered, and the turns before it that are text.
+
+    Attributes:
+        index: of the turn in the conversation.
+        text: its text; that of several parts is joined.
+        turns: the user's and the assistant's turns before it, as far as they are text.
+    """
+
+    index: int
+    text: str
+    turns: tuple[Message, ...]
+
+
+def asked_of(messages: list[dict[str, Any]]) -> Asked | None:
+    """The last turn of the user that has text; None if there is none.
+
+    Results of tools may stand behind it: with every step of an agent the same turn is asked again.
+    """
+    for index in range(len(messages) - 1, -1, -1):
+        text = text_of(messages[index].get("content"))
+        if messages[index].get("role") == "user" and text.strip():
+            before = [(each.get("role"), text_of(each.get("content"))) for each in messages[:index]]
+            turns = [Message(role, said) for role, said in before if role in ("user", "assistant") and said]
+            return Asked(index, text, tuple(turns))
+    return None
+
+
+def text_of(content: Any) -> str:
+    """The text in a turn's content: itself, or its parts of the type ``text``."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def placed(messages: list[dict[str, Any]], asked: Asked, request: Request, options: EndpointOptions) -> list[Any]:
+    """The conversation with what is personal in it.
+
+    Args:
+        messages: as they came.
+        asked: the turn that is answered.
+        request: that turn, made personal; turns about the user stand before those of `asked`.
+        options: the system text that stands before everything, and where a soft prompt stands.
+    """
+    personal = request.turns[: len(request.turns) - len(asked.turns)]
+    turns = [dict(each) for each in messages]
+    turns[asked.index]["content"] = _with_text(turns[asked.index]["content"], asked.text, request.prompt)
+    about = joined(*(turn.content for turn in personal if turn.role == "system"))
+    own = bool(turns) and turns[0].get("role") in _SYSTEM
+    if about or options.system is not None:
+        if not own:
+            turns.insert(0, {"role": "system", "content": ""})
+            own = True
+        turns[0]["content"] = _around(turns[0]["content"], options.system, about)
+    turns[int(own) : int(own)] = [
+        {"role": turn.role, "content": turn.content} for turn in personal if turn.role != "system"
+    ]
+    if request.soft_prompt is not None:
+        from persona.llm.inputs import message_parts
+
+        first = options.soft_prompt == "before" or options.system is None
+        parts: list[Any] = message_parts(request.soft_prompt, "")[:1]
+        given = turns[0]["content"]
+        given = [{"type": "text", "text": given}] if isinstance(given, str) else list(given or [])
+        turns[0]["content"] = parts + given if first else given + parts
+    return turns
+
+
+def placed_completion(request: Request, options: EndpointOptions) -> dict[str, Any]:
+    """The prompt's fields of a completion."""
+    fields = completion(request, options)
+    return {**fields, **fields.pop("extra_body", {})}
+
+
+def _with_text(content: Any, text: str, personal: str) -> Any:
+    """A turn's content with its text in other words; parts that are no text stay where they are."""
+    if isinstance(content, str) or personal == text:
+        return personal if isinstance(content, str) else content
+    parts = [dict(part) if isinstance(part, Mapping) else part for part in content]
+    texts = [part for part in parts if text_of([part])]
+    if personal.endswith(text):
+        texts[0]["text"] = personal[: len(personal) - len(text)] + texts[0]["text"]
+        return parts
+    # A task's own wording puts records into the text itself.
+    texts[0]["text"] = personal
+    return [part for part in parts if not any(part is other for other in texts[1:])]
+
+
+def _around(content: Any, before: str | None, behind: str) -> Any:
+    """A system turn's content with texts around it."""
+    if isinstance(content, str) or content is None:
+        return joined(before, content, behind)
+    parts = [{"type": "text", "text": text} for text in (before, behind) if text]
+    return [*parts[: int(bool(before))], *content, *parts[int(bool(before)) :]]

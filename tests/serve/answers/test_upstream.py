@@ -1,0 +1,250 @@
+"""An upstream gets the request as it came, with what is personal in it; its answers and failures come back."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import time
+from threading import Event
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import torch
+from openai import AsyncOpenAI, OpenAI
+
+from persona.llm.load import load_llm
+from persona.serve.state import ServerOptions
+from tests.serve.conftest import ASKED, CANARY, Behaviour, Serve, Upstream, answer, chunks, drops, replies, streams
+
+
+@pytest.fixture
+def url(serve: Serve, upstream: Upstream) -> str:
+    return serve(f"openai:gpt@{upstream.url}", ServerOptions(models=("gpt-mini",)), api_key="sk-operator")
+
+
+@pytest.fixture
+def client(url: str) -> OpenAI:
+    return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
+TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
+
+
+def test_a_request_goes_on_as_it_came_with_the_users_records_in_its_last_turn(url: str, upstream: Upstream) -> None:
+    body: dict[str, Any] = {
+        "model": "gpt-mini",
+        "user": "ana",
+        "messages": [
+            {"role": "developer", "content": "Be brief.", "name": "rules"},
+            {"role": "user", "content": "Hi."},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {}}]},
+            {"role": "tool", "tool_call_id": "1", "content": "7"},
+            {"role": "user", "content": [IMAGE, {"type": "text", "text": ASKED}]},
+            {"role": "assistant", "content": "", "tool_calls": [{"id": "2", "type": "function", "function": {}}]},
+            {"role": "tool", "tool_call_id": "2", "content": "8"},
+        ],
+        "tools": [TOOL],
+        "tool_choice": "auto",
+        "response_format": {"type": "json_object"},
+        "n": 3,
+        "top_k": 4,
+        "temperature": 1.5,
+    }
+    got = httpx.post(f"{url}/v1/chat/completions", json={**body, "persona": {"k": 2}}).json()
+    (sent,) = upstream.asked
+    (path, headers) = upstream.heads[0]
+    assert (path, headers["Authorization"]) == ("/v1/chat/completions", "Bearer sk-operator")
+    changed = sent["messages"][4]["content"]
+    assert changed[0] == IMAGE
+    assert CANARY["ana"] in changed[1]["text"]
+    assert changed[1]["text"].endswith(ASKED)
+    changed[1]["text"] = ASKED
+    del body["user"]
+    assert sent == body
+    used = got.pop("persona")
+    assert got == answer("hello", model="gpt-mini")
+    assert used == {
+        "channels": ["records"],
+        "records": ["ana-1"],
+        "tokens_added": used["tokens_added"],
+        "abstained": False,
+    }
+    assert used["tokens_added"] > 5
+
+
+@pytest.mark.parametrize("messages", [[{"role": "user", "content": ASKED}], [{"role": "user", "content": [IMAGE]}]])
+@pytest.mark.parametrize("more", [{}, {"user": "nobody"}, {"user": "ana", "persona": {"enabled": False}}])
+def test_without_anything_personal_the_upstream_gets_what_was_sent(
+    url: str, upstream: Upstream, messages: list[Any], more: dict[str, Any]
+) -> None:
+    got = httpx.post(f"{url}/v1/chat/completions", json={"messages": messages, **more})
+    assert upstream.asked == [{"messages": messages, "model": "gpt"}]
+    assert got.json()["persona"] == {"channels": [], "records": [], "tokens_added": 0, "abstained": True}
+
+
+def test_a_users_turns_and_system_text_stand_where_the_placement_says(serve: Serve, upstream: Upstream) -> None:
+    url = serve(f"openai:gpt@{upstream.url}", api_key="sk", placement="turns", summary="stats")
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": ASKED}]
+    httpx.post(f"{url}/v1/chat/completions", json={"messages": messages, "user": "ana"})
+    system, *turns = upstream.asked[0]["messages"]
+    assert system["content"].startswith("Be brief.")
+    assert "About this user" in system["content"]
+    assert turns == [
+        {"role": "user", "content": CANARY["ana"]},
+        {"role": "assistant", "content": "ana's headline"},
+        {"role": "user", "content": ASKED},
+    ]
+
+
+def test_a_completion_is_personal_too(client: OpenAI, upstream: Upstream) -> None:
+    upstream.behaviour = replies({"choices": [{"text": "x", "index": 0, "finish_reason": "stop"}], "usage": None})
+    got = client.completions.create(model="gpt", prompt=ASKED, user="ben", suffix="!")
+    assert got.model_extra is not None
+    assert got.model_extra["persona"]["records"] == ["ben-1"]
+    assert upstream.heads[0][0] == "/v1/completions"
+    assert upstream.asked[0]["suffix"] == "!"
+    assert CANARY["ben"] in upstream.asked[0]["prompt"]
+
+
+def test_a_stream_arrives_chunk_by_chunk_and_byte_by_byte_but_for_its_end(url: str, upstream: Upstream) -> None:
+    events, go_on = chunks("a", "b"), Event()
+    upstream.behaviour = streams(events[0], lambda: go_on.wait(20), *events[1:])
+    body = {"messages": [{"role": "user", "content": ASKED}], "user": "ana", "stream": True}
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as reply:
+        arriving = reply.iter_bytes()
+        first = next(arriving)
+        go_on.set()  # the upstream sends no more until the first chunk is here
+        rest = first + b"".join(arriving)
+    assert first == events[0]
+    assert rest.startswith(events[0] + events[1])
+    *_, ended, done, _ = rest.split(b"\n\n")
+    assert done == b"data: [DONE]"
+    chunk = json.loads(ended.removeprefix(b"data: "))
+    assert chunk.pop("persona")["records"] == ["ana-1"]
+    assert chunk == json.loads(events[-1].removeprefix(b"data:"))
+
+
+def test_the_openai_client_reads_the_stream(client: OpenAI, upstream: Upstream) -> None:
+    upstream.behaviour = streams(*chunks("he", "llo"))
+    with client.chat.completions.create(
+        model="gpt", messages=[{"role": "user", "content": ASKED}], user="ana", stream=True
+    ) as stream:
+        received = list(stream)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in received) == "hello"
+    assert received[-1].model_extra is not None
+    assert received[-1].model_extra["persona"]["channels"] == ["records"]
+
+
+LONG = {"error": {"message": "too long", "type": "invalid_request_error", "code": "context_length_exceeded"}}
+FAILURES: dict[str, tuple[Behaviour, int, str]] = {
+    "400": (replies(LONG, 400), 400, "too long"),
+    "404 of vLLM": (replies({"object": "error", "message": "no such model"}, 404), 404, "no such model"),
+    "429": (replies({"error": {"message": "slow"}}, 429, Retry_After="7"), 429, "slow"),
+    "the operator's key": (replies({"error": {"message": "sk-operator is wrong"}}, 401), 502, "server's own key"),
+    "500": (replies({"error": {"message": "oops"}}, 500), 502, "failed (500): oops"),
+    "503": (replies(b"<html>", 503, Retry_After="7"), 503, "failed (503)"),
+    "a page": (replies(b"<html>hello</html>"), 502, "not in OpenAI's form"),
+    "no choices": (replies({"choices": None}), 502, "not in OpenAI's form"),
+    "a redirection": (replies(b"", 302, Location="http://127.0.0.1:1/"), 502, "sent no answer (302)"),
+    "silence": (drops, 502, "broke off"),
+    "garbage": (lambda handler: handler.wfile.write(b"\x00\xff garbage\r\n\r\n") and None, 502, "broke off"),
+    "an answer that is too late": (lambda handler: time.sleep(3), 504, "in time"),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_is_an_error_that_openais_client_understands(
+    serve: Serve, upstream: Upstream, name: str, stream: bool
+) -> None:
+    upstream.behaviour, status, said = FAILURES[name]
+    url = serve(load_llm(f"openai:gpt@{upstream.url}", api_key="sk-operator", timeout=1))
+    client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    with pytest.raises(openai.APIError) as raised:
+        list(client.chat.completions.create(model="gpt", messages=[{"role": "user", "content": ASKED}], stream=stream))
+    error = raised.value
+    assert said in str(error)
+    assert "sk-operator" not in str(error)
+    assert isinstance(error, openai.APIStatusError)
+    assert error.status_code == status
+    assert error.response.headers.get("retry-after") == ("7" if status in (429, 503) else None)
+    assert len(upstream.asked) == 1, "what was sent is not sent again"
+
+
+@pytest.mark.parametrize("events", [[], chunks("a")[:1], [b"data: {broken\n\n"]])
+def test_a_stream_that_breaks_off_ends_in_an_error(client: OpenAI, upstream: Upstream, events: list[bytes]) -> None:
+    upstream.behaviour = streams(*events, done=False)
+    stream = client.chat.completions.create(model="gpt", messages=[{"role": "user", "content": ASKED}], stream=True)
+    with pytest.raises((openai.APIError, ValueError)):
+        list(stream)
+
+
+def test_a_client_that_goes_away_ends_the_upstreams_work(url: str, upstream: Upstream) -> None:
+    broken = Event()
+
+    def behave(handler: Any) -> None:
+        streams(chunks("a")[0], done=False)(handler)
+        try:
+            while True:
+                handler.wfile.write(chunks("b")[0])
+                time.sleep(0.02)
+        except OSError:
+            broken.set()
+
+    upstream.behaviour = behave
+    body = {"messages": [{"role": "user", "content": ASKED}], "stream": True}
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as reply:
+        next(reply.iter_bytes())
+    assert broken.wait(10)
+
+
+def test_an_upstream_that_is_not_there_is_502(serve: Serve) -> None:
+    url = serve("openai:gpt@http://127.0.0.1:9/v1", api_key="sk")
+    got = httpx.post(f"{url}/v1/chat/completions", json={"messages": [{"role": "user", "content": ASKED}]}, timeout=30)
+    assert (got.status_code, got.json()["error"]["code"]) == (502, "upstream_failed")
+
+
+def test_many_users_at_once_never_see_one_another(url: str, upstream: Upstream) -> None:
+    def echo(handler: Any) -> None:
+        replies(answer(upstream.asked[-1]["messages"][-1]["content"]))(handler)
+
+    upstream.behaviour = echo
+
+    async def ask() -> None:
+        async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            users = list(CANARY) * 16
+            answers = await asyncio.gather(
+                *(
+                    client.chat.completions.create(
+                        model="gpt", messages=[{"role": "user", "content": f"{user}: {ASKED}"}], user=user
+                    )
+                    for user in users
+                )
+            )
+        for user, got in zip(users, answers, strict=True):
+            assert got.model_extra is not None
+            assert got.model_extra["persona"]["records"] == [f"{user}-1"]
+
+    asyncio.run(ask())
+    for sent in upstream.asked:
+        text = sent["messages"][-1]["content"]
+        (user,) = (user for user in CANARY if text.endswith(f"{user}: {ASKED}"))
+        assert [name for name, word in CANARY.items() if word in text] == [user]
+
+
+@pytest.mark.parametrize("model", ["gpt-5", "ben@1-0123456789ab", "@prior-0123456789ab", ""])
+def test_a_request_names_no_model_but_the_servers(client: OpenAI, upstream: Upstream, model: str) -> None:
+    with pytest.raises(openai.NotFoundError) as raised:
+        client.chat.completions.create(model=model, messages=[{"role": "user", "content": ASKED}], user="ana")
+    assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
+    assert upstream.asked == []
+
+
+def read_tensor(data: str) -> torch.Tensor:
+    """As vLLM reads it."""
+    return torch.load(io.BytesIO(base64.b64decode(data)), weights_only=True)

@@ -115,7 +115,17 @@ def test_the_sdist_passes_its_own_tests(built: Path, tmp_path: Path) -> None:
         "lamp",
     ]
     done = subprocess.run(
-        [python, "-m", "pytest", "-q", "-m", "not slow and not real", "-p", "no:cacheprovider", *(f"tests/{name}" for name in core)],
+        [
+            python,
+            "-m",
+            "pytest",
+            "-q",
+            "-m",
+            "not slow and not real",
+            "-p",
+            "no:cacheprovider",
+            *(f"tests/{name}" for name in core),
+        ],
         cwd=source,
         env=clean,
         capture_output=True,

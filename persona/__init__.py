@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from persona.encoders.load import load_encoder as load_encoder
     from persona.errors import PersonaError as PersonaError
     from persona.generation import Generation as Generation
-    from persona.langchain import PersonalizedRunnable as PersonalizedRunnable
+    from persona.integrations.langchain import PersonalizedRunnable as PersonalizedRunnable
+    from persona.integrations.openai import wrap as wrap
     from persona.llm.load import load_llm as load_llm
     from persona.memory import AsyncMemory as AsyncMemory
     from persona.memory import Memory as Memory
@@ -54,7 +55,7 @@ _PLACES = {
     "Memory": "persona.memory",
     "PersonaError": "persona.errors",
     "PersonalizationOptions": "persona.assembly",
-    "PersonalizedRunnable": "persona.langchain",
+    "PersonalizedRunnable": "persona.integrations.langchain",
     "Personalizer": "persona.personalizer",
     "Profile": "persona.records",
     "ProfileStore": "persona.store.profile_store",
@@ -68,6 +69,7 @@ _PLACES = {
     "make_retriever": "persona.retrievers.registry",
     "personalize": "persona.assembly",
     "read_records": "persona.readers",
+    "wrap": "persona.integrations.openai",
 }
 
 __all__ = [
@@ -92,6 +94,7 @@ __all__ = [
     "make_retriever",
     "personalize",
     "read_records",
+    "wrap",
 ]
 
 

@@ -9,7 +9,7 @@ Names of retrievers are those of `persona.retrievers.registry`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -194,15 +194,24 @@ def personalize(
     from persona.llm.load import load_llm
 
     check_user_id(user_id)
-    known = [each.name for each in fields(PersonalizationOptions)]
-    for name in changes:
-        if name not in known:
-            raise InvalidOptionError(f"an option must be one of {', '.join(known)}, was: {name!r}")
-    chosen = replace(options or PersonalizationOptions(), **changes)
+    chosen = changed(options or PersonalizationOptions(), changes)
     with ExitStack() as stack:
         opened = stack.enter_context(open_store(store)) if store is None or isinstance(store, str) else store
         personalizer = stack.enter_context(assembled(load_llm(llm), opened, chosen))
         return personalizer.generate(user_id, prompt).text
+
+
+def changed(options: PersonalizationOptions, changes: Mapping[str, Any]) -> PersonalizationOptions:
+    """`options` with other values for fields by name.
+
+    Raises:
+        InvalidOptionError: if there is no such option.
+    """
+    known = [each.name for each in fields(PersonalizationOptions)]
+    for name in changes:
+        if name not in known:
+            raise InvalidOptionError(f"an option must be one of {', '.join(known)}, was: {name!r}")
+    return replace(options, **changes)
 
 
 def as_user_embedder(given: UserEmbedder | str | Path, vectors: object = None) -> UserEmbedder:

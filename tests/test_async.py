@@ -14,7 +14,7 @@ import pytest
 from langchain_core.runnables import RunnableLambda
 
 from persona.errors import EndpointError
-from persona.langchain import PersonalizedRunnable
+from persona.integrations.langchain import PersonalizedRunnable
 from persona.llm.load import load_llm
 from persona.personalizer import Personalizer
 from persona.records import Record

@@ -13,7 +13,7 @@ from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder, Prom
 from langchain_core.runnables import RunnableConfig, RunnableGenerator
 
 from persona.errors import GenerationError, InvalidOptionError, InvalidUserIdError
-from persona.langchain import PersonalizedRunnable
+from persona.integrations.langchain import PersonalizedRunnable
 from persona.llm.load import load_llm
 from persona.personalizer import Personalizer
 from persona.records import Record

@@ -24,6 +24,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 
 from persona.errors import InvalidOptionError, InvalidUserIdError, PersonaError, reason
 from persona.generation import Generation, Prepared
+from persona.integrations.personal import one_user
 from persona.personalizer import Personalizer
 from persona.protocols import Message, Role
 
@@ -199,11 +200,8 @@ def _question(value: Any, config: RunnableConfig) -> tuple[str, list[Message]]:
             raise InvalidOptionError(
                 f"a mapping must hold 'prompt' (and may hold 'user_id', 'history'), has: {', '.join(map(str, value))}"
             )
-        named = value.get("user_id")
-        if named is not None and user_id is not None and named != user_id:
-            # Who serves a chain sets the config, and whoever asks may write the input: neither is taken on trust.
-            raise InvalidUserIdError(f"input and config must name one user, were: {named!r} and {user_id!r}")
-        user_id = user_id if named is None else named
+        # Who serves a chain sets the config, and whoever asks may write the input: neither is taken on trust.
+        user_id = one_user({"input": value.get("user_id"), "config": user_id})
         history, value = value.get("history") or [], value["prompt"]
     if user_id is None:
         raise InvalidUserIdError(

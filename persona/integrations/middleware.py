@@ -17,12 +17,12 @@ from typing import Any
 
 from persona.assembly import PersonalizationOptions
 from persona.errors import InvalidUserIdError
-from persona.integrations.personal import Personal, last_said, needed, one_user, text_of
+from persona.integrations.personal import Personal, last_said, needed, one_user
 from persona.store.profile_store import ProfileStore
 
 with needed("langchain"):
     from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest
-    from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
+    from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, SystemMessage
     from langgraph.config import get_config
     from langgraph.runtime import Runtime
 
@@ -78,25 +78,32 @@ class PersonalMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
 
     def _remembered(self, state: AgentState[Any], user_id: str) -> None:
         messages = state["messages"]
-        said = [messages[place].content for place in last_said([each.type for each in messages], "human")]
+        said = [_content(messages[place]) for place in last_said([each.type for each in messages], "human")]
         self._personal.remember(user_id, said)
 
     def _with_user(self, request: ModelRequest[Any], user_id: str) -> ModelRequest[Any]:
         messages = list(request.messages)
         place = last_said([each.type for each in messages], "human").stop - 1
-        said = {text_of(each.content) for each in messages if each.type == "human"}
-        part = None if place < 0 else self._personal.part(user_id, messages[place].content, said)
+        said = [_content(each) for each in messages if each.type == "human"]
+        part = None if place < 0 else self._personal.part(user_id, _content(messages[place]), said)
         if part is None:
             return request
-        asking = messages[place]
-        messages[place] = asking.model_copy(update={"content": part.with_prompt(asking.content)})
+        content = part.with_prompt(_content(messages[place]))
+        messages[place] = messages[place].model_copy(update={"content": content})
         turns: list[AnyMessage] = [
             HumanMessage(turn.content) if turn.role == "user" else AIMessage(turn.content) for turn in part.turns
         ]
         own = request.system_message
-        content = part.with_system(None if own is None else own.content)
+        content = part.with_system(None if own is None else _content(own))
         system = own if content is None else (own or SystemMessage("")).model_copy(update={"content": content})
         return request.override(messages=[*turns, *messages], system_message=system)
+
+
+def _content(message: BaseMessage) -> Any:
+    """A text, or parts in OpenAI's form; LangChain's may be plain strings."""
+    if isinstance(message.content, str):
+        return message.content
+    return [{"type": "text", "text": part} if isinstance(part, str) else part for part in message.content]
 
 
 def _user(runtime: Runtime[Any]) -> str:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 
 from persona.assembly import PersonalizationOptions
 from persona.errors import InvalidOptionError
-from persona.integrations.personal import Personal, PersonalPart, last_said, needed, one_user, text_of
+from persona.integrations.personal import Personal, PersonalPart, last_said, needed, one_user
 from persona.records import check_user_id
 from persona.store.profile_store import ProfileStore
 
@@ -149,7 +149,7 @@ def _personal_messages(personal: Personal, user_id: str, messages: Sequence[Any]
     """`messages` with what is known of the user; those that nothing is added to are the same objects."""
     roles = list(map(_role, messages))
     place = last_said(roles, "user").stop - 1
-    said = {text_of(_content(each)) for each, role in zip(messages, roles, strict=True) if role == "user"}
+    said = [_content(each) for each, role in zip(messages, roles, strict=True) if role == "user"]
     part = None if place < 0 else personal.part(user_id, _content(messages[place]), said)
     if part is None:
         return list(messages)

@@ -17,7 +17,7 @@ Everything else in a request stays as it is: tools and their results, images, th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +25,8 @@ from typing import Any
 from persona.assembly import PersonalizationOptions, assembled, changed
 from persona.errors import GenerationError, InvalidUserIdError, MissingDependencyError, UnsupportedChannelError
 from persona.generation import Generation
-from persona.llm.chat.messages import joined, system_and_turns
+from persona.llm.chat.content import text_of, with_text, with_texts_around
+from persona.llm.chat.messages import system_and_turns
 from persona.llm.tokenizers import WhitespaceTokenizer
 from persona.memory import Memory
 from persona.prompts.builder import SYSTEM
@@ -67,22 +68,11 @@ class PersonalPart:
 
     def with_system(self, content: Any) -> Any:
         """The content of the system's turn, a text, parts or None, with what belongs there."""
-        if not self.system:
-            return content
-        if isinstance(content, list):
-            return [*content, {"type": "text", "text": self.system}]
-        return joined(content, self.system)
+        return with_texts_around(content, None, self.system) if self.system else content
 
     def with_prompt(self, content: Any) -> Any:
         """The content of the turn that asks, a text or parts, with what belongs there."""
-        if self.text == self.prompt:
-            return content
-        if isinstance(content, str):
-            return self.text
-        if self.text.endswith(self.prompt):
-            return [{"type": "text", "text": self.text.removesuffix(self.prompt)}, *content]
-        # The wording of a task puts records into the request.
-        return [{"type": "text", "text": self.text}, *(part for part in content if _text_of(part) is None)]
+        return with_text(content, self.prompt, self.text)
 
 
 class Personal:
@@ -110,13 +100,13 @@ class Personal:
         with assembled(Elsewhere(), self.memory.store, chosen) as personalizer:
             self._personalizer = personalizer  # of text only, so that nothing is closed here
 
-    def part(self, user_id: str, content: Any, said: Collection[str] = ()) -> PersonalPart | None:
+    def part(self, user_id: str, content: Any, said: Iterable[Any] = ()) -> PersonalPart | None:
         """What is known of a user for one request; None if that is nothing, or the request has no words.
 
         Args:
             user_id: who asks.
             content: of the turn that asks: a text, or parts as OpenAI's clients take them.
-            said: what the user says in the conversation, which is not repeated as what is known of them.
+            said: contents of the user's turns in the conversation, which are not repeated as what is known of them.
 
         Raises:
             InvalidUserIdError: if `user_id` is not a legal id.
@@ -127,7 +117,8 @@ class Personal:
         if not prompt.strip():
             return None
         profile = self.memory.store.profile(user_id)
-        kept = tuple(record for record in profile if not _is_of(record, said))
+        texts = {_squeezed(text_of(each)) for each in said}
+        kept = tuple(record for record in profile if not _is_of(record, texts))
         ask = self._personalizer.ask(replace(profile, records=kept), prompt)
         (prepared,) = self._personalizer.prepare([ask])
         if prepared.generation.abstained:
@@ -138,14 +129,6 @@ class Personal:
     def remember(self, user_id: str, contents: Sequence[Any]) -> None:
         """Put what a user said into the store: contents of turns, oldest first."""
         self.memory.add([{"role": "user", "content": content} for content in contents], user_id=user_id)
-
-
-def text_of(content: Any) -> str:
-    """The text in the content of a turn: itself, or its parts of text with line breaks between; images have none."""
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, Sequence) else ()
-    return "\n".join(text for part in parts if (text := _text_of(part)) is not None)
 
 
 def last_said(roles: Sequence[str], user: str) -> range:
@@ -190,11 +173,9 @@ def needed(extra: str) -> Iterator[None]:
 
 
 def _is_of(record: Record, said: Collection[str]) -> bool:
-    return record.role == "user" and record.target is None and record.text in said
+    """Whether it is one of the texts that the user said, white space aside."""
+    return record.role == "user" and record.target is None and _squeezed(record.text) in said
 
 
-def _text_of(part: Any) -> str | None:
-    if isinstance(part, str):
-        return part
-    text = part.get("text") if isinstance(part, Mapping) and part.get("type", "text") == "text" else None
-    return text if isinstance(text, str) else None
+def _squeezed(text: str) -> str:
+    return "".join(text.split())

@@ -48,16 +48,17 @@ def test_parts_that_are_no_text_stay_as_they_are(store: ProfileStore) -> None:
     asked = [IMAGE, {"type": "text", "text": "coffee?"}]
     before = Personal(store, placement="prompt").part("ana", asked)
     assert before is not None
-    first, *rest = before.with_prompt(asked)
-    assert rest == asked
-    assert "Black coffee." in first["text"]
+    image, text = before.with_prompt(asked)
+    assert image == IMAGE
+    assert "Black coffee." in text["text"]
+    assert text["text"].endswith("coffee?")
     assert before.with_system([IMAGE]) == [IMAGE]
     above = Personal(store).part("ana", asked)
     assert above is not None
     assert above.with_prompt(asked) is asked
     assert above.with_system([IMAGE])[:-1] == [IMAGE]
     worded = replace(above, text="a prompt with records in the middle")
-    assert worded.with_prompt(asked) == [{"type": "text", "text": worded.text}, IMAGE]
+    assert worded.with_prompt(asked) == [IMAGE, {"type": "text", "text": worded.text}]
 
 
 def test_there_is_nothing_without_words_or_records(store: ProfileStore) -> None:
@@ -68,7 +69,7 @@ def test_there_is_nothing_without_words_or_records(store: ProfileStore) -> None:
 
 
 def test_what_the_user_says_in_the_conversation_is_not_repeated(store: ProfileStore) -> None:
-    said = {"I like tea.", "Black coffee."}
+    said = ["I like tea.", [{"type": "text", "text": "Black coffee."}]]
     part = Personal(store).part("ana", "I like tea.", said)
     assert part is not None
     # A record with a target tells more than its text.

@@ -6,10 +6,10 @@ images beside the text, calls of tools and their results, turns of any roles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from persona.llm.chat.content import text_of, with_text, with_texts_around
 from persona.llm.chat.messages import joined
 from persona.llm.endpoint.options import EndpointOptions
 from persona.llm.endpoint.wire import completion
@@ -47,15 +47,6 @@ def asked_of(messages: list[dict[str, Any]]) -> Asked | None:
     return None
 
 
-def text_of(content: Any) -> str:
-    """The text in a turn's content: itself, or its parts of the type ``text``."""
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    texts = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
-    return "".join(text for text in texts if isinstance(text, str))
-
-
 def placed(messages: list[dict[str, Any]], asked: Asked, request: Request, options: EndpointOptions) -> list[Any]:
     """The conversation with what is personal in it.
 
@@ -67,14 +58,14 @@ def placed(messages: list[dict[str, Any]], asked: Asked, request: Request, optio
     """
     personal = request.turns[: len(request.turns) - len(asked.turns)]
     turns = [dict(each) for each in messages]
-    turns[asked.index]["content"] = _with_text(turns[asked.index]["content"], asked.text, request.prompt)
+    turns[asked.index]["content"] = with_text(turns[asked.index]["content"], asked.text, request.prompt)
     about = joined(*(turn.content for turn in personal if turn.role == "system"))
     own = bool(turns) and turns[0].get("role") in _SYSTEM
     if about or options.system is not None:
         if not own:
             turns.insert(0, {"role": "system", "content": ""})
             own = True
-        turns[0]["content"] = _around(turns[0]["content"], options.system, about)
+        turns[0]["content"] = with_texts_around(turns[0]["content"], options.system, about)
     turns[int(own) : int(own)] = [
         {"role": turn.role, "content": turn.content} for turn in personal if turn.role != "system"
     ]
@@ -93,25 +84,3 @@ def placed_completion(request: Request, options: EndpointOptions) -> dict[str, A
     """The prompt's fields of a completion."""
     fields = completion(request, options)
     return {**fields, **fields.pop("extra_body", {})}
-
-
-def _with_text(content: Any, text: str, personal: str) -> Any:
-    """A turn's content with its text in other words; parts that are no text stay where they are."""
-    if isinstance(content, str) or personal == text:
-        return personal if isinstance(content, str) else content
-    parts = [dict(part) if isinstance(part, Mapping) else part for part in content]
-    texts = [part for part in parts if text_of([part])]
-    if personal.endswith(text):
-        texts[0]["text"] = personal[: len(personal) - len(text)] + texts[0]["text"]
-        return parts
-    # A task's own wording puts records into the text itself.
-    texts[0]["text"] = personal
-    return [part for part in parts if not any(part is other for other in texts[1:])]
-
-
-def _around(content: Any, before: str | None, behind: str) -> Any:
-    """A system turn's content with texts around it."""
-    if isinstance(content, str) or content is None:
-        return joined(before, content, behind)
-    parts = [{"type": "text", "text": text} for text in (before, behind) if text]
-    return [*parts[: int(bool(before))], *content, *parts[int(bool(before)) :]]

@@ -55,15 +55,19 @@ def caller(request: Request, given: Annotated[HTTPAuthorizationCredentials | Non
     Raises:
         UnauthorizedError: if it has no key of this store, and is not `LOCAL`'s.
     """
-    keys: KeyStore = request.app.state.persona.keys
-    known = None if given is None else keys.caller(given.credentials)
+    return caller_of(request.app.state.persona.keys, request, None if given is None else given.credentials)
+
+
+def caller_of(keys: KeyStore, request: Request, secret: str | None) -> Caller:
+    """Who makes a request with that secret, or with none; errors as in `caller`."""
+    known = None if secret is None else keys.caller(secret)
     if known is not None:
         return known
     if not keys.made() and _is_local(request):
         return LOCAL
     raise UnauthorizedError(
         "an API key is needed, as `Authorization: Bearer persona_...`: `persona keys make` makes one"
-        if given is None
+        if secret is None
         else "the API key is wrong or was revoked: `persona keys make` makes one"
     )
 

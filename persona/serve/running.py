@@ -11,9 +11,11 @@ from math import ceil
 from threading import current_thread, main_thread
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from persona.errors import InvalidOptionError
 from persona.serve.app import app_of
+from persona.serve.keys import KeyStore
 from persona.serve.state import ServerState
 
 _KEPT_ALIVE = 75
@@ -32,27 +34,39 @@ def run(state: ServerState, host: str, port: int, ready: Callable[[str], None]) 
     Raises:
         InvalidOptionError: if it would listen beyond this machine without keys, or cannot listen there.
     """
+    with listening(host, port, state.keys) as (opened, url):
+        server(state, lambda: ready(url)).run(sockets=[opened])
+
+
+@contextmanager
+def listening(host: str, port: int, keys: KeyStore) -> Iterator[tuple[socket.socket, str]]:
+    """A socket that listens, and its URL; arguments and errors as in `run`."""
     try:
-        listening = socket.create_server(
+        opened = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
         )
     except OSError as error:
         raise InvalidOptionError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
-    with listening:
-        address, port = listening.getsockname()[:2]
-        if not ipaddress.ip_address(address).is_loopback and not state.keys.made():
+    with opened:
+        address, port = opened.getsockname()[:2]
+        if not ipaddress.ip_address(address).is_loopback and not keys.made():
             raise InvalidOptionError(
                 f"without API keys a server listens on this machine alone (127.0.0.1), was: {host}; make a key first: "
                 "persona keys make NAME"
             )
         named = f"[{host}]" if ":" in host else host
-        server(state, lambda: ready(f"http://{named}:{port}")).run(sockets=[listening])
+        yield opened, f"http://{named}:{port}"
 
 
 def server(state: ServerState, ready: Callable[[], None]) -> uvicorn.Server:
     """A server of uvicorn that calls `ready` when it listens."""
+    return server_of(app_of(state), ready, state.options.drain_seconds)
+
+
+def server_of(app: ASGIApp, ready: Callable[[], None], drain_seconds: float) -> uvicorn.Server:
+    """`server` for any application."""
     config = uvicorn.Config(
-        app_of(state),
+        app,
         lifespan="on",
         log_config=None,
         access_log=False,  # the application logs, without paths
@@ -60,7 +74,7 @@ def server(state: ServerState, ready: Callable[[], None]) -> uvicorn.Server:
         proxy_headers=False,  # who is on this machine is not for a header to say
         ws="none",
         timeout_keep_alive=_KEPT_ALIVE,
-        timeout_graceful_shutdown=ceil(state.options.drain_seconds),
+        timeout_graceful_shutdown=ceil(drain_seconds),
     )
     return _Server(config, ready)
 

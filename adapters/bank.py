@@ -31,8 +31,7 @@ from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Protocol
-from weakref import WeakSet
+from typing import Any
 
 import torch
 from sqlalchemy import Connection, Select, and_, bindparam, delete, func, literal_column, or_, select, update
@@ -49,6 +48,7 @@ from persona.adapters.versions import (
     StoredAdapter,
     erase_exports,
 )
+from persona.caches import Holder, register
 from persona.errors import DataFormatError, FingerprintMismatchError, InvalidOptionError, UnknownAdapterError
 from persona.records import check_user_id
 from persona.store.database import insert_if_absent
@@ -56,14 +56,6 @@ from persona.store.profile_store import ForgetReport, ProfileStore
 from persona.store.queries import PAGE
 from persona.store.schema import PART_TABLES, Part, families, part_of
 from persona.store.upkeep.expiry import now
-
-
-class AdapterCache(Protocol):
-    """Whatever holds copies of adapters in memory."""
-
-    def drop(self, user_id: str) -> int:
-        """Overwrite what it holds of a user; returns how many copies there were."""
-        ...
 
 
 class AdapterBank:
@@ -78,22 +70,16 @@ class AdapterBank:
     def __init__(self, store: ProfileStore) -> None:
         self.store = store
         self._numbers: dict[Family, int] = {}
-        self._caches: WeakSet[AdapterCache] = WeakSet()
 
-    def watch(self, cache: AdapterCache) -> None:
-        """Have `forget` reach `cache` too, as long as that lives."""
-        self._caches.add(cache)
+    def watch(self, cache: Holder) -> None:
+        """Have `ProfileStore.forget` reach `cache` too, as long as that lives."""
+        register(cache, "adapters in slots")
 
     def forget(self, user_id: str, *, exports: Path | None = None) -> ForgetReport:
-        """`ProfileStore.forget`, the copies that this process holds in memory, and the user's folders in `exports`."""
+        """`ProfileStore.forget`, and the user's folders in `exports`."""
         if exports is not None:
             erase_exports(user_id, exports)
-        try:
-            return self.store.forget(user_id)
-        finally:
-            # Not before: a request that is answered meanwhile could read the adapter from the bank once more.
-            for cache in list(self._caches):
-                cache.drop(user_id)
+        return self.store.forget(user_id)
 
     def add_family(self, family: Family, prior: Tensor | None = None) -> None:
         """Make a family known, with the prior that its adapters lie over. One that is known is left as it is.

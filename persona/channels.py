@@ -22,7 +22,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from persona.errors import UnsupportedChannelError
-from persona.protocols import ADAPTER, LIFTS, SOFT_PROMPT, TEXT, Choices, LanguageModel, Lifts, Message, Wording
+from persona.protocols import (
+    ADAPTER,
+    LIFTS,
+    SOFT_PROMPT,
+    TEXT,
+    Choices,
+    Encoding,
+    LanguageModel,
+    Lifts,
+    Message,
+    Wording,
+)
 from persona.records import Profile, ScoredRecord
 
 if TYPE_CHECKING:
@@ -106,6 +117,10 @@ class Channel(ABC):
     @abstractmethod
     def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
         """One contribution for each of `asks`, in order; an empty `Contribution` for nothing."""
+
+    def encodings(self) -> set[Encoding]:
+        """The encoders and views of records whose stored vectors it reads: what a server keeps fresh."""
+        return set()
 
     def serving(self) -> AbstractContextManager[object]:
         """Open while the LLM answers; a channel that serves weights attaches them here."""

@@ -52,6 +52,10 @@ class RecordEncoder(Protocol):
         ...
 
 
+Encoding: TypeAlias = tuple[RecordEncoder, str]
+"""An encoder, and the view of a record (`Record.view`) that it is given."""
+
+
 @runtime_checkable
 class Retriever(Protocol):
     """Selects records of one user's profile for a query. It sees no other user's records."""

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from persona.errors import InvalidOptionError
+from persona.protocols import Encoding
 from persona.records import VIEWS, Profile, ScoredRecord
 
 Ranking = tuple[ScoredRecord, ...]
@@ -55,6 +56,12 @@ class ProfileRetriever:
             for number, ranking in zip(filled, rankings, strict=True):
                 results[number] = tuple(ranking)
         return results
+
+    def encodings(self) -> set[Encoding]:
+        """The encoders and views whose vectors this and the retrievers inside it read from a store."""
+        own, inner = getattr(self, "vectors", None), (getattr(self, "base", None), *getattr(self, "retrievers", ()))
+        read = {(own.encoder, own.view)} if own is not None and own.store is not None else set()
+        return read.union(*(each.encodings() for each in inner if isinstance(each, ProfileRetriever)))
 
     def rank(self, profile: Profile, query: str, k: int) -> Ranking:
         """At most `k` records of a profile that is not empty, best first."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from persona.channels import Ask, Channel, Contribution
 from persona.errors import InvalidOptionError
-from persona.protocols import Retriever
+from persona.protocols import Encoding, Retriever
 
-from .base import check_k
+from .base import ProfileRetriever, check_k
 from .words.bm25 import BM25Retriever
 
 
@@ -35,6 +35,10 @@ class RecordsChannel(Channel):
             )
         self.retriever = retriever
         self.k = check_k(k, least=0)
+
+    def encodings(self) -> set[Encoding]:
+        """Those of the retriever."""
+        return self.retriever.encodings() if isinstance(self.retriever, ProfileRetriever) else set()
 
     def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
         """The records for each of `asks`, best first."""

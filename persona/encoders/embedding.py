@@ -19,7 +19,7 @@ in an undisturbed run: the encoder gets the same list and gives the same numbers
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,6 +73,7 @@ def embed_users(
     encoder: RecordEncoder,
     *,
     view: str = "text",
+    user_ids: Iterable[str] | None = None,
     chunk_records: int = CHUNK_RECORDS,
     progress: Callable[[int, int, int], object] | None = None,
 ) -> EmbedReport:
@@ -85,6 +86,7 @@ def embed_users(
         store: holds the records, and the vectors are written to it.
         encoder: its options set the size and number of batches.
         view: what of a record is encoded (`Record.view`).
+        user_ids: these users alone; None for all.
         chunk_records: new records in a chunk, at least 1; the last user of a chunk may bring more.
         progress: called after each chunk with the users done, the users in total, and the records done.
 
@@ -100,9 +102,10 @@ def embed_users(
     start = time.perf_counter()
     fingerprint = vector_fingerprint(encoder, view)
     store.remove_expired()
-    total = sum(1 for _ in store.stale_users(fingerprint))
+    listed = None if user_ids is None else list(user_ids)
+    total = sum(1 for _ in store.stale_users(fingerprint)) if listed is None else len(listed)
     users = written = records = embedded = new = 0
-    for chunk in _chunks(store, fingerprint, chunk_records):
+    for chunk in _chunks(store, fingerprint, chunk_records, listed):
         texts = dict.fromkeys(text for work in chunk for text in work.new_texts(view))
         rows = {text: row for row, text in enumerate(texts)}
         # An empty list would load the model.
@@ -180,14 +183,16 @@ class _UserWork:
         )
 
 
-def _chunks(store: ProfileStore, fingerprint: str, size: int) -> Iterator[list[_UserWork]]:
-    """All stale users, those whose vectors are written in one transaction together.
+def _chunks(
+    store: ProfileStore, fingerprint: str, size: int, user_ids: Iterable[str] | None = None
+) -> Iterator[list[_UserWork]]:
+    """All stale users or those listed, those whose vectors are written in one transaction together.
 
     Where a chunk ends depends on its own users only.
     """
     chunk: list[_UserWork] = []
     new = records = 0
-    for user_id in store.stale_users(fingerprint):
+    for user_id in store.stale_users(fingerprint) if user_ids is None else user_ids:
         profile = store.profile(user_id)
         if len(profile):  # The user may have been forgotten since the page of stale users was read.
             chunk.append(_UserWork.of(profile, store.vectors(user_id, fingerprint)))

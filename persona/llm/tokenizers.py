@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from persona.caches import TextCache
 from persona.errors import InvalidOptionError
 from persona.llm.chat.messages import joined, transcript, without_oldest
 from persona.llm.chat.template import Chat, ChatTemplate
@@ -67,7 +67,7 @@ class HuggingFaceTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._n_special = int(tokenizer.num_special_tokens_to_add())
-        self._ids = lru_cache(_CACHED_TEXTS)(self._tokenize)
+        self._ids = TextCache("tokens of texts", self._tokenize, _CACHED_TEXTS)
 
     def count(self, text: str) -> int:
         """Number of tokens of `text`, with the special ones that the tokenizer puts around it."""

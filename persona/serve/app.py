@@ -15,6 +15,8 @@ from fastapi.middleware.cors import CORSMiddleware
 from persona.serve import health
 from persona.serve.access import add_error_handlers
 from persona.serve.answers import routes
+from persona.serve.data import routes as data
+from persona.serve.data.paths import RawPaths
 from persona.serve.errors import add_refusals
 from persona.serve.middleware import BodyLimits, Watched
 from persona.serve.state import ServerState
@@ -41,7 +43,7 @@ def app_of(state: ServerState) -> FastAPI:
         title="persona", summary=_SUMMARY, version=__version__, docs_url=None, redoc_url=None, lifespan=living
     )
     app.state.persona = state
-    for router in (health.router, routes.router):
+    for router in (health.router, routes.router, data.router):
         app.include_router(router)
     add_error_handlers(app)
     add_refusals(app)
@@ -49,6 +51,7 @@ def app_of(state: ServerState) -> FastAPI:
     app.add_middleware(BodyLimits, size=int(options.body_mb * 2**20), seconds=options.body_seconds)
     if options.origins:
         app.add_middleware(CORSMiddleware, allow_origins=options.origins, allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(RawPaths)
     app.add_middleware(Watched, metrics=state.metrics)
     app.openapi = _without_422(app)  # type: ignore[method-assign]
     return app

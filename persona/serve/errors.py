@@ -74,7 +74,7 @@ _WHY = {
     400: "The request is out of form or out of range.",
     401: "There is no key, or none that is known.",
     403: "The key may not do that.",
-    404: "There is no such model.",
+    404: "There is no such model, user or record.",
     408: "The body did not arrive in time.",
     413: "The body is larger than this server takes.",
     429: "Too many wait already, see `Retry-After`; or the upstream says so.",

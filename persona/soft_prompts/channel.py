@@ -28,9 +28,9 @@ from persona.channels import Ask, Channel, Contribution, check_way
 from persona.encoders.user_vectors import UserVectorFile
 from persona.lamp.prompts import LampWording
 from persona.lamp.tasks import lamp_task
-from persona.protocols import LIFTS, SOFT_PROMPT, Lifts, RecordEncoder
+from persona.protocols import LIFTS, SOFT_PROMPT, Encoding, Lifts, RecordEncoder
 from persona.soft_prompts.embedder import UserEmbedder, load_user_embedder
-from persona.soft_prompts.histories import History, HistoryBatch, history_reader
+from persona.soft_prompts.histories import History, HistoryBatch, HistoryReader, history_reader, history_views
 from persona.store.derived import StoredIndex
 
 if TYPE_CHECKING:
@@ -91,6 +91,13 @@ class SoftPromptChannel(Channel):
         self.wording = LampWording(lamp_task(task)) if task else None
         copying = self.embedder.copying if self.embedder.copies and LIFTS in llm.channels else None
         self._copying = None if copying is None else copying.of(llm)
+
+    def encodings(self) -> set[Encoding]:
+        """Those that the user embedder reads."""
+        reader = self._reader
+        if self.store is None or not isinstance(reader, HistoryReader):
+            return set()
+        return {(reader.encoder, view) for view in history_views(reader.config)}
 
     def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:
         """A soft prompt for each of `asks`, and lifts; users without records get the neutral prompt."""

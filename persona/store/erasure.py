@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy
@@ -36,6 +37,7 @@ class ForgetReport:
         indexes: search indexes.
         others: rows of other tables.
         adapters: versions of adapters.
+        dropped: pieces that this process kept in memory, by what they were (`persona.caches`).
     """
 
     records: int = 0
@@ -43,6 +45,7 @@ class ForgetReport:
     indexes: int = 0
     others: int = 0
     adapters: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
 
 
 def delete_user(connection: Connection, part: Part, user_id: str) -> ForgetReport:

@@ -34,6 +34,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
+from persona.caches import drop
 from persona.errors import InvalidOptionError, UnknownRecordError, UnknownUserError
 from persona.records import Profile, Record, check_user_id
 from persona.store.database import Database
@@ -286,6 +287,8 @@ class ProfileStore:
     def forget(self, user_id: str) -> ForgetReport:
         """Erase everything of a user, the bytes too; the module says what exactly that promises on each database.
 
+        What this process keeps in memory of the user goes with it (`persona.caches`).
+
         The report on an unknown user is all zeros. What an earlier call could not finish is finished.
 
         Raises:
@@ -295,8 +298,10 @@ class ProfileStore:
         part = part_of(check_user_id(user_id))
         with self.database.writing() as connection:
             report = delete_user(connection, part, user_id)
+        # Not before: a request that is answered meanwhile could read the rows once more.
+        dropped = drop(user_id)
         overwrite_deleted(self.database)
-        return report
+        return replace(report, dropped=dropped)
 
     def finish_forgetting(self, *, records: bool = False) -> int:
         """Overwrite what an earlier `forget` deleted and could not overwrite, because it was stopped or blocked.

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from persona.caches import register
 from persona.errors import InvalidOptionError
 from persona.records import Profile
 
@@ -130,6 +131,15 @@ class _TokenVectors:
         self.n_bytes = 0
         self._matrices: OrderedDict[str, NDArray[np.float16]] = OrderedDict()
         self._lock = threading.Lock()
+        register(self, "token vectors of records")
+
+    def drop(self, user_id: str) -> int:
+        """Drop the vectors of all texts, whosever they are; of how many."""
+        with self._lock:
+            dropped = len(self._matrices)
+            self._matrices.clear()
+            self.n_bytes = 0
+        return dropped
 
     def get(self, text: str) -> NDArray[np.float16] | None:
         with self._lock:

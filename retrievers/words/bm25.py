@@ -26,6 +26,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from persona.caches import TextCache
 from persona.records import Profile
 
 from ..base import ProfileRetriever, Ranking, check_view, scored, view_texts
@@ -92,7 +93,7 @@ class TermRetriever(ProfileRetriever):
 
     def __init__(self, view: str = "text") -> None:
         self.view = check_view(view)
-        self._kept = lru_cache(KEPT_PROFILES)(self._counted)
+        self._kept = TextCache("word counts of profiles", self._counted, KEPT_PROFILES)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(view={self.view!r})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,8 @@ from persona.cli.terminal import counted, group, opened_store, report
 from persona.errors import InvalidOptionError, UnknownUserError
 
 if TYPE_CHECKING:
-    from persona.store.profile_store import ForgetReport, ProfileStore
+    from persona.store.profile_store import ProfileStore
+    from persona.store.upkeep.receipt import Receipt
 
 app = group()
 
@@ -49,6 +51,8 @@ def forget(options: Forget) -> None:
             f"--exports (or PERSONA_LORA_FOLDER) must be a folder that is there, was: {str(exports)!r}; "
             "nothing was erased"
         )
+    from persona.store.upkeep.receipt import forget_with_receipt
+
     with opened_store() as store:
         if user_id is None:
             _forget_expired(store)
@@ -58,16 +62,20 @@ def forget(options: Forget) -> None:
             if not options.yes:
                 typer.confirm(f"Erase everything on {user_id!r}?", abort=True, err=True)
             exported = _erase_exported(store, user_id, exports)
-            erased = store.forget(user_id)
-            beyond = beyond_reach(store)
-            value = {"user_id": user_id, **asdict(erased), "exported_adapters": exported, "not_reached": beyond}
-            report(value, f"erased {_listed(erased, exported)} of {user_id!r}", *_warning(beyond))
+            receipt = forget_with_receipt(store, user_id)
+            report(
+                {**asdict(receipt), "exported_adapters": exported},
+                f"erased {_listed(receipt, exported)} of {user_id!r}",
+                *_warning(receipt.not_reached),
+            )
 
 
 def _forget_expired(store: ProfileStore) -> None:
+    from persona.store.upkeep.receipt import not_reached
+
     records = store.remove_expired()
     parts = store.finish_forgetting(records=True)
-    beyond = beyond_reach(store) if records else []
+    beyond = not_reached(store) if records else ()
     report(
         {"expired": records, "parts_rewritten": parts, "not_reached": beyond},
         f"erased {counted(records, 'record')} that had expired, and what was made from them"
@@ -79,9 +87,11 @@ def _forget_expired(store: ProfileStore) -> None:
 
 def _finish(store: ProfileStore, user_id: str, exports: Path | None) -> None:
     """What is left to erase where the user's rows are gone: bytes that could not be overwritten, exported adapters."""
+    from persona.store.upkeep.receipt import not_reached
+
     exported = _erase_exported(store, user_id, exports)
     parts = store.finish_forgetting()
-    beyond = beyond_reach(store)
+    beyond = not_reached(store)
     if not parts and not exported:
         files = f"; files that may hold them: {', '.join(beyond[:-1])}" if beyond[:-1] else ""
         try:
@@ -107,31 +117,20 @@ def _erase_exported(store: ProfileStore, user_id: str, exports: Path | None) -> 
     return erase_exports(user_id, exports)
 
 
-def _listed(erased: ForgetReport, exported: int) -> str:
+_ONE = {"vector matrices": "vector matrix", "summaries": "summary", "indexes": "index"}
+"""The singular where it is not the plural without its s."""
+
+
+def _listed(receipt: Receipt, exported: int) -> str:
     """What was there, and nothing else."""
+    erased = [(part.what, part.removed) for part in receipt.parts if part.what != "ids"]
     parts = [
-        counted(number, *words)
-        for number, *words in (
-            (erased.records, "record"),
-            (erased.vectors, "vector matrix", "vector matrices"),
-            (erased.indexes, "summary, soft prompt or index", "summaries, soft prompts or indexes"),
-            (erased.adapters, "adapter"),
-            (exported, "exported adapter"),
-            (erased.others, "other row"),
-        )
+        counted(number, _ONE.get(what, what.removesuffix("s")), what)
+        for what, number in (*erased, ("exported adapters", exported))
         if number
     ]
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts or ["the id"])
 
 
-def beyond_reach(store: ProfileStore) -> list[str]:
-    """What no command of the store erases, by name where it is known."""
-    from persona.store.upkeep.exports import noted_exports
-
-    files = [f"{each.path} ({each.what}, {each.time[:10]})" for each in noted_exports(store.database)]
-    log = [] if store.database.is_sqlite else ["the server's log (pg_wal), its archives and standbys"]
-    return [*files, *log, "backups and copies of the database, other exports, folders of evaluations and trainings"]
-
-
-def _warning(beyond: list[str]) -> list[str]:
+def _warning(beyond: Sequence[str]) -> list[str]:
     return [f"not reached: {each}" for each in beyond]

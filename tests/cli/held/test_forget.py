@@ -15,7 +15,9 @@ from tests.cli.conftest import SAMPLE, Run
 
 
 def test_forget_erases_one_user(stocked: Run) -> None:
-    assert stocked("forget", "tomás", "--yes", "--json").json["records"] == 7
+    receipt = stocked("forget", "tomás", "--yes", "--json").json
+    assert {"what": "records", "removed": 7, "left": 0} in receipt["parts"]
+    assert receipt["complete"]
     assert "holds nothing on 'tomás'" in stocked("retrieve", "tomás", "soup", "--json").error
     assert len(stocked("retrieve", "mara", "film", "--json").json) == 4
     gone = stocked("forget", "tomás", "--yes").error
@@ -70,7 +72,10 @@ def test_it_says_what_was_there_and_nothing_else(stocked: Run) -> None:
 
 
 def test_it_names_what_it_cannot_reach_each_time(stocked: Run, tmp_path: Path) -> None:
-    everywhere = "backups and copies of the database, other exports, folders of evaluations and trainings"
+    everywhere = (
+        "backups and copies of the database, other exports, folders of evaluations and trainings, the memory of other "
+        "processes until they end"
+    )
     assert stocked("forget", "mara", "--yes").out.splitlines()[1:] == [f"not reached: {everywhere}"]
     assert stocked("embed-users", "--export", "users.parquet").code == 0
     today = f"{datetime.now(UTC):%Y-%m-%d}"

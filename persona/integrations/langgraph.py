@@ -22,6 +22,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdError
@@ -90,6 +91,24 @@ class _Stored:
     ttl: float | None = None
 
 
+class _Items:
+    """The items of a user, which are read out of their records when they are asked for."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self._records = {record.id: record for record in profile}
+
+    def get(self, record_id: str) -> _Stored | None:
+        """The item of that record."""
+        record = self._records.get(record_id)
+        return None if record is None else _stored(record)
+
+    @cached_property
+    def every(self) -> tuple[_Stored, ...]:
+        """All of them, newest first."""
+        return tuple(map(_stored, reversed(self._records.values())))
+
+
 class PersonaStore(BaseStore):
     """The items of many users in a persona store.
 
@@ -134,7 +153,7 @@ class PersonaStore(BaseStore):
             DataFormatError: if a value is no JSON, or too long.
         """
         asked = [(op, self._user_of(op)) for op in ops]
-        items = {user_id: self._items(user_id) for _, user_id in asked}
+        items = {user_id: _Items(self.memory.store.profile(user_id)) for user_id in {user_id for _, user_id in asked}}
         puts: dict[tuple[str, str], PutOp] = {}
         renewed: dict[tuple[str, str], Record] = {}
         results: list[Result] = []
@@ -144,10 +163,11 @@ class PersonaStore(BaseStore):
                 puts[user_id, _record_id(self._inner(op.namespace), op.key)] = op
                 results.append(None)
             elif isinstance(op, GetOp):
-                read = [each for each in (items[user_id].get(_record_id(self._inner(op.namespace), op.key)),) if each]
-                results.append(self._item(user_id, read[0]) if read else None)
+                got = items[user_id].get(_record_id(self._inner(op.namespace), op.key))
+                read = [] if got is None else [got]
+                results.append(None if got is None else self._item(user_id, got))
             elif isinstance(op, SearchOp):
-                found = self._found(op, user_id, items[user_id])
+                found = self._found(op, items[user_id])
                 read = [each for each, _ in found]
                 results.append([self._search_item(user_id, each, score) for each, score in found])
             else:
@@ -183,28 +203,25 @@ class PersonaStore(BaseStore):
     def _outer(self, user_id: str, namespace: Namespace) -> Namespace:
         return namespace if self.user_id is not None else (user_id, *namespace)
 
-    def _items(self, user_id: str) -> dict[str, _Stored]:
-        """All of a user, by record id, newest first."""
-        return {record.id: _stored(record) for record in reversed(self.memory.store.profile(user_id).records)}
-
-    def _found(self, op: SearchOp, user_id: str, items: Mapping[str, _Stored]) -> list[tuple[_Stored, float | None]]:
+    def _found(self, op: SearchOp, items: _Items) -> list[tuple[_Stored, float | None]]:
         prefix, end = self._inner(op.namespace_prefix), op.offset + op.limit
         fitting = [
             each
-            for each in items.values()
+            for each in items.every
             if each.namespace[: len(prefix)] == prefix
             and all(_fits(each.value.get(name), wanted) for name, wanted in (op.filter or {}).items())
         ]
         if not op.query or end < 1:
             return [(each, None) for each in fitting[op.offset : end]]
         records = tuple(each.record for each in reversed(fitting) if each.indexed)
-        ranked = self.memory.retriever.retrieve(Profile(user_id, records), op.query, end)
-        found: list[tuple[_Stored, float | None]] = [(items[each.record.id], each.score) for each in ranked]
+        ranked = self.memory.retriever.retrieve(replace(items.profile, records=records), op.query, end)
+        by_id = {each.record.id: each for each in fitting}
+        found: list[tuple[_Stored, float | None]] = [(by_id[each.record.id], each.score) for each in ranked]
         found += [(each, None) for each in fitting if not each.indexed]
         return found[op.offset : end]
 
-    def _namespaces(self, op: ListNamespacesOp, user_id: str, items: Mapping[str, _Stored]) -> list[Namespace]:
-        outer = {self._outer(user_id, each.namespace) for each in items.values()}
+    def _namespaces(self, op: ListNamespacesOp, user_id: str, items: _Items) -> list[Namespace]:
+        outer = {self._outer(user_id, each.namespace) for each in items.every}
         fitting = {each for each in outer if all(_is_at(condition, each) for condition in op.match_conditions or ())}
         return sorted({each[: op.max_depth] for each in fitting})[op.offset : op.offset + op.limit]
 
@@ -212,7 +229,7 @@ class PersonaStore(BaseStore):
         self,
         puts: Mapping[tuple[str, str], PutOp],
         renewed: Mapping[tuple[str, str], Record],
-        items: Mapping[str, Mapping[str, _Stored]],
+        items: Mapping[str, _Items],
     ) -> None:
         records = dict(renewed)
         gone: dict[str, list[str]] = {}

@@ -24,7 +24,7 @@ an LLM. Lists come as ``{"results": [MemoryItem, ...]}``: dictionaries that go i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import wraps
@@ -98,8 +98,7 @@ class Memory:
             `close`.
         retriever: what `search` ranks by, or its name (`persona.retrievers.registry.RETRIEVERS`); None takes ``bm25``,
             and with an encoder ``hybrid``, by words and by meaning.
-        encoder: for retrievers that compare vectors, or its name. Vectors are read from the store where
-            `persona.embed_users` has put them, and made at each search where it has not yet.
+        encoder: for retrievers that compare vectors, or its name. `add` stores the vectors of the user's records.
 
     Raises:
         InvalidOptionError: if a retriever by name needs an encoder and there is none, or reads none and there is one.
@@ -123,6 +122,7 @@ class Memory:
             from persona.encoders.load import load_encoder
 
             encoder = load_encoder(encoder)
+        self._encoder = encoder
         self._opened = not isinstance(store, ProfileStore)
         self.store = store if isinstance(store, ProfileStore) else open_store(store, create=True)
         self.retriever = make_retriever(name, encoder=encoder, store=self.store) if isinstance(name, str) else name
@@ -188,6 +188,7 @@ class Memory:
             if record is not None:
                 new[record.id] = record
         self.store.upsert((user_id, record) for record in new.values())
+        self.embed([user_id])
         return {"results": [{**_item(user_id, each), "event": _event(before, each)} for each in new.values()]}
 
     def search(
@@ -287,6 +288,13 @@ class Memory:
     def delete_all(self, *, user_id: str) -> ForgetReport:
         """Erase a user: all memories, and everything that was made from them (`ProfileStore.forget`)."""
         return self.store.forget(user_id)
+
+    def embed(self, user_ids: Iterable[str]) -> None:
+        """Store vectors of the records of these users that have none, where there is an encoder; `add` does this."""
+        if self._encoder is not None:
+            from persona.encoders.embedding import embed_users
+
+            embed_users(self.store, self._encoder, user_ids=user_ids)
 
     def _record(self, memory_id: str, user_id: str) -> Record | None:
         return next((record for record in self.store.profile(user_id) if record.id == memory_id), None)

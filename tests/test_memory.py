@@ -16,6 +16,7 @@ from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdErr
 from persona.memory import AsyncMemory, Memory
 from persona.records import Record
 from persona.store.profile_store import ProfileStore
+from persona.store.vectors import vector_fingerprint
 
 METHODS = ("add", "search", "get_all", "get", "update", "delete", "delete_all")
 
@@ -97,6 +98,7 @@ def test_an_encoder_makes_it_search_by_meaning_too(tmp_path: Path) -> None:
         memory = Memory(store, encoder=HashingEncoder())
         memory.add("I drink coffee.", user_id="ana")
         assert memory.search("drinking coffee", user_id="ana")["results"][0]["memory"] == "I drink coffee."
+        assert list(store.stale_users(vector_fingerprint(HashingEncoder(), "text"))) == []
         memory.close()
         assert "ana" in store  # whoever opened it closes it
         with pytest.raises(InvalidOptionError, match="give it an encoder"):

@@ -241,6 +241,7 @@ class PersonaStore(BaseStore):
                 records[user_id, record_id] = self._record(op, record_id, items[user_id].get(record_id))
         if records:
             self.memory.store.upsert((user_id, record) for (user_id, _), record in records.items())
+            self.memory.embed({user_id for user_id, _ in records})
         if sum(self.memory.store.delete_records(user_id, record_ids) for user_id, record_ids in gone.items()):
             self.memory.store.finish_forgetting(records=True)
 

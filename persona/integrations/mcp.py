@@ -35,6 +35,7 @@ from persona.channels import Ask
 from persona.errors import InvalidUserIdError, PersonaError, UnknownRecordError
 from persona.integrations.personal import Personal, needed
 from persona.memory import Memory
+from persona.store.upkeep.receipt import forget_with_receipt
 from persona.summaries.channel import SummaryChannel
 from persona.summaries.statistics import FREE
 from persona.summaries.stored import StoredSummaries
@@ -134,8 +135,10 @@ class Tools:
         return {"deleted": memory_id}
 
     def delete_all_memories(self, user_id: str) -> dict[str, Any]:
-        """Erase everything that is held on the user, for ever. Ask the user first."""
-        return {"erased": asdict(self._memory.delete_all(user_id=user_id))}
+        """Erase everything that is held on the user, for ever, with a receipt. Ask the user first."""
+        receipt = forget_with_receipt(self._memory.store, user_id)
+        # Without `not_reached`: files that are named there may be another's.
+        return {"complete": receipt.complete, "time": receipt.time, "erased": [asdict(part) for part in receipt.parts]}
 
     def get_profile(self, user_id: str) -> dict[str, Any]:
         """Get what is known of the user in short: how much there is, from when, and a summary."""

@@ -75,7 +75,8 @@ def test_the_tools_of_the_field_keep_a_memory(store: ProfileStore, mode: str) ->
             assert [each["memory"] for each in listed["results"]] == ["I live in Rome.", "I like tea."]
             assert await called(client, "delete_memory", memory_id="a") == {"deleted": "a"}
             erased = await called(client, "delete_all_memories")
-            assert erased["erased"]["records"] == 1
+            assert erased["complete"]
+            assert erased["erased"][0] == {"what": "records", "removed": 1, "left": 0}
 
     asyncio.run(use())
     assert [list(store.profile(user_id)) for user_id in ("ana", "bo")] == [[], [store.profile("bo")[0]]]

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from persona.cli import adapters, ask, demo, evaluate, keys, mcp, show, store, train
+from persona.cli import adapters, ask, demo, evaluate, keys, mcp, serve, show, store, train
 from persona.cli.held import forget, records, transfer, users
 from persona.cli.terminal import EVERYWHERE, STDOUT, Everywhere, say
 from persona.errors import PersonaError, PersonaWarning
@@ -94,7 +94,7 @@ def _root(
     EVERYWHERE.set(Everywhere(as_json, store, {name: value for name, value in given.items() if value is not None}))
 
 
-for part in (demo, store, users, show, records, transfer, forget, ask, train, adapters, evaluate, keys, mcp):
+for part in (demo, store, users, show, records, transfer, forget, ask, train, adapters, evaluate, serve, keys, mcp):
     app.add_typer(part.app)
 
 

@@ -75,10 +75,14 @@ def caller_of(keys: KeyStore, request: Request, secret: str | None) -> Caller:
 def _is_local(request: Request) -> bool:
     client, headers = request.client, request.headers
     origin = headers.get("origin")
+    try:
+        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return False
     return (
         client is not None
         and _is_loopback(client.host)
-        and _is_loopback(urlsplit(f"//{headers.get('host', '')}").hostname or "")
+        and _is_loopback(host)
         and (origin is None or origin == f"{request.url.scheme}://{headers['host']}")
         and headers.get("sec-fetch-site", "none") in ("none", "same-origin")
     )

@@ -1,6 +1,7 @@
 """The application: all routes, around them the limits, and what happens when it stops.
 
-For an application of your own: ``mine.mount("/persona", app_of(state))``.
+For an application of your own: ``mine.mount("/persona", app_of(state))``. Starlette runs the lifespan of the outer
+application alone, so close the state's backend there: ``await state.backend.aclose(30)``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -54,7 +54,8 @@ def opened_state(
         from persona.serve.answers.in_process import engine_llm
 
         engine_llm(llm)
-    with assembled(llm, store, personalization) as personalizer:
+    with ExitStack() as stack:
+        personalizer = stack.enter_context(assembled(llm, store, personalization))
         personal = Personalizing(personalizer, metrics)
         backend: Backend
         if upstream:
@@ -62,7 +63,7 @@ def opened_state(
 
             backend = Upstream(llm, personal, metrics, models=options.models, connections=connections)
         else:
-            backend = _engine(personal, metrics, options)
+            backend = _engine(personal, metrics, options, stack)
         yield ServerState(
             store=store,
             keys=KeyStore(store),
@@ -73,14 +74,16 @@ def opened_state(
         )
 
 
-def _engine(personal: Personalizing, metrics: Metrics, options: ServerOptions) -> Backend:
+def _engine(personal: Personalizing, metrics: Metrics, options: ServerOptions, stack: ExitStack) -> Backend:
+    """The engine, which `stack` closes before the adapters that it answers with."""
     from persona.llm.continuous.engine import Engine, EngineOptions
     from persona.serve.answers.in_process import InProcess, engine_llm
 
     if options.models:
         raise InvalidOptionError(f"an engine runs one LLM: leave `models` out, was: {', '.join(options.models)}")
     llm = engine_llm(personal.llm)
-    engine = Engine(llm, EngineOptions(rows=options.rows, waiting=options.waiting, on_step=metrics.rows.observe))
+    limits = EngineOptions(rows=options.rows, waiting=options.waiting, max_new_tokens=options.answer_tokens)
+    engine = stack.enter_context(Engine(llm, limits, on_step=metrics.rows.observe))
     return InProcess(engine, llm.name, personal, metrics, answer_tokens=options.answer_tokens)
 
 

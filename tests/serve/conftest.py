@@ -49,35 +49,42 @@ class Serve:
     def __init__(self, store: ProfileStore, stack: ExitStack) -> None:
         self.store, self._stack = store, stack
         self.state: ServerState
+        self.url = ""
 
     def __call__(
-        self, llm: object, options: ServerOptions | None = None, *, api_key: str | None = None, **parts: Any
+        self, llm: object, options: ServerOptions | None = None, *, endpoint: dict[str, Any] | None = None, **parts: Any
     ) -> str:
         """The URL of a server with `llm` behind it, and a personalizer of `parts` before that."""
+        self.open(llm, options, endpoint=endpoint, **parts)
+        self.url = self._stack.enter_context(running(self.state))
+        return self.url
+
+    def open(
+        self, llm: object, options: ServerOptions | None = None, *, endpoint: dict[str, Any] | None = None, **parts: Any
+    ) -> ServerState:
+        """The same without a server."""
         personalization = PersonalizationOptions(**parts)
         if isinstance(llm, str):
             told, personalization = for_upstream(llm, self.store, personalization)
-            llm = load_llm(llm, **told, **({} if api_key is None else {"api_key": api_key}))
+            llm = load_llm(llm, **told, **(endpoint or {}))
         opened = opened_state(llm, self.store, personalization, options or ServerOptions())  # type: ignore[arg-type]
         self.state = self._stack.enter_context(opened)
-        return self._stack.enter_context(running(self.state))
+        return self.state
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[ProfileStore]:
-    """A store that knows ana and ben."""
-    with ProfileStore(f"sqlite:///{tmp_path}/persona.db") as opened:
-        opened.upsert(
-            (user, Record(text, target=f"{user}'s headline", id=f"{user}-1")) for user, text in CANARY.items()
-        )
-        yield opened
-
-
-@pytest.fixture
-def serve(store: ProfileStore) -> Iterator[Serve]:
-    """Makes servers."""
-    with ExitStack() as stack:
+@contextmanager
+def serving(folder: Path) -> Iterator[Serve]:
+    """Makes servers over a store that knows ana and ben."""
+    with ProfileStore(f"sqlite:///{folder}/persona.db") as store, ExitStack() as stack:
+        store.upsert((user, Record(text, target=f"{user}'s headline", id=f"{user}-1")) for user, text in CANARY.items())
         yield Serve(store, stack)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Makes servers."""
+    with serving(tmp_path) as made:
+        yield made
 
 
 Behaviour = Callable[[BaseHTTPRequestHandler], None]
@@ -108,8 +115,14 @@ class Upstream:
             def log_message(self, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 128
+            daemon_threads = True
+
+            def handle_error(self, *args: object) -> None:
+                pass  # a client went away
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
@@ -177,9 +190,15 @@ def drops(handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
 
 
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    """A scripted upstream."""
+@pytest.fixture(scope="module")
+def _upstream() -> Iterator[Upstream]:
     made = Upstream()
     yield made
     made.close()
+
+
+@pytest.fixture
+def upstream(_upstream: Upstream) -> Upstream:
+    """A scripted upstream, which has heard nothing yet."""
+    _upstream.asked, _upstream.heads, _upstream.behaviour = [], [], replies(answer("hello"))
+    return _upstream

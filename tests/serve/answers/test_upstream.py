@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import time
+from collections.abc import Iterator
 from threading import Event
 from typing import Any
 
@@ -16,19 +17,39 @@ import pytest
 import torch
 from openai import AsyncOpenAI, OpenAI
 
+from persona.adapters.bank import AdapterBank
+from persona.adapters.serving.vllm import ServedAdapters
+from persona.encoders.load import load_encoder
 from persona.llm.load import load_llm
 from persona.serve.state import ServerOptions
-from tests.serve.conftest import ASKED, CANARY, Behaviour, Serve, Upstream, answer, chunks, drops, replies, streams
+from persona.soft_prompts.embedder import UserEmbedder
+from tests.adapters.serving.test_vllm import publish
+from tests.serve.conftest import (
+    ASKED,
+    CANARY,
+    Behaviour,
+    Serve,
+    Upstream,
+    answer,
+    chunks,
+    drops,
+    replies,
+    serving,
+    streams,
+)
+
+
+@pytest.fixture(scope="module")
+def url(_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(tmp_path_factory.mktemp("upstream")) as serve:
+        endpoint = {"api_key": "sk-operator", "timeout": 2}
+        yield serve(f"openai:gpt@{_upstream.url}", ServerOptions(models=("gpt-mini",)), endpoint=endpoint)
 
 
 @pytest.fixture
-def url(serve: Serve, upstream: Upstream) -> str:
-    return serve(f"openai:gpt@{upstream.url}", ServerOptions(models=("gpt-mini",)), api_key="sk-operator")
-
-
-@pytest.fixture
-def client(url: str) -> OpenAI:
-    return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+def client(url: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as made:
+        yield made
 
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
@@ -88,7 +109,7 @@ def test_without_anything_personal_the_upstream_gets_what_was_sent(
 
 
 def test_a_users_turns_and_system_text_stand_where_the_placement_says(serve: Serve, upstream: Upstream) -> None:
-    url = serve(f"openai:gpt@{upstream.url}", api_key="sk", placement="turns", summary="stats")
+    url = serve(f"openai:gpt@{upstream.url}", endpoint={"api_key": "sk"}, placement="turns", summary="stats")
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": ASKED}]
     httpx.post(f"{url}/v1/chat/completions", json={"messages": messages, "user": "ana"})
     system, *turns = upstream.asked[0]["messages"]
@@ -160,11 +181,9 @@ FAILURES: dict[str, tuple[Behaviour, int, str]] = {
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_failure_is_an_error_that_openais_client_understands(
-    serve: Serve, upstream: Upstream, name: str, stream: bool
+    client: OpenAI, upstream: Upstream, name: str, stream: bool
 ) -> None:
     upstream.behaviour, status, said = FAILURES[name]
-    url = serve(load_llm(f"openai:gpt@{upstream.url}", api_key="sk-operator", timeout=1))
-    client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
     with pytest.raises(openai.APIError) as raised:
         list(client.chat.completions.create(model="gpt", messages=[{"role": "user", "content": ASKED}], stream=stream))
     error = raised.value
@@ -204,7 +223,7 @@ def test_a_client_that_goes_away_ends_the_upstreams_work(url: str, upstream: Ups
 
 
 def test_an_upstream_that_is_not_there_is_502(serve: Serve) -> None:
-    url = serve("openai:gpt@http://127.0.0.1:9/v1", api_key="sk")
+    url = serve("openai:gpt@http://127.0.0.1:9/v1", endpoint={"api_key": "sk"})
     got = httpx.post(f"{url}/v1/chat/completions", json={"messages": [{"role": "user", "content": ASKED}]}, timeout=30)
     assert (got.status_code, got.json()["error"]["code"]) == (502, "upstream_failed")
 
@@ -245,6 +264,38 @@ def test_a_request_names_no_model_but_the_servers(client: OpenAI, upstream: Upst
     assert upstream.asked == []
 
 
-def read_tensor(data: str) -> torch.Tensor:
-    """As vLLM reads it."""
-    return torch.load(io.BytesIO(base64.b64decode(data)), weights_only=True)
+def test_a_vllm_server_gets_the_users_soft_prompt_beside_the_text(serve: Serve, upstream: Upstream) -> None:
+    embedder = UserEmbedder.for_llm(load_llm("tiny"), load_encoder("hashing"), n_tokens=4)
+    url = serve(f"vllm:m@{upstream.url}", user_embedder=embedder, encoder="hashing", k=0)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": ASKED}]
+    got = httpx.post(f"{url}/v1/chat/completions", json={"messages": messages, "user": "ana"}).json()["persona"]
+    assert (got["channels"], got["tokens_added"]) == (["soft_prompt"], 4)
+    system, user = upstream.asked[0]["messages"]
+    part, text = system["content"]
+    assert text == {"type": "text", "text": "Be brief."}
+    assert user == {"role": "user", "content": ASKED}
+    assert part["type"] == "prompt_embeds"
+    sent = torch.load(io.BytesIO(base64.b64decode(part["data"])), weights_only=True)  # as vLLM reads it
+    (prepared,) = serve.state.personalizer.prepared([("ana", ASKED)])
+    assert prepared.request.soft_prompt is not None
+    assert torch.equal(sent, prepared.request.soft_prompt.float())
+    refused = httpx.post(f"{url}/v1/completions", json={"prompt": ASKED, "user": "ana"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "persona.channels")
+
+
+def test_a_vllm_server_is_asked_for_the_users_adapter_by_a_name_that_nobody_sees(
+    serve: Serve, upstream: Upstream
+) -> None:
+    bank = AdapterBank(serve.store)
+    publish(bank, "ana", 0.25)
+    url = serve(f"vllm:m@{upstream.url}", adapters=True, k=0)
+    name = ServedAdapters(bank, bank.family()).name("ana@1")
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": ASKED}]}
+    upstream.behaviour = replies(answer("hi", model=name))
+    got = httpx.post(f"{url}/v1/chat/completions", json={**body, "user": "ana"})
+    assert (got.json()["model"], got.json()["persona"]["channels"]) == ("m", ["adapter"])
+    upstream.behaviour = streams(*(chunk.replace(b'"gpt"', json.dumps(name).encode()) for chunk in chunks("hi")))
+    streamed = httpx.post(f"{url}/v1/chat/completions", json={**body, "user": "ana", "stream": True}).text
+    httpx.post(f"{url}/v1/chat/completions", json=body)
+    assert [sent["model"] for sent in upstream.asked] == [name, name, "m"]
+    assert name not in got.text + streamed

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ from persona.errors import PersonaError, PersonaWarning
 from persona.files import naming
 from persona.version import __version__
 
+_MAY_HAVE_VALUE = {"--ray": "local"}
 _FLAGS, _WITH_VALUE = ("--json", "--debug"), ("--store", "--device", "--dtype", "--quantize")
 
 
@@ -36,7 +38,7 @@ def split_shared(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The options that all commands share, and the other arguments; behind a ``--`` nothing is an option."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     shared, others = [], []
-    rest = iter(arguments[:end])
+    rest = iter(_with_values(arguments[:end]))
     for argument in rest:
         if argument in _FLAGS or argument.startswith(tuple(f"{name}=" for name in _WITH_VALUE)):
             shared.append(argument)
@@ -48,6 +50,14 @@ def split_shared(arguments: list[str]) -> tuple[list[str], list[str]]:
         else:
             others.append(argument)
     return shared, [*others, *arguments[end:]]
+
+
+def _with_values(arguments: list[str]) -> Iterator[str]:
+    """The arguments, options that need no value with the one that is meant without."""
+    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+        yield argument
+        if argument in _MAY_HAVE_VALUE and following.startswith("-"):
+            yield _MAY_HAVE_VALUE[argument]
 
 
 app = typer.Typer(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from persona.cli.options import command
 from persona.cli.show import record_json, shortened
@@ -31,6 +34,7 @@ from persona.llm.endpoint.options import AskingOptions
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from persona.encoders.embedding import EmbedReport
     from persona.protocols import RecordEncoder
     from persona.soft_prompts.embedder import UserEmbedder
     from persona.store.profile_store import ProfileStore
@@ -135,12 +139,14 @@ class EmbedUsers:
     Attributes:
         view: what of a record is embedded: text, target, target+text or title+text.
         export: write user vectors to this .parquet file, or .npy with .ids.jsonl.
+        ray: embed on the Ray cluster at this address; without an address on one that is started here.
     """
 
     encoder: Encoder = None
     view: str = "text"
     export: Path | None = None
     user_embedder: UserEmbedderName = None
+    ray: Annotated[str | None, typer.Option(metavar="[ADDRESS]")] = None
 
 
 @command(app, "embed-users", EmbedUsers, store=True)
@@ -152,7 +158,6 @@ def embed_users(options: EmbedUsers) -> None:
 
     Safe to stop at any moment; the next run goes on where this one ended.
     """
-    from persona.encoders.embedding import embed_users as embed
     from persona.encoders.user_vectors import check_export_path, export_user_vectors
     from persona.store.upkeep.exports import note_export
     from persona.store.vectors import vector_fingerprint
@@ -164,14 +169,18 @@ def embed_users(options: EmbedUsers) -> None:
         encoder = load_encoder(options.encoder, like=embedder.config.encoder if embedder is not None else "")
         if embedder is not None:
             embedder.check_fits(encoder.fingerprint)
-        task = progress.add_task("embed users", total=None)
-        done = embed(
-            store,
-            encoder,
-            view=options.view,
-            progress=lambda done, total, records: progress.update(task, completed=done, total=total),
-        )
-        prompts = None if embedder is None else _store_soft_prompts(store, embedder, encoder, options.view, progress)
+        (done,) = embed_views(store, encoder, [options.view], progress, options)
+        prompts = None
+        if embedder is not None:
+            from persona.soft_prompts.channel import store_soft_prompts
+            from persona.soft_prompts.histories import history_views
+
+            others = [view for view in history_views(embedder.config) if view != options.view]
+            embed_views(store, encoder, others, progress, options)
+            bar = progress.add_task("soft prompts", total=store.counts().users)
+            prompts = store_soft_prompts(
+                store, embedder, encoder, progress=lambda seen: progress.update(bar, completed=seen)
+            )
         exported = None
         if options.export is not None:
             exported = export_user_vectors(store, vector_fingerprint(encoder, options.view), options.export)
@@ -191,29 +200,31 @@ def _user_embedder(name: str) -> UserEmbedder:
     return load_user_embedder(name)
 
 
-def _store_soft_prompts(
-    store: ProfileStore, embedder: UserEmbedder, encoder: RecordEncoder, embedded: str, progress: Progress
-) -> int:
-    """Embed the further views that `embedder` reads, then make and keep soft prompts; how many."""
-    from persona.soft_prompts.channel import store_soft_prompts
-    from persona.soft_prompts.histories import history_views
-
-    embed_views(store, encoder, [view for view in history_views(embedder.config) if view != embedded], progress)
-    task = progress.add_task("soft prompts", total=store.counts().users)
-    return store_soft_prompts(store, embedder, encoder, progress=lambda seen: progress.update(task, completed=seen))
-
-
-def embed_views(store: ProfileStore, encoder: RecordEncoder, views: Iterable[str], progress: Progress) -> None:
+def embed_views(
+    store: ProfileStore,
+    encoder: RecordEncoder,
+    views: Iterable[str],
+    progress: Progress,
+    options: EmbedUsers | None = None,
+) -> list[EmbedReport]:
     """Embed the records of all users in some views, with a bar each."""
     from persona.encoders.embedding import embed_users
+    from persona.encoders.on_ray import embed_users_on_ray
+    from persona.settings import Settings
 
+    embed: Callable[..., EmbedReport] = embed_users
+    if options is not None and options.ray is not None:
+        name = options.encoder or Settings().encoder
+        embed = partial(embed_users_on_ray, name=name, address=options.ray)
+    reports = []
     for view in views:
         bar = progress.add_task(f"embed users ({view})", total=None)
 
         def advance(done: int, total: int, records: int, bar: TaskID = bar) -> None:
             progress.update(bar, completed=done, total=total)
 
-        embed_users(store, encoder, view=view, progress=advance)
+        reports.append(embed(store, encoder, view=view, progress=advance))
+    return reports
 
 
 def _summaries() -> dict[str, Any]:

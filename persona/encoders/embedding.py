@@ -11,9 +11,10 @@
 Users are processed in the order of the store, in chunks of about a thousand new records. The texts of a chunk are
 encoded together, equal ones once, and all its users are written in one transaction.
 
-**Killed at any moment, it resumes to the same store.** A chunk is the next users until there are enough new records, so
-it depends on nothing but its own users. However often the chunks before it were interrupted, it holds the same texts as
-in an undisturbed run: the encoder gets the same list and gives the same numbers, to the last bit.
+**Killed at any moment, it resumes to the same store.** A chunk is the next users of one part of the store until there
+are enough new records, so it depends on nothing but its own users. However often the chunks before it were interrupted,
+it holds the same texts as in an undisturbed run: the encoder gets the same list and gives the same numbers, to the last
+bit. So does a cluster, whose workers take the chunks in any order (`persona.encoders.on_ray`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from persona.errors import InvalidOptionError
 from persona.protocols import RecordEncoder
 from persona.records import VIEWS, Profile
+from persona.store.schema import PARTS
 from persona.store.vectors import UserVectors, vector_fingerprint
 
 if TYPE_CHECKING:
@@ -93,28 +95,72 @@ def embed_users(
     Raises:
         InvalidOptionError: if `view` or `chunk_records` is out of range.
     """
+    check_embedding(encoder, view, chunk_records)
+    fingerprint = vector_fingerprint(encoder, view)
+    listed = None if user_ids is None else list(user_ids)
+    stale = (store.stale_users(fingerprint, part) for part in range(PARTS))
+    groups: Iterable[Iterable[str]] = stale if listed is None else (listed,)
+    done = (
+        embedded_chunk(store, encoder, view, chunk)
+        for group in groups
+        for chunk in chunks(store, fingerprint, group, chunk_records)
+    )
+    return embed_report(store, fingerprint, done, progress, total=None if listed is None else len(listed))
+
+
+def check_embedding(encoder: RecordEncoder, view: str, chunk_records: int) -> None:
+    """Refuse what cannot be embedded with; errors as in `embed_users`."""
     if view not in VIEWS:
         raise InvalidOptionError(f"`view` must be one of {', '.join(VIEWS)}, was: {view!r}")
     if not hasattr(encoder, "fingerprint"):
         raise InvalidOptionError(f"an encoder must be made with `persona.load_encoder`, was: {encoder!r:.80}")
     if chunk_records < 1:
         raise InvalidOptionError(f"`chunk_records` must be at least 1, was: {chunk_records}")
-    start = time.perf_counter()
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedChunk:
+    """What was done of one chunk: users in it and users written, their records, texts encoded, new records."""
+
+    users: int
+    written: int
+    records: int
+    embedded: int
+    new: int
+
+
+def embedded_chunk(store: ProfileStore, encoder: RecordEncoder, view: str, user_ids: Iterable[str]) -> EmbeddedChunk:
+    """Embed the users of a chunk and write their vectors, in one transaction."""
     fingerprint = vector_fingerprint(encoder, view)
+    works = [work for user_id in user_ids if (work := _UserWork.of(store, user_id, fingerprint)) is not None]
+    texts = dict.fromkeys(text for work in works for text in work.new_texts(view))
+    rows = {text: row for row, text in enumerate(texts)}
+    # An empty list would load the model.
+    encoded = encoder.encode(list(texts)).astype(np.float16) if texts else None  # (texts, dim)
+    written = store.put_vectors(work.finish(fingerprint, view, rows, encoded) for work in works)
+    records, new = sum(len(work.profile) for work in works), sum(work.n_new for work in works)
+    return EmbeddedChunk(len(works), written, records, len(texts), new)
+
+
+def embed_report(
+    store: ProfileStore,
+    fingerprint: str,
+    done: Iterable[EmbeddedChunk],
+    progress: Callable[[int, int, int], object] | None,
+    total: int | None = None,
+) -> EmbedReport:
+    """The report of a run whose chunks come from `done`, with `progress` after each; expired records go first.
+
+    Args:
+        total: how many users there are; None counts the stale ones.
+    """
+    start = time.perf_counter()
     store.remove_expired()
-    listed = None if user_ids is None else list(user_ids)
-    total = sum(1 for _ in store.stale_users(fingerprint)) if listed is None else len(listed)
+    total = sum(1 for _ in store.stale_users(fingerprint)) if total is None else total
     users = written = records = embedded = new = 0
-    for chunk in _chunks(store, fingerprint, chunk_records, listed):
-        texts = dict.fromkeys(text for work in chunk for text in work.new_texts(view))
-        rows = {text: row for row, text in enumerate(texts)}
-        # An empty list would load the model.
-        encoded = encoder.encode(list(texts)).astype(np.float16) if texts else None  # (texts, dim)
-        written += store.put_vectors(work.finish(fingerprint, view, rows, encoded) for work in chunk)
-        users += len(chunk)
-        records += sum(len(work.profile) for work in chunk)
-        embedded += len(texts)
-        new += sum(work.n_new for work in chunk)
+    for chunk in done:
+        users, written, records = users + chunk.users, written + chunk.written, records + chunk.records
+        embedded, new = embedded + chunk.embedded, new + chunk.new
         if progress is not None:
             progress(users, max(users, total), records)
     return EmbedReport(
@@ -146,7 +192,11 @@ class _UserWork:
     rows_before: NDArray[np.intp]
 
     @classmethod
-    def of(cls, profile: Profile, before: UserVectors | None) -> _UserWork:
+    def of(cls, store: ProfileStore, user_id: str, fingerprint: str) -> _UserWork | None:
+        """None for a user without records, who may have been forgotten since the stale users were read."""
+        profile, before = store.profile(user_id), store.vectors(user_id, fingerprint)
+        if not len(profile):
+            return None
         names = zip(before.record_ids, before.hashes, strict=True) if before is not None else ()
         rows = {name: row for row, name in enumerate(names)}
         hashes = tuple(record.content_hash for record in profile)
@@ -183,20 +233,25 @@ class _UserWork:
         )
 
 
-def _chunks(
-    store: ProfileStore, fingerprint: str, size: int, user_ids: Iterable[str] | None = None
-) -> Iterator[list[_UserWork]]:
-    """All stale users or those listed, those whose vectors are written in one transaction together.
+def chunks(
+    store: ProfileStore, fingerprint: str, user_ids: Iterable[str], size: int = CHUNK_RECORDS
+) -> Iterator[list[str]]:
+    """The users whose vectors are written in one transaction together.
 
     Where a chunk ends depends on its own users only.
+
+    Args:
+        store: where they are.
+        fingerprint: that of their vectors.
+        user_ids: of one part of the store, in its order (`ProfileStore.stale_users`), or any.
+        size: new records in a chunk; its last user may bring more.
     """
-    chunk: list[_UserWork] = []
+    chunk: list[str] = []
     new = records = 0
-    for user_id in store.stale_users(fingerprint) if user_ids is None else user_ids:
-        profile = store.profile(user_id)
-        if len(profile):  # The user may have been forgotten since the page of stale users was read.
-            chunk.append(_UserWork.of(profile, store.vectors(user_id, fingerprint)))
-            new, records = new + chunk[-1].n_new, records + len(profile)
+    for user_id in user_ids:
+        if (work := _UserWork.of(store, user_id, fingerprint)) is not None:
+            chunk.append(user_id)
+            new, records = new + work.n_new, records + len(work.profile)
         if new >= size or records >= _MOST_ROWS:
             yield chunk
             chunk, new, records = [], 0, 0

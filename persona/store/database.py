@@ -66,6 +66,11 @@ class Database:
             self.close()
             raise
 
+    @property
+    def url(self) -> str:
+        """The URL by which another process opens it, its password included."""
+        return f"sqlite:///{self.name}" if self.is_sqlite else self._url.render_as_string(hide_password=False)
+
     def close(self) -> None:
         """Close the connections. The last process that closes an SQLite file folds its log into it."""
         self._closed = True

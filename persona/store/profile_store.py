@@ -347,13 +347,17 @@ class ProfileStore:
         with self.database.writing() as connection:
             return write_vectors(connection, vectors)
 
-    def stale_users(self, fingerprint: str) -> Iterator[str]:
-        """The users with records whose vectors from that encoder are missing or stale, streamed.
+    def stale_users(self, fingerprint: str, part: int | None = None) -> Iterator[str]:
+        """The users with records whose vectors from that encoder are missing or stale, streamed, part by part.
 
         Vectors may be put in while this runs.
+
+        Args:
+            fingerprint: of the encoder.
+            part: one of the parts of the store, from 0 to `persona.store.schema.PARTS`; None for all.
         """
-        for part in PART_TABLES:
-            pages = self.database.pages(queries(part).stale, {"fingerprint": fingerprint})
+        for tables in PART_TABLES if part is None else (PART_TABLES[part],):
+            pages = self.database.pages(queries(tables).stale, {"fingerprint": fingerprint})
             yield from (user_id for _, user_id in pages)
 
     def fingerprints(self) -> tuple[StoredEncoder, ...]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from persona.records import Record
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_TOKEN_OPENING = re.compile(r"<(?=[^\s\d])|\[(?=/?[A-Za-z_]\w{0,31}\])")
+_TOKEN_OPENING = re.compile(r"<(?=[^\s\d]|\d+[A-Za-z])|\[(?=/?[A-Za-z_]\w{0,31}\])")
 
 
 def quoted(text: str) -> str:

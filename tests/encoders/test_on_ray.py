@@ -59,7 +59,7 @@ def address() -> Iterator[str]:
     cluster.shutdown()
 
 
-def filled(path: Path, users: int = 300) -> ProfileStore:
+def filled(path: Path, users: int = 120) -> ProfileStore:
     draw = random.Random(0)
     store = ProfileStore(f"sqlite:///{path}")
     store.upsert(
@@ -81,7 +81,7 @@ def vectors(store: ProfileStore) -> dict[str, tuple[tuple[str, ...], bytes]]:
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[tuple[str, ...], bytes]]:
     with filled(tmp_path_factory.mktemp("single") / "store.db") as store:
-        embed_users(store, load_encoder(ENCODER), chunk_records=20)
+        embed_users(store, load_encoder(ENCODER), chunk_records=10)
         return vectors(store)
 
 
@@ -95,15 +95,15 @@ def test_three_nodes_make_the_store_of_one_process(
             load_encoder(ENCODER),
             ENCODER,
             address=address,
-            chunk_records=20,
+            chunk_records=10,
             progress=lambda *counts: seen.append(counts),
         )
         assert vectors(store) == expected
         again = embed_users_on_ray(store, load_encoder(ENCODER), ENCODER, address=address)
-    assert (done.users, done.passed_over) == (300, 0)
+    assert (done.users, done.passed_over) == (120, 0)
     assert done.records == done.embedded + done.duplicates == seen[-1][2]
     assert len(seen) >= 32
-    assert seen[-1][:2] == (300, 300)
+    assert seen[-1][:2] == (120, 120)
     assert again.users == 0
 
 

@@ -11,10 +11,10 @@
 Users are processed in the order of the store, in chunks of about a thousand new records. The texts of a chunk are
 encoded together, equal ones once, and all its users are written in one transaction.
 
-**Killed at any moment, it resumes to the same store.** A chunk is the next users of one part of the store until there
-are enough new records, so it depends on nothing but its own users. However often the chunks before it were interrupted,
-it holds the same texts as in an undisturbed run: the encoder gets the same list and gives the same numbers, to the last
-bit. So does a cluster, whose workers take the chunks in any order (`persona.encoders.on_ray`).
+**Killed at any moment, it resumes to the same store.** A chunk is the next users until there are enough new records, so
+it depends on nothing but its own users. However often the chunks before it were interrupted, it holds the same texts as
+in an undisturbed run: the encoder gets the same list and gives the same numbers, to the last bit. A cluster does the
+same with the chunks in any order (`persona.encoders.on_ray`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from persona.errors import InvalidOptionError
 from persona.protocols import RecordEncoder
 from persona.records import VIEWS, Profile
-from persona.store.schema import PARTS
 from persona.store.vectors import UserVectors, vector_fingerprint
 
 if TYPE_CHECKING:
@@ -98,13 +97,8 @@ def embed_users(
     check_embedding(encoder, view, chunk_records)
     fingerprint = vector_fingerprint(encoder, view)
     listed = None if user_ids is None else list(user_ids)
-    stale = (store.stale_users(fingerprint, part) for part in range(PARTS))
-    groups: Iterable[Iterable[str]] = stale if listed is None else (listed,)
-    done = (
-        embedded_chunk(store, encoder, view, chunk)
-        for group in groups
-        for chunk in chunks(store, fingerprint, group, chunk_records)
-    )
+    users = store.stale_users(fingerprint) if listed is None else listed
+    done = (embedded_chunk(store, encoder, view, chunk) for chunk in chunks(store, fingerprint, users, chunk_records))
     return embed_report(store, fingerprint, done, progress, total=None if listed is None else len(listed))
 
 
@@ -243,7 +237,7 @@ def chunks(
     Args:
         store: where they are.
         fingerprint: that of their vectors.
-        user_ids: of one part of the store, in its order (`ProfileStore.stale_users`), or any.
+        user_ids: in an order that stays (`ProfileStore.stale_users`).
         size: new records in a chunk; its last user may bring more.
     """
     chunk: list[str] = []

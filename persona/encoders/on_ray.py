@@ -6,8 +6,9 @@
     embed_users_on_ray(store, encoder, "minilm", address="ray://head:10001")
 
 Ray Data (docs.ray.io, "Batch inference") reads the parts of the store side by side, each as chunks of users. Actors,
-one for each core or GPU, have the encoder loaded; each embeds a chunk and writes it in one transaction. Chunks are
-those of `persona.encoders.embedding`, so the store ends as after a run in one process, to the last bit.
+one for each core or GPU, have the encoder loaded; each embeds a chunk and writes it in one transaction. The store
+ends as after a run in one process. (A chunk here ends with its part of the store. Encoders whose numbers depend on what
+else is in a batch may differ in the last place of a number: by 1e-7 in float32, before it is rounded to 16 bits.)
 
 **Nothing is lost.** What a chunk writes does not depend on how often it is tried: a worker that dies has its chunk done
 by another, and what a driver that was killed had not done, the next run finds stale.

@@ -169,7 +169,7 @@ def test_no_record_becomes_a_control_token_or_changes_a_role(family: str, llama_
 @pytest.mark.parametrize("name", ["LaMP_1", "LaMP_2", "LaMP_2N", "LaMP_3", "LaMP_4", "LaMP_5", "LaMP_6", "LaMP_7"])
 def test_a_tasks_wording_keeps_records_in_their_quotation(name: str) -> None:
     task = lamp_task(name)
-    prompt = task.make_input(HARMLESS, references=("First", "Second")) if name == "LaMP_1" else task.make_input(HARMLESS)
+    prompt = task.make_input(HARMLESS, references=("First", "Second") if name == "LaMP_1" else None)
     builder = PromptBuilder(WhitespaceTokenizer(), max_tokens=4096, wording=LampWording(task))
 
     def worded(text: str) -> str:

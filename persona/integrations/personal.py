@@ -17,13 +17,21 @@ Everything else in a request stays as it is: tools and their results, images, th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from persona.assembly import PersonalizationOptions, assembled, changed
-from persona.errors import GenerationError, InvalidUserIdError, MissingDependencyError, UnsupportedChannelError
+from persona.errors import (
+    GenerationError,
+    InvalidUserIdError,
+    MissingDependencyError,
+    PersonaError,
+    PersonaWarning,
+    UnsupportedChannelError,
+)
 from persona.generation import Generation
 from persona.llm.chat.content import text_of, with_text, with_texts_around
 from persona.llm.chat.messages import system_and_turns
@@ -127,8 +135,14 @@ class Personal:
         return PersonalPart(system or "", turns, prompt, prepared.request.prompt, prepared.generation)
 
     def remember(self, user_id: str, contents: Sequence[Any]) -> None:
-        """Put what a user said into the store: contents of turns, oldest first."""
-        self.memory.add([{"role": "user", "content": content} for content in contents], user_id=user_id)
+        """Put what a user said into the store: contents of turns, oldest first.
+
+        The answer is there by then, and is not lost if this fails: that is a `PersonaWarning`.
+        """
+        try:
+            self.memory.add([{"role": "user", "content": content} for content in contents], user_id=user_id)
+        except PersonaError as error:
+            warnings.warn(f"what the user said was not remembered: {error}", PersonaWarning, stacklevel=2)
 
 
 def last_said(roles: Sequence[str], user: str) -> range:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from langgraph.graph import StateGraph
+from langgraph.runtime import Runtime
 from langgraph.store.base import GetOp, ListNamespacesOp, MatchCondition, PutOp, SearchOp
 from langgraph.store.memory import InMemoryStore
 
@@ -244,3 +246,18 @@ def test_async_is_the_same(profiles: ProfileStore) -> None:
         return [each.value["text"] for each in found]
 
     assert asyncio.run(use()) == ["ana", "bo"]
+
+
+def test_a_graph_uses_it_as_its_store(profiles: ProfileStore) -> None:
+    def noted(state: dict[str, Any], runtime: Runtime[Any]) -> dict[str, Any]:
+        assert runtime.store is not None
+        runtime.store.put(("facts",), "last", {"text": state["text"]})
+        return {"text": str(len(runtime.store.search((), query="tea")))}
+
+    builder = StateGraph(dict[str, Any])
+    builder.add_node("noted", noted)
+    builder.add_edge("__start__", "noted")
+    graph = builder.compile(store=PersonaStore(profiles, user_id="ana"))
+    assert graph.invoke({"text": "I drink tea."})["text"] == "1"
+    assert asyncio.run(graph.ainvoke({"text": "I drink rum."}))["text"] == "1"
+    assert [record.text for record in profiles.profile("ana")] == ["I drink rum."]

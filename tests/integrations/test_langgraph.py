@@ -254,7 +254,7 @@ def test_a_graph_uses_it_as_its_store(profiles: ProfileStore) -> None:
         runtime.store.put(("facts",), "last", {"text": state["text"]})
         return {"text": str(len(runtime.store.search((), query="tea")))}
 
-    builder = StateGraph(dict[str, Any])
+    builder: Any = cast(Any, StateGraph)(dict[str, Any])
     builder.add_node("noted", noted)
     builder.add_edge("__start__", "noted")
     graph = builder.compile(store=PersonaStore(profiles, user_id="ana"))

@@ -40,12 +40,14 @@ def run(state: ServerState, host: str, port: int, ready: Callable[[str], None]) 
 
 @contextmanager
 def listening(host: str, port: int, keys: KeyStore) -> Iterator[tuple[socket.socket, str]]:
-    """A socket that listens, and its URL; arguments and errors as in `run`."""
+    """A socket to listen on, and its URL; arguments and errors as in `run`."""
+    # asyncio sends small packets at once only where a socket says that it is TCP; others may wait for 40 ms.
+    opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        opened = socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
-        )
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind((host, port))
     except OSError as error:
+        opened.close()
         raise InvalidOptionError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
     with opened:
         address, port = opened.getsockname()[:2]

@@ -68,10 +68,6 @@ class Backend(Protocol):
         """
         ...
 
-    def drop(self, user_id: str) -> int:
-        """End what is being answered for a user who is forgotten, and overwrite it; returns how many answers."""
-        ...
-
     async def aclose(self, drain: float) -> None:
         """Let what is under way go on for at most `drain` seconds, and answer nothing more."""
         ...

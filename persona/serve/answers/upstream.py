@@ -103,10 +103,6 @@ class Upstream:
             limits=httpx.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=_IDLE),
         )
 
-    def drop(self, user_id: str) -> int:
-        """Nothing: what was sent upstream is not in this process's hands."""
-        return 0
-
     async def aclose(self, drain: float) -> None:
         """Close the connections; the web server has waited for what was under way."""
         self.ready = False

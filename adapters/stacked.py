@@ -40,18 +40,27 @@ PRIOR_SLOT = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Active:
-    """What the hooks compute with.
+class Gathered:
+    """The adapters of a batch's rows, as the hooks compute with them.
 
     Attributes:
+        rows: the adapters as they are stored.  # (n, size)
         pairs: A and B transposed for each layer, one for each announced row.  # (n, r, in), (n, r, out)
         prior: A and B of the prior for each layer, or None.  # (r, in), (out, r)
         over_prior: 1 for the rows that have the prior, 0 for others; None if all have it.  # (n, 1, 1)
     """
 
+    rows: Tensor
     pairs: Sequence[tuple[Tensor, Tensor]]
     prior: Sequence[tuple[Tensor, Tensor]] | None
     over_prior: Tensor | None
+
+    def clear(self, row: int) -> None:
+        """Overwrite a row's adapter with zeros."""
+        with torch.inference_mode():  # which these may have been gathered in
+            self.rows[row].zero_()
+            for _, b in self.pairs:  # A is a view of `rows`
+                b[row].zero_()
 
 
 class StackedLoRA:
@@ -88,7 +97,7 @@ class StackedLoRA:
         dtype = first.dtype if first.is_floating_point() else torch.float32
         self._rows = torch.zeros(1 + slots, self.family.size, dtype=dtype, device=first.device)
         self._prior = None if prior is None else self._checked(prior).to(first.device, dtype)
-        self._active: _Active | None = None
+        self._active: Gathered | None = None
         axes = [sights(model)[module.name].axis for module in self.family.modules]
         self._hooks = [
             layer.register_forward_hook(self._hook(index, transposed=axis == 1))
@@ -134,20 +143,22 @@ class StackedLoRA:
         Raises:
             InvalidOptionError: if there is no such slot, or no row.
         """
+        with self.announced(self.gather(slots)):
+            yield
+
+    def gather(self, slots: Sequence[int | None]) -> Gathered | None:
+        """What `rows` computes with, for `announced` as often as wanted; None where all are the plain model."""
         if not slots:
             raise InvalidOptionError("a batch must have at least one row, had 0")
         wanted = [PRIOR_SLOT if slot is None or slot == PRIOR_SLOT else self._slot(slot) for slot in slots]
         if all(slot is None for slot in slots):
-            with self._announced(None):
-                yield
-            return
+            return None
         index = torch.tensor(wanted, device=self.device)
         over_prior = None
         if any(slot is None for slot in slots):
             flags = [[[float(slot is not None)]] for slot in slots]
             over_prior = torch.tensor(flags, dtype=self.dtype, device=self.device)
-        with self._announced(self._activated(self._rows.index_select(0, index), over_prior)):
-            yield
+        return self._activated(self._rows.index_select(0, index), over_prior)
 
     @contextmanager
     def using(self, rows: Tensor) -> Iterator[None]:
@@ -156,19 +167,20 @@ class StackedLoRA:
         Args:
             rows: adapters over the prior, of any float dtype.  # (n, size)
         """
-        with self._announced(self._activated(rows, None)):
+        with self.announced(self._activated(rows, None)):
             yield
 
-    def _activated(self, rows: Tensor, over_prior: Tensor | None) -> _Active:
+    def _activated(self, rows: Tensor, over_prior: Tensor | None) -> Gathered:
         prior = None
         if self._prior is not None:
             prior = [(a[0], b[0]) for a, b in self.family.pairs(self._prior[None].to(rows.dtype))]
         # Laid out as `baddbmm` reads it: from B as it is stored a token's step takes four times as long.
         pairs = [(a, b.transpose(1, 2).contiguous()) for a, b in self.family.pairs(rows)]
-        return _Active(pairs, prior, over_prior)
+        return Gathered(rows, pairs, prior, over_prior)
 
     @contextmanager
-    def _announced(self, active: _Active | None) -> Iterator[None]:
+    def announced(self, active: Gathered | None) -> Iterator[None]:
+        """While this is open, a batch is computed with what was gathered for it."""
         before, self._active = self._active, active
         try:
             yield
@@ -190,7 +202,7 @@ class StackedLoRA:
 
         return hook
 
-    def _adapted(self, active: _Active, index: int, x: Tensor, output: Tensor) -> Tensor:
+    def _adapted(self, active: Gathered, index: int, x: Tensor, output: Tensor) -> Tensor:
         scale = self.family.spec.scale
         a, b = active.pairs[index]  # (n, r, in), (n, r, out)
         n = len(a)

@@ -19,6 +19,7 @@
     ├── FingerprintMismatchError (ValueError)  vectors or weights of two different models met
     ├── ModelLoadError          (OSError)      a model or encoder cannot be loaded
     ├── GenerationError         (RuntimeError) the LLM did not answer
+    │   ├── BusyError                          too many requests wait; says when to ask again
     │   └── EndpointError                      an endpoint refused a request, failed, or cannot be reached
     ├── UnsupportedChannelError (TypeError)    the LLM cannot take that channel
     ├── MissingDependencyError  (ImportError)  an optional package is not installed
@@ -117,6 +118,19 @@ class ModelLoadError(PersonaError, OSError):
 
 class GenerationError(PersonaError, RuntimeError):
     """The LLM did not answer."""
+
+
+class BusyError(GenerationError):
+    """Too many requests wait already, of all or of this client.
+
+    Args:
+        message: the rule, what was given and how to fix it.
+        retry_after: seconds after which there is likely to be room, at least 1.
+    """
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class EndpointError(GenerationError):

@@ -261,6 +261,8 @@ class AdapterSource(Protocol):
     def named(self, names: Sequence[str | None]) -> AbstractContextManager[None]:
         """While open, row `i` of a batch is computed with the adapter ``names[i]``; None is the plain model.
 
+        It may be opened again and again, for each step of an answer, and raises where an adapter is there no more.
+
         Raises:
             UnknownAdapterError: if there is no adapter of that name.
         """

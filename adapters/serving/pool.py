@@ -16,15 +16,16 @@ is held here at once, and `AdapterBank.forget` calls it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from threading import RLock
 from types import TracebackType
 from typing import Self
+from weakref import WeakSet
 
 from persona.adapters.bank import AdapterBank
 from persona.adapters.family import Family
-from persona.adapters.stacked import PRIOR_SLOT, StackedLoRA
+from persona.adapters.stacked import PRIOR_SLOT, Gathered, StackedLoRA
 from persona.adapters.versions import StoredAdapter, split_name
 from persona.errors import FingerprintMismatchError, InvalidOptionError, UnknownAdapterError, UnsupportedChannelError
 from persona.llm.transformers import TransformersLM
@@ -73,6 +74,7 @@ class AdapterPool:
         self._free: list[int] = []
         # By name, the least recently used first: SHA-256 of the bytes at rest, and slot.
         self._used: OrderedDict[str, tuple[str | None, int]] = OrderedDict()
+        self._named: WeakSet[_Named] = WeakSet()
         # A user may be forgotten in one thread while another answers.
         self._lock = RLock()
         bank.watch(self)
@@ -100,12 +102,17 @@ class AdapterPool:
     ) -> None:
         self._llm.attach_adapters(None)
         self._opened.remove()
+        for named in list(self._named):
+            named.lost = "the AdapterPool was closed"
         self._stack = None
         self._used.clear()
 
-    @contextmanager
-    def named(self, names: Sequence[str | None]) -> Iterator[None]:
+    def named(self, names: Sequence[str | None]) -> AbstractContextManager[None]:
         """While this is open, row `i` of a batch is computed with the adapter ``names[i]``.
+
+        The bank is asked and the adapters are gathered here, once. What is returned may be opened again and again, for
+        each step of an answer. Where a user was dropped meanwhile it raises UnknownAdapterError when it is opened, and
+        when it is closed, so nothing is made of half an adapter.
 
         Args:
             names: ``user@version`` (`StoredAdapter.name`), `PRIOR_ADAPTER` for the shared prior alone, or None for the
@@ -119,15 +126,15 @@ class AdapterPool:
         if len(different) > self.slots:
             raise InvalidOptionError(f"a batch can mix {self.slots} adapters here, had: {len(different)}")
         slots: dict[str | None, int | None] = {None: None, PRIOR_ADAPTER: PRIOR_SLOT}
-        with ExitStack() as announced:
-            with self._lock:
-                # All are compared with the bank before any gets its slot, as that may give back a user's slots.
-                adapters = [self._known(name) for name in sorted(different)]
-                # Those that have a slot first, so that none of them makes room for another.
-                for adapter in sorted(adapters, key=lambda adapter: adapter.name not in self._used):
-                    slots[adapter.name] = self._slot(adapter)
-                announced.enter_context(self._opened.rows([slots[name] for name in names]))
-            yield
+        with self._lock:
+            # All are compared with the bank before any gets its slot, as that may give back a user's slots.
+            adapters = [self._known(name) for name in sorted(different)]
+            # Those that have a slot first, so that none of them makes room for another.
+            for adapter in sorted(adapters, key=lambda adapter: adapter.name not in self._used):
+                slots[adapter.name] = self._slot(adapter)
+            named = _Named(self._opened, self._opened.gather([slots[name] for name in names]), names)
+            self._named.add(named)
+        return named
 
     def load(self, name: str) -> int:
         """Put the adapter ``user@version`` into a slot, if it is in none; returns its slot.
@@ -141,6 +148,8 @@ class AdapterPool:
     def drop(self, user_id: str) -> int:
         """Overwrite with zeros what is held of a user here; returns how many adapters there were."""
         with self._lock:
+            for named in list(self._named):
+                named.drop(user_id)
             names = [name for name in self._used if split_name(name)[0] == user_id]
             for name in names:
                 _, slot = self._used.pop(name)
@@ -175,3 +184,38 @@ class AdapterPool:
             self._used[adapter.name] = adapter.sha256, slot
         self._used.move_to_end(adapter.name)
         return self._used[adapter.name][1]
+
+
+class _Named(AbstractContextManager[None]):
+    """The adapters of the rows of a batch, while it is open.
+
+    Attributes:
+        lost: why they can be computed with no more; None if they can.
+    """
+
+    def __init__(self, stack: StackedLoRA, gathered: Gathered | None, names: Sequence[str | None]) -> None:
+        self.lost: str | None = None
+        self._stack, self._gathered = stack, gathered
+        self._users = [None if name in (None, PRIOR_ADAPTER) else split_name(str(name))[0] for name in names]
+        self._open: list[AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        self._check()
+        self._open.append(self._stack.announced(self._gathered))
+        self._open[-1].__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._open.pop().__exit__(None, None, None)
+        if error[0] is None:
+            self._check()
+
+    def drop(self, user_id: str) -> None:
+        """Overwrite what is held of a user here."""
+        for row, user in enumerate(self._users):
+            if user == user_id and self._gathered is not None:
+                self._gathered.clear(row)
+                self.lost = f"the adapter of user {user_id!r} was dropped"
+
+    def _check(self) -> None:
+        if self.lost is not None:
+            raise UnknownAdapterError(f"{self.lost} while a request was being answered with it: ask again")

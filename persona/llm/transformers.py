@@ -25,14 +25,14 @@ around an answer is stripped, and what `persona.llm.answers.text` says.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from threading import Event, RLock
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from persona.errors import GenerationError, InvalidOptionError, UnsupportedChannelError
+from persona.errors import GenerationError, InvalidOptionError, UnknownAdapterError, UnsupportedChannelError
 from persona.llm.answers.choices import margin
 from persona.llm.answers.constrained import legal_ids
 from persona.llm.answers.scoring import ChoiceScorer, ScoredPrompt, scoring_options
@@ -44,6 +44,7 @@ from persona.llm.decoding import NOISE
 from persona.llm.frozen.model import FrozenModel, unwrapped
 from persona.llm.frozen.options import TransformersOptions
 from persona.llm.frozen.probe import Probe, ordinary_tokens
+from persona.llm.frozen.turns import Turns
 from persona.llm.frozen.writing import Writing
 from persona.llm.inputs import Batching, BatchLimits, ModelInput, batches
 from persona.llm.lifts import check_lifts, vocabulary_size
@@ -78,9 +79,11 @@ class TransformersLM:
     Attributes:
         model: the frozen model.
         frozen: how it is computed.
+        read: reads the tokens of answers.
         hidden_size: length of an input embedding, and of a soft prompt's vectors.
         encoder_decoder: whether the model reads in an encoder and writes in a decoder.
         pad_token: id of the token that fills up a batch.
+        adapters, turns: those that are attached, or None; who computes now.
 
     Raises:
         InvalidOptionError: if an option is out of its range.
@@ -111,20 +114,25 @@ class TransformersLM:
         self._tokenizer: Any = tokenizer
         self._weights_hash = weights_hash or (lambda: hash_parameters(self.model))
         self.frozen = FrozenModel(self.model, tokenizer)
-        self._eos, self.pad_token = self.frozen.ends, self.frozen.pad_token
-        read = AnswerTokens(tokenizer, self._prompts.thinking_end)
-        self._writing = Writing(self.frozen, lambda: self.probe, read, self.name)
+        self.pad_token = self.frozen.pad_token
+        self.read = AnswerTokens(tokenizer, self._prompts.thinking_end)
+        self._writing = Writing(self.frozen, lambda: self.probe, self.read, self.name)
         self.hidden_size = self.frozen.embeddings.shape[1]
         self.encoder_decoder = self.frozen.encoder_decoder
-        self._adapters: AdapterSource | None = None
-        # One model computes for one caller at a time; two would only share its device, and its training flags.
-        self._lock = RLock()
+        self.adapters: AdapterSource | None = None
+        self.turns = Turns()
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """While this is open, the model is frozen and computes for the caller alone; others get their turn after it."""
+        with self.turns, frozen(self.model), torch.inference_mode():
+            yield
 
     @property
     def channels(self) -> frozenset[str]:
         """Text and lifts, soft prompts unless there is a `refusal`, and adapters while some are attached."""
         soft_prompts = (SOFT_PROMPT,) if self.refusal(SOFT_PROMPT) is None else ()
-        return frozenset({TEXT, LIFTS, *soft_prompts, *(() if self._adapters is None else (ADAPTER,))})
+        return frozenset({TEXT, LIFTS, *soft_prompts, *(() if self.adapters is None else (ADAPTER,))})
 
     def refusal(self, way: str) -> str | None:
         """Why the model cannot take one of `persona.protocols.WAYS` at all; None if it can.
@@ -139,7 +147,7 @@ class TransformersLM:
         most = len(self.frozen.embeddings)
         size = min(vocabulary_size(self.model.config) or most, most)
         tokens = ordinary_tokens(self._tokenizer, self.special_tokens, size)
-        return Probe(self.frozen, tokens, self._lock)
+        return Probe(self.frozen, tokens, self.turns)
 
     @property
     def chats(self) -> bool:
@@ -155,8 +163,8 @@ class TransformersLM:
 
     def attach_adapters(self, adapters: AdapterSource | None) -> None:
         """Take requests with adapters from now on, by the names that `adapters` knows; None takes none any more."""
-        with self._lock:
-            self._adapters = adapters
+        with self.turns:
+            self.adapters = adapters
 
     @cached_property
     def fingerprint(self) -> str:
@@ -180,8 +188,7 @@ class TransformersLM:
         Raises:
             InvalidOptionError: as in `input_limit`.
         """
-        limit = self.input_limit(options)
-        if limit is None:
+        if (limit := self.input_limit(options)) is None:
             return None
         (templated,) = self._prompts.encode(["."], [None], [turns])
         return max(0, limit - (len(templated) - self.tokenizer.count(".")))
@@ -209,7 +216,7 @@ class TransformersLM:
     @property
     def special_tokens(self) -> tuple[int, ...]:
         """Ids of the tokens that are no part of a text: start, end, padding, and the tokenizer's other special ones."""
-        return tuple(dict.fromkeys((*self._tokenizer.all_special_ids, *self._eos, self.pad_token)))
+        return tuple(dict.fromkeys((*self._tokenizer.all_special_ids, *self.frozen.ends, self.pad_token)))
 
     def prompt_ids(self, prompts: Sequence[str], *, limit: int | None = None) -> list[list[int]]:
         """Token ids of prompts as `generate` reads them, see `PromptEncoder.encode`.
@@ -229,7 +236,7 @@ class TransformersLM:
 
     def target_ids(self, targets: Sequence[str]) -> list[list[int]]:
         """Token ids of answers as the model should write them: the text and the end token."""
-        end = [self._tokenizer.eos_token_id] if self._tokenizer.eos_token_id is not None else list(self._eos[:1])
+        end = [self._tokenizer.eos_token_id] if self._tokenizer.eos_token_id is not None else list(self.frozen.ends[:1])
         texts: list[list[int]] = self._tokenizer(list(targets), add_special_tokens=False, verbose=False)["input_ids"]
         return [[*ids, *end] for ids in texts]
 
@@ -250,10 +257,9 @@ class TransformersLM:
         check_options(options)
         if not requests:
             return
-        with self._lock, frozen(self.model), torch.inference_mode():
+        with self.computing():
             # Within the lock: adapters that are attached now stay so until the answers are there.
-            check_requests(requests, self)
-            inputs = self._inputs(requests, options)
+            inputs = self.inputs(requests, options)
             # Equal prompts are one input; a soft prompt, or lifts, are never taken for equal to others.
             keys = [
                 (each.ids, each.adapter, each.choices, None if each.soft_prompt is None and not each.lifts else index)
@@ -274,11 +280,10 @@ class TransformersLM:
         check_options(options)
 
         def write(put: Callable[[str | Answer], None], left: Event) -> None:
-            with self._lock, frozen(self.model), torch.inference_mode():
-                check_requests([request], self)
-                (read,) = self._inputs([request], options)
+            with self.computing():
+                (read,) = self.inputs([request], options)
                 (tokens,), _ = self._generate_batch([read], options, self._writing.streamed(options, put, left))
-            put(self._writing.read.answer(tokens, options))
+            put(self.read.answer(tokens, options))
 
         yield from from_thread(write)
 
@@ -300,10 +305,9 @@ class TransformersLM:
         if (refusal := self.probe.loss_refusal) is not None:
             raise UnsupportedChannelError(f"{self.name} cannot score choices: {refusal}; let it write its answers")
         options = scoring_options(requests, self.target_ids)
-        with self._lock, frozen(self.model), torch.inference_mode():
-            check_requests(requests, self)
-            inputs = dict(enumerate(self._inputs(requests, options)))
-            scorer = ChoiceScorer(self.frozen, self.probe, self._attached)
+        with self.computing():
+            inputs = dict(enumerate(self.inputs(requests, options)))
+            scorer = ChoiceScorer(self.frozen, self.probe, self.attached)
             scores: dict[int, list[float]] = {}
             for keys in batches(inputs, options, self._limits(len(inputs))):
                 scores.update(zip(keys, self._scored(scorer, [inputs[key] for key in keys]), strict=True))
@@ -313,29 +317,35 @@ class TransformersLM:
                         (scores[key],) = self._scored(scorer, [inputs[key]])
         return [scores[index] for index in range(len(requests))]
 
-    def _attached(self, adapters: Sequence[str | None]) -> AbstractContextManager[None]:
-        """While it is open, the rows of a batch are computed with the adapters of these names."""
-        return nullcontext() if self._adapters is None else self._adapters.named(adapters)
+    def attached(self, adapters: Sequence[str | None]) -> AbstractContextManager[None]:
+        """While it is open, the rows of a batch are computed with the adapters of these names (`AdapterSource`)."""
+        if self.adapters is None and any(adapters):
+            raise UnknownAdapterError(f"{self.name} has no adapters attached any more: keep the AdapterPool open")
+        return nullcontext() if self.adapters is None else self.adapters.named(adapters)
 
     def _limits(self, inputs: int) -> BatchLimits:
         """What bounds the batches of a number of inputs."""
-        slots = None if self._adapters is None else self._adapters.slots
+        slots = None if self.adapters is None else self.adapters.slots
         # One input alone asks nothing of the probe.
         return BatchLimits(self._batch_tokens, slots, Batching.PADDED if inputs == 1 else self.probe.batching)
 
     def _scored(self, scorer: ChoiceScorer, inputs: Sequence[ModelInput]) -> list[list[float]]:
-        try:
+        with self._within_memory(inputs):
             return scorer([ScoredPrompt(each, each.choices or ()) for each in inputs])
+
+    @contextmanager
+    def _within_memory(self, inputs: Sequence[ModelInput]) -> Iterator[None]:
+        try:
+            yield
         except torch.OutOfMemoryError as error:
-            raise self._out_of_memory(inputs) from error
+            raise GenerationError(
+                f"{self.name} ran out of memory with {len(inputs)} requests of {max(map(len, inputs))} tokens in a "
+                f"batch: lower `batch_tokens`, was: {self._batch_tokens}"
+            ) from error
 
-    def _out_of_memory(self, inputs: Sequence[ModelInput]) -> GenerationError:
-        return GenerationError(
-            f"{self.name} ran out of memory with {len(inputs)} requests of {max(map(len, inputs))} tokens in a "
-            f"batch: lower `batch_tokens`, was: {self._batch_tokens}"
-        )
-
-    def _inputs(self, requests: Sequence[Request], options: GenerationOptions) -> list[ModelInput]:
+    def inputs(self, requests: Sequence[Request], options: GenerationOptions) -> list[ModelInput]:
+        """Requests as the model reads them; errors as in `generate`."""
+        check_requests(requests, self)
         soft_prompts = [self._soft_prompt(request, index) for index, request in enumerate(requests)]
         limit = self.input_limit(options)
         lengths = [0 if vectors is None else len(vectors) for vectors in soft_prompts]
@@ -358,8 +368,7 @@ class TransformersLM:
 
     def _soft_prompt(self, request: Request, index: int) -> torch.Tensor | None:
         """The request's soft prompt, checked, on the model's device and in its type; None if it has no tokens."""
-        vectors = request.soft_prompt
-        if vectors is None:
+        if (vectors := request.soft_prompt) is None:
             return None
         check_soft_prompt(vectors, self.hidden_size, self.name, index)
         embeddings = self.frozen.embeddings
@@ -376,7 +385,7 @@ class TransformersLM:
                 if len(keys) > 1 and smallest < noise:
                     (answers[key],), _ = self._generate_batch([inputs[key]], options)
         return {
-            key: self._writing.read.answer(tokens, options, held=inputs[key].choices is not None)
+            key: self.read.answer(tokens, options, held=inputs[key].choices is not None)
             for key, tokens in answers.items()
         }
 
@@ -384,11 +393,8 @@ class TransformersLM:
         self, inputs: Sequence[ModelInput], options: GenerationOptions, streamed: Streamed | None = None
     ) -> tuple[list[list[int]], list[float]]:
         """Tokens of the answers, without the end token, and the margins with which they were decided."""
-        try:
-            with self._attached([each.adapter for each in inputs]):
-                return self._writing.batch(inputs, options, streamed)
-        except torch.OutOfMemoryError as error:
-            raise self._out_of_memory(inputs) from error
+        with self._within_memory(inputs), self.attached([each.adapter for each in inputs]):
+            return self._writing.batch(inputs, options, streamed)
 
     def __repr__(self) -> str:
         return f"TransformersLM({self.name!r})"

@@ -6,20 +6,25 @@ that holds special tokens is read with them, and they go after its thinking has 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from threading import Event
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.generation.streamers import BaseStreamer
 
 from persona.llm.answers.text import answer_text, is_stopped, settled_text, without_thinking
 from persona.protocols import Answer, GenerationOptions
 
 _TOKENS_A_CHARACTER = 4
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
+"""How SentencePiece writes a byte."""
 _CLEANED = 6
 """Characters before the end of a text that decoding further tokens may still change, where spaces are cleaned up."""
 
@@ -77,6 +82,17 @@ class AnswerTokens:
         text, thinking_end, _ = self._read(tokens, options)
         return is_stopped(text, options, thinking_end=thinking_end)
 
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token stands for in a text; it may be a part of a character."""
+        # The second of two, since decoders leave out the space in front of a text.
+        text = self._decoded([token] * 2, special=True)[len(self._decoded([token], special=True)) :]
+        if "\ufffd" not in text:
+            return text.encode()
+        piece = str(self._tokenizer.convert_ids_to_tokens(token))
+        if (one := _BYTE.fullmatch(piece)) is not None:
+            return bytes([int(one[1], 16)])
+        return bytes(byte for letter in piece if (byte := _byte_letters().get(letter)) is not None) or text.encode()
+
     def _read(self, tokens: Sequence[int], options: GenerationOptions) -> tuple[str, str | None, bool]:
         """What was written, what ends a part for thinking in it, and whether such a part is left out already."""
         stops = self._stop_ids(options)
@@ -96,6 +112,13 @@ class AnswerTokens:
     def _stop_ids(self, options: GenerationOptions) -> list[int]:
         """Stop strings that are special tokens, which are in no text."""
         return [self._special[stop] for stop in options.stop if stop in self._special]
+
+
+@cache
+def _byte_letters() -> dict[str, int]:
+    """The letters that byte-level tokenizers write bytes with."""
+    letters: Any = bytes_to_unicode
+    return {letter: byte for byte, letter in letters().items()}
 
 
 class _StopStrings(StoppingCriteria):

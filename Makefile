@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test quick zoo check fix bench docs postgres clean
+.PHONY: setup demo test quick zoo check fix bench docs postgres browser clean
 
 setup: $(STAMP)
 
@@ -29,7 +29,7 @@ demo: setup
 # One process for each core, four at most: each holds torch and its models. (For a file or two: pytest tests/store)
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-test: setup postgres
+test: setup postgres browser
 	$(PYTEST) --durations=15
 
 quick: setup
@@ -46,6 +46,14 @@ postgres:
 	  { apt-get install -qq -y --no-install-recommends postgresql >/dev/null 2>&1 || \
 	    { apt-get update -qq && apt-get install -qq -y --no-install-recommends postgresql >/dev/null; }; }; } || \
 	echo "PostgreSQL is not installed and could not be: its tests will be skipped (apt-get install postgresql)"
+
+# The page is tested in Chromium, likewise.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  { apt-get install -qq -y --no-install-recommends chromium >/dev/null 2>&1 || \
+	    { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; }; }; } || \
+	echo "Chromium is not installed and could not be: the tests of the page will be skipped (apt-get install chromium)"
 
 check: setup
 	$(BIN)/ruff check .

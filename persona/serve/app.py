@@ -20,6 +20,7 @@ from persona.serve.data import routes as data
 from persona.serve.data.paths import RawPaths
 from persona.serve.errors import add_refusals
 from persona.serve.middleware import BodyLimits, Watched
+from persona.serve.page import routes as page
 from persona.serve.state import ServerState
 from persona.version import __version__
 
@@ -44,7 +45,7 @@ def app_of(state: ServerState) -> FastAPI:
         title="persona", summary=_SUMMARY, version=__version__, docs_url=None, redoc_url=None, lifespan=living
     )
     app.state.persona = state
-    for router in (health.router, routes.router, data.router):
+    for router in (health.router, routes.router, data.router, page.router):
         app.include_router(router)
     add_error_handlers(app)
     add_refusals(app)

@@ -22,6 +22,7 @@ from persona.serve.data.shapes import (
     Deleted,
     Feedback,
     Held,
+    KeyOut,
     Learned,
     RecordChange,
     RecordIn,
@@ -32,7 +33,7 @@ from persona.serve.data.shapes import (
     feedback_record,
 )
 from persona.serve.errors import described
-from persona.serve.keys import Caller
+from persona.serve.keys import SCOPES, Caller
 from persona.serve.state import ServerState
 from persona.store.holdings import holdings
 from persona.store.profile_store import ProfileStore
@@ -57,6 +58,13 @@ _RECORD = _USER + "/records/{record_id}"
 _UNKNOWN = described(404)
 
 Asking = Annotated[Caller, Depends(caller)]
+
+
+@router.get("/v1/key")
+def key(asking: Asking) -> KeyOut:
+    """What the key of this request allows, and whom it speaks for."""
+    scopes = [scope for scope in SCOPES if scope in asking.scopes]
+    return KeyOut(key_id=asking.key_id, name=asking.name, scopes=scopes, user_id=asking.user_id)
 
 
 @router.put(_USER + "/records")

@@ -48,7 +48,6 @@ from persona.adapters.versions import (
     StoredAdapter,
     erase_exports,
 )
-from persona.caches import Holder, register
 from persona.errors import DataFormatError, FingerprintMismatchError, InvalidOptionError, UnknownAdapterError
 from persona.records import check_user_id
 from persona.store.database import insert_if_absent
@@ -70,10 +69,6 @@ class AdapterBank:
     def __init__(self, store: ProfileStore) -> None:
         self.store = store
         self._numbers: dict[Family, int] = {}
-
-    def watch(self, cache: Holder) -> None:
-        """Have `ProfileStore.forget` reach `cache` too, as long as that lives."""
-        register(cache, "adapters in slots")
 
     def forget(self, user_id: str, *, exports: Path | None = None) -> ForgetReport:
         """`ProfileStore.forget`, and the user's folders in `exports`."""

@@ -27,6 +27,7 @@ from persona.adapters.bank import AdapterBank
 from persona.adapters.family import Family
 from persona.adapters.stacked import PRIOR_SLOT, Gathered, StackedLoRA
 from persona.adapters.versions import StoredAdapter, split_name
+from persona.caches import register
 from persona.errors import FingerprintMismatchError, InvalidOptionError, UnknownAdapterError, UnsupportedChannelError
 from persona.llm.transformers import TransformersLM
 from persona.protocols import PRIOR_ADAPTER, LanguageModel
@@ -77,7 +78,7 @@ class AdapterPool:
         self._named: WeakSet[_Named] = WeakSet()
         # A user may be forgotten in one thread while another answers.
         self._lock = RLock()
-        bank.watch(self)
+        register(self, "adapters in slots")
 
     def serving(self) -> AbstractContextManager[object]:
         """Open while the LLM answers: the pool itself where it is not open already."""

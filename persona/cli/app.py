@@ -54,7 +54,7 @@ def split_shared(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _with_values(arguments: list[str]) -> Iterator[str]:
     """The arguments, options that need no value with the one that is meant without."""
-    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=False):
         yield argument
         if argument in _MAY_HAVE_VALUE and following.startswith("-"):
             yield _MAY_HAVE_VALUE[argument]

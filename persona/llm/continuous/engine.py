@@ -29,6 +29,7 @@ from threading import Condition, Thread
 from time import monotonic
 from typing import Self
 
+from persona.caches import register
 from persona.errors import BusyError, GenerationError, InvalidOptionError, PersonaError, UnsupportedChannelError
 from persona.llm.continuous.batch import Batch, fit_slots, read_prompts, write_alone
 from persona.llm.continuous.fair import FairQueue
@@ -105,6 +106,7 @@ class Engine:
         self._closed = False
         self._thread = Thread(target=self._work, name="persona-engine", daemon=True)
         self._thread.start()
+        register(self, "requests under way")
 
     def __enter__(self) -> Self:
         return self
@@ -162,7 +164,7 @@ class Engine:
     def drop(self, user_id: str) -> int:
         """End the requests of a user and overwrite their part of the cache; returns how many there were.
 
-        An `AdapterBank` calls it when the user is forgotten, if it `watch`es the engine.
+        Whoever forgets the user calls it (`persona.caches`).
         """
         with self._changed:
             rows = [row for row in self._rows() if row.user_id == user_id]

@@ -303,7 +303,6 @@ def test_who_is_forgotten_is_answered_no_more(llm: TransformersLM, bank: Adapter
     """The row ends, its adapter and its slot are overwritten, and the others' answers are those they get alone."""
     options, gate, no_end = SamplingOptions(max_new_tokens=40), Gate(), {llm.frozen.ends[0]: -1e6}
     with AdapterPool(bank, llm) as pool, Engine(llm, on_step=gate) as engine:
-        bank.watch(engine)
         requests = [Request("the king", adapter=f"{user}@1", lifts=no_end) for user in USERS[:3]]
         requests.append(Request("the queen", lifts=no_end))
         expected = [alone(llm, request, options) for request in requests]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sqlalchemy
 
-from persona.adapters.bank import AdapterBank
+from persona.caches import register
 from persona.errors import InvalidUserIdError, StoreError
 from persona.records import Record
 from persona.retrievers.words.bm25 import BM25Retriever
@@ -85,7 +85,7 @@ def test_what_the_process_holds_in_memory_is_dropped(store_url: str) -> None:
     with ProfileStore(store_url) as store:
         store.upsert([("ana", Record("a word"))])
         retriever, slots = BM25Retriever(), Slots()
-        AdapterBank(store).watch(slots)
+        register(slots, "adapters in slots")
         retriever.retrieve(store.profile("ana"), "word", 1)
         done = forget_with_receipt(store, "ana")
         assert done.dropped["adapters in slots"] == 2

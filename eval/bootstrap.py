@@ -148,7 +148,7 @@ class Bootstrap:
             for system, summed in enumerate(sums):
                 values[system, start:stop] = metric.of_sums(weights @ summed, counts)
             start = stop
-        return values
+        return values if metric.correction is None else metric.correction.redrawn(values)
 
     def _sum_by_user(self, recorded: Array) -> Array:
         if len(recorded) != len(self._of_sample):

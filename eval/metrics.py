@@ -30,7 +30,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,18 @@ class Answer(NamedTuple):
     prediction: str
 
 
+class Correction(Protocol):
+    """What is done to a value that is known to be biased, e.g. `persona.eval.judging.rates.Rates`."""
+
+    def corrected(self, measured: float) -> float:
+        """The value without the bias."""
+        ...
+
+    def redrawn(self, measured: Array) -> Array:
+        """The same for resampled values, with what is not known of the bias drawn anew.  # (systems, resamples)"""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """A measure of predictions.
@@ -79,12 +91,14 @@ class Metric:
         measure: what one sample adds to the sums, for each of the answers, given the legal labels; where there is a
             single column, it is the sample's own value (correct or not, error, F-measure).  # (samples, columns)
         of_sums: the value from summed samples and their number.  # (..., columns), (...) -> (...)
+        correction: of that value; None for none.
     """
 
     name: str
     higher_is_better: bool
     measure: Callable[[Sequence[Answer], Sequence[str]], Array]
     of_sums: Callable[[Array, Array], Array]
+    correction: Correction | None = None
 
     def recorded(self, samples: Samples) -> Array:
         """This metric's part of `samples`.  # (samples, columns)
@@ -111,7 +125,8 @@ class Metric:
         taken = recorded if index is None else recorded[index]
         if not len(taken):
             raise EvaluationError(f"{self.name} needs at least one sample, was given none")
-        return float(self.of_sums(taken.sum(axis=0), np.array(len(taken), dtype=np.float64)))
+        value = float(self.of_sums(taken.sum(axis=0), np.array(len(taken), dtype=np.float64)))
+        return value if self.correction is None else self.correction.corrected(value)
 
     def __str__(self) -> str:
         return self.name

@@ -1,0 +1,1 @@
+"""Benchmarks on profiles: histories of records, not of conversations."""

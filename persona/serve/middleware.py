@@ -48,7 +48,8 @@ class Watched:
             return await self._app(scope, receive, send)
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
-        scope["persona"] = noted = {}  # what routes add to the line of the log
+        noted: dict[str, Any] = {}
+        scope["persona"] = noted  # what routes add to the line of the log
         status, began = _GONE, perf_counter()
 
         async def sent(message: Message) -> None:

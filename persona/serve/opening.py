@@ -11,6 +11,7 @@ from typing import Any
 from persona.adapters.bank import AdapterBank
 from persona.adapters.serving.vllm import KEY, ServedAdapters
 from persona.assembly import PersonalizationOptions, as_user_embedder, assembled
+from persona.caches import register
 from persona.errors import InvalidOptionError
 from persona.llm.endpoint.model import OpenAILM
 from persona.protocols import LanguageModel
@@ -49,8 +50,7 @@ def opened_state(
     if personalization.adapters and personalization.missing_adapter == "error":
         personalization = replace(personalization, missing_adapter="prior")
     metrics = Metrics()
-    upstream = isinstance(llm, OpenAILM)
-    if not upstream:
+    if not isinstance(llm, OpenAILM):
         from persona.serve.answers.in_process import engine_llm
 
         engine_llm(llm)
@@ -58,7 +58,7 @@ def opened_state(
         personalizer = stack.enter_context(assembled(llm, store, personalization))
         personal = Personalizing(personalizer, metrics)
         backend: Backend
-        if upstream:
+        if isinstance(llm, OpenAILM):
             from persona.serve.answers.upstream import Upstream
 
             backend = Upstream(llm, personal, metrics, models=options.models, connections=connections)
@@ -84,6 +84,7 @@ def _engine(personal: Personalizing, metrics: Metrics, options: ServerOptions, s
     llm = engine_llm(personal.llm)
     limits = EngineOptions(rows=options.rows, waiting=options.waiting, max_new_tokens=options.answer_tokens)
     engine = stack.enter_context(Engine(llm, limits, on_step=metrics.rows.observe))
+    register(engine, "answers being written")
     return InProcess(engine, llm.name, personal, metrics, answer_tokens=options.answer_tokens)
 
 

@@ -96,8 +96,9 @@ class Noting:
     def usage(self, usage: object) -> None:
         """So many tokens were read and written, as a reply says; what is of no form is passed over."""
         noted: dict[str, object] = self._call.request.scope.get("persona", {})
-        for kind in ("prompt", "completion") if isinstance(usage, dict) else ():
-            count = usage.get(f"{kind}_tokens")
+        given = usage if isinstance(usage, dict) else {}
+        for kind in ("prompt", "completion"):
+            count = given.get(f"{kind}_tokens")
             if isinstance(count, int) and count >= 0:
                 self._metrics.tokens.labels(kind).inc(count)
                 noted[f"{kind}_tokens"] = count

@@ -12,11 +12,11 @@ class PersonaChoice(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    enabled: bool = Field(True, description="False answers as if nothing were known of the user.")
+    enabled: bool = Field(default=True, description="False answers as if nothing were known of the user.")
     channels: list[str] | None = Field(
-        None, max_length=16, description="Only these of the server's channels; none of them for an empty list."
+        default=None, max_length=16, description="Only these of the server's channels; none of them for an empty list."
     )
-    k: int | None = Field(None, ge=0, le=64, description="Most records, in place of the server's own number.")
+    k: int | None = Field(default=None, ge=0, le=64, description="Most records, in place of the server's own number.")
 
 
 class StreamOptions(BaseModel):
@@ -36,7 +36,7 @@ class AskBody(BaseModel):
     user: str | None = Field(
         None, description="Whom to answer, where the key may speak for any user. An upstream never sees it."
     )
-    persona: PersonaChoice = Field(default_factory=PersonaChoice)
+    persona: PersonaChoice = PersonaChoice()
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from persona.errors import InvalidOptionError
 from persona.generation import Prepared
@@ -116,21 +116,28 @@ class Upstream:
         answer = await unless_gone(call.request, self._whole(outgoing))
         noting.first()
         noting.usage(answer.get("usage"))
-        answer |= {"persona": outgoing.used.model_dump(), "model": call.model}
-        return JSONResponse(answer)
+        answer["persona"] = outgoing.used.model_dump()
+        if outgoing.names[0] != outgoing.names[1]:
+            answer["model"] = call.model
+        return Response(json.dumps(answer), media_type="application/json")
 
     async def _outgoing(self, call: Call) -> _Outgoing:
-        chat = isinstance(call.body, ChatBody)
-        fields, prepared = await (self._chat(call, call.body.messages) if chat else self._completion(call))
-        used = Used() if prepared is None else self._personal.used(prepared)
-        adapter = prepared is not None and prepared.request.adapter is not None
-        model = self._llm.model_of(prepared.request) if adapter else call.model
+        prepared: Prepared | None
+        if isinstance(call.body, ChatBody):
+            path, (fields, prepared) = "/chat/completions", await self._chat(call, call.body.messages)
+        else:
+            path, (fields, prepared) = "/completions", await self._completion(call, call.body.prompt)
+        used, model = Used(), call.model
+        if prepared is not None:
+            used = self._personal.used(prepared)
+            if prepared.request.adapter is not None:
+                model = self._llm.model_of(prepared.request)
         rest = {name: value for name, value in call.raw.items() if name not in ("persona", "user")}
         try:
             content = json.dumps({**rest, **fields, "model": model}, allow_nan=False).encode()
         except ValueError:
             raise ApiError(400, "JSON has no NaN and no Infinity: send finite numbers", code="invalid_value") from None
-        return _Outgoing("/chat/completions" if chat else "/completions", content, used, (model, call.model))
+        return _Outgoing(path, content, used, (model, call.model))
 
     async def _chat(self, call: Call, messages: list[dict[str, Any]]) -> tuple[dict[str, Any], Prepared | None]:
         """The conversation; it stays as it is where no turn of the user's has text."""
@@ -140,8 +147,7 @@ class Upstream:
         prepared = await self._personal.prepared(call.user_id, turns, call.body.persona)
         return {"messages": placed(messages, asked, prepared.request, self._at.options)}, prepared
 
-    async def _completion(self, call: Call) -> tuple[dict[str, Any], Prepared]:
-        prompt = getattr(call.body, "prompt", None)
+    async def _completion(self, call: Call, prompt: str | list[Any]) -> tuple[dict[str, Any], Prepared]:
         if not isinstance(prompt, str):
             raise ApiError(400, "`prompt` must be one text here", code="unsupported", param="prompt")
         prepared = await self._personal.prepared(call.user_id, prompt, call.body.persona)

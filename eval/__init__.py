@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from persona.eval.benchmark import Benchmark as Benchmark
     from persona.eval.benchmark import Question as Question
     from persona.eval.benchmarks.lamp import LampBenchmark as LampBenchmark
+    from persona.eval.benchmarks.named import MethodOptions as MethodOptions
+    from persona.eval.benchmarks.named import evaluate_benchmark as evaluate_benchmark
+    from persona.eval.benchmarks.registry import load_benchmark as load_benchmark
     from persona.eval.controls import Control as Control
     from persona.eval.controls import EmptyHistory as EmptyHistory
     from persona.eval.controls import OtherUser as OtherUser
@@ -34,12 +37,15 @@ _PLACES = {
     "LampBenchmark": "benchmarks.lamp",
     "LampOptions": "options",
     "Method": "methods",
+    "MethodOptions": "benchmarks.named",
     "OtherUser": "controls",
     "Question": "benchmark",
     "Report": "report",
     "TrainedWithoutUser": "controls",
     "evaluate": "run",
+    "evaluate_benchmark": "benchmarks.named",
     "evaluate_lamp": "lamp",
+    "load_benchmark": "benchmarks.registry",
 }
 
 __all__ = [
@@ -50,12 +56,15 @@ __all__ = [
     "LampBenchmark",
     "LampOptions",
     "Method",
+    "MethodOptions",
     "OtherUser",
     "Question",
     "Report",
     "TrainedWithoutUser",
     "evaluate",
+    "evaluate_benchmark",
     "evaluate_lamp",
+    "load_benchmark",
 ]
 
 

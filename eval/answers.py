@@ -28,6 +28,8 @@ OUTCOMES = ("failed", "cut", "refused", "empty")
 """What may be wrong with an answer, see `GivenAnswer.outcome`."""
 THINKING = "thinking"
 """Counted besides: answers that the LLM thought before, in the answer itself."""
+CONTEXT_CUT = "without a part of the history"
+"""Counted besides: requests that a whole history did not fit into (`persona.eval.benchmarks.whole_history`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,3 +197,12 @@ def answer_key(personalizer: Personalizer, prepared: Prepared) -> str:
     if request.adapter is not None:
         parts.append([request.adapter, prepared.identity])
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def prompts_hash(prepared: Sequence[Prepared]) -> str:
+    """BLAKE2b of the texts of some requests, 16 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=8)
+    for each in prepared:
+        turns = [[turn.role, turn.content] for turn in each.request.turns]
+        digest.update(json.dumps([each.request.prompt, turns]).encode() + b"\n")
+    return digest.hexdigest()

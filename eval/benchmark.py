@@ -17,6 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from persona.eval.metrics import ACCURACY as ACCURACY
@@ -39,6 +40,8 @@ class Question:
         gold: the right answer; None where it is not known.
         choices: the legal answers; None where any text is.
         time: when it was asked, ISO 8601; None where that is not known.
+        kind: of which kind it is, for a table of its own; empty where there is one kind.
+        evidence: ids of the records of `profile` that the answer needs; empty where that is not known.
     """
 
     id: str
@@ -49,6 +52,8 @@ class Question:
     gold: str | None = None
     choices: Choices | tuple[str, ...] | None = None
     time: str | None = None
+    kind: str = ""
+    evidence: tuple[str, ...] = ()
 
 
 class Benchmark(Protocol):
@@ -57,12 +62,19 @@ class Benchmark(Protocol):
     Attributes:
         name: of the benchmark, or of its task.
         questions: those to be answered.
-        metrics: the measures; the first one is compared.
+        metrics: the measures; the first one is compared. Where a published scorer is wrong, its measure stands beside
+            the corrected one as ``official NAME``.
+        licence: of the data, as their authors name it; empty where it is not known.
+        commercial: whether that licence allows commercial use.
+        defects: by the name of an official metric, what is wrong with it.
     """
 
     name: str
     questions: Sequence[Question]
     metrics: Sequence[Metric]
+    licence: str = ""
+    commercial: bool = True
+    defects: Mapping[str, str] = MappingProxyType({})
 
     @property
     def training(self) -> Benchmark | None:

@@ -141,6 +141,17 @@ def mean_of_sums(sums: Array, count: Array) -> Array:
     return result
 
 
+def ratio_of_sums(sums: Array, count: Array) -> Array:
+    """The first column's sum over the second's, as `Metric.of_sums`: the mean over the samples that count.
+
+    0 where none does.
+    """
+    result: Array = np.divide(
+        sums[..., 0], sums[..., 1], out=np.zeros_like(sums[..., 0]), where=np.not_equal(sums[..., 1], 0)
+    )
+    return result
+
+
 def _root_mean(sums: Array, count: Array) -> Array:
     result: Array = np.sqrt(sums[..., 0] / count)
     return result
@@ -246,6 +257,14 @@ def _rouge(kind: str, answers: Sequence[Answer], labels: Sequence[str], words: s
     values = [rouge(kind, answer.gold, answer.prediction, words=words) for answer in answers]
     return np.array(values, dtype=np.float64)[:, None]
 
+
+OF_SUMS: Mapping[str, Callable[[Array, Array], Array]] = {
+    "mean": mean_of_sums,
+    "ratio": ratio_of_sums,
+    "root mean": _root_mean,
+    "macro F1": _macro_f1,
+}
+"""The ways to a value, by the name under which files keep them."""
 
 ACCURACY = Metric("accuracy", True, _is_correct, mean_of_sums)
 F1 = Metric("f1", True, _class_counts, _macro_f1)

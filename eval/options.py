@@ -207,15 +207,15 @@ class LampOptions:
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON: parts by their fingerprint, folders by their path."""
-        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+        return {each.name: plain(getattr(self, each.name)) for each in fields(self)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value as JSON can hold it: parts by their fingerprint, folders by their path."""
     if isinstance(value, tuple | list):
-        return list(map(_plain, value))
+        return list(map(plain, value))
     if isinstance(value, RetrieverOptions):
-        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
     if value is None or isinstance(value, str | int | float):
         return value
     return getattr(value, "fingerprint", str(value))

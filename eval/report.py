@@ -9,15 +9,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona.eval.answers import OUTCOMES, THINKING
+from persona.eval.answers import CONTEXT_CUT, OUTCOMES, THINKING
 from persona.eval.bootstrap import Interval, PairedDifference
 from persona.eval.methods import row_name
+from persona.eval.metrics import Samples
+from persona.eval.results.environment import environment
 from persona.files import write_atomically
 from persona.version import __version__
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+
+OFFICIAL = "official "
+"""Begins the name of a measure as its authors publish it, defects and all."""
 
 GENERATED = "generate"
 """The way to answer in the LLM's own words; a table says which it was where there are others."""
@@ -46,6 +51,12 @@ class Row:
             prior"``; empty for baselines.
         outcomes: how many answers were made in each way, and how many requests failed, answers were cut, refused or
             empty (`persona.eval.answers.outcomes`); empty for baselines.
+        kinds: first metric by the kind of questions; empty where there is one kind.
+        evidence: share of the records that answers need which stood in the request, over the questions that name some;
+            None where none does, or no records are given.
+        corrected: p-value of `difference`, by Holm's correction for all methods; None where there is one.
+        prompts: hash of the requests; empty for baselines.
+        samples: what each metric recorded of each question.
     """
 
     method: str
@@ -61,6 +72,11 @@ class Row:
     way: str = ""
     answered: str = ""
     outcomes: Mapping[str, int] = field(default_factory=dict)
+    kinds: Mapping[str, Interval] = field(default_factory=dict)
+    evidence: Interval | None = None
+    corrected: float | None = None
+    prompts: str = ""
+    samples: Samples = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def predictions(self) -> Mapping[str, str]:
@@ -86,9 +102,13 @@ class Row:
         content = {each: getattr(self, each) for each in names}
         content |= {each: asdict(content[each]) for each in ("difference", "gain", "to_other_user") if content[each]}
         content["difference_to_none"] = content.pop("difference")
-        scores = {name: asdict(interval) for name, interval in self.scores.items()}
-        further = {"outcomes": dict(self.outcomes), "seeds": len(self.runs), "parts": dict(self.parts)}
-        return {**content, "scores": scores, **further}
+        further: dict[str, Any] = {
+            name: {key: asdict(interval) for key, interval in getattr(self, name).items()}
+            for name in ("scores", "kinds")
+        }
+        further |= {"outcomes": dict(self.outcomes), "seeds": len(self.runs), "parts": dict(self.parts)}
+        further |= {"evidence": self.evidence and asdict(self.evidence), "p_holm": self.corrected}
+        return {**content, **further, "prompts": self.prompts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +141,9 @@ class Report:
         failures: the questions that were not answered; the next run asks for them alone.
         left_out: how many questions no row is scored on, since one row has no answer to them
             (`EvaluationOptions.failures`).
+        ids: the questions that are scored, in the order of `Row.samples`; once more for each further seed.
+        groups: by the same order whose they are.
+        licence, commercial, defects: those of the benchmark.
     """
 
     benchmark: str
@@ -132,6 +155,11 @@ class Report:
     data: str
     failures: tuple[Failure, ...] = ()
     left_out: int = 0
+    ids: tuple[str, ...] = field(default=(), repr=False)
+    groups: tuple[str, ...] = field(default=(), repr=False)
+    licence: str = ""
+    commercial: bool = True
+    defects: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Row:
         """The row of that name, e.g. ``report["bm25 k=4, other user"]``.
@@ -143,10 +171,35 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the answers, ready for JSON."""
-        names = ("benchmark", "questions", "users", "data", "llm", "config", "left_out")
-        content = {name: getattr(self, name) for name in names}
+        names = ("benchmark", "questions", "users", "data", "llm", "config", "left_out", "licence", "commercial")
+        content = {name: getattr(self, name) for name in names} | {"defects": dict(self.defects)}
         failures = [asdict(each) for each in self.failures]
-        return {"persona": __version__, **content, "failures": failures, "rows": [row.as_dict() for row in self.rows]}
+        made = {"persona": __version__, "environment": environment()}
+        return {**made, **content, "failures": failures, "rows": [row.as_dict() for row in self.rows]}
+
+    @property
+    def notes(self) -> list[str]:
+        """What has to be said below the table: the licence, and what is wrong with official measures that differ."""
+        said = [f"data: {self.licence}" + ("" if self.commercial else "; no commercial use")] if self.licence else []
+        return said + [f"{name}: {why}" for name, why in self.defects.items() if name in self._metrics]
+
+    @property
+    def _metrics(self) -> list[str]:
+        """The metrics, official ones only where they differ from the corrected ones."""
+
+        def differs(name: str) -> bool:
+            plain = name.removeprefix(OFFICIAL)
+            return plain == name or any(
+                plain not in row.scores or row.scores[plain].value != row.scores[name].value for row in self.rows
+            )
+
+        return [name for name in self.rows[0].scores if differs(name)]
+
+    def by_kind(self) -> list[list[str]]:
+        """The first metric of each row by the kind of questions, header and rows as strings; empty for one kind."""
+        kinds = list(self.rows[0].kinds)
+        rows = [[row.name, *(interval_cell(row.kinds[kind]) for kind in kinds)] for row in self.rows]
+        return [[self._metrics[0], *kinds], *rows] if kinds else []
 
     def markdown(self) -> str:
         """The report as a Markdown table."""
@@ -163,7 +216,7 @@ class Report:
 
     def _cells(self) -> list[list[str]]:
         """Header and rows as strings."""
-        metrics = list(self.rows[0].scores)
+        metrics = self._metrics
         differences = {
             f"difference in {metrics[0] if metrics else ''}": [row.difference for row in self.rows],
             "to trained without user / task adapter": [row.gain for row in self.rows],
@@ -172,6 +225,10 @@ class Report:
         columns = {"method": [row.name for row in self.rows]}
         columns |= {metric: [interval_cell(row.scores[metric]) for row in self.rows] for metric in metrics}
         columns |= {name: list(map(_difference_cell, some)) for name, some in differences.items() if any(some)}
+        if any(row.corrected is not None for row in self.rows):
+            columns["p (Holm)"] = ["-" if row.corrected is None else f"{row.corrected:.3f}" for row in self.rows]
+        if any(row.evidence for row in self.rows):
+            columns["evidence"] = ["-" if row.evidence is None else interval_cell(row.evidence) for row in self.rows]
         if any(row.answered not in ("", GENERATED) for row in self.rows):
             columns["answered"] = [row.answered or "-" for row in self.rows]
         if wrong := outcome_cells([row.outcomes for row in self.rows]):
@@ -182,7 +239,7 @@ class Report:
 
 def outcome_cells(rows: Sequence[Mapping[str, int]]) -> list[str]:
     """What was wrong with each row's answers, e.g. ``"2 cut, 1 refused"``; nothing at all if nothing was."""
-    wrong = [{name: row[name] for name in (*OUTCOMES, THINKING) if row.get(name)} for row in rows]
+    wrong = [{name: row[name] for name in (*OUTCOMES, THINKING, CONTEXT_CUT) if row.get(name)} for row in rows]
     return [", ".join(f"{n} {name}" for name, n in each.items()) or "-" for each in wrong] if any(wrong) else []
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from persona.cli import adapters, ask, demo, evaluate, keys, mcp, serve, show, store, train
+from persona.cli import adapters, ask, benchmarks, demo, keys, mcp, serve, show, store, train
 from persona.cli.held import forget, records, transfer, users
 from persona.cli.terminal import EVERYWHERE, STDOUT, Everywhere, say
 from persona.errors import PersonaError, PersonaWarning
@@ -104,7 +104,7 @@ def _root(
     EVERYWHERE.set(Everywhere(as_json, store, {name: value for name, value in given.items() if value is not None}))
 
 
-for part in (demo, store, users, show, records, transfer, forget, ask, train, adapters, evaluate, serve, keys, mcp):
+for part in (demo, store, users, show, records, transfer, forget, ask, train, adapters, benchmarks, serve, keys, mcp):
     app.add_typer(part.app)
 
 

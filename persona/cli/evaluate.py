@@ -114,7 +114,7 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
     chosen = replace(settings[""], retrieval=settings["retrieval"])
     check_encoder_is_read(options.encoder, chosen.reads_vectors, ",".join(chosen.methods))
     llm = options.llm or Settings().llm
-    folder = options.out or Path("runs") / f"{options.data.resolve().name}-{options.split}-{_short_name(llm)}"
+    folder = options.out or Path("runs") / f"{options.data.resolve().name}-{options.split}-{short_name(llm)}"
     check_folder(folder)
     benchmark = LampBenchmark.read(
         options.data, options.split, files.golds, task=files.task, rouge_words=files.rouge_words
@@ -137,7 +137,7 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
     report_failures("questions", ((f"{each.question} of {each.row!r}", each.reason) for each in done.failures))
 
 
-def _short_name(llm: str) -> str:
+def short_name(llm: str) -> str:
     """An LLM's name as a part of a folder's: of an endpoint the model's, of a folder or hub id the last part."""
     kind, colon, model = llm.partition("@http")[0].rpartition(":")
     name = Path(model).resolve().name

@@ -140,6 +140,10 @@ class PromptBuilder:
         wording = self._wording_of(prompt)
         return self._plain(prompt, records, notes) if wording is None else self._worded(wording, prompt, records, notes)
 
+    def size(self, record: Record) -> int:
+        """Tokens that `record` takes, whole, in front of any prompt."""
+        return self._quotation(record).size
+
     def _wording_of(self, prompt: str) -> Wording | None:
         """The wording, if `prompt` is of its task."""
         fits = self.wording is not None and (self.max_length is not None or self.wording.fits(prompt))
@@ -303,7 +307,9 @@ def _question(wording: Wording | None, prompt: str, query: str | None, record: R
 
 
 def _line(record: Record, text: str, target: str) -> str:
-    # The day is enough; a time is masked like any other string.
+    # The day is enough; a time is masked like any other string. Unless it says otherwise a record is the user's.
     when = "" if record.time is None else f"[{quoted(record.time[:_DAY])}] "
+    speaker = quoted(record.speaker or (record.role if record.role != "user" else "") or "")
+    who = f"{speaker}: " if speaker else ""
     given = f' -> "{target}"' if target else ""
-    return f'- {when}"{text}"{given}\n'
+    return f'- {when}{who}"{text}"{given}\n'

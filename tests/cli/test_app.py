@@ -17,10 +17,11 @@ import pytest
 import typer
 
 from persona.cli import adapters as adapter_commands
-from persona.cli import ask, evaluate, store, train
+from persona.cli import ask, benchmarks, evaluate, store, train
 from persona.cli.app import app, split_shared
 from persona.cli.config import settings_of
 from persona.errors import StoreError
+from persona.eval.benchmarks.registry import BENCHMARKS
 from persona.records import Record
 from persona.settings import Settings
 from persona.store.profile_store import ProfileStore
@@ -133,6 +134,7 @@ DEFAULTS = {
     ("train", "filter"): train._filter_defaults,
     ("eval", "lamp"): evaluate._lamp_defaults,
     ("eval", "restraint"): evaluate._restraint_defaults,
+    ("eval", "run"): benchmarks._defaults,
 }
 
 
@@ -140,6 +142,8 @@ def unknown(words: list[str]) -> set[str]:
     """What of a call the command line does not know: its command, options, names of settings."""
     if words[0] == "records" and words[1] not in ("list", "add", "edit", "delete"):
         words = ["records", "list", *words[1:]]
+    if words[0] == "eval" and words[1] in BENCHMARKS:
+        words = ["eval", "run", *words[1:]]
     path = next((path for path in COMMANDS if tuple(words[: len(path)]) == path), None)
     if path is None:
         return {" ".join(words)}
@@ -229,6 +233,10 @@ ERRORS = {
     "eval lamp films --set methds=none": "there is no setting 'methds'; did you mean 'methods'?",
     "eval lamp films --config nope.toml": "nope.toml: No such file or directory",
     "eval lamp films --out films/dev_outputs.json": "--out must be a folder, was a file",
+    "eval locomo nowhere": "nowhere: there is no such file or folder; get data/locomo10.json",
+    "eval run lokomo films": "a benchmark must be one of locomo",
+    "eval locomo films --methods bm52": "a method must be one of none, full,",
+    "eval compare films films": "films/results.json: the results of a run cannot be read",
     "eval restraint films --methods none --llm no/such": "the row 'none' is always there",
     "eval restraint films --set split=test": "a split must be one of train, dev",
     "eval restraint films --set judge=record": "`judge` says what a filter judges, and there is none",

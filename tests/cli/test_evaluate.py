@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from persona.cli.evaluate import _short_name
+from persona.cli.evaluate import short_name
 from tests.cli.conftest import SMALL_FILTER, Run, settings
 
 SHORT = settings("max_new_tokens=2")
@@ -25,7 +25,7 @@ SHORT = settings("max_new_tokens=2")
     ],
 )
 def test_the_folder_of_an_evaluation_is_named_after_the_llm(llm: str, name: str) -> None:
-    assert _short_name(llm) == name
+    assert short_name(llm) == name
 
 
 def test_retrievers_in_eval_lamp(run: Run, films: Path) -> None:

@@ -1,0 +1,209 @@
+"""What `persona eval NAME` runs: methods by name on any benchmark, beside the rows that give a number its meaning.
+
+=====================  =================================================================================================
+``none``               the question alone
+``full``               the whole history, as far as it fits; beside it the evidence alone, where questions name some
+a retriever            the k records that it finds (`persona.retrievers.registry.RETRIEVERS`)
+=====================  =================================================================================================
+
+Each is also run with another user's history. A method of one's own goes to `persona.eval.evaluate` with the same
+benchmark.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from copy import copy
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from persona.assembly import as_encoder
+from persona.channels import Channel
+from persona.errors import InvalidOptionError
+from persona.eval.benchmark import Benchmark, Question
+from persona.eval.benchmarks.whole_history import EvidenceAlone, WholeHistory
+from persona.eval.controls import Control, OtherUser
+from persona.eval.methods import Method
+from persona.eval.options import NONE, EvaluationOptions, plain
+from persona.eval.report import Report
+from persona.eval.run import Progress, evaluate
+from persona.personalizer import Personalizer
+from persona.prompts import PromptBuilder
+from persona.protocols import ANSWERS, GenerationOptions, LanguageModel, RecordEncoder, Retriever, ScoresChoices
+from persona.retrievers.registry import RETRIEVERS, RetrieverOptions, make_retrievers, needs_encoder
+from persona.store.profile_store import ProfileStore
+
+FULL = "full"
+_ALL = 2**31
+"""Tokens: no history has as many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodOptions:
+    """What to run on a benchmark.
+
+    Attributes:
+        methods: names, see the module.
+        ks: how many records; each retriever runs with each.
+        retrieval: how retrievers are made.
+        encoder: a record encoder, or what `load_encoder` takes, for what compares vectors.
+        record_tokens: most tokens that retrieved records may add to a question.
+        context_tokens: most tokens of a full history; None for what the LLM takes.
+        max_new_tokens: longest answer.
+        answers: how questions with choices are answered, one of `persona.protocols.ANSWERS`; empty is by likelihood
+            where the LLM gives one.
+        controls: also run each method with another user's history.
+        seed: of the choice of questions and of other users, of the random retriever and the bootstrap.
+        resamples: bootstrap resamples over users.
+        limit: so many questions, drawn at random; None takes all.
+
+    Raises:
+        InvalidOptionError: if a name is not known, or a number is out of range.
+    """
+
+    methods: tuple[str, ...] = (NONE, FULL, "bm25")
+    ks: tuple[int, ...] = (10,)
+    retrieval: RetrieverOptions = field(default_factory=RetrieverOptions)
+    encoder: RecordEncoder | str = "minilm"
+    record_tokens: int = 1024
+    context_tokens: int | None = None
+    max_new_tokens: int = 64
+    answers: str = ""
+    controls: bool = True
+    seed: int = 0
+    resamples: int = 2000
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            if method not in (NONE, FULL, *RETRIEVERS):
+                known = ", ".join((NONE, FULL, *RETRIEVERS))
+                raise InvalidOptionError(f"a method must be one of {known}, was: {method!r}")
+        if not self.ks or min(self.ks) < 1:
+            raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")
+        if self.answers not in ("", *ANSWERS):
+            raise InvalidOptionError(f"`answers` must be one of {', '.join(ANSWERS)}, was: {self.answers!r}")
+        for name in ("record_tokens", "context_tokens", "max_new_tokens", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidOptionError(f"`{name}` must be at least 1, was: {value}")
+
+    @property
+    def retrievers(self) -> tuple[str, ...]:
+        """The retrievers among the methods."""
+        return tuple(name for name in self.methods if name in RETRIEVERS)
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether anything compares vectors of records."""
+        return any(needs_encoder(name, self.retrieval) for name in self.retrievers)
+
+    @property
+    def evaluation(self) -> EvaluationOptions:
+        """How the evaluation is run."""
+        return EvaluationOptions(seed=self.seed, resamples=self.resamples)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON: parts by their fingerprint."""
+        return {each.name: plain(getattr(self, each.name)) for each in fields(self)}
+
+
+def evaluate_benchmark(
+    benchmark: Benchmark,
+    llm: LanguageModel,
+    options: MethodOptions | None = None,
+    *,
+    out: Path | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Report:
+    """Run methods by name on a benchmark, beside their controls and what needs no LLM.
+
+    Args:
+        benchmark: e.g. of `persona.eval.load_benchmark`.
+        llm: the frozen LLM.
+        options: what to run; None takes the defaults.
+        out: folder for vectors and answers (a run that was stopped goes on), predictions, ``results.json`` and
+            ``samples.json``; None keeps nothing.
+        progress: called with a stage's name, what is done and what there is to do.
+
+    Raises:
+        PersonaError: as `evaluate`, or if a method cannot be made.
+    """
+    options = options or MethodOptions()
+    benchmark = drawn(benchmark, options.limit, options.seed)
+    several = len({question.user_id for question in benchmark.questions}) > 1
+    controls: list[Control] = [OtherUser(options.seed)] if options.controls and several else []
+    with ExitStack() as stack:
+        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        store = stack.enter_context(ProfileStore(f"sqlite:///{folder / 'vectors.db'}"))
+        retrievers = made_retrievers(benchmark.questions, options, store, progress)
+        return evaluate(
+            benchmark,
+            list(_methods(benchmark, llm, options, store, retrievers)),
+            [*controls, EvidenceAlone()],
+            options=options.evaluation,
+            out=out,
+            config=options.as_dict(),
+            progress=progress,
+        )
+
+
+def drawn(benchmark: Benchmark, limit: int | None, seed: int) -> Benchmark:
+    """A benchmark with so many of its questions, drawn at random and in their order; itself if it has no more."""
+    if limit is None or limit >= len(benchmark.questions):
+        return benchmark
+    chosen = np.random.default_rng(seed).choice(len(benchmark.questions), size=limit, replace=False)
+    smaller = copy(benchmark)
+    smaller.questions = tuple(benchmark.questions[index] for index in sorted(chosen))
+    return smaller
+
+
+def made_retrievers(
+    questions: Sequence[Question], options: MethodOptions, store: ProfileStore, progress: Progress
+) -> dict[str, Retriever]:
+    """The retrievers among the methods; where one compares vectors, those of the questions' records are stored."""
+    if not options.retrievers:
+        return {}
+    encoder = as_encoder(options.encoder) if options.reads_vectors else None
+    if encoder is not None:
+        from persona.encoders.embedding import embed_users
+
+        store.upsert((question.user_id, record) for question in questions for record in question.profile)
+        view = options.retrieval.view
+        embed_users(store, encoder, view=view, progress=lambda done, total, _: progress("embed users", done, total))
+    retrieval = replace(options.retrieval, seed=options.seed)
+    return make_retrievers(options.retrievers, retrieval, encoder=encoder, store=store)
+
+
+def _methods(
+    benchmark: Benchmark,
+    llm: LanguageModel,
+    options: MethodOptions,
+    store: ProfileStore,
+    retrievers: dict[str, Retriever],
+) -> Iterator[Method]:
+    from persona.retrievers.channel import RecordsChannel
+
+    by_choice = any(question.choices is not None for question in benchmark.questions)
+    way = options.answers or ("likelihood" if by_choice and isinstance(llm, ScoresChoices) else "auto")
+    generation = GenerationOptions(max_new_tokens=options.max_new_tokens, answers=way)
+    builder = PromptBuilder.of(llm, max_tokens=options.record_tokens)
+
+    def personalizer(*channels: Channel, builder: PromptBuilder = builder) -> Personalizer:
+        return Personalizer(llm, store, channels, builder=builder, options=generation)
+
+    for name in options.methods:
+        if name == NONE:
+            yield Method(NONE, (personalizer(),))
+        elif name == FULL:
+            channel = WholeHistory(llm, builder, generation, options.context_tokens)
+            yield Method("full history", (personalizer(channel, builder=replace(builder, max_tokens=_ALL)),))
+        else:
+            for k in options.ks:
+                yield Method(name, (personalizer(RecordsChannel(retrievers[name], k)),), k)

@@ -1,0 +1,186 @@
+"""Values of foreign JSON, each with its place, so that an error says where a file is wrong.
+
+>>> Part({"qa": [{"question": 7}]}, "locomo10.json")["qa"].parts[0]["question"].text
+Traceback (most recent call last):
+    ...
+persona.errors.DataFormatError: locomo10.json, qa 0, question: a string must stand here, was: 7 (int)
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, NoReturn
+
+from persona.errors import DataFormatError
+from persona.formats.fields import described, listed, short_text
+from persona.formats.text_files import open_text, parse_json, read_lines
+from persona.records import unstorable
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A value of a file.
+
+    Attributes:
+        value: as JSON has it.
+        source: the file.
+        place: where in it, e.g. ``"qa 3, question"``; empty for the whole.
+    """
+
+    value: Any
+    source: str
+    place: str = ""
+
+    def __getitem__(self, key: str) -> Part:
+        """The value of a key.
+
+        Raises:
+            DataFormatError: if this is no object, or has no such key.
+        """
+        if key not in self.mapping:
+            self.refuse(f"`{key}` must stand here, there is: {listed(self.mapping)}")
+        return self._inner(key, self.mapping[key])
+
+    def get(self, key: str) -> Part | None:
+        """The value of a key; None if there is none, or it is null."""
+        value = self.mapping.get(key)
+        return None if value is None else self._inner(key, value)
+
+    @property
+    def mapping(self) -> Mapping[str, Any]:
+        """This as an object."""
+        if not isinstance(self.value, Mapping):
+            self.refuse(f"an object must stand here, was: {described(self.value)}")
+        return self.value
+
+    @property
+    def items(self) -> Iterator[tuple[str, Part]]:
+        """Keys and values of this as an object."""
+        return ((key, self._inner(key, value)) for key, value in self.mapping.items())
+
+    @property
+    def parts(self) -> list[Part]:
+        """The elements of this as a list."""
+        if not isinstance(self.value, list):
+            self.refuse(f"a list must stand here, was: {described(self.value)}")
+        before, _, last = self.place.rpartition(", ")
+        return [
+            Part(each, self.source, ", ".join(filter(None, (before, f"{last} {index}".strip()))))
+            for index, each in enumerate(self.value)
+        ]
+
+    @property
+    def text(self) -> str:
+        """This as a string that a database can store; it may be empty."""
+        if not isinstance(self.value, str):
+            self.refuse(f"a string must stand here, was: {described(self.value)}")
+        if flaw := unstorable(self.value):
+            self.refuse(f"the text must not hold {flaw}: remove it")
+        return self.value
+
+    @property
+    def filled(self) -> str:
+        """This as a string that is not blank."""
+        if not self.text.strip():
+            self.refuse("the text must not be empty")
+        return self.text
+
+    @property
+    def short(self) -> str:
+        """This as a string, or a number as its digits."""
+        with self.located():
+            return short_text(self.value, "the value")
+
+    @property
+    def number(self) -> int:
+        """This as a whole number."""
+        if not isinstance(self.value, int) or isinstance(self.value, bool):
+            self.refuse(f"a whole number must stand here, was: {described(self.value)}")
+        return self.value
+
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Let an error about data in the block say that it is here."""
+        try:
+            yield
+        except DataFormatError as error:
+            if error.source is not None:
+                raise
+            self.refuse(str(error))
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise a `DataFormatError` that names this place."""
+        raise DataFormatError(why, source=self.source, place=self.place or None)
+
+    def _inner(self, name: str, value: Any) -> Part:
+        return Part(value, self.source, f"{self.place}, {name}" if self.place else f"{name:.80}")
+
+
+def read_json(path: str | PathLike[str]) -> Part:
+    """A JSON file, which may be gzipped.
+
+    Raises:
+        DataFormatError: if it cannot be read.
+    """
+    with open_text(path) as text:
+        whole = Part(None, fspath(path))
+        with whole.located():
+            return Part(parse_json(text.read()), fspath(path))
+
+
+def read_json_lines(path: str | PathLike[str]) -> Iterator[Part]:
+    """The lines of a JSON lines file.
+
+    Raises:
+        DataFormatError: if it cannot be read.
+    """
+    for number, line in read_lines(path):
+        place = Part(None, fspath(path), f"line {number}")
+        with place.located():
+            yield Part(parse_json(line), fspath(path), f"line {number}")
+
+
+def read_table(path: str | PathLike[str]) -> Iterator[Part]:
+    """The rows of a CSV file with a header, as objects of strings.
+
+    Raises:
+        DataFormatError: if it cannot be read, or a row has another number of cells than the header.
+    """
+    previous = csv.field_size_limit(2**31 - 1)  # a cell may hold a conversation
+    try:
+        with open_text(path) as text:
+            rows = csv.reader(text, strict=True)
+            header: list[str] | None = None
+            while True:
+                place = Part(None, fspath(path), f"line {rows.line_num + 1}")
+                try:
+                    row = next(rows, None)
+                except csv.Error as error:
+                    place.refuse(f"broken CSV: {error}")
+                if row is None:
+                    break
+                if header is None:
+                    header = row
+                elif row:
+                    if len(row) != len(header):
+                        place.refuse(f"a row must have {len(header)} cells as the header has, has {len(row)}")
+                    yield Part(dict(zip(header, row, strict=True)), place.source, place.place)
+    finally:
+        csv.field_size_limit(previous)
+
+
+def files_in(path: Path, pattern: str) -> list[Path]:
+    """The files of a folder that fit a pattern, by name.
+
+    Raises:
+        DataFormatError: if there is none.
+    """
+    found = sorted(path.glob(pattern))
+    if not found:
+        raise DataFormatError(f"the folder must hold {pattern}, holds none", source=fspath(path))
+    return found

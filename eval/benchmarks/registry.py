@@ -1,0 +1,89 @@
+"""The names of benchmarks: here a name becomes questions that are read from the user's own files.
+
+>>> load_benchmark("locomo", "locomo10.json").questions[0].kind  # doctest: +SKIP
+'temporal'
+
+No data come with persona. Each entry says where its authors publish them and under which licence; a page of the
+documentation says what each measures, and its traps (docs/benchmarks.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, cast
+
+from persona.errors import DataFormatError, InvalidOptionError, UnknownPartError
+from persona.eval.benchmark import Benchmark
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A benchmark that is read from files.
+
+    Attributes:
+        path: its class as ``module:name``. The class has `Options`, a frozen dataclass, and `read`, a class method of
+            a path and the fields of `Options`.
+        about: what it asks, in a few words.
+        source: how its data are had.
+        licence: theirs.
+    """
+
+    path: str
+    about: str
+    source: str
+    licence: str
+
+    def load(self) -> Any:
+        """The class."""
+        module, _, name = self.path.partition(":")
+        return getattr(import_module(f"persona.eval.benchmarks.{module}"), name)
+
+
+BENCHMARKS: Mapping[str, Entry] = {
+    "locomo": Entry(
+        "conversations.locomo:Locomo",
+        "questions about long conversations of two people, some of them about what was never said",
+        "get data/locomo10.json of github.com/snap-research/locomo",
+        "CC-BY-NC-4.0, no commercial use",
+    ),
+}
+"""All benchmarks by name."""
+
+
+def benchmark_entry(name: str) -> Entry:
+    """The entry of that name.
+
+    Raises:
+        UnknownPartError: if there is none.
+    """
+    if name not in BENCHMARKS:
+        raise UnknownPartError(f"a benchmark must be one of {', '.join(BENCHMARKS)}, was: {name!r}")
+    return BENCHMARKS[name]
+
+
+def load_benchmark(name: str, path: str | PathLike[str], **options: Any) -> Benchmark:
+    """The questions of a benchmark.
+
+    Args:
+        name: one of `BENCHMARKS`.
+        path: its file or folder, in the layout in which it is published.
+        **options: fields of its `Options`.
+
+    Raises:
+        UnknownPartError: if there is no benchmark of that name.
+        InvalidOptionError: if it has no such option, or a value is out of range.
+        DataFormatError: if its files cannot be read; the message names the place.
+    """
+    entry = benchmark_entry(name)
+    if not Path(path).exists():
+        raise DataFormatError(f"there is no such file or folder; {entry.source} ({entry.licence})", source=fspath(path))
+    kind = entry.load()
+    known = [each.name for each in fields(kind.Options)]
+    for option in options:
+        if option not in known:
+            raise InvalidOptionError(f"{name} has the options {', '.join(known) or 'none'}, was given: {option!r}")
+    return cast(Benchmark, kind.read(path, **options))

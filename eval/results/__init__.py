@@ -1,0 +1,1 @@
+"""What a run leaves behind: where it ran, the scores of single questions, and the comparison of two runs."""

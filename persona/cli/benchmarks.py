@@ -1,0 +1,146 @@
+"""The field's benchmarks: `persona eval NAME DATA` and `persona eval compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from persona.cli.evaluate import app, short_name
+from persona.cli.options import command
+from persona.cli.terminal import (
+    Encoder,
+    Llm,
+    check_encoder_is_read,
+    check_folder,
+    load_llm,
+    progress_bars,
+    report,
+    report_failures,
+    say,
+    show,
+    stage_bars,
+)
+from persona.errors import InvalidOptionError
+from persona.llm.endpoint.options import AskingOptions
+
+
+class EvalGroup(TyperGroup):
+    """``persona eval NAME DATA`` is ``persona eval run NAME DATA``, for every benchmark by its name."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of the first word, `run` where that is a benchmark's name."""
+        from persona.eval.benchmarks.registry import BENCHMARKS
+
+        return super().resolve_command(ctx, ["run", *args] if args and args[0] in BENCHMARKS else args)
+
+
+app.info.cls = EvalGroup
+
+
+def _defaults() -> dict[str, Any]:
+    from persona.eval.benchmarks.named import MethodOptions
+    from persona.eval.benchmarks.registry import BENCHMARKS
+    from persona.retrievers.registry import RetrieverOptions
+    from persona.settings import Settings
+
+    options = {"": MethodOptions(encoder=Settings().encoder), "retrieval": RetrieverOptions(), "llm": AskingOptions()}
+    return {**options, **{name: entry.load().Options() for name, entry in BENCHMARKS.items()}}
+
+
+@dataclass(frozen=True)
+class EvalRun:
+    """Options of `persona eval run`; those that are given go into `persona.eval.benchmarks.named.MethodOptions`.
+
+    Attributes:
+        name: locomo, longmemeval, personamem or prefeval.
+        data: its file or folder, as it is published.
+        methods: comma list of none, full and names of retrievers (persona retrieve --help); default: none,full,bm25.
+        ks: comma list: how many records (default: 10).
+        limit: so many questions, drawn at random.
+        out: folder for predictions and results (default: runs/NAME-LLM).
+    """
+
+    name: str
+    data: Path
+    llm: Llm = None
+    methods: str | None = None
+    ks: Annotated[str | None, typer.Option("--k")] = None
+    limit: Annotated[int | None, typer.Option(min=1)] = None
+    encoder: Encoder = None
+    out: Path | None = None
+
+
+@command(app, "run", EvalRun, settings=_defaults)
+def eval_run(options: EvalRun, settings: Mapping[str, Any]) -> None:
+    """Run methods on one of the field's benchmarks.
+
+    `persona eval NAME DATA` does the same. Data are read from your own files, in the layout in which they are
+    published. Resumable: answers that stand in the output folder are not asked for again.
+    """
+    from persona.eval.benchmarks.named import evaluate_benchmark
+    from persona.eval.benchmarks.registry import BENCHMARKS, benchmark_entry, load_benchmark
+    from persona.settings import Settings
+
+    benchmark_entry(options.name)
+    for other, entry in BENCHMARKS.items():
+        if other != options.name and settings[other] != entry.load().Options():
+            raise InvalidOptionError(f"settings of {other!r} are not read by {options.name!r}: leave them out")
+    chosen = replace(settings[""], retrieval=settings["retrieval"])
+    check_encoder_is_read(options.encoder, chosen.reads_vectors, ",".join(chosen.methods))
+    llm = options.llm or Settings().llm
+    folder = options.out or Path("runs") / f"{options.name}-{short_name(llm)}"
+    check_folder(folder)
+    benchmark = load_benchmark(options.name, options.data, **asdict(settings[options.name]))
+    with progress_bars("steps") as progress:
+        answering = load_llm(llm, settings["llm"])
+        done = evaluate_benchmark(benchmark, answering, chosen, out=folder, progress=stage_bars(progress))
+    if not report(done.as_dict()):
+        from persona.eval.report import table
+
+        show(done.table(options.name))
+        if kinds := done.by_kind():
+            show(table(kinds, title=f"{kinds[0][0]} by kind"))
+        for note in done.notes:
+            say(note)
+        say(f"predictions and results: {folder}")
+    report_failures("questions", ((f"{each.question} of {each.row!r}", each.reason) for each in done.failures))
+
+
+@dataclass(frozen=True)
+class EvalCompare:
+    """Options of `persona eval compare`.
+
+    Attributes:
+        a: the folder of a run, or its results.json.
+        b: the other one's.
+    """
+
+    a: Path
+    b: Path
+
+
+@command(app, "compare", EvalCompare)
+def eval_compare(options: EvalCompare) -> None:
+    """Compare two runs on the questions of both.
+
+    Each row that both have: a's score minus b's, paired over users, with Holm's correction where there are several.
+    """
+    from persona.eval.report import table
+    from persona.eval.results.comparing import compare
+
+    done = compare(options.a, options.b)
+    if report(done.as_dict()):
+        return
+    same = "" if done.same_data else "; their data differ elsewhere"
+    show(
+        table(
+            done.cells(),
+            title=f"{done.benchmark}: {options.a} (a) and {options.b} (b)",
+            caption=f"{done.questions} questions of both{same}; intervals: 95 %, bootstrap over users, paired",
+        )
+    )

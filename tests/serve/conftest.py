@@ -87,6 +87,12 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         yield made
 
 
+@pytest.fixture
+def store(serve: Serve) -> ProfileStore:
+    """The store that they are over."""
+    return serve.store
+
+
 Behaviour = Callable[[BaseHTTPRequestHandler], None]
 
 

@@ -102,7 +102,9 @@ def test_an_answer_is_that_of_prior_and_private_part(bank: AdapterBank, llm: Tra
     assert llm.generate([Request(PROMPT)], OPTIONS) == [answer]
 
 
-def test_what_the_bank_forgot_is_gone_from_the_pool(bank: AdapterBank, llm: TransformersLM) -> None:
+def test_what_the_bank_forgot_is_gone_from_the_pool(
+    bank: AdapterBank, llm: TransformersLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with AdapterPool(bank, llm) as pool:
         llm.generate([Request(PROMPT, adapter="user 1@1"), Request(PROMPT, adapter="user 2@1")], OPTIONS)
         numbers = bank.row(bank.version("user 1", pool.family, 1))
@@ -112,7 +114,8 @@ def test_what_the_bank_forgot_is_gone_from_the_pool(bank: AdapterBank, llm: Tran
         assert not holds(pool, numbers)
         with pytest.raises(UnknownAdapterError, match="no adapter user 1@1"):
             llm.generate([Request(PROMPT, adapter="user 1@1")], OPTIONS)
-        # Somebody else forgets: the next question notices.
+        # Another process forgets: the next question notices.
+        monkeypatch.setattr("persona.store.profile_store.drop", lambda user_id: {})
         bank.store.forget("user 2")
         with pytest.raises(UnknownAdapterError, match="no adapter user 2@1"):
             llm.generate([Request(PROMPT, adapter="user 2@1")], OPTIONS)
@@ -137,13 +140,16 @@ def test_an_answer_in_the_midst_of_forgetting_leaves_no_copy(
         assert not holds(pool, numbers)
 
 
-def test_a_name_that_was_given_anew_is_answered_with_the_new_numbers(bank: AdapterBank, llm: TransformersLM) -> None:
+def test_a_name_that_was_given_anew_is_answered_with_the_new_numbers(
+    bank: AdapterBank, llm: TransformersLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, names = bank.store, ("user 1@1", "user 1@2")
     requests = [Request(PROMPT, adapter=name) for name in names]
     with AdapterPool(bank, llm) as pool:
         bank.publish(pool.family, [AdapterDraft("user 1", row(pool.family, 11), 1)])
         (before,) = llm.generate(requests[1:], OPTIONS)
         # Another process: this pool does not hear of it.
+        monkeypatch.setattr("persona.store.profile_store.drop", lambda user_id: {})
         store.forget("user 1")
         store.upsert([("user 1", Record("of somebody else"))])
         for seed in (21, 22):

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -46,7 +47,7 @@ def url(serve: Serve, upstream: Upstream) -> str:
         streams(*chunks(*re.findall(r"\S+\s*", f"I know {knows}. {SCRIPT}")))(handler)
 
     upstream.behaviour = behave
-    return serve(f"openai:gpt@{upstream.url}", api_key="sk", k=2)
+    return serve(f"openai:gpt@{upstream.url}", endpoint={"api_key": "sk"}, k=2)
 
 
 class Visit:
@@ -161,6 +162,20 @@ def test_two_answers_side_by_side_and_what_was_used(visit: Visit, upstream: Upst
     visit.ask("And a shorter one?")
     (sent,) = [each for each in upstream.asked[-2:] if CANARY["ana"] not in json.dumps(each)]
     assert [turn["role"] for turn in sent["messages"]] == ["user", "assistant", "user"]
+
+
+def test_an_answer_can_be_stopped(visit: Visit, upstream: Upstream) -> None:
+    more = Event()
+    upstream.behaviour = streams(*chunks("It begins"), lambda: more.wait(20))
+    visit.page.get_by_label("Your request").fill("A garden?")
+    visit.page.keyboard.press("Enter")
+    visit.page.get_by_text("It begins").first.wait_for()  # before the answer has ended
+    visit.button("Stop").click()
+    visit.said("No answer.")
+    more.set()
+    assert visit.page.locator(".answer").get_by_text("Stopped.").count() == 2
+    assert visit.button("Send").is_visible()
+    assert visit.page.evaluate("document.activeElement.id") == "request"
 
 
 def test_records_and_answers_stay_text(visit: Visit, store: ProfileStore) -> None:

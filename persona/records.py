@@ -181,6 +181,17 @@ class Profile:
         """
         return cls(user_id, tuple(sorted(records, key=_time)))
 
+    def as_of(self, time: str) -> Profile:
+        """The profile as it was known at `time`: its undated records, and those up to it (`known_at`).
+
+        Where something is left out, the revision is 0: what was made from all records must not pass for this.
+
+        Args:
+            time: ISO 8601, as in `Record.time`.
+        """
+        known = tuple(record for record in self.records if known_at(record.time, time))
+        return self if len(known) == len(self.records) else Profile(self.user_id, known)
+
     def __len__(self) -> int:
         return len(self.records)
 
@@ -197,6 +208,15 @@ class ScoredRecord:
 
     record: Record
     score: float
+
+
+def known_at(time: str | None, moment: str) -> bool:
+    """Whether what is dated `time` was there at `moment`, both ISO 8601; what is undated always was.
+
+    They are compared as far as `moment` goes, ``"2013"`` being the whole year; what is dated ``"2013"`` was there from
+    its first day on.
+    """
+    return time is None or time[: len(moment)] <= moment
 
 
 def check_user_id(user_id: object) -> str:

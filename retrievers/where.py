@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from persona.errors import DataFormatError, InvalidOptionError
-from persona.formats.times import normalise_time
+from persona.formats.times import moment_of
 from persona.protocols import Retriever
 from persona.records import Profile, Record
 
@@ -195,9 +195,6 @@ def _number(text: str) -> float | None:
 
 def _time(value: str) -> str:
     try:
-        time = normalise_time(value)
+        return moment_of(value)
     except DataFormatError as error:
         raise InvalidOptionError(f"in a filter {error}") from None
-    if time is None:
-        raise InvalidOptionError(f"in a filter a time must be a date, e.g. 2011 or 2011-05-03, was: {value!r}")
-    return time

@@ -76,6 +76,18 @@ def normalise_time(value: object) -> str | None:
     raise DataFormatError(f"{_RULE}, was: {value!r:.80} ({type(value).__name__})")
 
 
+def moment_of(value: object) -> str:
+    """`normalise_time` of what must be a time.
+
+    Raises:
+        DataFormatError: if it is none, or says that there is none.
+    """
+    moment = normalise_time(value)
+    if moment is None:
+        raise DataFormatError(f"{_RULE}, was: {value!r:.80}")
+    return moment
+
+
 @lru_cache(maxsize=4096)
 def _of_string(value: str) -> str | None:
     if value.lower() in _MISSING:

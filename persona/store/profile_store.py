@@ -30,12 +30,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
 from persona.caches import drop
 from persona.errors import InvalidOptionError, UnknownRecordError, UnknownUserError
+from persona.formats.times import moment_of
 from persona.records import Profile, Record, check_user_id
 from persona.store.database import Database
 from persona.store.derived import StoredIndex as StoredIndex
@@ -179,11 +180,19 @@ class ProfileStore:
                 chunk = next(pieces, None)
             return upsert.finish()
 
-    def profile(self, user_id: str) -> Profile:
+    def profile(self, user_id: str, *, as_of: str | datetime | None = None) -> Profile:
         """The user's records, oldest first: the undated, then by time; equal ones in the order they were added.
 
         Records that have expired are left out. An unknown user has an empty profile.
+
+        Args:
+            as_of: leave out what is dated later (`Profile.as_of`, which is faster for many times of one user).
+
+        Raises:
+            DataFormatError: if `as_of` is no time.
         """
+        if as_of is not None:
+            return self.profile(user_id).as_of(moment_of(as_of))
         part = part_of(check_user_id(user_id))
         rows = self.database.rows(queries(part).profile, {"user_id": user_id})
         if not rows:

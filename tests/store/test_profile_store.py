@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, date, datetime
 from typing import Any, cast
 
 import numpy as np
@@ -63,6 +64,46 @@ def test_the_oldest_record_comes_first(store: ProfileStore) -> None:
     store.upsert(("ana", record) for record in records)
     assert texts(store.profile("ana")) == texts(Profile.from_records("ana", records))
     assert texts(store.profile("ana"))[:3] == ["undated, first", "undated, second", "early"]
+
+
+TIMES = st.one_of(
+    st.integers(2011, 2013).map(str),
+    st.dates(date(2011, 1, 1), date(2013, 12, 31)).map(lambda day: day.isoformat()[:7]),
+    st.dates(date(2011, 1, 1), date(2013, 12, 31)).map(date.isoformat),
+    st.datetimes(datetime(2011, 12, 30), datetime(2012, 1, 2)).map(lambda moment: moment.isoformat(timespec="seconds")),
+)
+
+
+def _first_and_last(time: str) -> tuple[str, str]:
+    """The first and the last second of a year, a month, a day or a second."""
+    return time + "0000-01-01T00:00:00"[len(time) :], time + "9999-12-31T23:59:59"[len(time) :]
+
+
+@given(st.lists(st.one_of(st.none(), TIMES), max_size=12), TIMES)
+def test_as_of_is_what_had_begun_when_the_moment_ended(times: list[str | None], moment: str) -> None:
+    profile = Profile.from_records("ana", [Record("x", time=time, id=str(n)) for n, time in enumerate(times)])
+    end = _first_and_last(moment)[1]
+    begun = [record for record in profile if record.time is None or _first_and_last(record.time)[0] <= end]
+    assert list(profile.as_of(moment)) == begun
+
+
+def test_as_of_reads_the_store_as_it_was(store: ProfileStore) -> None:
+    times = [None, "2011", "2011-05-03", "2012-01-01T10:30:00+00:00", "2013"]
+    store.upsert(("ana", Record(f"text {time}", time=time)) for time in times)
+    whole = store.profile("ana")
+    for moment, known in (
+        ("2010", 1),
+        ("2011", 3),
+        (datetime(2012, 1, 1, 10, 30, tzinfo=UTC), 4),
+        ("01,January,2012", 4),
+    ):
+        assert store.profile("ana", as_of=moment).records == whole.records[:known]
+    # What was made from all records must not pass for what was made from these.
+    assert (store.profile("ana", as_of="2012").revision, store.profile("ana", as_of="2014")) == (0, whole)
+    assert store.profile("nobody", as_of="2014") == Profile("nobody")
+    for wrong in ("soon", "", "2012-13"):
+        with pytest.raises(DataFormatError, match="a time must be like"):
+            store.profile("ana", as_of=wrong)
 
 
 def test_a_changed_record_keeps_its_place_and_a_new_one_comes_last(store: ProfileStore) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import httpx
+import psutil
 
 from persona.records import Record
 from persona.store.profile_store import ProfileStore
@@ -74,13 +75,16 @@ def main() -> None:
                 for user in range_of_users()
                 for number in range(arguments.records)
             )
-        with gateway(url, direct, arguments.retriever) as served, httpx.Client(timeout=30) as client:
+        with gateway(url, direct, arguments.retriever) as (served, process), httpx.Client(timeout=30) as client:
             ways = {
                 "direct": asker(client, direct, arguments.stream),
                 "gateway": asker(client, f"{served}/v1", arguments.stream),
             }
+            measured(ways, 20)  # to warm up
+            before = sum(process.cpu_times()[:2])
             seconds = measured(ways, arguments.requests)
-    report(seconds, as_json=arguments.json)
+            cpu = (sum(process.cpu_times()[:2]) - before) / arguments.requests
+    report(seconds, cpu, as_json=arguments.json)
 
 
 def range_of_users() -> list[str]:
@@ -116,8 +120,8 @@ def upstream() -> Iterator[str]:
 
 
 @contextmanager
-def gateway(store: str, direct: str, retriever: str) -> Iterator[str]:
-    """The URL of `persona serve` before it."""
+def gateway(store: str, direct: str, retriever: str) -> Iterator[tuple[str, psutil.Process]]:
+    """The URL of `persona serve` before it, and its process."""
     command = [sys.executable, "-m", "persona", "serve", "--port", "0", "--llm", f"openai:m@{direct}", "--store", store]
     environment = {**os.environ, "OPENAI_API_KEY": "none"}
     process = subprocess.Popen(
@@ -129,7 +133,7 @@ def gateway(store: str, direct: str, retriever: str) -> Iterator[str]:
     )
     try:
         assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
+        yield process.stdout.readline().split()[-1], psutil.Process(process.pid)
     finally:
         process.terminate()
         process.wait()
@@ -147,29 +151,30 @@ def asker(client: httpx.Client, url: str, stream: bool) -> Callable[[int], None]
 
 
 def measured(ways: dict[str, Callable[[int], None]], requests: int) -> dict[str, list[float]]:
-    """Seconds of each request, the ways in turn; the first ones warm up and do not count."""
+    """Seconds of each request, the ways in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(requests + 20):
+    for number in range(requests):
         for name, ask in ways.items():
             begun = time.perf_counter()
             ask(number)
             seconds[name].append(time.perf_counter() - begun)
-    return {name: found[20:] for name, found in seconds.items()}
+    return seconds
 
 
-def report(seconds: dict[str, list[float]], *, as_json: bool) -> None:
-    """Milliseconds, and what the gateway adds."""
+def report(seconds: dict[str, list[float]], cpu: float, *, as_json: bool) -> None:
+    """Milliseconds, what the gateway adds, and what it computes, which other work on the machine does not change."""
     found = {
         name: {"p50": 1000 * statistics.median(times), "p99": 1000 * statistics.quantiles(times, n=100)[98]}
         for name, times in seconds.items()
     }
     found["added"] = {each: found["gateway"][each] - found["direct"][each] for each in ("p50", "p99")}
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps({**found, "cpu of the gateway": 1000 * cpu}, indent=2))
         return
     print(f"{'way':10} {'p50 ms':>8} {'p99 ms':>8}")
     for name, value in found.items():
         print(f"{name:10} {value['p50']:8.2f} {value['p99']:8.2f}")
+    print(f"CPU of the gateway: {1000 * cpu:.2f} ms a request")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+from persona.errors import InvalidOptionError
+from persona.eval.judging.judge import Judge
 from persona.eval.metrics import ACCURACY as ACCURACY
 from persona.eval.metrics import Answer, Metric, Samples
 from persona.files import write_atomically
@@ -89,6 +91,14 @@ class Benchmark(Protocol):
             for question, answer in zip(questions, answers, strict=True)
         ]
         return {metric.name: metric.measure(given, labels) for metric in self.metrics}
+
+    def judged_by(self, judges: Sequence[Judge]) -> Benchmark:
+        """Itself, its answers judged by each of `judges`; one whose answers are judged has no metrics before.
+
+        Raises:
+            InvalidOptionError: if no answer of it is judged.
+        """
+        raise InvalidOptionError(f"the answers of {self.name} are not judged: leave the judges out")
 
     def baselines(self, questions: Sequence[Question]) -> Mapping[str, Sequence[str]]:
         """Answers that need no LLM, by the name of what gives them: the least that personalization has to beat."""

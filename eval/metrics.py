@@ -141,23 +141,14 @@ def mean_of_sums(sums: Array, count: Array) -> Array:
     return result
 
 
-def ratio_of_sums(sums: Array, count: Array) -> Array:
-    """The first column's sum over the second's, as `Metric.of_sums`: the mean over the samples that count.
-
-    0 where none does.
-    """
-    result: Array = np.divide(
-        sums[..., 0], sums[..., 1], out=np.zeros_like(sums[..., 0]), where=np.not_equal(sums[..., 1], 0)
-    )
-    return result
-
-
-def _root_mean(sums: Array, count: Array) -> Array:
+def root_mean(sums: Array, count: Array) -> Array:
+    """The root of the mean, as `Metric.of_sums`."""
     result: Array = np.sqrt(sums[..., 0] / count)
     return result
 
 
-def _macro_f1(sums: Array, count: Array) -> Array:
+def macro_f1(sums: Array, count: Array) -> Array:
+    """The mean of F1 over all labels, as `Metric.of_sums`."""
     both, gold, predicted = np.split(sums, 3, axis=-1)  # each (..., labels)
     seen = gold + predicted
     f1 = np.divide(2 * both, seen, out=np.zeros_like(seen), where=seen > 0)
@@ -258,18 +249,10 @@ def _rouge(kind: str, answers: Sequence[Answer], labels: Sequence[str], words: s
     return np.array(values, dtype=np.float64)[:, None]
 
 
-OF_SUMS: Mapping[str, Callable[[Array, Array], Array]] = {
-    "mean": mean_of_sums,
-    "ratio": ratio_of_sums,
-    "root mean": _root_mean,
-    "macro F1": _macro_f1,
-}
-"""The ways to a value, by the name under which files keep them."""
-
 ACCURACY = Metric("accuracy", True, _is_correct, mean_of_sums)
-F1 = Metric("f1", True, _class_counts, _macro_f1)
+F1 = Metric("f1", True, _class_counts, macro_f1)
 MAE = Metric("MAE", False, _absolute_error, mean_of_sums)
-RMSE = Metric("RMSE", False, _squared_error, _root_mean)
+RMSE = Metric("RMSE", False, _squared_error, root_mean)
 ROUGE_1 = Metric("rouge-1", True, partial(_rouge, "rouge1"), mean_of_sums)
 ROUGE_L = Metric("rouge-L", True, partial(_rouge, "rougeL"), mean_of_sums)
 

@@ -136,6 +136,8 @@ def evaluate_benchmark(
     """
     options = options or MethodOptions()
     benchmark = drawn(benchmark, options.limit, options.seed)
+    if not benchmark.metrics:
+        raise InvalidOptionError(f"the answers of {benchmark.name} are judged: name a judge (--judge LLM)")
     several = len({question.user_id for question in benchmark.questions}) > 1
     controls: list[Control] = [OtherUser(options.seed)] if options.controls and several else []
     with ExitStack() as stack:

@@ -9,7 +9,7 @@ documentation says what each measures, and its traps (docs/benchmarks.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from os import PathLike, fspath
@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from persona.errors import DataFormatError, InvalidOptionError, UnknownPartError
 from persona.eval.benchmark import Benchmark
+from persona.eval.judging.judge import Judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,12 @@ BENCHMARKS: Mapping[str, Entry] = {
         "get data/locomo10.json of github.com/snap-research/locomo",
         "CC-BY-NC-4.0, no commercial use",
     ),
+    "prefeval": Entry(
+        "conversations.prefeval:PrefEval",
+        "whether an answer heeds a preference that was stated, or shown, some turns ago",
+        "get the folder benchmark_dataset of github.com/amazon-science/PrefEval",
+        "CC-BY-NC-4.0, no commercial use",
+    ),
 }
 """All benchmarks by name."""
 
@@ -65,12 +72,13 @@ def benchmark_entry(name: str) -> Entry:
     return BENCHMARKS[name]
 
 
-def load_benchmark(name: str, path: str | PathLike[str], **options: Any) -> Benchmark:
+def load_benchmark(name: str, path: str | PathLike[str], *, judges: Sequence[Judge] = (), **options: Any) -> Benchmark:
     """The questions of a benchmark.
 
     Args:
         name: one of `BENCHMARKS`.
         path: its file or folder, in the layout in which it is published.
+        judges: who judges its answers, where they are judged.
         **options: fields of its `Options`.
 
     Raises:
@@ -86,4 +94,5 @@ def load_benchmark(name: str, path: str | PathLike[str], **options: Any) -> Benc
     for option in options:
         if option not in known:
             raise InvalidOptionError(f"{name} has the options {', '.join(known) or 'none'}, was given: {option!r}")
-    return cast(Benchmark, kind.read(path, **options))
+    benchmark = cast(Benchmark, kind.read(path, **options))
+    return benchmark.judged_by(judges) if judges else benchmark

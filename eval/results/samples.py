@@ -3,7 +3,7 @@
     {"ids": ["q0", "q1"], "groups": ["ana", "ben"], "metrics": {"f1": "mean"},
      "rows": {"none": {"f1": [[0.5], [1.0]]}}}
 
-`metrics` names the way from sums to a value (`persona.eval.metrics.OF_SUMS`).
+`metrics` names the way from sums to a value (`persona.eval.results.sums.OF_SUMS`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from persona.errors import DataFormatError
-from persona.eval.metrics import OF_SUMS, Array, Metric, Samples
+from persona.eval.metrics import Array, Metric, Samples
+from persona.eval.results.sums import OF_SUMS
 from persona.files import write_atomically
 
 if TYPE_CHECKING:

@@ -32,8 +32,9 @@ import numpy as np
 
 from persona.eval.benchmark import Benchmark, Question
 from persona.eval.benchmarks.reading import Part, read_json
-from persona.eval.metrics import Answer, Array, Metric, Samples, mean_of_sums, ratio_of_sums
+from persona.eval.metrics import Metric, Samples, mean_of_sums
 from persona.eval.report import OFFICIAL
+from persona.eval.results.sums import ratio_of_sums, unlabelled
 from persona.records import Profile, Record
 
 CATEGORIES: Mapping[int, str] = {1: "multi-hop", 2: "temporal", 3: "open", 4: "single-hop", 5: "adversarial"}
@@ -86,8 +87,8 @@ class Locomo(Benchmark):
     def __init__(self, questions: Sequence[Question]) -> None:
         self.questions = tuple(questions)
         self.metrics = (
-            Metric("f1", True, _unlabelled, mean_of_sums),
-            Metric(f"{OFFICIAL}f1", True, _unlabelled, ratio_of_sums),
+            Metric("f1", True, unlabelled, mean_of_sums),
+            Metric(f"{OFFICIAL}f1", True, unlabelled, ratio_of_sums),
         )
 
     @classmethod
@@ -263,7 +264,3 @@ def _corrections(path: str) -> dict[tuple[str, str], tuple[str, Part]]:
         (each["question"].filled, each["golden_answer"].short): (each["correct_answer"].short, each["correct_evidence"])
         for each in read_json(path).parts
     }
-
-
-def _unlabelled(answers: Sequence[Answer], labels: Sequence[str]) -> Array:
-    raise NotImplementedError("LoCoMo's measures need the kind of a question: ask `Locomo.score`")

@@ -46,3 +46,30 @@ LOCOMO: list[dict[str, Any]] = [
         ],
     },
 ]
+
+_STAY = {"preference": "I never stay on a ground floor.", "question": "Which room in Graz?", "explanation": "Height."}
+_FOOD = {"preference": "I eat no onions.", "question": "What shall I cook?", "explanation": "Onions are everywhere."}
+_CHOSEN = {
+    "query": "A flat for two nights?",
+    "assistant_options": "1. The attic. 2. The cellar.",
+    "user_selection": "The attic.",
+    "assistant_acknowledgment": "The attic it is.",
+}
+_SHOWN = {"0": {"user": "I moved out of the cellar.", "assistant": "Good."}, "10": {"user": "u10", "assistant": "a10"}}
+_SHOWN["2"] = {"user": "u2", "assistant": "a2"}
+_ROOMS = ["A room under the roof.", "A room by the door.", "A cellar room.", "A garden room."]
+_DISHES = ["Rice.", "Onion soup.", "Onion tart.", "Onion rings."]
+
+PREFEVAL: dict[str, object] = {
+    "explicit_preference/rooms.json": [_STAY],
+    "explicit_preference/meals.json": [_FOOD],
+    "implicit_preference/choice-based/rooms.json": [{**_STAY, "conversation": _CHOSEN}],
+    "implicit_preference/persona-driven/rooms.json": [{**_STAY, "persona": "a roofer", "conversation": _SHOWN}],
+    "mcq_options/rooms.json": [{**_STAY, "classification_task_options": _ROOMS}],
+    "mcq_options/meals.json": [{**_FOOD, "question": "Cook what?", "classification_task_options": _DISHES}],
+    "filtered_inter_turns.json": [
+        {"conversation": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]},
+        {"conversation": [{"role": "user", "content": "A pun?"}, {"role": "assistant", "content": "No."}]},
+    ],
+}
+"""PrefEval's folder: file -> content."""

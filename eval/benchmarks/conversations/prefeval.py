@@ -1,0 +1,253 @@
+"""PrefEval: does an answer heed a preference that was stated, or shown, some turns ago? (Zhao et al., arXiv 2502.09597)
+
+    explicit_preference/travel_hotel.json   [{"preference": ..., "question": ..., "explanation": ...}]
+    implicit_preference/choice-based/, persona-driven/: the same, with the `conversation` that shows the preference
+    mcq_options/travel_hotel.json   [{..., "classification_task_options": ["the fitting one", "another", ...]}]
+    filtered_inter_turns.json   [{"conversation": [{"role": "user", "content": ...}, ...]}]
+
+Each item is a user of its own, whose history is the conversation, then any number of unrelated turns. The explicit form
+is a single turn of the user, which an assistant acknowledges in words of ours, alike for all LLMs; in the original each
+LLM acknowledges in its own.
+
+========================  =============================================================================================
+classification            which of four answers fits the person, by `accuracy`. The original shuffles options with one
+                          generator for a whole run, so that a run that goes on has another order; here the order is the
+                          item's
+generation                the share of answers that `followed` the preference, by judges: helpful and no violation. An
+                          answer that a judge decides nothing on has not followed. ``official followed`` counts what is
+                          undecided as followed; `violated`, `unhelpful` and `undecided` say the rest
+========================  =============================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType
+
+from persona.errors import InvalidOptionError
+from persona.eval.benchmark import Benchmark, Question
+from persona.eval.benchmarks.conversations.turns import said, turns_of
+from persona.eval.benchmarks.letters import LETTERS, chosen_letter, lettered, shuffled
+from persona.eval.benchmarks.reading import Part, files_in, read_json
+from persona.eval.judging.asking import check_judges, column, named_for, verdicts_of
+from persona.eval.judging.judge import Judge, Verdict
+from persona.eval.judging.prompts import JudgedItem
+from persona.eval.judging.rates import allowing_for
+from persona.eval.metrics import ACCURACY, Metric, Samples, mean_of_sums
+from persona.eval.report import OFFICIAL
+from persona.eval.results.sums import unlabelled
+from persona.records import Profile, Record
+
+FORMS = ("explicit", "choice-based", "persona-driven")
+TASKS = ("classification", "generation")
+_OPTIONS = "classification_task_options"
+_ACKNOWLEDGED = "Understood. I will keep that in mind."
+_CHOOSE = "{question}\n\nWhich of these answers suits me best?\n{options}\nAnswer with its letter alone."
+_DECISIONS = ("violated", "helpful")
+_KINDS = {"violated": "preference/violated", "helpful": "helpful"}
+
+
+@dataclass(frozen=True, slots=True)
+class PrefEvalOptions:
+    """What of PrefEval is asked.
+
+    Attributes:
+        form: how the preference is known: explicit, choice-based or persona-driven.
+        task: classification or generation.
+        filler: how many unrelated turns, of the user and the assistant each, stand between it and the question.
+        topics: comma list of topics, names of files; empty for all.
+        shuffle: seed of the order of options.
+    """
+
+    form: str = FORMS[0]
+    task: str = TASKS[0]
+    filler: int = 0
+    topics: tuple[str, ...] = ()
+    shuffle: int = 41
+
+    def __post_init__(self) -> None:
+        for name, known in (("form", FORMS), ("task", TASKS)):
+            if getattr(self, name) not in known:
+                raise InvalidOptionError(f"`{name}` must be one of {', '.join(known)}, was: {getattr(self, name)!r}")
+        if self.filler < 0:
+            raise InvalidOptionError(f"`filler` must be at least 0, was: {self.filler}")
+
+
+class PrefEval(Benchmark):
+    """PrefEval's questions; see the module."""
+
+    Options = PrefEvalOptions
+    name = "prefeval"
+    licence = "CC-BY-NC-4.0"
+    commercial = False
+    defects: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, questions: Sequence[Question], preferences: Mapping[str, str], task: str = TASKS[0]) -> None:
+        self.questions = tuple(questions)
+        self.judges: tuple[Judge, ...] = ()
+        self._preferences, self._task = preferences, task
+        self.metrics = (ACCURACY,) if task == TASKS[0] else ()
+
+    @classmethod
+    def read(cls, path: str | PathLike[str], **options: object) -> PrefEval:
+        """The items of a folder ``benchmark_dataset``; options as `PrefEvalOptions`.
+
+        Raises:
+            DataFormatError: if a file is missing or of another form.
+            InvalidOptionError: if there is no such topic.
+        """
+        wanted, folder = PrefEvalOptions(**options), Path(path)  # type: ignore[arg-type]
+        of_form = folder / ("explicit_preference" if wanted.form == FORMS[0] else f"implicit_preference/{wanted.form}")
+        files = {file.stem: file for file in files_in(of_form, "*.json")}
+        for topic in wanted.topics:
+            if topic not in files:
+                raise InvalidOptionError(f"a topic must be one of {', '.join(files)}, was: {topic!r}")
+        filler = _filler(folder / "filtered_inter_turns.json", wanted.filler) if wanted.filler else ()
+        questions, preferences = [], {}
+        for topic in wanted.topics or files:
+            items = read_json(files[topic]).parts
+            options_of = read_json(folder / "mcq_options" / files[topic].name).parts if wanted.task == TASKS[0] else ()
+            for index, item in enumerate(items):
+                made = _Item(f"{topic}:{index}", topic, item, wanted, filler)
+                fitting = _paired(item, options_of, index) if wanted.task == TASKS[0] else None
+                questions.append(made.question(fitting))
+                preferences[made.name] = item["preference"].filled
+        return cls(questions, preferences, wanted.task)
+
+    def judged_by(self, judges: Sequence[Judge]) -> PrefEval:
+        """Itself, its answers judged by each of `judges`."""
+        if self._task == TASKS[0]:
+            return super().judged_by(judges)  # which needs none
+        self.judges = check_judges(judges)
+        self.metrics = tuple(
+            metric
+            for name in ("followed", f"{OFFICIAL}followed", "violated", "unhelpful", "undecided")
+            for judge in self.judges
+            for metric in self._metrics_of(name, judge)
+        )
+        self.defects = {
+            named_for(f"{OFFICIAL}followed", judge, self.judges): "counts an answer without a verdict as followed"
+            for judge in self.judges
+        }
+        return self
+
+    def _metrics_of(self, name: str, judge: Judge) -> tuple[Metric, ...]:
+        better = name in ("followed", f"{OFFICIAL}followed")
+        metric = Metric(named_for(name, judge, self.judges), better, unlabelled, mean_of_sums)
+        return allowing_for(metric, getattr(judge, "rates", None)) if name == "followed" else (metric,)
+
+    def score(self, questions: Sequence[Question], answers: Sequence[str]) -> Samples:
+        """Whether the fitting option is chosen, or what judges decide."""
+        if self._task == TASKS[0]:
+            pairs = zip(questions, answers, strict=True)
+            return {ACCURACY.name: column([chosen_letter(answer, LETTERS[:4]) == each.gold for each, answer in pairs])}
+        items = [item for pair in zip(questions, answers, strict=True) for item in self.items(*pair)]
+        samples = {}
+        for judge in self.judges:
+            verdicts = verdicts_of(judge, items)
+            each = [outcome(*(verdicts[f"{one.id}/{name}"] for name in _DECISIONS)) for one in questions]
+            for name in each[0]:
+                samples[named_for(name, judge, self.judges)] = column([found[name] for found in each])
+            followed = named_for("followed", judge, self.judges)
+            samples[f"{followed} corrected"] = samples[followed]
+        return samples
+
+    def items(self, question: Question, answer: str) -> list[JudgedItem]:
+        """What judges decide on an answer."""
+        known = {"The person's preference": self._preferences[question.id]}
+        return [
+            JudgedItem(f"{question.id}/{name}", _KINDS[name], question.query, "", answer, known) for name in _DECISIONS
+        ]
+
+
+def outcome(violated: Verdict, helpful: Verdict) -> dict[str, float]:
+    """The measures of one answer, each 0 or 1, from the two verdicts that decide them."""
+    good = helpful.value == 1 and violated.value == 0
+    bad = helpful.value == 0 or violated.value == 1
+    return {
+        "followed": float(good),
+        f"{OFFICIAL}followed": float(not bad),
+        "violated": float(violated.value == 1),
+        "unhelpful": float(helpful.value == 0),
+        "undecided": float(not good and not bad),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An item of a topic, on its way to a question."""
+
+    name: str
+    topic: str
+    part: Part
+    wanted: PrefEvalOptions
+    filler: Sequence[Record]
+
+    def question(self, options: Sequence[str] | None) -> Question:
+        """The question, with lettered options where there are any; the first of them is the fitting one."""
+        shown = self._conversation()
+        asked = self.part["question"].filled
+        prompt, gold, choices = asked, "followed", None
+        if options is not None:
+            order = shuffled(options, self.wanted.shuffle, self.name)
+            prompt = _CHOOSE.format(question=asked, options=lettered([options[place] for place in order]))
+            gold, choices = LETTERS[order.index(0)], tuple(LETTERS[: len(options)])
+        return Question(
+            id=self.name,
+            user_id=self.name,
+            profile=Profile(self.name, (*shown, *self.filler)),
+            prompt=prompt,
+            query=asked,
+            gold=gold,
+            choices=choices,
+            kind=self.topic,
+            evidence=tuple(record.id for record in shown),
+        )
+
+    def _conversation(self) -> list[Record]:
+        part, name = self.part, "preference"
+        if self.wanted.form == FORMS[0]:
+            acknowledged = Part(_ACKNOWLEDGED, part.source, part.place)
+            return [said(name, 0, "user", part["preference"]), said(name, 1, "assistant", acknowledged)]
+        conversation = part["conversation"]
+        if self.wanted.form == FORMS[1]:
+            keys = ("query", "assistant_options", "user_selection", "assistant_acknowledgment")
+            turns = [(("user", "assistant")[place % 2], conversation[key]) for place, key in enumerate(keys)]
+        else:
+            numbered = sorted(conversation.items, key=lambda pair: (len(pair[0]), pair[0]))
+            turns = [(role, turn[role]) for _, turn in numbered for role in ("user", "assistant")]
+        return [said(name, number, role, text) for number, (role, text) in enumerate(turns)]
+
+
+def _paired(item: Part, options_of: Sequence[Part], index: int) -> list[str]:
+    """The options of an item: those at the same place, whose question or preference is the same."""
+    if index >= len(options_of):
+        item.refuse(f"there must be options for each item, there are: {len(options_of)}")
+    other = options_of[index]
+    if all(item[key].filled.strip() != other[key].filled.strip() for key in ("question", "preference")):
+        other.refuse("the options must stand in the order of the items, these are of another question")
+    options = [each.filled for each in other[_OPTIONS].parts]
+    if len(options) < 2 or len(options) > len(LETTERS):
+        other[_OPTIONS].refuse(f"there must be 2 to {len(LETTERS)} options, were: {len(options)}")
+    return options
+
+
+def _filler(path: Path, number: int) -> tuple[Record, ...]:
+    """So many turns of user and assistant each; where the file has fewer, they come again."""
+    records = [
+        record
+        for place, each in enumerate(read_json(path).parts)
+        for record in turns_of(each["conversation"].parts, f"filler-{place}")
+    ]
+    if not records:
+        read_json(path).refuse("there must be conversations with text, was: none")
+    rounds = -(-2 * number // len(records))
+    again = [
+        Record(each.text, id=f"{each.id}:{turn}" if turn else each.id, role=each.role, metadata=each.metadata)
+        for turn in range(rounds)
+        for each in records
+    ]
+    return tuple(again[: 2 * number])

@@ -141,6 +141,17 @@ def mean_of_sums(sums: Array, count: Array) -> Array:
     return result
 
 
+def ratio_of_sums(sums: Array, count: Array) -> Array:
+    """The first column's sum over the second's, as `Metric.of_sums`: the mean over the samples that count.
+
+    0 where none does.
+    """
+    result: Array = np.divide(
+        sums[..., 0], sums[..., 1], out=np.zeros_like(sums[..., 0]), where=np.not_equal(sums[..., 1], 0)
+    )
+    return result
+
+
 def root_mean(sums: Array, count: Array) -> Array:
     """The root of the mean, as `Metric.of_sums`."""
     result: Array = np.sqrt(sums[..., 0] / count)

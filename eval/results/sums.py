@@ -4,21 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
 from persona.errors import EvaluationError
-from persona.eval.metrics import Answer, Array, macro_f1, mean_of_sums, root_mean
-
-
-def ratio_of_sums(sums: Array, count: Array) -> Array:
-    """The first column's sum over the second's, as `Metric.of_sums`: the mean over the samples that count.
-
-    0 where none does.
-    """
-    result: Array = np.divide(
-        sums[..., 0], sums[..., 1], out=np.zeros_like(sums[..., 0]), where=np.not_equal(sums[..., 1], 0)
-    )
-    return result
+from persona.eval.metrics import Answer, Array, macro_f1, mean_of_sums, ratio_of_sums, root_mean
 
 
 def unlabelled(answers: Sequence[Answer], labels: Sequence[str]) -> Array:

@@ -32,9 +32,9 @@ import numpy as np
 
 from persona.eval.benchmark import Benchmark, Question
 from persona.eval.benchmarks.reading import Part, read_json
-from persona.eval.metrics import Metric, Samples, mean_of_sums
+from persona.eval.metrics import Metric, Samples, mean_of_sums, ratio_of_sums
 from persona.eval.report import OFFICIAL
-from persona.eval.results.sums import ratio_of_sums, unlabelled
+from persona.eval.results.sums import unlabelled
 from persona.records import Profile, Record
 
 CATEGORIES: Mapping[int, str] = {1: "multi-hop", 2: "temporal", 3: "open", 4: "single-hop", 5: "adversarial"}

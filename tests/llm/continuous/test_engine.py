@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from persona.llm.checkpoint import hash_parameters
 from persona.llm.continuous.engine import Engine, EngineOptions
 from persona.llm.continuous.sampling import SamplingOptions
 from persona.llm.continuous.ticket import Ticket
+from persona.llm.decoding import NOISE
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from persona.protocols import PRIOR_ADAPTER, GenerationOptions, Message, Request
@@ -100,9 +102,14 @@ def mixed(llm: TransformersLM, number: int, *, adapters: bool, seed: int = 0) ->
 
 def alone(llm: TransformersLM, request: Request, options: SamplingOptions) -> list[int]:
     """The tokens of a request that is answered alone."""
+    return decided(llm, request, options)[0]
+
+
+def decided(llm: TransformersLM, request: Request, options: SamplingOptions) -> tuple[list[int], float]:
+    """The same, and the margin with which they were chosen."""
     with llm.computing():
-        ((tokens,), _) = llm._generate_batch(llm.inputs([request], options.generation), options.generation)
-    return tokens
+        (tokens,), (margin,) = llm._generate_batch(llm.inputs([request], options.generation), options.generation)
+    return tokens, margin
 
 
 def settled(engine: Engine) -> None:
@@ -133,6 +140,21 @@ def test_64_concurrent_mixed_users_get_the_tokens_of_64_single_runs(llm: Transfo
     assert len({tuple(tokens) for tokens in expected}) > 32, "answers that are all the same prove nothing"
     assert hash_parameters(llm.model) == before
     assert not any(module._forward_hooks for module in llm.model.modules())
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("llm", ["smollm2"], indirect=True)
+def test_in_float32_only_near_ties_may_differ(llm: TransformersLM, bank: AdapterBank) -> None:
+    with AdapterPool(bank, llm), Engine(llm) as engine:
+        asked = [(request, replace(options, max_new_tokens=8)) for request, options in mixed(llm, 16, adapters=True)]
+        tickets = [engine.submit(*each) for each in asked]
+        assert all(ticket.result() for ticket in tickets)
+        expected = [decided(llm, *each) for each in asked]
+    near = [n for n, (_, margin) in enumerate(expected) if margin < NOISE[torch.float32]]
+    different = [n for n, (tokens, _) in enumerate(expected) if tickets[n].tokens != tokens]
+    print(f"near ties: {near}, different: {different}")
+    assert set(different) <= set(near)
+    assert len(near) <= 3
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -417,8 +439,8 @@ def test_memory_does_not_grow(llama: TransformersLM) -> None:
     options = SamplingOptions(max_new_tokens=6)
     with Engine(llama) as engine:
         counts = []
-        for _ in range(4):
-            for ticket in [engine.submit(*each) for each in mixed(llama, 40, adapters=False)]:
+        for _ in range(3):
+            for ticket in [engine.submit(*each) for each in mixed(llama, 24, adapters=False)]:
                 ticket.result()
             engine.submit(Request("the"), options).result()
             settled(engine)

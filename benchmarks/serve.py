@@ -1,7 +1,7 @@
 """The server's engine: what it is worth against other ways to answer the same requests, in the same run.
 
     python benchmarks/serve.py [--rounds 2] [--requests 16] [--new 64] [--clients 64] [--threads 1] [--json]
-                               [--only personal,text,first]
+                               [--only personal,first,text]
 
 SmolLM2 (135 million parameters, float32, CPU). Each request has a prompt of 5 to 60 words; a personal one has a soft
 prompt of 4 to 12 vectors, every second one an adapter of its own (rank 8, query and value layers). Arms take turns; the
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", default="personal,text,first")
+    parser.add_argument("--only", default="personal,first,text")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

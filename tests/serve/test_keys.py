@@ -8,10 +8,10 @@ import pytest
 
 from persona.errors import ForbiddenError, InvalidOptionError, InvalidUserIdError, UnknownKeyError
 from persona.records import Record
-from persona.serve.keys import LOCAL, PARTS, Caller, KeyStore
+from persona.serve.keys import LOCAL, Caller, KeyStore
 from persona.store.holdings import holdings
 from persona.store.profile_store import ForgetReport, ProfileStore
-from persona.store.schema import part_of
+from persona.store.schema import PARTS, part_of
 
 
 def test_a_key_is_known_by_its_secret_alone(store_url: str) -> None:

@@ -122,7 +122,7 @@ def test_all_that_is_held(client: TestClient, store: ProfileStore) -> None:
 
 def test_feedback_becomes_a_record(client: TestClient, store: ProfileStore) -> None:
     asked = {"prompt": "A headline?"}
-    sent = [
+    sent: list[dict[str, Any]] = [
         {"type": "rating", **asked, "answer": "School opens garden", "rating": 4},
         {"type": "correction", **asked, "answer": "School opens garden", "correction": "garden opens - at last"},
         {"type": "choice", **asked, "answers": ["one", "two", "three"], "chosen": 1, "id": "c1"},

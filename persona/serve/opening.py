@@ -11,7 +11,6 @@ from typing import Any
 from persona.adapters.bank import AdapterBank
 from persona.adapters.serving.vllm import KEY, ServedAdapters
 from persona.assembly import PersonalizationOptions, as_user_embedder, assembled
-from persona.caches import register
 from persona.errors import InvalidOptionError
 from persona.llm.endpoint.model import OpenAILM
 from persona.protocols import LanguageModel
@@ -84,7 +83,6 @@ def _engine(personal: Personalizing, metrics: Metrics, options: ServerOptions, s
     llm = engine_llm(personal.llm)
     limits = EngineOptions(rows=options.rows, waiting=options.waiting, max_new_tokens=options.answer_tokens)
     engine = stack.enter_context(Engine(llm, limits, on_step=metrics.rows.observe))
-    register(engine, "answers being written")
     return InProcess(engine, llm.name, personal, metrics, answer_tokens=options.answer_tokens)
 
 

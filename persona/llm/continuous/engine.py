@@ -106,7 +106,7 @@ class Engine:
         self._closed = False
         self._thread = Thread(target=self._work, name="persona-engine", daemon=True)
         self._thread.start()
-        register(self, "requests under way")
+        register(self, "answers being written")
 
     def __enter__(self) -> Self:
         return self

@@ -25,6 +25,7 @@ from persona.serve.state import ServerState
 from persona.store.profile_store import ProfileStore
 from persona.store.vectors import vector_fingerprint
 from tests.encoders.test_embedding import Watched
+from tests.serve.conftest import Serve, running
 
 
 class Silent:
@@ -189,7 +190,6 @@ IDS = ANY | st.sampled_from(ODD)
 @pytest.fixture(scope="module")
 def any_id(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of a real server."""
-    from tests.serve.conftest import running
 
     with (
         ProfileStore(f"sqlite:///{tmp_path_factory.mktemp('ids')}/persona.db") as store,
@@ -261,3 +261,16 @@ def test_a_record_is_in_the_next_request(store: ProfileStore, client: TestClient
 def test_it_is_the_record_of_the_id_in_the_url(client: TestClient) -> None:
     assert client.put(url("cleo", "records", "a"), json={"text": "x", "id": "b"}).status_code == 400
     assert client.put(url("cleo", "records", "a"), json={"text": "x", "id": "a"}).json()["ids"] == ["a"]
+
+
+def test_an_answer_under_way_ends_when_its_user_is_forgotten(serve: Serve) -> None:
+    address = serve("tiny", k=2)
+    body = {"user": "ana", "stream": True, "max_tokens": 300, "temperature": 2.0, "seed": 3}
+    asked = {**body, "messages": [{"role": "user", "content": "Tell me about the garden."}]}
+    with httpx.stream("POST", f"{address}/v1/chat/completions", json=asked, timeout=60) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+        receipt = httpx.delete(f"{address}{url('ana')}", timeout=60).json()
+        rest = [line for line in lines if line]
+    assert (receipt["complete"], receipt["dropped"]["answers being written"]) == (True, 1)
+    assert "the request's user was forgotten" in rest[-1]

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 
 LETTERS = "ABCDEFGH"
+_NO_ARTICLE = r"(?!(?<=[aA]) (?!because|since|as|is)[a-z])"
 
 
 def lettered(options: Sequence[str]) -> str:
@@ -39,7 +40,7 @@ def chosen_letter(answer: str, letters: str) -> str | None:
         rf"^\W*({legal})\W*$",
         rf"\(({legal})\)",
         rf"^\W*({legal})[).:]",
-        rf"(?i:\b(?:answer|option|choice)\b)(?i:\s+is)?\W{{0,4}}({legal})(?![\w'’]| [a-z])",
+        rf"(?i:\b(?:answer|option|choice)\b)(?i:\s+is)?\W{{0,4}}({legal})(?![\w'’]){_NO_ARTICLE}",
     ):
         found = {match.upper() for match in re.findall(pattern, answer.strip())}
         if found:

@@ -57,6 +57,12 @@ BENCHMARKS: Mapping[str, Entry] = {
         "get the folder benchmark_dataset of github.com/amazon-science/PrefEval",
         "CC-BY-NC-4.0, no commercial use",
     ),
+    "personamem": Entry(
+        "conversations.personamem:PersonaMem",
+        "which of four answers fits a person as of now, by long conversations",
+        "get bowen-upenn/PersonaMem (version 1) or PersonaMem-v2 of the Hugging Face hub, the whole folder",
+        "MIT; version 2 CC-BY-4.0",
+    ),
 }
 """All benchmarks by name."""
 

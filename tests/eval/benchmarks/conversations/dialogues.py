@@ -73,3 +73,33 @@ PREFEVAL: dict[str, object] = {
     ],
 }
 """PrefEval's folder: file -> content."""
+
+_CHAT = [
+    {"role": "system", "content": "The person is called Mirela and likes fens."},
+    {"role": "user", "content": "I walked in a fen."},
+    {"role": "assistant", "content": "How wet!"},
+    {"role": "user", "content": "I now prefer dry moors."},
+]
+_FIRST = ["persona_id", "question_id", "question_type", "user_question_or_message", "correct_answer", "all_options"]
+_FIRST += ["shared_context_id", "end_index_in_shared_context"]
+_WALKS = "['(a) A fen.', '(b) A moor, it\\'s dry.', '(c) A city.', '(d) The sea.']"
+
+PERSONAMEM_1 = {
+    "questions_32k.csv": [
+        _FIRST,
+        ["7", "q-1", "recall", "Where did I walk?", "(a)", _WALKS, "ctx", "3"],
+        ["7", "q-2", "update", "Where to, a friend asks?", "(b)", _WALKS, "ctx", "4"],
+    ],
+    "shared_contexts_32k.jsonl": {"ctx": _CHAT},
+}
+"""Version 1's folder: file -> rows, or a line's content."""
+
+PERSONAMEM_2 = {
+    "benchmark/text/benchmark.csv": [
+        ["persona_id", "user_query", "correct_answer", "incorrect_answers", "pref_type", "chat_history_32k_link"],
+        ["7", '{"role": "user", "content": "Where to?"}', "A moor.", '["A fen.", "x", "y"]', "update", "data/7.json"],
+        ["7", "{'role': 'user', 'content': 'And then?'}", "Home.", "['A fen.', 'x', 'y']", "ask", "data/7.json"],
+    ],
+    "data/7.json": {"metadata": {}, "chat_history": _CHAT},
+}
+"""Version 2's."""

@@ -6,6 +6,7 @@ are missing on the spot.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection
 from threading import Condition, Thread
@@ -93,7 +94,7 @@ class BackgroundEmbedding:
                     embed_users(self._store, encoder, view=view, user_ids=users)
                 failures = 0
             except PersonaError as error:
-                LOG.warning("records are not embedded yet: %s", type(error).__name__)
+                LOG.warning(json.dumps({"warning": "records are not embedded yet", "error": type(error).__name__}))
                 if failures == len(_RETRIES):
                     failures = 0  # they stay stale, until something new of these users comes
                     continue

@@ -263,6 +263,7 @@ def test_it_is_the_record_of_the_id_in_the_url(client: TestClient) -> None:
     assert client.put(url("cleo", "records", "a"), json={"text": "x", "id": "a"}).json()["ids"] == ["a"]
 
 
+@pytest.mark.slow
 def test_an_answer_under_way_ends_when_its_user_is_forgotten(serve: Serve) -> None:
     address = serve("tiny", k=2)
     body = {"user": "ana", "stream": True, "max_tokens": 300, "temperature": 2.0, "seed": 3}

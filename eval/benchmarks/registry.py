@@ -45,6 +45,30 @@ class Entry:
 
 
 BENCHMARKS: Mapping[str, Entry] = {
+    "longlamp": Entry(
+        "profiles.longlamp:LongLamp",
+        "abstracts, reviews, posts and e-mails in a user's own manner",
+        "save LongLaMP/LongLaMP of the Hugging Face hub, its folders TASK_SETTING; e-mails need the Avocado corpus",
+        "none is named for the whole",
+    ),
+    "lamp-qa": Entry(
+        "profiles.lamp_qa:LampQa",
+        "answers to questions of people, judged by what matters to them",
+        "save alireza7/LaMP-QA of the Hugging Face hub, its folders CATEGORY",
+        "see the data's own page",
+    ),
+    "rpeval": Entry(
+        "profiles.rpeval:RpEval",
+        "when not to personalise (in Chinese)",
+        "get benchmark_dataset of github.com/XueyangFeng/RPEval",
+        "CC-BY-NC-4.0, no commercial use",
+    ),
+    "bespoke": Entry(
+        "profiles.bespoke:Bespoke",
+        "answers to people's searches, judged by their own rubrics",
+        "save yonsei-dli/BESPOKE of the Hugging Face hub",
+        "MIT",
+    ),
     "locomo": Entry(
         "conversations.locomo:Locomo",
         "questions about long conversations of two people, some of them about what was never said",

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.judging.judge import LLMJudge, Verdict
@@ -64,6 +64,7 @@ class KnownItems:
         return cls(tuple(replace(item, answer=item.gold) for item in golds), tuple(vague))
 
 
+@runtime_checkable
 class Checkable(Protocol):
     """A benchmark that a judge can be checked on."""
 
@@ -72,6 +73,35 @@ class Checkable(Protocol):
     def known_items(self) -> KnownItems:
         """Answers of which it is known what a judge should say."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """How a judge is checked.
+
+    Attributes:
+        prompts: names of `persona.eval.judging.prompts.PROMPTS`.
+        limit: only the first right and the first wrong answers.
+        tries: how often at most one answer is asked about.
+        max_new_tokens: longest reply.
+
+    Raises:
+        InvalidOptionError: if there is no prompt.
+    """
+
+    prompts: tuple[str, ...] = tuple(PROMPTS)
+    limit: int | None = None
+    tries: int = 3
+    max_new_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise InvalidOptionError("there must be at least one prompt to check, was given none")
+
+    def judge(self, llm: LanguageModel, prompt: str, run: int, out: Path | None) -> LLMJudge:
+        """A judge for one of the runs, which knows nothing of the others."""
+        path = out and out / f"replies-{run + 1}.jsonl"
+        return LLMJudge(llm, prompt, path=path, tries=self.tries, max_new_tokens=self.max_new_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,37 +169,33 @@ def vague_answer(question: str, number: int) -> str:
 
 
 def check_judge(
-    benchmark: Checkable,
-    llm: LanguageModel,
-    prompts: Sequence[str] = tuple(PROMPTS),
-    *,
-    limit: int | None = None,
-    out: Path | None = None,
+    benchmark: Checkable, llm: LanguageModel, options: CheckOptions | None = None, *, out: Path | None = None
 ) -> JudgeCheck:
     """Ask a judge about answers of which it is known what it should say.
 
     Args:
         benchmark: has the answers.
         llm: the judge.
-        prompts: names of `persona.eval.judging.prompts.PROMPTS`.
-        limit: only the first right and the first wrong answers.
+        options: how; None takes the defaults.
         out: folder for the replies, from which a stopped check goes on, and ``results.json``; None keeps nothing.
 
     Raises:
-        InvalidOptionError: if there is no prompt, or none of that name.
+        InvalidOptionError: if there is no prompt of that name.
         EvaluationError: if the benchmark has no such answers.
         GenerationError: if the LLM answers no request at all.
     """
-    if not prompts:
-        raise InvalidOptionError("there must be at least one prompt to check, was given none")
+    options = options or CheckOptions()
     known = benchmark.known_items()
-    right, wrong = known.right[:limit], known.wrong[:limit]
+    right, wrong = known.right[: options.limit], known.wrong[: options.limit]
     if not right or not wrong:
         raise EvaluationError(f"{benchmark.name} has no answers of which it is known what a judge should say")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     items = [*right, *wrong]
-    said = {prompt: [_run(llm, prompt, items, run, out) for run in range(RUNS)] for prompt in prompts}
+    said = {
+        prompt: [_run(options.judge(llm, prompt, run, out), items, run) for run in range(RUNS)]
+        for prompt in options.prompts
+    }
     checked = tuple(_checked(prompt, runs, len(right)) for prompt, runs in said.items())
     pairs = {f"{a}, {b}": _agreement(said[a][0], said[b][0]) for a, b in combinations(said, 2)}
     done = JudgeCheck(llm.fingerprint, benchmark.name, checked, pairs)
@@ -178,9 +204,8 @@ def check_judge(
     return done
 
 
-def _run(llm: LanguageModel, prompt: str, items: Sequence[JudgedItem], run: int, out: Path | None) -> list[Verdict]:
+def _run(judge: LLMJudge, items: Sequence[JudgedItem], run: int) -> list[Verdict]:
     """One run's verdicts, in the order of `items`; every second run asks in the other order."""
-    judge = LLMJudge(llm, prompt, path=out and out / f"replies-{run + 1}.jsonl")
     step = -1 if run % 2 else 1
     return judge.verdicts(items[::step])[::step]
 

@@ -1,4 +1,4 @@
-"""The field's benchmarks: `persona eval NAME DATA` and `persona eval compare`."""
+"""The field's benchmarks: `persona eval NAME DATA`, `persona eval compare` and `persona eval judge-check`."""
 
 from __future__ import annotations
 
@@ -45,10 +45,12 @@ app.info.cls = EvalGroup
 def _defaults() -> dict[str, Any]:
     from persona.eval.benchmarks.named import MethodOptions
     from persona.eval.benchmarks.registry import BENCHMARKS
+    from persona.eval.judging.benchmark import JudgeOptions
     from persona.retrievers.registry import RetrieverOptions
     from persona.settings import Settings
 
     options = {"": MethodOptions(encoder=Settings().encoder), "retrieval": RetrieverOptions(), "llm": AskingOptions()}
+    options["judge"] = JudgeOptions()
     return {**options, **{name: entry.load().Options() for name, entry in BENCHMARKS.items()}}
 
 
@@ -57,11 +59,12 @@ class EvalRun:
     """Options of `persona eval run`; those that are given go into `persona.eval.benchmarks.named.MethodOptions`.
 
     Attributes:
-        name: locomo, longmemeval, personamem or prefeval.
+        name: locomo, longmemeval, personamem, prefeval, longlamp, lamp-qa, rpeval, bespoke or probes.
         data: its file or folder, as it is published.
         methods: comma list of none, full and names of retrievers (persona retrieve --help); default: none,full,bm25.
         ks: comma list: how many records (default: 10).
         limit: so many questions, drawn at random.
+        judge: who judges, where answers are judged: an LLM as with --llm; each of two prompts has scores of its own.
         out: folder for predictions and results (default: runs/NAME-LLM).
     """
 
@@ -72,6 +75,7 @@ class EvalRun:
     ks: Annotated[str | None, typer.Option("--k")] = None
     limit: Annotated[int | None, typer.Option(min=1)] = None
     encoder: Encoder = None
+    judge: str | None = None
     out: Path | None = None
 
 
@@ -83,19 +87,22 @@ def eval_run(options: EvalRun, settings: Mapping[str, Any]) -> None:
     published. Resumable: answers that stand in the output folder are not asked for again.
     """
     from persona.eval.benchmarks.named import evaluate_benchmark
-    from persona.eval.benchmarks.registry import BENCHMARKS, benchmark_entry, load_benchmark
+    from persona.eval.benchmarks.registry import load_benchmark
+    from persona.eval.judging.benchmark import JudgeOptions
     from persona.settings import Settings
 
-    benchmark_entry(options.name)
-    for other, entry in BENCHMARKS.items():
-        if other != options.name and settings[other] != entry.load().Options():
-            raise InvalidOptionError(f"settings of {other!r} are not read by {options.name!r}: leave them out")
+    _check_settings(options.name, settings)
     chosen = replace(settings[""], retrieval=settings["retrieval"])
     check_encoder_is_read(options.encoder, chosen.reads_vectors, ",".join(chosen.methods))
     llm = options.llm or Settings().llm
     folder = options.out or Path("runs") / f"{options.name}-{short_name(llm)}"
     check_folder(folder)
-    benchmark = load_benchmark(options.name, options.data, **asdict(settings[options.name]))
+    judges = ()
+    if options.judge:
+        judges = settings["judge"].judges(load_llm(options.judge, settings["llm"]), folder)
+    elif settings["judge"] != JudgeOptions():
+        raise InvalidOptionError("there is no judge that would read the settings of `judge`: name one (--judge LLM)")
+    benchmark = load_benchmark(options.name, options.data, judges=judges, **asdict(settings[options.name]))
     with progress_bars("steps") as progress:
         answering = load_llm(llm, settings["llm"])
         done = evaluate_benchmark(benchmark, answering, chosen, out=folder, progress=stage_bars(progress))
@@ -109,6 +116,69 @@ def eval_run(options: EvalRun, settings: Mapping[str, Any]) -> None:
             say(note)
         say(f"predictions and results: {folder}")
     report_failures("questions", ((f"{each.question} of {each.row!r}", each.reason) for each in done.failures))
+
+
+def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Check that there is a benchmark of that name, and that no other one has settings."""
+    from persona.eval.benchmarks.registry import BENCHMARKS, benchmark_entry
+
+    benchmark_entry(name)
+    for other, entry in BENCHMARKS.items():
+        if other != name and settings[other] != entry.load().Options():
+            raise InvalidOptionError(f"settings of {other!r} are not read by {name!r}: leave them out")
+
+
+def _judge_defaults() -> dict[str, Any]:
+    from persona.eval.benchmarks.registry import BENCHMARKS
+    from persona.eval.judging.check import CheckOptions
+
+    own = {"": CheckOptions(), "llm": AskingOptions()}
+    return {**own, **{name: entry.load().Options() for name, entry in BENCHMARKS.items()}}
+
+
+@dataclass(frozen=True)
+class EvalJudgeCheck:
+    """Options of `persona eval judge-check`.
+
+    Attributes:
+        name: a benchmark that is judged: lamp-qa, bespoke, longmemeval or prefeval.
+        data: its file or folder, as it is published.
+        llm: the judge; as everywhere else.
+        prompts: comma list of reasoned/1 and strict/1 (default: both).
+        limit: only the first N right and the first N wrong answers.
+        out: folder for the replies, from which a stopped check goes on, and results.json (default: runs/judge-LLM).
+    """
+
+    name: str
+    data: Path
+    llm: Llm = None
+    prompts: str | None = None
+    limit: Annotated[int | None, typer.Option(min=1)] = None
+    out: Path | None = None
+
+
+@command(app, "judge-check", EvalJudgeCheck, settings=_judge_defaults)
+def eval_judge_check(options: EvalJudgeCheck, settings: Mapping[str, Any]) -> None:
+    """See how often a judge is wrong.
+
+    It is asked about right answers, about vague wrong ones, with every prompt, and in two runs. With the results
+    (--set judge.rates=FILE) `persona eval` corrects judged scores for the judge's errors.
+    """
+    from persona.eval.benchmarks.registry import load_benchmark
+    from persona.eval.judging.check import Checkable, check_judge
+    from persona.settings import Settings
+
+    _check_settings(options.name, settings)
+    llm = options.llm or Settings().llm
+    folder = options.out or Path("runs") / f"judge-{short_name(llm)}"
+    check_folder(folder)
+    benchmark = load_benchmark(options.name, options.data, **asdict(settings[options.name]))
+    if not isinstance(benchmark, Checkable):
+        raise InvalidOptionError(f"{options.name} has no answers of which it is known what a judge should say")
+    done = check_judge(benchmark, load_llm(llm, settings["llm"]), settings[""], out=folder)
+    if not report(done.as_dict()):
+        show(done.table())
+        say(f"replies and rates: {folder}")
 
 
 @dataclass(frozen=True)

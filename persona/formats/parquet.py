@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -17,8 +17,12 @@ _AT_ONCE = 64
 _PANDAS_INDEX = "__index_level_0__"
 
 
-def parquet_rows(path: str) -> Iterator[Mapping[str, object]]:
+def parquet_rows(path: str, check: Callable[[Iterable[str]], object] = check_fields) -> Iterator[Mapping[str, object]]:
     """The rows of a file, as fields by name.
+
+    Args:
+        path: the file.
+        check: raises `DataFormatError` for a file with the wrong fields; by default those of records are right.
 
     Raises:
         DataFormatError: if the file is none, has other fields than rows may have, holds a value that Python has no
@@ -32,7 +36,7 @@ def parquet_rows(path: str) -> Iterator[Mapping[str, object]]:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = [name for name in file.schema_arrow.names if name != _PANDAS_INDEX]
             with located(path):
-                check_fields(names)
+                check(names)
             unpacked, most = 0, most_bytes(os.path.getsize(path))
             groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
             check_unpacked(max((group.total_byte_size for group in groups), default=0), most, path)

@@ -11,7 +11,7 @@ import pytest
 
 from persona.errors import DataFormatError, EvaluationError, InvalidOptionError
 from persona.eval.bootstrap import Bootstrap
-from persona.eval.judging.check import KnownItems, check_judge, vague_answer
+from persona.eval.judging.check import CheckOptions, KnownItems, check_judge, vague_answer
 from persona.eval.judging.prompts import JudgedItem
 from persona.eval.judging.rates import Rates, allowing_for
 from persona.eval.metrics import ACCURACY
@@ -125,12 +125,12 @@ def test_a_judge_is_checked_on_golds_and_vague_answers(tmp_path: Path) -> None:
 
 def test_runs_that_differ_and_verdicts_that_are_missing_are_seen() -> None:
     replies = iter(["VERDICT: yes"] * 12 + ["VERDICT: no"] * 4 + ["hm"] * 3 * 8)
-    check = check_judge(Towns(), load_llm(lambda prompt: next(replies)), ["strict/1"])
+    check = check_judge(Towns(), load_llm(lambda prompt: next(replies)), CheckOptions(prompts=("strict/1",)))
     (only,) = check.prompts
     assert only.undecided == pytest.approx(8 / 24)
     assert only.between_runs == 0
     with pytest.raises(InvalidOptionError, match="at least one prompt"):
-        check_judge(Towns(), load_llm(str.upper), [])
+        CheckOptions(prompts=())
 
 
 def test_vague_answers_name_the_topic_and_nothing_else() -> None:

@@ -1,7 +1,7 @@
 """The server's engine: what it is worth against other ways to answer the same requests, in the same run.
 
     python benchmarks/serve.py [--rounds 2] [--requests 16] [--new 64] [--clients 64] [--threads 1] [--json]
-                               [--only personal,first,text]
+                               [--only personal,first,text,memory]
 
 SmolLM2 (135 million parameters, float32, CPU). Each request has a prompt of 5 to 60 words; a personal one has a soft
 prompt of 4 to 12 vectors, every second one an adapter of its own (rank 8, query and value layers). Arms take turns; the
@@ -11,12 +11,15 @@ best time of each counts, as wall clock and as CPU time, which other work on the
   against the same prompts without personalization in the engine.
 - ``text``: prompts alone in the engine, against transformers' own continuous batching (``generate_batch``, what
   ``transformers serve`` answers with, without its HTTP), and against static batches of ``generate``.
+- ``memory``: with `tiny` and the whole application, resident memory after 10,000 requests of 1,000 users with records
+  and adapters, against that after the first 1,000 (target: within 3 %).
 - ``first``: time to the first token of `--clients` clients who ask at once, against one client.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import random
 import statistics
@@ -28,7 +31,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import torch
+from fastapi import FastAPI
 from transformers import GenerationConfig
 from transformers.generation import ContinuousBatchingConfig
 
@@ -37,12 +43,16 @@ from persona.adapters.family import LoraSpec
 from persona.adapters.serving.pool import AdapterPool
 from persona.adapters.stacked import StackedLoRA
 from persona.adapters.versions import AdapterDraft
+from persona.assembly import PersonalizationOptions
 from persona.llm.continuous.engine import Engine, EngineOptions
 from persona.llm.continuous.sampling import SamplingOptions
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from persona.protocols import GenerationOptions, Request
 from persona.records import Record
+from persona.serve.app import app_of
+from persona.serve.opening import opened_state
+from persona.serve.state import ServerOptions
 from persona.store.profile_store import ProfileStore
 
 TEXT = "the library bought a new ladder on Monday and the museum found an old painting in its cellar last week"
@@ -61,10 +71,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    llm = load_llm("smollm2", device="cpu")
-    assert isinstance(llm, TransformersLM)
-    rows = {"personal": personal, "text": text, "first": first}
-    results = {name: rows[name](llm, arguments) for name in arguments.only.split(",")}
+    rows = {"personal": personal, "text": text, "first": first, "memory": memory}
+    results = {}
+    for name in arguments.only.split(","):
+        llm = load_llm("tiny" if name == "memory" else "smollm2", device="cpu")
+        assert isinstance(llm, TransformersLM)
+        results[name] = rows[name](llm, arguments)
     if arguments.json:
         print(json.dumps(results))
         return
@@ -168,6 +180,35 @@ def first(llm: TransformersLM, arguments: argparse.Namespace) -> dict[str, float
     }
 
 
+def memory(llm: TransformersLM, arguments: argparse.Namespace) -> dict[str, float]:
+    """Resident memory while requests go on."""
+    users, requests, process = 1_000, 10_000, psutil.Process()
+    held: list[float] = []
+
+    async def ask(client: httpx.AsyncClient, number: int) -> None:
+        body = {"messages": [{"role": "user", "content": f"ladder number {number}?"}], "max_tokens": 4}
+        reply = await client.post("/v1/chat/completions", json={**body, "user": f"user {number % users}"})
+        assert reply.status_code == 200, reply.text
+
+    async def asked(app: FastAPI) -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+            for start in range(0, requests, 50):
+                await asyncio.gather(*(ask(client, number) for number in range(start, start + 50)))
+                if (start + 50) % 1_000 == 0:
+                    held.append(process.memory_info().rss / 2**20)
+
+    with bank_of(llm, users) as (store, _):
+        parts = PersonalizationOptions(adapters=True)
+        with opened_state(llm, store, parts, ServerOptions(answer_tokens=8)) as state:
+            asyncio.run(asked(app_of(state)))
+    return {
+        f"after {len(held) * 1_000:,} requests, MiB": held[-1],
+        "after 1,000 requests, MiB": held[0],
+        "ratio (target 1.03)": held[-1] / held[0],
+        "the last against the middle": held[-1] / held[len(held) // 2],
+    }
+
+
 def mixed(llm: TransformersLM, number: int, names: Sequence[str]) -> list[Request]:
     """Personal requests of different lengths."""
     chance, generator = random.Random(0), torch.Generator().manual_seed(0)
@@ -185,19 +226,25 @@ def mixed(llm: TransformersLM, number: int, names: Sequence[str]) -> list[Reques
 @contextmanager
 def adapters(llm: TransformersLM, number: int) -> Iterator[list[str]]:
     """Names of adapters that the LLM takes meanwhile."""
+    with bank_of(llm, number) as (_, bank), AdapterPool(bank, llm):
+        yield [f"user {n}@1" for n in range(number)]
+
+
+@contextmanager
+def bank_of(llm: TransformersLM, number: int) -> Iterator[tuple[ProfileStore, AdapterBank]]:
+    """A store whose users have records and adapters."""
     spec = LoraSpec(r=8, targets=("q_proj", "v_proj"))
     with StackedLoRA(llm.model, spec, 1, base=llm.fingerprint) as stack:
         family = stack.family
     generator = torch.Generator().manual_seed(0)
     users = [f"user {n}" for n in range(number)]
     with tempfile.TemporaryDirectory() as folder, ProfileStore(f"sqlite:///{Path(folder) / 'persona.db'}") as store:
-        store.upsert((user, Record("a record")) for user in users)
+        store.upsert((user, Record(f"{user} bought a ladder, {n}")) for user in users for n in range(20))
         bank = AdapterBank(store)
         bank.add_family(family)
         drafts = [AdapterDraft(user, torch.randn(family.size, generator=generator) * 0.01, 1) for user in users]
         bank.publish(family, drafts)
-        with AdapterPool(bank, llm, family):
-            yield [f"{user}@1" for user in users]
+        yield store, bank
 
 
 def in_engine(engine: Engine, requests: Sequence[Request], options: SamplingOptions) -> int:

@@ -163,14 +163,21 @@ def chat_server() -> Iterator[ChatServer]:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """The URL of a PostgreSQL database to create schemas in: `PERSONA_TEST_POSTGRES`, or a server started here.
-
-    The server is private: its files are in a temporary folder, and it listens on a socket there and on no port.
-    """
+    """The URL of a PostgreSQL database to create schemas in: `PERSONA_TEST_POSTGRES`, or a server started here."""
     given = os.environ.get("PERSONA_TEST_POSTGRES")
     if given:
         yield given
         return
+    with postgres_server() as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def postgres_server() -> Iterator[tuple[str, Callable[[], object]]]:
+    """A PostgreSQL server of its own: its URL, and what restarts it.
+
+    The server is private: its files are in a temporary folder, and it listens on a socket there and on no port.
+    """
     binaries = _postgres_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql, or set PERSONA_TEST_POSTGRES to a URL")
@@ -186,11 +193,13 @@ def postgres_url() -> Iterator[str]:
         run([binaries / "initdb", *options.split(), f"--pgdata={data}"])
         # The data are thrown away in the end, so they need not survive a power cut.
         settings = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off -c full_page_writes=off"
-        run(
-            [binaries / "pg_ctl", "start", "--wait", f"--pgdata={data}", f"--log={folder}/log", f"--options={settings}"]
-        )
+        control = [binaries / "pg_ctl", "--wait", f"--pgdata={data}", f"--log={folder}/log", f"--options={settings}"]
+        run([*control, "start"])
         try:
-            yield f"postgresql+psycopg://persona@/postgres?host={folder}"
+            yield (
+                f"postgresql+psycopg://persona@/postgres?host={folder}",
+                lambda: run([*control, "restart", "-m", "fast"]),
+            )
         finally:
             run([binaries / "pg_ctl", "stop", "--mode=immediate", f"--pgdata={data}"])
 

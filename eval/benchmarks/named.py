@@ -12,7 +12,6 @@ benchmark.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -27,14 +26,12 @@ from persona.assembly import as_encoder
 from persona.channels import Channel
 from persona.errors import InvalidOptionError
 from persona.eval.benchmark import Benchmark, Question
-from persona.eval.benchmarks.retrieval import RetrievalReport, evaluate_retrieval
 from persona.eval.benchmarks.whole_history import EvidenceAlone, WholeHistory
 from persona.eval.controls import Control, OtherUser
 from persona.eval.methods import Method
 from persona.eval.options import NONE, EvaluationOptions, plain
 from persona.eval.report import Report
 from persona.eval.run import Progress, evaluate
-from persona.files import write_atomically
 from persona.personalizer import Personalizer
 from persona.prompts import PromptBuilder
 from persona.protocols import ANSWERS, GenerationOptions, LanguageModel, RecordEncoder, Retriever, ScoresChoices
@@ -157,38 +154,6 @@ def evaluate_benchmark(
             config=options.as_dict(),
             progress=progress,
         )
-
-
-def evaluate_benchmark_retrieval(
-    benchmark: Benchmark,
-    options: MethodOptions | None = None,
-    *,
-    out: Path | None = None,
-    progress: Progress = lambda stage, done, total: None,
-) -> RetrievalReport:
-    """How much of the evidence the retrievers among the methods find; no LLM is asked.
-
-    Args:
-        benchmark: whose questions name evidence.
-        options: which retrievers, and how many records; None takes the defaults.
-        out: folder for vectors and ``retrieval.json``; None keeps nothing.
-        progress: called with a stage's name, what is done and what there is to do.
-
-    Raises:
-        PersonaError: as `evaluate_retrieval`, or if a retriever cannot be made.
-    """
-    options = options or MethodOptions()
-    benchmark = drawn(benchmark, options.limit, options.seed)
-    with ExitStack() as stack:
-        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.mkdir(parents=True, exist_ok=True)
-        store = stack.enter_context(ProfileStore(f"sqlite:///{folder / 'vectors.db'}"))
-        retrievers = made_retrievers(benchmark.questions, options, store, progress)
-        given: dict[str, Any] = {"resamples": options.resamples, "seed": options.seed, "config": options.as_dict()}
-        report = evaluate_retrieval(benchmark, retrievers, options.ks, **given)
-    if out is not None:
-        write_atomically(out / "retrieval.json", json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")
-    return report
 
 
 def drawn(benchmark: Benchmark, limit: int | None, seed: int) -> Benchmark:

@@ -81,12 +81,6 @@ BENCHMARKS: Mapping[str, Entry] = {
         "get the folder benchmark_dataset of github.com/amazon-science/PrefEval",
         "CC-BY-NC-4.0, no commercial use",
     ),
-    "longmemeval": Entry(
-        "conversations.longmemeval:LongMemEval",
-        "what an assistant remembers of many sessions with its user",
-        "get xiaowu0162/longmemeval-cleaned of the Hugging Face hub, longmemeval_s, _m or _oracle",
-        "MIT",
-    ),
     "personamem": Entry(
         "conversations.personamem:PersonaMem",
         "which of four answers fits a person as of now, by long conversations",

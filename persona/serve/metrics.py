@@ -15,6 +15,7 @@ class Metrics:
 
     Attributes:
         registry: holds the numbers, apart from those of other libraries.
+        in_flight: requests that are being answered now.
         requests: by method, route (a template, never a path) and status.
         seconds: of a request, by route.
         first_token: seconds from a request to the first token of its answer.
@@ -26,6 +27,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.in_flight = Gauge("persona_in_flight", "Requests being answered.", registry=self.registry)
         self.requests = self._counter("requests", "Requests.", "method", "route", "status")
         self.seconds = self._histogram("request_seconds", "Time of a whole request.", _SECONDS, "route")
         self.first_token = self._histogram("first_token_seconds", "Time to the first token of an answer.", _SECONDS)

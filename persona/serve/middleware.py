@@ -60,7 +60,8 @@ class Watched:
             await send(message)
 
         try:
-            await self._app(scope, receive, sent)
+            with self._metrics.in_flight.track_inprogress():
+                await self._app(scope, receive, sent)
         except Exception as error:  # whatever was not foreseen is answered, and its message, which may hold texts, kept
             LOG.error(json.dumps({"id": request_id, "error": type(error).__name__, "at": _places(error)}))
             if status == _GONE:

@@ -115,7 +115,8 @@ class Upstream:
 
             def do_POST(self) -> None:
                 outer.heads.append((self.path, dict(self.headers)))
-                outer.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+                self.asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                outer.asked.append(self.asked)
                 outer.behaviour(self)
 
             def log_message(self, *args: object) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 from anyio import to_thread
 from starlette.responses import JSONResponse, Response
 
-from persona.errors import BusyError, InvalidOptionError, PersonaError
+from persona.errors import BusyError, GenerationError, InvalidOptionError, PersonaError
+from persona.generation import Prepared
 from persona.llm.continuous.engine import Engine
 from persona.llm.continuous.sampling import SamplingOptions, Written
 from persona.llm.continuous.ticket import Ticket
 from persona.llm.transformers import TransformersLM
-from persona.protocols import LanguageModel, Request
+from persona.protocols import LanguageModel
 from persona.serve.access import error_response
 from persona.serve.answers.backend import Call
 from persona.serve.answers.fields import check_fields, check_messages, sampling
@@ -86,7 +87,7 @@ class InProcess:
         else:
             form, prompt = CompletionForm(options.logprobs is not None), _prompt(call.body.prompt)
         prepared = await self._personal.prepared(call.user_id, prompt, call.body.persona, options.max_new_tokens)
-        ticket = await to_thread.run_sync(self._submit, prepared.request, options, call)
+        ticket = await to_thread.run_sync(self._submit, prepared, options, call)
         reply = _Reply(call, form, self._personal.used(prepared), Noting(call, self._metrics))
         if call.streams:
             return Events(reply.events(ticket))
@@ -95,14 +96,19 @@ class InProcess:
         finally:
             ticket.cancel()
 
-    def _submit(self, request: Request, options: SamplingOptions, call: Call) -> Ticket:
+    def _submit(self, prepared: Prepared, options: SamplingOptions, call: Call) -> Ticket:
         """Queue a request; its text becomes tokens, so this is for a worker thread."""
         client = f"{call.caller.key_id} {call.user_id or ''}"
         try:
-            return self._engine.submit(request, options, client=client, user_id=call.user_id)
+            ticket = self._engine.submit(prepared.request, options, client=client, user_id=call.user_id)
         except BusyError as error:
             headers = {"Retry-After": str(ceil(error.retry_after))}
             raise ApiError(429, str(error), code="busy", headers=headers) from None
+        # Who was forgotten before this request was in the engine's hands was not found there by `Engine.drop`.
+        if prepared.generation.channels and not self._personal.knows(call.user_id):
+            ticket.cancel()
+            raise GenerationError("the request's user was forgotten")
+        return ticket
 
 
 class _Reply:

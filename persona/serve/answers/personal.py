@@ -105,6 +105,10 @@ class Personalizing:
         (prepared,) = personalizer.prepare([personalizer.ask(self._store.profile(user_id), messages)])
         return prepared
 
+    def knows(self, user_id: str | None) -> bool:
+        """Whether the store holds the user now."""
+        return user_id is not None and user_id in self._store
+
     def used(self, prepared: Prepared) -> Used:
         """What went into it, counted."""
         made = prepared.generation

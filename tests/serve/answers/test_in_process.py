@@ -14,6 +14,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from persona.errors import InvalidOptionError
+from persona.llm.continuous.engine import Engine
 from persona.llm.load import load_llm
 from persona.protocols import GenerationOptions
 from persona.serve.state import ServerOptions
@@ -252,3 +253,34 @@ def test_errors_are_those_of_openais_client(client: OpenAI) -> None:
     assert raw.headers["x-request-id"]
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").id == "tiny"
+
+
+def test_langchains_chat_model_asks_as_it_is(served: Serve, url: str) -> None:
+    chat: Any = pytest.importorskip("langchain_openai").ChatOpenAI
+    model = chat(base_url=f"{url}/v1", api_key="none", model="tiny", max_tokens=12, model_kwargs={"user": "ana"})
+    turns = [("system", "Be brief."), ("human", ASKED)]
+    expected = served.state.personalizer.changed(options=GenerationOptions(12)).generate("ana", MESSAGES)
+    answer = model.invoke(turns)
+    assert answer.content == expected.text
+    assert answer.usage_metadata["output_tokens"] <= 12
+    assert "".join(piece.content for piece in model.stream(turns)) == expected.text
+    assert [each.content for each in model.batch([turns, turns])] == [expected.text] * 2
+    with pytest.raises(openai.BadRequestError, match="tools"):
+        model.bind_tools([{"type": "function", "function": {"name": "f", "parameters": {}}}]).invoke(turns)
+
+
+def test_who_is_forgotten_before_the_engine_has_the_request_gets_no_answer(
+    serve: Serve, llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, submit = serve(llm), Engine.submit
+
+    def late(engine: Engine, *arguments: Any, **more: Any) -> Any:
+        serve.store.forget("ana")
+        return submit(engine, *arguments, **more)
+
+    monkeypatch.setattr(Engine, "submit", late)
+    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        with pytest.raises(openai.APIStatusError, match="the request's user was forgotten"):
+            client.chat.completions.create(model="tiny", messages=MESSAGES, user="ana", max_tokens=4)
+        plain = client.chat.completions.create(model="tiny", messages=MESSAGES, user="ana", max_tokens=4)
+    assert used(plain)["abstained"]

@@ -4,7 +4,6 @@
 ``none``               the question alone
 ``full``               the whole history, as far as it fits; beside it the evidence alone, where questions name some
 a retriever            the k records that it finds (`persona.retrievers.registry.RETRIEVERS`)
-``user-embedder``      the soft prompts of trained user embedders, and nothing else
 =====================  =================================================================================================
 
 Each is also run with another user's history. A method of one's own goes to `persona.eval.evaluate` with the same
@@ -13,35 +12,34 @@ benchmark.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from persona.assembly import as_encoder, as_user_embedder
+from persona.assembly import as_encoder
 from persona.channels import Channel
 from persona.errors import InvalidOptionError
 from persona.eval.benchmark import Benchmark, Question
+from persona.eval.benchmarks.retrieval import RetrievalReport, evaluate_retrieval
 from persona.eval.benchmarks.whole_history import EvidenceAlone, WholeHistory
 from persona.eval.controls import Control, OtherUser
 from persona.eval.methods import Method
-from persona.eval.options import NONE, USER_EMBEDDER, EvaluationOptions, plain
+from persona.eval.options import NONE, EvaluationOptions, plain
 from persona.eval.report import Report
 from persona.eval.run import Progress, evaluate
+from persona.files import write_atomically
 from persona.personalizer import Personalizer
 from persona.prompts import PromptBuilder
 from persona.protocols import ANSWERS, GenerationOptions, LanguageModel, RecordEncoder, Retriever, ScoresChoices
 from persona.retrievers.registry import RETRIEVERS, RetrieverOptions, make_retrievers, needs_encoder
 from persona.store.profile_store import ProfileStore
-
-if TYPE_CHECKING:
-    from persona.soft_prompts.channel import SoftPromptChannel
-    from persona.soft_prompts.embedder import UserEmbedder
 
 FULL = "full"
 _ALL = 2**31
@@ -57,7 +55,6 @@ class MethodOptions:
         ks: how many records; each retriever runs with each.
         retrieval: how retrievers are made.
         encoder: a record encoder, or what `load_encoder` takes, for what compares vectors.
-        user_embedders: user embedders or their folders, one for each seed.
         record_tokens: most tokens that retrieved records may add to a question.
         context_tokens: most tokens of a full history; None for what the LLM takes.
         max_new_tokens: longest answer.
@@ -76,7 +73,6 @@ class MethodOptions:
     ks: tuple[int, ...] = (10,)
     retrieval: RetrieverOptions = field(default_factory=RetrieverOptions)
     encoder: RecordEncoder | str = "minilm"
-    user_embedders: tuple[UserEmbedder | str, ...] = ()
     record_tokens: int = 1024
     context_tokens: int | None = None
     max_new_tokens: int = 64
@@ -88,14 +84,9 @@ class MethodOptions:
 
     def __post_init__(self) -> None:
         for method in self.methods:
-            if method not in (NONE, FULL, USER_EMBEDDER, *RETRIEVERS):
-                known = ", ".join((NONE, FULL, USER_EMBEDDER, *RETRIEVERS))
+            if method not in (NONE, FULL, *RETRIEVERS):
+                known = ", ".join((NONE, FULL, *RETRIEVERS))
                 raise InvalidOptionError(f"a method must be one of {known}, was: {method!r}")
-        if (USER_EMBEDDER in self.methods) != bool(self.user_embedders):
-            raise InvalidOptionError(
-                f"the method {USER_EMBEDDER!r} needs `user_embedders`, and no other reads them, were: "
-                f"{self.user_embedders!r:.80}"
-            )
         if not self.ks or min(self.ks) < 1:
             raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")
         if self.answers not in ("", *ANSWERS):
@@ -113,7 +104,7 @@ class MethodOptions:
     @property
     def reads_vectors(self) -> bool:
         """Whether anything compares vectors of records."""
-        return bool(self.user_embedders) or any(needs_encoder(name, self.retrieval) for name in self.retrievers)
+        return any(needs_encoder(name, self.retrieval) for name in self.retrievers)
 
     @property
     def evaluation(self) -> EvaluationOptions:
@@ -168,6 +159,38 @@ def evaluate_benchmark(
         )
 
 
+def evaluate_benchmark_retrieval(
+    benchmark: Benchmark,
+    options: MethodOptions | None = None,
+    *,
+    out: Path | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> RetrievalReport:
+    """How much of the evidence the retrievers among the methods find; no LLM is asked.
+
+    Args:
+        benchmark: whose questions name evidence.
+        options: which retrievers, and how many records; None takes the defaults.
+        out: folder for vectors and ``retrieval.json``; None keeps nothing.
+        progress: called with a stage's name, what is done and what there is to do.
+
+    Raises:
+        PersonaError: as `evaluate_retrieval`, or if a retriever cannot be made.
+    """
+    options = options or MethodOptions()
+    benchmark = drawn(benchmark, options.limit, options.seed)
+    with ExitStack() as stack:
+        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        store = stack.enter_context(ProfileStore(f"sqlite:///{folder / 'vectors.db'}"))
+        retrievers = made_retrievers(benchmark.questions, options, store, progress)
+        given: dict[str, Any] = {"resamples": options.resamples, "seed": options.seed, "config": options.as_dict()}
+        report = evaluate_retrieval(benchmark, retrievers, options.ks, **given)
+    if out is not None:
+        write_atomically(out / "retrieval.json", json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    return report
+
+
 def drawn(benchmark: Benchmark, limit: int | None, seed: int) -> Benchmark:
     """A benchmark with so many of its questions, drawn at random and in their order; itself if it has no more."""
     if limit is None or limit >= len(benchmark.questions):
@@ -195,15 +218,6 @@ def made_retrievers(
     return make_retrievers(options.retrievers, retrieval, encoder=encoder, store=store)
 
 
-def soft_prompt_channels(llm: LanguageModel, options: MethodOptions, store: ProfileStore) -> list[SoftPromptChannel]:
-    """A channel for each of the user embedders, which reads the records' vectors in the store where they are."""
-    from persona.soft_prompts.channel import SoftPromptChannel
-
-    embedders = [as_user_embedder(each) for each in options.user_embedders]
-    source = as_encoder(options.encoder, embedders[0])
-    return [SoftPromptChannel(each, llm, source, store) for each in embedders]
-
-
 def _methods(
     benchmark: Benchmark,
     llm: LanguageModel,
@@ -227,10 +241,6 @@ def _methods(
         elif name == FULL:
             channel = WholeHistory(llm, builder, generation, options.context_tokens)
             yield Method("full history", (personalizer(channel, builder=replace(builder, max_tokens=_ALL)),))
-        elif name == USER_EMBEDDER:
-            channels = soft_prompt_channels(llm, options, store)
-            parts = {"user_embedders": [each.embedder.fingerprint for each in channels]}
-            yield Method(name, tuple(map(personalizer, channels)), parts=parts)
         else:
             for k in options.ks:
                 yield Method(name, (personalizer(RecordsChannel(retrievers[name], k)),), k)

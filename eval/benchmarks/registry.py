@@ -69,12 +69,6 @@ BENCHMARKS: Mapping[str, Entry] = {
         "save yonsei-dli/BESPOKE of the Hugging Face hub",
         "MIT",
     ),
-    "probes": Entry(
-        "profiles.probes:Probes",
-        "what of a history a soft prompt carries: probes made from your own records",
-        "give histories in any form that persona reads",
-        "that of your records",
-    ),
     "locomo": Entry(
         "conversations.locomo:Locomo",
         "questions about long conversations of two people, some of them about what was never said",
@@ -86,6 +80,12 @@ BENCHMARKS: Mapping[str, Entry] = {
         "whether an answer heeds a preference that was stated, or shown, some turns ago",
         "get the folder benchmark_dataset of github.com/amazon-science/PrefEval",
         "CC-BY-NC-4.0, no commercial use",
+    ),
+    "longmemeval": Entry(
+        "conversations.longmemeval:LongMemEval",
+        "what an assistant remembers of many sessions with its user",
+        "get xiaowu0162/longmemeval-cleaned of the Hugging Face hub, longmemeval_s, _m or _oracle",
+        "MIT",
     ),
     "personamem": Entry(
         "conversations.personamem:PersonaMem",

@@ -1,14 +1,13 @@
-"""What the answers of a benchmark are worth by its judges: the names of judged measures, and verdicts by question."""
+"""What the answers of a benchmark are worth by its judges: the names of judged measures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from persona.errors import InvalidOptionError
-from persona.eval.judging.judge import Judge, Verdict
-from persona.eval.judging.prompts import JudgedItem
+from persona.eval.judging.judge import Judge
 from persona.eval.metrics import Array
 
 
@@ -34,11 +33,6 @@ def check_judges(judges: Sequence[Judge]) -> tuple[Judge, ...]:
     if not names or len(set(names)) < len(names):
         raise InvalidOptionError(f"there must be judges with different names, were: {', '.join(names) or 'none'}")
     return tuple(judges)
-
-
-def verdicts_of(judge: Judge, items: Sequence[JudgedItem]) -> Mapping[str, Verdict]:
-    """The verdict on each of `items`, by its id."""
-    return dict(zip((item.id for item in items), judge.verdicts(items), strict=True))
 
 
 def column(values: Sequence[float]) -> Array:

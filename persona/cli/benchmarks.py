@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -27,6 +27,10 @@ from persona.cli.terminal import (
 )
 from persona.errors import InvalidOptionError
 from persona.llm.endpoint.options import AskingOptions
+
+if TYPE_CHECKING:
+    from persona.eval.benchmark import Benchmark
+    from persona.eval.benchmarks.named import MethodOptions
 
 
 class EvalGroup(TyperGroup):
@@ -65,6 +69,7 @@ class EvalRun:
         ks: comma list: how many records (default: 10).
         limit: so many questions, drawn at random.
         judge: who judges, where answers are judged: an LLM as with --llm; each of two prompts has scores of its own.
+        retrieval_only: ask no LLM; see how much of the evidence the retrievers find.
         out: folder for predictions and results (default: runs/NAME-LLM).
     """
 
@@ -74,6 +79,7 @@ class EvalRun:
     methods: str | None = None
     ks: Annotated[str | None, typer.Option("--k")] = None
     limit: Annotated[int | None, typer.Option(min=1)] = None
+    retrieval_only: bool = False
     encoder: Encoder = None
     judge: str | None = None
     out: Path | None = None
@@ -103,6 +109,9 @@ def eval_run(options: EvalRun, settings: Mapping[str, Any]) -> None:
     elif settings["judge"] != JudgeOptions():
         raise InvalidOptionError("there is no judge that would read the settings of `judge`: name one (--judge LLM)")
     benchmark = load_benchmark(options.name, options.data, judges=judges, **asdict(settings[options.name]))
+    if options.retrieval_only:
+        _show_retrieval(benchmark, chosen, folder)
+        return
     with progress_bars("steps") as progress:
         answering = load_llm(llm, settings["llm"])
         done = evaluate_benchmark(benchmark, answering, chosen, out=folder, progress=stage_bars(progress))
@@ -179,6 +188,19 @@ def eval_judge_check(options: EvalJudgeCheck, settings: Mapping[str, Any]) -> No
     if not report(done.as_dict()):
         show(done.table())
         say(f"replies and rates: {folder}")
+
+
+def _show_retrieval(benchmark: Benchmark, chosen: MethodOptions, folder: Path) -> None:
+    from persona.eval.benchmarks.named import evaluate_benchmark_retrieval
+    from persona.eval.report import table
+
+    with progress_bars("steps") as progress:
+        found = evaluate_benchmark_retrieval(benchmark, chosen, out=folder, progress=stage_bars(progress))
+    if not report(found.as_dict()):
+        show(found.table())
+        if kinds := found.by_kind():
+            show(table(kinds, title=f"{kinds[0][0]} by kind"))
+        say(f"results: {folder}")
 
 
 @dataclass(frozen=True)

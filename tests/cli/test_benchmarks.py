@@ -22,6 +22,10 @@ def test_a_benchmark_by_its_name_and_two_runs_compared(run: Run) -> None:
     compared = run("eval", "compare", "a", "b/results.json", "--json").json
     assert {row["difference"]["difference"] for row in compared["rows"]} == {0.0}
     assert "4 questions of both" in run("eval", "compare", "a", "b").out
+    found = run("eval", "locomo", "locomo.json", "--retrieval-only", "--k", "1,2", "--out", "c")
+    assert "bm25" in found.out
+    assert "recall@2 by kind" in found.out
+    assert json.loads(Path("c/retrieval.json").read_text())["questions"] == 4
 
 
 def test_a_judge_is_named_checked_and_allowed_for(run: Run) -> None:

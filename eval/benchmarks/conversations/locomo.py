@@ -21,7 +21,7 @@ and what names no turn is left out. Category 5 has none: what it names is the tr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -74,7 +74,12 @@ class LocomoOptions:
 
 
 class Locomo(Benchmark):
-    """LoCoMo's questions. Answers are scored by `f1` and `official_f1`; see the module."""
+    """LoCoMo's questions. Answers are scored by `f1` and `official_f1`; see the module.
+
+    Args:
+        questions: their kinds are values of `CATEGORIES`.
+        named: by the question's id its evidence as the file has it.
+    """
 
     Options = LocomoOptions
     name = "locomo"
@@ -84,8 +89,8 @@ class Locomo(Benchmark):
         {f"{OFFICIAL}f1": "leaves out category 5, where its scorer stops: the questions have no answer"}
     )
 
-    def __init__(self, questions: Sequence[Question]) -> None:
-        self.questions = tuple(questions)
+    def __init__(self, questions: Sequence[Question], named: Mapping[str, Sequence[str]]) -> None:
+        self.questions, self._named = tuple(questions), named
         self.metrics = (
             Metric("f1", True, unlabelled, mean_of_sums),
             Metric(f"{OFFICIAL}f1", True, unlabelled, ratio_of_sums),
@@ -101,9 +106,12 @@ class Locomo(Benchmark):
         wanted = LocomoOptions(**options)  # type: ignore[arg-type]
         corrected = _corrections(wanted.corrections)
         questions: list[Question] = []
+        named: dict[str, list[str]] = {}
         for conversation in read_json(path).parts:
-            questions += _questions(conversation, wanted.categories, corrected)
-        return cls(questions)
+            for question, evidence in _questions(conversation, wanted.categories, corrected):
+                questions.append(question)
+                named[question.id] = evidence
+        return cls(questions, named)
 
     def score(self, questions: Sequence[Question], answers: Sequence[str]) -> Samples:
         """Both measures of each answer; the official one with whether it counts."""
@@ -114,6 +122,12 @@ class Locomo(Benchmark):
             for each, answer in pairs
         ]
         return {"f1": np.array(fixed), f"{OFFICIAL}f1": np.array(official)}
+
+    def official_recall(self, question: Question, found: Sequence[str]) -> float:
+        """The published recall of evidence: 1 where none is named, and ids are compared as they stand, so that those
+        which are malformed, or several in one string, are never found. Category 5 counts, by its trap."""
+        named = self._named[question.id]
+        return sum(each in found for each in named) / len(named) if named else 1.0
 
     def baselines(self, questions: Sequence[Question]) -> Mapping[str, Sequence[str]]:
         """Declining always, and the turn that shares the most words with the question."""
@@ -190,13 +204,13 @@ def _stemmed(word: str) -> str:
 
 def _questions(
     sample: Part, categories: Sequence[int], corrected: Mapping[tuple[str, str], tuple[str, Part]]
-) -> list[Question]:
+) -> Iterator[tuple[Question, list[str]]]:
+    """The questions of a conversation, each with its evidence as it stands in the file."""
     sample_id = sample["sample_id"].filled
     records = _turns(sample["conversation"])
     known = {record.id for record in records}
     with sample.located():
         profile = Profile(sample_id, records)
-    found = []
     for index, qa in enumerate(sample["qa"].parts):
         category = qa["category"]
         if category.value not in CATEGORIES:
@@ -206,20 +220,18 @@ def _questions(
         kind, question = CATEGORIES[category.value], qa["question"].filled
         gold = NOT_MENTIONED if kind == CATEGORIES[5] and qa.get("answer") is None else qa["answer"].short
         gold, evidence = corrected.get((question, gold), (gold, qa["evidence"]))
-        found.append(
-            Question(
-                id=f"{sample_id}:{index}",
-                user_id=sample_id,
-                profile=profile,
-                prompt=_PROMPT.format(question=question),
-                query=question,
-                gold=gold,
-                time=records[-1].time if records else None,
-                kind=kind,
-                evidence=() if kind == CATEGORIES[5] else _evidence(evidence, known),
-            )
+        found = Question(
+            id=f"{sample_id}:{index}",
+            user_id=sample_id,
+            profile=profile,
+            prompt=_PROMPT.format(question=question),
+            query=question,
+            gold=gold,
+            time=records[-1].time if records else None,
+            kind=kind,
+            evidence=() if kind == CATEGORIES[5] else _evidence(evidence, known),
         )
-    return found
+        yield found, [each.text for each in evidence.parts]
 
 
 def _turns(conversation: Part) -> tuple[Record, ...]:

@@ -26,19 +26,21 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
+from typing import Self
 
 from persona.errors import InvalidOptionError
-from persona.eval.benchmark import Benchmark, Question
+from persona.eval.benchmark import Question
 from persona.eval.benchmarks.conversations.turns import said, turns_of
 from persona.eval.benchmarks.letters import LETTERS, chosen_letter, lettered, shuffled
 from persona.eval.benchmarks.reading import Part, files_in, read_json
-from persona.eval.judging.asking import check_judges, column, named_for, verdicts_of
-from persona.eval.judging.judge import Judge, Verdict
+from persona.eval.judging.asking import column
+from persona.eval.judging.benchmark import UNDECIDED, Decide, JudgedBenchmark, judged_metric, ratios
+from persona.eval.judging.check import KnownItems
+from persona.eval.judging.judge import Judge
 from persona.eval.judging.prompts import JudgedItem
-from persona.eval.judging.rates import allowing_for
-from persona.eval.metrics import ACCURACY, Metric, Samples, mean_of_sums
+from persona.eval.judging.rates import Rates, allowing_for
+from persona.eval.metrics import ACCURACY, Metric, Samples
 from persona.eval.report import OFFICIAL
-from persona.eval.results.sums import unlabelled
 from persona.records import Profile, Record
 
 FORMS = ("explicit", "choice-based", "persona-driven")
@@ -46,8 +48,6 @@ TASKS = ("classification", "generation")
 _OPTIONS = "classification_task_options"
 _ACKNOWLEDGED = "Understood. I will keep that in mind."
 _CHOOSE = "{question}\n\nWhich of these answers suits me best?\n{options}\nAnswer with its letter alone."
-_DECISIONS = ("violated", "helpful")
-_KINDS = {"violated": "preference/violated", "helpful": "helpful"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +76,33 @@ class PrefEvalOptions:
             raise InvalidOptionError(f"`filler` must be at least 0, was: {self.filler}")
 
 
-class PrefEval(Benchmark):
-    """PrefEval's questions; see the module."""
+class PrefEval(JudgedBenchmark):
+    """PrefEval's questions; see the module.
+
+    Args:
+        questions: of one of the `TASKS`.
+        preferences: what the person prefers, by the question's id.
+        options: the answers of the classification, the fitting one first, by the question's id; empty where not known.
+        task: which task.
+    """
 
     Options = PrefEvalOptions
     name = "prefeval"
     licence = "CC-BY-NC-4.0"
     commercial = False
-    defects: Mapping[str, str] = MappingProxyType({})
+    flaws: Mapping[str, str] = MappingProxyType(
+        {f"{OFFICIAL}followed": "counts an answer that the judge does not decide on as followed"}
+    )
 
-    def __init__(self, questions: Sequence[Question], preferences: Mapping[str, str], task: str = TASKS[0]) -> None:
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        preferences: Mapping[str, str],
+        options: Mapping[str, Sequence[str]],
+        task: str = TASKS[0],
+    ) -> None:
         self.questions = tuple(questions)
-        self.judges: tuple[Judge, ...] = ()
-        self._preferences, self._task = preferences, task
+        self._preferences, self._options, self._task = preferences, options, task
         self.metrics = (ACCURACY,) if task == TASKS[0] else ()
 
     @classmethod
@@ -106,72 +120,71 @@ class PrefEval(Benchmark):
             if topic not in files:
                 raise InvalidOptionError(f"a topic must be one of {', '.join(files)}, was: {topic!r}")
         filler = _filler(folder / "filtered_inter_turns.json", wanted.filler) if wanted.filler else ()
-        questions, preferences = [], {}
+        questions, preferences, choices = [], {}, {}
         for topic in wanted.topics or files:
-            items = read_json(files[topic]).parts
-            options_of = read_json(folder / "mcq_options" / files[topic].name).parts if wanted.task == TASKS[0] else ()
-            for index, item in enumerate(items):
+            listed = folder / "mcq_options" / files[topic].name
+            needed = wanted.task == TASKS[0] or listed.exists()
+            options_of = read_json(listed).parts if needed else []
+            for index, item in enumerate(read_json(files[topic]).parts):
                 made = _Item(f"{topic}:{index}", topic, item, wanted, filler)
-                fitting = _paired(item, options_of, index) if wanted.task == TASKS[0] else None
-                questions.append(made.question(fitting))
+                choices[made.name] = _paired(item, options_of, index) if needed else []
+                questions.append(made.question(choices[made.name] if wanted.task == TASKS[0] else None))
                 preferences[made.name] = item["preference"].filled
-        return cls(questions, preferences, wanted.task)
+        return cls(questions, preferences, choices, wanted.task)
 
-    def judged_by(self, judges: Sequence[Judge]) -> PrefEval:
-        """Itself, its answers judged by each of `judges`."""
+    def judged_by(self, judges: Sequence[Judge]) -> Self:
+        """Itself, its answers judged by each of `judges`.
+
+        Raises:
+            InvalidOptionError: if they are chosen, not judged, or as `JudgedBenchmark.judged_by`.
+        """
         if self._task == TASKS[0]:
-            return super().judged_by(judges)  # which needs none
-        self.judges = check_judges(judges)
-        self.metrics = tuple(
-            metric
-            for name in ("followed", f"{OFFICIAL}followed", "violated", "unhelpful", "undecided")
-            for judge in self.judges
-            for metric in self._metrics_of(name, judge)
-        )
-        self.defects = {
-            named_for(f"{OFFICIAL}followed", judge, self.judges): "counts an answer without a verdict as followed"
-            for judge in self.judges
-        }
-        return self
+            raise InvalidOptionError(f"the answers of {self.name}, {self._task}, are not judged: leave the judges out")
+        return super().judged_by(judges)
 
-    def _metrics_of(self, name: str, judge: Judge) -> tuple[Metric, ...]:
-        better = name in ("followed", f"{OFFICIAL}followed")
-        metric = Metric(named_for(name, judge, self.judges), better, unlabelled, mean_of_sums)
-        return allowing_for(metric, getattr(judge, "rates", None)) if name == "followed" else (metric,)
+    def measures(self, rates: Rates | None) -> tuple[Metric, ...]:
+        """See the module. A check of the judge says how often it sees a violation, so that share is corrected."""
+        followed = (judged_metric("followed"), judged_metric(f"{OFFICIAL}followed"))
+        violated = allowing_for(judged_metric("violated", higher_is_better=False), rates)
+        return (*followed, *violated, judged_metric("unhelpful", higher_is_better=False), UNDECIDED)
+
+    def judged(self, questions: Sequence[Question], answers: Sequence[str], decide: Decide) -> Samples:
+        """What one judge's verdicts come to (`outcome`)."""
+        pairs = list(zip(questions, answers, strict=True))
+        violated = decide([self._item(each, "preference/violated", answer) for each, answer in pairs])
+        helpful = decide([self._item(each, "helpful", answer) for each, answer in pairs])
+        found = list(map(outcome, violated, helpful))
+        samples = {name: ratios([(each[name], 1.0) for each in found]) for name in found[0]}
+        return {**samples, "violated corrected": samples["violated"]}
 
     def score(self, questions: Sequence[Question], answers: Sequence[str]) -> Samples:
         """Whether the fitting option is chosen, or what judges decide."""
-        if self._task == TASKS[0]:
-            pairs = zip(questions, answers, strict=True)
-            return {ACCURACY.name: column([chosen_letter(answer, LETTERS[:4]) == each.gold for each, answer in pairs])}
-        items = [item for pair in zip(questions, answers, strict=True) for item in self.items(*pair)]
-        samples = {}
-        for judge in self.judges:
-            verdicts = verdicts_of(judge, items)
-            each = [outcome(*(verdicts[f"{one.id}/{name}"] for name in _DECISIONS)) for one in questions]
-            for name in each[0]:
-                samples[named_for(name, judge, self.judges)] = column([found[name] for found in each])
-            followed = named_for("followed", judge, self.judges)
-            samples[f"{followed} corrected"] = samples[followed]
-        return samples
+        if self._task != TASKS[0]:
+            return super().score(questions, answers)
+        pairs = zip(questions, answers, strict=True)
+        return {ACCURACY.name: column([chosen_letter(answer, LETTERS) == each.gold for each, answer in pairs])}
 
-    def items(self, question: Question, answer: str) -> list[JudgedItem]:
-        """What judges decide on an answer."""
+    def known_items(self) -> KnownItems:
+        """Options that go against a preference, and the one that does not, for a check of how a judge sees that."""
+        known = [(each, self._options[each.id]) for each in self.questions if self._options[each.id]]
+        against = [self._item(each, "preference/violated", options[1]) for each, options in known]
+        fitting = [self._item(each, "preference/violated", options[0]) for each, options in known]
+        return KnownItems(tuple(against), tuple(fitting))
+
+    def _item(self, question: Question, kind: str, answer: str) -> JudgedItem:
         known = {"The person's preference": self._preferences[question.id]}
-        return [
-            JudgedItem(f"{question.id}/{name}", _KINDS[name], question.query, "", answer, known) for name in _DECISIONS
-        ]
+        return JudgedItem(f"{question.id}/{kind}", kind, question.query, "", answer, known)
 
 
-def outcome(violated: Verdict, helpful: Verdict) -> dict[str, float]:
+def outcome(violated: float | None, helpful: float | None) -> dict[str, float]:
     """The measures of one answer, each 0 or 1, from the two verdicts that decide them."""
-    good = helpful.value == 1 and violated.value == 0
-    bad = helpful.value == 0 or violated.value == 1
+    good = helpful == 1 and violated == 0
+    bad = helpful == 0 or violated == 1
     return {
         "followed": float(good),
         f"{OFFICIAL}followed": float(not bad),
-        "violated": float(violated.value == 1),
-        "unhelpful": float(helpful.value == 0),
+        "violated": float(violated == 1),
+        "unhelpful": float(helpful == 0),
         "undecided": float(not good and not bad),
     }
 

@@ -103,3 +103,46 @@ PERSONAMEM_2 = {
     "data/7.json": {"metadata": {}, "chat_history": _CHAT},
 }
 """Version 2's."""
+
+LONGMEMEVAL = [
+    {
+        "question_id": "q1",
+        "question_type": "single-session-assistant",
+        "question": "Which mountain did you name?",
+        "answer": "Triglav",
+        "question_date": "2023/05/20 (Sat) 02:21",
+        "haystack_dates": ["2023/05/19 (Fri) 10:00", "2023/05/20 (Sat) 09:00", "2023/05/01 (Mon) 08:30"],
+        "haystack_session_ids": ["s2", "s3", "s1"],
+        "haystack_sessions": [
+            [
+                {"role": "user", "content": "Name a mountain."},
+                {"role": "assistant", "content": "Triglav.", "has_answer": True},
+            ],
+            [{"role": "user", "content": "Said later."}],
+            [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": ""}],
+        ],
+        "answer_session_ids": ["s2"],
+    },
+    {
+        "question_id": "q2_abs",
+        "question_type": "knowledge-update",
+        "question": "How old is my cat?",
+        "answer": "You never told me about a cat.",
+        "question_date": "2023/06/02 (Fri) 12:00",
+        "haystack_dates": ["2023/06/01 (Thu) 12:00"],
+        "haystack_session_ids": ["s1"],
+        "haystack_sessions": [[{"role": "user", "content": "My dog is 7."}]],
+        "answer_session_ids": ["s1"],
+    },
+    {
+        "question_id": "q3",
+        "question_type": "knowledge-update",
+        "question": "How old is my dog?",
+        "answer": 8,
+        "question_date": "2023/06/02 (Fri) 12:00",
+        "haystack_dates": ["2023/06/01 (Thu) 12:00"],
+        "haystack_session_ids": ["s1"],
+        "haystack_sessions": [[{"role": "user", "content": "My dog is 8 now."}]],
+        "answer_session_ids": ["s1"],
+    },
+]

@@ -80,7 +80,7 @@ def test_a_letter_is_right_and_a_word_of_one_letter_is_not(read: Read) -> None:
         assert benchmark.score(benchmark.questions, [answer])["accuracy"].tolist() == [[score]], answer
 
 
-YES, NO, NOTHING = Verdict(1.0, "yes"), Verdict(0.0, "no"), Verdict(None, "")
+YES, NO, NOTHING = 1.0, 0.0, None
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ YES, NO, NOTHING = Verdict(1.0, "yes"), Verdict(0.0, "no"), Verdict(None, "")
     ],
 )
 def test_what_verdicts_come_to(
-    violated: Verdict, helpful: Verdict, followed: int, official: int, undecided: int
+    violated: float | None, helpful: float | None, followed: int, official: int, undecided: int
 ) -> None:
     found = outcome(violated, helpful)
     assert (found["followed"], found["official followed"], found["undecided"]) == (followed, official, undecided)
@@ -113,7 +113,7 @@ def test_generation_is_judged(read: Read) -> None:
     assert scores["none"] == [0.0, 1.0]
     assert scores["full history"] == [0.5, 1.0]
     assert scores["full history, other user"] == [0.5, 1.0]  # a preference of another
-    assert any("without a verdict" in note for note in report.notes)
+    assert any("does not decide on" in note for note in report.notes)
 
 
 def test_two_judges_stand_side_by_side_and_known_errors_are_allowed_for(read: Read) -> None:
@@ -121,11 +121,15 @@ def test_two_judges_stand_side_by_side_and_known_errors_are_allowed_for(read: Re
     second.name, second.rates = "scripted strict/1", Rates(passed=1, wrong=4, failed=0, golds=4)
     benchmark = read(task="generation", topics=("rooms",)).judged_by([Scripted(), second])
     assert [metric.name for metric in benchmark.metrics][:4] == [
-        *("followed by rules/1", "followed by strict/1", "followed by strict/1 corrected"),
-        "official followed by rules/1",
+        *("followed by rules/1", "followed by strict/1"),
+        *("official followed by rules/1", "official followed by strict/1"),
     ]
-    report = evaluate_benchmark(benchmark, load_llm(lambda prompt: "By the door."), MethodOptions(methods=("none",)))
-    assert report["none"].scores["followed by strict/1 corrected"].value == pytest.approx((0 - 0.25) / 0.75)
+    report = evaluate_benchmark(benchmark, load_llm(lambda prompt: "By the roof."), MethodOptions(methods=("none",)))
+    scores = report["none"].scores
+    assert scores["violated corrected by strict/1"].value == pytest.approx((0 - 0.25) / 0.75)
+    assert "violated corrected by rules/1" not in scores
+    known = benchmark.known_items()
+    assert [item.answer for item in (*known.right, *known.wrong)] == ["A room by the door.", "A room under the roof."]
 
 
 def test_what_is_refused(read: Read, tmp_path: Path) -> None:

@@ -1,0 +1,237 @@
+"""LongMemEval: what an assistant remembers of many sessions (Wu et al., arXiv 2410.10813); S, M and oracle alike.
+
+    [{"question_id": "q1_abs", "question_type": "multi-session", "question": ..., "answer": ...,
+      "question_date": "2023/05/20 (Sat) 02:21", "haystack_dates": [...], "haystack_session_ids": ["s1", ...],
+      "haystack_sessions": [[{"role": "user", "content": ..., "has_answer": true}, ...], ...],
+      "answer_session_ids": ["s1"]}]
+
+Each question has a history of its own: the turns of both sides, by date, of sessions that began before it was asked.
+Evidence are the turns marked `has_answer`, of the assistant as well; where none is marked, those of the sessions that
+are named. Questions whose id ends in ``_abs`` cannot be answered, have no evidence, and are right if they decline.
+
+====================  ==================================================================================================
+``correct``           share of the answers that a judge finds right, with what it is to heed by type; an answer that is
+                      not there, or that the judge decides nothing on, is not right
+``by type``           mean over the types of questions
+``official correct``  the published one: any reply with "yes" in it passes, and questions without an answer are left out
+``undecided``         share of the answers without a verdict
+====================  ==================================================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from os import PathLike, fspath
+from types import MappingProxyType
+
+import numpy as np
+
+from persona.eval.benchmark import Question
+from persona.eval.benchmarks.conversations.turns import turns_of
+from persona.eval.benchmarks.reading import Part
+from persona.eval.judging.asking import named_for
+from persona.eval.judging.benchmark import UNDECIDED, JudgedBenchmark, judged_metric, ratios, undecided
+from persona.eval.judging.check import KnownItems
+from persona.eval.judging.judge import Verdict
+from persona.eval.judging.prompts import JudgedItem
+from persona.eval.judging.rates import Rates, allowing_for
+from persona.eval.metrics import Array, Metric, Samples
+from persona.eval.report import OFFICIAL
+from persona.eval.results.sums import unlabelled
+from persona.formats.text_files import read_elements
+from persona.records import Profile, Record
+
+KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "single-session-user": "correct",
+        "single-session-assistant": "correct",
+        "single-session-preference": "correct/preference",
+        "temporal-reasoning": "correct/time",
+        "knowledge-update": "correct/update",
+        "multi-session": "correct",
+    }
+)
+"""Types of questions, and what a judge is to heed with each (`persona.eval.judging.prompts.KINDS`)."""
+ABSTENTION = "abstention"
+"""The kind of questions that cannot be answered, whatever their type."""
+
+_PROMPT = "Today is {day}.\n{question}"
+_DATE = re.compile(r"(\d{4})/(\d\d)/(\d\d) \(\w+\) (\d\d):(\d\d)")
+
+
+@dataclass(frozen=True, slots=True)
+class LongMemEvalOptions:
+    """What of LongMemEval is asked.
+
+    Attributes:
+        kinds: comma list of types of questions; empty for all.
+        first: so many questions are read; 0 for all. A file of the size M fills some gigabytes of memory.
+    """
+
+    kinds: tuple[str, ...] = ()
+    first: int = 0
+
+
+class LongMemEval(JudgedBenchmark):
+    """LongMemEval's questions; see the module."""
+
+    Options = LongMemEvalOptions
+    name = "longmemeval"
+    licence = "MIT"
+    flaws: Mapping[str, str] = MappingProxyType(
+        {f"{OFFICIAL}correct": "passes every reply with `yes` in it, and leaves out questions without an answer"}
+    )
+
+    def __init__(self, questions: Sequence[Question], types: Mapping[str, str]) -> None:
+        self.questions, self._types = tuple(questions), types
+
+    def measures(self, rates: Rates | None) -> tuple[Metric, ...]:
+        """See the module."""
+        by_type = Metric("by type", True, unlabelled, _mean_of_ratios)
+        official = judged_metric(f"{OFFICIAL}correct")
+        return (*allowing_for(judged_metric("correct"), rates), official, by_type, UNDECIDED)
+
+    @classmethod
+    def read(cls, path: str | PathLike[str], **options: object) -> LongMemEval:
+        """The questions of a file; options as `LongMemEvalOptions`.
+
+        Raises:
+            DataFormatError: if the file is of another form.
+        """
+        wanted = LongMemEvalOptions(**options)  # type: ignore[arg-type]
+        questions, types = [], {}
+        texts: dict[str, str] = {}
+        for row in _rows(path):
+            if wanted.first and len(questions) >= wanted.first:
+                break
+            kind = row["question_type"].filled
+            if kind not in KINDS:
+                row["question_type"].refuse(f"a type must be one of {', '.join(KINDS)}, was: {kind!r:.80}")
+            if not wanted.kinds or kind in wanted.kinds:
+                questions.append(_question(row, kind, texts))
+                if questions[-1].id in types:
+                    row["question_id"].refuse(f"two questions have the id {questions[-1].id!r:.80}")
+                types[questions[-1].id] = kind
+        return cls(questions, types)
+
+    def known_items(self) -> KnownItems:
+        """Golds, and vague answers, for a check of the judge."""
+        return KnownItems.of_golds([self._item(each, "") for each in self.questions if each.kind != ABSTENTION])
+
+    def _item(self, question: Question, answer: str) -> JudgedItem:
+        kind = "correct/abstention" if question.kind == ABSTENTION else KINDS[self._types[question.id]]
+        return JudgedItem(question.id, kind, question.query, question.gold or "", answer)
+
+    def score(self, questions: Sequence[Question], answers: Sequence[str]) -> Samples:
+        """What each judge finds right."""
+        items = [self._item(*pair) for pair in zip(questions, answers, strict=True)]
+        samples: dict[str, Array] = {}
+        for judge in self.judges:
+            verdicts = judge.verdicts(items)
+            own = self._recorded(questions, answers, verdicts)
+            samples |= {named_for(name, judge, self.judges): each for name, each in own.items()}
+        return samples
+
+    def _recorded(self, questions: Sequence[Question], answers: Sequence[str], verdicts: Sequence[Verdict]) -> Samples:
+        """What each of `measures` records, by one judge's verdicts."""
+        right = [
+            float(each.value == 1.0 and bool(answer.strip())) for answer, each in zip(answers, verdicts, strict=True)
+        ]
+        names = list(KINDS)
+        columns = [names.index(self._types[each.id]) for each in questions]
+        by_type = np.zeros((len(questions), 2 * len(names)))
+        by_type[np.arange(len(questions)), columns] = right
+        by_type[np.arange(len(questions)), np.add(columns, len(names))] = 1.0
+        passed = ratios([(value, 1.0) for value in right])
+        return {
+            "correct": passed,
+            "correct corrected": passed,
+            f"{OFFICIAL}correct": ratios(list(map(official_verdict, answers, verdicts))),
+            "by type": by_type,
+            "undecided": undecided([[each.value] for each in verdicts]),
+        }
+
+
+def official_verdict(answer: str, verdict: Verdict) -> tuple[float, float]:
+    """Whether an answer passes as published, and whether it counts."""
+    return (float("yes" in verdict.raw.lower()), 1.0) if answer.strip() else (0.0, 0.0)
+
+
+def _mean_of_ratios(sums: Array, count: Array) -> Array:
+    """The mean over types of each one's share; those without questions have none."""
+    right, number = np.split(sums, 2, axis=-1)  # each (..., types)
+    shares = np.divide(right, number, out=np.zeros_like(right), where=number > 0)
+    found: Array = shares.sum(axis=-1) / np.maximum((number > 0).sum(axis=-1), 1)
+    return found
+
+
+def _rows(path: str | PathLike[str]) -> Iterator[Part]:
+    """The questions of the file, one at a time: those of M do not fit into memory together."""
+    for number, value in enumerate(read_elements(path, "data")):
+        yield Part(value, fspath(path), f"question {number}")
+
+
+def _question(row: Part, kind: str, texts: dict[str, str]) -> Question:
+    name, asked, moment = row["question_id"].filled, row["question"].filled, _moment(row["question_date"])
+    cannot = name.endswith("_abs")
+    records, marked = _turns(row, moment, texts)
+    named = {each.text for each in row["answer_session_ids"].parts}
+    evidence = marked or [each.id for each in records if each.metadata["conversation"] in named]
+    with row.located():
+        profile = Profile(name, tuple(records))
+    return Question(
+        id=name,
+        user_id=name,
+        profile=profile,
+        prompt=_PROMPT.format(day=moment[:10], question=asked),
+        query=asked,
+        gold=row["answer"].short,
+        time=moment,
+        kind=ABSTENTION if cannot else kind,
+        evidence=() if cannot else tuple(evidence),
+    )
+
+
+def _turns(row: Part, before: str, texts: dict[str, str]) -> tuple[list[Record], list[str]]:
+    """The turns before a question, oldest first, and the ids of those that are marked as evidence."""
+    sessions, dates, ids = (row[f"haystack_{each}"].parts for each in ("sessions", "dates", "session_ids"))
+    if not len(sessions) == len(dates) == len(ids):
+        row.refuse(f"sessions, dates and ids must be as many, were: {len(sessions)}, {len(dates)}, {len(ids)}")
+    dated = [(_moment(date), number) for number, date in enumerate(dates)]
+    records: list[Record] = []
+    marked: list[str] = []
+    used: set[str] = set()
+    for moment, number in sorted(dated):
+        if moment > before:
+            continue
+        name = ids[number].filled
+        while name in used:  # a session may stand in a history twice
+            name += "'"
+        used.add(name)
+        turns = sessions[number].parts
+        made = turns_of(turns, name, time=moment)
+        records += [_shared(each, texts) for each in made]
+        marked += [each.id for each in made if turns[int(each.id.rpartition(":")[2])].mapping.get("has_answer") is True]
+    return records, marked
+
+
+def _shared(record: Record, texts: dict[str, str]) -> Record:
+    """A record with the text that an equal one has: sessions stand in the histories of many questions."""
+    text = texts.setdefault(record.text, record.text)
+    return Record(text, time=record.time, id=record.id, role=record.role, metadata=record.metadata)
+
+
+def _moment(part: Part) -> str:
+    """A date like ``2023/05/20 (Sat) 02:21`` as ISO 8601."""
+    match = _DATE.fullmatch(part.text.strip())
+    try:
+        return datetime(*map(int, match.groups())).isoformat(timespec="seconds") if match else _no_date(part)
+    except ValueError:
+        return _no_date(part)
+
+
+def _no_date(part: Part) -> str:
+    part.refuse(f"a date must be like '2023/05/20 (Sat) 02:21', was: {part.text!r:.80}")

@@ -4,6 +4,7 @@
 ``none``               the question alone
 ``full``               the whole history, as far as it fits; beside it the evidence alone, where questions name some
 a retriever            the k records that it finds (`persona.retrievers.registry.RETRIEVERS`)
+``user-embedder``      the soft prompts of trained user embedders, and nothing else
 =====================  =================================================================================================
 
 Each is also run with another user's history. A method of one's own goes to `persona.eval.evaluate` with the same
@@ -19,11 +20,11 @@ from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from persona.assembly import as_encoder
+from persona.assembly import as_encoder, as_user_embedder
 from persona.channels import Channel
 from persona.errors import InvalidOptionError
 from persona.eval.benchmark import Benchmark, Question
@@ -31,7 +32,7 @@ from persona.eval.benchmarks.retrieval import RetrievalReport, evaluate_retrieva
 from persona.eval.benchmarks.whole_history import EvidenceAlone, WholeHistory
 from persona.eval.controls import Control, OtherUser
 from persona.eval.methods import Method
-from persona.eval.options import NONE, EvaluationOptions, plain
+from persona.eval.options import NONE, USER_EMBEDDER, EvaluationOptions, plain
 from persona.eval.report import Report
 from persona.eval.run import Progress, evaluate
 from persona.files import write_atomically
@@ -40,6 +41,10 @@ from persona.prompts import PromptBuilder
 from persona.protocols import ANSWERS, GenerationOptions, LanguageModel, RecordEncoder, Retriever, ScoresChoices
 from persona.retrievers.registry import RETRIEVERS, RetrieverOptions, make_retrievers, needs_encoder
 from persona.store.profile_store import ProfileStore
+
+if TYPE_CHECKING:
+    from persona.soft_prompts.channel import SoftPromptChannel
+    from persona.soft_prompts.embedder import UserEmbedder
 
 FULL = "full"
 _ALL = 2**31
@@ -55,6 +60,7 @@ class MethodOptions:
         ks: how many records; each retriever runs with each.
         retrieval: how retrievers are made.
         encoder: a record encoder, or what `load_encoder` takes, for what compares vectors.
+        user_embedders: user embedders or their folders, one for each seed.
         record_tokens: most tokens that retrieved records may add to a question.
         context_tokens: most tokens of a full history; None for what the LLM takes.
         max_new_tokens: longest answer.
@@ -73,6 +79,7 @@ class MethodOptions:
     ks: tuple[int, ...] = (10,)
     retrieval: RetrieverOptions = field(default_factory=RetrieverOptions)
     encoder: RecordEncoder | str = "minilm"
+    user_embedders: tuple[UserEmbedder | str, ...] = ()
     record_tokens: int = 1024
     context_tokens: int | None = None
     max_new_tokens: int = 64
@@ -84,9 +91,14 @@ class MethodOptions:
 
     def __post_init__(self) -> None:
         for method in self.methods:
-            if method not in (NONE, FULL, *RETRIEVERS):
-                known = ", ".join((NONE, FULL, *RETRIEVERS))
+            if method not in (NONE, FULL, USER_EMBEDDER, *RETRIEVERS):
+                known = ", ".join((NONE, FULL, USER_EMBEDDER, *RETRIEVERS))
                 raise InvalidOptionError(f"a method must be one of {known}, was: {method!r}")
+        if (USER_EMBEDDER in self.methods) != bool(self.user_embedders):
+            raise InvalidOptionError(
+                f"the method {USER_EMBEDDER!r} needs `user_embedders`, and no other reads them, were: "
+                f"{self.user_embedders!r:.80}"
+            )
         if not self.ks or min(self.ks) < 1:
             raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")
         if self.answers not in ("", *ANSWERS):
@@ -104,7 +116,7 @@ class MethodOptions:
     @property
     def reads_vectors(self) -> bool:
         """Whether anything compares vectors of records."""
-        return any(needs_encoder(name, self.retrieval) for name in self.retrievers)
+        return bool(self.user_embedders) or any(needs_encoder(name, self.retrieval) for name in self.retrievers)
 
     @property
     def evaluation(self) -> EvaluationOptions:
@@ -218,6 +230,15 @@ def made_retrievers(
     return make_retrievers(options.retrievers, retrieval, encoder=encoder, store=store)
 
 
+def soft_prompt_channels(llm: LanguageModel, options: MethodOptions, store: ProfileStore) -> list[SoftPromptChannel]:
+    """A channel for each of the user embedders, which reads the records' vectors in the store where they are."""
+    from persona.soft_prompts.channel import SoftPromptChannel
+
+    embedders = [as_user_embedder(each) for each in options.user_embedders]
+    source = as_encoder(options.encoder, embedders[0])
+    return [SoftPromptChannel(each, llm, source, store) for each in embedders]
+
+
 def _methods(
     benchmark: Benchmark,
     llm: LanguageModel,
@@ -241,6 +262,10 @@ def _methods(
         elif name == FULL:
             channel = WholeHistory(llm, builder, generation, options.context_tokens)
             yield Method("full history", (personalizer(channel, builder=replace(builder, max_tokens=_ALL)),))
+        elif name == USER_EMBEDDER:
+            channels = soft_prompt_channels(llm, options, store)
+            parts = {"user_embedders": [each.embedder.fingerprint for each in channels]}
+            yield Method(name, tuple(map(personalizer, channels)), parts=parts)
         else:
             for k in options.ks:
                 yield Method(name, (personalizer(RecordsChannel(retrievers[name], k)),), k)

@@ -69,6 +69,12 @@ BENCHMARKS: Mapping[str, Entry] = {
         "save yonsei-dli/BESPOKE of the Hugging Face hub",
         "MIT",
     ),
+    "probes": Entry(
+        "profiles.probes:Probes",
+        "what of a history a soft prompt carries: probes made from your own records",
+        "give histories in any form that persona reads",
+        "that of your records",
+    ),
     "locomo": Entry(
         "conversations.locomo:Locomo",
         "questions about long conversations of two people, some of them about what was never said",

@@ -14,6 +14,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +89,7 @@ def main() -> None:
     )
 
 
-def trained(probes: Probes, llm: object, encoder: object, steps: int, out: Path) -> UserEmbedder:
+def trained(probes: Probes, llm: Any, encoder: Any, steps: int, out: Path) -> UserEmbedder:
     """A user embedder that was trained on the probes' training users."""
     assert isinstance(probes.training, Probes)
     split = probes.training.as_split()

@@ -16,7 +16,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, NoReturn
 
-from persona.errors import DataFormatError
+from persona.errors import DataFormatError, InvalidUserIdError
 from persona.formats.fields import described, listed, short_text
 from persona.formats.text_files import open_text, parse_json, read_lines
 from persona.records import unstorable
@@ -105,11 +105,11 @@ class Part:
 
     @contextmanager
     def located(self) -> Iterator[None]:
-        """Let an error about data in the block say that it is here."""
+        """Let an error about data or user ids in the block say that it is here."""
         try:
             yield
-        except DataFormatError as error:
-            if error.source is not None:
+        except (DataFormatError, InvalidUserIdError) as error:
+            if isinstance(error, DataFormatError) and error.source is not None:
                 raise
             self.refuse(str(error))
 

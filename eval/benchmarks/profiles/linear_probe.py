@@ -82,7 +82,7 @@ class _Fitted:
         def fit(option: str) -> float:
             known = {key: value for key, value in _told(probe, option).items() if key in self._columns}
             if probe.group.startswith(COUNT):
-                return -sum(abs(value - scores[self._columns[key]]) for key, value in known.items())
+                return -float(sum(abs(value - scores[self._columns[key]]) for key, value in known.items()))
             return float(sum(scores[self._columns[key]] for key in known))
 
         return max(probe.options, key=fit)

@@ -75,7 +75,7 @@ def _score(gold: Sequence[str], prediction: Sequence[str]) -> float:
     f_mean = precision * recall / (ALPHA * precision + (1 - ALPHA) * recall)
     ordered = sorted(matched.items())
     chunks = 1 + sum((here, there) != (before + 1, across + 1) for (before, across), (here, there) in pairwise(ordered))
-    return f_mean * (1 - GAMMA * (chunks / m) ** BETA)
+    return float(f_mean * (1 - GAMMA * (chunks / m) ** BETA))
 
 
 def _aligned(gold: Sequence[str], prediction: Sequence[str]) -> dict[int, int]:

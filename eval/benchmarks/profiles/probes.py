@@ -171,7 +171,8 @@ class Probes(Benchmark):
         for each in known.questions:
             behind = known.behind[each.id]
             everybody.setdefault(behind.group, Counter()).update(behind.options[each.gold or ""])
-        common, own = [], []
+        common: list[str] = []
+        own: list[str] = []
         for each in questions:
             behind, counts = self.behind[each.id], Counter(_labels(each.profile))
             for answers, seen in ((common, everybody.get(behind.group, Counter[str]())), (own, counts)):

@@ -287,7 +287,7 @@ def _records(part: Part) -> list[Record]:
     with part.located():
         if not all(turns):
             return [Record(part.text)]
-        found = []
+        found: list[Record] = []
         for paragraph, turn in zip(paragraphs, turns, strict=True):
             text = paragraph[turn.end() :] if turn else ""
             if turn and text.strip():

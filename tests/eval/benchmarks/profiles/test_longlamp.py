@@ -66,10 +66,10 @@ def test_folders_settings_and_parquet_in_parts(tmp_path: Path) -> None:
         rows = [{**row, "profile": row["profile"][:2]}] * 2
         for part, some in enumerate((rows[:1], rows[1:])):
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(some), folder / f"test-0000{part}-of-00002.parquet")
-    users = [
-        [each.user_id for each in load_benchmark("longlamp", tmp_path, task="abstract_generation", **more).questions]
-        for more in ({}, {"setting": "temporal"})
+    read = [
+        load_benchmark("longlamp", tmp_path, task="abstract_generation", setting=name) for name in ("user", "temporal")
     ]
+    users = [[each.user_id for each in benchmark.questions] for benchmark in read]
     assert users == [["Ana", "Ana"], ["Ben", "Ben"]]
     with pytest.raises(DataFormatError, match=r"must hold val\.json, \.jsonl or \.parquet, holds: test-00000"):
         load_benchmark("longlamp", tmp_path, task="abstract_generation", split="val")

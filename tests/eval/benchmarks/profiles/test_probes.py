@@ -54,7 +54,7 @@ def test_every_kind_by_hand() -> None:
         assert len(set(question.choices)) == 4
         assert question.gold in question.choices
         assert question.prompt.count(str(question.gold)) >= 1
-    assert "from green to red" in (by_kind["drift"].choices or ())
+    assert "from green to red" in by_kind["drift"].prompt
 
 
 def test_what_has_several_right_answers_is_not_asked() -> None:
@@ -110,11 +110,11 @@ def shares(profiles: Sequence[Profile]) -> NDArray[np.float64]:
 
 def test_a_linear_map_reads_what_a_vector_holds() -> None:
     draw = np.random.default_rng(0)
-    people = [profile(f"u{n}", draw.choice(LABELS, p=draw.dirichlet([0.5] * 5), size=30)) for n in range(300)]
+    people = [profile(f"u{n}", draw.choice(LABELS, p=draw.dirichlet([0.5] * 5), size=30).tolist()) for n in range(300)]
     kinds = ProbeOptions(kinds=("top three", "count", "last item", "drift"))
     training = Probes(people[:200], kinds, labels=LABELS)
     probes = Probes(people[200:], kinds, training, labels=LABELS)
-    right = {kind: [] for kind in kinds.kinds}
+    right: dict[str, list[float]] = {kind: [] for kind in kinds.kinds}
     for knowing in (shares, lambda some: draw.normal(size=(len(some), 5))):
         said = linear_probe(probes, knowing)
         for kind, found in right.items():

@@ -9,6 +9,7 @@ documentation says what each measures, and its traps (docs/benchmarks.md).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -16,7 +17,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, cast
 
-from persona.errors import DataFormatError, InvalidOptionError, UnknownPartError
+from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdError, UnknownPartError
 from persona.eval.benchmark import Benchmark
 from persona.eval.judging.judge import Judge
 
@@ -136,5 +137,11 @@ def load_benchmark(name: str, path: str | PathLike[str], *, judges: Sequence[Jud
     for option in options:
         if option not in known:
             raise InvalidOptionError(f"{name} has the options {', '.join(known) or 'none'}, was given: {option!r}")
-    benchmark = cast(Benchmark, kind.read(path, **options))
+    try:
+        benchmark = cast(Benchmark, kind.read(path, **options))
+    except InvalidUserIdError as error:
+        raise DataFormatError(str(error), source=fspath(path)) from None
+    counted = Counter(question.id for question in benchmark.questions)
+    if (twice := next((name for name, count in counted.items() if count > 1), None)) is not None:
+        raise DataFormatError(f"each question must have an id of its own, two have {twice!r:.80}", source=fspath(path))
     return benchmark.judged_by(judges) if judges else benchmark

@@ -17,7 +17,7 @@ import pytest
 import typer
 
 from persona.cli import adapters as adapter_commands
-from persona.cli import ask, benchmarks, evaluate, store, train
+from persona.cli import ask, benchmarks, evaluate, serve, store, train
 from persona.cli.app import app, split_shared
 from persona.cli.config import settings_of
 from persona.errors import StoreError
@@ -135,6 +135,7 @@ DEFAULTS = {
     ("eval", "lamp"): evaluate._lamp_defaults,
     ("eval", "restraint"): evaluate._restraint_defaults,
     ("eval", "run"): benchmarks._defaults,
+    ("serve",): serve._settings,
 }
 
 

@@ -213,11 +213,11 @@ def _questions(
         profile = Profile(sample_id, records)
     for index, qa in enumerate(sample["qa"].parts):
         category = qa["category"]
-        if category.value not in CATEGORIES:
-            category.refuse(f"a category must be 1 to 5, was: {category.value!r:.80}")
-        if category.value not in categories:
+        if category.number not in CATEGORIES:
+            category.refuse(f"a category must be 1 to 5, was: {category.number}")
+        if category.number not in categories:
             continue
-        kind, question = CATEGORIES[category.value], qa["question"].filled
+        kind, question = CATEGORIES[category.number], qa["question"].filled
         gold = NOT_MENTIONED if kind == CATEGORIES[5] and qa.get("answer") is None else qa["answer"].short
         gold, evidence = corrected.get((question, gold), (gold, qa["evidence"]))
         found = Question(

@@ -93,7 +93,7 @@ def evaluate(
         questions=len(questions),
         users=len({question.user_id for question in questions}),
         llm=", ".join(dict.fromkeys(run.llm.fingerprint for method in made for run in method.personalizers)),
-        config=asdict(options) | dict(config or {}),
+        config=asdict(options) | dict(config or {}) | _judges(benchmark),
         rows=rows,
         data=data_hash(questions),
         failures=failures,
@@ -105,6 +105,12 @@ def evaluate(
     if out is not None:
         _save(report, benchmark, out)
     return report
+
+
+def _judges(benchmark: Benchmark) -> dict[str, Any]:
+    """Who judges the answers, where they are judged: LLM and prompt of each, and how often it is wrong."""
+    rates = {judge.name: getattr(judge, "rates", None) for judge in getattr(benchmark, "judges", ())}
+    return {"judges": {name: each and asdict(each) for name, each in rates.items()}} if rates else {}
 
 
 def _arms(methods: Sequence[Method], controls: Sequence[Control], questions: Sequence[Question]) -> list[Arm]:

@@ -104,6 +104,7 @@ def test_a_judged_run_keeps_replies_and_needs_a_judge(lamp_qa: Any, tmp_path: Pa
         scores = report["none"].scores
         assert [scores[f"rubric by {prompt}"].value for prompt in ("reasoned/1", "strict/1")] == [0.25, 0]
         assert len(asked) == 2 * (3 + 2)  # of the baseline too, whose second answer is empty; the second run asks none
+    assert [name.rpartition(" ")[2] for name in report.config["judges"]] == ["reasoned/1", "strict/1"]
     assert "official rubric by strict/1" in lamp_qa.defects
     assert (tmp_path / "judged.jsonl").read_text().count('"replies"') == 10
 

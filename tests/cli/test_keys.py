@@ -16,7 +16,7 @@ def test_a_key_is_made_listed_and_revoked(run: Run) -> None:
         )
         other = KeyStore(store).caller(secret)
     assert other is not None
-    assert (other.user_id, other.scopes) == (None, {"ask", "write"})
+    assert (other.user_id, set(other.scopes)) == (None, {"ask", "write"})
     listed = run("keys", "list")
     assert f"{made['key_id']}  phone  ask,erase  for 'ana'  since 20" in listed.out
     assert f"{other.key_id}  gateway  ask,write  for any user" in listed.out

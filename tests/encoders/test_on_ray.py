@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -47,7 +48,7 @@ WORDS = [
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A cluster of three nodes on this machine."""
-    ray = pytest.importorskip("ray")
+    ray: Any = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -119,16 +120,16 @@ def test_what_dies_is_done_again(
             time.sleep(0.02)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-        driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        next_driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         killed = 0
-        while killed < 2 and driver.poll() is None:
+        while killed < 2 and next_driver.poll() is None:
             for worker in psutil.process_iter(["cmdline"]):
                 if "ray::MapWorker" in " ".join(worker.info["cmdline"] or ()) and killed < 2:
                     os.kill(worker.pid, signal.SIGKILL)
                     killed += 1
             time.sleep(0.05)
-        out, err = driver.communicate(timeout=120)
-        assert driver.returncode == 0, err
+        out, err = next_driver.communicate(timeout=120)
+        assert next_driver.returncode == 0, err
         assert "users embedded" in out
         assert vectors(store) == expected
 

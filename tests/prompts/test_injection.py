@@ -16,7 +16,7 @@ from persona.lamp.prompts import LampWording
 from persona.lamp.tasks import lamp_task
 from persona.llm.tokenizers import WhitespaceTokenizer
 from persona.prompts import PLACEMENTS, TURNS, PromptBuilder
-from persona.protocols import BuiltPrompt
+from persona.protocols import BuiltPrompt, Message
 from persona.records import Record
 from persona.summaries.prompts import INSTRUCT, summary_form
 
@@ -153,8 +153,8 @@ def test_no_record_becomes_a_control_token_or_changes_a_role(family: str, llama_
     tokenizer.chat_template = template
 
     def control(prompt: BuiltPrompt) -> list[int]:
-        turns = [*prompt.turns, {"role": "user", "content": prompt.text}]
-        messages = [turn if isinstance(turn, dict) else {"role": turn.role, "content": turn.content} for turn in turns]
+        turns = [*prompt.turns, Message("user", prompt.text)]
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         text = tokenizer.apply_chat_template(messages, tokenize=False)
         return [token for token in tokenizer(text)["input_ids"] if token in tokenizer.all_special_ids]
 

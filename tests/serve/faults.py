@@ -80,13 +80,20 @@ class Faulty:
         if kind == "drop":
             return drops
         if kind == "late":
-            return lambda handler: (time.sleep(self._slow), replies(answer(text))(handler))[0]
+            return self._late(text)
         words = re.findall(r"\S+\s*", text)
         if kind == "broken" and streamed:
             return streams(*chunks(*words)[:2], done=False)
         if streamed:
             return streams(*(part for event in chunks(*words) for part in (event, lambda: time.sleep(0.002))))
         return replies(answer(text))
+
+    def _late(self, text: str) -> Callable[[BaseHTTPRequestHandler], None]:
+        def behave(handler: BaseHTTPRequestHandler) -> None:
+            time.sleep(self._slow)
+            replies(answer(text))(handler)
+
+        return behave
 
 
 class Worker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import schemathesis
@@ -39,7 +40,7 @@ def test_every_request_is_answered_as_described(
 ) -> None:
     llm = "tiny" if behind == "engine" else f"openai:gpt@{upstream.url}"
     state = serve.open(llm, endpoint={} if behind == "engine" else {"api_key": "k"})
-    schema = schemathesis.openapi.from_asgi("/openapi.json", app_of(state))
+    schema: Any = schemathesis.openapi.from_asgi("/openapi.json", app_of(state))
     secret, _ = state.keys.make("schemathesis", ("admin",))
     tried = set()
     for operation in (found.ok() for found in schema.get_all_operations()):
@@ -50,7 +51,7 @@ def test_every_request_is_answered_as_described(
 
         @TRIES
         @given(operation.as_strategy(generation_mode=mode))
-        def asked(case: schemathesis.Case) -> None:
+        def asked(case: Any) -> None:
             case.headers["Authorization"] = f"Bearer {secret}"
             case.call_and_validate(checks=CHECKS)
 

@@ -12,7 +12,10 @@ import random
 import re
 from collections.abc import Sequence
 
+from persona.eval.benchmark import Question
+
 LETTERS = "ABCDEFGH"
+_OPTION = re.compile(r"^\(([A-H])\) (.*)$", re.MULTILINE)
 _NO_ARTICLE = r"(?!(?<=[aA]) (?!because|since|as|is)[a-z])"
 
 
@@ -27,6 +30,24 @@ def shuffled(options: Sequence[str], seed: int, name: str) -> list[int]:
     order = list(range(len(options)))
     random.Random(f"{seed}:{name}").shuffle(order)
     return order
+
+
+def option_baselines(questions: Sequence[Question]) -> dict[str, list[str]]:
+    """Answers without an LLM: the first option, and the one that is most like a record of the history, by BM25 for each
+    of its words."""
+    from persona.retrievers.words.bm25 import BM25Retriever
+    from persona.retrievers.words.tokens import words
+
+    options = [_OPTION.findall(question.prompt) for question in questions]
+    asked = [(question.profile, text) for question, some in zip(questions, options, strict=True) for _, text in some]
+    found = BM25Retriever().retrieve_batch([profile for profile, _ in asked], [text for _, text in asked], 1)
+    scores = iter(
+        records[0].score / max(1, len(words(text))) if records else 0.0
+        for records, (_, text) in zip(found, asked, strict=True)
+    )
+    likeness = [[next(scores) for _ in some] for some in options]
+    nearest = [LETTERS[max(range(len(some)), key=some.__getitem__)] for some in likeness]
+    return {"first option": [LETTERS[0]] * len(questions), "option nearest to the history": nearest}
 
 
 def chosen_letter(answer: str, letters: str) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +118,14 @@ def compare(a: Path, b: Path, *, resamples: int = 2000, seed: int = 0) -> Compar
         what = "metric" if metric is None else "question" if not shared else "row"
         raise EvaluationError(f"two runs must share a {what} to be compared, these share none: {a} and {b}")
     whose = dict(zip(ours.ids, ours.groups, strict=True))
-    compared = []
+    compared: list[ComparedRow] = []
     for name in rows:
         pair = [_of(each, name, metric, shared) for each in (ours, theirs)]
         bootstrap = Bootstrap([whose[each] for each in shared], resamples=resamples, seed=seed)
-        intervals = [bootstrap.interval(metric, samples) for samples in pair]
-        compared.append((name, *intervals, bootstrap.paired(metric, *pair)))
-    corrected = holm([each[3].p_value for each in compared])
-    made = tuple(ComparedRow(*each, p) for each, p in zip(compared, corrected, strict=True))
+        first, second = (bootstrap.interval(metric, samples) for samples in pair)
+        compared.append(ComparedRow(name, first, second, bootstrap.paired(metric, *pair), 1.0))
+    corrected = holm([each.difference.p_value for each in compared])
+    made = tuple(replace(each, corrected=p_value) for each, p_value in zip(compared, corrected, strict=True))
     llms = (str(about[0]["llm"]), str(about[1]["llm"]))
     return Comparison(names[0], metric.name, len(shared), llms, about[0]["data"] == about[1]["data"], made)
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from os import PathLike, fspath
@@ -102,7 +103,8 @@ class LongMemEval(JudgedBenchmark):
             DataFormatError: if the file is of another form.
         """
         wanted = LongMemEvalOptions(**options)  # type: ignore[arg-type]
-        questions, types = [], {}
+        questions: list[Question] = []
+        types: dict[str, str] = {}
         texts: dict[str, str] = {}
         for row in _rows(path):
             if wanted.first and len(questions) >= wanted.first:
@@ -226,12 +228,8 @@ def _shared(record: Record, texts: dict[str, str]) -> Record:
 
 def _moment(part: Part) -> str:
     """A date like ``2023/05/20 (Sat) 02:21`` as ISO 8601."""
-    match = _DATE.fullmatch(part.text.strip())
-    try:
-        return datetime(*map(int, match.groups())).isoformat(timespec="seconds") if match else _no_date(part)
-    except ValueError:
-        return _no_date(part)
-
-
-def _no_date(part: Part) -> str:
+    if match := _DATE.fullmatch(part.text.strip()):
+        year, month, day, hour, minute = map(int, match.groups())
+        with suppress(ValueError):
+            return datetime(year, month, day, hour, minute).isoformat(timespec="seconds")
     part.refuse(f"a date must be like '2023/05/20 (Sat) 02:21', was: {part.text!r:.80}")

@@ -33,7 +33,7 @@ from typing import Any
 from persona.errors import InvalidOptionError
 from persona.eval.benchmark import Benchmark, Question
 from persona.eval.benchmarks.conversations.turns import turns_of
-from persona.eval.benchmarks.letters import LETTERS, chosen_letter, lettered, shuffled
+from persona.eval.benchmarks.letters import LETTERS, chosen_letter, lettered, option_baselines, shuffled
 from persona.eval.benchmarks.reading import Part, files_in, read_json, read_json_lines, read_table
 from persona.eval.judging.asking import column
 from persona.eval.metrics import ACCURACY, Metric, Samples, mean_of_sums
@@ -100,6 +100,10 @@ class PersonaMem(Benchmark):
         else:
             questions = _first(files_in(folder, f"questions_{wanted.size}.csv")[0], folder, wanted)
         return cls(questions, 1 if second is None else 2)
+
+    def baselines(self, questions: Sequence[Question]) -> Mapping[str, Sequence[str]]:
+        """What can be chosen without an LLM (`persona.eval.benchmarks.letters.option_baselines`)."""
+        return option_baselines(questions)
 
     def score(self, questions: Sequence[Question], answers: Sequence[str]) -> Samples:
         """Whether the option is the right one, by both readings."""

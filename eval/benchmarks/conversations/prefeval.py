@@ -31,7 +31,7 @@ from typing import Self
 from persona.errors import InvalidOptionError
 from persona.eval.benchmark import Question
 from persona.eval.benchmarks.conversations.turns import said, turns_of
-from persona.eval.benchmarks.letters import LETTERS, chosen_letter, lettered, shuffled
+from persona.eval.benchmarks.letters import LETTERS, chosen_letter, lettered, option_baselines, shuffled
 from persona.eval.benchmarks.reading import Part, files_in, read_json
 from persona.eval.judging.asking import column
 from persona.eval.judging.benchmark import UNDECIDED, Decide, JudgedBenchmark, judged_metric, ratios
@@ -156,6 +156,10 @@ class PrefEval(JudgedBenchmark):
         found = list(map(outcome, violated, helpful))
         samples = {name: ratios([(each[name], 1.0) for each in found]) for name in found[0]}
         return {**samples, "violated corrected": samples["violated"]}
+
+    def baselines(self, questions: Sequence[Question]) -> Mapping[str, Sequence[str]]:
+        """What can be chosen without an LLM (`persona.eval.benchmarks.letters.option_baselines`)."""
+        return option_baselines(questions) if self._task == TASKS[0] else {}
 
     def score(self, questions: Sequence[Question], answers: Sequence[str]) -> Samples:
         """Whether the fitting option is chosen, or what judges decide."""

@@ -96,5 +96,5 @@ def test_what_is_refused(tmp_path: Path) -> None:
         load_benchmark("locomo", tmp_path / "none.json")
     with pytest.raises(InvalidOptionError, match="locomo has the options categories, corrections, was given: 'size'"):
         load_benchmark("locomo", tmp_path, size=3)
-    with pytest.raises(InvalidOptionError, match="a method must be one of none, full, bm25"):
+    with pytest.raises(InvalidOptionError, match="a method must be one of none, full, "):
         MethodOptions(methods=("bm52",))

@@ -80,6 +80,16 @@ def test_a_letter_is_right_and_a_word_of_one_letter_is_not(read: Read) -> None:
         assert benchmark.score(benchmark.questions, [answer])["accuracy"].tolist() == [[score]], answer
 
 
+def test_what_can_be_chosen_without_an_llm(read: Read) -> None:
+    benchmark = read(form="persona-driven")
+    (question,) = benchmark.questions
+    answers = benchmark.baselines(benchmark.questions)
+    assert answers["first option"] == ["A"]
+    (nearest,) = answers["option nearest to the history"]
+    assert "cellar" in question.prompt.partition(f"({nearest})")[2].partition("\n")[0]
+    assert read(task="generation").baselines(benchmark.questions) == {}
+
+
 YES, NO, NOTHING = 1.0, 0.0, None
 
 

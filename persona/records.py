@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from json.encoder import encode_basestring as _json_string
 from types import MappingProxyType
 
@@ -23,11 +24,16 @@ MAX_ID_LENGTH = 512
 MAX_CHARACTERS = 1_000_000
 """Longest record that is read from a file, in characters, unless another limit is given."""
 
-VIEWS = ("text", "target", "target+text", "title+text")
+VIEWS = ("text", "target", "target+text", "title+text", "turn")
 """The views of a record that can be embedded or indexed; see `Record.view`."""
 
 _OPTIONAL = frozenset({"target", "time", "role", "speaker", "expires"})
 _MOMENT = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d:\d\d:\d\d(\.\d+)?(\+00:00)?)?)?)?", re.ASCII)
+_DAY = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d))?)?", re.ASCII)
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -131,7 +137,8 @@ class Record:
 
         Args:
             name: ``"text"``; ``"target"``, empty without one; ``"target+text"``, the target, a blank and the text (the
-                text alone without a target); or ``"title+text"``, the same with ``metadata["title"]``.
+                text alone without a target); ``"title+text"``, the same with ``metadata["title"]``; or ``"turn"``, who
+                spoke when: ``Ana, 8 May 2023: Hello.`` (of speaker or role and day, what is known).
 
         Raises:
             ValueError: if there is no view of that name.
@@ -145,6 +152,9 @@ class Record:
         elif name == "title+text":
             title = self.metadata.get("title")
             view = f"{title} {self.text}" if title is not None else self.text
+        elif name == "turn":
+            said = ", ".join(part for part in (self.speaker or self.role, _day(self.time)) if part)
+            view = f"{said}: {self.text}" if said else self.text
         else:
             raise ValueError(f"a view must be one of {', '.join(VIEWS)}, was: {name!r}")
         return view[:MAX_CHARACTERS]
@@ -262,6 +272,16 @@ def unstorable(text: str) -> str | None:
         except UnicodeEncodeError:
             return "a lone surrogate"
     return None
+
+
+@lru_cache(maxsize=4096)
+def _day(time: str | None) -> str:
+    """The day of a time as people write it, ``8 May 2023``, or its month or year; empty if it is none."""
+    match = _DAY.match(time or "")
+    if not match or not 1 <= int(match[2] or 1) <= len(_MONTHS):
+        return ""
+    year, month, day = match.groups()
+    return " ".join(part for part in (day and day.lstrip("0"), month and _MONTHS[int(month) - 1], year) if part)
 
 
 def _json(value: str | None) -> str:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .base import ProfileRetriever as ProfileRetriever
     from .base import best_first as best_first
     from .channel import RecordsChannel as RecordsChannel
+    from .conversation.retriever import ConversationRetriever as ConversationRetriever
     from .hybrid import HybridRetriever as HybridRetriever
     from .langchain import PersonaRetriever as PersonaRetriever
     from .models.late_interaction import LateInteractionRetriever as LateInteractionRetriever
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "BM25Retriever": "words.bm25",
+    "ConversationRetriever": "conversation.retriever",
     "DenseRetriever": "vectors.dense",
     "DiverseRetriever": "vectors.diverse",
     "EntityRetriever": "words.entities",

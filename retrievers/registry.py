@@ -46,6 +46,7 @@ RETRIEVERS: Mapping[str, Part] = {
     "diverse": Part("persona.retrievers.vectors.diverse:DiverseRetriever", ("base", "encoder", "store", "view")),
     "key_value": Part("persona.retrievers.vectors.key_value:KeyValueRetriever", ("encoder", "store")),
     "late_interaction": Part("persona.retrievers.models.late_interaction:LateInteractionRetriever", ("model", "view")),
+    "conversation": Part("persona.retrievers.conversation.retriever:ConversationRetriever", ("model",)),
     "rerank": Part("persona.retrievers.models.rerank:RerankRetriever", ("base", "model", "view")),
 }
 """All retrievers by name."""
@@ -71,8 +72,8 @@ class RetrieverOptions:
         view: the view of a record that is searched (`Record.view`).
         seed: for those that draw at random.
         base: for those in `BASES`, the retriever whose records they reorder; None takes the default.
-        model: the multi-vector model of ``late_interaction`` or the cross-encoder of ``rerank``, a folder or hub id;
-            None takes their default.
+        model: the multi-vector model of ``late_interaction`` and ``conversation`` or the cross-encoder of ``rerank``, a
+            folder or hub id; None takes their default.
         where: search only the records that fit, e.g. ``"time>=2011"`` (`persona.retrievers.where`).
         relevance: return nothing where nothing is relevant: a filter, or what `load_filter` takes.
         judge: what the filter judges, the ``question`` or each ``record``

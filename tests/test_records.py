@@ -37,6 +37,11 @@ def test_an_explicit_id_is_kept_and_no_part_of_the_content() -> None:
 def test_views() -> None:
     record = Record("body", target="5", metadata={"title": "head"})
     assert [record.view(name) for name in ("text", "target+text", "title+text")] == ["body", "5 body", "head body"]
+    turn = Record("Hello.", time="2023-05-08T13:56:00", speaker="Ana", role="user")
+    assert turn.view("turn") == "Ana, 8 May 2023: Hello."
+    dated = [Record("x", time=time, role="user").view("turn") for time in ("2023-05", "2023", "once", "2023-13", None)]
+    assert dated == ["user, May 2023: x", "user, 2023: x", *["user: x"] * 3]
+    assert (Record("x", time="2023-12-31").view("turn"), Record("x").view("turn")) == ("31 December 2023: x", "x")
     assert Record("body").view("target+text") == Record("body").view("title+text") == "body"
     with pytest.raises(ValueError, match="one of text, target"):
         record.view("all")

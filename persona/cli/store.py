@@ -137,7 +137,7 @@ class EmbedUsers:
     """Options of `persona embed-users`.
 
     Attributes:
-        view: what of a record is embedded: text, target, target+text or title+text.
+        view: what of a record is embedded: text, target, target+text, title+text or turn.
         export: write user vectors to this .parquet file, or .npy with .ids.jsonl.
         ray: embed on the Ray cluster at this address; without an address on one that is started here.
     """

@@ -18,6 +18,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ class LateInteractionRetriever(ProfileRetriever):
     Args:
         model: ``"minilm"``, a folder, a hub id, or a loaded `MultiVectorEncoder`. No code of the model's is run.
         view: the view of a record that is compared (`Record.view`).
-        cache_bytes: how much is kept in memory; 0 encodes for each query anew.
+        cache_bytes: how much is kept in memory, the last profile apart; 0 encodes for each query anew.
         device: as torch knows it.
 
     Raises:
@@ -87,19 +88,30 @@ class LateInteractionRetriever(ProfileRetriever):
         different = list(dict.fromkeys(queries))
         tokens = dict(zip(different, self._encode(different, "query"), strict=True))
         return [
-            best_first(profile, self._scores(tokens[query], self._records(view_texts(profile, self.view))), k)
+            best_first(profile, self._scores(tokens[query], self._joined(view_texts(profile, self.view))), k)
             for profile, query in zip(profiles, queries, strict=True)
         ]
 
-    def _scores(self, query: NDArray[np.float16], records: Sequence[NDArray[np.float16]]) -> NDArray[np.float64]:
-        """MaxSim of a query (tokens, dim) with records (tokens, dim) each.  # (records,)"""
-        wide = query.astype(np.float32)
-        starts = np.cumsum([0, *map(len, records[:-1])])
-        best = np.maximum.reduceat(wide @ np.concatenate(records).astype(np.float32).T, starts, axis=1)
+    def scores(self, profile: Profile, query: str) -> NDArray[np.float64]:
+        """The MaxSim of every record of a profile that is not empty, in profile order.  # (records,)"""
+        return self._scores(self._encode([query], "query")[0], self._joined(view_texts(profile, self.view)))
+
+    def _scores(self, query: NDArray[np.float16], records: _Joined) -> NDArray[np.float64]:
+        """MaxSim of a query (tokens, dim) with each of the records.  # (records,)"""
+        best = np.maximum.reduceat(query.astype(np.float32) @ records.tokens.T, records.starts, axis=1)
         totals = best.sum(0, dtype=np.float64)
         if str(self.model.get().similarity_fn_name) == "meanmaxsim":
             totals /= len(query)
         return np.asarray(np.round(totals, _DIGITS), dtype=np.float64)
+
+    def _joined(self, texts: Sequence[str]) -> _Joined:
+        """The token vectors of all texts. To join and widen them takes longer than to compare them with a query."""
+        joined = self._cache.last
+        if joined is None or joined.texts != texts:
+            records = self._records(texts)
+            starts = np.cumsum([0, *map(len, records[:-1])])
+            joined = self._cache.keep(_Joined(texts, np.concatenate(records).astype(np.float32), starts))
+        return joined
 
     def _records(self, texts: Sequence[str]) -> list[NDArray[np.float16]]:
         cached = {text: self._cache.get(text) for text in texts}
@@ -123,12 +135,23 @@ class LateInteractionRetriever(ProfileRetriever):
         return [matrix if len(matrix) else np.zeros((1, dim), np.float16) for matrix in matrices]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Joined:
+    """The token vectors of several texts, one after the other (tokens, dim), and where each begins (texts,)."""
+
+    texts: Sequence[str]
+    tokens: NDArray[np.float32]
+    starts: NDArray[np.int64]
+
+
 class _TokenVectors:
-    """The token vectors of the texts used last, by text; bounded by their bytes. Safe to use from threads."""
+    """The token vectors of the texts used last, by text, and of the last profile once more, joined; each bounded by its
+    bytes. Safe to use from threads."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.n_bytes = 0
+        self.last: _Joined | None = None
         self._matrices: OrderedDict[str, NDArray[np.float16]] = OrderedDict()
         self._lock = threading.Lock()
         register(self, "token vectors of records")
@@ -139,7 +162,13 @@ class _TokenVectors:
             dropped = len(self._matrices)
             self._matrices.clear()
             self.n_bytes = 0
+            self.last = None
         return dropped
+
+    def keep(self, joined: _Joined) -> _Joined:
+        with self._lock:
+            self.last = joined if joined.tokens.nbytes <= self.max_bytes else None
+        return joined
 
     def get(self, text: str) -> NDArray[np.float16] | None:
         with self._lock:

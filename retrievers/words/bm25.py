@@ -102,6 +102,10 @@ class TermRetriever(ProfileRetriever):
     def tokens(self, text: str) -> list[str]:
         """The words of a record or query."""
 
+    def texts(self, profile: Profile) -> list[str]:
+        """What of each record is searched, in profile order."""
+        return view_texts(profile, self.view)
+
     @abstractmethod
     def _idf(self, counts: TermCounts) -> NDArray[np.float64]:
         """The weight of each term.  # (terms,)"""
@@ -117,7 +121,7 @@ class TermRetriever(ProfileRetriever):
 
     def scores(self, profile: Profile, query: str) -> NDArray[np.float64]:
         """The BM25 score of every record of a profile that is not empty, in profile order.  # (records,)"""
-        counts = self._kept(tuple(view_texts(profile, self.view)))
+        counts = self._kept(tuple(self.texts(profile)))
         scores = np.zeros(len(profile))
         found = [counts.numbers[token] for token in self.tokens(query) if token in counts.numbers]
         if not found:

@@ -17,7 +17,9 @@ from tests.cli.conftest import Run, settings
 QUERY = "a quiet film in the snow"
 
 
-@pytest.mark.parametrize("name", [name for name in RETRIEVERS if name not in ("late_interaction", "rerank")])
+@pytest.mark.parametrize(
+    "name", [name for name in RETRIEVERS if name not in ("late_interaction", "conversation", "rerank")]
+)
 def test_every_retriever_is_on_the_command_line(stocked: Run, name: str) -> None:
     assert len(stocked("retrieve", "mara", QUERY, "--retriever", name, "--k", "3", "--json").json) == 3
     found = stocked("retrieve", "ops-team", "certificate handshake", "--retriever", name, "--k", "2", "--json").json

@@ -11,6 +11,7 @@ from persona.protocols import RecordEncoder, Retriever
 from persona.records import Profile, Record, ScoredRecord
 from persona.retrievers import (
     BM25Retriever,
+    ConversationRetriever,
     DenseRetriever,
     DiverseRetriever,
     EntityRetriever,
@@ -53,6 +54,7 @@ MAKERS: dict[str, Callable[[ProfileStore | None], Retriever]] = {
     "entities": lambda store: EntityRetriever(),
     "entities over dense": lambda store: EntityRetriever(DenseRetriever(ENCODER, store)),
     "late_interaction": lambda store: LateInteractionRetriever(small_models.multi_vector()),
+    "conversation": lambda store: ConversationRetriever(small_models.multi_vector()),
     "rerank": lambda store: RerankRetriever(DenseRetriever(ENCODER, store), small_models.cross_encoder()),
     "where": lambda store: WhereRetriever(BM25Retriever(), "time!=1999"),
     "a user's own": lambda store: LongestFirst(),

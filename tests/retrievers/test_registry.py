@@ -52,5 +52,7 @@ def test_names_that_are_none_are_refused() -> None:
         make_retriever("bm26")
     with pytest.raises(InvalidOptionError, match=r"give it an encoder .*, was: 'hashing'"):
         make_retriever("dense", encoder="hashing")  # type: ignore[arg-type]
-    with pytest.raises(InvalidOptionError, match="a model is for late_interaction and rerank, was: 'x' for bm25"):
+    with pytest.raises(
+        InvalidOptionError, match="a model is for conversation and late_interaction and rerank, was: 'x' for bm25"
+    ):
         make_retrievers(["bm25"], RetrieverOptions(model="x"))

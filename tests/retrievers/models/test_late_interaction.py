@@ -10,7 +10,9 @@ import torch
 from sentence_transformers import MultiVectorEncoder
 from transformers import BertForSequenceClassification, BertModel
 
+from persona.caches import drop
 from persona.errors import InvalidOptionError, ModelLoadError
+from persona.records import Profile
 from persona.retrievers import LateInteractionRetriever, RecencyRetriever, RerankRetriever
 from persona.retrievers.registry import make_retriever
 from tests import small_models
@@ -57,6 +59,18 @@ def test_a_saved_model_and_what_is_kept_in_memory_give_the_same(tmp_path: Path) 
         assert loaded.fingerprint.startswith("mv:sha256=")
         for _ in range(2):
             assert loaded.retrieve(PEOPLE, "opals", 4) == expected
+
+
+def test_what_is_kept_of_a_profile_is_its_own_and_goes_when_a_user_is_forgotten() -> None:
+    retriever = LateInteractionRetriever(small_models.multi_vector())
+    other = Profile("ben", PEOPLE.records[:2])
+    alone = [LateInteractionRetriever(small_models.multi_vector()).scores(each, "opals") for each in (PEOPLE, other)]
+    for _ in range(2):
+        for profile, expected in zip((PEOPLE, other), alone, strict=True):
+            assert retriever.scores(profile, "opals") == pytest.approx(expected, abs=1e-2)
+    assert retriever._cache.last is not None
+    assert drop("ben")["token vectors of records"] >= 4
+    assert (retriever._cache.last, retriever._cache.n_bytes) == (None, 0)
 
 
 def test_minilm_as_it_is_before_pooling_finds_the_word() -> None:

@@ -67,7 +67,7 @@ class EvalRun:
         data: its file or folder, as it is published.
         methods: comma list of none, full and names of retrievers (persona retrieve --help); default: none,full,bm25.
         ks: comma list: how many records (default: 10).
-        limit: so many questions, drawn at random.
+        limit: how many questions, drawn at random (default: all).
         judge: who judges, where answers are judged: an LLM as with --llm; each of two prompts has scores of its own.
         retrieval_only: ask no LLM; see how much of the evidence the retrievers find.
         out: folder for predictions and results (default: runs/NAME-LLM).

@@ -235,7 +235,7 @@ ERRORS = {
     "eval lamp films --config nope.toml": "nope.toml: No such file or directory",
     "eval lamp films --out films/dev_outputs.json": "--out must be a folder, was a file",
     "eval locomo nowhere": "nowhere: there is no such file or folder; get data/locomo10.json",
-    "eval run lokomo films": "a benchmark must be one of locomo",
+    "eval run lokomo films": "a benchmark must be one of",
     "eval locomo films --methods bm52": "a method must be one of none, full,",
     "eval compare films films": "films/results.json: the results of a run cannot be read",
     "eval restraint films --methods none --llm no/such": "the row 'none' is always there",

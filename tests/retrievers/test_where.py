@@ -91,7 +91,7 @@ def test_what_cannot_be_read_is_an_error_that_says_where(text: str, rest: str) -
 def test_a_time_must_be_a_date() -> None:
     with pytest.raises(InvalidOptionError, match="a time must be like"):
         Where.parse("time>=yesterday")
-    with pytest.raises(InvalidOptionError, match="a time must be a date"):
+    with pytest.raises(InvalidOptionError, match="a time must be like"):
         Where.parse("time=None")
 
 

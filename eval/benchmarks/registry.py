@@ -1,7 +1,8 @@
 """The names of benchmarks: here a name becomes questions that are read from the user's own files.
 
->>> load_benchmark("locomo", "locomo10.json").questions[0].kind  # doctest: +SKIP
-'temporal'
+::
+
+    load_benchmark("locomo", "locomo10.json").questions[0].kind   # "temporal"
 
 No data come with persona. Each entry says where its authors publish them and under which licence; a page of the
 documentation says what each measures, and its traps (docs/benchmarks.md).

@@ -1,8 +1,9 @@
 """Retrieval by itself: how much of the evidence is among the first k records. No LLM is asked.
 
->>> report = evaluate_retrieval(benchmark, {"bm25": make_retriever("bm25")}, ks=(5, 10))  # doctest: +SKIP
->>> report["bm25"].scores["recall@10"].value  # doctest: +SKIP
-0.54
+::
+
+    report = evaluate_retrieval(benchmark, {"bm25": make_retriever("bm25")}, ks=(5, 10))
+    report["bm25"].scores["recall@10"].value   # e.g. 0.54
 
 ===============  =======================================================================================================
 ``recall@k``     share of a question's evidence among the first k records

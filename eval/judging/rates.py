@@ -5,7 +5,7 @@ A judge that passes a share ``a`` of wrong answers and fails a share ``r`` of ri
 few answers: each resample of the users draws them anew from what their counts leave open, ``Beta(errors + 1/2,
 others + 1/2)``, so that the interval carries the users' luck and the check's.
 
->>> Rates(passed=20, wrong=100, failed=5, golds=100).corrected(0.5)
+>>> round(Rates(passed=20, wrong=100, failed=5, golds=100).corrected(0.5), 6)
 0.4
 """
 

@@ -1,6 +1,8 @@
 """Two runs of one benchmark, compared on the questions that both have scored.
 
->>> compare(Path("runs/small"), Path("runs/large")).markdown()  # doctest: +SKIP
+::
+
+    compare(Path("runs/small"), Path("runs/large")).markdown()
 
 Each row that both have is compared: a's score minus b's, paired over users, with Holm's correction where there are
 several. Two runs with another order or another choice of questions share those with the same ids.

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -79,7 +80,8 @@ def embed_users_on_ray(
     """
     check_embedding(encoder, view, chunk_records)
     fingerprint, url = vector_fingerprint(encoder, view), store.database.url
-    with _cluster(address) as ray:
+    # Ray prints what its nodes report, to stdout, where results go.
+    with redirect_stdout(sys.stderr), _cluster(address) as ray:
         if store.database.is_sqlite and len({node["NodeManagerHostname"] for node in ray.nodes()}) > 1:
             raise InvalidOptionError(
                 f"{store.database.name} is a file on one machine, and the cluster has several: move the store to "

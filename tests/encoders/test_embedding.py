@@ -189,7 +189,7 @@ def test_progress_counts_up_to_all_users(store: ProfileStore) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"view": "title"}, r"`view` must be one of text, target, target\+text, title\+text, was: 'title'"),
+        ({"view": "title"}, r"`view` must be one of text, target, target\+text, title\+text, turn, was: 'title'"),
         ({"chunk_records": 0}, "`chunk_records` must be at least 1, was: 0"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -17,8 +18,6 @@ import pytest
 
 from persona.encoders.embedding import embed_users
 from persona.encoders.load import load_encoder
-from persona.encoders.on_ray import embed_users_on_ray
-from persona.errors import InvalidOptionError, StoreError
 from persona.records import Record
 from persona.store.profile_store import ProfileStore
 from persona.store.vectors import vector_fingerprint
@@ -82,63 +81,63 @@ def vectors(store: ProfileStore) -> dict[str, tuple[tuple[str, ...], bytes]]:
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[tuple[str, ...], bytes]]:
     with filled(tmp_path_factory.mktemp("single") / "store.db") as store:
-        embed_users(store, load_encoder(ENCODER), chunk_records=10)
+        embed_users(store, load_encoder(ENCODER))
         return vectors(store)
 
 
-def test_three_nodes_make_the_store_of_one_process(
-    address: str, expected: dict[str, tuple[tuple[str, ...], bytes]], tmp_path: Path
-) -> None:
-    seen: list[tuple[int, int, int]] = []
-    with filled(tmp_path / "store.db") as store:
-        done = embed_users_on_ray(
-            store,
-            load_encoder(ENCODER),
-            ENCODER,
-            address=address,
-            chunk_records=10,
-            progress=lambda *counts: seen.append(counts),
-        )
-        assert vectors(store) == expected
-        again = embed_users_on_ray(store, load_encoder(ENCODER), ENCODER, address=address)
-    assert (done.users, done.passed_over) == (120, 0)
-    assert done.records == done.embedded + done.duplicates == seen[-1][2]
-    assert len(seen) >= 32
-    assert seen[-1][:2] == (120, 120)
-    assert again.users == 0
+RUN = """
+import json, sys
+from dataclasses import asdict
+from persona.encoders.load import load_encoder
+from persona.encoders.on_ray import embed_users_on_ray
+from persona.errors import PersonaError
+from persona.store.profile_store import ProfileStore
+url, encoder, name, address = sys.argv[1:]
+with ProfileStore(url) as store:
+    try:
+        done = embed_users_on_ray(store, load_encoder(encoder), name, address=address, chunk_records=40)
+        print(json.dumps(asdict(done)))
+    except PersonaError as error:
+        print(f"{type(error).__name__}: {error}")
+"""
 
 
-def test_what_dies_is_done_again(
+def driver(store: Path, address: str, name: str = ENCODER) -> subprocess.Popen[str]:
+    """A run in a process of its own: Ray ends the process of a driver that loses its cluster."""
+    command = [sys.executable, "-c", RUN, f"sqlite:///{store}", ENCODER, name, address]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_three_nodes_make_the_store_of_one_process_whatever_dies(
     address: str, expected: dict[str, tuple[tuple[str, ...], bytes]], tmp_path: Path
 ) -> None:
-    """First the driver is killed in the middle, then workers under the next driver."""
-    run = [sys.executable, "-m", "persona", "--store", f"sqlite:///{tmp_path / 'store.db'}", "embed-users"]
-    command = [*run, "--encoder", ENCODER, "--ray", address]
+    """First the driver is killed in the middle, then two workers under the next driver."""
     with filled(tmp_path / "store.db") as store:
-        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while not vectors(store) and driver.poll() is None:
+        first = driver(tmp_path / "store.db", address)
+        while not vectors(store) and first.poll() is None:
             time.sleep(0.02)
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-        next_driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        first.send_signal(signal.SIGKILL)
+        first.communicate()
+        second = driver(tmp_path / "store.db", address)
         killed = 0
-        while killed < 2 and next_driver.poll() is None:
+        while killed < 2 and second.poll() is None:
             for worker in psutil.process_iter(["cmdline"]):
                 if "ray::MapWorker" in " ".join(worker.info["cmdline"] or ()) and killed < 2:
                     os.kill(worker.pid, signal.SIGKILL)
                     killed += 1
             time.sleep(0.05)
-        out, err = next_driver.communicate(timeout=120)
-        assert next_driver.returncode == 0, err
-        assert "users embedded" in out
+        out, err = second.communicate(timeout=300)
+        assert second.returncode == 0, err
+        assert out.startswith("{"), out
+        done = json.loads(out)
+        assert done["records"] == done["embedded"] + done["duplicates"]
+        assert (done["reused"], done["passed_over"]) == (0, 0)
         assert vectors(store) == expected
 
 
-def test_what_goes_wrong_is_one_line(address: str, tmp_path: Path) -> None:
+def test_another_model_by_the_same_name_is_refused(address: str, tmp_path: Path) -> None:
     with filled(tmp_path / "store.db", users=2) as store:
-        encoder = load_encoder(ENCODER)
-        with pytest.raises(InvalidOptionError, match="`view` must be one of"):
-            embed_users_on_ray(store, encoder, ENCODER, address=address, view="dream")
-        with pytest.raises(StoreError, match="could not be embedded on the cluster: a node has hashing"):
-            embed_users_on_ray(store, encoder, "hashing:32", address=address)
+        out, _ = driver(tmp_path / "store.db", address, "hashing:32").communicate(timeout=300)
+        assert out.startswith("StoreError: a chunk of users could not be embedded on the cluster: a node has hashing")
+        assert len(out.splitlines()) == 1
         assert vectors(store) == {}

@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from persona.serve.app import app_of
-from tests.serve.conftest import Serve, Upstream
+from tests.serve.conftest import Serve, Upstream, answer, chunks, replies, streams
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -33,6 +33,11 @@ TRIES = settings(
 )
 
 
+def _in_the_form_that_was_asked_for(handler: Any) -> None:
+    streamed = handler.asked.get("stream")
+    (streams(*chunks("hello")) if streamed else replies(answer("hello")))(handler)
+
+
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda mode: mode.value)
 @pytest.mark.parametrize("behind", ["engine", "upstream"])
 def test_every_request_is_answered_as_described(
@@ -41,6 +46,7 @@ def test_every_request_is_answered_as_described(
     llm = "tiny" if behind == "engine" else f"openai:gpt@{upstream.url}"
     state = serve.open(llm, endpoint={} if behind == "engine" else {"api_key": "k"})
     schema: Any = schemathesis.openapi.from_asgi("/openapi.json", app_of(state))
+    upstream.behaviour = _in_the_form_that_was_asked_for
     secret, _ = state.keys.make("schemathesis", ("admin",))
     tried = set()
     for operation in (found.ok() for found in schema.get_all_operations()):

@@ -345,5 +345,5 @@ def test_no_statistics_are_kept_on_what_users_wrote(on_server: tuple[ProfileStor
         ours = {"user_id", "record_id", "matrix", "data", "payload", *CONTENT}
         assert not ours & set(sampled)
     assert {table.name for table in PART_TABLES[7].tables()} == {
-        f"persona_{name}_07" for name in ("users", "records", "vectors", "indexes", "adapters")
+        f"persona_{name}_07" for name in ("users", "records", "vectors", "indexes", "adapters", "keys")
     }

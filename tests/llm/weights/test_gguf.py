@@ -161,7 +161,7 @@ def test_another_family_computes_what_the_written_model_computes(tmp_path: Path)
 def test_it_answers_and_ends_as_the_file_says(tmp_path: Path) -> None:
     write_gguf(tmp_path / "small.gguf", Kind.Q8_0)
     llm: Any = load_llm(str(tmp_path / "small.gguf"))
-    assert llm._eos == (2,)
+    assert llm.frozen.ends == (2,)
     assert llm.prompt_ids(["th"]) == [[1, TOKENS.index("th")]]
     soft = torch.zeros(2, WIDTH)
     assert len(llm.generate([Request("th"), Request("in", soft_prompt=soft)], GenerationOptions(max_new_tokens=4))) == 2

@@ -18,7 +18,7 @@ from persona.serve.state import ServerState
 router = APIRouter(tags=["answers"])
 _ERRORS = described(400, 401, 403, 404, 408, 413, 429, 500, 502, 503, 504)
 _KEY = described(401, 403, 503)
-_STREAM = {"text/event-stream": {"schema": {"type": "string", "description": "Chunks, and at the end `[DONE]`."}}}
+_STREAM: dict[str, dict[str, object]] = {"text/event-stream": {}}  # chunks, and at the end `[DONE]`
 _ANSWERED = {**_ERRORS, 200: {"content": _STREAM, "description": "The answer; in pieces with `stream`."}}
 
 Asking = Annotated[Caller, Depends(caller)]

@@ -63,7 +63,25 @@ def written(content: Any, name: str) -> bytes:
     return (json.dumps(content, ensure_ascii=False) + "\n").encode()
 
 
-VALUES = (None, 0, -1, 1.5, True, "", " ", "\x00", "\ud800", "x", "(a)", [], {}, [[]], [None], {"a": 1}, "9" * 30)
+VALUES: tuple[Any, ...] = (
+    None,
+    0,
+    -1,
+    1.5,
+    True,
+    "",
+    " ",
+    "\x00",
+    "\ud800",
+    "x",
+    "(a)",
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": 1},
+    "9" * 30,
+)
 BYTES = (b"\xff", b"\x00", b'"', b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\\", b"\xef\xbb\xbf", b"-", b"null")
 
 

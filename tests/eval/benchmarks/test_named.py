@@ -55,7 +55,12 @@ def test_the_rows(locomo: Locomo, tmp_path: Path) -> None:
 def test_a_history_that_does_not_fit_loses_its_oldest_records_and_is_counted(locomo: Locomo) -> None:
     options = MethodOptions(methods=("full",), context_tokens=22, controls=False, resamples=10)
     asked: list[str] = []
-    report = evaluate_benchmark(locomo, load_llm(lambda prompt: asked.append(prompt) or "x"), options)
+
+    def ask(prompt: str) -> str:
+        asked.append(prompt)
+        return "x"
+
+    report = evaluate_benchmark(locomo, load_llm(ask), options)
     assert report["full history"].outcomes[CONTEXT_CUT] == 5
     whole = next(each for each in asked if "What did Olu plant?" in each and "Earlier" in each)
     assert 'Olu: "[shares a picture: a jar' in whole

@@ -41,7 +41,12 @@ def test_a_method_of_ones_own(name: str, files: dict[str, Any], path: str, known
         files = {**files, "questions_32k.csv": [head, first, ["8", *second[1:]]]}
     benchmark = load_benchmark(name, written(tmp_path / "data", files) / path)
     prompts: list[str] = []
-    llm = load_llm(lambda prompt: prompts.append(prompt) or "(A)")
+
+    def ask(prompt: str) -> str:
+        prompts.append(prompt)
+        return "(A)"
+
+    llm = load_llm(ask)
     with ProfileStore(f"sqlite:///{tmp_path / 'none.db'}") as store:
         methods = {"none": Personalizer(llm, store, ()), "mine": Personalizer(llm, store, [FirstWords()])}
         report = evaluate(benchmark, methods, options=EvaluationOptions(resamples=20), out=tmp_path / "out")

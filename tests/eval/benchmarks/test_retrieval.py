@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,8 @@ from tests.eval.benchmarks.conversations.dialogues import LOCOMO
 class InOrder(ProfileRetriever):
     """The first k records."""
 
-    def rank(self, profile: Profile, query: str, k: int) -> Sequence[ScoredRecord]:
-        return [ScoredRecord(record, -float(place)) for place, record in enumerate(profile)][:k]
+    def rank(self, profile: Profile, query: str, k: int) -> tuple[ScoredRecord, ...]:
+        return tuple(ScoredRecord(record, -float(place)) for place, record in enumerate(profile))[:k]
 
 
 @pytest.fixture

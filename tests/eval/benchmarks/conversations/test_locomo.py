@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_options(tmp_path: Path) -> None:
     (tmp_path / "locomo.json").write_text(json.dumps(LOCOMO))
     wrong = {"question": "Where did Tarek move?", "golden_answer": "Cork", "correct_answer": "Cobh"}
     (tmp_path / "audit.json").write_text(json.dumps([{**wrong, "correct_evidence": ["D7:7"]}]))
-    options = {"categories": (4,), "corrections": str(tmp_path / "audit.json")}
+    options: dict[str, Any] = {"categories": (4,), "corrections": str(tmp_path / "audit.json")}
     questions = load_benchmark("locomo", tmp_path / "locomo.json", **options).questions
     assert [(each.gold, each.evidence) for each in questions] == [("2", ()), ("Cobh", ())]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from persona.errors import DataFormatError
 from persona.eval import MethodOptions, evaluate_benchmark, load_benchmark
+from persona.eval.benchmark import Question
 from persona.eval.benchmarks.conversations.longmemeval import LongMemEval
 from persona.eval.judging.judge import Verdict
 from persona.eval.judging.prompts import JudgedItem
@@ -98,9 +100,13 @@ def test_a_run_and_what_is_known_for_a_check(memories: LongMemEval) -> None:
 
 def test_options_and_what_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps(LONGMEMEVAL))
-    read = lambda **options: load_benchmark("longmemeval", tmp_path / "s.json", **options).questions  # noqa: E731
+
+    def read(**options: Any) -> Sequence[Question]:
+        return load_benchmark("longmemeval", tmp_path / "s.json", **options).questions
+
     assert [each.id for each in read(kinds=("knowledge-update",))] == ["q2_abs", "q3"]
     assert [each.id for each in read(first=1)] == ["q1"]
+    first: Any = LONGMEMEVAL[0]
     for key, value, said in (
         ("question_date", "20 May", "question 0, question_date: a date must be like '2023/05/20 (Sat) 02:21'"),
         ("question_date", "2023/13/20 (Sat) 02:21", "question_date: a date must be like"),
@@ -108,7 +114,7 @@ def test_options_and_what_is_refused(tmp_path: Path) -> None:
         ("haystack_dates", [], "sessions, dates and ids must be as many, were: 3, 0, 3"),
         ("haystack_sessions", [[7], [], []], "haystack_sessions 0 0: an object must stand here, was: 7"),
     ):
-        (tmp_path / "s.json").write_text(json.dumps([{**LONGMEMEVAL[0], key: value}]))
+        (tmp_path / "s.json").write_text(json.dumps([{**first, key: value}]))
         with pytest.raises(DataFormatError) as caught:
             read()
         assert said in str(caught.value)

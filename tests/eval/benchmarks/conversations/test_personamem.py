@@ -84,7 +84,7 @@ def test_both_accuracies(tmp_path: Path) -> None:
 def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidOptionError, match="`size` must be one of 32k, 128k, 1M"):
         PersonaMem.read(tmp_path, size="64k")
-    rows = PERSONAMEM_1["questions_32k.csv"]
+    rows: Any = PERSONAMEM_1["questions_32k.csv"]
     for column, value, said in (
         (4, "(f)", "correct_answer: it must name one of 4 options, was: 'F'"),
         (5, "['(a) x'", "all_options: broken JSON"),
@@ -96,8 +96,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
         with pytest.raises(DataFormatError, match=r"questions_32k\.csv, line 2") as caught:
             PersonaMem.read(tmp_path)
         assert said in str(caught.value)
-    outside = [*PERSONAMEM_2["benchmark/text/benchmark.csv"][1][:5], "../7.json"]
-    head = PERSONAMEM_2["benchmark/text/benchmark.csv"][0]
+    head, second, *_ = list(PERSONAMEM_2["benchmark/text/benchmark.csv"])
+    outside = [*second[:5], "../7.json"]
     written(tmp_path / "second", {**PERSONAMEM_2, "benchmark/text/benchmark.csv": [head, outside]})
     with pytest.raises(DataFormatError, match="a history must lie in the folder"):
         PersonaMem.read(tmp_path / "second")

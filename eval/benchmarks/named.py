@@ -204,7 +204,7 @@ def evaluate_benchmark_retrieval(
 
 
 def drawn(benchmark: Benchmark, limit: int | None, seed: int) -> Benchmark:
-    """A benchmark with so many of its questions, drawn at random and in their order; itself if it has no more."""
+    """A benchmark with a random sample of its questions, in their order; itself if it has no more."""
     if limit is None or limit >= len(benchmark.questions):
         return benchmark
     chosen = np.random.default_rng(seed).choice(len(benchmark.questions), size=limit, replace=False)

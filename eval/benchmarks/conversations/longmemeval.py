@@ -90,7 +90,7 @@ class LongMemEval(JudgedBenchmark):
         self.questions, self._types = tuple(questions), types
 
     def measures(self, rates: Rates | None) -> tuple[Metric, ...]:
-        """See the module."""
+        """The metrics by one judge, as the module defines them."""
         by_type = Metric("by type", True, unlabelled, _mean_of_ratios)
         official = judged_metric(f"{OFFICIAL}correct")
         return (*allowing_for(judged_metric("correct"), rates), official, by_type, UNDECIDED)

@@ -113,7 +113,7 @@ class Bespoke(JudgedBenchmark):
         self.questions, self._needs = tuple(questions), needs
 
     def measures(self, rates: Rates | None) -> tuple[Metric, ...]:
-        """See the module."""
+        """The metrics by one judge, as the module defines them."""
         plain = [judged_metric(name) for name in ("rubric", *WAYS)]
         official = [judged_metric(f"{OFFICIAL}{name}") for name in ("rubric", "recall")]
         return (*plain, *allowing_for(judged_metric("recall"), rates), UNDECIDED, *official)

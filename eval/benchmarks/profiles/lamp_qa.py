@@ -94,7 +94,7 @@ class LampQa(JudgedBenchmark):
         self.questions, self._aspects, self._narratives = tuple(questions), aspects, narratives
 
     def measures(self, rates: Rates | None) -> tuple[Metric, ...]:
-        """See the module."""
+        """The metrics by one judge, as the module defines them."""
         full = allowing_for(judged_metric("full"), rates)
         return (judged_metric("rubric"), *full, UNDECIDED, judged_metric(f"{OFFICIAL}rubric"))
 

@@ -188,7 +188,7 @@ class Generation(JudgedBenchmark, RpEval):
     flaws: Mapping[str, str] = MappingProxyType({f"{OFFICIAL}rational": "leaves out what the judge did not decide"})
 
     def measures(self, rates: Rates | None) -> tuple[Metric, ...]:
-        """See the module. Rates of passes and fails say nothing about three ways to treat a preference."""
+        """The metrics by one judge. Rates of passes and fails say nothing about three ways to treat a preference."""
         worse = (judged_metric(f"{how}-personalized", higher_is_better=False) for how in ("over", "under"))
         return (judged_metric("rational"), *worse, UNDECIDED, judged_metric(f"{OFFICIAL}rational"))
 

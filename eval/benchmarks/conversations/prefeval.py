@@ -143,7 +143,7 @@ class PrefEval(JudgedBenchmark):
         return super().judged_by(judges)
 
     def measures(self, rates: Rates | None) -> tuple[Metric, ...]:
-        """The metrics by one judge. A check of the judge says how often it sees a violation, so that share is corrected."""
+        """The metrics by one judge. A check says how often violations are seen, so that share is corrected."""
         followed = (judged_metric("followed"), judged_metric(f"{OFFICIAL}followed"))
         violated = allowing_for(judged_metric("violated", higher_is_better=False), rates)
         return (*followed, *violated, judged_metric("unhelpful", higher_is_better=False), UNDECIDED)

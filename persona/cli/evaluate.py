@@ -1,4 +1,4 @@
-"""Evaluation: `persona eval lamp | score | restraint`."""
+"""Evaluation: `persona eval lamp | restraint`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from persona.cli.terminal import (
     Encoder,
     General,
     Llm,
-    TaskName,
     check_encoder_is_read,
     check_folder,
     check_split,
@@ -46,12 +45,18 @@ class LampFiles:
     Attributes:
         task: LaMP_1 ... LaMP_7 or LaMP_2N, where the files do not say it.
         golds: the golds, if they lie elsewhere.
+        predictions: score this file of answers as LaMP's evaluator does, and ask nothing; DATA may be the file of golds.
+        labels: comma list of all labels of `predictions`, where the task does not fix them.
+        bootstrap: ROUGE of `predictions` as the official median of 1,000 bootstrap means.
         rouge_words: what ROUGE compares: official (a-z and 0-9), or all-scripts.
         markdown: print the table as Markdown.
     """
 
     task: str | None = None
     golds: str | None = None
+    predictions: str | None = None
+    labels: str | None = None
+    bootstrap: bool = False
     rouge_words: str = "official"
     markdown: bool = False
 
@@ -104,6 +109,7 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
     """Run methods on a LaMP task and score them.
 
     With intervals, baselines and controls. Resumable: answers that stand in the output folder are not asked for again.
+    With `--set files.predictions=FILE` it scores answers that were made elsewhere.
     """
     from persona.eval.benchmarks.lamp import LampBenchmark
     from persona.eval.lamp import evaluate_lamp, lamp_cost
@@ -111,6 +117,9 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
 
     check_split(options.split, "train", "dev", "test")
     files: LampFiles = settings["files"]
+    if files.predictions is not None:
+        _score(options.data, options.split, files)
+        return
     chosen = replace(settings[""], retrieval=settings["retrieval"])
     check_encoder_is_read(options.encoder, chosen.reads_vectors, ",".join(chosen.methods))
     llm = options.llm or Settings().llm
@@ -144,38 +153,17 @@ def short_name(llm: str) -> str:
     return f"{kind}-{name}" if colon else name
 
 
-@dataclass(frozen=True)
-class EvalScore:
-    """Options of `persona eval score`.
-
-    Attributes:
-        golds: official outputs file.
-        predictions: predictions in the same form.
-        labels: comma list of all labels, where the task does not fix them.
-        bootstrap: ROUGE as the official median of 1,000 bootstrap means.
-        rouge_words: official (a-z and 0-9), or all-scripts.
-    """
-
-    golds: Path
-    predictions: Path
-    task: TaskName = None
-    labels: str | None = None
-    bootstrap: bool = False
-    rouge_words: str = "official"
-
-
-@command(app, "score", EvalScore)
-def eval_score(options: EvalScore) -> None:
-    """Score a file as LaMP's evaluator does."""
+def _score(data: Path, split: str, files: LampFiles) -> None:
+    """Score a file of answers, as LaMP's evaluator does."""
     from persona.eval.benchmarks.lamp import score_files
 
     scores = score_files(
-        options.golds,
-        options.predictions,
-        task=options.task,
-        labels=None if options.labels is None else names(options.labels, "--labels"),
-        bootstrap=options.bootstrap,
-        rouge_words=options.rouge_words,
+        Path(files.golds or (data / f"{split}_outputs.json" if data.is_dir() else data)),
+        Path(files.predictions or ""),
+        task=files.task,
+        labels=None if files.labels is None else names(files.labels, "files.labels"),
+        bootstrap=files.bootstrap,
+        rouge_words=files.rouge_words,
     )
     report(
         {"task": scores.task, "questions": scores.questions, **scores.values},

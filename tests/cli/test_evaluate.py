@@ -61,21 +61,22 @@ def test_an_option_that_no_method_reads_is_refused(
     assert message in run("eval", "lamp", films, "--methods", "none,bm25-lamp", *options).error
 
 
-def test_eval_score_says_what_the_official_rouge_cannot_read(run: Run) -> None:
+def test_answers_made_elsewhere_are_scored_and_what_the_official_rouge_cannot_read_is_said(run: Run) -> None:
     golds = {"task": "LaMP_4", "golds": [{"id": "1", "output": "北京今天下大雪"}]}
     Path("g.json").write_text(json.dumps(golds), encoding="utf-8")
-    shown = run("eval", "score", "g.json", "g.json")
+    score = ("eval", "lamp", "g.json", *settings("files.predictions=g.json"))
+    shown = run(*score)
     assert "rouge-1    0.0000" in shown.out
     assert shown.err.startswith("persona: warning: the official ROUGE has no token for 1 of 1 golds")
-    assert "rouge-1    1.0000" in run("eval", "score", "g.json", "g.json", "--rouge-words", "all-scripts").out
+    assert "rouge-1    1.0000" in run(*score, *settings("files.rouge_words=all-scripts")).out
 
 
-def test_eval_score_prints_the_official_values(run: Run) -> None:
+def test_answers_made_elsewhere_get_the_official_values(run: Run) -> None:
     golds = [{"id": "0", "output": "4"}, {"id": "1", "output": "2"}]
     answers = [{"id": "0", "output": "5"}, {"id": "1", "output": "nan"}]
     Path("g.json").write_text(json.dumps({"task": "LaMP_3", "golds": golds}))
     Path("p.json").write_text(json.dumps({"task": "LaMP_3", "golds": answers}))
-    score = ("eval", "score", "g.json", "p.json")
+    score = ("eval", "lamp", "g.json", *settings("files.predictions=p.json"))
     assert run(*score, "--json").json == {"task": "LaMP_3", "questions": 2, "MAE": 2.0, "RMSE": 5**0.5}
     assert "MAE        2.0000" in run(*score).out
     Path("p.json").write_text(json.dumps({"task": "LaMP_3", "golds": answers[:1]}))

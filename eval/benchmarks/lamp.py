@@ -136,7 +136,8 @@ def score_files(
         raise UnknownTaskError(f"{golds}: the file names no task: name it with --set files.task=NAME")
     if task is None and answered is not None and named is not None and lamp_task(answered) != lamp_task(named):
         raise EvaluationError(
-            f"golds and predictions must be of one task, were: {named} and {answered}; name it with --set files.task=NAME"
+            f"golds and predictions must be of one task, were: {named} and {answered}; "
+            "name it with --set files.task=NAME"
         )
     chosen = lamp_task(task or named or "")
     if "rouge-1" in chosen.metrics:
@@ -147,8 +148,8 @@ def score_files(
         if unknown:
             raise EvaluationError(
                 f"{golds}: the golds of {chosen.name} must be among its {len(known)} labels, had: "
-                f"{', '.join(map(repr, unknown[:5]))}; name the task with --set files.task=NAME (the old news task is LaMP_2N) "
-                "or all its labels with --set files.labels=A,B"
+                f"{', '.join(map(repr, unknown[:5]))}; name the task (--set files.task=NAME; the old news task is "
+                "LaMP_2N) or all its labels with --set files.labels=A,B"
             )
     return score_lamp(
         chosen, gold_outputs, predicted, labels=labels, bootstrap=bootstrap, rouge_words=rouge_words, seed=seed

@@ -45,7 +45,7 @@ class LampFiles:
     Attributes:
         task: LaMP_1 ... LaMP_7 or LaMP_2N, where the files do not say it.
         golds: the golds, if they lie elsewhere.
-        predictions: score this file of answers as LaMP's evaluator does, and ask nothing; DATA may be the file of golds.
+        predictions: score this file of answers as LaMP's evaluator does, and ask nothing; DATA may be the golds.
         labels: comma list of all labels of `predictions`, where the task does not fix them.
         bootstrap: ROUGE of `predictions` as the official median of 1,000 bootstrap means.
         rouge_words: what ROUGE compares: official (a-z and 0-9), or all-scripts.

@@ -2,10 +2,14 @@
 
 Each row has the revision of the profile that it was made from. It is admitted only if nothing of the user was erased
 since then, so a slow writer cannot bring back a forgotten user or a deleted record.
+
+A *chunk* is an index of some records only, those whose ids have its number as their hash. So when a record is deleted
+the other chunks stay.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -49,6 +53,19 @@ class StoredIndex:
 
 
 Derived = TypeVar("Derived", UserVectors, StoredIndex)
+
+CHUNK = "adapter-chunk"
+"""What the kinds of chunks begin with."""
+
+
+def chunk_of(record_id: str, chunks: int) -> int:
+    """The chunk that a record belongs to, of `chunks`, by a hash of its id."""
+    return int.from_bytes(hashlib.blake2b(record_id.encode(), digest_size=8).digest(), "big") % chunks
+
+
+def chunk_kind(maker: str, chunk: int, chunks: int) -> str:
+    """The kind of a chunk that `maker` made, one of `chunks`."""
+    return f"{CHUNK}:{maker}:{chunk}/{chunks}"
 
 
 def write_vectors(connection: Connection, batch: Sequence[UserVectors]) -> int:
@@ -104,9 +121,15 @@ def drop_records(
         record_ids: the records.
         whole: the revision of which vectors that were up to date still are, without the records; None for none.
     """
-    connection.execute(delete(part.indexes).where(part.indexes.c.uid == user.uid))
+    kinds = part.indexes.c.kind
+    own, chunks = part.indexes.c.uid == user.uid, kinds.startswith(f"{CHUNK}:", autoescape=True)
+    deleted = frozenset(record_ids)
+    kept = [
+        kind for kind in connection.execute(select(kinds).where(own, chunks)).scalars() if not _holds(kind, deleted)
+    ]
+    connection.execute(delete(part.indexes).where(own, kinds.not_in(kept)))
     connection.execute(delete(part.adapters).where(part.adapters.c.uid == user.uid))
-    vectors, deleted = part.vectors, frozenset(record_ids)
+    vectors = part.vectors
     for row in connection.execute(select(vectors).where(vectors.c.uid == user.uid)).all():
         names, hashes = _split(row.record_ids), _split(row.hashes)
         left = [position for position, name in enumerate(names) if name not in deleted]
@@ -121,6 +144,12 @@ def drop_records(
                 revision=row.revision if whole is None or row.revision < user.revision else whole,
             )
         )
+
+
+def _holds(kind: str, record_ids: Iterable[str]) -> bool:
+    """Whether a chunk of that kind would hold any of the records."""
+    chunk, chunks = map(int, kind.rpartition(":")[2].split("/"))
+    return any(chunk_of(record_id, chunks) == chunk for record_id in record_ids)
 
 
 def _write(

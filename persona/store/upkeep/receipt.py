@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 
 from persona.records import check_user_id
+from persona.store.derived import CHUNK
 from persona.store.profile_store import ProfileStore
 from persona.store.schema import Part, part_of
 from persona.store.upkeep.expiry import now
@@ -27,7 +28,7 @@ from persona.store.upkeep.exports import noted_exports
 _TABLES = {"users": "ids", "vectors": "vector matrices", "keys": "API keys"}
 """What is in the tables whose names do not say it."""
 
-_INDEXES = {"summary": "summaries", "soft-prompt": "soft prompts"}
+_INDEXES = {"summary": "summaries", "soft-prompt": "soft prompts", CHUNK: "adapter chunks"}
 """What the kinds of indexes are that have names like ``summary:LaMP_3``; the others are indexes."""
 
 

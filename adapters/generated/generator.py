@@ -1,0 +1,187 @@
+"""A generator of adapters: trained once on other users, it writes a user's adapter in one pass, without training.
+
+::
+
+    generator = load_generator("adapters/film/generator")
+    Ledger(generator, trainer, examples).row(profile, store)      # (size,): an adapter like any other
+
+The frozen LLM is read and never changed. What is written is a row of `AdapterGenerator.family`: the bank, mixed
+batches, PEFT folders and vLLM take it as they take a trained one.
+"""
+
+import hashlib
+import json
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from persona.adapters.family import Family
+from persona.adapters.generated.network import Reader, VectorReader, Writer, layers_of
+from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError, PersonaError, reason
+from persona.llm.checkpoint import hash_parameters
+
+# No `from __future__ import annotations` here: the mixin reads the type of `config` from the signature.
+
+VECTOR, ACTIVATIONS = "vector", "activations"
+KINDS = (VECTOR, ACTIVATIONS)
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """The shape of a generator, and what it belongs to.
+
+    Attributes:
+        kind: what it reads, one of `KINDS`.
+        family: `Family.name` of the adapters that it writes; it names the LLM and the prior.
+        dim: length of a vector; of kind ``activations`` that of what a layer reads.
+        width: of the states within, a multiple of `heads`.
+        blocks: of the trunk, and of the reader's attentions.
+        heads: of an attention.
+        chunk_rank: rank of a chunk's adapter, a divisor of the family's; kind ``activations``.
+        tokens: how many of a record's last tokens are read; kind ``activations``.
+        with_user: False for the control that reads the same of every user: zeros.
+
+    Raises:
+        InvalidOptionError: if a value is out of its range.
+    """
+
+    kind: str
+    family: str
+    dim: int
+    width: int = 64
+    blocks: int = 2
+    heads: int = 4
+    chunk_rank: int = 1
+    tokens: int = 16
+    with_user: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InvalidOptionError(f"a generator's `kind` must be one of {', '.join(KINDS)}, was: {self.kind!r}")
+        for name in ("dim", "width", "blocks", "heads", "chunk_rank", "tokens"):
+            if getattr(self, name) < 1:
+                raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
+        if self.width % self.heads:
+            raise InvalidOptionError(f"`width` must be a multiple of `heads`, {self.heads}, was: {self.width}")
+        rank = Family.from_name(self.family).spec.r
+        if rank % self.chunk_rank:
+            raise InvalidOptionError(f"`chunk_rank` must divide the adapters' rank, {rank}, was: {self.chunk_rank}")
+
+
+class AdapterGenerator(
+    nn.Module, PyTorchModelHubMixin, library_name="persona", license="apache-2.0", tags=["personalization", "lora"]
+):
+    """A network that writes adapters. It is all that is trained.
+
+    `save_pretrained` and `from_pretrained` come from `huggingface_hub`: safetensors and ``config.json``.
+
+    Args:
+        config: the shape.
+        seed: of the starting values.
+    """
+
+    def __init__(self, config: GeneratorConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        rank, layers = self.family.spec.r, len(layers_of(self.family.modules))
+        width, blocks = config.width, config.blocks
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if config.kind == VECTOR:
+                self.vectors = VectorReader(rank, config.dim, width=width)
+            else:
+                self.reader = Reader(
+                    layers, config.chunk_rank, config.dim, config.tokens, width=width, blocks=blocks, heads=config.heads
+                )
+            self.writer = Writer(
+                self.family if config.kind == VECTOR else self.chunk_family, width=width, blocks=blocks
+            )
+
+    @cached_property
+    def family(self) -> Family:
+        """Of the adapters."""
+        return Family.from_name(self.config.family)
+
+    @property
+    def chunks(self) -> int:
+        """The most chunks that an adapter is the sum of."""
+        return self.family.spec.r // self.config.chunk_rank
+
+    @cached_property
+    def chunk_family(self) -> Family:
+        """The layout of one chunk's numbers."""
+        return replace(self.family, spec=replace(self.family.spec, r=self.config.chunk_rank))
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the weights and the shape: 12 hexadecimal digits."""
+        content = json.dumps([asdict(self.config), hash_parameters(self)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    def of_vectors(self, vectors: Tensor, counts: Tensor) -> Tensor:
+        """Adapters of users with these vectors and numbers of records.  # (users, dim), (users,) -> (users, size)"""
+        known = float(self.config.with_user)
+        rows: Tensor = self.writer(self.vectors(vectors * known, 1 + (counts - 1) * known))
+        return rows
+
+    def of_chunks(self, states: Tensor, marks: Tensor, counts: Tensor) -> Tensor:
+        """What chunks of records add to their user's adapter, in the layout of `chunk_family`.  # (chunks, size)
+
+        Args:
+            states: see `persona.adapters.generated.network.Reader.forward`, as are the others.
+        """
+        known = float(self.config.with_user)
+        rows: Tensor = self.writer(self.reader(states * known, marks, 1 + (counts - 1) * known))
+        return rows
+
+    def check_fits(self, family: Family) -> None:
+        """Refuse an LLM, a prior or a shape that it was not trained with.
+
+        Args:
+            family: of the adapters that are wanted.
+
+        Raises:
+            FingerprintMismatchError: if it writes those of another family.
+        """
+        if self.family != family:
+            raise FingerprintMismatchError(
+                f"the generator writes adapters of the family {self.family.key} for {self.family.base}, wanted were "
+                f"those of {family.key} for {family.base}: load that LLM and task adapter, or train another generator"
+            )
+
+    @classmethod
+    def _load_as_safetensor(cls, model: nn.Module, model_file: str, map_location: str, strict: bool) -> nn.Module:  # type: ignore[override]
+        """Every weight has to be there; the mixin would leave what is missing at random."""
+        model.load_state_dict(load_file(model_file, device=map_location))
+        return model.eval()
+
+    @classmethod
+    def _load_as_pickle(cls, model: nn.Module, model_file: str, map_location: str, strict: bool) -> nn.Module:  # type: ignore[override]
+        """Never."""
+        raise ModelLoadError(f"a generator is loaded from safetensors only, was: {model_file}")
+
+
+def load_generator(folder: str | Path) -> AdapterGenerator:
+    """The generator in a folder, on the CPU.
+
+    Raises:
+        ModelLoadError: if there is none, or its files do not fit together.
+    """
+    folder = Path(folder)
+    try:
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).open("rb").close()
+        with redirect_stdout(StringIO()):  # the mixin prints a line on what it does
+            return AdapterGenerator.from_pretrained(str(folder)).eval()
+    except ModelLoadError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, PersonaError) as error:
+        raise ModelLoadError(f"{folder} holds no generator of adapters: {reason(error):.300}") from error

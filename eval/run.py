@@ -78,7 +78,7 @@ def evaluate(
     made = [method.made(benchmark) for method in as_methods(methods)]
     if not made:
         raise EvaluationError("there must be at least one method to evaluate, was given none")
-    arms = _arms(made, controls, questions)
+    arms = as_arms(made, controls, questions)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     answers = Answers(out and out / "answers.jsonl", at_once=options.at_once)
@@ -113,7 +113,7 @@ def _judges(benchmark: Benchmark) -> dict[str, Any]:
     return {"judges": {name: each and asdict(each) for name, each in rates.items()}} if rates else {}
 
 
-def _arms(methods: Sequence[Method], controls: Sequence[Control], questions: Sequence[Question]) -> list[Arm]:
+def as_arms(methods: Sequence[Method], controls: Sequence[Control], questions: Sequence[Question]) -> list[Arm]:
     """Each method, and behind it its controls; a control that several methods share comes once."""
     own = tuple(question.profile for question in questions)
     arms: dict[str, Arm] = {}
@@ -141,7 +141,7 @@ class _Calibrations:
             questions = calibration_questions(benchmark, options.calibration_questions, options.seed)
         # The control with another user's history needs a second one.
         some = len({question.user_id for question in questions}) > 1
-        self._arms = {arm.method.label: arm for arm in _arms(methods, controls, questions)} if some else {}
+        self._arms = {arm.method.label: arm for arm in as_arms(methods, controls, questions)} if some else {}
         self._calibrator = Calibrator(benchmark, questions, options.calibration, answers, progress)
 
     def of(self, method: Method, run: int) -> Calibration:

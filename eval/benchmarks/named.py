@@ -153,8 +153,6 @@ def evaluate_benchmark(
     benchmark = drawn(benchmark, options.limit, options.seed)
     if not benchmark.metrics:
         raise InvalidOptionError(f"the answers of {benchmark.name} are judged: name a judge (--judge LLM)")
-    several = len({question.user_id for question in benchmark.questions}) > 1
-    controls: list[Control] = [OtherUser(options.seed)] if options.controls and several else []
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
@@ -162,8 +160,8 @@ def evaluate_benchmark(
         retrievers = made_retrievers(benchmark.questions, options, store, progress)
         return evaluate(
             benchmark,
-            list(_methods(benchmark, llm, options, store, retrievers)),
-            [*controls, EvidenceAlone()],
+            list(named_methods(benchmark, llm, options, store, retrievers)),
+            named_controls(benchmark, options),
             options=options.evaluation,
             out=out,
             config=options.as_dict(),
@@ -214,7 +212,10 @@ def drawn(benchmark: Benchmark, limit: int | None, seed: int) -> Benchmark:
 
 
 def made_retrievers(
-    questions: Sequence[Question], options: MethodOptions, store: ProfileStore, progress: Progress
+    questions: Sequence[Question],
+    options: MethodOptions,
+    store: ProfileStore,
+    progress: Progress = lambda stage, done, total: None,
 ) -> dict[str, Retriever]:
     """The retrievers among the methods; where one compares vectors, those of the questions' records are stored."""
     if not options.retrievers:
@@ -239,13 +240,20 @@ def soft_prompt_channels(llm: LanguageModel, options: MethodOptions, store: Prof
     return [SoftPromptChannel(each, llm, source, store) for each in embedders]
 
 
-def _methods(
+def named_controls(benchmark: Benchmark, options: MethodOptions) -> list[Control]:
+    """Another user's history, where that is wanted and there is one, and the evidence alone."""
+    several = len({question.user_id for question in benchmark.questions}) > 1
+    return [*([OtherUser(options.seed)] if options.controls and several else []), EvidenceAlone()]
+
+
+def named_methods(
     benchmark: Benchmark,
     llm: LanguageModel,
     options: MethodOptions,
     store: ProfileStore,
     retrievers: dict[str, Retriever],
 ) -> Iterator[Method]:
+    """The methods of `options`, answered by `llm`."""
     from persona.retrievers.channel import RecordsChannel
 
     by_choice = any(question.choices is not None for question in benchmark.questions)

@@ -9,13 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 _PACKAGES = ("torch", "transformers", "peft", "sentence-transformers", "numpy", "openai", "langchain-core")
+_TOOLS = ("lm_eval", "inspect_ai")
 """What of others decides numbers."""
 
 
 def environment() -> dict[str, Any]:
     """Python, packages, system and processors, ready for JSON; accelerators only where torch is loaded already."""
     versions = {}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *_TOOLS):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

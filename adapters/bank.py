@@ -97,21 +97,23 @@ class AdapterBank:
         rows = self.store.database.rows(select(families.c.name).order_by(families.c.family), {})
         return tuple(Family.from_name(name) for (name,) in rows)
 
-    def family(self, base: str | None = None, *, key: str | None = None) -> Family:
+    def family(self, base: str | None = None, *, key: str | None = None, steers: bool | None = False) -> Family:
         """The family for a model. Of several the one that has users is taken.
 
         Args:
             base: the model's fingerprint; None takes any model's.
             key: `Family.key`, or its beginning, where there are several.
+            steers: whether it is to be one of steering vectors; None for either.
 
         Raises:
             UnknownAdapterError: if there is none, or none of that key.
             FingerprintMismatchError: if there are only families of other models.
             InvalidOptionError: if there are several and `key` does not choose one.
         """
-        every = [family for family in self.families() if family.key.startswith(key or "")]
+        fitting = [each for each in self.families() if steers in (None, each.steers)]
+        every = [family for family in fitting if family.key.startswith(key or "")]
         if not every:
-            wanted = f"no family {key}" if key else "no adapters"
+            wanted = f"no family {key}" if key else f"no {'steering vectors' if steers else 'adapters'}"
             raise UnknownAdapterError(
                 f"the store {self.store.database.name} has {wanted}: train some with `persona train adapters`"
             )

@@ -176,6 +176,11 @@ class Family:
         return sum(self.sizes)
 
     @property
+    def steers(self) -> bool:
+        """Whether they are steering vectors: without an input, what is added is the same for every token."""
+        return not any(module.n_in for module in self.modules)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of an adapter at rest."""
         scales = 4 * self.spec.r * len(self.sizes) if self.spec.dtype == "int8" else 0

@@ -191,6 +191,11 @@ def answer_key(personalizer: Personalizer, prepared: Prepared) -> str:
         parts.append([mode, asdict(request.choices)])
     if request.soft_prompt is not None:
         parts.append(hashlib.blake2b(request.soft_prompt.float().cpu().numpy().tobytes()).hexdigest())
+    if request.steering:
+        digest = hashlib.blake2b()
+        for block, vector in sorted(request.steering.items()):
+            digest.update(block.to_bytes(4) + vector.float().cpu().numpy().tobytes())
+        parts.append({"steering": digest.hexdigest()})
     if request.lifts:
         lifts = request.lifts
         parts.append(sorted(lifts.items()) if isinstance(lifts, Mapping) else lifts.fingerprint)

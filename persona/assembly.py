@@ -63,7 +63,9 @@ class PersonalizationOptions:
         user_vectors: the users' vectors, for a user embedder that reads those; a file or its path.
         adapters: answer with the user's own adapter: True for those in the store, a bank, or those that a vLLM server
             serves.
-        family: key of a family of adapters, or its beginning; needed where there are several for the LLM.
+        steering: add the user's steering vector in the store to the hidden states; who has none is answered without.
+        family: key of a family of adapters, or without these of steering vectors, or its beginning; needed where there
+            are several for the LLM.
         missing_adapter: what a user without an adapter gets, one of `MISSING_ADAPTER`.
         summary: say what is typical of the user: ``"stats"``, exact statistics of the records; ``"llm"``, what
             `summarize_users` has stored; or ``"both"``.
@@ -87,6 +89,7 @@ class PersonalizationOptions:
     user_embedder: UserEmbedder | str | Path | None = None
     user_vectors: UserVectorFile | str | Path | None = None
     adapters: AdapterBank | ServedAdapters | bool = False
+    steering: bool = False
     family: str | None = None
     missing_adapter: str = "error"
     summary: str | None = None
@@ -108,7 +111,8 @@ class PersonalizationOptions:
             )
         if self.summary is not None and self.summary not in SUMMARIES:
             raise InvalidOptionError(f"a summary must be one of {', '.join(SUMMARIES)}, was: {self.summary!r}")
-        if self.adapters is False and (self.family is not None or self.missing_adapter != MISSING_ADAPTER[0]):
+        unread = (self.family is not None and not self.steering) or self.missing_adapter != MISSING_ADAPTER[0]
+        if self.adapters is False and unread:
             raise InvalidOptionError("`family` and `missing_adapter` are for adapters: ask for these too")
         if self.retriever is not None and not isinstance(self.retriever, str) and self.retrieval != RetrieverOptions():
             raise InvalidOptionError(
@@ -153,7 +157,9 @@ def assembled(
             source = as_user_vectors(options.user_vectors) or encoder
             assert source is not None
             channels.append(SoftPromptChannel(embedder, llm, source, store))
-        channels += [channel for channel in (pool, summary) if channel is not None]
+        channels += [
+            channel for channel in (pool, _steering_channel(options, llm, store), summary) if channel is not None
+        ]
         task = options.task if options.task != FREE or embedder is None else embedder.config.task or FREE
         wording = None if task == FREE else LampWording(lamp_task(task))
         builder = PromptBuilder.of(
@@ -267,6 +273,17 @@ def _summary_channel(options: PersonalizationOptions, store: ProfileStore) -> Ch
     from persona.summaries.stored import StoredSummaries
 
     return SummaryChannel(options.summary, StoredSummaries(store, options.task), task=options.task)
+
+
+def _steering_channel(options: PersonalizationOptions, llm: LanguageModel, store: ProfileStore) -> Channel | None:
+    if not options.steering:
+        return None
+    from persona.adapters.bank import AdapterBank
+    from persona.steering.channel import SteeringChannel
+
+    bank = AdapterBank(store)
+    key = options.family if options.adapters is False else None
+    return SteeringChannel(bank, bank.family(llm.fingerprint, key=key, steers=True))
 
 
 def _adapter_channel(

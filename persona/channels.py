@@ -9,23 +9,24 @@ users:
 ...         return [Contribution(notes=(f"Signs as {ask.profile.user_id}.",)) for ask in asks]
 
 Those of persona: `persona.retrievers.channel.RecordsChannel`, `persona.summaries.channel.SummaryChannel`,
-`persona.soft_prompts.channel.SoftPromptChannel` and `persona.adapters.channel.AdapterChannel`. Your own needs no
-change to persona: give it to a `Personalizer`.
+`persona.soft_prompts.channel.SoftPromptChannel`, `persona.steering.channel.SteeringChannel` and
+`persona.adapters.channel.AdapterChannel`. Your own needs no change to persona: give it to a `Personalizer`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from persona.errors import UnsupportedChannelError
+from persona.errors import InvalidOptionError, UnsupportedChannelError
 from persona.protocols import (
     ADAPTER,
     LIFTS,
     SOFT_PROMPT,
+    STEERING,
     TEXT,
     Choices,
     Encoding,
@@ -45,6 +46,7 @@ _TAKEN_BY = {
     "given its `hidden_size`",
     ADAPTER: "transformers models with an open AdapterPool, and by a vLLM server that is given `adapter_name`",
     LIFTS: "transformers models (a folder, a hub id, 'tiny' or (model, tokenizer))",
+    STEERING: "transformers models (a folder, a hub id, 'tiny' or (model, tokenizer))",
 }
 
 
@@ -79,6 +81,8 @@ class Contribution:
         soft_prompt: vectors in front of the prompt's embeddings, float.  # (n_tokens, llm_hidden)
         adapter: name of the adapter to answer with.
         lifts: what is added to the logits of the answer's tokens.
+        steering: what is added to the hidden states behind blocks of the model; that of several channels is summed.
+            # (llm_hidden,) each
         personal: False if every user would get the same: the soft prompt of a user without records, the prior.
         identity: what besides its name determines the weights of `adapter`; an evaluation stores answers under it.
     """
@@ -89,6 +93,7 @@ class Contribution:
     soft_prompt: torch.Tensor | None = None
     adapter: str | None = None
     lifts: Lifts | None = None
+    steering: Mapping[int, torch.Tensor] | None = None
     personal: bool = True
     identity: str = ""
 
@@ -147,3 +152,24 @@ def check_way(llm: LanguageModel, way: str, wanted_by: str) -> None:
         f"the LLM {llm.fingerprint} takes {', '.join(sorted(llm.channels))}, but {wanted_by} needs: {way}, "
         + (f"which is taken by {_TAKEN_BY[way]}" if why is None else f"which is not for it: {why}")
     )
+
+
+def summed(given: Sequence[Mapping[int, Any] | None]) -> dict[int, Any] | None:
+    """What several channels add behind each block, in their order; None for nothing."""
+    summed: dict[int, Any] = {}
+    for each in given:
+        for block, vector in (each or {}).items():
+            summed[block] = summed[block] + vector if block in summed else vector
+    return summed or None
+
+
+def only(what: str, found: Sequence[Any]) -> Any:
+    """The only value that is not None; None if there is none.
+
+    Raises:
+        InvalidOptionError: if there are several.
+    """
+    given = [each for each in found if each is not None]
+    if len(given) > 1:
+        raise InvalidOptionError(f"one channel may bring {what}, {len(given)} did: leave the others out")
+    return given[0] if given else None

@@ -18,9 +18,9 @@ import asyncio
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from persona.channels import Ask, Channel, Contribution, check_way
+from persona.channels import Ask, Channel, Contribution, check_way, only, summed
 from persona.errors import GenerationError, InvalidOptionError
 from persona.generation import AsyncGenerationStream, Generation, GenerationStream, Prepared
 from persona.llm.answers.modes import aanswers, answers
@@ -183,8 +183,6 @@ class Personalizer:
 
         Arguments and errors as in `generate`. `GenerationStream.generation` is the whole, at the end.
         """
-        if choices is not None and self.options.answers == "auto":
-            return self.answering("likelihood").stream(user_id, prompt, choices=choices)
         check_user_id(user_id)
         if choices is not None and self.options.answers == "auto":
             return self.answering("likelihood").stream(user_id, prompt, choices=choices)
@@ -307,9 +305,10 @@ class Personalizer:
             _check_owned(ask.profile, contribution.records)
         records = tuple(scored for each in contributions for scored in each.records)
         notes = tuple(note for each in contributions for note in each.notes)
-        soft_prompt = _only("soft prompt", [each.soft_prompt for each in contributions])
-        adapter = _only("adapter", [each.adapter for each in contributions])
-        request_lifts = _only("lifts", [each.lifts or None for each in contributions])
+        soft_prompt = only("soft prompt", [each.soft_prompt for each in contributions])
+        adapter = only("adapter", [each.adapter for each in contributions])
+        steering = summed([each.steering for each in contributions])
+        request_lifts = only("lifts", [each.lifts or None for each in contributions])
         tokens = sum(each.tokens for each in contributions)
         builder = self._builder_for(ask, tokens)
         built = builder.build(ask.prompt, [scored.record for scored in records], notes, query=ask.query)
@@ -329,7 +328,7 @@ class Personalizer:
             sources=tuple(each.source for each in contributions if each.source) if built.notes else (),
             turns=with_personal_turns(ask.turns, built.turns),
         )
-        request = Request(built.text, soft_prompt, adapter, request_lifts, generation.turns, ask.choices)
+        request = Request(built.text, soft_prompt, adapter, request_lifts, generation.turns, ask.choices, steering)
         return Prepared(request, generation, next((each.identity for each in contributions if each.identity), ""))
 
     def _builder_for(self, ask: Ask, tokens: int) -> PromptBuilder:
@@ -357,20 +356,8 @@ def _reached(contribution: Contribution, built: BuiltPrompt) -> bool:
         or bool(contribution.notes and built.notes)
         or contribution.tokens > 0
         or contribution.adapter is not None
-        or bool(contribution.lifts)
+        or bool(contribution.lifts or contribution.steering)
     )
-
-
-def _only(what: str, found: Sequence[Any]) -> Any:
-    """The only value that is not None; None if there is none.
-
-    Raises:
-        InvalidOptionError: if there are several.
-    """
-    given = [each for each in found if each is not None]
-    if len(given) > 1:
-        raise InvalidOptionError(f"one channel may bring {what}, {len(given)} did: leave the others out")
-    return given[0] if given else None
 
 
 def _check_owned(profile: Profile, records: Sequence[ScoredRecord]) -> None:

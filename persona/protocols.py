@@ -23,9 +23,9 @@ TEXT = "text"
 SOFT_PROMPT = "soft_prompt"
 ADAPTER = "adapter"
 LIFTS = "lifts"
-WAYS = (TEXT, SOFT_PROMPT, ADAPTER, LIFTS)
-"""The ways into an LLM: text in the prompt, vectors in front of the input embeddings, an adapter in the weights, and
-numbers added to the logits of its next tokens."""
+STEERING = "steering"
+WAYS = (TEXT, SOFT_PROMPT, ADAPTER, LIFTS, STEERING)
+"""The ways into an LLM: its prompt, vectors in front of the prompt, its weights, its logits, its hidden states."""
 
 PRIOR_ADAPTER = "@prior"
 """The name of the shared adapter that all users' adapters are trained over."""
@@ -112,7 +112,6 @@ class StepLifts(Protocol):
 
 Lifts: TypeAlias = Mapping[int, float] | StepLifts
 """What is added to the logits of an answer's next token: by token id, or by token id and the answer so far."""
-
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 
@@ -239,6 +238,7 @@ class Request:
         lifts: what is added to the logits of the next token while the answer is generated; None for nothing.
         turns: the turns before `prompt`, oldest first; a system turn may only be the first.
         choices: the legal answers, for `GenerationOptions.answers`; None where any text is.
+        steering: what is added to the hidden states behind blocks, by their number from 0.  # (llm_hidden,) each
     """
 
     prompt: str
@@ -247,6 +247,7 @@ class Request:
     lifts: Lifts | None = None
     turns: tuple[Message, ...] = ()
     choices: Choices | None = None
+    steering: Mapping[int, torch.Tensor] | None = None
 
 
 class AdapterSource(Protocol):

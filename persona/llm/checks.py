@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from persona.channels import check_way
 from persona.errors import GenerationError, InvalidOptionError
 from persona.llm.chat.messages import check_turns
-from persona.protocols import ADAPTER, ANSWERS, LIFTS, SOFT_PROMPT, GenerationOptions, LanguageModel, Request
+from persona.protocols import ADAPTER, ANSWERS, LIFTS, SOFT_PROMPT, STEERING, GenerationOptions, LanguageModel, Request
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,7 @@ def check_requests(requests: Sequence[Request], llm: LanguageModel) -> None:
             (SOFT_PROMPT, request.soft_prompt is not None),
             (ADAPTER, request.adapter is not None),
             (LIFTS, bool(request.lifts)),
+            (STEERING, bool(request.steering)),
         )
         for way, used in needed:
             if used:

@@ -115,7 +115,11 @@ def counting_llm(llm: LanguageModel) -> CountingLM:
 
 def _different(requests: Sequence[Request]) -> list[Request]:
     """Equal requests of a batch are asked once."""
-    return list({(each.prompt, each.turns, each.choices, id(each.soft_prompt)): each for each in requests}.values())
+    return list(
+        {
+            (each.prompt, each.turns, each.choices, id(each.soft_prompt), id(each.steering)): each for each in requests
+        }.values()
+    )
 
 
 def _texts(request: Request) -> tuple[str, ...]:

@@ -43,6 +43,8 @@ class ModelInput:
         adapter: name of the adapter to compute with, or None.
         lifts: what is added to the scores of the next token, or None.
         choices: token ids of the answers that are legal, each with its end token; None where any answer is.
+        steering: what is added to the hidden states behind blocks of the model, on its device and in its type, or None.
+            # (hidden,) each
     """
 
     ids: tuple[int, ...]
@@ -50,6 +52,7 @@ class ModelInput:
     adapter: str | None = None
     lifts: Lifts | None = None
     choices: tuple[tuple[int, ...], ...] | None = None
+    steering: Mapping[int, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.ids) + (0 if self.soft_prompt is None else len(self.soft_prompt))

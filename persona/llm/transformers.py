@@ -44,6 +44,7 @@ from persona.llm.decoding import NOISE
 from persona.llm.frozen.model import FrozenModel, unwrapped
 from persona.llm.frozen.options import TransformersOptions
 from persona.llm.frozen.probe import Probe, ordinary_tokens
+from persona.llm.frozen.steering import Steered, checked
 from persona.llm.frozen.turns import Turns
 from persona.llm.frozen.writing import Writing
 from persona.llm.inputs import Batching, BatchLimits, ModelInput, batches
@@ -54,6 +55,7 @@ from persona.protocols import (
     ADAPTER,
     LIFTS,
     SOFT_PROMPT,
+    STEERING,
     TEXT,
     AdapterSource,
     Answer,
@@ -130,16 +132,16 @@ class TransformersLM:
 
     @property
     def channels(self) -> frozenset[str]:
-        """Text and lifts, soft prompts unless there is a `refusal`, and adapters while some are attached."""
-        soft_prompts = (SOFT_PROMPT,) if self.refusal(SOFT_PROMPT) is None else ()
-        return frozenset({TEXT, LIFTS, *soft_prompts, *(() if self.adapters is None else (ADAPTER,))})
+        """Text and lifts; soft prompts and steering without a `refusal`; adapters while some are attached."""
+        probed = [way for way in (SOFT_PROMPT, STEERING) if self.refusal(way) is None]
+        return frozenset({TEXT, LIFTS, *probed, *(() if self.adapters is None else (ADAPTER,))})
 
     def refusal(self, way: str) -> str | None:
         """Why the model cannot take one of `persona.protocols.WAYS` at all; None if it can.
 
         The first call computes a few tokens (`persona.llm.frozen.probe`).
         """
-        return (self.probe.soft_prompt_refusal or self.probe.loss_refusal) if way == SOFT_PROMPT else None
+        return self.probe.refusal(way)
 
     @cached_property
     def probe(self) -> Probe:
@@ -219,12 +221,7 @@ class TransformersLM:
         return tuple(dict.fromkeys((*self._tokenizer.all_special_ids, *self.frozen.ends, self.pad_token)))
 
     def prompt_ids(self, prompts: Sequence[str], *, limit: int | None = None) -> list[list[int]]:
-        """Token ids of prompts as `generate` reads them, see `PromptEncoder.encode`.
-
-        Args:
-            prompts: the texts.
-            limit: most tokens of one; None for any number.
-        """
+        """Token ids of prompts as `generate` reads them, of each at most `limit` (`PromptEncoder.encode`)."""
         return self._prompts.encode(prompts, [limit] * len(prompts))
 
     def opening_ids(self, text: str) -> list[int]:
@@ -260,11 +257,9 @@ class TransformersLM:
         with self.computing():
             # Within the lock: adapters that are attached now stay so until the answers are there.
             inputs = self.inputs(requests, options)
-            # Equal prompts are one input; a soft prompt, or lifts, are never taken for equal to others.
-            keys = [
-                (each.ids, each.adapter, each.choices, None if each.soft_prompt is None and not each.lifts else index)
-                for index, each in enumerate(inputs)
-            ]
+            # Equal prompts are one input; numbers that a request brings are never taken for equal to others.
+            own = [each.soft_prompt is not None or bool(each.lifts or each.steering) for each in inputs]
+            keys = [(each.ids, each.adapter, each.choices, n if own[n] else None) for n, each in enumerate(inputs)]
             answers = self._answers(dict(zip(keys, inputs, strict=True)), options)
         yield from ((index, answers[key]) for index, key in enumerate(keys))
 
@@ -317,11 +312,14 @@ class TransformersLM:
                         (scores[key],) = self._scored(scorer, [inputs[key]])
         return [scores[index] for index in range(len(requests))]
 
-    def attached(self, adapters: Sequence[str | None]) -> AbstractContextManager[None]:
-        """While it is open, the rows of a batch are computed with the adapters of these names (`AdapterSource`)."""
-        if self.adapters is None and any(adapters):
+    def attached(self, inputs: Sequence[ModelInput]) -> AbstractContextManager[None]:
+        """While it is open, the rows of a batch have the adapters and steering of `inputs`; it may be opened again."""
+        names = [each.adapter for each in inputs]
+        if self.adapters is None and any(names):
             raise UnknownAdapterError(f"{self.name} has no adapters attached any more: keep the AdapterPool open")
-        return nullcontext() if self.adapters is None else self.adapters.named(adapters)
+        adapters = nullcontext() if self.adapters is None else self.adapters.named(names)
+        rows = [each.steering for each in inputs]
+        return Steered(self.frozen.blocks, rows, adapters) if any(rows) else adapters
 
     def _limits(self, inputs: int) -> BatchLimits:
         """What bounds the batches of a number of inputs."""
@@ -362,8 +360,9 @@ class TransformersLM:
                 request.adapter,
                 check_lifts(request.lifts, self.model.config),
                 legal_ids(request, options, self.target_ids),
+                checked(request.steering, self.frozen.blocks, self.frozen.embeddings, f" (request {index})"),
             )
-            for ids, vectors, request in zip(encoded, soft_prompts, requests, strict=True)
+            for index, (ids, vectors, request) in enumerate(zip(encoded, soft_prompts, requests, strict=True))
         ]
 
     def _soft_prompt(self, request: Request, index: int) -> torch.Tensor | None:
@@ -393,7 +392,7 @@ class TransformersLM:
         self, inputs: Sequence[ModelInput], options: GenerationOptions, streamed: Streamed | None = None
     ) -> tuple[list[list[int]], list[float]]:
         """Tokens of the answers, without the end token, and the margins with which they were decided."""
-        with self._within_memory(inputs), self.attached([each.adapter for each in inputs]):
+        with self._within_memory(inputs), self.attached(inputs):
             return self._writing.batch(inputs, options, streamed)
 
     def __repr__(self) -> str:

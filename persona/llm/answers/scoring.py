@@ -27,7 +27,7 @@ from persona.llm.inputs import ModelInput, PaddedBatch
 from persona.llm.lifts import lifted
 from persona.protocols import GenerationOptions, Lifts, Request
 
-Attached: TypeAlias = Callable[[Sequence[str | None]], AbstractContextManager[None]]
+Attached: TypeAlias = Callable[[Sequence[ModelInput]], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,11 +49,11 @@ class ChoiceScorer:
     Args:
         model: the frozen model.
         probe: what it was found to do.
-        named: while the context is open, each row of a batch is computed with the adapter of that name.
+        attached: while the context is open, each row of a batch has the adapter and the steering of its input.
     """
 
-    def __init__(self, model: FrozenModel, probe: Probe, named: Attached = lambda names: nullcontext()) -> None:
-        self._model, self._probe, self._named = model, probe, named
+    def __init__(self, model: FrozenModel, probe: Probe, attached: Attached = lambda inputs: nullcontext()) -> None:
+        self._model, self._probe, self._attached = model, probe, attached
 
     def __call__(self, prompts: Sequence[ScoredPrompt]) -> list[list[float]]:
         """Log-likelihood of each choice of each prompt, in nats."""
@@ -64,7 +64,7 @@ class ChoiceScorer:
 
     def _on_cache(self, prompts: Sequence[ScoredPrompt], rows: _Rows) -> Tensor:
         batch = self._batch([prompt.input.ids for prompt in prompts], [prompt.input for prompt in prompts])
-        with self._named([prompt.input.adapter for prompt in prompts]):
+        with self._attached([prompt.input for prompt in prompts]):
             output = self._model.forward(batch, keep=1, use_cache=True)
         cache: Any = getattr(output, "past_key_values", None)
         if not _repeatable(cache):
@@ -78,7 +78,7 @@ class ChoiceScorer:
         tokens, read = rows.tokens(0, rows.longest - 1)
         mask = torch.cat((batch.mask[rows.prompts.to(device)], read.long().to(device)), 1)
         follow = PaddedBatch(tokens.to(device), mask, (0,) * len(tokens), [None] * len(tokens))
-        with self._named(rows.adapters):
+        with self._attached(rows.inputs):
             logits = self._model.forward(follow, use_cache=True, past_key_values=cache).logits
         return scores + rows.scores(logits, 1)
 
@@ -87,7 +87,7 @@ class ChoiceScorer:
         texts = [(*each.ids, *choice[:-1]) for each, choice in zip(rows.inputs, rows.choices, strict=True)]
         pad_left = self._probe.loss_pads_left
         batch = self._batch(texts, rows.inputs, pad_left=pad_left)
-        with self._named(rows.adapters):
+        with self._attached(rows.inputs):
             logits = self._model.forward(batch, keep=rows.longest if pad_left else 0).logits
         # Where each choice begins, counted from the row's end or from its start.
         ends = torch.full((len(texts),), logits.shape[1]) if pad_left else batch.mask.sum(1).cpu()
@@ -99,12 +99,12 @@ class ChoiceScorer:
         batch = self._batch([prompt.input.ids for prompt in prompts], [prompt.input for prompt in prompts])
         device = batch.mask.device
         repeated = rows.prompts.to(device)
-        with self._named([prompt.input.adapter for prompt in prompts]):
+        with self._attached([prompt.input for prompt in prompts]):
             read = self._model.encoded(batch)
         read["last_hidden_state"] = read[0][repeated]
         written, _ = rows.tokens(0, rows.longest - 1)
         decoder_ids = torch.cat((torch.full((len(written), 1), self._model.decoder_start_token), written), 1)
-        with self._named(rows.adapters):
+        with self._attached(rows.inputs):
             logits = self._model.model(
                 # FSMT makes its decoder's mask only where it is given ids; no model reads them again.
                 input_ids=batch.ids[repeated],
@@ -164,11 +164,6 @@ class _Rows:
         rows = [index for index, prompt in enumerate(prompts) for _ in prompt.choices]
         choices = [choice for prompt in prompts for choice in prompt.choices]
         return cls(torch.tensor(rows), [prompts[row].input for row in rows], choices, max(map(len, choices)))
-
-    @property
-    def adapters(self) -> list[str | None]:
-        """The adapter of each row."""
-        return [each.adapter for each in self.inputs]
 
     def tokens(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
         """Tokens `begin` to `end` of each choice but its last one, and which are no padding.  # (rows, n), bool"""

@@ -36,7 +36,7 @@ class Batch:
         self.rows: list[Row] = []
         self.slots = Slots()
         self._llm = llm
-        self._adapters: AbstractContextManager[None] | None = None
+        self._attached: AbstractContextManager[None] | None = None
         self._checked = 0.0
 
     def has_room(self, rows: Sequence[Row], most_padding: int) -> bool:
@@ -54,7 +54,7 @@ class Batch:
     def join(self, rows: Sequence[Row], cache: Any, mask: Tensor) -> None:
         """Take rows in, after their prompts were read; `cache` and `mask` as in `Slots.join`."""
         self.rows += rows
-        self._adapters = None
+        self._attached = None
         try:
             self.slots.join(cache, mask)
         except torch.OutOfMemoryError as error:
@@ -70,7 +70,7 @@ class Batch:
                 self.slots.leave(index)
                 self.rows[index] = self.rows[-1]
                 self.rows.pop()
-                self._adapters = None
+                self._attached = None
 
     def step(self) -> None:
         """Write the next token of each row. An error of the model ends all rows, one of an adapter its own."""
@@ -86,20 +86,20 @@ class Batch:
         """End all rows; their cache may be half of one step and half of another."""
         for row in self.rows:
             row.end(error)
-        self.rows, self.slots, self._adapters = [], Slots(), None
+        self.rows, self.slots, self._attached = [], Slots(), None
 
     def _logits(self) -> Tensor:
         """The logits of each row's next token.  # (rows, vocabulary)"""
         model, slots = self._llm.frozen, self.slots
         while self.rows:
             try:
-                if self._adapters is None or monotonic() - self._checked > _CHECKED:
-                    self._adapters = self._llm.attached([row.input.adapter for row in self.rows])
+                if self._attached is None or monotonic() - self._checked > _CHECKED:
+                    self._attached = self._llm.attached([row.input for row in self.rows])
                     self._checked = monotonic()
                 mask = slots.next_mask()
                 ids = torch.tensor([[row.last] for row in self.rows], device=model.device)
                 batch = PaddedBatch(ids, mask, (0,) * len(ids), [None] * len(ids))
-                with self._adapters:
+                with self._attached:
                     output = model.forward(batch, use_cache=True, past_key_values=slots.cache)
             except UnknownAdapterError as error:
                 self._end_unknown(error)
@@ -114,13 +114,13 @@ class Batch:
         with_adapter = [row for row in self.rows if row.input.adapter is not None]
         for row in with_adapter:
             try:
-                self._llm.attached([row.input.adapter])
+                self._llm.attached([row.input])
             except UnknownAdapterError as own:
                 row.end(own)
         if not any(row.ticket.ended for row in self.rows):
             for row in with_adapter:
                 row.end(error)
-        self._adapters = None
+        self._attached = None
         self.remove_ended()
 
 
@@ -137,7 +137,7 @@ def read_prompts(llm: TransformersLM, rows: Sequence[Row]) -> tuple[list[Row], A
     """
     stand_in = llm.probe.stand_in
     batch = llm.frozen.padded([row.input.ids for row in rows], [row.input.soft_prompt for row in rows], stand_in)
-    with llm.attached([row.input.adapter for row in rows]):
+    with llm.attached([row.input for row in rows]):
         output = llm.frozen.forward(batch, keep=1, use_cache=True)
     take_tokens(rows, output.logits[:, -1])
     going = [index for index, row in enumerate(rows) if not row.ticket.ended]
@@ -160,7 +160,7 @@ def write_alone(llm: TransformersLM, row: Row) -> None:
     rules = model.rules(row.options.generation)
     row.forced = int(model.encoder_decoder and rules.forced_bos_token_id is not None)
     try:
-        with llm.attached([given.adapter]):
+        with llm.attached([given]):
             stand_in = llm.probe.stand_in if given.soft_prompt is not None else lambda vectors: ()
             batch = model.padded([given.ids], [given.soft_prompt], stand_in)
             model.generate(batch, rules, [_Chosen(row)], stopping_criteria=StoppingCriteriaList([_Ended(row)]))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor
 
 from persona.errors import ModelLoadError
+from persona.llm.frozen.steering import blocks
 from persona.llm.inputs import PaddedBatch
 from persona.llm.weights.quantized import mixes_rows
 from persona.protocols import GenerationOptions
@@ -44,6 +45,7 @@ class FrozenModel:
         pad_token: id of the token that fills up a batch.
         layer: the module that embeds the ids of a prompt.
         encoder_decoder: whether the model reads in an encoder and writes in a decoder.
+        blocks: those that write (`persona.llm.frozen.steering.blocks`).
 
     Raises:
         ModelLoadError: if no module embeds ids one by one.
@@ -59,6 +61,7 @@ class FrozenModel:
         self.pad_token: int = next(pad for pad in pads if pad is not None)
         self.encoder_decoder = bool(model.config.is_encoder_decoder)
         self.layer: Any = input_layer(model)
+        self.blocks = blocks(model)
         self._kept: list[tuple[nn.Module, str, Tensor | None]] | None = None
         takes = inspect.signature(model.forward).parameters
         self._takes_logits_to_keep = "logits_to_keep" in takes

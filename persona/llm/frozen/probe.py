@@ -5,6 +5,7 @@ requests in one batch      padded where the answer is then the one that a reques
                            length (models that keep a state), or each alone (experts of limited capacity)
 soft prompts               taken where the embeddings of a text's own ids, as a soft prompt, are that text
 the loss                   taken where its scores are those that answers are written with
+steering                   taken where what is added behind a block changes its own row and no other
 =========================  ===========================================================================================
 
 Each question is asked when it first matters, takes some steps of a few tokens, and leaves the model as it was.
@@ -23,8 +24,9 @@ from transformers import LogitsProcessor
 
 from persona.llm.checkpoint import frozen
 from persona.llm.frozen.model import FrozenModel, rounding
+from persona.llm.frozen.steering import Steered, read_states
 from persona.llm.inputs import Batching
-from persona.protocols import GenerationOptions
+from persona.protocols import SOFT_PROMPT, STEERING, GenerationOptions
 
 _READ, _WRITTEN = 8, 3
 _TEXT = "One of these words is about a small red house, 7 are not, and the last one ends here"
@@ -69,10 +71,43 @@ class Probe:
             return "its scores depend on what else is in the batch"
         return None if self._is_differentiable() else "it passes no gradients to its input"
 
+    def refusal(self, way: str) -> str | None:
+        """Why the model does not take one of `persona.protocols.WAYS`, None if it does."""
+        if way == STEERING:
+            return self.steering_refusal
+        return (self.soft_prompt_refusal or self.loss_refusal) if way == SOFT_PROMPT else None
+
     @cached_property
     def soft_prompt_refusal(self) -> str | None:
         """Why the model takes no soft prompts, None if it does."""
         return self._soft_prompts[0]
+
+    @cached_property
+    def steering_refusal(self) -> str | None:
+        """Why nothing can be added to the model's hidden states, None if it can."""
+        model = self._model
+        if not model.blocks:
+            return "its blocks were not found"
+        middle = len(model.blocks) // 2
+        try:
+            with read_states([model.blocks[middle]]) as found:
+                plain = self._scored([self._text])
+            (states,) = found
+            if states.ndim != 3 or len(states) != 1 or states.shape[2] != model.embeddings.shape[1]:
+                return "its blocks do not give one state of the embeddings' length for each token"
+            noise = torch.randn(states.shape[2], generator=torch.Generator().manual_seed(0)).to(states)
+            own = {middle: noise * states.float().std().to(states)}
+            with Steered(model.blocks, [own]):
+                alone = self._scored([self._text])
+            neighbour = {Batching.PADDED: [self._long], Batching.EQUAL: [self._equal]}.get(self.batching, [])
+            with Steered(model.blocks, [None for _ in neighbour] + [own]):
+                mixed = self._scored([*neighbour, self._text])
+        except Exception:  # as in `_is_same`
+            return "nothing can be added behind its blocks"
+        tolerance = rounding(model.model)
+        if same_scores(alone, plain, tolerance):
+            return "what is added behind its blocks changes nothing"
+        return None if same_scores(mixed[-1:], alone, tolerance) else "what is added in one row depends on the others"
 
     def stand_in(self, vectors: Tensor) -> list[int]:
         """The ids that stand where a soft prompt stands.  # vectors: (n_tokens, hidden)"""

@@ -28,7 +28,12 @@ from persona.store.upkeep.exports import noted_exports
 _TABLES = {"users": "ids", "vectors": "vector matrices", "keys": "API keys"}
 """What is in the tables whose names do not say it."""
 
-_INDEXES = {"summary": "summaries", "soft-prompt": "soft prompts", CHUNK: "adapter chunks"}
+_INDEXES = {
+    "summary": "summaries",
+    "soft-prompt": "soft prompts",
+    "neutral": "neutral texts",
+    CHUNK: "adapter chunks",
+}
 """What the kinds of indexes are that have names like ``summary:LaMP_3``; the others are indexes."""
 
 

@@ -203,18 +203,18 @@ class Report:
 
     def markdown(self) -> str:
         """The report as a Markdown table."""
-        return markdown(self._cells())
+        return markdown(self.cells())
 
     def table(self, title: str) -> Table:
         """The report as a `rich` table; metrics with 95 % bootstrap intervals over users."""
         return table(
-            self._cells(),
+            self.cells(),
             title=f"{title}: {self.benchmark}, {self.questions} questions of {self.users} users",
             caption="intervals: 95 %, bootstrap over users; difference: to `none`, paired"
             + (f"; {self.left_out} questions left out, which a row has no answer to" if self.left_out else ""),
         )
 
-    def _cells(self) -> list[list[str]]:
+    def cells(self) -> list[list[str]]:
         """Header and rows as strings."""
         metrics = self._metrics
         differences = {

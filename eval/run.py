@@ -28,8 +28,10 @@ from persona.eval.controls import Control, EmptyHistory, OtherUser, TrainedWitho
 from persona.eval.methods import Arm, Method, Run, as_methods
 from persona.eval.options import LEFT_OUT, EvaluationOptions
 from persona.eval.report import Report, write_results
+from persona.eval.results.page import report_page
 from persona.eval.results.samples import write_samples
 from persona.eval.results.scoring import Answered, Scoring
+from persona.files import write_atomically
 from persona.generation import Prepared
 from persona.protocols import Choices
 
@@ -58,7 +60,8 @@ def evaluate(
         controls: None takes another user's history, an empty history for soft prompts, and the training without user,
             each for the methods that it says something about.
         options: how to run; None takes the defaults.
-        out: folder for answers (a run that was stopped goes on), predictions and ``results.json``; None keeps nothing.
+        out: folder for answers (a run that was stopped goes on), predictions, ``results.json`` and ``report.html``;
+            None keeps nothing.
         config: what decides the numbers besides, for the report.
         progress: called with a stage's name, what is done and what there is to do.
 
@@ -217,4 +220,5 @@ def _save(report: Report, benchmark: Benchmark, out: Path) -> None:
         for name, answers in zip(row.file_names, row.runs, strict=True):
             benchmark.save(folder / name, answers)
     write_results(out, report.as_dict())
+    write_atomically(out / "report.html", report_page(report))
     write_samples(out, report, benchmark.metrics)

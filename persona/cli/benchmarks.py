@@ -123,7 +123,7 @@ def eval_run(options: EvalRun, settings: Mapping[str, Any]) -> None:
             show(table(kinds, title=f"{kinds[0][0]} by kind"))
         for note in done.notes:
             say(note)
-        say(f"predictions and results: {folder}")
+        say(f"predictions, results and report.html: {folder}")
     report_failures("questions", ((f"{each.question} of {each.row!r}", each.reason) for each in done.failures))
 
 

@@ -142,7 +142,7 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
         say(done.markdown().rstrip())
     else:
         show(done.table(f"{options.data.resolve().name} {options.split}"))
-        say(f"predictions and results: {folder}")
+        say(f"predictions, results and report.html: {folder}")
     report_failures("questions", ((f"{each.question} of {each.row!r}", each.reason) for each in done.failures))
 
 

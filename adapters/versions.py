@@ -128,7 +128,10 @@ def safe_name(user_id: str) -> str:
 
 def erase_exports(user_id: str, exports: Path) -> int:
     """Remove the user's adapters from a folder into which adapters were exported; how many there were."""
-    folders = list(exports.glob(f"{safe_name(check_user_id(user_id))}@*"))
-    for folder in folders:
-        shutil.rmtree(folder)
-    return len(folders)
+    exported = list(exports.glob(f"{safe_name(check_user_id(user_id))}@*"))
+    for place in exported:
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink()
+    return len(exported)

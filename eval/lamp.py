@@ -8,6 +8,7 @@
 a retriever of `persona.retrievers.registry.RETRIEVERS`  the k records that it finds
 ``user-embedder``                                        a user embedder's soft prompt
 ``stats``, ``summary``, ``stats+summary``                a summary: exact statistics, what an LLM wrote, both
+``steering``                                             a steering vector of the profile (`persona.steering`)
 ``lora``, ``lora+task``, ``neighbours``, ``routed``      an adapter of the profile (`persona.adapters.from_profiles`)
 =======================================================  ===============================================================
 

@@ -31,8 +31,9 @@ SUMMARIES: Mapping[str, str] = {"stats": "stats", "summary": "llm", "stats+summa
 """The methods with a summary, and where it comes from (`persona.summaries.channel.SOURCES`)."""
 WRITTEN = ("summary", "stats+summary")
 """The methods for which an LLM writes."""
+STEERING = "steering"
 ADAPTERS = ("lora", "lora+task", "neighbours", "routed")
-BESIDE_RECORDS = (USER_EMBEDDER, *SUMMARIES, *ADAPTERS)
+BESIDE_RECORDS = (USER_EMBEDDER, *SUMMARIES, STEERING, *ADAPTERS)
 """The methods that run alone and with retrieved records beside them."""
 
 

@@ -17,7 +17,7 @@ from persona.eval.benchmarks.lamp import LampBenchmark
 from persona.eval.calibration import NO_CALIBRATION, calibration_questions
 from persona.eval.controls import WITHOUT_USER, WithoutHistory
 from persona.eval.methods import Method
-from persona.eval.options import NONE, SUMMARIES, USER_EMBEDDER, LampOptions
+from persona.eval.options import NONE, STEERING, SUMMARIES, USER_EMBEDDER, LampOptions
 from persona.eval.report import Failure
 from persona.eval.run import Progress
 from persona.lamp.prompts import LampWording
@@ -140,6 +140,8 @@ class NamedMethods:
             return [Method(name, (self._personalizer(self._records(name, k)),), k) for k in self._options.ks]
         if name == USER_EMBEDDER:
             return self._user_embedder_methods()
+        if name == STEERING:
+            return self._steering_methods()
         return self._summary_methods(name) if name in SUMMARIES else self._adapter_methods(name)
 
     def _alone_and_beside(self, name: str, channels: Sequence[Channel], **known: Any) -> dict[int, Method]:
@@ -167,6 +169,21 @@ class NamedMethods:
             channels = list(map(WithoutHistory, channels))
         parts = {"user_embedders": [each.fingerprint for each in embedders]}
         return self._alone_and_beside(USER_EMBEDDER, channels, control=control, parts=parts)
+
+    def _steering_methods(self) -> list[Method]:
+        """Vectors made from each profile, against the mean of the other users'."""
+        from persona.adapters.examples import history_examples
+        from persona.steering.contrast import Contrast
+        from persona.steering.from_profiles import EverybodysSteering, ProfileSteering
+
+        examples = partial(history_examples, task=self._benchmark.task, labels=self._benchmark.labels)
+        contrast = Contrast(self._llm, examples)
+        own = ProfileSteering(contrast, self._folder, progress=partial(self._progress, "steering vectors"))
+        everybody = EverybodysSteering(own, [question.profile for question in self._questions])
+        parts = {"steering": [contrast.family.key]}
+        without = self._alone_and_beside(STEERING, [everybody], control=WITHOUT_USER, parts=parts)
+        methods = self._alone_and_beside(STEERING, [own], parts=parts)
+        return [replace(each, without_user=without[k], trains_per_user=True) for k, each in methods.items()]
 
     def _summary_methods(self, name: str) -> Iterable[Method]:
         from persona.summaries.channel import STATS, SummaryChannel

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 app = group()
 
+KINDS = ("lora", "steering")
+"""What can be made for every user."""
+
 _SAMPLED = 20
 """Users whose records are read to plan a training."""
 
@@ -53,20 +56,28 @@ class UserSettings:
         prior_users: users that the shared adapter learns from.
         new_prior: train the shared adapter anew, and all users over it.
         neighbours: lend users with fewer than `min_records` records the mean of this number of adapters that fit.
+        kind: what is made: lora, or steering vectors (settings of the section steering).
     """
 
     prior: bool = True
     prior_users: int = 1000
     new_prior: bool = False
     neighbours: int = 0
+    kind: str = KINDS[0]
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InvalidOptionError(f"`kind` must be one of {', '.join(KINDS)}, was: {self.kind!r}")
 
 
 def _defaults() -> dict[str, Any]:
     from persona.adapters.family import LoraSpec
     from persona.adapters.training.options import TrainingOptions
     from persona.adapters.training.task import TaskTraining
+    from persona.steering.options import SteeringOptions
 
-    return {"": TrainingOptions(), "lora": LoraSpec(), "users": UserSettings(), "task": TaskTraining()}
+    training = {"": TrainingOptions(), "lora": LoraSpec(), "users": UserSettings(), "task": TaskTraining()}
+    return {**training, "steering": SteeringOptions()}
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,11 @@ def train_adapters(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
     given = None if options.task_adapter is None else TaskAdapter.load(options.task_adapter)
     spec = settings["lora"] if given is None else replace(given.family.spec, dtype=settings["lora"].dtype)
     examples = partial(history_examples, task=None if options.task is None else lamp_task(options.task))
+    if settings["users"].kind == "steering":
+        if options.task_adapter is not None or options.dry_run:
+            raise InvalidOptionError("--task-adapter and --dry-run are for kind=lora: leave them out")
+        train.steer_users(options.llm, settings["steering"], examples, everybody=options.everybody)
+        return
     with opened_store() as store:
         trainer = AdapterTrainer(train.load_trainable(options.llm), spec, settings[""])
         if options.dry_run:
@@ -269,16 +285,19 @@ class Export:
 def export(options: Export) -> None:
     """Write adapters as PEFT folders.
 
-    The current version of each user, USER@VERSION, for PEFT, vLLM or SGLang.
+    The current version of each user, USER@VERSION, for PEFT, vLLM or SGLang. Steering vectors, with --family, become
+    GGUF files, control vectors of llama.cpp.
     """
     from persona.adapters.bank import AdapterBank
     from persona.adapters.peft_format import export_adapter
     from persona.adapters.versions import PUBLISHED
+    from persona.steering.control_vector import export_steering
     from persona.store.upkeep.exports import note_export
 
     with opened_store() as store:
         bank = AdapterBank(store)
-        family = bank.family(key=options.family)
+        family = bank.family(key=options.family, steers=None if options.family else False)
+        write = export_steering if family.steers else export_adapter
         name = options.base_name or family.base.split("@")[0]
         adapters: Iterable[StoredAdapter]
         if options.user is None:
@@ -291,7 +310,7 @@ def export(options: Export) -> None:
                 )
             adapters = (current,)
         with progress_bars("adapters") as progress:
-            written = [export_adapter(bank, each, options.out, base_name=name) for each in progress.track(adapters)]
+            written = [write(bank, each, options.out, base_name=name) for each in progress.track(adapters)]
         if written and options.user is None:
             note_export(store.database, options.out, "user ids and adapters")
     report(

@@ -26,6 +26,7 @@ from persona.cli.terminal import (
     group,
     load_encoder,
     load_llm,
+    opened_store,
     progress_bars,
     report,
     stage_bars,
@@ -36,6 +37,7 @@ from persona.errors import InvalidOptionError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from persona.adapters.examples import ExampleMaker
     from persona.lamp.tasks import LampSplit
     from persona.llm.transformers import TransformersLM
     from persona.protocols import RecordEncoder, Retriever
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from persona.soft_prompts.embedder import UserEmbedder
     from persona.soft_prompts.training.options import UserEmbedderShape, UserEmbedderTraining
     from persona.soft_prompts.training.user_embedder import UserEmbedderReport
+    from persona.steering.options import SteeringOptions
     from persona.store.profile_store import ProfileStore
 
 app = group("train", "Train for an LLM that stays as it is.")
@@ -223,6 +226,29 @@ def load_trainable(llm: str | None, **options: Any) -> TransformersLM:
             f"was: {loaded.fingerprint}"
         )
     return loaded
+
+
+def steer_users(llm: str | None, settings: SteeringOptions, examples: ExampleMaker, *, everybody: bool) -> None:
+    """Make a steering vector for every user in the store, or for those with new records."""
+    from persona.adapters.bank import AdapterBank
+    from persona.steering.contrast import Contrast
+    from persona.steering.users import steer_users as steer
+
+    contrast = Contrast(load_trainable(llm), examples, settings)
+    with opened_store() as store, progress_bars("users") as progress:
+        bar = progress.add_task("steer users", total=None)
+        done = steer(
+            AdapterBank(store),
+            contrast,
+            user_ids=store.user_ids() if everybody else None,
+            progress=lambda users: progress.update(bar, completed=users),
+        )
+    report(
+        {"family": contrast.family.key, **asdict(done)},
+        f"family {contrast.family.key}: steering vectors of {done.published} of {done.users} users published in "
+        f"{done.seconds:.1f} s, the others do better without; {done.too_few} have fewer than {settings.min_records} "
+        "records",
+    )
 
 
 def _filter_defaults() -> dict[str, Any]:

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 
 from persona.adapters.examples import Example, ExampleMaker
 from persona.adapters.family import Family
+from persona.channels import check_way
 from persona.llm.frozen.steering import read_states
 from persona.llm.loss import TargetLoss
 from persona.llm.transformers import TransformersLM
-from persona.protocols import GenerationOptions, Request
+from persona.protocols import STEERING, GenerationOptions, LanguageModel, Request
 from persona.records import Profile
 from persona.steering.options import SteeringOptions, steering_family
 from persona.store.derived import StoredIndex
@@ -86,10 +87,12 @@ class Contrast:
 
     Raises:
         InvalidOptionError: if the LLM has no such block.
-        UnsupportedChannelError: if the LLM's scores depend on what else is in a batch.
+        UnsupportedChannelError: if the LLM takes no steering, or its scores depend on what else is in a batch.
     """
 
-    def __init__(self, llm: TransformersLM, examples: ExampleMaker, options: SteeringOptions | None = None) -> None:
+    def __init__(self, llm: LanguageModel, examples: ExampleMaker, options: SteeringOptions | None = None) -> None:
+        check_way(llm, STEERING, "steering vectors")
+        assert isinstance(llm, TransformersLM)  # the only kind that takes them
         self.llm, self.options, self._examples = llm, options or SteeringOptions(), examples
         self.blocks = self.options.chosen_blocks(llm)
         self.family: Family = steering_family(llm, self.blocks)

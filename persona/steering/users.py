@@ -29,7 +29,7 @@ def steer_users(
     contrast: Contrast,
     *,
     user_ids: Iterable[str] | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> AdapterReport:
     """Make users' steering vectors and publish those that help.
 

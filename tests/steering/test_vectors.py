@@ -32,7 +32,8 @@ def scores(llm: TransformersLM, rows: list[Mapping[int, Tensor] | None]) -> Tens
     """The scores after each token of one text, with other vectors in each row.  # (rows, length, vocabulary)"""
     batch = llm.frozen.padded([[5, 6, 7, 8]] * len(rows), None, lambda soft: ())
     with llm.computing(), Steered(llm.frozen.blocks, rows):
-        return llm.frozen.logits(batch)
+        found: Tensor = llm.frozen.logits(batch)
+    return found
 
 
 def requests() -> list[Request]:

@@ -150,7 +150,7 @@ class Ask:
     Ask,
     store=True,
     settings=_personalization,
-    known="user_vectors, family, missing_adapter, max_context_tokens, placement, num_beams, answers, stop, raw, base, "
+    known="user_vectors, steering, family, missing_adapter, max_context_tokens, placement, num_beams, answers, stop, raw, base, "
     "model, view, judge, seed, " + LLM_SETTINGS,
 )
 def ask(options: Ask, settings: Mapping[str, Any]) -> None:

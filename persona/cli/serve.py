@@ -65,7 +65,7 @@ class Serve:
     store=True,
     settings=_settings,
     known="models, origins, body_mb, body_seconds, answer_tokens, rows, waiting, drain_seconds, placement, task, "
-    f"max_context_tokens, user_vectors, family, missing_adapter, where, relevance, {LLM_SETTINGS}",
+    f"max_context_tokens, user_vectors, steering, family, missing_adapter, where, relevance, {LLM_SETTINGS}",
 )
 def serve(options: Serve, settings: Mapping[str, Any]) -> None:
     """Serve OpenAI's API, personal for each user."""

@@ -86,7 +86,10 @@ def test_options_that_no_retriever_reads_are_refused(method: str, retrieval: dic
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"methods": ("bm52",)}, r"a method must be one of none, user-embedder, stats, summary, stats\+summary, lora"),
+        (
+            {"methods": ("bm52",)},
+            r"a method must be one of none, user-embedder, stats, summary, stats\+summary, steering",
+        ),
         ({"ks": (0,)}, "`ks` must be numbers of at least 1"),
         ({"beside": "bm52"}, "`beside` must be one of"),
         ({"summary_form": "poem"}, "`summary_form` must be one of record, sentence"),

@@ -150,8 +150,8 @@ class Ask:
     Ask,
     store=True,
     settings=_personalization,
-    known="user_vectors, steering, family, missing_adapter, max_context_tokens, placement, num_beams, answers, stop, raw, base, "
-    "model, view, judge, seed, " + LLM_SETTINGS,
+    known="user_vectors, steering, family, missing_adapter, max_context_tokens, placement, num_beams, answers, stop, "
+    "raw, base, model, view, judge, seed, " + LLM_SETTINGS,
 )
 def ask(options: Ask, settings: Mapping[str, Any]) -> None:
     """Answer a prompt as if the LLM knew the user."""

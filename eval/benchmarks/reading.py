@@ -146,7 +146,7 @@ def read_json_lines(path: str | PathLike[str]) -> Iterator[Part]:
 
 
 def read_table(path: str | PathLike[str]) -> Iterator[Part]:
-    """The rows of a CSV file with a header, as objects of strings.
+    """The rows of a CSV file with a header, as objects of strings; comment lines may stand before the header.
 
     Raises:
         DataFormatError: if it cannot be read, or a row has another number of cells than the header.
@@ -165,7 +165,7 @@ def read_table(path: str | PathLike[str]) -> Iterator[Part]:
                 if row is None:
                     break
                 if header is None:
-                    header = row
+                    header = None if row and row[0].startswith("#") else row  # a comment before it
                 elif row:
                     if len(row) != len(header):
                         place.refuse(f"a row must have {len(header)} cells as the header has, has {len(row)}")

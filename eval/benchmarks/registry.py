@@ -101,6 +101,12 @@ BENCHMARKS: Mapping[str, Entry] = {
         "get bowen-upenn/PersonaMem (version 1) or PersonaMem-v2 of the Hugging Face hub, the whole folder",
         "MIT; version 2 CC-BY-4.0",
     ),
+    "personamem-v3": Entry(
+        "conversations.personamem_v3:PersonaMem3",
+        "what a user of five apps turns to next, and which interests an answer must leave alone",
+        "get bowen-upenn/PersonaMem-v3 of the Hugging Face hub, the folders backend/USER with test.json",
+        "CC-BY-NC-4.0, no commercial use",
+    ),
 }
 """All benchmarks by name."""
 

@@ -90,6 +90,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             NONE_TO_FULL,
         ),
         "claim": Kind("Does the answer contain the core of the claim below, in whatever words?"),
+        "surfaced": Kind("Does the answer bring up the interest below, by name or by what it proposes?"),
         "rubric/need": _five("How well does the answer meet the person's need for information?"),
         "rubric/depth": _five("How well do the depth and the breadth of the answer suit this person?"),
         "rubric/tone": _five("How well does the tone of the answer suit this person?"),

@@ -63,7 +63,7 @@ class EvalRun:
     """Options of `persona eval run`; those that are given go into `persona.eval.benchmarks.named.MethodOptions`.
 
     Attributes:
-        name: locomo, longmemeval, personamem, prefeval, longlamp, lamp-qa, rpeval, bespoke or probes.
+        name: locomo, longmemeval, personamem, personamem-v3, prefeval, longlamp, lamp-qa, rpeval, bespoke or probes.
         data: its file or folder, as it is published.
         methods: comma list of none, full and names of retrievers (persona retrieve --help); default: none,full,bm25.
         ks: comma list: how many records (default: 10).

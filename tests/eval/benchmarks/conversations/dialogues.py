@@ -104,6 +104,63 @@ PERSONAMEM_2 = {
 }
 """Version 2's."""
 
+_POSTS = [
+    {
+        "source_timestamp": 1700000000,
+        "source_hashtags": ["#WildSwimming"],
+        "content": {"title": "A cold lake", "caption": "In at six."},
+        "interaction_format": {"action_label": "Liked it"},
+        "preferences": [{"persona_item": "Likes cold water."}],
+    },
+    {"source_timestamp": 1700000900, "source_hashtags": ["#opera"], "interaction_format": {"action_label": "Skipped"}},
+]
+_TALKS = [
+    {"source_timestamp": 1700000100, "conversation": [{"role": "user", "content": "Is 8 degrees too cold?"}]},
+    {"source_timestamp": 1700000200, "messages": [{"sender": "friend_1", "text": "Coming along?"}]},
+]
+_CANDIDATES = [
+    {"title": "Aria night", "hashtags": ["opera"]},
+    {"title": "River dips", "hashtags": ["WildSwimming"]},
+    {"title": "Roof tiles", "hashtags": []},
+]
+_INTERESTS = {
+    "target": [{"persona_item": "Swims in lakes.", "category": "sport", "source_hashtags": ["#WildSwimming"]}],
+    "avoid": [
+        {"persona_item": "Fears the dentist.", "category": "health", "source_hashtags": ["#dentist", "#fear"]},
+        {"persona_item": "Sings in the shower.", "category": "music", "source_hashtags": []},
+    ],
+}
+_ORIGINS = ["hard_negative", "held_out", "filler"]
+
+PERSONAMEM_3 = {
+    "backend/7/instagram.json": _POSTS,
+    "backend/7/chatbot.json": _TALKS,
+    "backend/7/test.json": [
+        {
+            "query_id": "7:0",
+            "task_type": "personalized_recommendation",
+            "ts": 1700000500,
+            "user_query": "[system prompt] Recommend.",
+            "instance_full": {"candidates": _CANDIDATES, "held_out_idx": 1, "hard_negative_idxs": [0]},
+        },
+        {
+            "query_id": "7:1",
+            "task_type": "slate_ranking",
+            "ts": 1700001000,
+            "user_query": None,
+            "instance_full": {"slate": _CANDIDATES, "held_out_idx": 1, "origin_by_idx": _ORIGINS},
+        },
+        {
+            "query_id": "7:2",
+            "task_type": "over_personalization_chatbot_text",
+            "ts": 1700001000,
+            "user_query": "What is good for a sore throat?",
+            "instance_full": {"gt_slice": _INTERESTS},
+        },
+    ],
+}
+"""Version 3's."""
+
 LONGMEMEVAL = [
     {
         "question_id": "q1",

@@ -181,9 +181,7 @@ class Mem0(Rival):
         self._ask("forget", user=user_id)
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()
 
 
 def python_of(env: Path) -> str:

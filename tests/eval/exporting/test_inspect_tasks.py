@@ -24,18 +24,16 @@ def entry_points(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["locomo", "prefeval"])
-def test_its_own_command_gives_the_scores_of_persona_eval(name: str, tmp_path: Path) -> None:
+def test_its_own_command_gives_the_scores_of_persona_eval(tmp_path: Path) -> None:
     paths = written(tmp_path)
-    own = own_report(name, paths, max_new_tokens=12, answers="generate")
+    own = own_report("locomo", paths, max_new_tokens=12)
     row = own["bm25 k=2"]
     model = ["--model", "hf/tiny", "-M", f"model_path={paths['llm']}", "-M", "do_sample=false", "-M", "device=cpu"]
     model += ["-M", 'tokenizer_call_args={"add_special_tokens": false}']
-    given = {"data": paths[name], "method": "bm25", "k": 2, "tokenizer": paths["llm"], "max_new_tokens": 12}
-    given |= {"task": "classification", "filler": 0} if name == "prefeval" else {}
+    given = {"data": paths["locomo"], "method": "bm25", "k": 2, "tokenizer": paths["llm"], "max_new_tokens": 12}
     arguments = [part for key, value in given.items() for part in ("-T", f"{key}={value}")]
     log = ["--log-dir", tmp_path / "logs", "--log-format", "json", "--display", "plain"]
-    run("inspect", "eval", f"persona/{name}", *model, *arguments, *log, cwd=tmp_path, path=entry_points(tmp_path))
+    run("inspect", "eval", "persona/locomo", *model, *arguments, *log, cwd=tmp_path, path=entry_points(tmp_path))
 
     (path,) = (tmp_path / "logs").glob("*.json")
     kept = json.loads(path.read_text())

@@ -36,6 +36,17 @@ def test_requests_and_scores_are_those_of_persona_eval(data: str) -> None:
     json.dumps(row.about)
 
 
+def test_a_judge_grades_what_another_model_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def verdict(prompt: str) -> str:
+        return f"VERDICT: {'yes' if '8' in prompt else 'no'}"
+
+    monkeypatch.setattr("persona.eval.exporting.row.load_llm", lambda name: load_llm(verdict))
+    (tmp_path / "s.json").write_text(json.dumps(LONGMEMEVAL))
+    row = exported_row("longmemeval", str(tmp_path / "s.json"), "full", judge="rules")
+    assert row.values([("q3", "It is 8.")])["correct by strict/1"] == 1.0
+    assert row.values([("q1", "No idea.")])["correct by strict/1"] == 0.0
+
+
 def test_what_is_refused(data: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedChannelError, match=r"'user-embedder' needs: soft_prompt, .* text and nothing else"):
         exported_row("locomo", data, "user-embedder")

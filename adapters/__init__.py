@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .few_records.routed import Router as Router
     from .few_records.routed import train_router as train_router
     from .from_profiles import ProfileAdapters as ProfileAdapters
+    from .generated.generator import load_generator as load_generator
+    from .generated.one_pass import OnePass as OnePass
+    from .generated.training import GeneratorTraining as GeneratorTraining
+    from .generated.training import train_generator as train_generator
     from .peft_format import export_adapter as export_adapter
     from .peft_format import import_adapters as import_adapters
     from .serving.pool import AdapterPool as AdapterPool
@@ -42,6 +46,9 @@ _MODULES = {
     "few_records.neighbours": ("Neighbours",),
     "few_records.routed": ("Router", "train_router"),
     "from_profiles": ("ProfileAdapters",),
+    "generated.generator": ("load_generator",),
+    "generated.one_pass": ("OnePass",),
+    "generated.training": ("GeneratorTraining", "train_generator"),
     "peft_format": ("export_adapter", "import_adapters"),
     "serving.vllm": ("ServedAdapters",),
     "serving.pool": ("AdapterPool",),

@@ -7,6 +7,7 @@ A method says how a profile becomes an adapter. All but the first lie over the *
 ``lora+task``     the same, over the task adapter: OPPU (arXiv 2402.04401), with a gate
 ``neighbours``    the mean of the training users' adapters that fit the profile best; nothing is trained
 ``routed``        n shared meta-adapters, n numbers from the profile (RecLoRA, arXiv 2408.03533)
+``one-pass``      what a generator writes of the profile (`persona.adapters.generated`), without a gate
 ``task adapter``  the task adapter alone, for everybody: the control
 ================  ===================================================================================
 
@@ -28,6 +29,8 @@ from persona.adapters.channel import contribution_of
 from persona.adapters.examples import ExampleMaker
 from persona.adapters.few_records.neighbours import Neighbours
 from persona.adapters.few_records.routed import Router
+from persona.adapters.generated.generator import load_generator
+from persona.adapters.generated.one_pass import OnePass
 from persona.adapters.serving.pool import AdapterPool
 from persona.adapters.task_adapter import TaskAdapter
 from persona.adapters.training.users import train_users
@@ -39,7 +42,8 @@ from persona.records import Profile
 from persona.store.profile_store import ProfileStore
 
 LORA, LORA_TASK, NEIGHBOURS, ROUTED, TASK = "lora", "lora+task", "neighbours", "routed", "task adapter"
-METHODS = (LORA, LORA_TASK, NEIGHBOURS, ROUTED, TASK)
+ONE_PASS, ONE_PASS_WITHOUT_USER = "one-pass", "one-pass without user"
+METHODS = (LORA, LORA_TASK, NEIGHBOURS, ROUTED, ONE_PASS, ONE_PASS_WITHOUT_USER, TASK)
 
 
 class ProfileAdapters(Channel):
@@ -84,6 +88,8 @@ class ProfileAdapters(Channel):
         for needing, given, option in (
             (NEIGHBOURS, task.candidates is not None, "candidates"),
             (ROUTED, bool(task.router), "routed"),
+            (ONE_PASS, task.generator_folder() is not None, "generator"),
+            (ONE_PASS_WITHOUT_USER, task.generator_folder(with_user=False) is not None, "generator.with_user=false"),
         ):
             if method == needing and not given:
                 raise InvalidOptionError(f"the method {method!r} needs a task adapter that was trained with `{option}`")
@@ -95,7 +101,11 @@ class ProfileAdapters(Channel):
         self._neighbours, self._profile_of, self._progress = neighbours, profile_of, progress
         self._trainer, self._prior = task.trainer(llm), None if method == LORA else task.row
         self.family = self._trainer.family.over(self._prior)
-        identity = [method, task.fingerprint, neighbours if method == NEIGHBOURS else 0]
+        self._one_pass: OnePass | None = None
+        if method in (ONE_PASS, ONE_PASS_WITHOUT_USER) and (at := task.generator_folder(with_user=method == ONE_PASS)):
+            self._one_pass = OnePass(load_generator(at), self._trainer, examples, prior=self._prior)
+        identity: list[str | int] = [method, task.fingerprint, neighbours if method == NEIGHBOURS else 0]
+        identity += [] if self._one_pass is None else [self._one_pass.generator.fingerprint]
         digest = hashlib.blake2b(json.dumps(identity).encode(), digest_size=8).hexdigest()
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{method.replace('+', '_').replace(' ', '_')}-{digest}.db"
@@ -140,6 +150,8 @@ class ProfileAdapters(Channel):
                     user_ids=wanted,
                     progress=lambda users, seconds: self._report(there + users, total),
                 )
+            elif self._one_pass is not None:
+                self._one_pass.publish(bank, user_ids=wanted, gate=False)
             elif self.method == NEIGHBOURS:
                 assert self.task.candidates is not None
                 means = Neighbours(self._trainer, self.task.candidates, prior=self._prior, k=self._neighbours)

@@ -7,6 +7,7 @@
 
     task_adapter.json          the family, the training options of the users' own parts, what the training reported
     task_adapter.safetensors   task (size,); candidates (users, size) for `neighbours`; router.* for `routed`
+    generator/                 a generator of adapters over it for `one-pass`; its control generator-without-user/
 
 Loading it runs no code. Candidates and router hold something of the training users, as the task adapter itself does.
 """
@@ -32,6 +33,7 @@ from persona.files import replacing, write_atomically
 from persona.llm.transformers import TransformersLM
 
 CONFIG, WEIGHTS = "task_adapter.json", "task_adapter.safetensors"
+GENERATOR, GENERATOR_WITHOUT_USER = "generator", "generator-without-user"
 _ROUTER = "router."
 _REMOVED = {"warmup": 0.1, "max_holdout": 16, "margin": 0.0, "warm_up": 0, "aux_ratio": 0.0, "half": None}
 """Training options of older versions, with the values that today's training has."""
@@ -49,6 +51,7 @@ class TaskAdapter:
         candidates: adapters of training users over it, as neighbours for others; None for none.  # (users, size)
         router: the tensors of a `persona.adapters.few_records.routed.Router`; empty for none.
         report: numbers that the training reported.
+        folder: that it was loaded from; None for none.
     """
 
     family: Family
@@ -58,6 +61,12 @@ class TaskAdapter:
     candidates: Tensor | None = field(default=None, repr=False)
     router: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     report: Mapping[str, float] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def generator_folder(self, *, with_user: bool = True) -> Path | None:
+        """Where a generator over this task adapter is, or that trained without user; None without one."""
+        name = GENERATOR if with_user else GENERATOR_WITHOUT_USER
+        return None if self.folder is None or not (self.folder / name).is_dir() else self.folder / name
 
     @property
     def fingerprint(self) -> str:
@@ -108,6 +117,7 @@ class TaskAdapter:
                 tensors.get("candidates"),
                 {name.removeprefix(_ROUTER): one for name, one in tensors.items() if name.startswith(_ROUTER)},
                 content["report"],
+                folder,
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, PersonaError) as error:
             raise ModelLoadError(

@@ -9,7 +9,8 @@ a retriever of `persona.retrievers.registry.RETRIEVERS`  the k records that it f
 ``user-embedder``                                        a user embedder's soft prompt
 ``stats``, ``summary``, ``stats+summary``                a summary: exact statistics, what an LLM wrote, both
 ``steering``                                             a steering vector of the profile (`persona.steering`)
-``lora``, ``lora+task``, ``neighbours``, ``routed``      an adapter of the profile (`persona.adapters.from_profiles`)
+``lora``, ``lora+task``, ``neighbours``, ``routed``,     an adapter of the profile (`persona.adapters.from_profiles`)
+``one-pass``
 =======================================================  ===============================================================
 
 All but the first two run alone and beside each number of records: ``user-embedder + bm25-lamp k=1``.

@@ -32,7 +32,7 @@ SUMMARIES: Mapping[str, str] = {"stats": "stats", "summary": "llm", "stats+summa
 WRITTEN = ("summary", "stats+summary")
 """The methods for which an LLM writes."""
 STEERING = "steering"
-ADAPTERS = ("lora", "lora+task", "neighbours", "routed")
+ADAPTERS = ("lora", "lora+task", "neighbours", "routed", "one-pass")
 BESIDE_RECORDS = (USER_EMBEDDER, *SUMMARIES, STEERING, *ADAPTERS)
 """The methods that run alone and with retrieved records beside them."""
 

@@ -66,7 +66,13 @@ class Neighbours:
     ) -> AdapterReport:
         """Publish adapters for users where they beat the prior (`publish_untrained`)."""
         return publish_untrained(
-            self._trainer, bank, examples, self.row, prior=self._prior, user_ids=user_ids, newest=self._records
+            self._trainer,
+            bank,
+            examples,
+            lambda profile, tokens: self.row(tokens[-self._records :]),
+            prior=self._prior,
+            user_ids=user_ids,
+            judged=self._records,
         )
 
 

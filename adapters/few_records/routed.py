@@ -27,7 +27,6 @@ for the validation users is taken.
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +37,7 @@ from torch import Tensor, nn
 
 from persona.adapters.bank import AdapterBank
 from persona.adapters.examples import ExampleMaker
-from persona.adapters.training.lessons import TokenExample
+from persona.adapters.training.lessons import TokenExample, parted
 from persona.adapters.training.trainer import AdapterTrainer
 from persona.adapters.training.users import Progress, publish_untrained
 from persona.adapters.versions import AdapterReport
@@ -173,7 +172,14 @@ class Router(nn.Module):
         self, bank: AdapterBank, examples: ExampleMaker, *, user_ids: Iterable[str] | None = None
     ) -> AdapterReport:
         """Publish adapters for users where they beat the prior (`publish_untrained`)."""
-        return publish_untrained(self._trainer, bank, examples, self.row, prior=self._prior, user_ids=user_ids)
+        return publish_untrained(
+            self._trainer,
+            bank,
+            examples,
+            lambda profile, tokens: self.row(tokens),
+            prior=self._prior,
+            user_ids=user_ids,
+        )
 
 
 def record_vectors(trainer: AdapterTrainer, examples: Sequence[TokenExample], *, prior: Tensor | None = None) -> Tensor:
@@ -295,11 +301,6 @@ class _Course:
 
     def _parted(self, user: int, draw: random.Random) -> tuple[Tensor, int, list[TokenExample]]:
         """A user's vector from some records, how many, and the answers to other questions."""
-        order = list(range(len(self._known[user])))
-        draw.shuffle(order)
-        n_targets = min(self._options.targets, len(order) - 1)
-        left = order[n_targets:]
-        # As often from 1 to 2 records as from 2 to 4.
-        count = max(1, min(len(left), round(math.exp(draw.uniform(0, math.log(len(left) + 0.5))))))
-        targets = [self._known[user][index] for index in order[:n_targets]]
-        return self._vectors[user][left[:count]].mean(0), count, targets
+        known = self._known[user]
+        read, targets = parted(len(known), self._options.targets, draw)
+        return self._vectors[user][read].mean(0), len(read), [known[index] for index in targets]

@@ -42,11 +42,13 @@ class GeneratorConfig:
         kind: what it reads, one of `KINDS`.
         family: `Family.name` of the adapters that it writes; it names the LLM and the prior.
         dim: length of a vector; of kind ``activations`` that of what a layer reads.
+        surprise: length of what was not expected of a record; kind ``activations``.
         width: of the states within, a multiple of `heads`.
         blocks: of the trunk, and of the reader's attentions.
         heads: of an attention.
         chunk_rank: rank of a chunk's adapter, a divisor of the family's; kind ``activations``.
         tokens: how many of a record's last tokens are read; kind ``activations``.
+        records: the most records whose vectors are averaged, the newest; kind ``vector``.
         with_user: False for the control that reads the same of every user: zeros.
 
     Raises:
@@ -56,17 +58,19 @@ class GeneratorConfig:
     kind: str
     family: str
     dim: int
+    surprise: int = 1
     width: int = 64
     blocks: int = 2
     heads: int = 4
     chunk_rank: int = 1
     tokens: int = 16
+    records: int = 48
     with_user: bool = True
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InvalidOptionError(f"a generator's `kind` must be one of {', '.join(KINDS)}, was: {self.kind!r}")
-        for name in ("dim", "width", "blocks", "heads", "chunk_rank", "tokens"):
+        for name in ("dim", "surprise", "width", "blocks", "heads", "chunk_rank", "tokens", "records"):
             if getattr(self, name) < 1:
                 raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
         if self.width % self.heads:
@@ -98,9 +102,8 @@ class AdapterGenerator(
             if config.kind == VECTOR:
                 self.vectors = VectorReader(rank, config.dim, width=width)
             else:
-                self.reader = Reader(
-                    layers, config.chunk_rank, config.dim, config.tokens, width=width, blocks=blocks, heads=config.heads
-                )
+                sizes = (layers, config.chunk_rank, config.dim, config.surprise, config.tokens)
+                self.reader = Reader(*sizes, width=width, blocks=blocks, heads=config.heads)
             self.writer = Writer(
                 self.family if config.kind == VECTOR else self.chunk_family, width=width, blocks=blocks
             )
@@ -132,14 +135,14 @@ class AdapterGenerator(
         rows: Tensor = self.writer(self.vectors(vectors * known, 1 + (counts - 1) * known))
         return rows
 
-    def of_chunks(self, states: Tensor, marks: Tensor, counts: Tensor) -> Tensor:
+    def of_chunks(self, states: Tensor, marks: Tensor, surprises: Tensor, counts: Tensor) -> Tensor:
         """What chunks of records add to their user's adapter, in the layout of `chunk_family`.  # (chunks, size)
 
         Args:
             states: see `persona.adapters.generated.network.Reader.forward`, as are the others.
         """
         known = float(self.config.with_user)
-        rows: Tensor = self.writer(self.reader(states * known, marks, 1 + (counts - 1) * known))
+        rows: Tensor = self.writer(self.reader(states * known, marks, surprises * known, 1 + (counts - 1) * known))
         return rows
 
     def check_fits(self, family: Family) -> None:

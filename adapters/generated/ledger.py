@@ -44,19 +44,27 @@ class Ledger:
         generator: of kind ``activations``.
         trainer: with the frozen LLM and the adapters' shape.
         examples: makes the examples of a chunk's records.
+        prior: the shared adapter under what is written; None for none.  # (size,)
 
     Raises:
         InvalidOptionError: if the generator is of another kind.
-        FingerprintMismatchError: if it was trained for another LLM.
+        FingerprintMismatchError: if it was trained for another LLM or prior.
     """
 
-    def __init__(self, generator: AdapterGenerator, trainer: AdapterTrainer, examples: ExampleMaker) -> None:
+    def __init__(
+        self,
+        generator: AdapterGenerator,
+        trainer: AdapterTrainer,
+        examples: ExampleMaker,
+        *,
+        prior: Tensor | None = None,
+    ) -> None:
         if generator.config.kind != ACTIVATIONS:
             raise InvalidOptionError(
                 f"a ledger needs a generator of kind {ACTIVATIONS!r}, was: {generator.config.kind!r}"
             )
         self.generator, self._trainer, self._examples = generator, trainer, examples
-        self._reader = ActivationReader(trainer.llm, generator.family, generator.config.tokens)
+        self._reader = ActivationReader(trainer, generator.family, generator.config.tokens, prior=prior)
         self._maker = generator.fingerprint
 
     def row(self, profile: Profile, store: ProfileStore | None = None) -> Tensor:
@@ -100,10 +108,9 @@ class Ledger:
         if not tokens:
             return b""
         with one_thread():
-            read = self._reader(tokens)
-            rows = self.generator.of_chunks(
-                read.states[None].transpose(1, 2), read.marks[None], torch.tensor([float(len(read))])
-            )
+            read, count = self._reader(tokens), torch.tensor([float(len(tokens))])
+            states, surprise = read.states.transpose(0, 1)[None], read.surprises.mean(0)[None]
+            rows = self.generator.of_chunks(states, read.marks[None], surprise, count)
         return self.generator.chunk_family.encode(rows[0])
 
 

@@ -10,10 +10,13 @@ The heads of B start at zero, so an untrained generator changes nothing; the sca
 ``vector`` (Profile-to-PEFT's shape, arXiv 2510.16282)
     z_ρ = LayerNorm(W [v ; log n]) + e_ρ for any vector v of a user with n records.
 ``activations`` (Doc-to-LoRA's shape, arXiv 2602.15902)
-    z_lρ is a latent that attends to what layer l of the frozen LLM reads over a chunk of records: their last tokens,
-    with an embedding of the place and of what they are, prompt or answer.
+    z_lρ = LayerNorm(u_lρ) + e_lρ for a latent u_lρ that attends to what layer l of the frozen LLM reads over a chunk of
+    records: their last tokens, with an embedding of the place and of what they are, prompt or answer. It begins as W g,
+    where g is what the LLM did not expect of the chunk's records (`record_vectors`).
 
-The shared adapter under all of them, Doc-to-LoRA's bias, is the prior that the family lies over.
+What is read is taken as it differs from the usual, in units of how records differ; what all users share would drown the
+rest. The shared adapter under all of them, Doc-to-LoRA's
+bias, is the prior that the family lies over.
 """
 
 from __future__ import annotations
@@ -52,51 +55,59 @@ def layers_of(modules: Sequence[AdaptedModule]) -> list[list[int]]:
 
 
 class Reader(nn.Module):
-    """States of layers from what the LLM's layers read over a chunk of records.
+    """States of layers from what the LLM's layers read over a chunk of records, as it differs from the usual.
 
     Args:
         layers: of the model.
         ranks: of a chunk's adapter.
         dim: length of what a layer reads.
+        surprise: length of what was not expected of a record.
         tokens: of a record.
         width: of a state, a multiple of `heads`.
         blocks: how often a latent attends.
         heads: of each attention.
     """
 
-    def __init__(self, layers: int, ranks: int, dim: int, tokens: int, *, width: int, blocks: int, heads: int) -> None:
+    def __init__(
+        self, layers: int, ranks: int, dim: int, surprise: int, tokens: int, *, width: int, blocks: int, heads: int
+    ) -> None:
         super().__init__()
         self.heads = heads
+        self.states, self.surprises = Usual(layers, dim), Usual(surprise)
         self.latents = nn.Parameter(torch.randn(layers, ranks, width) / width**0.5)
         self.keys = nn.Parameter(torch.randn(layers, dim, width) / dim**0.5)
         self.values = nn.Parameter(torch.randn(layers, dim, width) / dim**0.5)
-        self.places = nn.Embedding(tokens, 2 * width)
-        self.marks = nn.Embedding(3, 2 * width)
-        self.count = nn.Linear(1, width)
+        self.places = nn.Embedding(tokens, width)
+        self.marks = nn.Embedding(3, width)
+        self.count = nn.Linear(1, width, bias=False)
+        nn.init.zeros_(self.count.weight)
+        self.begin = nn.Linear(surprise, width, bias=False)
         self.asks = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
-        self.answers = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.answers = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(blocks))
         self.trunk = nn.ModuleList(Block(width) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
 
-    def forward(self, states: Tensor, marks: Tensor, counts: Tensor) -> Tensor:
+    def forward(self, states: Tensor, marks: Tensor, surprises: Tensor, counts: Tensor) -> Tensor:
         """One state for each layer and rank.  # (chunks, layers, ranks, width)
 
         Args:
             states: what the layers read.  # (chunks, layers, records, tokens, dim)
             marks: `PADDING`, `PROMPT` or `ANSWER`.  # (chunks, records, tokens)
+            surprises: what was not expected of the records, their mean.  # (chunks, surprise)
             counts: records of each chunk, at least 1.  # (chunks,)
         """
-        read = F.layer_norm(states, states.shape[-1:]).flatten(2, 3)  # (chunks, layers, T, dim)
-        told = (self.places.weight + self.marks(marks)).flatten(1, 2)[:, None]  # (chunks, 1, T, 2 width)
-        told_keys, told_values = told.chunk(2, dim=-1)
-        keys = torch.einsum("nltd,ldw->nltw", read, self.keys) + told_keys
-        values = torch.einsum("nltd,ldw->nltw", read, self.values) + told_values
+        read = self.states(states.flatten(2, 3))  # (chunks, layers, T, dim)
+        told = (self.places.weight + self.marks(marks)).flatten(1, 2)[:, None]  # (chunks, 1, T, width)
+        keys = torch.einsum("nltd,ldw->nltw", read, self.keys) + told
+        values = torch.einsum("nltd,ldw->nltw", read, self.values)
         seen = (marks != PADDING).flatten(1)[:, None, None, None]  # (chunks, 1, 1, 1, T)
-        z = self.latents + self.count(counts.log()[:, None])[:, None, None]
+        z = (self.begin(self.surprises(surprises)) + self.count(counts.log()[:, None]))[:, None, None]
         for ask, answer, block in zip(self.asks, self.answers, self.trunk, strict=True):
-            q, k, v = (self._by_head(each) for each in (ask(z), keys, values))
+            q, k, v = (self._by_head(each) for each in (ask(self.latents + z), keys, values))
             found = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
             z = block(z + answer(found.transpose(-3, -2).flatten(-2)))
-        return z
+        written: Tensor = self.norm(z) + self.latents
+        return written
 
     def _by_head(self, x: Tensor) -> Tensor:
         """Cut into heads.  # (chunks, layers, heads, length, width / heads)"""
@@ -112,15 +123,11 @@ class VectorReader(nn.Module):
         width: of a state.
     """
 
-    mean: Tensor
-    spread: Tensor
-
     def __init__(self, ranks: int, dim: int, *, width: int) -> None:
         super().__init__()
+        self.usual = Usual(dim)
         self.read = nn.Sequential(nn.Linear(dim + 1, width), nn.LayerNorm(width))
         self.ranks = nn.Parameter(torch.randn(ranks, width) / width**0.5)
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("spread", torch.ones(dim))
 
     def forward(self, vectors: Tensor, counts: Tensor) -> Tensor:
         """One state for each rank.  # (users, 1, ranks, width)
@@ -129,9 +136,31 @@ class VectorReader(nn.Module):
             vectors: of the users.  # (users, dim)
             counts: of their records, at least 1.  # (users,)
         """
-        inputs = torch.cat(((vectors - self.mean) / self.spread, counts.log()[:, None]), dim=1)
-        states: Tensor = self.read(inputs)[:, None, None] + self.ranks
-        return states
+        states: Tensor = self.read(torch.cat((self.usual(vectors), counts.log()[:, None]), dim=1))
+        return states[:, None, None] + self.ranks
+
+
+class Usual(nn.Module):
+    """What is usual of something that is read, and how much records differ in it; `fit` learns it."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("spread", torch.ones(shape))
+
+    def fit(self, records: Tensor) -> None:
+        """Learn from some records, or users.  # (records, *shape)"""
+        records = records.double()
+        self.mean.copy_(records.mean(0))
+        self.spread.copy_(records.std(0).clamp_min(1e-6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """How `x` differs from the usual; of layers what lies between layer and number is its tokens."""
+        mean, spread = (each[:, None] if each.ndim == 2 else each for each in (self.mean, self.spread))
+        return (x - mean) / spread
 
 
 class Writer(nn.Module):

@@ -1,7 +1,8 @@
-"""What the layers of the frozen LLM read over records: the input of kind ``activations``.
+"""What the frozen LLM makes of records: the input of kind ``activations``.
 
-A record is read as it would be asked about, prompt and answer in one row, without any adapter. Of each layer the input
-of its first adapted module is kept, at the record's last tokens.
+A record is read as it would be asked about, prompt and answer in one row, under the prior and without any adapter of a
+user. Of each layer the input of its first adapted module is kept, at the record's last tokens, and beside it what the
+LLM did not expect of the answer (`record_vectors`). One forward pass gives both.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from persona.adapters.family import Family
+from persona.adapters.few_records.routed import record_vectors
 from persona.adapters.generated.network import ANSWER, PADDING, PROMPT, layers_of
 from persona.adapters.layers import sights
 from persona.adapters.training.lessons import TokenExample
+from persona.adapters.training.trainer import AdapterTrainer
 from persona.errors import FingerprintMismatchError
-from persona.llm.checkpoint import frozen
-from persona.llm.loss import TargetLoss
-from persona.llm.transformers import TransformersLM
 
 _READ_AT_ONCE = 32
 
@@ -34,72 +34,84 @@ class Activations:
         states: what each layer reads, float32, on the CPU; zeros where there is no token.
             # (records, layers, tokens, dim)
         marks: what the tokens are, of `persona.adapters.generated.network`.  # (records, tokens)
+        surprises: what was not expected.  # (records, 2 hidden)
     """
 
     states: Tensor
     marks: Tensor
+    surprises: Tensor
 
-    def __len__(self) -> int:
-        return len(self.marks)
+    def halved(self) -> Activations:
+        """The same with states in half precision, to be kept for many users."""
+        return Activations(self.states.half(), self.marks, self.surprises)
 
 
 class ActivationReader:
     """Reads records with a frozen LLM.
 
     Args:
-        llm: the frozen LLM.
+        trainer: with the LLM.
         family: whose layers are read.
         tokens: how many of a record's last tokens are kept.
+        prior: the shared adapter that the LLM reads under; None for none.  # (size,)
 
     Raises:
-        FingerprintMismatchError: if the family is of another LLM.
+        FingerprintMismatchError: if the family is of another LLM or prior.
     """
 
-    def __init__(self, llm: TransformersLM, family: Family, tokens: int) -> None:
-        if family.base != llm.fingerprint:
-            raise FingerprintMismatchError(f"the adapters are for {family.base}, this model is {llm.fingerprint}")
-        self._loss, self._tokens = TargetLoss(llm), tokens
+    def __init__(self, trainer: AdapterTrainer, family: Family, tokens: int, *, prior: Tensor | None = None) -> None:
+        own = trainer.family.over(prior)
+        if family != own:
+            raise FingerprintMismatchError(
+                f"the generator is for adapters of the family {family.key} for {family.base}, these are of {own.key} "
+                f"for {own.base}"
+            )
+        self._trainer, self._prior, self._tokens = trainer, prior, tokens
+        model, llm = trainer.llm.model, trainer.llm
         first = [family.modules[own[0]] for own in layers_of(family.modules)]
-        self._watched = [(module.name, module.n_in, sights(llm.model)[module.name].axis) for module in first]
+        self._watched = [(module.name, module.n_in, sights(model)[module.name].axis) for module in first]
         # Only where padding stands in front do the last places of all rows hold their last tokens.
         self._at_once = 1 if llm.frozen.encoder_decoder or not llm.probe.loss_pads_left else _READ_AT_ONCE
 
-    @torch.no_grad()
     def __call__(self, examples: Sequence[TokenExample]) -> Activations:
         """Read records, at least one; what is read of some depends on these alone and on their order."""
-        parts = [
-            self._read(examples[start : start + self._at_once]) for start in range(0, len(examples), self._at_once)
-        ]
-        return Activations(torch.cat([part.states for part in parts]), torch.cat([part.marks for part in parts]))
+        starts = range(0, len(examples), self._at_once)
+        parts = [self._read(examples[start : start + self._at_once]) for start in starts]
+        return Activations(
+            *(torch.cat([getattr(part, name) for part in parts]) for name in ("states", "marks", "surprises"))
+        )
 
     def _read(self, examples: Sequence[TokenExample]) -> Activations:
-        model, inputs = self._loss.llm.model, dict[str, Tensor]()
+        inputs: dict[str, Tensor] = {}
 
         def keep(name: str, n_in: int, axis: int | None) -> Callable[[nn.Module, tuple[Any, ...]], None]:
             def kept(module: nn.Module, given: tuple[Any, ...]) -> None:
-                x = given[0].transpose(0, 1) if axis == 1 else given[0]
+                x = given[0].detach().transpose(0, 1) if axis == 1 else given[0].detach()
                 x = x.reshape(len(examples), -1, n_in)
                 inputs[name] = x[:, -min(self._tokens, x.shape[1]) :].float().cpu()
 
             return kept
 
+        order = sorted(range(len(examples)), key=lambda index: len(examples[index]))  # as they are read
+        ordered = [examples[index] for index in order]
         with ExitStack() as stack:
-            for watched in self._watched:
-                stack.callback(model.get_submodule(watched[0]).register_forward_pre_hook(keep(*watched)).remove)
-            stack.enter_context(frozen(model))
-            self._loss([example.prompt for example in examples], [example.target for example in examples])
+            for name, *rest in self._watched:
+                layer = self._trainer.llm.model.get_submodule(name)
+                stack.callback(layer.register_forward_pre_hook(keep(name, *rest)).remove)
+            surprises = record_vectors(self._trainer, ordered, prior=self._prior)
         states = torch.zeros(len(examples), len(self._watched), self._tokens, self._watched[0][1])
         marks = torch.full((len(examples), self._tokens), PADDING)
         for layer, (name, _, _) in enumerate(self._watched):
             states[:, layer, -inputs[name].shape[1] :] = inputs[name]
-        for row, example in enumerate(examples):
+        for row, example in enumerate(ordered):
             # The last token of a target is predicted, not read.
             length, answer = len(example) - 1, len(example.target) - 1
             marks[row, -min(length, self._tokens) :] = PROMPT
             if answer:
                 marks[row, -min(answer, self._tokens) :] = ANSWER
         states *= (marks != PADDING)[:, None, :, None]
-        return Activations(states, marks)
+        back = torch.tensor(order).argsort()
+        return Activations(states[back], marks[back], surprises[back])
 
 
 @contextmanager

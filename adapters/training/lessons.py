@@ -97,3 +97,16 @@ def chunks(lessons: Sequence[Lesson], options: TrainingOptions) -> Iterator[list
         tokens = widest
     if chunk:
         yield chunk
+
+
+def parted(count: int, targets: int, draw: random.Random) -> tuple[list[int], list[int]]:
+    """Some of a user's `count` examples to read, at least one, and others as targets; `count` is at least 2.
+
+    As often from 1 to 2 are read as from 2 to 4, and so on to all that are left.
+    """
+    order = list(range(count))
+    draw.shuffle(order)
+    targets = min(targets, count - 1)
+    left = order[targets:]
+    read = max(1, min(len(left), round(math.exp(draw.uniform(0, math.log(len(left) + 0.5))))))
+    return left[:read], order[:targets]

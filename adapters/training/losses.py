@@ -10,6 +10,7 @@ from torch import Tensor
 from persona.adapters.stacked import PRIOR_SLOT, StackedLoRA
 from persona.adapters.training.lessons import TokenExample
 from persona.llm.loss import TargetLoss
+from persona.protocols import GenerationOptions
 
 _EVALUATED = 4
 """How many times a step's tokens are evaluated at once: without gradients there is room for more."""
@@ -34,13 +35,27 @@ class UserLosses:
             rows: a row for each user, or one for all.  # (users or 1, size)
             batches: the examples of each user.
         """
-        size = max(map(len, batches))
-        # Short batches are filled up with examples that do not count.
-        filled = [example for batch in batches for example in (*batch, *[batch[0]] * (size - len(batch)))]
-        weights = [1 / len(batch) if index < len(batch) else 0.0 for batch in batches for index in range(size)]
         with self.stack.using(rows.to(self.stack.device, self.stack.dtype)):
-            each = self._each(filled).double()
-        return (each * torch.tensor(weights, dtype=torch.float64, device=each.device)).view(-1, size).sum(1)
+            each = self._each(_filled(batches)).double()
+        return _means(each, batches)
+
+    def divergences(
+        self, rows: Tensor, batches: Sequence[Sequence[TokenExample]], shown: Sequence[Sequence[TokenExample]]
+    ) -> Tensor:
+        """How far answers are from those of the plain LLM with a user's records in its prompt, in nats.  # (users,)
+
+        Args:
+            rows: as in `means`, as are the batches; gradients reach them.
+            shown: the records of each user. The first are left out where the LLM can read no more.
+        """
+        filled, known = _filled(batches), [own for own in shown for _ in range(max(map(len, batches)))]
+        targets = [example.target for example in filled]
+        longest = self._loss.llm.input_limit(GenerationOptions(max_new_tokens=max(map(len, targets))))
+        prompts = [_with_records(own, example, longest) for own, example in zip(known, filled, strict=True)]
+        expected = self._loss.log_probabilities(prompts, targets)
+        with self.stack.using(rows.to(self.stack.device, self.stack.dtype)):
+            each = self._loss.divergences([example.prompt for example in filled], targets, expected)
+        return _means(each.double(), batches)
 
     def gradients(self, rows: Tensor, batches: Sequence[Sequence[TokenExample]]) -> Tensor:
         """The gradient of each user's mean loss.  # (users, size)"""
@@ -86,3 +101,26 @@ class UserLosses:
 
     def _each(self, examples: Sequence[TokenExample]) -> Tensor:
         return self._loss([example.prompt for example in examples], [example.target for example in examples])
+
+
+def _filled(batches: Sequence[Sequence[TokenExample]]) -> list[TokenExample]:
+    """All examples, short batches filled up with some that do not count (`_means`)."""
+    size = max(map(len, batches))
+    return [example for batch in batches for example in (*batch, *[batch[0]] * (size - len(batch)))]
+
+
+def _means(each: Tensor, batches: Sequence[Sequence[TokenExample]]) -> Tensor:
+    """The mean over each batch of what was computed for `_filled` ones.  # (batches,)"""
+    size = max(map(len, batches))
+    weights = [1 / len(batch) if index < len(batch) else 0.0 for batch in batches for index in range(size)]
+    return (each * torch.tensor(weights, dtype=torch.float64, device=each.device)).view(-1, size).sum(1)
+
+
+def _with_records(records: Sequence[TokenExample], example: TokenExample, longest: int | None) -> list[int]:
+    """The tokens of as many of the records as there is room for, and then those of the prompt."""
+    prompt = list(example.prompt)
+    for record in reversed(records):
+        if longest is not None and len(record) + len(prompt) > longest:
+            break
+        prompt = [*record.prompt, *record.target, *prompt]
+    return prompt

@@ -152,6 +152,15 @@ def _own_parts(trainer: AdapterTrainer, lessons: Sequence[Lesson], prior: Tensor
     return torch.stack(rows) if rows else None
 
 
+def split_examples(split: LampSplit) -> list[list[Example]]:
+    """What each user of a split has answered, records and questions, oldest first.
+
+    Raises:
+        InvalidOptionError: if there are no golds.
+    """
+    return list(_examples(split, records=True).values())
+
+
 def _examples(split: LampSplit, records: bool) -> dict[str, list[Example]]:
     """What each user of the split has answered, oldest first, each question once."""
     if split.golds is None:

@@ -27,6 +27,7 @@ from persona.adapters.training.losses import UserLosses
 from persona.adapters.training.options import TrainingOptions
 from persona.adapters.training.trainer import AdapterTrainer, Learnt, train_side_by_side
 from persona.adapters.versions import AdapterDraft, AdapterReport
+from persona.records import Profile
 from persona.store.profile_store import ProfileStore
 
 Progress = Callable[[int, float], None]
@@ -98,11 +99,11 @@ def publish_untrained(
     trainer: AdapterTrainer,
     bank: AdapterBank,
     examples: ExampleMaker,
-    compute: Callable[[tuple[TokenExample, ...]], Tensor],
+    compute: Callable[[Profile, tuple[TokenExample, ...]], Tensor],
     *,
     prior: Tensor | None = None,
     user_ids: Iterable[str] | None = None,
-    newest: int | None = None,
+    judged: int | None = None,
 ) -> AdapterReport:
     """Compute adapters without training, and publish those whose loss on the user's examples is below the prior's.
 
@@ -110,24 +111,29 @@ def publish_untrained(
 
     Args:
         trainer: as in `train_users`, as are `bank`, `examples`, `prior` and `user_ids`.
-        compute: the adapter from a user's examples, at least one, oldest first.  # (size,)
-        newest: use no more of a user's examples than the newest of this number; None for all.
+        compute: the adapter from a profile and its examples, at least one, oldest first.  # (size,)
+        judged: how many of the newest examples that loss is of; None for all, 0 publishes every adapter.
     """
-    report = AdapterReport()
+    begun, report = time.perf_counter(), AdapterReport()
+    bank.store.remove_expired()  # what is made before would be removed with it
     for window in _windows(trainer, bank, prior, user_ids):
         drafts = []
         for profile in map(bank.store.profile, window):
-            tokens = trainer.tokens(examples(profile))[-newest if newest else 0 :]
+            tokens = trainer.tokens(examples(profile))
             if not tokens:
                 report = replace(report, too_few=report.too_few + 1)
                 continue
-            row = compute(tokens)
-            loss, loss_prior = trainer.losses(torch.stack((row, torch.zeros_like(row))), tokens, prior=prior)
-            metrics = {"loss_untrained": loss, "loss_prior": loss_prior, "examples": len(tokens)}
-            row_if_better = row if loss < loss_prior else None
-            drafts.append(AdapterDraft(profile.user_id, row_if_better, profile.revision, metrics))
+            row: Tensor | None = compute(profile, tokens)
+            metrics: dict[str, float] = {"examples": len(tokens)}
+            if judged != 0 and row is not None:
+                some = tokens[-judged if judged else 0 :]
+                loss, loss_prior = trainer.losses(torch.stack((row, torch.zeros_like(row))), some, prior=prior)
+                metrics |= {"loss_untrained": loss, "loss_prior": loss_prior}
+                row = row if loss < loss_prior else None
+            drafts.append(AdapterDraft(profile.user_id, row, profile.revision, metrics))
         report = report.plus(drafts, bank.publish(trainer.family.over(prior), drafts))
-    return report
+        report = replace(report, examples=report.examples + sum(int(each.metrics["examples"]) for each in drafts))
+    return replace(report, seconds=time.perf_counter() - begun)
 
 
 def _windows(

@@ -221,8 +221,13 @@ class NamedMethods:
         )
 
     def _adapter_methods(self, name: str) -> list[Method]:
+        from persona.adapters.from_profiles import ONE_PASS, ONE_PASS_WITHOUT_USER
+
+        without, generated = self._task_adapter_alone, name == ONE_PASS
+        if generated and all(each.generator_folder(with_user=False) for each in self._task_adapters):
+            without = self._adapters(ONE_PASS_WITHOUT_USER, ONE_PASS, control=WITHOUT_USER)
         return [
-            replace(method, without_user=self._task_adapter_alone[k], trains_per_user=True)
+            replace(method, without_user=without[k], trains_per_user=not generated)
             for k, method in self._adapters(name).items()
         ]
 
@@ -233,8 +238,8 @@ class NamedMethods:
 
         return self._adapters(TASK)
 
-    def _adapters(self, name: str) -> dict[int, Method]:
-        """A method with an adapter made from each profile, or with the task adapter alone."""
+    def _adapters(self, made: str, name: str | None = None, **known: Any) -> dict[int, Method]:
+        """A method with an adapter made from each profile, or with the task adapter alone; `name` if not by `made`."""
         from persona.adapters.examples import history_examples
         from persona.adapters.from_profiles import ProfileAdapters
 
@@ -245,11 +250,11 @@ class NamedMethods:
             return earliest.get(ask.profile.user_id, ask.profile)
 
         def advance(done: int, total: int) -> None:
-            self._progress(f"{name} adapters", done, total)
+            self._progress(f"{made} adapters", done, total)
 
         channels = [
             ProfileAdapters(
-                name,
+                made,
                 each,
                 self._llm,
                 partial(history_examples, task=task, labels=self._benchmark.labels),
@@ -260,9 +265,8 @@ class NamedMethods:
             )
             for each in self._task_adapters
         ]
-        return self._alone_and_beside(
-            name, channels, parts={"task_adapters": [each.fingerprint for each in self._task_adapters]}
-        )
+        parts = {"task_adapters": [each.fingerprint for each in self._task_adapters]}
+        return self._alone_and_beside(name or made, channels, parts=parts, **known)
 
     def _records(self, retriever: str, k: int) -> Channel:
         from persona.retrievers.channel import RecordsChannel

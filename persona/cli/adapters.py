@@ -1,8 +1,8 @@
-"""Adapters: `persona train adapters`, and out to PEFT folders and back, `export-adapters | import-adapters`."""
+"""`persona train adapters`: users' adapters, and what is trained once for all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -13,20 +13,17 @@ import typer
 
 from persona.cli import train
 from persona.cli.options import command
-from persona.cli.show import version_json
 from persona.cli.terminal import (
     EVERYWHERE,
-    FamilyKey,
     Llm,
     TaskName,
     check_folder,
-    group,
     opened_store,
     progress_bars,
     report,
     stage_bars,
 )
-from persona.errors import InvalidOptionError, UnknownAdapterError
+from persona.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,12 +32,10 @@ if TYPE_CHECKING:
     from persona.adapters.examples import ExampleMaker
     from persona.adapters.task_adapter import TaskAdapter
     from persona.adapters.training.trainer import AdapterTrainer
-    from persona.adapters.versions import AdapterReport, StoredAdapter
+    from persona.adapters.versions import AdapterReport
     from persona.store.profile_store import ProfileStore
 
-app = group()
-
-KINDS = ("lora", "steering")
+KINDS = ("lora", "one-pass", "steering")
 """What can be made for every user."""
 
 _SAMPLED = 20
@@ -56,7 +51,8 @@ class UserSettings:
         prior_users: users that the shared adapter learns from.
         new_prior: train the shared adapter anew, and all users over it.
         neighbours: lend users with fewer than `min_records` records the mean of this number of adapters that fit.
-        kind: what is made: lora, or steering vectors (settings of the section steering).
+        kind: what is made: lora, trained; one-pass, written by the generator of the task adapter; or steering vectors
+            (settings of the section steering).
     """
 
     prior: bool = True
@@ -72,12 +68,13 @@ class UserSettings:
 
 def _defaults() -> dict[str, Any]:
     from persona.adapters.family import LoraSpec
+    from persona.adapters.generated.training import GeneratorTraining
     from persona.adapters.training.options import TrainingOptions
     from persona.adapters.training.task import TaskTraining
     from persona.steering.options import SteeringOptions
 
-    training = {"": TrainingOptions(), "lora": LoraSpec(), "users": UserSettings(), "task": TaskTraining()}
-    return {**training, "steering": SteeringOptions()}
+    users = {"users": UserSettings(), "task": TaskTraining(), "generator": GeneratorTraining()}
+    return {"": TrainingOptions(), "lora": LoraSpec(), **users, "steering": SteeringOptions()}
 
 
 @dataclass(frozen=True)
@@ -85,9 +82,10 @@ class TrainAdapters:
     """Options of `persona train adapters`.
 
     Attributes:
-        data: for a task adapter: a folder with train_questions.json and train_outputs.json.
+        data: for a task adapter or a generator: a folder with train_questions.json and train_outputs.json.
         out: folder for the task adapter of DATA.
         task_adapter: train users over this task adapter, in its shape; its router is for users with few records.
+            With DATA: train a generator of adapters over it, which goes into its folder.
         everybody: also users without new records.
         dry_run: only say what it costs: bytes, memory, time. Measures some steps.
     """
@@ -109,9 +107,10 @@ def train_adapters(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
     stop at any moment: the next run goes on with the users that are left, to the same weights.
 
     With DATA and --out: a task adapter from the training users of a LaMP task, which users' adapters can lie over.
+    With DATA and --task-adapter: a generator, which writes users' adapters without training (users.kind=one-pass).
     """
     if options.data is not None:
-        _train_task_adapter(options, settings)
+        _train_shared(options, settings)
         return
     if options.out is not None:
         raise InvalidOptionError("--out is for a task adapter, and needs DATA; users' adapters go into the store")
@@ -123,6 +122,11 @@ def train_adapters(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
     from persona.lamp.tasks import lamp_task
 
     given = None if options.task_adapter is None else TaskAdapter.load(options.task_adapter)
+    one_pass = settings["users"].kind == "one-pass"
+    if one_pass and (given is None or given.generator_folder() is None):
+        raise InvalidOptionError(
+            "users.kind=one-pass needs a task adapter with a generator: train one with DATA and --task-adapter FOLDER"
+        )
     spec = settings["lora"] if given is None else replace(given.family.spec, dtype=settings["lora"].dtype)
     examples = partial(history_examples, task=None if options.task is None else lamp_task(options.task))
     if settings["users"].kind == "steering":
@@ -136,6 +140,9 @@ def train_adapters(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
             _report_plan(store, trainer, examples)
             return
         bank = AdapterBank(store)
+        if one_pass and given is not None:
+            _write_users(bank, trainer, examples, given, list(store.user_ids()) if options.everybody else None)
+            return
         prior = _prior(bank, trainer, examples, settings["users"], given)
         with progress_bars("users") as progress:
             bar = progress.add_task("train users", total=None)
@@ -230,19 +237,82 @@ def _report_plan(store: ProfileStore, trainer: AdapterTrainer, examples: Example
     )
 
 
+def _write_users(
+    bank: AdapterBank,
+    trainer: AdapterTrainer,
+    examples: ExampleMaker,
+    given: TaskAdapter,
+    user_ids: list[str] | None,
+) -> None:
+    """Publish what the task adapter's generator writes for users."""
+    from persona.adapters.generated.generator import load_generator
+    from persona.adapters.generated.one_pass import OnePass
+
+    folder = given.generator_folder()
+    assert folder is not None
+    generator = load_generator(folder)
+    done = OnePass(generator, trainer, examples, prior=given.row).publish(bank, user_ids=user_ids)
+    report(
+        {"family": generator.family.key, "generator": generator.fingerprint, **asdict(done)},
+        f"family {generator.family.key}: adapters of {done.users} users written from {done.examples} records in "
+        f"{done.seconds:.1f} s, {done.published} published, {done.kept_prior} users keep the shared one",
+    )
+
+
+def _train_shared(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
+    """What is trained from DATA for all users: a task adapter, or a generator over one."""
+    given = {"--all": options.everybody, "--dry-run": options.dry_run, "--store": EVERYWHERE.get().store}
+    unread = [name for name, value in given.items() if value]
+    if unread:
+        raise InvalidOptionError(f"nothing of DATA goes into a store; {', '.join(unread)}: leave it out")
+    if (options.out is None) == (options.task_adapter is None):
+        raise InvalidOptionError(
+            "from DATA a task adapter is trained into --out FOLDER, or a generator over --task-adapter FOLDER: name one"
+        )
+    (_train_task_adapter if options.task_adapter is None else _train_generator)(options, settings)
+
+
+def _train_generator(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
+    from persona.adapters.generated.training import train_generator
+    from persona.adapters.task_adapter import GENERATOR, GENERATOR_WITHOUT_USER, TaskAdapter
+    from persona.adapters.training.task import split_examples
+    from persona.readers import read_split
+
+    training = settings["generator"]
+    assert options.data is not None
+    assert options.task_adapter is not None
+    task = TaskAdapter.load(options.task_adapter)
+    out = options.task_adapter / (GENERATOR if training.with_user else GENERATOR_WITHOUT_USER)
+    check_folder(out)
+    trainer = task.trainer(train.load_trainable(options.llm, overlong="truncate"))
+    split = read_split(options.data, "train", task=options.task or task.task)
+    users = [trainer.tokens(own) for own in split_examples(split)]
+    with progress_bars("steps") as progress:
+        bar = progress.add_task("generator", total=training.steps)
+        done = train_generator(
+            trainer,
+            users,
+            training,
+            prior=task.row,
+            folder=options.task_adapter,
+            progress=lambda steps, seconds: progress.update(bar, completed=steps),
+        )
+    done.generator.save_pretrained(out)
+    numbers = {"loss": done.loss, "loss_before": done.loss_before, "steps": done.steps, "seconds": done.seconds}
+    report(
+        {"out": str(out), "fingerprint": done.generator.fingerprint, **numbers},
+        f"{out}: {done.steps} steps in {done.seconds:.0f} s; loss on validation users {done.loss:.4f} nats per token, "
+        f"{done.loss_before:.4f} with the task adapter alone",
+    )
+
+
 def _train_task_adapter(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
     from persona.adapters.family import find_modules
     from persona.adapters.training.task import train_task_adapter
     from persona.readers import read_split
 
-    named = {"--task-adapter": options.task_adapter, "--all": options.everybody, "--dry-run": options.dry_run}
-    unread = [name for name, value in {**named, "--store": EVERYWHERE.get().store}.items() if value]
-    if unread or options.data is None or options.out is None:
-        raise InvalidOptionError(
-            f"a task adapter is trained from DATA into --out FOLDER; {', '.join(unread)}: leave it out"
-            if unread
-            else "a task adapter of DATA needs a folder to go to: --out FOLDER"
-        )
+    assert options.data is not None
+    assert options.out is not None
     check_folder(options.out)
     llm = train.load_trainable(options.llm, overlong="truncate")
     find_modules(llm.model, settings["lora"])  # a layer that is not there is reported before the records are read
@@ -263,117 +333,6 @@ def _train_task_adapter(options: TrainAdapters, settings: Mapping[str, Any]) -> 
     if "candidates" in done:
         lines.append(f"{done['candidates']:.0f} training users' adapters as neighbours")
     report({"out": str(options.out), "fingerprint": trained.fingerprint, **done}, *lines)
-
-
-@dataclass(frozen=True)
-class Export:
-    """Options of `persona export-adapters`.
-
-    Attributes:
-        out: folder for the adapters' folders.
-        user: only this user's.
-        base_name: what the model is called where they will be loaded (default: by fingerprint).
-    """
-
-    out: Path
-    user: str | None = None
-    base_name: str | None = None
-    family: FamilyKey = None
-
-
-@command(app, "export-adapters", Export, store=True)
-def export(options: Export) -> None:
-    """Write adapters as PEFT folders.
-
-    The current version of each user, USER@VERSION, for PEFT, vLLM or SGLang. Steering vectors, with --family, become
-    GGUF files, control vectors of llama.cpp.
-    """
-    from persona.adapters.bank import AdapterBank
-    from persona.adapters.peft_format import export_adapter
-    from persona.adapters.versions import PUBLISHED
-    from persona.steering.control_vector import export_steering
-    from persona.store.upkeep.exports import note_export
-
-    with opened_store() as store:
-        bank = AdapterBank(store)
-        family = bank.family(key=options.family, steers=None if options.family else False)
-        write = export_steering if family.steers else export_adapter
-        name = options.base_name or family.base.split("@")[0]
-        adapters: Iterable[StoredAdapter]
-        if options.user is None:
-            adapters = (each for each in bank.current_adapters(family) if each.state == PUBLISHED)
-        else:
-            current = bank.current(options.user, family)
-            if current is None or current.state != PUBLISHED:
-                raise UnknownAdapterError(
-                    f"{options.user!r} has no adapter of the family {family.key}: nothing was exported"
-                )
-            adapters = (current,)
-        with progress_bars("adapters") as progress:
-            written = [write(bank, each, options.out, base_name=name) for each in progress.track(adapters)]
-        if written and options.user is None:
-            note_export(store.database, options.out, "user ids and adapters")
-    report(
-        {"family": family.key, "adapters": [str(path) for path in written]},
-        f"{len(written)} adapters written to {options.out}",
-    )
-
-
-@dataclass(frozen=True)
-class Import:
-    """Options of `persona import-adapters`.
-
-    Attributes:
-        folders: PEFT folders of one kind.
-        user: whose it is (default: as export noted it).
-        at_rest: type of the numbers, for a family that is not there yet: float32 (the default), float16, bfloat16 ...
-        base_name: what the folders call the LLM, if they have another name for it.
-    """
-
-    folders: list[Path]
-    llm: Llm = None
-    user: str | None = None
-    at_rest: str | None = None
-    base_name: str | None = None
-    family: FamilyKey = None
-
-
-@command(app, "import-adapters", Import, store=True)
-def import_folders(options: Import) -> None:
-    """Publish adapters from PEFT folders."""
-    from persona.adapters.bank import AdapterBank
-    from persona.adapters.family import Family, find_modules
-    from persona.adapters.peft_format import import_adapters, noted_family, read_spec
-
-    if options.family is not None and options.at_rest is not None:
-        raise InvalidOptionError("--at-rest is for a family that is not there yet: leave it out, or --family")
-    with opened_store() as store:
-        bank = AdapterBank(store)
-        known = {each.key: each.spec.dtype for each in bank.families()}
-        noted = sorted({noted_family(folder) for folder in options.folders})
-        key = options.family
-        if key is None and len(noted) > 1:
-            keys = ", ".join(each or "none" for each in noted)
-            raise InvalidOptionError(
-                f"folders of one family can be imported together, these are of {keys}: import those of each by "
-                "themselves, or name the one they are to go to with --family"
-            )
-        if key is None and noted[0] in known and options.at_rest in (None, known[noted[0]]):
-            key = noted[0]
-        model = None
-        if key is None:
-            llm = train.load_trainable(options.llm)
-            model, spec = llm.model, read_spec(options.folders[0], dtype=options.at_rest or "float32")
-            family = Family(llm.fingerprint, spec, find_modules(model, spec))
-        else:
-            family = bank.family(key=key)
-        published = import_adapters(
-            bank, options.folders, family, user_id=options.user, base_name=options.base_name, model=model
-        )
-    report(
-        [version_json(family, each) for each in published],
-        f"{len(published)} adapters published in the family {family.key}",
-    )
 
 
 def _size(count: int) -> str:

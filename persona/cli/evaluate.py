@@ -78,7 +78,8 @@ class EvalLamp:
         data: a folder with {train,dev,test}_questions.json.
         split: train, dev or test.
         methods: comma list of none, user-embedder, stats, summary, stats+summary, steering, lora, lora+task,
-            neighbours, routed and names of retrievers (persona retrieve --help); default: none,bm25-lamp,recency.
+            neighbours, routed, one-pass and names of retrievers (persona retrieve --help); default:
+            none,bm25-lamp,recency.
         ks: comma list: how many records (default: 1,4).
         limit: only the first N questions.
         controls: also each method with another user's history (default: yes).

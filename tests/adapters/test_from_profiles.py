@@ -123,7 +123,7 @@ def mean_error(answers: Sequence[Generation], golds: Sequence[int]) -> float:
     return sum(abs(int(one.text) - gold) for one, gold in zip(answers, golds, strict=True)) / len(golds)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [each for each in METHODS if "one-pass" not in each])
 def test_each_question_is_answered_with_the_adapter_of_its_own_profile(
     method: str, llm: TransformersLM, task: TaskAdapter, tmp_path: Path
 ) -> None:

@@ -10,15 +10,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from persona.errors import InvalidOptionError, PersonaError
-from persona.files import replacing
 from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import LampTask
 from persona.llm.loss import TargetLoss
@@ -34,9 +31,6 @@ _POOLED = 8
 """Batches that are drawn together and sorted by length, so that little is padded."""
 
 _NEW_USER = "pooling.new_user"
-
-_UNREADABLE = (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError, UnpicklingError)
-"""What `torch.load` raises on a broken file."""
 
 Draw = tuple[int, int]
 """An example of the training, by its position, and the number of the draw, which decides how it is shown."""
@@ -138,21 +132,7 @@ class AnswerStage:
             InvalidOptionError: if it is of a run with other options.
             PersonaError: if it cannot be read.
         """
-        path = self.checkpoint
-        if not path.is_file():
-            return False
-        try:
-            saved = torch.load(path, map_location=self.setup.loss.device, weights_only=True)
-            name, state = saved["run"], saved["state"]
-        except _UNREADABLE as error:  # torch's own words would advise to load it unsafely
-            raise PersonaError(f"{path}: the checkpoint cannot be read, delete it to begin anew") from error
-        if name != self._name():
-            raise InvalidOptionError(
-                f"{path} is the checkpoint of a run with other options, data or models: finish that one, "
-                "delete the file, or train into another folder"
-            )
-        self.loop.resume(state)
-        return True
+        return self.loop.load(self.checkpoint, self._name(), self.setup.loss.device)
 
     def _take(self, step: int) -> float:
         """One optimizer step; the batch's mean loss."""
@@ -225,11 +205,8 @@ class AnswerStage:
         return float(np.mean(losses))
 
     def _save(self) -> None:
-        if not self.setup.accelerator.is_main_process or not self.loop.step:
-            return
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self.checkpoint) as temporary:
-            torch.save({"run": self._name(), "state": self.loop.state()}, temporary)
+        if self.setup.accelerator.is_main_process:
+            self.loop.save(self.checkpoint, self._name())
 
     def _name(self) -> str:
         """What makes two runs the same run."""

@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from persona.errors import InvalidOptionError, PersonaError
+from persona.files import replacing
 from persona.llm.optimization import EarlyStopping, rate_share
 
 _WARM_UP_SHARE = 0.05
 """Share of the steps in which the learning rate rises to its peak."""
+
+_UNREADABLE = (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError, UnpicklingError)
+"""What `torch.load` raises on a broken file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,35 @@ class TrainingLoop:
             "before": self.before,
             "stopping": [self.stopping.best, self.stopping.best_step, self.stopping.since_best],
         }
+
+    def save(self, path: Path, run: str) -> None:
+        """Write a checkpoint, which `run` names; nothing before the first step."""
+        if self.step:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                torch.save({"run": run, "state": self.state()}, temporary)
+
+    def load(self, path: Path, run: str, device: torch.device) -> bool:
+        """Go on from a checkpoint, if there is one, and say whether there was.
+
+        Raises:
+            InvalidOptionError: if it is of another run.
+            PersonaError: if it cannot be read.
+        """
+        if not path.is_file():
+            return False
+        try:
+            saved = torch.load(path, map_location=device, weights_only=True)
+            name, state = saved["run"], saved["state"]
+        except _UNREADABLE as error:  # torch's own words would advise to load it unsafely
+            raise PersonaError(f"{path}: the checkpoint cannot be read, delete it to begin anew") from error
+        if name != run:
+            raise InvalidOptionError(
+                f"{path} is the checkpoint of a run with other options, data or models: finish that one, "
+                "delete the file, or train into another folder"
+            )
+        self.resume(state)
+        return True
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from a `state`, which is always that after an evaluation."""

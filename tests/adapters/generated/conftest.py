@@ -30,7 +30,7 @@ def trainer(llm: TransformersLM) -> AdapterTrainer:
 @pytest.fixture(scope="session")
 def generator(trainer: AdapterTrainer) -> AdapterGenerator:
     """One with random weights, the heads of B too."""
-    config = GeneratorConfig(ACTIVATIONS, trainer.family.name, dim=32, width=16, blocks=1, heads=2, tokens=8)
+    config = GeneratorConfig(ACTIVATIONS, trainer.family.name, dim=32, surprise=64, width=16, heads=2, tokens=8)
     made = AdapterGenerator(config, seed=0)
     with torch.random.fork_rng():
         torch.manual_seed(1)

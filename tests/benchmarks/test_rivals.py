@@ -136,7 +136,7 @@ def test_the_table_and_what_could_not_be_run(tmp_path: Path, capsys: pytest.Capt
     rows = ["--rows", "bm25,dense,langchain,mem0", "--k", "2", "--answers", "2", "--env", str(tmp_path / "env")]
     main([str(tmp_path / "locomo.json"), *rows, "--encoder", "hashing:64", "--llm", "tiny"])
     shown = capsys.readouterr().out
-    assert "4 questions, 4 turns of 2 conversations" in shown
+    assert "4 questions, 5 turns of 2 conversations" in shown
     assert "| bm25 | " in shown
     assert "| langchain | " in shown
     assert "bm25: persona" in shown

@@ -1,7 +1,7 @@
 """The server's engine: what it is worth against other ways to answer the same requests, in the same run.
 
     python benchmarks/serve.py [--rounds 2] [--requests 16] [--new 64] [--clients 64] [--threads 1] [--json]
-                               [--only personal,first,text,memory]
+                               [--only personal,first,text,memory,server] [--server URL]
 
 SmolLM2 (135 million parameters, float32, CPU). Each request has a prompt of 5 to 60 words; a personal one has a soft
 prompt of 4 to 12 vectors, every second one an adapter of its own (rank 8, query and value layers). Arms take turns; the
@@ -11,6 +11,8 @@ best time of each counts, as wall clock and as CPU time, which other work on the
   against the same prompts without personalization in the engine.
 - ``text``: prompts alone in the engine, against transformers' own continuous batching (``generate_batch``, what
   ``transformers serve`` answers with, without its HTTP), and against static batches of ``generate``.
+- ``server``: prompts alone in the engine, against another server of the same model: ``--server
+  http://127.0.0.1:8080/v1`` is an OpenAI-compatible one, e.g. ``llama-server -m smollm2.gguf -np 16 -c 16384 -t 1``.
 - ``memory``: with `tiny` and the whole application, resident memory after 10,000 requests of 1,000 users with records
   and adapters, against that after the first 1,000 (target: within 3 %).
 - ``first``: time to the first token of `--clients` clients who ask at once, against one client.
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import random
 import statistics
@@ -67,11 +70,12 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--server", default="http://127.0.0.1:8080/v1")
     parser.add_argument("--only", default="personal,first,text")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows = {"personal": personal, "text": text, "first": first, "memory": memory}
+    rows = {"personal": personal, "text": text, "first": first, "memory": memory, "server": server}
     results = {}
     for name in arguments.only.split(","):
         llm = load_llm("tiny" if name == "memory" else "smollm2", device="cpu")
@@ -151,6 +155,29 @@ def text(llm: TransformersLM, arguments: argparse.Namespace) -> dict[str, float]
     }
 
 
+def server(llm: TransformersLM, arguments: argparse.Namespace) -> dict[str, float]:
+    """Prompts alone, against another server of the same model, whose tokens are those that it counts."""
+    requests = [Request(request.prompt) for request in mixed(llm, arguments.requests, [])]
+    options = SamplingOptions(max_new_tokens=arguments.new)
+
+    async def ask(client: httpx.AsyncClient, prompt: str) -> int:
+        body = {"model": "", "messages": [{"role": "user", "content": prompt}], "temperature": 0}
+        reply = await client.post("chat/completions", json={**body, "max_tokens": arguments.new, "cache_prompt": False})
+        reply.raise_for_status()
+        return int(reply.json()["usage"]["completion_tokens"])
+
+    async def all_at_once() -> int:
+        async with httpx.AsyncClient(base_url=arguments.server, timeout=600) as client:
+            return sum(await asyncio.gather(*(ask(client, request.prompt) for request in requests)))
+
+    with Engine(llm, EngineOptions(rows=arguments.requests)) as engine:
+        best = times(
+            {"engine": lambda: in_engine(engine, requests, options), "the server": lambda: asyncio.run(all_at_once())},
+            arguments.rounds,
+        )
+    return {**rates(best), "engine / the server": ratio(best, "engine", "the server")}
+
+
 def first(llm: TransformersLM, arguments: argparse.Namespace) -> dict[str, float]:
     """Seconds to the first token, with many clients who ask at once and with one."""
     options = SamplingOptions(max_new_tokens=8)
@@ -195,6 +222,7 @@ def memory(llm: TransformersLM, arguments: argparse.Namespace) -> dict[str, floa
             for start in range(0, requests, 50):
                 await asyncio.gather(*(ask(client, number) for number in range(start, start + 50)))
                 if (start + 50) % 1_000 == 0:
+                    gc.collect()
                     held.append(process.memory_info().rss / 2**20)
 
     with bank_of(llm, users) as (store, _):

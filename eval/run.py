@@ -195,10 +195,12 @@ def _ask(
 
 
 def _evidence_share(question: Question, prepared: Prepared) -> float | None:
+    """How much of a question's evidence stood in a request. Another user's record of the same id is none."""
     if not question.evidence:
         return None
-    shown = {scored.record.id for scored in prepared.generation.records}
-    return sum(each in shown for each in question.evidence) / len(question.evidence)
+    shown = {scored.record.id: scored.record for scored in prepared.generation.records}
+    given = sum(shown.get(record.id) == record for record in question.profile if record.id in question.evidence)
+    return given / len(set(question.evidence))
 
 
 def _cut(arm: Arm, sent: Sequence[Prepared]) -> int:

@@ -37,6 +37,10 @@ def test_the_rows(locomo: Locomo, tmp_path: Path) -> None:
     whole, evidence = report["full history"], report["full history, evidence alone"]
     assert whole.evidence is not None
     assert whole.evidence.value == 1.0
+    # The other conversation has turns of the same ids.
+    other = report["full history, other user"].evidence
+    assert other is not None
+    assert other.value == 0.0
     assert CONTEXT_CUT not in whole.outcomes
     # Of the seven, `none` is right where it declines: two of category 5. The evidence brings Cork besides.
     assert report["none"].scores["f1"].value == pytest.approx(2 / 7)

@@ -1,6 +1,7 @@
 """What a user embedder's soft prompt carries of a history: probes of users of the generated world.
 
-    python benchmarks/probes.py [--train 240] [--test 100] [--records 30] [--steps 300] [--out FOLDER] [--json]
+    python benchmarks/probes.py [--train 240] [--test 100] [--records 30] [--warm-up 0] [--steps 300]
+                                [--batch 16] [--out FOLDER] [--json]
 
 The embedder is trained on probes of training users, and asked about others, with the LLM `tiny` and answers by
 likelihood. Beside it: the question alone, another user's soft prompt, the records as text, what all users have in
@@ -44,7 +45,14 @@ def people(split: str, users: int, records: int) -> list[Profile]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("train", 240), ("test", 100), ("records", 30), ("steps", 300)):
+    for name, default in (
+        ("train", 240),
+        ("test", 100),
+        ("records", 30),
+        ("warm-up", 0),
+        ("steps", 300),
+        ("batch", 16),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--json", action="store_true")
@@ -66,7 +74,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         out = given.out or Path(folder)
-        embedder = trained(probes, llm, encoder, given.steps, out / "embedder")
+        embedder = trained(probes, llm, encoder, given, out / "embedder")
         options = MethodOptions(
             methods=("none", "user-embedder", "full"), user_embedders=(embedder,), encoder=encoder, context_tokens=400
         )
@@ -89,12 +97,14 @@ def main() -> None:
     )
 
 
-def trained(probes: Probes, llm: Any, encoder: Any, steps: int, out: Path) -> UserEmbedder:
+def trained(probes: Probes, llm: Any, encoder: Any, given: argparse.Namespace, out: Path) -> UserEmbedder:
     """A user embedder that was trained on the probes' training users."""
     assert isinstance(probes.training, Probes)
     split = probes.training.as_split()
     embedder = new_user_embedder(llm, split, encoder, UserEmbedderShape(mode="attention", n_tokens=8, copies=False))
-    options = UserEmbedderTraining(steps=steps, warm_up=0, ks=(0,), leave_one_out=0, new_user_steps=0)
+    options = UserEmbedderTraining(
+        steps=given.steps, warm_up=given.warm_up, ks=(0,), leave_one_out=0, new_user_steps=0, batch=given.batch
+    )
     train_user_embedder(embedder, split, llm, HistoryReader(embedder.config, encoder), options, out=out)
     return embedder
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 OFFICIAL = "official "
 """Begins the name of a measure as its authors publish it, defects and all."""
 
+_KINDS_WITH_INTERVALS = 7
+
 GENERATED = "generate"
 """The way to answer in the LLM's own words; a table says which it was where there are others."""
 
@@ -196,9 +198,13 @@ class Report:
         return [name for name in self.rows[0].scores if differs(name)]
 
     def by_kind(self) -> list[list[str]]:
-        """The first metric of each row by the kind of questions, header and rows as strings; empty for one kind."""
+        """The first metric of each row by the kind of questions, header and rows as strings; empty for one kind.
+
+        Of many kinds the values alone, so that a table stays readable.
+        """
         kinds = list(self.rows[0].kinds)
-        rows = [[row.name, *(interval_cell(row.kinds[kind]) for kind in kinds)] for row in self.rows]
+        cell = interval_cell if len(kinds) <= _KINDS_WITH_INTERVALS else value_cell
+        rows = [[row.name, *(cell(row.kinds[kind]) for kind in kinds)] for row in self.rows]
         return [[self._metrics[0], *kinds], *rows] if kinds else []
 
     def markdown(self) -> str:
@@ -241,6 +247,11 @@ def outcome_cells(rows: Sequence[Mapping[str, int]]) -> list[str]:
     """What was wrong with each row's answers, e.g. ``"2 cut, 1 refused"``; nothing at all if nothing was."""
     wrong = [{name: row[name] for name in (*OUTCOMES, THINKING, CONTEXT_CUT) if row.get(name)} for row in rows]
     return [", ".join(f"{n} {name}" for name, n in each.items()) or "-" for each in wrong] if any(wrong) else []
+
+
+def value_cell(interval: Interval) -> str:
+    """The value alone."""
+    return f"{interval.value:.3f}"
 
 
 def interval_cell(interval: Interval) -> str:

@@ -106,7 +106,7 @@ def compare(a: Path, b: Path, *, resamples: int = 2000, seed: int = 0) -> Compar
         DataFormatError: if a file cannot be read.
         EvaluationError: if the runs are of two benchmarks, or share no question, metric or row.
     """
-    folders = [each if each.is_dir() else each.parent for each in (a, b)]
+    folders = [each.parent if each.name == RESULTS else each for each in (a, b)]
     about = [_results(folder) for folder in folders]
     names = [str(each["benchmark"]) for each in about]
     if names[0] != names[1]:

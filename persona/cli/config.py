@@ -103,7 +103,8 @@ def configured(
         defaults: section -> an instance with default values.
         file: a TOML file.
         settings: ``NAME=VALUE`` or ``SECTION.NAME=VALUE``, in place of those in the file.
-        given: a command's own options, in place of both; names that no field has are passed over.
+        given: a command's own options, in place of both; names that no field has are passed over. A setting that
+            several sections have is that of the section called as its option ``name``, where there is one.
 
     Raises:
         InvalidOptionError: if there is no such setting, or a value is of another type or out of its range.
@@ -118,7 +119,7 @@ def configured(
         values.append((key.strip(), value.strip()))
     changes: dict[str, dict[str, Any]] = {section: {} for section in defaults}
     for key, value in values:
-        setting = _find(key, known)
+        setting = _find(key, known, own=str((given or {}).get("name", "")))
         changes[setting.section][setting.name] = setting.read(value)
     for key, value in (given or {}).items():
         if key in names:
@@ -191,8 +192,11 @@ def _read(file: Path | None, sections: Collection[str]) -> list[tuple[str, Any]]
     return found
 
 
-def _find(key: str, known: Sequence[Setting]) -> Setting:
-    found = [each for each in known if each.key == key] or [each for each in known if each.name == key]
+def _find(key: str, known: Sequence[Setting], own: str = "") -> Setting:
+    """The setting of that key or name; of several with the name, that of the section `own`."""
+    keys = (key, f"{own}.{key}")
+    found = next(filter(None, ([each for each in known if each.key == one] for one in keys)), [])
+    found = found or [each for each in known if each.name == key]
     if len(found) == 1:
         return found[0]
     if found:

@@ -91,6 +91,14 @@ def check_soft_prompt(vectors: torch.Tensor, hidden_size: int | None, llm: str, 
         raise InvalidOptionError(f"a soft prompt must hold finite numbers only (request {index})")
 
 
+def placed(vectors: torch.Tensor | None, embeddings: torch.Tensor, llm: str, index: int) -> torch.Tensor | None:
+    """A soft prompt, checked, on the device of an LLM's embeddings and in their type; None if it has no vectors."""
+    if vectors is None:
+        return None
+    check_soft_prompt(vectors, embeddings.shape[1], llm, index)
+    return vectors.detach().to(embeddings.device, embeddings.dtype) if len(vectors) else None
+
+
 def check_seed(seed: int) -> int:
     """`seed`, if torch and numpy take it.
 

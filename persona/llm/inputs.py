@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from persona.errors import GenerationError
 from persona.protocols import GenerationOptions, Lifts
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -99,6 +100,18 @@ def batches(inputs: Mapping[_Key, ModelInput], options: GenerationOptions, limit
             size += 1
         yield keys[:size]
         keys = keys[size:]
+
+
+@contextmanager
+def within_memory(name: str, batch_tokens: int, inputs: Sequence[ModelInput]) -> Iterator[None]:
+    """While a batch is computed: where the device's memory does not suffice, a `GenerationError` says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise GenerationError(
+            f"{name} ran out of memory with {len(inputs)} requests of {max(map(len, inputs))} tokens in a batch: "
+            f"lower `batch_tokens`, was: {batch_tokens}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

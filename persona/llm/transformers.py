@@ -9,7 +9,8 @@
 **Frozen** means that weights, buffers, configuration, tokenizer, ``requires_grad`` and ``training`` flags are the same
 after a call as before.
 
-**Batches.** Requests are sorted by length and cut into batches by a token budget; equal ones are generated once.
+**Batches.** Requests are sorted by length and cut into batches by a token budget; equal ones are generated once, and a
+long beginning of many is read once.
 Decoder-only prompts are padded on the left, with positions that count from the first real token; encoder-decoder ones
 on the right. A model that padding changes answers requests of equal length together, or each alone
 (`persona.llm.frozen.probe`). In float32 and float64 a request gets the very answer that it gets alone: an answer with a
@@ -24,30 +25,31 @@ around an answer is stripped, and what `persona.llm.answers.text` says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from persona.errors import GenerationError, InvalidOptionError, UnknownAdapterError, UnsupportedChannelError
+from persona.errors import InvalidOptionError, UnknownAdapterError, UnsupportedChannelError
 from persona.llm.answers.choices import margin
 from persona.llm.answers.constrained import legal_ids
 from persona.llm.answers.scoring import ChoiceScorer, ScoredPrompt, scoring_options
 from persona.llm.answers.streams import from_thread
 from persona.llm.answers.tokens import AnswerTokens, Streamed
 from persona.llm.checkpoint import frozen, hash_parameters
-from persona.llm.checks import check_options, check_requests, check_soft_prompt
+from persona.llm.checks import check_options, check_requests, placed
 from persona.llm.decoding import NOISE
+from persona.llm.frozen.beginnings import Beginning, begun
 from persona.llm.frozen.model import FrozenModel, unwrapped
 from persona.llm.frozen.options import TransformersOptions
 from persona.llm.frozen.probe import Probe, ordinary_tokens
 from persona.llm.frozen.steering import Steered, checked
 from persona.llm.frozen.turns import Turns
 from persona.llm.frozen.writing import Writing
-from persona.llm.inputs import Batching, BatchLimits, ModelInput, batches
+from persona.llm.inputs import Batching, BatchLimits, ModelInput, batches, within_memory
 from persona.llm.lifts import check_lifts, vocabulary_size
 from persona.llm.tokenizers import HuggingFaceTokenizer, PromptEncoder
 from persona.llm.weights.quantized import mixes_rows, precision, settle
@@ -67,6 +69,9 @@ from persona.protocols import (
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class TransformersLM:
@@ -106,6 +111,7 @@ class TransformersLM:
         own_name = str(getattr(self.model, "name_or_path", "")).rstrip("/").split("/")[-1]
         self.name = self.options.name or own_name or type(self.model).__name__
         self._batch_tokens = 1 if mixes_rows(self.model) else self.options.batch_tokens
+        self._within_memory = partial(within_memory, self.name, self._batch_tokens)
         self._prompts = PromptEncoder(
             tokenizer,
             chat_template=self.options.chat_template,
@@ -283,17 +289,12 @@ class TransformersLM:
         yield from from_thread(write)
 
     def choice_scores(self, requests: Sequence[Request]) -> list[list[float]]:
-        """Log-likelihood of each choice of each request as the whole answer, its end included (`ChoiceScorer`).
+        """Nats of each choice of each request as the whole answer, its end included (`ChoiceScorer`).
 
-        As with answers, scores so close that a batch could have turned the decision between them are computed again
-        alone.
-
-        Returns:
-            Nats, in the order of `Request.choices`.
+        Scores so close that a batch could have turned the decision between them are computed again alone.
 
         Raises:
-            InvalidOptionError: if a request has no choices, or as in `generate`.
-            UnsupportedChannelError, UnknownAdapterError, GenerationError: as in `generate`.
+            InvalidOptionError: if a request has no choices; it and others as in `generate`.
         """
         if not requests:
             return []
@@ -304,8 +305,9 @@ class TransformersLM:
             inputs = dict(enumerate(self.inputs(requests, options)))
             scorer = ChoiceScorer(self.frozen, self.probe, self.attached)
             scores: dict[int, list[float]] = {}
-            for keys in batches(inputs, options, self._limits(len(inputs))):
-                scores.update(zip(keys, self._scored(scorer, [inputs[key] for key in keys]), strict=True))
+            for keys, beginning in self._batches(inputs, options):
+                own = self._scored(scorer, [inputs[key] for key in keys], beginning)
+                scores.update(zip(keys, own, strict=True))
                 for key in keys if len(keys) > 1 else ():
                     choices = requests[key].choices
                     if choices is not None and margin(scores[key], choices) < NOISE.get(self.model.dtype, 0.0):
@@ -321,30 +323,33 @@ class TransformersLM:
         rows = [each.steering for each in inputs]
         return Steered(self.frozen.blocks, rows, adapters) if any(rows) else adapters
 
-    def _limits(self, inputs: int) -> BatchLimits:
-        """What bounds the batches of a number of inputs."""
+    def _batches(
+        self, inputs: Mapping[Key, ModelInput], options: GenerationOptions
+    ) -> Iterator[tuple[list[Key], Beginning | None]]:
+        """Keys of `inputs` in batches, and what the prompts of a batch begin with where that was read before."""
         slots = None if self.adapters is None else self.adapters.slots
         # One input alone asks nothing of the probe.
-        return BatchLimits(self._batch_tokens, slots, Batching.PADDED if inputs == 1 else self.probe.batching)
+        sharing = Batching.PADDED if len(inputs) == 1 else self.probe.batching
+        limits = BatchLimits(self._batch_tokens, slots, sharing)
+        for group, beginning in begun(inputs, lambda: self.probe.takes_beginnings, self._beginning):
+            for keys in batches(group, options, limits):
+                yield keys, beginning
 
-    def _scored(self, scorer: ChoiceScorer, inputs: Sequence[ModelInput]) -> list[list[float]]:
+    def _beginning(self, each: ModelInput, length: int) -> Beginning | None:
+        with self._within_memory([each]), self.attached([each]):
+            return self.frozen.beginning(each.ids[:length])
+
+    def _scored(
+        self, scorer: ChoiceScorer, inputs: Sequence[ModelInput], beginning: Beginning | None = None
+    ) -> list[list[float]]:
         with self._within_memory(inputs):
-            return scorer([ScoredPrompt(each, each.choices or ()) for each in inputs])
-
-    @contextmanager
-    def _within_memory(self, inputs: Sequence[ModelInput]) -> Iterator[None]:
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            raise GenerationError(
-                f"{self.name} ran out of memory with {len(inputs)} requests of {max(map(len, inputs))} tokens in a "
-                f"batch: lower `batch_tokens`, was: {self._batch_tokens}"
-            ) from error
+            return scorer([ScoredPrompt(each, each.choices or ()) for each in inputs], beginning)
 
     def inputs(self, requests: Sequence[Request], options: GenerationOptions) -> list[ModelInput]:
         """Requests as the model reads them; errors as in `generate`."""
         check_requests(requests, self)
-        soft_prompts = [self._soft_prompt(request, index) for index, request in enumerate(requests)]
+        given = [request.soft_prompt for request in requests]
+        soft_prompts = [placed(vectors, self.frozen.embeddings, self.name, n) for n, vectors in enumerate(given)]
         limit = self.input_limit(options)
         lengths = [0 if vectors is None else len(vectors) for vectors in soft_prompts]
         limits = [None if limit is None else limit - length for length in lengths]
@@ -365,20 +370,12 @@ class TransformersLM:
             for index, (ids, vectors, request) in enumerate(zip(encoded, soft_prompts, requests, strict=True))
         ]
 
-    def _soft_prompt(self, request: Request, index: int) -> torch.Tensor | None:
-        """The request's soft prompt, checked, on the model's device and in its type; None if it has no tokens."""
-        if (vectors := request.soft_prompt) is None:
-            return None
-        check_soft_prompt(vectors, self.hidden_size, self.name, index)
-        embeddings = self.frozen.embeddings
-        return vectors.detach().to(embeddings.device, embeddings.dtype) if len(vectors) else None
-
     def _answers(self, inputs: dict[Any, ModelInput], options: GenerationOptions) -> dict[Any, Answer]:
         """The answer to each input, under the same key."""
         noise = NOISE.get(self.model.dtype, 0.0)
         answers: dict[Any, list[int]] = {}
-        for keys in batches(inputs, options, self._limits(len(inputs))):
-            tokens, margins = self._generate_batch([inputs[key] for key in keys], options)
+        for keys, beginning in self._batches(inputs, options):
+            tokens, margins = self._generate_batch([inputs[key] for key in keys], options, beginning=beginning)
             answers.update(zip(keys, tokens, strict=True))
             for key, smallest in zip(keys, margins, strict=True):
                 if len(keys) > 1 and smallest < noise:
@@ -389,11 +386,15 @@ class TransformersLM:
         }
 
     def _generate_batch(
-        self, inputs: Sequence[ModelInput], options: GenerationOptions, streamed: Streamed | None = None
+        self,
+        inputs: Sequence[ModelInput],
+        options: GenerationOptions,
+        streamed: Streamed | None = None,
+        beginning: Beginning | None = None,
     ) -> tuple[list[list[int]], list[float]]:
         """Tokens of the answers, without the end token, and the margins with which they were decided."""
         with self._within_memory(inputs), self.attached(inputs):
-            return self._writing.batch(inputs, options, streamed)
+            return self._writing.batch(inputs, options, streamed, beginning)
 
     def __repr__(self) -> str:
         return f"TransformersLM({self.name!r})"

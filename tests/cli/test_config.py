@@ -137,7 +137,8 @@ def test_a_name_in_two_sections_needs_one() -> None:
     both = {"a": Shape(), "b": Shape()}
     with pytest.raises(InvalidOptionError, match=r"\'width\' is in several sections: name one, a\.width or b\.width"):
         configured(both, settings=["width=1"])
-    assert configured(both, settings=["b.width=1"]) == {"a": Shape(), "b": Shape(width=1)}
+    for setting, given in (("b.width=1", None), ("width=1", {"name": "b"})):
+        assert configured(both, settings=[setting], given=given) == {"a": Shape(), "b": Shape(width=1)}
 
 
 def test_the_file_of_defaults_is_read_back_as_the_defaults(tmp_path: Path) -> None:

@@ -124,9 +124,9 @@ def watched_batches(llm: TransformersLM, monkeypatch: pytest.MonkeyPatch) -> lis
     seen: list[list[int]] = []
     generate = llm._generate_batch
 
-    def note(inputs: Sequence[ModelInput], options: GenerationOptions) -> Any:
+    def note(inputs: Sequence[ModelInput], options: GenerationOptions, **more: Any) -> Any:
         seen.append([len(each) for each in inputs])
-        return generate(inputs, options)
+        return generate(inputs, options, **more)
 
     monkeypatch.setattr(llm, "_generate_batch", note)
     return seen

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -14,6 +15,7 @@ from persona.adapters.family import LoraSpec
 from persona.adapters.stacked import StackedLoRA
 from persona.errors import GenerationError
 from persona.llm.checkpoint import hash_parameters
+from persona.llm.frozen import beginnings
 from persona.llm.load import load_llm
 from persona.llm.loss import TargetLoss
 from persona.llm.transformers import TransformersLM
@@ -33,6 +35,9 @@ def check_batches(llm: TransformersLM) -> None:
         alone = [llm.generate([request], options)[0] for request in requests]
         assert llm.generate(requests, options) == alone
     assert llm.generate(requests[:2], GREEDY) == [plainly_generated(llm, text) for text in TEXTS[:2]]
+    with patch.object(beginnings, "LEAST", 2):
+        begun = [Request(f"many {text}") for text in TEXTS[:3]]
+        assert llm.generate(begun, GREEDY) == [llm.generate([request], GREEDY)[0] for request in begun]
 
 
 def decodings(llm: TransformersLM) -> list[GenerationOptions]:

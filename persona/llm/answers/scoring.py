@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from persona.errors import InvalidOptionError
+from persona.llm.frozen.beginnings import Beginning, repeatable
 from persona.llm.frozen.model import FrozenModel
 from persona.llm.frozen.probe import Probe
 from persona.llm.inputs import ModelInput, PaddedBatch
@@ -55,19 +56,31 @@ class ChoiceScorer:
     def __init__(self, model: FrozenModel, probe: Probe, attached: Attached = lambda inputs: nullcontext()) -> None:
         self._model, self._probe, self._attached = model, probe, attached
 
-    def __call__(self, prompts: Sequence[ScoredPrompt]) -> list[list[float]]:
-        """Log-likelihood of each choice of each prompt, in nats."""
+    def __call__(self, prompts: Sequence[ScoredPrompt], beginning: Beginning | None = None) -> list[list[float]]:
+        """Log-likelihood of each choice of each prompt, in nats.
+
+        Args:
+            prompts: what is scored.
+            beginning: of all the prompts, as the decoder has read it.
+        """
         rows = _Rows.of(prompts)
-        scores = self._in_decoder(prompts, rows) if self._model.encoder_decoder else self._on_cache(prompts, rows)
+        if self._model.encoder_decoder:
+            scores = self._in_decoder(prompts, rows)
+        else:
+            scores = self._on_cache(prompts, rows, beginning)
         each = iter(scores.tolist())
         return [[next(each) for _ in prompt.choices] for prompt in prompts]
 
-    def _on_cache(self, prompts: Sequence[ScoredPrompt], rows: _Rows) -> Tensor:
-        batch = self._batch([prompt.input.ids for prompt in prompts], [prompt.input for prompt in prompts])
+    def _on_cache(self, prompts: Sequence[ScoredPrompt], rows: _Rows, beginning: Beginning | None) -> Tensor:
+        read = 0 if beginning is None else len(beginning.ids)
+        batch = self._batch([prompt.input.ids[read:] for prompt in prompts], [prompt.input for prompt in prompts])
+        before: dict[str, Any] = {}
+        if beginning is not None:
+            batch, before = beginning.seen_by(batch), {"past_key_values": beginning.rows(len(prompts))}
         with self._attached([prompt.input for prompt in prompts]):
-            output = self._model.forward(batch, keep=1, use_cache=True)
+            output = self._model.forward(batch, keep=1, use_cache=True, **before)
         cache: Any = getattr(output, "past_key_values", None)
-        if not _repeatable(cache):
+        if not repeatable(cache):
             return self._whole(rows)
         device = batch.mask.device
         first = output.logits[:, -1:][rows.prompts]
@@ -75,8 +88,8 @@ class ChoiceScorer:
         if rows.longest == 1:
             return scores
         cache.batch_select_indices(rows.prompts.to(device))
-        tokens, read = rows.tokens(0, rows.longest - 1)
-        mask = torch.cat((batch.mask[rows.prompts.to(device)], read.long().to(device)), 1)
+        tokens, real = rows.tokens(0, rows.longest - 1)
+        mask = torch.cat((batch.mask[rows.prompts.to(device)], real.long().to(device)), 1)
         follow = PaddedBatch(tokens.to(device), mask, (0,) * len(tokens), [None] * len(tokens))
         with self._attached(rows.inputs):
             logits = self._model.forward(follow, use_cache=True, past_key_values=cache).logits
@@ -207,10 +220,3 @@ def _with_lifts(logits: Tensor, row: int, lifts: Lifts, choice: tuple[int, ...],
         tokens, values = lifted(lifts, choice[: begin + n])
         changed[row, n, tokens.to(logits.device)] += values.to(logits)
     return changed
-
-
-def _repeatable(cache: Any) -> bool:
-    """Whether the rows of a cache can be repeated: keys and values of all positions, and nothing else."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer
-
-    return isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)

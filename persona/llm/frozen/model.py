@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor
 
 from persona.errors import ModelLoadError
+from persona.llm.frozen.beginnings import Beginning, repeatable
 from persona.llm.frozen.steering import blocks
 from persona.llm.inputs import PaddedBatch
 from persona.llm.weights.quantized import mixes_rows
@@ -187,6 +188,12 @@ class FrozenModel:
             arguments["logits_to_keep"] = keep
         with batch.embedded_by(self.layer, once=self.encoder_decoder):
             return self.model(**arguments, **more)
+
+    def beginning(self, ids: Sequence[int]) -> Beginning | None:
+        """What decoder-only prompts begin with, read once; None where the model's cache cannot be repeated."""
+        batch = self.padded([ids], None, lambda vectors: ())
+        cache = getattr(self.forward(batch, keep=1, use_cache=True), "past_key_values", None)
+        return Beginning(tuple(ids), cache) if repeatable(cache) else None
 
     def encoded(self, batch: PaddedBatch) -> Any:
         """The encoder's output, its last states first.  # (batch, length, hidden)"""

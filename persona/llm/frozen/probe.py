@@ -3,6 +3,7 @@
 =========================  ===========================================================================================
 requests in one batch      padded where the answer is then the one that a request gets alone; else requests of equal
                            length (models that keep a state), or each alone (experts of limited capacity)
+a beginning of all         read once where prompts after its cache get the scores that they get alone
 soft prompts               taken where the embeddings of a text's own ids, as a soft prompt, are that text
 the loss                   taken where its scores are those that answers are written with
 steering                   taken where what is added behind a block changes its own row and no other
@@ -56,6 +57,14 @@ class Probe:
         if self._is_same(lambda: self._generated([self._equal, self._text])[1:]):
             return Batching.EQUAL
         return Batching.ALONE
+
+    @cached_property
+    def takes_beginnings(self) -> bool:
+        """Whether prompts of different lengths may come after a cache of what they all begin with."""
+        if self._model.encoder_decoder or self.batching is not Batching.PADDED:
+            return False
+        begin = self._text[:2]
+        return self._is_same(lambda: self._generated([[*begin, *self._long], self._text], begin=begin)[1:])
 
     @cached_property
     def loss_pads_left(self) -> bool:
@@ -142,15 +151,27 @@ class Probe:
         return self._generated([self._text])
 
     def _generated(
-        self, prompts: Sequence[Sequence[int]], stand_in: Callable[[Tensor], list[int]] | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        stand_in: Callable[[Tensor], list[int]] | None = None,
+        begin: Sequence[int] = (),
     ) -> Tensor:
-        """The scores with which `_written` is written after prompts.  # (prompts, written, vocabulary)"""
+        """The scores with which `_written` is written after prompts.  # (prompts, written, vocabulary)
+
+        Those begin with `begin`, which is read before.
+        """
         model = self._model
         rules = model.rules(GenerationOptions(_WRITTEN), output_logits=True, return_dict_in_generate=True)
         # A model that ends an answer when it likes would not write all that is dictated.
         rules.eos_token_id = None
+        more: dict[str, Any] = {}
         with self._untouched():
-            output = model.generate(self._batch(prompts, stand_in), rules, [_Dictation(self._written)])
+            batch = self._batch([prompt[len(begin) :] for prompt in prompts], stand_in)
+            if begin:
+                beginning = model.beginning(begin)
+                assert beginning is not None, "a cache that cannot be repeated"
+                batch, more = beginning.before(batch), {"past_key_values": beginning.rows(len(prompts))}
+            output = model.generate(batch, rules, [_Dictation(self._written)], **more)
         return torch.stack(output.logits, 1)
 
     def _scored(self, prompts: Sequence[Sequence[int]]) -> Tensor:

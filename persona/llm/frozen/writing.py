@@ -13,6 +13,7 @@ from persona.errors import GenerationError, PersonaError, reason
 from persona.llm.answers.constrained import ChoiceTrie
 from persona.llm.answers.tokens import AnswerStreamer, AnswerTokens, Streamed
 from persona.llm.decoding import BeamMargin, GreedyMargin
+from persona.llm.frozen.beginnings import Beginning
 from persona.llm.frozen.model import FrozenModel
 from persona.llm.frozen.probe import Probe
 from persona.llm.inputs import ModelInput
@@ -37,7 +38,11 @@ class Writing:
         self._model, self._probe, self.read, self._name = model, probe, read, name
 
     def batch(
-        self, inputs: Sequence[ModelInput], options: GenerationOptions, streamed: Streamed | None = None
+        self,
+        inputs: Sequence[ModelInput],
+        options: GenerationOptions,
+        streamed: Streamed | None = None,
+        beginning: Beginning | None = None,
     ) -> tuple[list[list[int]], list[float]]:
         """Tokens of the answers, without the end token, and the margins with which they were decided.
 
@@ -45,6 +50,7 @@ class Writing:
             inputs: what is answered.
             options: how to decode.
             streamed: gets the tokens of the only input while they are written.
+            beginning: of all the inputs, as the model has read it.
 
         Raises:
             GenerationError: if the model cannot read an input, or its scores are not numbers.
@@ -54,12 +60,17 @@ class Writing:
         # Without a soft prompt nothing is asked of the probe.
         asks = any(each is not None for each in soft_prompts)
         stand_in: Callable[[torch.Tensor], Sequence[int]] = self._probe().stand_in if asks else lambda vectors: ()
-        batch = self._model.padded([each.ids for each in inputs], soft_prompts, stand_in)
+        read = 0 if beginning is None else len(beginning.ids)
+        batch = self._model.padded([each.ids[read:] for each in inputs], soft_prompts, stand_in)
+        more: dict[str, Any] = {}
+        if beginning is not None:
+            batch, more = beginning.before(batch), {"past_key_values": beginning.rows(len(inputs) * options.num_beams)}
         rules = self._model.rules(options)
         processors, watch = self._processors(inputs, options, rules)
-        stopping, streamer = self.read.stopping(options, streamed), streamed and streamed.streamer
+        more["stopping_criteria"] = self.read.stopping(options, streamed)
+        more["streamer"] = streamed and streamed.streamer
         try:
-            output = self._model.generate(batch, rules, processors, stopping_criteria=stopping, streamer=streamer)
+            output = self._model.generate(batch, rules, processors, **more)
         except (torch.OutOfMemoryError, PersonaError):
             raise
         except Exception as error:  # models raise whatever they like at inputs that they cannot read

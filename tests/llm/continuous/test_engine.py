@@ -146,14 +146,14 @@ def test_64_concurrent_mixed_users_get_the_tokens_of_64_single_runs(llm: Transfo
 @pytest.mark.parametrize("llm", ["smollm2"], indirect=True)
 def test_in_float32_only_near_ties_may_differ(llm: TransformersLM, bank: AdapterBank) -> None:
     with AdapterPool(bank, llm), Engine(llm) as engine:
-        asked = [(request, replace(options, max_new_tokens=8)) for request, options in mixed(llm, 16, adapters=True)]
+        asked = [(request, replace(options, max_new_tokens=8)) for request, options in mixed(llm, 10, adapters=True)]
         tickets = [engine.submit(*each) for each in asked]
         assert all(ticket.result() for ticket in tickets)
         expected = [decided(llm, *each) for each in asked]
     near = [n for n, (_, margin) in enumerate(expected) if margin < NOISE[torch.float32]]
     different = [n for n, (tokens, _) in enumerate(expected) if tickets[n].tokens != tokens]
     assert set(different) <= set(near), f"near ties: {near}"
-    assert len(near) <= 3, near
+    assert len(near) <= 2, near
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from persona.adapters.examples import Example, ExampleMaker
+from persona.adapters.examples import Example, ExampleMaker, text_examples
 from persona.adapters.family import Family
 from persona.channels import check_way
 from persona.llm.frozen.steering import read_states
@@ -75,7 +75,8 @@ class Contrast:
 
     Args:
         llm: the frozen LLM.
-        examples: makes inputs and texts of records (`persona.adapters.examples`); the first of a record counts.
+        examples: makes inputs and texts of records (`persona.adapters.examples`); the first of a record counts. Of one
+            without any, the first half of the text is the input and the second half the text.
         options: how.
 
     Attributes:
@@ -106,7 +107,8 @@ class Contrast:
         found = []
         limit = self.llm.input_limit(GenerationOptions(self.options.most_tokens))
         for record in profile:
-            for example in self._examples(Profile(profile.user_id, (record,)))[:1]:
+            one = Profile(profile.user_id, (record,))
+            for example in (self._examples(one) or text_examples(one))[:1]:
                 (prompt,) = self.llm.prompt_ids([example.prompt])
                 (target,) = self.llm.target_ids([example.target])
                 if limit is None or len(prompt) <= limit:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -330,14 +331,20 @@ def progress_bars(unit: str, *, shown: bool = True) -> Iterator[Progress]:
 
 @contextmanager
 def _lines(bars: Progress, unit: str) -> Iterator[None]:
-    """Print what is going on as a line on stderr, again and again while this is open."""
+    """Print what is going on as a line on stderr, again and again while this is open.
+
+    A rate counts from a task's first line on: what stood there from an earlier run comes in one burst before.
+    """
     stop = Event()
+    begun: dict[int, tuple[float, float]] = {}
 
     def write() -> None:
         while not stop.wait(LINE_SECONDS):
             for task in bars.tasks:
                 if not task.finished:
-                    print(progress_line(task, unit), file=sys.stderr, flush=True)  # noqa: T201
+                    since, done = begun.setdefault(task.id, (monotonic(), task.completed))
+                    rate = (task.completed - done) / max(monotonic() - since, 1e-9)
+                    print(progress_line(task, unit, rate), file=sys.stderr, flush=True)  # noqa: T201
 
     writer = Thread(target=write, daemon=True)
     writer.start()
@@ -348,19 +355,20 @@ def _lines(bars: Progress, unit: str) -> Iterator[None]:
         writer.join()
 
 
-def progress_line(task: Task, unit: str) -> str:
+def progress_line(task: Task, unit: str, rate: float = 0.0) -> str:
     """A task of a progress bar in words: what is done, how fast, and how long it will go on.
 
     >>> from rich.progress import Progress, TaskID
     >>> bars = Progress(disable=True)
     >>> bars.update(bars.add_task("answers, loss 1.250", total=600), completed=150)
-    >>> progress_line(bars.tasks[0], "steps")
-    'answers, loss 1.250: 150 of 600'
+    >>> progress_line(bars.tasks[0], "steps", 1.5)
+    'answers, loss 1.250: 150 of 600, 1.50 steps/s, about 0:05:00 left'
     """
     total = "" if task.total is None else f" of {task.total:,.0f}"
-    rate = "" if not task.speed else f", {task.speed:,.2f} {unit}/s"
-    left = "" if not task.time_remaining else f", about {timedelta(seconds=task.time_remaining)} left"
-    return f"{task.description}: {task.completed:,.0f}{total}{rate}{left}"
+    speed = f", {rate:,.2f} {unit}/s" if rate else ""
+    rest = 0 if task.total is None or not rate else round((task.total - task.completed) / rate)
+    left = f", about {timedelta(seconds=rest)} left" if rest else ""
+    return f"{task.description}: {task.completed:,.0f}{total}{speed}{left}"
 
 
 def stage_bars(progress: Progress) -> Callable[[str, int, int], None]:

@@ -98,7 +98,8 @@ class StackedLoRA:
         self._rows = torch.zeros(1 + slots, self.family.size, dtype=dtype, device=first.device)
         self._prior = None if prior is None else self._checked(prior).to(first.device, dtype)
         self._active: Gathered | None = None
-        axes = [sights(model)[module.name].axis for module in self.family.modules]
+        seen = sights(model)
+        axes = [seen[module.name].axis for module in self.family.modules]
         self._hooks = [
             layer.register_forward_hook(self._hook(index, transposed=axis == 1))
             for index, (layer, axis) in enumerate(zip(layers, axes, strict=True))

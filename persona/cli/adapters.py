@@ -286,7 +286,7 @@ def _train_generator(options: TrainAdapters, settings: Mapping[str, Any]) -> Non
     check_folder(out)
     trainer = task.trainer(train.load_trainable(options.llm, overlong="truncate"))
     split = read_split(options.data, "train", task=options.task or task.task)
-    users = [trainer.tokens(own) for own in split_examples(split)]
+    users = [trainer.tokens(own) for own in split_examples(split)[: settings["task"].users]]
     with progress_bars("steps") as progress:
         bar = progress.add_task("generator", total=training.steps)
         done = train_generator(

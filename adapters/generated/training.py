@@ -67,7 +67,7 @@ class GeneratorTraining:
         InvalidOptionError: if a value is out of its range.
     """
 
-    kind: str = ACTIVATIONS
+    kind: str = VECTOR
     steps: int = 400
     users: int = 16
     targets: int = 2

@@ -17,7 +17,7 @@ from persona.errors import InvalidOptionError
 from persona.llm.checkpoint import hash_parameters
 
 OPTIONS = GeneratorTraining(
-    steps=60, users=6, learning_rate=0.01, evaluate_every=20, validation=0.2, width=16, blocks=1, tokens=6
+    ACTIVATIONS, steps=60, users=6, learning_rate=0.01, evaluate_every=20, validation=0.2, width=16, blocks=1, tokens=6
 )
 
 

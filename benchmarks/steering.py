@@ -2,6 +2,7 @@
 
     python benchmarks/steering.py planted --json
     python benchmarks/steering.py speed
+    python benchmarks/steering.py world --data LaMP_4 --folder run
     python benchmarks/steering.py users --data $PERSONA_SHARED/data/histories/blogs.jsonl.gz --llm smollm2
 
 **planted**: an adapter gives the LLM `tiny` a style axis of known direction and size: some rare words write it behind
@@ -20,6 +21,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +32,8 @@ import torch
 from torch import Tensor
 
 from persona.adapters.examples import Example, history_examples
+from persona.channels import Ask
+from persona.eval.benchmarks.lamp import LampBenchmark
 from persona.eval.world.world import World
 from persona.llm.frozen.steering import Steered
 from persona.llm.load import load_llm
@@ -39,6 +43,7 @@ from persona.protocols import GenerationOptions, Request
 from persona.records import Profile, Record
 from persona.steering.choosing import capped, choose, losses
 from persona.steering.contrast import Contrast, Differences
+from persona.steering.from_profiles import EverybodysSteering, ProfileSteering
 from persona.steering.options import SteeringOptions
 from persona.steering.preference import trained_direction
 from persona.store.profile_store import ProfileStore
@@ -218,6 +223,30 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def world(options: argparse.Namespace) -> dict[str, Any]:
+    """Loss of the right answers to a LaMP task's questions with each of several vectors, nats per token, by user."""
+    benchmark, llm = LampBenchmark.read(options.data), load_llm(options.llm)
+    contrast = Contrast(llm, partial(history_examples, task=benchmark.task, labels=benchmark.labels))
+    profiles = [question.profile for question in benchmark.questions]
+    own = ProfileSteering(contrast, options.folder)
+    made = [each.steering for each in own.of(profiles)]
+    everybody = EverybodysSteering(own, profiles).contribute([Ask(each, "", "") for each in profiles])
+    rows: dict[str, list[float]] = {}
+    for place, question in enumerate(benchmark.questions):
+        record = Record(question.prompt, target=question.gold)
+        plain = Contrast(llm, history_examples, replace(contrast.options, most_tokens=256))
+        (text,) = plain.own_texts(Profile(question.user_id, (record,)))
+        other = made[(place + 1) % len(made)]
+        tried = {"plain": None, "own": made[place], "another": other, "others' mean": everybody[place].steering}
+        for key, value in zip(tried, losses(contrast.loss, text, list(tried.values())).tolist(), strict=True):
+            rows.setdefault(key, []).append(value)
+    return {
+        "published": sum(each is not None for each in made),
+        "loss": {key: statistics.mean(each) for key, each in rows.items()},
+        "own less": {key: _paired(rows["own"], rows[key]) for key in rows if key != "own"},
+    }
+
+
 def continued(profile: Profile) -> list[Example]:
     """A post's first words, which the LLM is to go on from in a new line, and what comes next."""
     split = ((words[:20], words[20:64]) for words in (record.text.split() for record in profile))
@@ -320,9 +349,10 @@ def _bloggers(options: argparse.Namespace) -> list[Profile]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("planted", "speed", "users"))
+    parser.add_argument("what", choices=("planted", "speed", "world", "users"))
     parser.add_argument("--llm", default="tiny")
-    parser.add_argument("--data", type=Path, help="JSON lines with user_id and text, gzipped")
+    parser.add_argument("--data", type=Path, help="JSON lines with user_id and text, gzipped; or a LaMP task")
+    parser.add_argument("--folder", type=Path, default=Path("run"), help="that of `persona eval lamp`")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--records", type=int, default=None, help="of a user; 50 planted, 8 else")
     parser.add_argument("--tests", type=int, default=3, help="held-out texts of a user")
@@ -339,7 +369,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     options.records = options.records or (50 if options.what == "planted" else 8)
-    done = {"planted": planted_axis, "speed": speed, "users": users}[options.what](options)
+    done = {"planted": planted_axis, "speed": speed, "world": world, "users": users}[options.what](options)
     print(json.dumps(done, indent=None if options.json else 2))
 
 

@@ -47,7 +47,7 @@ class SteeringOptions:
     states: str = "mean"
     most_tokens: int = 64
     holdout: float = 0.2
-    gate: float = 1.0
+    gate: float = 2.0
     min_records: int = 5
     bipo: int = 0
     beta: float = 0.1

@@ -131,7 +131,7 @@ def side_by_side(family: Family, rows: Tensor, owners: Sequence[int], chunks: Se
     for number, piece in enumerate(torch.split(rows, sizes, dim=1)):
         whole = rows.new_zeros(users, places, piece.shape[1]).index_put(index, piece)
         if number % 2:  # B, where the rank is the last dimension
-            whole = whole.unflatten(2, (-1, ranks)).transpose(1, 2)
+            whole = whole.reshape(users, places, -1, ranks).transpose(1, 2)
         parts.append(whole.flatten(1))
     return torch.cat(parts, dim=1)
 

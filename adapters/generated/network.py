@@ -111,7 +111,7 @@ class Reader(nn.Module):
 
     def _by_head(self, x: Tensor) -> Tensor:
         """Cut into heads.  # (chunks, layers, heads, length, width / heads)"""
-        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+        return x.reshape(*x.shape[:-1], self.heads, -1).transpose(-3, -2)
 
 
 class VectorReader(nn.Module):

@@ -95,9 +95,9 @@ class ActivationReader:
         order = sorted(range(len(examples)), key=lambda index: len(examples[index]))  # as they are read
         ordered = [examples[index] for index in order]
         with ExitStack() as stack:
-            for name, *rest in self._watched:
+            for name, n_in, axis in self._watched:
                 layer = self._trainer.llm.model.get_submodule(name)
-                stack.callback(layer.register_forward_pre_hook(keep(name, *rest)).remove)
+                stack.callback(layer.register_forward_pre_hook(keep(name, n_in, axis)).remove)
             surprises = record_vectors(self._trainer, ordered, prior=self._prior)
         states = torch.zeros(len(examples), len(self._watched), self._tokens, self._watched[0][1])
         marks = torch.full((len(examples), self._tokens), PADDING)

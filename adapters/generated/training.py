@@ -232,10 +232,10 @@ class _Course:
             # Of means of some records, not of single ones.
             self.generator.vectors.usual.fit(torch.stack([own.mean(0) for own in self._vectors[self.validation :]]))
         else:
-            known = self._activations[self.validation :]
-            self.generator.reader.surprises.fit(torch.cat([own.surprises for own in known]))
+            seen = self._activations[self.validation :]
+            self.generator.reader.surprises.fit(torch.cat([own.surprises for own in seen]))
             # Of records, not of their single tokens.
-            means = [own.states.float().sum(2) / (own.marks != PADDING).sum(1)[:, None, None] for own in known]
+            means = [own.states.float().sum(2) / (own.marks != PADDING).sum(1)[:, None, None] for own in seen]
             self.generator.reader.states.fit(torch.cat(means))
         self.generator.to(self._device)
         data = hashlib.sha256(repr(self._examples).encode()).hexdigest()
@@ -281,8 +281,8 @@ class _Course:
             activations = self._activations[users[owner]]
             states[row, :, : len(some)] = activations.states[some].transpose(0, 1)
             marks[row, : len(some)] = activations.marks[some]
-        own = [(self._activations[users[owner]].surprises, some) for (owner, _), some in chunks.items()]
-        surprises = torch.stack([each[some].mean(0) for each, some in own])
+        surprised = [(self._activations[users[owner]].surprises, some) for (owner, _), some in chunks.items()]
+        surprises = torch.stack([each[some].mean(0) for each, some in surprised])
         counts = torch.tensor([float(len(some)) for some in chunks.values()])
         rows = self.generator.of_chunks(*(each.to(self._device) for each in (states, marks, surprises, counts)))
         return side_by_side(self.generator.family, rows, [owner for owner, _ in chunks], [place for _, place in chunks])

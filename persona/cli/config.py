@@ -194,8 +194,8 @@ def _read(file: Path | None, sections: Collection[str]) -> list[tuple[str, Any]]
 
 def _find(key: str, known: Sequence[Setting], own: str = "") -> Setting:
     """The setting of that key or name; of several with the name, that of the section `own`."""
-    keys = (key, f"{own}.{key}")
-    found = next(filter(None, ([each for each in known if each.key == one] for one in keys)), [])
+    exact = (key, f"{own}.{key}")
+    found = next(filter(None, ([each for each in known if each.key == one] for one in exact)), [])
     found = found or [each for each in known if each.name == key]
     if len(found) == 1:
         return found[0]

@@ -25,7 +25,8 @@ PROMPTS = ("A moody film.", "Bread", "What shall we read on a rainy day?")
 
 def vector(seed: int, length: float = 20.0) -> Tensor:
     drawn = torch.randn(32, generator=torch.Generator().manual_seed(seed))
-    return length * drawn / drawn.norm()
+    made: Tensor = length * drawn / drawn.norm()
+    return made
 
 
 def scores(llm: TransformersLM, rows: list[Mapping[int, Tensor] | None]) -> Tensor:

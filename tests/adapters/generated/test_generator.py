@@ -100,4 +100,4 @@ def test_shapes_that_cannot_be(trainer: AdapterTrainer) -> None:
         ({"tokens": 0}, "`tokens` must be at least 1, was: 0"),
     ):
         with pytest.raises(InvalidOptionError, match=message):
-            replace(shape, **change)  # type: ignore[arg-type]
+            replace(shape, **change)

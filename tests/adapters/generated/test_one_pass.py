@@ -26,6 +26,7 @@ from persona.adapters.training.trainer import AdapterTrainer
 from persona.adapters.versions import PRIOR, PUBLISHED, AdapterDraft
 from persona.channels import Ask
 from persona.errors import FingerprintMismatchError, InvalidOptionError
+from persona.llm.inputs import ModelInput
 from persona.protocols import GenerationOptions, Request
 from persona.records import Profile, Record
 from persona.store.holdings import holdings
@@ -68,7 +69,7 @@ def test_it_is_served_beside_others_exported_and_named(
         asked = [Request("A film?", adapter=name) for name in ("ana@1", None, "bo@2")]
         mixed = llm.generate(asked, GenerationOptions(4))
         assert mixed == [llm.generate([each], GenerationOptions(4))[0] for each in asked]
-        with llm.attached(["ana@1"]), torch.inference_mode():
+        with llm.attached([ModelInput((), adapter="ana@1")]), torch.inference_mode():
             expected = llm.model(input_ids=IDS).logits
     place = export_adapter(bank, current, tmp_path / "out", base_name=str(llama_folder))
     loaded: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama_folder), place)

@@ -86,7 +86,8 @@ def test_the_divergence_is_from_the_llm_with_the_records_in_its_prompt(trainer: 
     def scores(before: list[int]) -> torch.Tensor:
         with torch.no_grad():
             ids = torch.tensor([[*before, *other.prompt, *other.target[:-1]]])
-            return model(ids).logits[0, -size:].log_softmax(-1)
+            scored: torch.Tensor = model(ids).logits[0, -size:].log_softmax(-1)
+            return scored
 
     with_records, plain = scores(records), scores([])
     expected = (with_records.exp() * (with_records - plain)).sum(1).mean()
@@ -104,4 +105,4 @@ def test_options_that_cannot_be(trainer: AdapterTrainer) -> None:
         ({"steps": 0}, "`steps` must be at least 1, was: 0"),
     ):
         with pytest.raises(InvalidOptionError, match=message):
-            GeneratorTraining(**change)  # type: ignore[arg-type]
+            GeneratorTraining(**change)

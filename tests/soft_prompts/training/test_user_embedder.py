@@ -339,7 +339,8 @@ def test_two_processes_train_what_one_trains(tiny: Any, encoder: Any, tmp_path: 
     World(0).write_lamp(tmp_path / "data", "LaMP_3", {"train": 12}, 6)
     # With 8 steps one process surely shows some prompts without the question where the other does not.
     # In two parts of a batch one process has two and one examples, the other two and none.
-    options = "steps=8 batch=5 evaluate_every=4 warm_up=0 n_tokens=2 leave_one_out=2 ks=0 seed=2 with_question=true accumulate=2"
+    options = "steps=8 batch=5 evaluate_every=4 warm_up=0 n_tokens=2 leave_one_out=2 ks=0 seed=2"
+    options += " with_question=true accumulate=2"
     settings = [word for text in options.split() for word in ("--set", text)]
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
     for out, launcher in (("one", ()), ("two", torchrun)):

@@ -131,7 +131,7 @@ def train_adapters(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
     examples = partial(history_examples, task=None if options.task is None else lamp_task(options.task))
     if settings["users"].kind == "steering":
         if options.task_adapter is not None or options.dry_run:
-            raise InvalidOptionError("--task-adapter and --dry-run are for kind=lora: leave them out")
+            raise InvalidOptionError("--task-adapter and --dry-run are not for users.kind=steering: leave them out")
         train.steer_users(options.llm, settings["steering"], examples, everybody=options.everybody)
         return
     with opened_store() as store:

@@ -95,7 +95,10 @@ def test_options_that_no_retriever_reads_are_refused(method: str, retrieval: dic
         ({"summary_form": "poem"}, "`summary_form` must be one of record, sentence"),
         ({"methods": ("user-embedder",)}, "'user-embedder' needs a folder to read: name it .--user-embedder."),
         ({"methods": ("lora",)}, "'lora' needs a folder to read: name it .--adapters."),
-        ({"task_adapters": ("x",)}, "--adapters is read by the methods lora, lora.task, neighbours, routed, one-pass, and none"),
+        (
+            {"task_adapters": ("x",)},
+            "--adapters is read by the methods lora, lora.task, neighbours, routed, one-pass, and",
+        ),
         ({"summary_llm": "tiny"}, "`summary_llm` is read by the methods summary, stats.summary, and none"),
         ({"user_vectors": "x"}, "`user_vectors` go with user embedders"),
     ],

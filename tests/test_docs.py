@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -53,13 +54,13 @@ def test_blocks_are_of_a_language_that_is_run_or_of_none() -> None:
     ids=lambda page: page.stem,
 )
 def test_the_blocks_of_a_page_run_in_order(page: Path, prepared: Path) -> None:
-    """Python blocks of a page share their names; shell blocks share the folder."""
+    """Python blocks of a page share their names, and are run where the next is of the shell; those share the folder."""
+    shown = [each for each in blocks(page) if not (each[1].startswith(NEEDS) or "mkdir -p try" in each[1])]
     python = ""
-    for language, text in blocks(page):
-        if text.startswith(NEEDS) or "mkdir -p try" in text:
-            continue
+    for (language, text), (following, _) in pairwise([*shown, ("sh", "")]):
         if language == "sh":
             run(["bash", "-euo", "pipefail", "-c", text], prepared)
-        else:
-            python += text
+            continue
+        python += text
+        if following == "sh":
             run([sys.executable, "-c", python], prepared)

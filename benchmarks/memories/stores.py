@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import venv
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +31,7 @@ class NotRunError(Exception):
     """Why a row cannot be run."""
 
 
-class Rival(ProfileRetriever):
+class Rival(ProfileRetriever, ABC):
     """A memory of many users; as a retriever it finds records of a profile whose turns it was given.
 
     Attributes:
@@ -43,17 +44,17 @@ class Rival(ProfileRetriever):
     missing: Sequence[str] = ()
     foreign = 0
 
+    @abstractmethod
     def add(self, profile: Profile) -> None:
         """Remember all turns of a user."""
-        raise NotImplementedError
 
+    @abstractmethod
     def find(self, user_id: str, query: str, k: int) -> list[tuple[str, str]]:
         """User and id of the turns found, best first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forget(self, user_id: str) -> None:
         """Erase a user, as the memory's own interface does it."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Let go of files and processes."""

@@ -119,8 +119,14 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
     check_split(options.split, "train", "dev", "test")
     files: LampFiles = settings["files"]
     if files.predictions is not None:
+        if options != EvalLamp(options.data, split=options.split):
+            raise InvalidOptionError("`files.predictions` is scored and nothing is asked: leave the other options out")
         _score(options.data, options.split, files)
         return
+    if files.labels is not None or files.bootstrap:
+        raise InvalidOptionError(
+            "`files.labels` and `files.bootstrap` are for a file of answers: name files.predictions"
+        )
     chosen = replace(settings[""], retrieval=settings["retrieval"])
     check_encoder_is_read(options.encoder, chosen.reads_vectors, ",".join(chosen.methods))
     llm = options.llm or Settings().llm

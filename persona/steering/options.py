@@ -30,7 +30,7 @@ class SteeringOptions:
         states: what is read of a text: the mean of its tokens' states, or the last one, one of `STATES`.
         most_tokens: tokens of a text that are read, and of a neutral text that are written, at least 1.
         holdout: share of the records, the newest, that layer and strength are chosen on, at most 16; below 1.
-        gate: the gain on held-out records must be above so many of its standard errors, at least 0: else no vector.
+        gate: a vector is published if its gain on held-out records is above this many standard errors, at least 0.
         min_records: fewest records of a user who gets one, at least 2.
         bipo: epochs of training by preference; 0 takes the mean of the differences.
         beta: how far a preference may lead away from the LLM (BiPO), above 0.

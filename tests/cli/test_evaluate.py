@@ -81,6 +81,8 @@ def test_answers_made_elsewhere_get_the_official_values(run: Run) -> None:
     assert "MAE        2.0000" in run(*score).out
     Path("p.json").write_text(json.dumps({"task": "LaMP_3", "golds": answers[:1]}))
     assert "1 missing: '1'" in run(*score).error
+    assert "leave the other options out" in run(*score, "--methods", "none").error
+    assert "name files.predictions" in run("eval", "lamp", "g.json", *settings("files.bootstrap=true")).error
 
 
 def test_eval_restraint_with_filters_and_questions_of_another_domain(run: Run, films: Path) -> None:

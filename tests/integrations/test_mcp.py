@@ -196,9 +196,14 @@ def test_stdout_carries_the_protocol_only(tmp_path: Path) -> None:
         {"jsonrpc": "2.0", "method": "notifications/initialized"},
         {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": listing},
     ]
-    given = "".join(json.dumps(line) + "\n" for line in lines) + "no json\n"
-    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=60)
-    said = [json.loads(line) for line in done.stdout.splitlines()]
+    given = "".join(json.dumps(line) + "\n" for line in lines)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as done:
+        assert done.stdin is not None
+        assert done.stdout is not None
+        print(given, end="", file=done.stdin, flush=True)
+        said = [json.loads(done.stdout.readline()) for _ in range(2)]  # what is still being answered at the end is not
+        rest, _ = done.communicate("no json\n", timeout=60)
+    said += [json.loads(line) for line in rest.splitlines()]
     assert {line["jsonrpc"] for line in said} == {"2.0"}
     assert {line.get("id") for line in said} >= {1, 2}
     assert done.returncode == 0

@@ -89,6 +89,18 @@ def moment_of(value: object) -> str:
 
 
 @lru_cache(maxsize=4096)
+def day_of(time: str | None) -> int | None:
+    """The day of a record's time, counted from year 1; a year or month alone is its first day."""
+    if time is None:
+        return None
+    try:
+        parts = [int(part) for part in time[:10].split("-")]
+        year, month, day = (*parts, 1, 1)[:3]
+        return date(year, month, day).toordinal()
+    except ValueError:
+        return None  # a record made by hand may hold any string
+
+
 def _of_string(value: str) -> str | None:
     if value.lower() in _MISSING:
         return None

@@ -8,6 +8,7 @@ from typing import Literal
 
 from persona.encoders.style import STYLE_DIM
 from persona.errors import InvalidOptionError
+from persona.soft_prompts.parts.registry import HEADS, made, parsed
 
 Mode = Literal["attention", "persona-plug", "vectors"]
 MODES: tuple[Mode, ...] = ("attention", "persona-plug", "vectors")
@@ -35,6 +36,11 @@ class UserEmbedderConfig:
             (`persona.soft_prompts.instruction`).
         answer_end: the token after the last of them; equal to `answer_start` if there are none.
         with_question: whether the layers behind the heads read the question. Only in mode ``"attention"``.
+        views: further views of a record: parts (`persona.soft_prompts.parts`) by name, with options in brackets and
+            joined by ``+``. Only mode ``"attention"`` has parts.
+        pooling: poolings, ``"heads"`` among them or not.
+        state: what is kept of a user; ``""`` is plain numbers.
+        tokens: from a state to soft tokens; ``""`` is a linear layer.
         copy_tokens: size of the LLM's vocabulary, for an embedder that copies (`persona.soft_prompts.copying`); else 0.
         task: the LaMP task that it was trained on; ``""`` if its prompts are the question alone.
 
@@ -55,6 +61,10 @@ class UserEmbedderConfig:
     answer_start: int = 0
     answer_end: int = 0
     with_question: bool = False
+    views: str = ""
+    pooling: str = HEADS
+    state: str = ""
+    tokens: str = ""
     copy_tokens: int = 0
     task: str = ""
 
@@ -76,10 +86,27 @@ class UserEmbedderConfig:
                 f"was: {self.answer_start} to {self.answer_end}"
             )
 
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        given = (self.views, self.state, self.tokens)
+        if self.mode != "attention" and (any(given) or self.pooling != HEADS):
+            raise InvalidOptionError(f"only the mode 'attention' is made of parts, the mode was: {self.mode!r}")
+        if not parsed(self.pooling) or max(len(parsed(self.state)), len(parsed(self.tokens))) > 1:
+            raise InvalidOptionError(
+                f"there must be a pooling, and at most one state and one kind of tokens, were: {self.pooling!r}, "
+                f"{self.state!r} and {self.tokens!r}"
+            )
+
+    @property
+    def view_dims(self) -> list[int]:
+        """Lengths of the blocks of a value: text, target, style and further views."""
+        return [self.encoder_dim, self.encoder_dim, STYLE_DIM, *(view.dim for view in made("view", self.views))]
+
     @property
     def value_dim(self) -> int:
-        """Length of a record's value: text, target and style in mode ``"attention"``, else that of its key."""
-        return 2 * self.encoder_dim + STYLE_DIM if self.mode == "attention" else self.encoder_dim
+        """Length of a record's value: all views in mode ``"attention"``, else that of its key."""
+        return sum(self.view_dims) if self.mode == "attention" else self.encoder_dim
 
     @property
     def answer_tokens(self) -> slice:

@@ -28,6 +28,7 @@ from persona.protocols import RecordEncoder
 from persona.soft_prompts.config import PAPER_TOKENS, UserEmbedderConfig
 from persona.soft_prompts.copying import FEATURES, Copying, TokenBackground, vocabulary_of
 from persona.soft_prompts.network import AttentionPooling, PaperPooling, VectorMap
+from persona.soft_prompts.parts.base import Part
 
 if TYPE_CHECKING:
     from persona.llm.transformers import TransformersLM
@@ -97,7 +98,8 @@ class UserEmbedder(
             seed: of all starting values.
             words: what the soft tokens start as (mode ``"attention"``); None for random tokens of the LLM.
             copies: whether tokens are copied into answers, once that is trained.
-            **options: `mode`, `n_tokens`, `heads`, `width`, `view`, `with_question`, `task` of `UserEmbedderConfig`.
+            **options: `mode`, `n_tokens`, `heads`, `width`, `view`, `with_question`, `task` and the parts of
+                `UserEmbedderConfig`.
 
         Raises:
             InvalidOptionError: if an option is out of range, or tokens are to be copied and the LLM does not say how
@@ -148,6 +150,22 @@ class UserEmbedder(
         if self.config.mode != "persona-plug":
             soft_prompts = soft_prompts.add_(self.instruction)  # in place: this is the largest tensor of all
         return soft_prompts.mul_(self.config.embedding_scale)
+
+    def state(
+        self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None = None, days: Tensor | None = None
+    ) -> Tensor:
+        """What the soft prompts of some users are made from, in mode ``"attention"``; arguments as above.
+
+        Returns:
+            The mixed heads and the vector of the usual answer, as the part `state` keeps them.  # (batch, size)
+        """
+        kept: Tensor = self.pooling.user_state(keys, values, mask, query, days)
+        return kept
+
+    def part_loss(self) -> Tensor | None:
+        """What the parts add to the loss after a call in training; None for nothing.  # ()"""
+        losses = [part.loss for part in self.modules() if isinstance(part, Part) and part.loss is not None]
+        return torch.stack(losses).sum() if losses else None
 
     def note_task(self, task: str) -> None:
         """Note the LaMP task that it is trained on, in `config` and in what is saved."""

@@ -1,15 +1,14 @@
 """Histories as a user embedder reads them: each record a key and a value, in numbers.
 
 A key is the vector of a record's input side; a value is its vectors of text and target and the style of what the user
-wrote (`persona.encoders.style`). Vectors come from the store, where `embed_users` has put them for the views in
-`history_views`; those that are missing there are encoded on the spot.
+wrote (`persona.encoders.style`), then further views (`persona.soft_prompts.parts.views`). Vectors come from the store,
+where `embed_users` has put them for the views in `history_views`; those that are missing there are encoded on the spot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -19,9 +18,11 @@ from numpy.typing import NDArray
 from persona.encoders.style import STYLE_DIM, style_vector
 from persona.encoders.user_vectors import UserVectorFile
 from persona.errors import InvalidOptionError
+from persona.formats.times import day_of
 from persona.protocols import RecordEncoder
 from persona.records import Profile
 from persona.soft_prompts.config import UserEmbedderConfig
+from persona.soft_prompts.parts.registry import made
 from persona.store.vectors import vector_fingerprint
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class HistoryReader:
         self.encoder = encoder
         self.store = store
         self.fingerprint = encoder.fingerprint
+        self._views = made("view", config.views)
 
     def read(self, profiles: Sequence[Profile]) -> list[History]:
         """The histories of `profiles`; texts without a stored vector are encoded together, each once."""
@@ -90,7 +92,8 @@ class HistoryReader:
                 style[row] = style_vector(record.text if record.target is None else record.target)
                 if record.target is None:
                     target[row] = 0
-            histories.append(History(np.concatenate((key, target, style), axis=1), _days(profile)))
+            further = [view.read(profile).astype(np.float16) for view in self._views]
+            histories.append(History(np.concatenate((key, target, style, *further), axis=1), _days(profile)))
         return histories
 
     def questions(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -235,17 +238,5 @@ class HistoryBatch:
 
 def _days(profile: Profile) -> NDArray[np.float32] | None:
     """The day of each record; None if one has none."""
-    days = [_day(record.time) for record in profile]
+    days = [day_of(record.time) for record in profile]
     return None if None in days else np.array(days, np.float32)
-
-
-def _day(time: str | None) -> float | None:
-    """A date as a day counted from year 1; a year or month alone is its first day."""
-    if time is None:
-        return None
-    try:
-        parts = [int(part) for part in time[:10].split("-")]
-        year, month, day = (*parts, 1, 1)[:3]
-        return float(date(year, month, day).toordinal())
-    except ValueError:
-        return None  # a record made by hand may hold any string

@@ -32,6 +32,11 @@ A maps vectors of answers to the LLM's embeddings of these answers. It starts as
 e_h as 1 for the mean head and 0 for the others, so that before any training these tokens are the LLM's own embeddings
 of the user's usual answer.
 
+Parts (`persona.soft_prompts.parts`) extend it. A further view of the records is one more block of v_i; then each block
+b has a gate, W_1 v = sum_b gate_b W_1b v_b, which starts as 1. A further pooling is one more entry of z, and may stand
+in place of the heads. A state changes [MLP(z) before its last layer, sum_h e_h (t'_h - t_0)], and tokens stand for that
+last layer.
+
 `VectorMap` (mode ``"vectors"``), after E2P ("Embedding to Prefix"): one linear map from an existing
 vector of the user.
 
@@ -42,13 +47,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from persona.encoders.style import STYLE_DIM
 from persona.soft_prompts.config import UserEmbedderConfig
+from persona.soft_prompts.parts.base import Pooling, Records
+from persona.soft_prompts.parts.registry import HEADS, made, parsed
 
 _PAPER_INSTRUCTION_SHARE = 1 / 7
 _KEY_DIM = 64
@@ -91,12 +98,13 @@ class PaperPooling(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """Attention heads, a mean head, a null record and the usual answer."""
+    """Attention heads, a mean head, a null record and the usual answer; and the parts that the config names."""
 
     def __init__(self, config: UserEmbedderConfig) -> None:
         super().__init__()
         dim, width, heads = config.encoder_dim, config.width, config.heads
-        self.blocks = [dim, dim, STYLE_DIM]
+        self.blocks = config.view_dims
+        self.gates = nn.Parameter(torch.ones(len(self.blocks))) if config.views else None
         self.shape = (config.n_tokens, config.llm_hidden)
         self.heads = heads
         self.with_question = config.with_question
@@ -113,20 +121,27 @@ class AttentionPooling(nn.Module):
         self.null_score = nn.Parameter(torch.zeros(heads))
         self.null_value = nn.Parameter(torch.zeros(width))
         self.log_null_records = nn.Parameter(torch.tensor(math.log(_NULL_RECORDS)))
-        pooled = (heads + 1) * width
+        self.with_heads = HEADS in dict(parsed(config.pooling))
+        poolings: list[Pooling] = made("pooling", config.pooling, config)
+        self.poolings = nn.ModuleList(poolings)
+        pooled = (heads + 1) * width * self.with_heads + sum(pooling.size for pooling in poolings)
         if config.with_question:
             pooled += width
             self.question = nn.Sequential(nn.Linear(dim, width), nn.GELU())
         self.mix = nn.Sequential(nn.LayerNorm(pooled), nn.Linear(pooled, width), nn.GELU())
-        self.last = nn.Linear(width, config.n_tokens * config.llm_hidden)
-        # At first every user gets the instruction and the usual answer alone.
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.tokens: Any = next(iter(made("tokens", config.tokens, config)), None)
+        if self.tokens is None:
+            self.last = nn.Linear(width, config.n_tokens * config.llm_hidden)
+            # At first every user gets the instruction and the usual answer alone.
+            nn.init.zeros_(self.last.weight)
+            nn.init.zeros_(self.last.bias)
         self.new_user = nn.Parameter(torch.zeros(self.shape))
         if self.has_answer:
             self.echo = nn.Linear(dim, config.n_answer_tokens * config.llm_hidden, bias=False)
             self.null_target = nn.Parameter(torch.zeros(dim))
             self.echo_gates = nn.Parameter(torch.tensor([0.0] * heads + [1.0]))
+        self.sizes = [width, dim * self.has_answer]
+        self.state: Any = next(iter(made("state", config.state, config, sum(self.sizes))), None)
 
     def weights(self, keys: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Tensor:
         """The heads' attention; the rest to 1 is that of the null record.  # (batch, heads, records)"""
@@ -161,27 +176,59 @@ class AttentionPooling(nn.Module):
         Returns:
             # (batch, n_tokens, llm_hidden), (batch, width)
         """
-        hidden = _of_records(self._hidden, values, mask)  # (batch, records, width)
-        weights = self.weights(keys, mask, query, days)
-        null_records = self.log_null_records.exp()
-        rest = 1 - weights.sum(-1, keepdim=True)
-        # The sum for the mean head is one more row of weights: one pass over the records for all heads.
-        sums = torch.cat((weights, torch.ones_like(weights[:, :1])), dim=1) @ hidden  # (batch, heads + 1, width)
-        attended = sums[:, :-1] + rest * self.null_value  # (batch, heads, width)
-        mean = (sums[:, -1] + null_records * self.null_value) / (mask.sum(1, keepdim=True) + null_records)
-        parts = [attended.flatten(1), mean]
-        if self.with_question:
-            # A question's vector has length 1, the parts of a value about 1 per dimension.
-            parts.append(torch.zeros_like(mean) if query is None else self.question(query * query.shape[1] ** 0.5))
-        mixed: Tensor = self.mix(torch.cat(parts, dim=1))
-        tokens: Tensor = self.last(mixed).view(len(mixed), *self.shape)
+        records = self._records(keys, values, mask, query, days)
+        mixed, targets = torch.split(self.state_of(records), self.sizes, dim=1)
+        if self.tokens is None:
+            tokens: Tensor = self.last(mixed).view(len(mixed), *self.shape)
+        else:
+            tokens = self.tokens(mixed, records)
         if self.has_answer:
-            targets = torch.einsum("h,bhd->bd", self.echo_gates, self.targets(values, mask, weights, null_records))
             tokens[:, self.answer_tokens] += self.echo(targets).view(len(mixed), -1, self.shape[1])
         new = ~mask.any(1)
         if bool(new.any()):
             tokens = tokens + new[:, None, None] * self.new_user
         return tokens, mixed
+
+    def user_state(
+        self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None
+    ) -> Tensor:
+        """What the tokens of some users are made from.  # (batch, size of a state)"""
+        return self.state_of(self._records(keys, values, mask, query, days))
+
+    def state_of(self, records: Records) -> Tensor:
+        """[mixed heads, usual answer], as the part `state` keeps it.  # (batch, size of a state)"""
+        parts = self._heads(records) if self.with_heads else []
+        parts += [pooling(records) for pooling in self.poolings]
+        if self.with_question:
+            # A question's vector has length 1, the parts of a value about 1 per dimension.
+            query = records.query
+            asked = records.hidden.new_zeros(len(records.mask), records.hidden.shape[2])
+            parts.append(asked if query is None else self.question(query * query.shape[1] ** 0.5))
+        kept = [self.mix(torch.cat(parts, dim=1))]
+        if self.has_answer:
+            targets = self.targets(records.values, records.mask, records.weights, records.null_records)
+            kept.append(torch.einsum("h,bhd->bd", self.echo_gates, targets))
+        state = torch.cat(kept, dim=1) if self.has_answer else kept[0]
+        return state if self.state is None else cast(Tensor, self.state(state))
+
+    def _records(
+        self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None
+    ) -> Records:
+        hidden = _of_records(self._hidden, values, mask)  # (batch, records, width)
+        weights = self.weights(keys, mask, query, days)
+        null_records = self.log_null_records.exp()
+        return Records(hidden, keys, values, mask, query, days, weights, self.null_value, null_records)
+
+    def _heads(self, records: Records) -> list[Tensor]:
+        """The heads and the mean head.  # (batch, heads * width), (batch, width)"""
+        weights, mask = records.weights, records.mask
+        rest = 1 - weights.sum(-1, keepdim=True)
+        # The sum for the mean head is one more row of weights: one pass over the records for all heads.
+        sums = torch.cat((weights, torch.ones_like(weights[:, :1])), dim=1) @ records.hidden
+        attended = sums[:, :-1] + rest * self.null_value  # (batch, heads, width)
+        count = mask.sum(1, keepdim=True) + records.null_records
+        mean = (sums[:, -1] + records.null_records * self.null_value) / count
+        return [attended.flatten(1), mean]
 
     def targets(self, values: Tensor, mask: Tensor, weights: Tensor, null_records: Tensor) -> Tensor:
         """Each head's mean of the targets, less the usual target; the mean head's last.  # (batch, heads + 1, dim)"""
@@ -202,6 +249,8 @@ class AttentionPooling(nn.Module):
         """
         hidden: Tensor = self.value.bias
         weights = torch.split(self.value.weight, self.blocks, dim=1)
+        if self.gates is not None:
+            weights = tuple(gate * weight for gate, weight in zip(self.gates, weights, strict=True))
         for part, weight in zip(torch.split(values, self.blocks, dim=1), weights, strict=True):
             size = part.shape[1]
             centred = weight - weight.mean(1, keepdim=True)

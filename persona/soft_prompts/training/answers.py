@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor, nn
 
-from persona.lamp.prompts import lamp_prompt
-from persona.lamp.tasks import LampTask
 from persona.llm.loss import TargetLoss
 from persona.llm.transformers import TransformersLM
-from persona.protocols import GenerationOptions, Retriever
 from persona.soft_prompts.embedder import UserEmbedder
-from persona.soft_prompts.histories import HistoryBatch
+from persona.soft_prompts.histories import History, HistoryBatch
 from persona.soft_prompts.training.examples import Example, Examples
 from persona.soft_prompts.training.loop import Progress, Schedule, TrainingLoop
+from persona.soft_prompts.training.objectives.base import Step
 from persona.soft_prompts.training.options import BETAS, QUERY_DROPOUT, WEIGHT_DECAY, UserEmbedderTraining
+from persona.soft_prompts.training.tokens import ExampleTokens
 
 _POOLED = 8
 """Batches that are drawn together and sorted by length, so that little is padded."""
@@ -37,45 +37,37 @@ Draw = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ExampleTokens:
-    """Token ids of examples: of the official prompt with retrieved records, and of the target. Each is made once."""
-
-    task: LampTask
-    llm: TransformersLM
-    retriever: Retriever | None
-    soft_tokens: int  # that a prompt leaves room for
-    max_length: int  # of a prompt with records, in tokens
-    _made: dict[tuple[int, int], tuple[list[int], list[int]]] = field(default_factory=dict)
-
-    def of(self, example: Example, k: int) -> tuple[list[int], list[int]]:
-        """Prompt with `k` retrieved records, and target."""
-        key = id(example), k
-        if key not in self._made:
-            (target,) = self.llm.target_ids([example.gold])
-            room = self.llm.input_limit(GenerationOptions(max_new_tokens=len(target)))
-            limit = None if room is None else room - self.soft_tokens
-            (prompt,) = self.llm.prompt_ids([self._text(example, k)], limit=limit)
-            self._made[key] = prompt, target
-        return self._made[key]
-
-    def _text(self, example: Example, k: int) -> str:
-        if k == 0 or not example.profile.records:
-            return example.input
-        assert self.retriever is not None
-        scored = self.retriever.retrieve(example.profile, self.task.query(example.input), k)
-        records = [each.record for each in scored]
-        return lamp_prompt(self.task, example.input, records, self.llm.tokenizer, max_length=self.max_length).text
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class TrainingSetup:
-    """What all stages of a training share."""
+    """What all stages of a training share; `objectives` are a list of modules."""
 
     embedder: UserEmbedder
     examples: Examples
     tokens: ExampleTokens
     loss: TargetLoss
     accelerator: Accelerator
+    objectives: nn.ModuleList = field(default_factory=nn.ModuleList)
+
+    def added(
+        self,
+        shown: Sequence[Example],
+        histories: Sequence[History],
+        draw: np.random.Generator,
+        *,
+        warm_up: bool = False,
+    ) -> Tensor | None:
+        """What objectives and parts of the embedder add to the loss of a step; None for nothing.  # ()
+
+        Args:
+            shown: the examples of the step.
+            histories: of them, as the step shows them.
+            draw: what is random of it.
+            warm_up: whether the LLM computes nothing in this step, so that only objectives that do without it count.
+        """
+        step = Step(self.embedder, shown, histories, self.examples, draw, self.tokens, self.loss)
+        losses = [each.weight * each(step) for each in self.objectives if not (warm_up and each.reads_llm)]
+        if (of_parts := self.embedder.part_loss()) is not None:
+            losses.append(of_parts)
+        return torch.stack(losses).sum() if losses else None
 
     @property
     def llm(self) -> TransformersLM:
@@ -96,14 +88,16 @@ class AnswerStage:
     def __init__(
         self, setup: TrainingSetup, options: UserEmbedderTraining, checkpoint: Path, *, new_users: bool = False
     ) -> None:
-        self.setup, self.options, self.checkpoint = setup, options, checkpoint
+        self.setup, self.options, self.checkpoint, self.new_users = setup, options, checkpoint, new_users
         embedder = setup.embedder
         # The other weights say which run it is that leaves them as they are.
         self._begun_from = embedder.fingerprint if new_users else ""
         for name, parameter in embedder.named_parameters():
             parameter.requires_grad_((name == _NEW_USER) == new_users)
+        self.objectives = nn.ModuleList() if new_users else setup.objectives
+        self._trained = [*embedder.parameters(), *self.objectives.parameters()]
         optimizer = torch.optim.AdamW(
-            [parameter for parameter in embedder.parameters() if parameter.requires_grad],
+            [parameter for parameter in self._trained if parameter.requires_grad],
             lr=options.learning_rate,
             weight_decay=WEIGHT_DECAY,
             betas=BETAS,
@@ -117,6 +111,7 @@ class AnswerStage:
             take=self._take,
             validate=self._validate,
             evaluated=self._save,
+            beside=self.objectives,
         )
 
     def train(self, progress: Progress | None = None) -> None:
@@ -139,6 +134,7 @@ class AnswerStage:
         batch, accelerator = self._batch(step), self.setup.accelerator
         # All, not only those of the optimizer: what an earlier run left would count when gradients are clipped.
         self.setup.embedder.zero_grad(set_to_none=True)
+        self.objectives.zero_grad(set_to_none=True)
         total = 0.0
         processes = accelerator.num_processes
         mine = batch[accelerator.process_index :: processes]
@@ -149,10 +145,10 @@ class AnswerStage:
         for start in range(0, largest, size):
             part = mine[start : start + size]
             weight = processes / len(batch) if part else 0.0
-            loss = self._loss(part or batch[:1]).sum() * weight
+            loss = self._loss(part or batch[:1], step) * weight
             accelerator.backward(loss)
             total += float(loss.detach())
-        accelerator.clip_grad_norm_(self.setup.embedder.parameters(), 1.0)
+        accelerator.clip_grad_norm_(self._trained, 1.0)
         self.optimizer.step()
         return total
 
@@ -166,12 +162,12 @@ class AnswerStage:
         start = int(order[number]) * size
         return drawn[start : start + size]
 
-    def _loss(self, part: Sequence[Draw]) -> torch.Tensor:
-        """The loss of each of some examples, as they are shown in this step.  # (part,)"""
+    def _loss(self, part: Sequence[Draw], step: int) -> torch.Tensor:
+        """The losses of some examples, as they are shown in this step, in sum.  # ()"""
         options, examples, loss = self.options, self.setup.examples, self.setup.loss
         histories, queries, tokens, unasked = [], [], [], []
-        for position, number in part:
-            example = examples.train[position]
+        shown = [examples.train[position] for position, _ in part]
+        for example, (_, number) in zip(shown, part, strict=True):
             draw = np.random.default_rng((options.seed, 3, number))
             histories.append(examples.shown(example, options, draw))
             queries.append(example.query)
@@ -184,7 +180,15 @@ class AnswerStage:
             query_free = batch.soft_prompts(self.model, asked=False)
             chosen = torch.tensor(unasked, device=loss.device)[:, None, None]
             soft_prompts = torch.where(chosen, query_free, soft_prompts)
-        return loss([prompt for prompt, _ in tokens], [target for _, target in tokens], soft_prompts)
+        total = loss([prompt for prompt, _ in tokens], [target for _, target in tokens], soft_prompts).sum()
+        if (added := self._added(shown, histories, step)) is not None:
+            total = total + len(part) * added
+        return total
+
+    def _added(self, shown: Sequence[Example], histories: Sequence[History], step: int) -> Tensor | None:
+        if self.new_users:
+            return None
+        return self.setup.added(shown, histories, np.random.default_rng((self.options.seed, 9, step)))
 
     def _validate(self) -> float:
         """Mean loss on the questions of validation users, each with every number of records, nats per token."""

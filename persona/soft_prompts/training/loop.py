@@ -66,6 +66,7 @@ class TrainingLoop:
         take: takes the step of a number, the optimizer's with it; its loss.
         validate: the loss on validation users.
         evaluated: called after each evaluation, e.g. to save a checkpoint.
+        beside: what is trained with it and not kept.
 
     Attributes:
         step: steps taken.
@@ -83,9 +84,11 @@ class TrainingLoop:
         take: Callable[[int], float],
         validate: Callable[[], float],
         evaluated: Callable[[], object] = lambda: None,
+        beside: nn.Module | None = None,
     ) -> None:
         self.stage, self.module, self.optimizer, self.schedule = stage, module, optimizer, schedule
         self._take, self._validate, self._evaluated = take, validate, evaluated
+        self._beside = beside or nn.Module()
         self.step = 0
         self.stopping = EarlyStopping(schedule.patience)
         self.before = math.inf
@@ -116,6 +119,7 @@ class TrainingLoop:
         """What `resume` takes, as tensors and numbers."""
         return {
             "module": self.module.state_dict(),
+            "beside": self._beside.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "best_weights": self._best_weights,
             "step": self.step,
@@ -155,6 +159,7 @@ class TrainingLoop:
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from a `state`, which is always that after an evaluation."""
         self.module.load_state_dict(state["module"])
+        self._beside.load_state_dict(state["beside"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._best_weights = state["best_weights"]
         self.step = self._evaluated_at = state["step"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from persona.errors import InvalidOptionError
 from persona.llm.checks import check_seed
+from persona.soft_prompts.parts.registry import HEADS, parsed
 
 HISTORY_DROPOUT = 0.3
 """Each example loses a share of its records, drawn between 0 and this."""
@@ -35,6 +36,10 @@ class UserEmbedderShape:
         width: hidden size of mode ``attention``.
         with_question: let the soft prompt say what such a question is usually answered, whoever asks; in mode
             ``attention``.
+        views: further views of a record, by name and joined by ``+``; in mode ``attention``, as are all such parts.
+        pooling: from records to one vector; ``heads`` and others beside or instead of them.
+        state: what is kept of a user, in place of plain numbers.
+        tokens: from a state to soft tokens, in place of a linear layer.
         copies: learn how much likelier to make tokens of the question and of the user's own answers; unset, in mode
             ``attention``.
     """
@@ -44,6 +49,10 @@ class UserEmbedderShape:
     heads: int = 4
     width: int = 256
     with_question: bool = False
+    views: str = ""
+    pooling: str = HEADS
+    state: str = ""
+    tokens: str = ""
     copies: bool | None = None
 
     def __post_init__(self) -> None:
@@ -72,6 +81,7 @@ class UserEmbedderTraining:
         evaluate_every: steps between two evaluations on them.
         patience: evaluations without a better one after which the training ends.
         max_length: token budget of a prompt with records.
+        objectives: what it is trained by beside the LLM's loss, by name (`persona.soft_prompts.training.objectives`).
         seed: of everything random.
     """
 
@@ -89,6 +99,7 @@ class UserEmbedderTraining:
     evaluate_every: int = 50
     patience: int = 6
     max_length: int = 256
+    objectives: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -102,6 +113,7 @@ class UserEmbedderTraining:
         if not 0 < self.learning_rate < math.inf:
             raise InvalidOptionError(f"`learning_rate` must be a number above 0, was: {self.learning_rate}")
         check_seed(self.seed)
+        parsed(self.objectives)
 
 
 def _check_least(options: UserEmbedderShape | UserEmbedderTraining, least: int, *names: str) -> None:

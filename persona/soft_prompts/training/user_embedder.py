@@ -16,8 +16,10 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
 
 from persona.channels import check_way
 from persona.encoders.user_vectors import UserVectorFile
@@ -31,11 +33,13 @@ from persona.soft_prompts.config import PAPER_TOKENS
 from persona.soft_prompts.embedder import UserEmbedder
 from persona.soft_prompts.histories import ReadsHistories
 from persona.soft_prompts.instruction import InstructionWords
-from persona.soft_prompts.training.answers import AnswerStage, ExampleTokens, TrainingSetup
+from persona.soft_prompts.parts.registry import made
+from persona.soft_prompts.training.answers import AnswerStage, TrainingSetup
 from persona.soft_prompts.training.copying import train_copying
 from persona.soft_prompts.training.examples import Examples
 from persona.soft_prompts.training.loop import Progress
 from persona.soft_prompts.training.options import UserEmbedderShape, UserEmbedderTraining
+from persona.soft_prompts.training.tokens import ExampleTokens
 from persona.soft_prompts.training.warm_up import warm_up
 from persona.version import __version__
 
@@ -123,6 +127,10 @@ def new_user_embedder(
         heads=shape.heads,
         width=shape.width,
         with_question=shape.with_question,
+        views=shape.views,
+        pooling=shape.pooling,
+        state=shape.state,
+        tokens=shape.tokens,
         # The paper's histories are encoded as LaMP's retrievers see them.
         view="text" if attention else split.task.view,
     )
@@ -236,8 +244,22 @@ def _set_up(
             f"`batch` must be at least the number of processes, {accelerator.num_processes}, was: {options.batch}"
         )
     embedder.to(llm.model.device)
+    objectives = _objectives(embedder, options).to(llm.model.device)
+    if len(objectives) and accelerator.num_processes > 1:
+        raise InvalidOptionError(f"`objectives` are trained by one process, there are {accelerator.num_processes}")
     tokens = ExampleTokens(split.task, llm, retriever, embedder.config.n_tokens, options.max_length)
-    return TrainingSetup(embedder, examples, tokens, TargetLoss(llm), accelerator)
+    return TrainingSetup(embedder, examples, tokens, TargetLoss(llm), accelerator, objectives)
+
+
+def _objectives(embedder: UserEmbedder, options: UserEmbedderTraining) -> nn.ModuleList:
+    """The objectives; none without the user, whose states they are about."""
+    if options.without_user or not options.objectives:
+        return nn.ModuleList()
+    if embedder.config.mode != "attention":
+        raise InvalidOptionError(f"`objectives` are of mode 'attention', the mode was: {embedder.config.mode!r}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        return nn.ModuleList(made("objective", options.objectives, embedder.config, sum(embedder.pooling.sizes)))
 
 
 def _new_user_options(embedder: UserEmbedder, options: UserEmbedderTraining) -> UserEmbedderTraining | None:

@@ -52,6 +52,7 @@ class _WarmUp:
 
     def __init__(self, setup: TrainingSetup, reader: ReadsHistories, options: UserEmbedderTraining) -> None:
         self.embedder, self.examples, self.llm, self.options = setup.embedder, setup.examples, setup.llm, options
+        self.setup = setup
         assert isinstance(self.embedder.pooling, AttentionPooling)
         self.pooling = self.embedder.pooling
         self.device = next(self.embedder.parameters()).device
@@ -65,7 +66,8 @@ class _WarmUp:
             torch.manual_seed(options.seed)
             predictor = nn.Sequential(nn.Linear(width + dim, width), nn.GELU(), nn.Linear(width, dim + STYLE_DIM))
         self.predictor = predictor.to(self.device)
-        self.trained = [*self.pooling.parameters(), *self.predictor.parameters()]
+        objectives = setup.objectives.parameters()
+        self.trained = [*self.pooling.parameters(), *self.predictor.parameters(), *objectives]
         self.optimizer = torch.optim.AdamW(self.trained, lr=_LEARNING_RATE, weight_decay=WEIGHT_DECAY, betas=BETAS)
         self.validation = [(example, self.examples.shown(example, options)) for example in self.examples.validation]
         draw = np.random.default_rng((options.seed, 8))
@@ -114,6 +116,8 @@ class _WarmUp:
         histories = [self.examples.shown(example, self.options, draw) for example in some]
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(some, histories, asked=bool(draw.random() >= QUERY_DROPOUT))
+        if (added := self.setup.added(some, histories, draw, warm_up=True)) is not None:
+            loss = loss + added
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()

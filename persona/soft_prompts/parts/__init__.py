@@ -1,0 +1,1 @@
+"""Parts of a user embedder: views of a record, poolings, states and tokens, each one idea."""

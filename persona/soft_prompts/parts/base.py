@@ -1,0 +1,121 @@
+"""What every part of a user embedder is: its interface, and what it is given.
+
+    views -> records -> pooling -> state -> tokens
+
+The networks of `persona.soft_prompts.network` (mode ``"attention"``) ask the parts that `UserEmbedderConfig` names. All
+that a part learns is trained and saved with the user embedder.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from persona.records import Profile
+
+
+class View(ABC):
+    """Numbers of each record, which become a further block of its value. Learns nothing itself.
+
+    Attributes:
+        dim: how many.
+    """
+
+    dim: int
+
+    @abstractmethod
+    def read(self, profile: Profile) -> NDArray[np.float32]:
+        """The numbers of each record, of the order of 1; zeros where there is nothing.  # (records, dim)"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Records:
+    """The records of some users, as a pooling reads them.
+
+    Attributes:
+        hidden: g_i of each record, zeros where there is none.  # (batch, records, width)
+        keys: vectors of the input sides.  # (batch, records, encoder_dim)
+        values: blocks of text, target, style and further views.  # (batch, records, value_dim)
+        mask: True where there is a record.  # (batch, records)
+        query: vectors of the questions, or None.  # (batch, encoder_dim)
+        days: ages in days, or None.  # (batch, records)
+        weights: attention of the heads; the rest to 1 is that of the null record.  # (batch, heads, records)
+        null: g_0, what stands for no record.  # (width,)
+        null_records: its weight in a mean, in records.  # ()
+    """
+
+    hidden: Tensor
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+    query: Tensor | None
+    days: Tensor | None
+    weights: Tensor
+    null: Tensor
+    null_records: Tensor
+
+    def mean(self) -> Tensor:
+        """(sum_i g_i + m g_0) / (n + m).  # (batch, width)"""
+        count = self.mask.sum(1, keepdim=True) + self.null_records
+        return (self.hidden.sum(1) + self.null_records * self.null) / count
+
+
+class Part(nn.Module):
+    """A part that is a network.
+
+    Attributes:
+        loss: what a call in training adds to the loss, e.g. of a codebook; None for nothing.  # ()
+    """
+
+    loss: Tensor | None = None
+
+
+class Pooling(Part, ABC):
+    """From the records of a user to one vector. The order of records without dates must not matter, unless it says so.
+
+    Args:
+        config: `UserEmbedderConfig`.
+
+    Attributes:
+        size: numbers of the vector.
+    """
+
+    size: int
+
+    @abstractmethod
+    def forward(self, records: Records) -> Tensor:
+        """The vectors, of the order of 1.  # (batch, size)"""
+
+
+class State(Part, ABC):
+    """What is kept of a user: everything that the tokens are made from passes through it.
+
+    Args:
+        config: `UserEmbedderConfig`.
+        size: numbers of a dense state: the mixed heads and, with answer tokens, the vector of the usual answer.
+
+    Attributes:
+        bits: that one user's state takes in a store.
+    """
+
+    bits: int
+
+    @abstractmethod
+    def forward(self, state: Tensor) -> Tensor:
+        """The state as it is after storing and reading; gradients pass.  # (batch, size)"""
+
+
+class Tokens(Part, ABC):
+    """From a user's state to soft tokens, which are added to the instruction.
+
+    Args:
+        config: `UserEmbedderConfig`.
+    """
+
+    @abstractmethod
+    def forward(self, mixed: Tensor, records: Records) -> Tensor:
+        """Tokens over the LLM's scale; zeros before any training.  # (batch, n_tokens, llm_hidden)"""

@@ -1,0 +1,1 @@
+"""Poolings: from the records of a user to one vector."""

@@ -1,0 +1,1 @@
+"""Tokens: from a user's state to soft tokens."""

@@ -194,6 +194,13 @@ class PromptEncoder:
             encoded[index] = self._cut(chats[index], limit)
         return encoded
 
+    def opening(self, text: str) -> list[int]:
+        """Token ids of `text` as a prompt's opening: after the special tokens that begin one, and without any end."""
+        encoded = self._tokenizer(".", return_special_tokens_mask=True, verbose=False)
+        begin: list[int] = encoded["input_ids"][: encoded["special_tokens_mask"].index(0)]
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
+        return [*begin, *ids]
+
     def _encode(self, chats: Sequence[Chat]) -> list[list[int]]:
         if not chats:
             return []

@@ -43,6 +43,7 @@ from persona.llm.checkpoint import frozen, hash_parameters
 from persona.llm.checks import check_options, check_requests, placed
 from persona.llm.decoding import NOISE
 from persona.llm.frozen.beginnings import Beginning, begun
+from persona.llm.frozen.blending import Blending
 from persona.llm.frozen.model import FrozenModel, unwrapped
 from persona.llm.frozen.options import TransformersOptions
 from persona.llm.frozen.probe import Probe, ordinary_tokens
@@ -122,11 +123,10 @@ class TransformersLM:
         self._tokenizer: Any = tokenizer
         self._weights_hash = weights_hash or (lambda: hash_parameters(self.model))
         self.frozen = FrozenModel(self.model, tokenizer)
-        self.pad_token = self.frozen.pad_token
+        self.pad_token, self.encoder_decoder = self.frozen.pad_token, self.frozen.encoder_decoder
         self.read = AnswerTokens(tokenizer, self._prompts.thinking_end)
         self._writing = Writing(self.frozen, lambda: self.probe, self.read, self.name)
         self.hidden_size = self.frozen.embeddings.shape[1]
-        self.encoder_decoder = self.frozen.encoder_decoder
         self.adapters: AdapterSource | None = None
         self.turns = Turns()
 
@@ -182,7 +182,7 @@ class TransformersLM:
     @property
     def settings(self) -> dict[str, object]:
         """What besides the model and a request decides an answer."""
-        return {**self._prompts.settings, "max_prompt_tokens": self.options.max_prompt_tokens}
+        return {**self._prompts.settings, **self.options.settings}
 
     @property
     def tokenizer(self) -> HuggingFaceTokenizer:
@@ -231,11 +231,8 @@ class TransformersLM:
         return self._prompts.encode(prompts, [limit] * len(prompts))
 
     def opening_ids(self, text: str) -> list[int]:
-        """Token ids of `text` as a prompt's opening: after the special tokens that begin one, and without any end."""
-        encoded = self._tokenizer(".", return_special_tokens_mask=True, verbose=False)
-        begin: list[int] = encoded["input_ids"][: encoded["special_tokens_mask"].index(0)]
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
-        return [*begin, *ids]
+        """Token ids of `text` as `PromptEncoder.opening` has them."""
+        return self._prompts.opening(text)
 
     def target_ids(self, targets: Sequence[str]) -> list[list[int]]:
         """Token ids of answers as the model should write them: the text and the end token."""
@@ -303,7 +300,7 @@ class TransformersLM:
         options = scoring_options(requests, self.target_ids)
         with self.computing():
             inputs = dict(enumerate(self.inputs(requests, options)))
-            scorer = ChoiceScorer(self.frozen, self.probe, self.attached)
+            scorer = ChoiceScorer(self.frozen, self.probe, self.attached, self.options.blend)
             scores: dict[int, list[float]] = {}
             for keys, beginning in self._batches(inputs, options):
                 own = self._scored(scorer, [inputs[key] for key in keys], beginning)
@@ -330,8 +327,9 @@ class TransformersLM:
         slots = None if self.adapters is None else self.adapters.slots
         # One input alone asks nothing of the probe.
         sharing = Batching.PADDED if len(inputs) == 1 else self.probe.batching
-        limits = BatchLimits(self._batch_tokens, slots, sharing)
-        for group, beginning in begun(inputs, lambda: self.probe.takes_beginnings, self._beginning):
+        blends = self.options.blend is not None
+        limits = BatchLimits(self._batch_tokens // (1 + blends), slots, sharing)
+        for group, beginning in begun(inputs, lambda: not blends and self.probe.takes_beginnings, self._beginning):
             for keys in batches(group, options, limits):
                 yield keys, beginning
 
@@ -348,13 +346,14 @@ class TransformersLM:
     def inputs(self, requests: Sequence[Request], options: GenerationOptions) -> list[ModelInput]:
         """Requests as the model reads them; errors as in `generate`."""
         check_requests(requests, self)
-        given = [request.soft_prompt for request in requests]
-        soft_prompts = [placed(vectors, self.frozen.embeddings, self.name, n) for n, vectors in enumerate(given)]
+        if self.options.blend is not None and self.probe.batching is not Batching.PADDED:
+            raise UnsupportedChannelError(f"{self.name} cannot blend: it takes {self.probe.batching.value} in a batch")
+        like = self.frozen.embeddings
+        soft_prompts = [placed(each.soft_prompt, like, self.name, n) for n, each in enumerate(requests)]
         limit = self.input_limit(options)
         lengths = [0 if vectors is None else len(vectors) for vectors in soft_prompts]
         limits = [None if limit is None else limit - length for length in lengths]
-        prompts, turns = [request.prompt for request in requests], [request.turns for request in requests]
-        encoded = self._prompts.encode(prompts, limits, turns)
+        encoded = self._prompts.encode([each.prompt for each in requests], limits, [each.turns for each in requests])
         for index, (ids, length) in enumerate(zip(encoded, lengths, strict=True)):
             if not ids and not length:
                 raise InvalidOptionError(f"a prompt must not be empty: prompt {index} has no tokens")
@@ -365,7 +364,7 @@ class TransformersLM:
                 request.adapter,
                 check_lifts(request.lifts, self.model.config),
                 legal_ids(request, options, self.target_ids),
-                checked(request.steering, self.frozen.blocks, self.frozen.embeddings, f" (request {index})"),
+                checked(request.steering, self.frozen.blocks, like, f" (request {index})"),
             )
             for index, (ids, vectors, request) in enumerate(zip(encoded, soft_prompts, requests, strict=True))
         ]
@@ -393,8 +392,9 @@ class TransformersLM:
         beginning: Beginning | None = None,
     ) -> tuple[list[list[int]], list[float]]:
         """Tokens of the answers, without the end token, and the margins with which they were decided."""
-        with self._within_memory(inputs), self.attached(inputs):
-            return self._writing.batch(inputs, options, streamed, beginning)
+        blending = Blending(self.options.blend, inputs, options.num_beams)
+        with self._within_memory(blending.inputs), self.attached(blending.inputs):
+            return self._writing.batch(blending, options, streamed, beginning)
 
     def __repr__(self) -> str:
         return f"TransformersLM({self.name!r})"

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from persona.errors import InvalidOptionError
 from persona.llm.frozen.beginnings import Beginning, repeatable
+from persona.llm.frozen.blending import Blend, Blending
 from persona.llm.frozen.model import FrozenModel
 from persona.llm.frozen.probe import Probe
 from persona.llm.inputs import ModelInput, PaddedBatch
@@ -51,10 +52,17 @@ class ChoiceScorer:
         model: the frozen model.
         probe: what it was found to do.
         attached: while the context is open, each row of a batch has the adapter and the steering of its input.
+        blend: how scores are blended with those of the plain model; None for not at all.
     """
 
-    def __init__(self, model: FrozenModel, probe: Probe, attached: Attached = lambda inputs: nullcontext()) -> None:
-        self._model, self._probe, self._attached = model, probe, attached
+    def __init__(
+        self,
+        model: FrozenModel,
+        probe: Probe,
+        attached: Attached = lambda inputs: nullcontext(),
+        blend: Blend | None = None,
+    ) -> None:
+        self._model, self._probe, self._attached, self._blend = model, probe, attached, blend
 
     def __call__(self, prompts: Sequence[ScoredPrompt], beginning: Beginning | None = None) -> list[list[float]]:
         """Log-likelihood of each choice of each prompt, in nats.
@@ -63,13 +71,15 @@ class ChoiceScorer:
             prompts: what is scored.
             beginning: of all the prompts, as the decoder has read it.
         """
-        rows = _Rows.of(prompts)
+        count, blending = len(prompts), Blending(self._blend, [prompt.input for prompt in prompts])
+        prompts = [ScoredPrompt(each, each.choices or ()) for each in blending.inputs] if blending else prompts
+        rows = _Rows.of(prompts, blending)
         if self._model.encoder_decoder:
             scores = self._in_decoder(prompts, rows)
         else:
             scores = self._on_cache(prompts, rows, beginning)
         each = iter(scores.tolist())
-        return [[next(each) for _ in prompt.choices] for prompt in prompts]
+        return [[next(each) for _ in prompt.choices] for prompt in prompts[:count]]
 
     def _on_cache(self, prompts: Sequence[ScoredPrompt], rows: _Rows, beginning: Beginning | None) -> Tensor:
         read = 0 if beginning is None else len(beginning.ids)
@@ -165,18 +175,21 @@ class _Rows:
         inputs: that prompt.
         choices: token ids of the row's choice.
         longest: tokens of the longest choice.
+        blending: blends their scores.
     """
 
     prompts: Tensor
     inputs: Sequence[ModelInput]
     choices: Sequence[tuple[int, ...]]
     longest: int
+    blending: Blending
 
     @classmethod
-    def of(cls, prompts: Sequence[ScoredPrompt]) -> _Rows:
+    def of(cls, prompts: Sequence[ScoredPrompt], blending: Blending) -> _Rows:
         rows = [index for index, prompt in enumerate(prompts) for _ in prompt.choices]
         choices = [choice for prompt in prompts for choice in prompt.choices]
-        return cls(torch.tensor(rows), [prompts[row].input for row in rows], choices, max(map(len, choices)))
+        inputs = [prompts[row].input for row in rows]
+        return cls(torch.tensor(rows), inputs, choices, max(map(len, choices)), blending)
 
     def tokens(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
         """Tokens `begin` to `end` of each choice but its last one, and which are no padding.  # (rows, n), bool"""
@@ -209,6 +222,7 @@ class _Rows:
         for row, (each, choice) in enumerate(zip(self.inputs, self.choices, strict=True)):
             if each.lifts:
                 exact = _with_lifts(exact, row, each.lifts, choice, begin)
+        exact = self.blending.mixed(exact, self.prompts)
         log_p = exact.log_softmax(-1).gather(-1, targets.to(exact.device)[:, :, None])[:, :, 0]
         return log_p.masked_fill(~real.to(exact.device), 0).sum(1).cpu()
 

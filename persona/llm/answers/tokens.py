@@ -161,7 +161,8 @@ class AnswerStreamer(BaseStreamer):
         if self._tokens is None:
             self._tokens = []
             return
-        self._tokens += [token for token in value.flatten().tolist() if token not in self._ends]
+        # Of a blended answer there are two rows with the same token (`persona.llm.frozen.blending`).
+        self._tokens += [token for token in value.flatten()[:1].tolist() if token not in self._ends]
         self._show(self._written.settled(self._tokens, self._options))
 
     def end(self) -> None:

@@ -83,7 +83,7 @@ class Engine:
         alone: why requests are answered one after another; None where they share a batch.
 
     Raises:
-        UnsupportedChannelError: if `llm` is no transformers model.
+        UnsupportedChannelError: if `llm` is no transformers model, or blends its answers.
     """
 
     def __init__(
@@ -95,6 +95,8 @@ class Engine:
     ) -> None:
         if not isinstance(llm, TransformersLM):
             raise UnsupportedChannelError(f"an engine needs a transformers model, was: {llm!r:.80}")
+        if llm.options.blend is not None:
+            raise UnsupportedChannelError("an engine computes one row for a request, `blend` takes two: leave it out")
         self.llm, self.options, self.alone = llm, options or EngineOptions(), refusal(llm)
         self._on_step = on_step
         self._changed = Condition()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from persona.errors import InvalidOptionError
+from persona.llm.frozen.blending import Blend
 from persona.llm.tokenizers import Overlong, TemplateUse
 
 
@@ -19,6 +20,7 @@ class TransformersOptions:
             request that is longer alone is a batch of its own.
         max_prompt_tokens: most tokens of a prompt and its soft prompt together; None for what the model can take: its
             positions, less `max_new_tokens` where the answer shares them (decoder-only).
+        blend: blend personal answers with the plain model's where that is sure (`Blend`); None does not.
         chat_template, overlong, system, chat_template_kwargs: see `persona.llm.tokenizers.PromptEncoder`.
 
     Raises:
@@ -32,8 +34,14 @@ class TransformersOptions:
     overlong: Overlong = "error"
     system: str | None = None
     chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
+    blend: Blend | None = None
 
     def __post_init__(self) -> None:
         for option, most in (("batch_tokens", self.batch_tokens), ("max_prompt_tokens", self.max_prompt_tokens)):
             if most is not None and most < 1:
                 raise InvalidOptionError(f"`{option}` must be at least 1, was: {most}")
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What of these decides an answer, besides how prompts are encoded."""
+        return {"max_prompt_tokens": self.max_prompt_tokens, **({} if self.blend is None else {"blend": self.blend})}

@@ -14,9 +14,9 @@ from persona.llm.answers.constrained import ChoiceTrie
 from persona.llm.answers.tokens import AnswerStreamer, AnswerTokens, Streamed
 from persona.llm.decoding import BeamMargin, GreedyMargin
 from persona.llm.frozen.beginnings import Beginning
+from persona.llm.frozen.blending import Blending
 from persona.llm.frozen.model import FrozenModel
 from persona.llm.frozen.probe import Probe
-from persona.llm.inputs import ModelInput
 from persona.llm.lifts import TokenLifts
 from persona.protocols import GenerationOptions
 
@@ -39,7 +39,7 @@ class Writing:
 
     def batch(
         self,
-        inputs: Sequence[ModelInput],
+        blending: Blending,
         options: GenerationOptions,
         streamed: Streamed | None = None,
         beginning: Beginning | None = None,
@@ -47,7 +47,7 @@ class Writing:
         """Tokens of the answers, without the end token, and the margins with which they were decided.
 
         Args:
-            inputs: what is answered.
+            blending: what is answered, and how it is blended.
             options: how to decode.
             streamed: gets the tokens of the only input while they are written.
             beginning: of all the inputs, as the model has read it.
@@ -56,6 +56,7 @@ class Writing:
             GenerationError: if the model cannot read an input, or its scores are not numbers.
             OutOfMemoryError: of torch, if the device's memory does not suffice.
         """
+        inputs = blending.inputs
         soft_prompts = [each.soft_prompt for each in inputs]
         # Without a soft prompt nothing is asked of the probe.
         asks = any(each is not None for each in soft_prompts)
@@ -66,7 +67,7 @@ class Writing:
         if beginning is not None:
             batch, more = beginning.before(batch), {"past_key_values": beginning.rows(len(inputs) * options.num_beams)}
         rules = self._model.rules(options)
-        processors, watch = self._processors(inputs, options, rules)
+        processors, watch = self._processors(blending, options, rules)
         more["stopping_criteria"] = self.read.stopping(options, streamed)
         more["streamer"] = streamed and streamed.streamer
         try:
@@ -83,21 +84,24 @@ class Writing:
             raise GenerationError(f"{self._name} computed scores that are not numbers in {dtype}: {hint}")
         # The output starts with a decoder's start token, or with the prompt.
         start = 1 if self._model.encoder_decoder else batch.ids.shape[1]
-        return [self._until_end(row) for row in output[:, start:].tolist()], margins
+        return [self._until_end(row) for row in output[: blending.count, start:].tolist()], margins[: blending.count]
 
     def streamed(self, options: GenerationOptions, put: Callable[[str], None], left: Event) -> Streamed:
         """What hands over the pieces of an answer; `left` ends it."""
         return Streamed(AnswerStreamer(self.read, options, self._model.ends, put), left)
 
     def _processors(
-        self, inputs: Sequence[ModelInput], options: GenerationOptions, rules: GenerationConfig
+        self, blending: Blending, options: GenerationOptions, rules: GenerationConfig
     ) -> tuple[list[Any], GreedyMargin | BeamMargin]:
         """The logits processors of a batch; the watch over margins is the last, and sees the scores that decide."""
+        inputs = blending.inputs
         eos = torch.tensor(self._model.ends, dtype=torch.long, device=self._model.device)
         forced = int(self._model.encoder_decoder and getattr(rules, "forced_bos_token_id", None) is not None)
         processors: list[Any] = []
         if any(bool(each.lifts) for each in inputs):
             processors.append(TokenLifts([each.lifts for each in inputs], options.num_beams, forced))
+        if blending:
+            processors.append(blending)
         if any(each.choices is not None for each in inputs):
             processors.append(ChoiceTrie([each.choices for each in inputs], options.num_beams, forced))
         watch = (

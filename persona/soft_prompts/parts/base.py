@@ -65,7 +65,7 @@ class Records:
 
 
 class Part(nn.Module):
-    """A part that is a network.
+    """A part that is a network. What it draws from torch in training follows from the seed and the step.
 
     Attributes:
         loss: what a call in training adds to the loss, e.g. of a codebook; None for nothing.  # ()

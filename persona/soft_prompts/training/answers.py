@@ -107,7 +107,7 @@ class AnswerStage:
             "new users" if new_users else "answers",
             embedder,
             self.optimizer,
-            Schedule(options.steps, options.learning_rate, options.evaluate_every, options.patience),
+            Schedule(options.steps, options.learning_rate, options.evaluate_every, options.patience, options.seed),
             take=self._take,
             validate=self._validate,
             evaluated=self._save,

@@ -47,12 +47,13 @@ Progress = Callable[[TrainingProgress], object]
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Most steps of a stage, its peak learning rate, and how often and how patiently it is evaluated."""
+    """Most steps of a stage, its peak learning rate, how often and how patiently it is evaluated, and its seed."""
 
     steps: int
     learning_rate: float
     evaluate_every: int
     patience: int
+    seed: int = 0
 
 
 class TrainingLoop:
@@ -107,7 +108,10 @@ class TrainingLoop:
             share = rate_share(self.step, schedule.steps, warm_up=warm_up, decay="cosine")
             for group in self.optimizer.param_groups:
                 group["lr"] = schedule.learning_rate * share
-            loss = self._take(self.step)
+            with torch.random.fork_rng(devices=[]):
+                # What a module draws from torch follows from the step, so that a run that goes on draws the same.
+                torch.manual_seed((schedule.seed + self.step * 2**32) % 2**63)
+                loss = self._take(self.step)
             self.step += 1
             if progress is not None:
                 progress(TrainingProgress(self.stage, self.step, schedule.steps, loss, self.stopping.best))

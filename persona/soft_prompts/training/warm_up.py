@@ -72,7 +72,7 @@ class _WarmUp:
         self.validation = [(example, self.examples.shown(example, options)) for example in self.examples.validation]
         draw = np.random.default_rng((options.seed, 8))
         self.parts = list(_parts([history for _, history in self.validation], draw))
-        schedule = Schedule(options.warm_up, _LEARNING_RATE, _EVALUATE_EVERY, options.patience)
+        schedule = Schedule(options.warm_up, _LEARNING_RATE, _EVALUATE_EVERY, options.patience, options.seed)
         self.loop = TrainingLoop(
             "warm-up", self.pooling, self.optimizer, schedule, take=self._take, validate=self._validate
         )
@@ -124,10 +124,12 @@ class _WarmUp:
         return float(loss.detach())
 
     def _validate(self) -> float:
+        self.pooling.eval()
         losses = []
         for part in self.parts:
             some, histories = zip(*(self.validation[number] for number in part), strict=True)
             losses.append(float(self._loss(some, histories)))
+        self.pooling.train()
         return float(np.average(losses, weights=[len(part) for part in self.parts]))
 
     def _loss(self, some: Sequence[Example], histories: Sequence[History], asked: bool = True) -> Tensor:

@@ -230,7 +230,7 @@ class Report:
         }
         columns = {"method": [row.name for row in self.rows]}
         columns |= {metric: [interval_cell(row.scores[metric]) for row in self.rows] for metric in metrics}
-        columns |= {name: list(map(_difference_cell, some)) for name, some in differences.items() if any(some)}
+        columns |= {name: list(map(difference_cell, some)) for name, some in differences.items() if any(some)}
         if any(row.corrected is not None for row in self.rows):
             columns["p (Holm)"] = ["-" if row.corrected is None else f"{row.corrected:.3f}" for row in self.rows]
         if any(row.evidence for row in self.rows):
@@ -259,7 +259,8 @@ def interval_cell(interval: Interval) -> str:
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def _difference_cell(difference: PairedDifference | None) -> str:
+def difference_cell(difference: PairedDifference | None) -> str:
+    """A difference with its interval as a table shows it; ``"-"`` for none."""
     if difference is None:
         return "-"
     return f"{difference.difference:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"

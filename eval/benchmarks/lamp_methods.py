@@ -135,9 +135,9 @@ class NamedMethods:
 
     def _methods(self, name: str) -> Iterable[Method]:
         if name == NONE:
-            return [Method(NONE, (self._personalizer(),))]
+            return [Method(NONE, (self.personalizer(),))]
         if name in RETRIEVERS:
-            return [Method(name, (self._personalizer(self._records(name, k)),), k) for k in self._options.ks]
+            return [Method(name, (self.personalizer(self._records(name, k)),), k) for k in self._options.ks]
         if name == USER_EMBEDDER:
             return self._user_embedder_methods()
         if name == STEERING:
@@ -146,10 +146,10 @@ class NamedMethods:
 
     def _alone_and_beside(self, name: str, channels: Sequence[Channel], **known: Any) -> dict[int, Method]:
         """A method by its numbers of records: 0, then each of `ks`; with a run for each of `channels`."""
-        made = {0: Method(name, tuple(map(self._personalizer, channels)), **known)}
+        made = {0: Method(name, tuple(map(self.personalizer, channels)), **known)}
         for k in self._options.ks:
             records = self._records(self._options.beside, k)
-            runs = tuple(self._personalizer(records, channel) for channel in channels)
+            runs = tuple(self.personalizer(records, channel) for channel in channels)
             made[k] = Method(f"{name} + {self._options.beside}", runs, k, **known)
         return made
 
@@ -273,7 +273,8 @@ class NamedMethods:
 
         return RecordsChannel(self._retrievers[retriever], k)
 
-    def _personalizer(self, *channels: Channel) -> Personalizer:
+    def personalizer(self, *channels: Channel) -> Personalizer:
+        """What answers with some channels, in LaMP's wording."""
         return Personalizer(self._llm, self._store, channels, builder=self._builder, options=self._generation)
 
 

@@ -13,7 +13,7 @@ from persona.eval.benchmark import Benchmark, Question
 from persona.eval.bootstrap import Bootstrap, Interval, PairedDifference, holm
 from persona.eval.controls import OTHER_USER
 from persona.eval.methods import Method, row_name
-from persona.eval.metrics import Samples
+from persona.eval.metrics import Metric, Samples
 from persona.eval.options import EvaluationOptions
 from persona.eval.report import Failure, Row
 
@@ -184,20 +184,37 @@ class Scoring:
         return bootstrap.mean([share for _, share in shares])
 
     def _compared(self, ours: Samples | None, theirs: Samples | None) -> PairedDifference | None:
-        """`ours` minus `theirs`; the one with fewer runs is repeated, so that each run has its counterpart."""
         if ours is None or theirs is None:
             return None
-        length = max(len(next(iter(samples.values()))) for samples in (ours, theirs))
-        ours, theirs = (
-            {name: np.tile(each, (length // len(each), 1)) for name, each in samples.items()}
-            for samples in (ours, theirs)
-        )
-        return self._bootstrap(ours).paired(self._benchmark.metrics[0], ours, theirs)
+        return compared(self._benchmark.metrics[0], self._users, ours, theirs, self._options)
 
     def _bootstrap(self, samples: Samples) -> Bootstrap:
-        """Draws the users of samples, which may be those of several runs."""
-        runs = len(next(iter(samples.values()))) // len(self._users)
-        return Bootstrap(self._users * runs, resamples=self._options.resamples, seed=self._options.seed)
+        return _drawing(self._users, samples, self._options)
+
+
+def compared(
+    metric: Metric, users: Sequence[str], ours: Samples, theirs: Samples, options: EvaluationOptions
+) -> PairedDifference:
+    """`ours` minus `theirs`; the one with fewer runs is repeated, so that each run has its counterpart.
+
+    Args:
+        metric: the measure.
+        users: of the questions of one run.
+        ours: what the metric recorded, one run after the other.
+        theirs: the same.
+        options: how to draw users.
+    """
+    length = max(len(next(iter(samples.values()))) for samples in (ours, theirs))
+    ours, theirs = (
+        {name: np.tile(each, (length // len(each), 1)) for name, each in samples.items()} for samples in (ours, theirs)
+    )
+    return _drawing(users, ours, options).paired(metric, ours, theirs)
+
+
+def _drawing(users: Sequence[str], samples: Samples, options: EvaluationOptions) -> Bootstrap:
+    """Draws the users of samples, which may be those of several runs."""
+    runs = len(next(iter(samples.values()))) // len(users)
+    return Bootstrap(list(users) * runs, resamples=options.resamples, seed=options.seed)
 
 
 def _corrected(rows: Sequence[Row]) -> list[Row]:

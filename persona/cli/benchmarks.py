@@ -236,3 +236,64 @@ def eval_compare(options: EvalCompare) -> None:
             caption=f"{done.questions} questions of both{same}; intervals: 95 %, bootstrap over users, paired",
         )
     )
+
+
+def _bench_defaults() -> dict[str, Any]:
+    from persona.eval.bench.ideas import BenchOptions
+    from persona.soft_prompts.training.options import UserEmbedderShape, UserEmbedderTraining
+
+    return {"": BenchOptions(), "embedder": UserEmbedderShape(), "training": UserEmbedderTraining()}
+
+
+@dataclass(frozen=True)
+class EvalBench:
+    """Options of `persona eval bench`.
+
+    Attributes:
+        data: a folder with {train,dev}_questions.json and outputs.
+        ideas: TOML files, one an idea: the settings of a user embedder that differ from the others'.
+        out: folder for user embedders, answers and results (default: runs/bench-DATA-LLM).
+    """
+
+    data: Path
+    ideas: Annotated[list[Path], typer.Argument()]
+    llm: Llm = None
+    encoder: Encoder = None
+    out: Path | None = None
+
+
+@command(app, "bench", EvalBench, settings=_bench_defaults)
+def eval_bench(options: EvalBench, settings: Mapping[str, Any]) -> None:
+    """Train ideas and see what each is worth.
+
+    All on the same users with the same budget, each beside itself trained without the user and with another user's
+    history. Settings are those of all ideas; an idea's own file comes first. Resumable.
+    """
+    from persona.cli.terminal import load_encoder
+    from persona.cli.train import load_trainable
+    from persona.eval.bench.run import Bench
+    from persona.settings import Settings
+
+    ideas = [_idea(path, settings) for path in options.ideas]
+    llm = options.llm or Settings().llm
+    folder = options.out or Path("runs") / f"bench-{options.data.resolve().name}-{short_name(llm)}"
+    check_folder(folder)
+    with progress_bars("steps") as progress:
+        answering, encoder = load_trainable(llm, overlong="truncate"), load_encoder(options.encoder)
+        bench = Bench(options.data, answering, encoder, settings[""], stage_bars(progress))
+        done = bench.run(ideas, folder)
+    if not report(done.as_dict()):
+        show(done.table(options.data.resolve().name))
+        say(f"user embedders, answers and results: {folder}")
+
+
+def _idea(path: Path, settings: Mapping[str, Any]) -> Any:
+    """The idea in a file."""
+    from persona.cli.config import configured
+    from persona.eval.bench.ideas import Idea, IdeaOptions
+
+    defaults = {"idea": IdeaOptions(), "embedder": settings["embedder"], "training": settings["training"]}
+    if not path.is_file():
+        raise InvalidOptionError(f"an idea is a TOML file, there is none at {path}")
+    given = configured(defaults, file=path)
+    return Idea(path.stem, given["idea"], given["embedder"], given["training"])

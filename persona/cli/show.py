@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from persona.cli.held.users import show_users
 from persona.cli.options import command
 from persona.cli.terminal import EVERYWHERE, group, opened_store, report
 from persona.errors import DataFormatError, InvalidOptionError, reason
@@ -31,23 +32,30 @@ class Show:
     """Options of `persona show`.
 
     Attributes:
-        user_id: whom.
+        user_id: whom; without one, the users in the store.
+        after: only users after this id: the next page.
+        limit: how many users at most.
         adapters: the kinds of adapters in the store, or all versions of the user's.
         trained: a folder that `persona train` wrote (or a user embedder's hub id): what it fits, how it was trained.
     """
 
     user_id: Annotated[str | None, typer.Argument()] = None
+    after: str = ""
+    limit: Annotated[int, typer.Option(min=1)] = 100
     adapters: bool = False
     trained: str | None = None
 
 
 @command(app, "show", Show, store=True)
 def show(options: Show) -> None:
-    """Show everything that is held on a user.
+    """Show users, and all that is held on one.
 
-    Records, summaries, indexes, vectors, soft prompts, adapters. Without a user: the adapters in the store, or what
-    training wrote into a folder.
+    Records, summaries, indexes, vectors, soft prompts, adapters. Without a user: who is in the store, the adapters in
+    it, or what training wrote into a folder.
     """
+    lists = options.user_id is None and not options.adapters and options.trained is None
+    if (options.after, options.limit) != (Show.after, Show.limit) and not lists:
+        raise InvalidOptionError("--after and --limit are for the list of users: leave all else out")
     if options.trained is not None:
         if options.user_id is not None or options.adapters or EVERYWHERE.get().store is not None:
             raise InvalidOptionError("--trained shows a folder: leave the user, --adapters and --store out")
@@ -57,7 +65,7 @@ def show(options: Show) -> None:
     elif options.user_id is not None:
         _show_user(options.user_id)
     else:
-        raise InvalidOptionError("name a user, --adapters or --trained FOLDER")
+        show_users(options.after, options.limit)
 
 
 def _show_user(user_id: str) -> None:

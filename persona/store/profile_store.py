@@ -141,7 +141,7 @@ class ProfileStore:
         """
         if user_id not in self:
             near = " or ".join(map(repr, near_ids(user_id, self.user_ids())))
-            hint = f"did you mean {near}? `persona users` lists all" if near else "`persona ingest` puts histories in"
+            hint = f"did you mean {near}? `persona show` lists all" if near else "`persona ingest` puts histories in"
             raise UnknownUserError(f"the store holds nothing on {user_id!r}; {hint}")
 
     def close(self) -> None:

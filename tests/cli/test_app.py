@@ -135,6 +135,7 @@ DEFAULTS = {
     ("eval", "lamp"): evaluate._lamp_defaults,
     ("eval", "restraint"): evaluate._restraint_defaults,
     ("eval", "run"): benchmarks._defaults,
+    ("eval", "bench"): benchmarks._bench_defaults,
     ("serve",): serve._settings,
 }
 
@@ -214,7 +215,7 @@ ERRORS = {
     "ask mara Hello.": "persona.db: create one with",
     "ask mara '  '": "the prompt must not be empty",
     "summarize --llm no/such": "persona.db: create one with",
-    "show": "name a user, --adapters or --trained FOLDER",
+    "show mara --limit 3": "--after and --limit are for the list of users",
     "show --trained .": "no user embedder could be loaded from '.': there is no config.json in it",
     "show --trained nope": "there is no such folder, and a hub id is `owner/name`",
     "export-adapters out": "persona.db: create one with",
@@ -277,7 +278,7 @@ IN_A_STORE = {
     "ask mara Hello. --set num_beams=four": "`generation.num_beams` must be a whole number, was: 'four'",
     "embed-users --view foo": "`view` must be one of",
     "retrieve mara film --filter ''": "a filter must be 'untrained' or a folder, was: ''",
-    "ask Mora Hello.": "did you mean 'mara'? `persona users` lists all (--new-user answers without a history)",
+    "ask Mora Hello.": "did you mean 'mara'? `persona show` lists all (--new-user answers without a history)",
     "retrieve nobody film": "the store holds nothing on 'nobody'",
     "records nobody": "the store holds nothing on 'nobody'",
     "records mara --where label": "a filter is FIELD OP VALUE",

@@ -20,7 +20,7 @@ def test_all_users_go_to_another_store_and_back(stocked: Run, tmp_path: Path) ->
     assert out == "4 users, 29 records written to all.jsonl.gz\n"
     other = ("--store", "sqlite:///other.db")
     assert stocked("import", "all.jsonl.gz", *other).out == "4 users: 29 records added, 0 changed, 0 unchanged\n"
-    assert stocked("users", *other, "--json").json == stocked("users", "--json").json
+    assert stocked("show", *other, "--json").json == stocked("show", "--json").json
     assert stocked("export", "--all", "again.jsonl.gz", *other).code == 0
     assert (tmp_path / "again.jsonl.gz").read_bytes() == (tmp_path / "all.jsonl.gz").read_bytes()
     assert stocked("import", "all.jsonl.gz", "--json").json["records"]["unchanged"] == 29

@@ -24,5 +24,5 @@ def test_a_store_names_them(tmp_path: object) -> None:
             store.check_known("ana")
         store.upsert([("anna", Record("a")), ("hannah", Record("b"))])
         store.check_known("anna")
-        with pytest.raises(UnknownUserError, match=r"did you mean 'anna' or 'hannah'\? `persona users` lists all$"):
+        with pytest.raises(UnknownUserError, match=r"did you mean 'anna' or 'hannah'\? `persona show` lists all$"):
             store.check_known("ana")

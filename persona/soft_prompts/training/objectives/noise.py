@@ -43,7 +43,8 @@ class NoiseObjective(Objective):
 
 def perturbed(values: Tensor, noise: Tensor, scale: float) -> Tensor:
     """Values moved by `scale` of their length in the direction of the noise.  # (..., dim)"""
-    return values + scale * torch.linalg.vector_norm(values, dim=-1, keepdim=True) * F.normalize(noise, dim=-1)
+    moved: Tensor = values + scale * torch.linalg.vector_norm(values, dim=-1, keepdim=True) * F.normalize(noise, dim=-1)
+    return moved
 
 
 def contrast(states: Tensor, anchors: Tensor, temperature: float) -> Tensor:

@@ -297,8 +297,8 @@ def tables(found: Mapping[str, Any], options: argparse.Namespace) -> str:
     size = found["costs"][most]["stats"]["records' bytes"]
     return (
         f"{options.users} users, {options.questions} questions each, seed {options.seed}; best possible {metric}: "
-        f"{ends}. The {most} records themselves are {size:,.0f} bytes.\n\n{markdown(cost_rows)}\n{markdown(score_rows)}\n"
-        f"Trained once for all users, seconds of computing:\n\n{once_for_all}"
+        f"{ends}. The {most} records themselves are {size:,.0f} bytes.\n\n{markdown(cost_rows)}\n"
+        f"{markdown(score_rows)}\nTrained once for all users, seconds of computing:\n\n{once_for_all}"
     )
 
 

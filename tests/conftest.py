@@ -43,6 +43,19 @@ def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Sets the time that stores read."""
+
+    def set_to(at: str) -> None:
+        for module in ("profile_store", "upsert", "holdings", "upkeep.expiry"):
+            monkeypatch.setattr(f"persona.store.{module}.now", lambda: at)
+        monkeypatch.setattr("persona.adapters.bank.now", lambda: at)
+
+    set_to("2026-06-01T00:00:00+00:00")
+    return set_to
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The shared data folder; the test is skipped without it."""

@@ -19,7 +19,6 @@ its receipt counts them.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -33,7 +32,7 @@ from persona.adapters.generated.reading import ActivationReader, one_thread
 from persona.adapters.training.trainer import AdapterTrainer
 from persona.errors import InvalidOptionError
 from persona.records import Profile, Record
-from persona.store.derived import StoredIndex, chunk_kind, chunk_of
+from persona.store.derived import StoredIndex, chunk_head, chunk_kind, chunk_of
 from persona.store.profile_store import ProfileStore
 
 
@@ -78,7 +77,7 @@ class Ledger:
         rows: dict[int, Tensor] = {}
         made: list[StoredIndex] = []
         for chunk, records in self.members(profile).items():
-            kind, head = chunk_kind(self._maker, chunk, size), _head(records)
+            kind, head = chunk_kind(self._maker, chunk, size), chunk_head(records)
             kept = None if store is None else store.index(profile.user_id, kind)
             if kept is not None and kept.data.startswith(head):
                 numbers = kept.data[len(head) :]
@@ -134,8 +133,3 @@ def side_by_side(family: Family, rows: Tensor, owners: Sequence[int], chunks: Se
             whole = whole.reshape(users, places, -1, ranks).transpose(1, 2)
         parts.append(whole.flatten(1))
     return torch.cat(parts, dim=1)
-
-
-def _head(records: Sequence[Record]) -> bytes:
-    """What says which records a chunk was made from."""
-    return json.dumps({record.id: record.content_hash for record in records}, separators=(",", ":")).encode() + b"\n"

@@ -10,6 +10,7 @@ the other chunks stay.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 from sqlalchemy import Connection, Table, bindparam, delete, select, update
 
 from persona.errors import FingerprintMismatchError
-from persona.records import check_user_id
+from persona.records import Record, check_user_id
 from persona.store.database import insert_if_absent, insert_or_renew
 from persona.store.schema import PART_TABLES, Part, encoders, part_of
 from persona.store.vectors import UserVectors, check_name
@@ -66,6 +67,18 @@ def chunk_of(record_id: str, chunks: int) -> int:
 def chunk_kind(maker: str, chunk: int, chunks: int) -> str:
     """The kind of a chunk that `maker` made, one of `chunks`."""
     return f"{CHUNK}:{maker}:{chunk}/{chunks}"
+
+
+def chunk_head(records: Iterable[Record]) -> bytes:
+    """What the data of a chunk begins with: the hashes of its records, in the order of their ids."""
+    hashes = {record.id: record.content_hash for record in sorted(records, key=lambda record: record.id)}
+    return json.dumps(hashes, separators=(",", ":")).encode() + b"\n"
+
+
+def in_chunk(kind: str, record_id: str) -> bool:
+    """Whether a chunk of that kind would hold the record."""
+    chunk, chunks = map(int, kind.rpartition(":")[2].split("/"))
+    return chunk_of(record_id, chunks) == chunk
 
 
 def write_vectors(connection: Connection, batch: Sequence[UserVectors]) -> int:
@@ -124,9 +137,8 @@ def drop_records(
     kinds = part.indexes.c.kind
     own, chunks = part.indexes.c.uid == user.uid, kinds.startswith(f"{CHUNK}:", autoescape=True)
     deleted = frozenset(record_ids)
-    kept = [
-        kind for kind in connection.execute(select(kinds).where(own, chunks)).scalars() if not _holds(kind, deleted)
-    ]
+    held = connection.execute(select(kinds).where(own, chunks)).scalars()
+    kept = [kind for kind in held if not any(in_chunk(kind, record_id) for record_id in deleted)]
     connection.execute(delete(part.indexes).where(own, kinds.not_in(kept)))
     connection.execute(delete(part.adapters).where(part.adapters.c.uid == user.uid))
     vectors = part.vectors
@@ -144,12 +156,6 @@ def drop_records(
                 revision=row.revision if whole is None or row.revision < user.revision else whole,
             )
         )
-
-
-def _holds(kind: str, record_ids: Iterable[str]) -> bool:
-    """Whether a chunk of that kind would hold any of the records."""
-    chunk, chunks = map(int, kind.rpartition(":")[2].split("/"))
-    return any(chunk_of(record_id, chunks) == chunk for record_id in record_ids)
 
 
 def _write(

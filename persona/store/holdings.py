@@ -21,6 +21,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, Table, func, select
 
 from persona.records import Profile
+from persona.store.derived import CHUNK, chunk_head, in_chunk
 from persona.store.profile_store import ProfileStore
 from persona.store.schema import Part, encoders, families, part_of
 from persona.store.upkeep.expiry import has_expired, now
@@ -45,7 +46,7 @@ class HeldIndex:
     Attributes:
         kind: whose it is, e.g. ``"bm25:text"`` or ``"summary:LaMP_3"``.
         revision: of the profile that it was made from.
-        fresh: whether that is the profile's revision now.
+        fresh: whether that is the profile's revision now; of a chunk, whether it holds the chunk's records as they are.
         size: in bytes.
         content: what it says, where it is JSON; None for binary data.
     """
@@ -119,7 +120,7 @@ def holdings(store: ProfileStore, user_id: str) -> Holdings:
             for name, dim, made_from, size in read(_vectors(part, user_id))
         ),
         tuple(
-            HeldIndex(kind, made_from, made_from == revision, len(data), _content(data))
+            HeldIndex(kind, made_from, _fresh(profile, kind, made_from, data), len(data), _content(data))
             for kind, made_from, data in ([] if due else read(_indexes(part, user_id)))
         ),
         () if due else tuple(_held_adapter(row, revision) for row in read(_adapters(part, user_id))),
@@ -132,6 +133,12 @@ def holdings(store: ProfileStore, user_id: str) -> Holdings:
         },
         expired=records - len(profile) if due else 0,
     )
+
+
+def _fresh(profile: Profile, kind: str, made_from: int, data: bytes) -> bool:
+    if not kind.startswith(f"{CHUNK}:"):
+        return made_from == profile.revision
+    return data.startswith(chunk_head(record for record in profile if in_chunk(kind, record.id)))
 
 
 def _held_adapter(row: tuple[Any, ...], revision: int) -> HeldAdapter:

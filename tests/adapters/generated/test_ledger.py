@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,45 @@ def test_one_record_touches_one_chunk(ledger: Ledger, tmp_path: Path) -> None:
         ):
             changed = (a != other_a).any(2)[0] | (b != other_b).any(1)[0]
             assert changed.tolist() == [rank == place for rank in range(4)]
+
+
+def test_a_chunk_is_up_to_date_while_its_own_records_are(ledger: Ledger, tmp_path: Path) -> None:
+    def fresh(store: ProfileStore) -> dict[int, bool]:
+        return {int(each.kind[-3]): each.fresh for each in holdings(store, USER).indexes}
+
+    with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
+        store.upsert((USER, record(number)) for number in range(12))
+        ledger.row(store.profile(USER), store)
+        new = record(12)
+        store.upsert([(USER, new)])
+        own = chunk_of(new.id or "", 4)
+        assert fresh(store) == {chunk: chunk != own for chunk in range(4)}
+        ledger.row(store.profile(USER), store)  # writes that chunk alone
+        assert fresh(store) == dict.fromkeys(range(4), True)
+
+
+def test_an_expired_record_leaves_the_bytes_of_never_having_been_there(
+    ledger: Ledger, tmp_path: Path, clock: Callable[[str], None]
+) -> None:
+    left = [record(number) for number in range(11)]
+    with ProfileStore(f"sqlite:///{tmp_path / 'never.db'}") as store:
+        store.upsert((USER, each) for each in left)
+        row, chunks = ledger.row(store.profile(USER), store), chunks_of(store, ledger)
+    with ProfileStore(f"sqlite:///{tmp_path / 'expired.db'}") as store:
+        store.upsert((USER, each) for each in [*left, replace(record(11), expires="2027")])
+        assert not torch.equal(ledger.row(store.profile(USER), store), row)
+        before = chunks_of(store, ledger)
+        clock("2027-01-01T00:00:00+00:00")
+        assert torch.equal(ledger.row(store.profile(USER), store), row)  # before it is removed
+        assert store.remove_expired() == 1
+        own = chunk_kind(ledger.generator.fingerprint, chunk_of("r11", 4), 4)
+        assert chunks_of(store, ledger) == {kind: data for kind, data in before.items() if kind != own}
+        assert torch.equal(ledger.row(store.profile(USER), store), row)
+        assert chunks_of(store, ledger) == chunks
+        store.finish_forgetting(records=True)
+    gone = before[own].partition(b"\n")[2]
+    pieces = {gone[start : start + 64] for start in range(0, len(gone) - 64, 64)}
+    assert not any(piece in everything(tmp_path) for piece in pieces)
 
 
 def test_the_product_is_the_sum_of_the_chunks_products(generator: AdapterGenerator) -> None:

@@ -31,19 +31,6 @@ FAMILY = Family("tiny@1:float32", LoraSpec(r=2, alpha=4, targets=("q",)), (Adapt
 Clock = Callable[[str], None]
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Sets the time."""
-
-    def set_to(at: str) -> None:
-        for module in ("profile_store", "upsert", "holdings", "upkeep.expiry"):
-            monkeypatch.setattr(f"persona.store.{module}.now", lambda: at)
-        monkeypatch.setattr("persona.adapters.bank.now", lambda: at)
-
-    set_to("2026-06-01T00:00:00+00:00")
-    return set_to
-
-
 def filled(store: ProfileStore) -> AdapterBank:
     """Ana, one of whose records expires in 2027, and everything that can be made from them; and Ben."""
     bank = AdapterBank(store)

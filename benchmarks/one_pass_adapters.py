@@ -1,6 +1,6 @@
 """Adapters written in one pass beside adapters that were trained, on the generated world.
 
-    python benchmarks/one_pass_adapters.py FOLDER [--only quality,speed,removal] [--llm tiny] [--seeds 3]
+    python benchmarks/one_pass_adapters.py FOLDER [--only quality,gate,speed,removal] [--llm tiny] [--seeds 3]
                                            [--kinds vector,activations] [--tasks LaMP_2,LaMP_3,LaMP_4] [--json]
 
 - ``quality``: of each task and seed a task adapter, a generator over it for each of `--kinds`, and the same generator
@@ -11,6 +11,10 @@
   divided by that of the trained adapters; intervals are 95 %, bootstrap over users, all seeds together.
 - ``speed``: users per second: written, trained one after the other, trained many at once. Best of some
   rounds, taking turns.
+- ``gate``: over the generators of ``quality``, held-out users with 5, 20 and 50 records: the gain as a gate sees it (on
+  records that were read; on the newest, held out of the reading; on all, in four parts, each judged by an adapter of
+  the others), less what is gained on further questions; how many it publishes, and what these gain. Once with the
+  users' own records, once where all but the newest fifth are another user's.
 - ``removal``: one record of 50 is deleted and the adapter made anew, beside training it anew; best of five.
 
 What was done lies in FOLDER, a cell for each task and seed, so a run that was stopped goes on.
@@ -26,6 +30,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +55,7 @@ from persona.lamp.tasks import lamp_task
 from persona.llm.load import load_llm
 from persona.llm.loss import TargetLoss
 from persona.llm.transformers import TransformersLM
-from persona.records import Profile
+from persona.records import Profile, Record
 from persona.store.profile_store import ProfileStore
 
 LENGTHS, QUESTIONS, RESAMPLES = (20, 50), 4, 2000
@@ -206,6 +211,53 @@ def quality(llm: TransformersLM, options: argparse.Namespace) -> list[dict[str, 
     return lines
 
 
+def gates(writer: OnePass, trainer: AdapterTrainer, prior: Tensor, examples: Any, own: Profile) -> dict[str, float]:
+    """The gain of a user's adapter over the prior as each gate sees it, in nats per token."""
+
+    def gain(row: Tensor, judged: Sequence[Record]) -> float:
+        tokens = trainer.tokens(examples(Profile(own.user_id, tuple(judged))))
+        loss, without = trainer.losses(torch.stack((row, torch.zeros_like(row))), tokens, prior=prior)
+        return without - loss
+
+    def of(records: Sequence[Record]) -> Tensor:
+        return writer.row(Profile(own.user_id, tuple(records)))
+
+    records, newest = own.records, trainer.options.held_out(len(own))
+    folds = [(records[fold::4], [each for at, each in enumerate(records) if at % 4 != fold]) for fold in range(4)]
+    return {
+        "read": gain(of(records), records[-16:]),
+        "newest held out": gain(of(records[:-newest]), records[-newest:]),
+        "in four parts": float(np.mean([gain(of(others), judged) for judged, others in folds])),
+    }
+
+
+def gate(llm: TransformersLM, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for each task, kind, number of records, whose records, and gate."""
+    lines = []
+    for task, kind in product(options.tasks.split(","), options.kinds.split(",")):
+        shared = TaskAdapter.load(options.folder / f"{task}-0")
+        examples = partial(history_examples, task=lamp_task(task))
+        trainer = AdapterTrainer(llm, LoraSpec(), TrainingOptions())
+        assert shared.folder is not None
+        writer = OnePass(load_generator(shared.folder / kind), trainer, examples, prior=shared.row)
+        questions = [trainer.tokens(asked(index, task)) for index in range(options.users)]
+        alone = np.array(scores(trainer, shared.row, torch.zeros(len(questions), trainer.family.size), questions))[:, 0]
+        for length, mixed in product((5, *LENGTHS), (False, True)):
+            whole = [profile("dev", index, task, length) for index in range(options.users)]
+            if mixed:
+                kept, others = length - trainer.options.held_out(length), [*whole[1:], whole[0]]
+                parts = [(a.user_id, b.records[:kept] + a.records[kept:]) for a, b in zip(whole, others, strict=True)]
+                whole = [Profile(*each) for each in parts]
+            rows = torch.stack([writer.row(each) for each in whole])
+            gains = alone - np.array(scores(trainer, shared.row, rows, questions))[:, 0]
+            seen = [gates(writer, trainer, shared.row, examples, each) for each in whole]
+            for name, judged in ((name, np.array([each[name] for each in seen])) for name in seen[0]):
+                line = {"task": task, "kind": kind, "records": length, "another user's": mixed, "gate": name}
+                line |= {"too much": interval(judged - gains), "published": float((judged > 0).mean())}
+                lines.append({**line, "gained": interval(gains * (judged > 0)), "ungated": interval(gains)})
+    return lines
+
+
 def resampled(users: int) -> np.ndarray[Any, Any]:
     """Users drawn with replacement.  # (resamples, users)"""
     return np.random.default_rng(0).integers(users, size=(RESAMPLES, users))
@@ -313,7 +365,7 @@ def without(writer: OnePass, store: ProfileStore, user: str, record_id: str) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", default="quality,speed,removal")
+    parser.add_argument("--only", default="quality,gate,speed,removal")
     parser.add_argument("--llm", default="tiny")
     parser.add_argument("--tasks", default="LaMP_2,LaMP_3,LaMP_4")
     parser.add_argument("--kinds", default="vector,activations")
@@ -330,7 +382,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     llm = load_llm(options.llm, overlong="truncate")
     assert isinstance(llm, TransformersLM)
-    parts = {"quality": quality, "speed": speed, "removal": removal}
+    parts = {"quality": quality, "gate": gate, "speed": speed, "removal": removal}
     found = {name: parts[name](llm, options) for name in options.only.split(",")}
     if options.json:
         print(json.dumps(found, indent=2))

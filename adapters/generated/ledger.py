@@ -63,7 +63,8 @@ class Ledger:
                 f"a ledger needs a generator of kind {ACTIVATIONS!r}, was: {generator.config.kind!r}"
             )
         self.generator, self._trainer, self._examples = generator, trainer, examples
-        self._reader = ActivationReader(trainer, generator.family, generator.config.tokens, prior=prior)
+        generator.check_fits(trainer.family.over(prior))
+        self._reader = ActivationReader(trainer, generator.config.tokens, prior=prior)
         self._maker = generator.fingerprint
 
     def row(self, profile: Profile, store: ProfileStore | None = None) -> Tensor:

@@ -24,9 +24,6 @@ from persona.adapters.versions import AdapterReport
 from persona.records import Profile
 from persona.store.profile_store import ProfileStore
 
-_JUDGED = 16
-"""The newest records that say whether an adapter beats the prior."""
-
 
 class OnePass:
     """Writes adapters of profiles.
@@ -85,7 +82,8 @@ class OnePass:
         Args:
             bank: where profiles are read, and chunks and versions are put.
             user_ids: whose; None for the users with records that no version of theirs has seen.
-            gate: only where the loss on the newest 16 records is below the prior's (`publish_untrained`).
+            gate: only where what is written of the older records does better than the prior on the newest
+                (`publish_untrained`).
         """
         return publish_untrained(
             self._trainer,
@@ -94,5 +92,6 @@ class OnePass:
             lambda profile, tokens: self.row(profile, bank.store),
             prior=self._prior,
             user_ids=user_ids,
-            judged=_JUDGED if gate else 0,
+            judged=None if gate else 0,
+            older=self.row,
         )

@@ -7,21 +7,20 @@ LLM did not expect of the answer (`record_vectors`). One forward pass gives both
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from persona.adapters.family import Family
 from persona.adapters.few_records.routed import record_vectors
 from persona.adapters.generated.network import ANSWER, PADDING, PROMPT, layers_of
 from persona.adapters.layers import sights
 from persona.adapters.training.lessons import TokenExample
 from persona.adapters.training.trainer import AdapterTrainer
-from persona.errors import FingerprintMismatchError
 
 _READ_AT_ONCE = 32
 
@@ -50,25 +49,15 @@ class ActivationReader:
     """Reads records with a frozen LLM.
 
     Args:
-        trainer: with the LLM.
-        family: whose layers are read.
+        trainer: with the LLM, and the adapters whose layers are read.
         tokens: how many of a record's last tokens are kept.
         prior: the shared adapter that the LLM reads under; None for none.  # (size,)
-
-    Raises:
-        FingerprintMismatchError: if the family is of another LLM or prior.
     """
 
-    def __init__(self, trainer: AdapterTrainer, family: Family, tokens: int, *, prior: Tensor | None = None) -> None:
-        own = trainer.family.over(prior)
-        if family != own:
-            raise FingerprintMismatchError(
-                f"the generator is for adapters of the family {family.key} for {family.base}, these are of {own.key} "
-                f"for {own.base}"
-            )
+    def __init__(self, trainer: AdapterTrainer, tokens: int, *, prior: Tensor | None = None) -> None:
         self._trainer, self._prior, self._tokens = trainer, prior, tokens
-        model, llm = trainer.llm.model, trainer.llm
-        first = [family.modules[own[0]] for own in layers_of(family.modules)]
+        model, llm, modules = trainer.llm.model, trainer.llm, trainer.family.modules
+        first = [modules[own[0]] for own in layers_of(modules)]
         self._watched = [(module.name, module.n_in, sights(model)[module.name].axis) for module in first]
         # Only where padding stands in front do the last places of all rows hold their last tokens.
         self._at_once = 1 if llm.frozen.encoder_decoder or not llm.probe.loss_pads_left else _READ_AT_ONCE
@@ -84,20 +73,17 @@ class ActivationReader:
     def _read(self, examples: Sequence[TokenExample]) -> Activations:
         inputs: dict[str, Tensor] = {}
 
-        def keep(name: str, n_in: int, axis: int | None) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-            def kept(module: nn.Module, given: tuple[Any, ...]) -> None:
-                x = given[0].detach().transpose(0, 1) if axis == 1 else given[0].detach()
-                x = x.reshape(len(examples), -1, n_in)
-                inputs[name] = x[:, -min(self._tokens, x.shape[1]) :].float().cpu()
-
-            return kept
+        def keep(name: str, n_in: int, axis: int | None, module: nn.Module, given: tuple[Any, ...]) -> None:
+            x = given[0].detach().transpose(0, 1) if axis == 1 else given[0].detach()
+            x = x.reshape(len(examples), -1, n_in)
+            inputs[name] = x[:, -min(self._tokens, x.shape[1]) :].float().cpu()
 
         order = sorted(range(len(examples)), key=lambda index: len(examples[index]))  # as they are read
         ordered = [examples[index] for index in order]
         with ExitStack() as stack:
             for name, n_in, axis in self._watched:
                 layer = self._trainer.llm.model.get_submodule(name)
-                stack.callback(layer.register_forward_pre_hook(keep(name, n_in, axis)).remove)
+                stack.callback(layer.register_forward_pre_hook(partial(keep, name, n_in, axis)).remove)
             surprises = record_vectors(self._trainer, ordered, prior=self._prior)
         states = torch.zeros(len(examples), len(self._watched), self._tokens, self._watched[0][1])
         marks = torch.full((len(examples), self._tokens), PADDING)

@@ -34,7 +34,7 @@ from persona.adapters.training.trainer import AdapterTrainer
 from persona.adapters.training.users import Progress
 from persona.errors import InvalidOptionError
 from persona.llm.checks import check_seed
-from persona.soft_prompts.training.loop import Schedule, TrainingLoop, TrainingProgress
+from persona.soft_prompts.training.loop import Schedule, TrainingLoop
 
 CHECKPOINT = "generator.checkpoint"
 _WEIGHT_DECAY = 0.01
@@ -124,7 +124,7 @@ def train_generator(
     prior: Tensor | None = None,
     vectors: Sequence[Tensor] | None = None,
     folder: Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda steps, seconds: None,
 ) -> TrainedGenerator:
     """Train a generator on the training users.
 
@@ -172,11 +172,7 @@ def train_generator(
         if path is not None:
             loop.load(path, course.name, trainer.llm.frozen.device)
 
-        def report(now: TrainingProgress) -> None:
-            if progress is not None:
-                progress(now.done, time.perf_counter() - begun)
-
-        loop.run(report)
+        loop.run(lambda now: progress(now.done, time.perf_counter() - begun))
     if path is not None:
         path.unlink(missing_ok=True)
     seconds = time.perf_counter() - begun
@@ -202,23 +198,19 @@ class _Course:
         self._options, self._device = options, trainer.llm.frozen.device
         self.users = len(known)
         self.validation = min(_MOST_VALIDATION, max(1, round(options.validation * self.users)))
-        family = trainer.family.over(prior)
         self._activations: list[Activations] = []
         self._vectors: list[Tensor] = []
         if options.kind == ACTIVATIONS:
-            reader = ActivationReader(trainer, family, options.tokens, prior=prior)
+            reader = ActivationReader(trainer, options.tokens, prior=prior)
             self._activations = [reader(own).halved() for own in self._examples]
-            dim = self._activations[0].states.shape[3]
         elif vectors is None:
             self._vectors = [record_vectors(trainer, own, prior=prior) for own in self._examples]
-            dim = self._vectors[0].shape[1]
         else:
             self._vectors = [vectors[index][-options.records :].float() for index in known]
-            dim = self._vectors[0].shape[1]
         config = GeneratorConfig(
             options.kind,
-            family.name,
-            dim,
+            trainer.family.over(prior).name,
+            (self._vectors or [each.states for each in self._activations])[0].shape[-1],
             surprise=self._activations[0].surprises.shape[1] if self._activations else 1,
             width=options.width,
             blocks=options.blocks,

@@ -104,15 +104,18 @@ def publish_untrained(
     prior: Tensor | None = None,
     user_ids: Iterable[str] | None = None,
     judged: int | None = None,
+    older: Callable[[Profile], Tensor] | None = None,
 ) -> AdapterReport:
     """Compute adapters without training, and publish those whose loss on the user's examples is below the prior's.
 
-    That loss is taken on the records that the adapter comes from, so this is a weaker gate than that of training.
+    Without `older` that loss is on the records that the adapter comes from, a weaker gate than that of training.
 
     Args:
         trainer: as in `train_users`, as are `bank`, `examples`, `prior` and `user_ids`.
         compute: the adapter from a profile and its examples, at least one, oldest first.  # (size,)
         judged: how many of the newest examples that loss is of; None for all, 0 publishes every adapter.
+        older: the adapter from a user's older records; it is judged, on the newest (`TrainingOptions.held_out`), and if
+            it wins that of `compute` is published. A user with one record keeps the prior.
     """
     begun, report = time.perf_counter(), AdapterReport()
     bank.store.remove_expired()  # what is made before would be removed with it
@@ -125,15 +128,28 @@ def publish_untrained(
                 continue
             row: Tensor | None = compute(profile, tokens)
             metrics: dict[str, float] = {"examples": len(tokens)}
-            if judged != 0 and row is not None:
-                some = tokens[-judged if judged else 0 :]
-                loss, loss_prior = trainer.losses(torch.stack((row, torch.zeros_like(row))), some, prior=prior)
-                metrics |= {"loss_untrained": loss, "loss_prior": loss_prior}
-                row = row if loss < loss_prior else None
+            if judged != 0:
+                tried, some = row, tokens[-judged if judged else 0 :]
+                if older is not None:
+                    parts = _parted(profile, examples, trainer.options.held_out(len(tokens)))
+                    tried, some = older(parts[0]), trainer.tokens(examples(parts[1]))
+                losses = (
+                    trainer.losses(torch.stack((tried, torch.zeros_like(tried))), some, prior=prior) if some else []
+                )
+                metrics |= zip(("loss_untrained", "loss_prior"), losses, strict=False)
+                row = row if losses and losses[0] < losses[1] else None
             drafts.append(AdapterDraft(profile.user_id, row, profile.revision, metrics))
         report = report.plus(drafts, bank.publish(trainer.family.over(prior), drafts))
         report = replace(report, examples=report.examples + sum(int(each.metrics["examples"]) for each in drafts))
     return replace(report, seconds=time.perf_counter() - begun)
+
+
+def _parted(profile: Profile, examples: ExampleMaker, newest: int) -> tuple[Profile, Profile]:
+    """The older records of a profile, and those of its newest examples."""
+    cut = len(profile) - newest
+    while len(examples(Profile(profile.user_id, profile.records[cut:]))) < newest:
+        cut -= 1
+    return Profile(profile.user_id, profile.records[:cut]), Profile(profile.user_id, profile.records[cut:])
 
 
 def _windows(

@@ -50,7 +50,7 @@ def test_a_chunk_does_not_depend_on_its_padding_or_company(generator: AdapterGen
 
 def test_the_layers_inputs_are_read_at_the_last_tokens(trainer: AdapterTrainer) -> None:
     examples = [TokenExample((0, 9, 10, 11), (12, 1)), TokenExample((0, 7), (8, 9, 1))]
-    read = ActivationReader(trainer, trainer.family, 3)(examples)
+    read = ActivationReader(trainer, 3)(examples)
     assert read.marks.tolist() == [[1, 1, 2], [1, 2, 2]]
     model = trainer.llm.model
     with torch.no_grad():
@@ -59,7 +59,7 @@ def test_the_layers_inputs_are_read_at_the_last_tokens(trainer: AdapterTrainer) 
             expected = model.model.layers[layer].input_layernorm(hidden[layer])[0, -3:]
             torch.testing.assert_close(read.states[0, layer], expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(read.surprises, record_vectors(trainer, examples))
-    short = ActivationReader(trainer, trainer.family, 6)(examples[1:])
+    short = ActivationReader(trainer, 6)(examples[1:])
     assert short.marks.tolist() == [[0, 0, 1, 1, 2, 2]]
     assert not short.states[0, :, :2].any()
 

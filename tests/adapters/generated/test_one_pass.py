@@ -93,6 +93,31 @@ def test_the_gate_publishes_what_beats_the_prior(
     assert untrained.publish(bank, user_ids=["ana"]).kept_prior == 1
 
 
+def test_the_gate_judges_on_records_that_were_not_read(
+    one_pass: OnePass, bank: AdapterBank, trainer: AdapterTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank.store.upsert([("ana", Record("no answer", id="ana-z"))])
+    profile = bank.store.profile("ana")
+    assert profile[-1].target is None
+    tokens = trainer.tokens(history_examples(profile))
+    judged = []
+    losses = AdapterTrainer.losses
+
+    def seen(self: AdapterTrainer, rows: torch.Tensor, some: Any, **prior: Any) -> list[float]:
+        judged.append((rows[0], some))
+        return losses(self, rows, some, **prior)
+
+    monkeypatch.setattr(AdapterTrainer, "losses", seen)
+    one_pass.publish(bank, user_ids=["ana"])
+    ((row, some),) = judged
+    assert some == tokens[-2:]
+    assert torch.equal(row, one_pass.row(Profile("ana", profile.records[:-3])))
+    # What is published is written from all of them, as are the chunks that are kept.
+    assert {held.fresh for held in holdings(bank.store, "ana").indexes} == {True}
+    bank.store.upsert([("cy", Record("one film", target="3", id="c"))])
+    assert one_pass.publish(bank, user_ids=["cy"]).kept_prior == 1  # one record says nothing
+
+
 def test_deleting_a_record_takes_the_adapter_and_one_chunk(
     one_pass: OnePass, bank: AdapterBank, monkeypatch: pytest.MonkeyPatch
 ) -> None:

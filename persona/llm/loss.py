@@ -85,18 +85,22 @@ class TargetLoss:
         return [row[label != _IGNORED].float().log_softmax(-1) for row, label in zip(logits, labels, strict=True)]
 
     def divergences(
-        self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], expected: Sequence[Tensor]
+        self,
+        prompts: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+        expected: Sequence[Tensor],
+        soft_prompts: Tensor | None = None,
     ) -> Tensor:
         """Mean KL divergence of the LLM's next tokens from others, over each target's tokens, in nats.
 
         Args:
-            prompts: as above, as are the targets.
+            prompts: as above, as are the others.
             expected: the others (`log_probabilities`).  # per pair: (tokens of the target, vocabulary)
 
         Returns:
             float32.  # (batch,)
         """
-        logits, labels = self._scored(prompts, targets, None)
+        logits, labels = self._scored(prompts, targets, None if soft_prompts is None else list(soft_prompts))
         pairs = ((row[label != _IGNORED], other) for row, label, other in zip(logits, labels, expected, strict=True))
         each = [
             F.kl_div(own.float().log_softmax(-1), other, log_target=True, reduction="batchmean") for own, other in pairs

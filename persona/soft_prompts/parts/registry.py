@@ -34,7 +34,15 @@ PARTS: Mapping[str, Mapping[str, str]] = {
     },
     "tokens": {},
     "objective": {
+        "auxiliary": f"{_ROOM}.training.objectives.auxiliary:AuxiliaryObjective",
+        "context": f"{_ROOM}.training.objectives.context:ContextObjective",
+        "hard_negatives": f"{_ROOM}.training.objectives.hard_negatives:HardNegativesObjective",
+        "masked": f"{_ROOM}.training.objectives.masked:MaskedObjective",
+        "metric": f"{_ROOM}.training.objectives.metric:MetricObjective",
         "noise": f"{_ROOM}.training.objectives.noise:NoiseObjective",
+        "preference": f"{_ROOM}.training.objectives.preference:PreferenceObjective",
+        "templates": f"{_ROOM}.training.objectives.templates:TemplatesObjective",
+        "uniformity": f"{_ROOM}.training.objectives.uniformity:UniformityObjective",
     },
 }
 """All parts by kind and name."""

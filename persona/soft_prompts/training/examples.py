@@ -57,7 +57,7 @@ class Examples:
         train: those to train on.
         validation: questions of the split by validation users.
         histories: user id -> all records that any question shows of the user.
-        n_users: users to train on.
+        users: to train on.
 
     Raises:
         EvaluationError: if the split has no golds, or questions of fewer than 2 users.
@@ -76,7 +76,7 @@ class Examples:
         drawn = np.random.default_rng((options.seed, 1)).permutation(len(users))[:n_validation]
         validation = {users[number] for number in drawn}
         self.histories: Mapping[str, History] = dict(zip(users, reader.read(list(profiles.values())), strict=True))
-        self.n_users = len(users) - n_validation
+        self.users = [user_id for user_id in users if user_id not in validation]
         given = self._of_split(split, profiles)
         asked = [example for example in given if example.user_id in validation]
         most = options.validation_questions

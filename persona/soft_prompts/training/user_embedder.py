@@ -206,7 +206,7 @@ def _report(
         new_user_loss_before=None if new_users is None else new_users.loop.before,
         copy_loss=None if copy_losses is None else copy_losses[0],
         copy_loss_before=None if copy_losses is None else copy_losses[1],
-        users=setup.examples.n_users,
+        users=len(setup.examples.users),
         questions=sum(not example.from_record for example in setup.examples.train),
         questions_from_records=sum(example.from_record for example in setup.examples.train),
         seconds=seconds,

@@ -1,20 +1,25 @@
-"""Objectives: their contract in a training, and their formulas by hand."""
+"""Objectives: their contract in a training."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from persona.errors import InvalidOptionError
+from persona.llm.loss import TargetLoss
 from persona.soft_prompts.embedder import UserEmbedder
-from persona.soft_prompts.parts.registry import PARTS
-from persona.soft_prompts.training.objectives.noise import contrast, perturbed
+from persona.soft_prompts.histories import HistoryReader
+from persona.soft_prompts.parts.registry import PARTS, made
+from persona.soft_prompts.training.examples import Examples
+from persona.soft_prompts.training.objectives.base import Step
 from persona.soft_prompts.training.options import UserEmbedderTraining
+from persona.soft_prompts.training.tokens import ExampleTokens
 from tests.soft_prompts.splits import fresh, train, world_split
 
 SMALL = UserEmbedderTraining(
@@ -38,18 +43,69 @@ def trained(llm: Any, encoder: Any, out: Path, stop: int | None = None, **option
     return embedder
 
 
+@pytest.fixture(scope="module")
+def plain(tiny: Any, encoder: Any, tmp_path_factory: Any) -> str:
+    """The losses of a training without objectives."""
+    out = tmp_path_factory.mktemp("plain")
+    trained(tiny, encoder, out)
+    return str((out / "losses").read_text())
+
+
 @pytest.mark.parametrize("name", PARTS["objective"])
 def test_an_objective_changes_the_training_and_resumes_to_the_same_weights(
-    tiny: Any, encoder: Any, tmp_path: Path, name: str
+    tiny: Any, encoder: Any, tmp_path: Path, plain: str, name: str
 ) -> None:
     whole = trained(tiny, encoder, tmp_path / "whole", objectives=name)
     with pytest.raises(KeyboardInterrupt):
         trained(tiny, encoder, tmp_path / "stopped", stop=3, objectives=name)
     resumed = trained(tiny, encoder, tmp_path / "stopped", objectives=name)
     assert resumed.fingerprint == whole.fingerprint
-    trained(tiny, encoder, tmp_path / "plain")
-    assert (tmp_path / "whole/losses").read_text() != (tmp_path / "plain/losses").read_text()
+    assert (tmp_path / "whole/losses").read_text() != plain
     assert set(whole.state_dict()) == set(fresh(tiny, encoder).state_dict())  # what an objective learns is not kept
+
+
+@pytest.fixture(scope="module")
+def step(tiny: Any, encoder: Any) -> Step:
+    """Four examples of two users with all their records, and an embedder that tells users apart."""
+    embedder = fresh(tiny, encoder, copies=False)
+    draw = torch.Generator().manual_seed(0)
+    for parameter in embedder.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=draw)
+    split = world_split("LaMP_3", 8)
+    examples = Examples(split, HistoryReader(embedder.config, encoder), SMALL)
+    shown = [each for each in examples.train if each.user_id in examples.users[:2] and each.from_record]
+    histories = [examples.shown(example, SMALL) for example in shown]
+    tokens = ExampleTokens(split.task, tiny, None, 2, 256)
+    return Step(embedder, shown, histories, examples, np.random.default_rng(0), tokens, TargetLoss(tiny))
+
+
+def term(step: Step, name: str) -> Tensor:
+    """What an objective adds; its gradients are finite."""
+    torch.manual_seed(0)
+    (objective,) = made("objective", name, step.embedder.config, sum(step.embedder.pooling.sizes))
+    step.embedder.zero_grad()
+    added: Tensor = objective(replace(step, draw=np.random.default_rng(0)))
+    if added.requires_grad:
+        added.backward()  # type: ignore[no-untyped-call]
+        learned = [*step.embedder.parameters(), *objective.parameters()]
+        assert all(bool(each.grad.isfinite().all()) for each in learned if each.grad is not None)
+    return added.detach()
+
+
+@pytest.mark.parametrize("name", PARTS["objective"])
+def test_empty_histories_add_nothing_and_one_example_adds_a_number(step: Step, name: str) -> None:
+    assert term(step, name) != 0
+    nothing = [history.nothing() for history in step.histories]
+    assert term(replace(step, histories=nothing), name) == 0
+    some = replace(step, histories=[*nothing[:1], *step.histories[1:]])
+    torch.testing.assert_close(term(some, name), term(step.only(range(1, len(step.shown))), name))
+    alone = step.only([0])
+    assert bool(term(alone, name).isfinite())
+    if name in ("noise", "masked", "metric"):  # nobody to be told from
+        assert term(alone, name) == 0
+        of_one = [row for row, each in enumerate(step.shown) if each.user_id == step.shown[0].user_id]
+        assert len(of_one) > 1
+        assert term(step.only(of_one), name) == 0
 
 
 def test_without_the_user_there_is_nothing_to_add(tiny: Any, encoder: Any, tmp_path: Path) -> None:
@@ -63,16 +119,3 @@ def test_objectives_that_are_none(tiny: Any, encoder: Any, tmp_path: Path) -> No
         trained(tiny, encoder, tmp_path, objectives="nois")
     with pytest.raises(InvalidOptionError, match="parts are given as"):
         UserEmbedderTraining(objectives="noise +")
-
-
-def test_norm_scaled_noise_by_hand() -> None:
-    """Row 2: a record of length 5 moves by a fifth of it; a record of zeros stays."""
-    values, noise = torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[0.0, -2.0], [1.0, 0.0]])
-    torch.testing.assert_close(perturbed(values, noise, 0.2), torch.tensor([[3.0, 3.0], [0.0, 0.0]]))
-
-
-def test_the_contrast_with_anchors_by_hand() -> None:
-    """Row 2: two users at right angles, temperature 1: each keeps its own anchor with e / (e + 1)."""
-    anchors = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
-    expected = torch.tensor(math.log(math.e + 1) - 1)
-    torch.testing.assert_close(contrast(torch.eye(2), anchors, 1.0), expected)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -43,10 +44,39 @@ class Step:
         """Histories as the user embedder reads them, e.g. those of the step, masked or of other users."""
         return HistoryBatch.of(histories, self.embedder.config, queries, self.loss.device)
 
+    def state(self, batch: HistoryBatch, values: Tensor | None = None) -> Tensor:
+        """The users' states without a question (`UserEmbedder.state`), of other values if given.  # (batch, size)"""
+        values = batch.values if values is None else values
+        keys = values[..., : batch.keys.shape[2]]
+        return self.embedder.state(keys, values, batch.mask, None, batch.days)
+
     def states(self, histories: Sequence[History]) -> Tensor:
-        """The users' states without a question (`UserEmbedder.state`).  # (histories, size)"""
-        batch = self.batch(histories)
-        return self.embedder.state(batch.keys, batch.values, batch.mask, None, batch.days)
+        """The states of these histories.  # (histories, size)"""
+        return self.state(self.batch(histories))
+
+    def soft_prompts(self) -> Tensor:
+        """The soft prompts of the step, with its questions.  # (shown, n_tokens, llm_hidden)"""
+        return self.batch(self.histories, self.queries()).soft_prompts(self.embedder)
+
+    @torch.no_grad()
+    def neutral(self) -> Tensor:
+        """The same, were they users without records; without gradients.  # (shown, n_tokens, llm_hidden)"""
+        return replace(self, histories=[history.nothing() for history in self.histories]).soft_prompts()
+
+    def asked(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of the questions alone, and of their answers."""
+        pairs = [self.tokens.of(example, 0) for example in self.shown]
+        return [prompt for prompt, _ in pairs], [target for _, target in pairs]
+
+    def only(self, rows: Sequence[int]) -> Step:
+        """The step with some of its examples."""
+        shown, histories = [self.shown[row] for row in rows], [self.histories[row] for row in rows]
+        return replace(self, shown=shown, histories=histories)
+
+    def others(self) -> Tensor:
+        """Whether two examples are of different users.  # (shown, shown)"""
+        users = np.array([example.user_id for example in self.shown])
+        return torch.from_numpy(users[:, None] != users).to(self.loss.device)
 
     def queries(self) -> NDArray[np.float32]:
         """Vectors of the questions of the step.  # (shown, encoder_dim)"""
@@ -68,6 +98,11 @@ class Objective(nn.Module, ABC):
     weight: float = 1.0
     reads_llm: bool = False
 
-    @abstractmethod
     def forward(self, step: Step) -> Tensor:
-        """The term, a mean over the users of the step.  # ()"""
+        """The term over the examples that show a record; 0 where none does.  # ()"""
+        known = [row for row, history in enumerate(step.histories) if len(history)]
+        return self.term(step.only(known)) if known else torch.zeros((), device=step.loss.device)
+
+    @abstractmethod
+    def term(self, step: Step) -> Tensor:
+        """The mean over the examples of a step, at least one, each with a record.  # ()"""

@@ -15,10 +15,10 @@ the soft prompt alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,13 +28,15 @@ from persona.channels import Ask, Channel, Contribution, check_way
 from persona.encoders.user_vectors import UserVectorFile
 from persona.lamp.prompts import LampWording
 from persona.lamp.tasks import lamp_task
-from persona.protocols import LIFTS, SOFT_PROMPT, Encoding, Lifts, RecordEncoder
+from persona.protocols import LIFTS, SOFT_PROMPT, STEERING, Encoding, Lifts, RecordEncoder
 from persona.soft_prompts.embedder import UserEmbedder, load_user_embedder
 from persona.soft_prompts.histories import History, HistoryBatch, HistoryReader, history_reader, history_views
 from persona.store.derived import StoredIndex
 
 if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
+
+T = TypeVar("T")
 
 USERS_AT_ONCE = 256
 """Users whose soft prompts are stored together."""
@@ -86,6 +88,9 @@ class SoftPromptChannel(Channel):
         self.store = store
         self.query_free = query_free
         self._kind = soft_prompt_kind(self.embedder) if query_free else ""
+        self._steers = self.embedder.steers
+        if self._steers:
+            check_way(llm, STEERING, "a user embedder with tokens in bands of blocks")
         task = self.embedder.config.task
         self.reads_profile = self.embedder.config.mode != "vectors"
         self.wording = LampWording(lamp_task(task)) if task else None
@@ -104,6 +109,9 @@ class SoftPromptChannel(Channel):
         prompts = self._stored(asks) if self.query_free else {}
         missing = [row for row in range(len(asks)) if row not in prompts]
         neutral: set[int] = set()
+        steering: dict[int, dict[int, torch.Tensor]] = {}
+        if self._steers:
+            steering = dict(enumerate(_steering(self.embedder, self._reader.read([ask.profile for ask in asks]))))
         if missing:
             histories = self._reader.read([asks[row].profile for row in missing])
             neutral = {row for row, history in zip(missing, histories, strict=True) if not len(history)}
@@ -113,7 +121,9 @@ class SoftPromptChannel(Channel):
         if self._copying is not None:
             lifts = self._copying.lifts([ask.profile for ask in asks], [ask.prompt for ask in asks])
         return [
-            Contribution(soft_prompt=prompts[row], lifts=lifts[row], personal=row not in neutral)
+            Contribution(
+                soft_prompt=prompts[row], lifts=lifts[row], steering=steering.get(row), personal=row not in neutral
+            )
             for row in range(len(asks))
         ]
 
@@ -128,12 +138,10 @@ class SoftPromptChannel(Channel):
         for row, ask in enumerate(asks):
             stored = None if self.store is None else self.store.index(ask.profile.user_id, self._kind)
             if stored is not None and stored.revision == ask.profile.revision and len(ask.profile):
-                numbers = np.frombuffer(stored.data, "<f2").reshape(self.embedder.config.n_tokens, -1)
-                prompts[row] = torch.from_numpy(numbers.astype(np.float32))
+                prompts[row] = _read(self.embedder, stored.data)
         return prompts
 
 
-@torch.no_grad()
 def soft_prompts(
     embedder: UserEmbedder, histories: Sequence[History], queries: NDArray[np.float32] | None = None
 ) -> list[torch.Tensor]:
@@ -147,7 +155,43 @@ def soft_prompts(
         histories: of the users.
         queries: vectors of the questions; None for prompts that fit any.  # (histories, encoder_dim)
     """
-    prompts: list[torch.Tensor] = [torch.empty(0)] * len(histories)
+    return _in_batches(embedder, histories, lambda batch: batch.soft_prompts(embedder).float().cpu(), queries)
+
+
+def _steering(embedder: UserEmbedder, histories: Sequence[History]) -> list[dict[int, torch.Tensor]]:
+    """What is added behind blocks for each history, float32, on the CPU."""
+
+    def computed(batch: HistoryBatch) -> list[dict[int, torch.Tensor]]:
+        vectors = embedder.steering(batch.keys, batch.values, batch.mask, batch.days)
+        return [{block: each[row].float().cpu() for block, each in vectors.items()} for row in range(len(batch.mask))]
+
+    return _in_batches(embedder, histories, computed)
+
+
+def _written(embedder: UserEmbedder, histories: Sequence[History]) -> list[bytes]:
+    """What is stored of each history: the state in the bits of its part, or else the soft prompt in float16."""
+    if not embedder.keeps_state:
+        return [prompt.numpy().astype("<f2").tobytes() for prompt in soft_prompts(embedder, histories)]
+    return _in_batches(embedder, histories, lambda of: embedder.written(of.keys, of.values, of.mask, of.days))
+
+
+def _read(embedder: UserEmbedder, data: bytes) -> torch.Tensor:
+    """The soft prompt from what `_written` gives, float32, on the CPU.  # (n_tokens, llm_hidden)"""
+    if embedder.keeps_state:
+        return embedder.read([data])[0].float().cpu()
+    numbers = np.frombuffer(data, "<f2").reshape(-1, embedder.config.llm_hidden)
+    return torch.from_numpy(numbers.astype(np.float32))
+
+
+@torch.no_grad()
+def _in_batches(
+    embedder: UserEmbedder,
+    histories: Sequence[History],
+    compute: Callable[[HistoryBatch], Iterable[T]],
+    queries: NDArray[np.float32] | None = None,
+) -> list[T]:
+    """What is computed of each history, in their order."""
+    found: dict[int, T] = {}
     device = next(embedder.parameters()).device
     order = sorted(range(len(histories)), key=lambda row: len(histories[row]))
     while order:
@@ -159,9 +203,8 @@ def soft_prompts(
         rows, order = order[-size:], order[:-size]
         asked = None if queries is None else queries[rows]
         batch = HistoryBatch.of([histories[row] for row in rows], embedder.config, asked, device)
-        for row, prompt in zip(rows, batch.soft_prompts(embedder).float().cpu(), strict=True):
-            prompts[row] = prompt
-    return prompts
+        found.update(zip(rows, compute(batch), strict=True))
+    return [found[row] for row in range(len(histories))]
 
 
 def soft_prompt_kind(embedder: UserEmbedder) -> str:
@@ -177,6 +220,8 @@ def store_soft_prompts(
     progress: Callable[[int], object] | None = None,
 ) -> int:
     """Make the soft prompts, fit for any question, that are missing or stale, and store them.
+
+    Of an embedder with a part `state` that all tokens are made from, the state is stored in their place, in its bits.
 
     It may be killed at any moment and run again: only the rest is made. A stored soft prompt goes when a record of its
     user is deleted, is stale when one is added, and is erased with the user.
@@ -202,8 +247,8 @@ def store_soft_prompts(
                 profiles.append(profile)
         histories = reader.read(profiles)
         written += store.put_indexes(
-            StoredIndex(profile.user_id, kind, profile.revision, prompt.numpy().astype("<f2").tobytes())
-            for profile, history, prompt in zip(profiles, histories, soft_prompts(embedder, histories), strict=True)
+            StoredIndex(profile.user_id, kind, profile.revision, data)
+            for profile, history, data in zip(profiles, histories, _written(embedder, histories), strict=True)
             if len(history)  # the neutral prompt is nobody's
         )
         done += len(user_ids)

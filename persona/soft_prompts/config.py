@@ -41,6 +41,7 @@ class UserEmbedderConfig:
         pooling: poolings, ``"heads"`` among them or not.
         state: what is kept of a user; ``""`` is plain numbers.
         tokens: from a state to soft tokens; ``""`` is a linear layer.
+        cut: how many of the soft tokens are given out, from the first on; 0 for all (`UserEmbedder.cut`).
         copy_tokens: size of the LLM's vocabulary, for an embedder that copies (`persona.soft_prompts.copying`); else 0.
         task: the LaMP task that it was trained on; ``""`` if its prompts are the question alone.
 
@@ -65,6 +66,7 @@ class UserEmbedderConfig:
     pooling: str = HEADS
     state: str = ""
     tokens: str = ""
+    cut: int = 0
     copy_tokens: int = 0
     task: str = ""
 
@@ -80,6 +82,8 @@ class UserEmbedderConfig:
             raise InvalidOptionError(f"the mode 'persona-plug' has {PAPER_TOKENS} soft tokens, was: {self.n_tokens}")
         if not (math.isfinite(self.embedding_scale) and self.embedding_scale > 0):
             raise InvalidOptionError(f"`embedding_scale` must be above 0, was: {self.embedding_scale}")
+        if not 0 <= self.cut <= self.n_tokens:
+            raise InvalidOptionError(f"{self.n_tokens} soft tokens are cut to 1 to so many, was: {self.cut}")
         if not 0 <= self.answer_start <= self.answer_end <= self.n_tokens:
             raise InvalidOptionError(
                 f"the answer must lie within the {self.n_tokens} soft tokens, "

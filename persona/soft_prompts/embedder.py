@@ -8,6 +8,7 @@
 Its equations are in `persona.soft_prompts.network`, its training in `persona.soft_prompts.training`.
 """
 
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -144,22 +145,82 @@ class UserEmbedder(
             days: ages of the records in days, at least 0; None if they have no dates.  # (batch, records)
 
         Returns:
-            Vectors to stand before the LLM's input embeddings.  # (batch, n_tokens, llm_hidden)
+            Vectors to stand before the LLM's input embeddings.  # (batch, n_tokens or cut, llm_hidden)
         """
         soft_prompts: Tensor = self.pooling(keys, values, mask, query, days)
+        return self._scaled(soft_prompts)
+
+    def _scaled(self, tokens: Tensor) -> Tensor:
         if self.config.mode != "persona-plug":
-            soft_prompts = soft_prompts.add_(self.instruction)  # in place: this is the largest tensor of all
-        return soft_prompts.mul_(self.config.embedding_scale)
+            tokens = tokens.add_(self.instruction)  # in place: this is the largest tensor of all
+        return tokens.mul_(self.config.embedding_scale)[:, : self.config.cut or None]
+
+    def cut(self, k: int) -> "UserEmbedder":
+        """A copy that gives the first `k` of the soft tokens alone, to read fewer at serving.
+
+        It fits training with tokens ``"nested"``; after another training the first tokens are as good as any.
+
+        Raises:
+            InvalidOptionError: if there are fewer.
+        """
+        shorter = UserEmbedder(replace(self.config, cut=k))
+        shorter.load_state_dict(self.state_dict())
+        return shorter.to(self.instruction.device).train(self.training)
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a store keeps the state of the part `state`, and not soft prompts: all tokens are made from it."""
+        pooling = self.pooling
+        return bool(self.config.state) and not (self.config.tokens and pooling.tokens.reads_records)
+
+    @property
+    def steers(self) -> bool:
+        """Whether it adds to the LLM's hidden states as well."""
+        return bool(self.config.tokens) and self.pooling.tokens.steers
+
+    @torch.no_grad()
+    def written(self, keys: Tensor, values: Tensor, mask: Tensor, days: Tensor | None = None) -> list[bytes]:
+        """What a store keeps of some users, fit for any question; arguments as above."""
+        records = self.pooling.records(keys, values, mask, None, days)
+        kept: list[bytes] = self.pooling.state.written(self.pooling.dense_state(records), mask.sum(1))
+        return kept
+
+    @torch.no_grad()
+    def read(self, written: Sequence[bytes]) -> Tensor:
+        """The soft prompts of users with records from what is `written` of them.  # (batch, n_tokens, llm_hidden)"""
+        return self._scaled(self.pooling.tokens_of(self.pooling.state.read(written), None))
+
+    def steering(self, keys: Tensor, values: Tensor, mask: Tensor, days: Tensor | None = None) -> dict[int, Tensor]:
+        """What is added behind blocks of the LLM for some users, whatever is asked; arguments as above.
+
+        Returns:
+            By block; nothing without tokens that steer.  # (batch, llm_hidden) each
+        """
+        if not self.config.tokens:
+            return {}
+        records = self.pooling.records(keys, values, mask, None, days)
+        mixed = self.pooling.state_of(records)[:, : self.config.width]
+        vectors = self.pooling.tokens.steering(mixed, records)
+        return {block: self.config.embedding_scale * vector for block, vector in vectors.items()}
 
     def state(
-        self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None = None, days: Tensor | None = None
+        self,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor,
+        query: Tensor | None = None,
+        days: Tensor | None = None,
+        *,
+        dense: bool = False,
     ) -> Tensor:
         """What the soft prompts of some users are made from, in mode ``"attention"``; arguments as above.
 
         Returns:
-            The mixed heads and the vector of the usual answer, as the part `state` keeps them.  # (batch, size)
+            The mixed heads and the vector of the usual answer, as the part `state` keeps them, or `dense` as it is
+            given them.  # (batch, size)
         """
-        kept: Tensor = self.pooling.user_state(keys, values, mask, query, days)
+        records = self.pooling.records(keys, values, mask, query, days)
+        kept: Tensor = self.pooling.dense_state(records) if dense else self.pooling.state_of(records)
         return kept
 
     def part_loss(self) -> Tensor | None:
@@ -178,8 +239,8 @@ class UserEmbedder(
 
     @property
     def fingerprint(self) -> str:
-        """Names the weights: ``user-embedder@`` and 12 hexadecimal digits."""
-        return f"user-embedder@{hash_parameters(self)}"
+        """Names the weights: ``user-embedder@`` and 12 hexadecimal digits, and how many tokens it is cut to."""
+        return f"user-embedder@{hash_parameters(self)}" + (f":{self.config.cut}" if self.config.cut else "")
 
     def check_fits(self, source: str, llm: Any = None) -> None:
         """Refuse a record encoder, user vectors or an LLM that this embedder was not trained with.

@@ -176,27 +176,36 @@ class AttentionPooling(nn.Module):
         Returns:
             # (batch, n_tokens, llm_hidden), (batch, width)
         """
-        records = self._records(keys, values, mask, query, days)
-        mixed, targets = torch.split(self.state_of(records), self.sizes, dim=1)
+        records = self.records(keys, values, mask, query, days)
+        state = self.state_of(records)
+        tokens = self.tokens_of(state, records)
+        new = ~mask.any(1)
+        if bool(new.any()):
+            tokens = tokens + new[:, None, None] * self.new_user
+        return tokens, state[:, : self.sizes[0]]
+
+    def tokens_of(self, state: Tensor, records: Records | None) -> Tensor:
+        """The tokens of users with records; tokens that read nothing else are given None for these.
+
+        Returns:
+            (batch, n_tokens, llm_hidden)
+        """
+        mixed, targets = torch.split(state, self.sizes, dim=1)
         if self.tokens is None:
             tokens: Tensor = self.last(mixed).view(len(mixed), *self.shape)
         else:
             tokens = self.tokens(mixed, records)
         if self.has_answer:
             tokens[:, self.answer_tokens] += self.echo(targets).view(len(mixed), -1, self.shape[1])
-        new = ~mask.any(1)
-        if bool(new.any()):
-            tokens = tokens + new[:, None, None] * self.new_user
-        return tokens, mixed
-
-    def user_state(
-        self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None
-    ) -> Tensor:
-        """What the tokens of some users are made from.  # (batch, size of a state)"""
-        return self.state_of(self._records(keys, values, mask, query, days))
+        return tokens
 
     def state_of(self, records: Records) -> Tensor:
-        """[mixed heads, usual answer], as the part `state` keeps it.  # (batch, size of a state)"""
+        """What the tokens of some users are made from.  # (batch, size of a state)"""
+        state = self.dense_state(records)
+        return state if self.state is None else cast(Tensor, self.state(state, records.mask.sum(1)))
+
+    def dense_state(self, records: Records) -> Tensor:
+        """[mixed heads, usual answer], before the part `state` keeps it.  # (batch, size of a state)"""
         parts = self._heads(records) if self.with_heads else []
         parts += [pooling(records) for pooling in self.poolings]
         if self.with_question:
@@ -208,12 +217,10 @@ class AttentionPooling(nn.Module):
         if self.has_answer:
             targets = self.targets(records.values, records.mask, records.weights, records.null_records)
             kept.append(torch.einsum("h,bhd->bd", self.echo_gates, targets))
-        state = torch.cat(kept, dim=1) if self.has_answer else kept[0]
-        return state if self.state is None else cast(Tensor, self.state(state))
+        return torch.cat(kept, dim=1) if self.has_answer else kept[0]
 
-    def _records(
-        self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None
-    ) -> Records:
+    def records(self, keys: Tensor, values: Tensor, mask: Tensor, query: Tensor | None, days: Tensor | None) -> Records:
+        """The records of some users, as parts read them."""
         hidden = _of_records(self._hidden, values, mask)  # (batch, records, width)
         weights = self.weights(keys, mask, query, days)
         null_records = self.log_null_records.exp()

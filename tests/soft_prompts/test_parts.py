@@ -20,12 +20,15 @@ from persona.soft_prompts.histories import HistoryBatch, HistoryReader
 from persona.soft_prompts.parts.base import Records
 from persona.soft_prompts.parts.poolings.difference import DifferencePooling
 from persona.soft_prompts.parts.registry import HEADS, PARTS, made, parsed
-from persona.soft_prompts.parts.states.pruned import PrunedState
 from persona.soft_prompts.parts.views.time import TimeView
 
 DIM, HIDDEN, WIDTH = 12, 8, 16
 CONFIG = UserEmbedderConfig(DIM, HIDDEN, n_tokens=5, width=WIDTH, answer_start=2, answer_end=4)
-OPTIONS: dict[str, str] = {"pruned": "pruned(keep=5)"}
+OPTIONS: dict[str, str] = {
+    "pruned": "pruned(keep=5)",
+    "residual_codes": "residual_codes(levels=2, codes=8, dim=6)",
+    "scalar_codes": "scalar_codes(levels=(8, 6), groups=2)",
+}
 """Parts whose defaults are too large for these tests."""
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,7 +71,7 @@ def test_a_text_names_parts_and_their_options() -> None:
             parsed(wrong)
     with pytest.raises(InvalidOptionError, match=r"a user embedder's state must be one of .*pruned.*, was: 'prune'"):
         made("state", "prune", CONFIG, 4)
-    with pytest.raises(InvalidOptionError, match=r"'pruned' has the options keep, was given: 'size'"):
+    with pytest.raises(InvalidOptionError, match=r"'pruned' has the options keep, rare, often, was given: 'size'"):
         made("state", "pruned(size=3)", CONFIG, 4)
 
 
@@ -195,18 +198,3 @@ def test_the_difference_from_peers_by_hand() -> None:
     # The mean is (3, 4 + 2) / 3 = (1, 2), the shares of the peers are 3 : 1.
     expected = [1 - 0.5 * 0.75 * math.sqrt(2) * math.log(3), 2.0]
     torch.testing.assert_close(pooling(records)[0], torch.tensor(expected))
-
-
-def test_a_pruned_state_keeps_the_widest_gates() -> None:
-    """Row 32: two numbers of three are left, and all three get a gradient."""
-    state = PrunedState(CONFIG, 3, keep=2)
-    state.gates.data = torch.tensor([0.0, math.log(3), -1.0])
-    given = torch.tensor([[2.0, 4.0, 8.0]], requires_grad=True)
-    kept = state(given)
-    torch.testing.assert_close(kept, torch.tensor([[1.0, 3.0, 0.0]]))
-    assert state.bits == 32
-    kept.sum().backward()
-    assert given.grad is not None
-    assert bool((given.grad > 0).all())
-    with pytest.raises(InvalidOptionError, match="`keep` must be from 1 to 3, was: 4"):
-        PrunedState(CONFIG, 3, keep=4)

@@ -9,6 +9,7 @@ that a part learns is trained and saved with the user embedder.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,8 +106,24 @@ class State(Part, ABC):
     bits: int
 
     @abstractmethod
-    def forward(self, state: Tensor) -> Tensor:
-        """The state as it is after storing and reading; gradients pass.  # (batch, size)"""
+    def forward(self, state: Tensor, counts: Tensor) -> Tensor:
+        """The state as it is after storing and reading; gradients pass.
+
+        Args:
+            state: dense.  # (batch, size)
+            counts: records of each user.  # (batch,)
+
+        Returns:
+            (batch, size)
+        """
+
+    @abstractmethod
+    def written(self, state: Tensor, counts: Tensor) -> list[bytes]:
+        """What a store keeps of each state, in whole bytes; arguments as above."""
+
+    @abstractmethod
+    def read(self, written: Sequence[bytes]) -> Tensor:
+        """The states as `forward` gives them.  # (batch, size)"""
 
 
 class Tokens(Part, ABC):
@@ -114,8 +131,23 @@ class Tokens(Part, ABC):
 
     Args:
         config: `UserEmbedderConfig`.
+
+    Attributes:
+        reads_records: whether it needs more than the state; else it is given None for records that are in a store.
+        steers: whether it adds to the LLM's hidden states as well.
     """
+
+    reads_records: bool = False
+    steers: bool = False
 
     @abstractmethod
     def forward(self, mixed: Tensor, records: Records) -> Tensor:
         """Tokens over the LLM's scale; zeros before any training.  # (batch, n_tokens, llm_hidden)"""
+
+    def shown(self, draw: np.random.Generator) -> int | None:
+        """How many of the tokens a step of the training shows, from the first on; None for all."""
+        return None
+
+    def steering(self, mixed: Tensor, records: Records) -> dict[int, Tensor]:
+        """What is added behind blocks of the LLM, over its scale; nothing by default.  # (batch, llm_hidden) each"""
+        return {}

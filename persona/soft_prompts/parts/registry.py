@@ -31,6 +31,8 @@ PARTS: Mapping[str, Mapping[str, str]] = {
     },
     "state": {
         "pruned": f"{_ROOM}.parts.states.pruned:PrunedState",
+        "residual_codes": f"{_ROOM}.parts.states.residual:ResidualCodes",
+        "scalar_codes": f"{_ROOM}.parts.states.scalar:ScalarCodes",
     },
     "tokens": {},
     "objective": {

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from persona.cli import adapters as adapters  # adds its command to `train`
 from persona.cli import ask, benchmarks, demo, keys, mcp, serve, show, store, train
-from persona.cli.held import folders, forget, records, transfer
+from persona.cli.held import folders, forget, records, segments, transfer
 from persona.cli.terminal import EVERYWHERE, STDOUT, Everywhere, say
 from persona.errors import PersonaError, PersonaWarning
 from persona.files import naming
@@ -105,7 +105,7 @@ def _root(
     EVERYWHERE.set(Everywhere(as_json, store, {name: value for name, value in given.items() if value is not None}))
 
 
-for part in (demo, store, show, records, transfer, forget, ask, train, folders, benchmarks, serve, keys, mcp):
+for part in (demo, store, segments, show, records, transfer, forget, ask, train, folders, benchmarks, serve, keys, mcp):
     app.add_typer(part.app)
 
 

@@ -1,4 +1,4 @@
-"""API keys of the server: `persona keys make | list | revoke`."""
+"""API keys of the server: `persona keys`, which lists them, and `persona keys make | revoke`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,30 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from persona.cli.options import command
-from persona.cli.terminal import group, names, opened_store, report
+from persona.cli.terminal import group, names, opened_store, refuse_unread, report
 
 if TYPE_CHECKING:
     from persona.serve.keys import StoredKey
 
 app = group()
-keys = group("keys", "Make, list or revoke API keys of the server.")
+keys = typer.Typer(name="keys", invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(keys)
+
+
+@keys.callback()
+def list_keys(context: typer.Context) -> None:
+    """List, make or revoke API keys of the server.
+
+    Without a command, list them.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from persona.serve.keys import KeyStore
+
+    refuse_unread("keys", store=True, llm=False)
+    with opened_store() as store:
+        found = KeyStore(store).keys()
+    report([asdict(key) for key in found], *(map(_line, found) if found else ["there are no API keys"]))
 
 
 @dataclass(frozen=True)
@@ -47,26 +63,11 @@ def make(options: Make) -> None:
 
 
 @dataclass(frozen=True)
-class List:
-    """Options of `persona keys list`."""
-
-
-@command(keys, "list", List, store=True)
-def list_keys(options: List) -> None:
-    """List the API keys."""
-    from persona.serve.keys import KeyStore
-
-    with opened_store() as store:
-        found = KeyStore(store).keys()
-    report([asdict(key) for key in found], *(map(_line, found) if found else ["there are no API keys"]))
-
-
-@dataclass(frozen=True)
 class Revoke:
     """Options of `persona keys revoke`.
 
     Attributes:
-        key_id: which, as `persona keys list` names it.
+        key_id: which, as `persona keys` names it.
     """
 
     key_id: str

@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 
 from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdError
 from persona.files import replacing
-from persona.records import check_user_id
+from persona.records import Profile, check_user_id
 
 if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
+    from persona.store.vectors import UserVectors
 
 _LARGEST = float(np.finfo(np.float16).max)
 _CHECKED_AT_ONCE = 65536
@@ -91,10 +92,19 @@ class UserVectorFile:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __iter__(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """User ids and vectors, in the order of the file."""
+        for user_id, row in self._rows.items():
+            yield user_id, np.asarray(self._matrix[row], np.float32)
+
     def of(self, user_id: str) -> NDArray[np.float32] | None:
         """The vector of a user; None for one who is not in the file.  # (dim,)"""
         row = self._rows.get(user_id)
         return None if row is None else np.asarray(self._matrix[row], np.float32)
+
+    def of_profile(self, profile: Profile) -> NDArray[np.float32] | None:
+        """The vector that a user embedder reads for a profile: here that of its user.  # (dim,)"""
+        return self.of(profile.user_id)
 
 
 def export_user_vectors(store: ProfileStore, fingerprint: str, path: str | Path) -> int:
@@ -115,10 +125,16 @@ def export_user_vectors(store: ProfileStore, fingerprint: str, path: str | Path)
         InvalidOptionError: if the name ends otherwise.
         OSError: if the file cannot be written; an existing one is left unchanged.
     """
+    means = ((vectors.user_id, mean_vector(vectors)) for vectors in stored_vectors(store, fingerprint))
+    return write_user_vectors(means, fingerprint, path)
+
+
+def write_user_vectors(users: Iterable[tuple[str, NDArray[np.float32]]], fingerprint: str, path: str | Path) -> int:
+    """Write user ids and vectors as `export_user_vectors` does; returns and raises the same."""
     path = Path(path)
     check_export_path(path)
-    users = _user_vectors(store, fingerprint)
-    return _write_npy(users, path) if path.suffix == ".npy" else _write_parquet(users, fingerprint, path)
+    rows = iter(users)
+    return _write_npy(rows, path) if path.suffix == ".npy" else _write_parquet(rows, fingerprint, path)
 
 
 def check_export_path(path: Path) -> None:
@@ -177,13 +193,19 @@ def _write_header(file: Any, users: int, dim: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _user_vectors(store: ProfileStore, fingerprint: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def stored_vectors(store: ProfileStore, fingerprint: str) -> Iterator[UserVectors]:
+    """The vectors of every user who has some of that fingerprint, in the store's order."""
     for user_id in store.user_ids():
         vectors = store.vectors(user_id, fingerprint)
         if vectors is not None and len(vectors):
-            mean = vectors.matrix.mean(axis=0, dtype=np.float32)
-            norm = np.linalg.norm(mean)
-            yield user_id, mean / norm if norm else mean
+            yield vectors
+
+
+def mean_vector(vectors: UserVectors) -> NDArray[np.float32]:
+    """A user's vector: the mean of the record vectors, L2-normalised, or zeros if they sum to zero.  # (dim,)"""
+    mean: NDArray[np.float32] = vectors.matrix.mean(axis=0, dtype=np.float32)
+    norm = np.linalg.norm(mean)
+    return mean / norm if norm else mean
 
 
 def _read_npy(path: Path) -> tuple[list[str], NDArray[np.floating]]:

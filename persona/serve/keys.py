@@ -182,7 +182,7 @@ class KeyStore:
             with self._database.writing() as connection:
                 if connection.execute(delete(table).where(table.c.key_id == key_id)).rowcount:
                     return _stored(rows[0])
-        raise UnknownKeyError(f"there is no API key {key_id!r:.80}: `persona keys list` lists them")
+        raise UnknownKeyError(f"there is no API key {key_id!r:.80}: `persona keys` lists them")
 
     def keys(self) -> tuple[StoredKey, ...]:
         """All keys, oldest first."""

@@ -157,7 +157,7 @@ class UserVectorReader:
         """The histories of `profiles`; empty for users who have no vector."""
         histories = []
         for profile in profiles:
-            vector = self.vectors.of(profile.user_id)
+            vector = self.vectors.of_profile(profile)
             rows = 0 if vector is None else max(1, len(profile))
             values = np.zeros(self.vectors.dim, np.float16) if vector is None else vector.astype(np.float16)
             histories.append(History(np.broadcast_to(values, (rows, self.vectors.dim))))

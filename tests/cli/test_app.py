@@ -146,6 +146,8 @@ def unknown(words: list[str]) -> set[str]:
         words = ["records", "list", *words[1:]]
     if words[0] == "eval" and words[1] in BENCHMARKS:
         words = ["eval", "run", *words[1:]]
+    if words == ["keys"]:  # lists them
+        return set()
     path = next((path for path in COMMANDS if tuple(words[: len(path)]) == path), None)
     if path is None:
         return {" ".join(words)}

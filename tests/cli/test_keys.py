@@ -17,13 +17,13 @@ def test_a_key_is_made_listed_and_revoked(run: Run) -> None:
         other = KeyStore(store).caller(secret)
     assert other is not None
     assert (other.user_id, set(other.scopes)) == (None, {"ask", "write"})
-    listed = run("keys", "list")
+    listed = run("keys")
     assert f"{made['key_id']}  phone  ask,erase  for 'ana'  since 20" in listed.out
     assert f"{other.key_id}  gateway  ask,write  for any user" in listed.out
-    assert secret not in listed.out + run("keys", "list", "--json").out
+    assert secret not in listed.out + run("keys", "--json").out
     assert run("keys", "revoke", made["key_id"]).out.startswith(f"revoked {made['key_id']}  phone")
     assert "there is no API key" in run("keys", "revoke", made["key_id"]).error
-    assert [key["name"] for key in run("keys", "list", "--json").json] == ["gateway"]
+    assert [key["name"] for key in run("keys", "--json").json] == ["gateway"]
 
 
 def test_wrong_scopes_are_one_line(run: Run) -> None:

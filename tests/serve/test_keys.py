@@ -43,7 +43,7 @@ def test_every_process_sees_a_revocation_at_once(store_url: str) -> None:
         assert KeyStore(other).caller(secret) is None
         assert (keys.keys(), keys.made()) == ((), True)
         for unknown in (key.key_id, "", "zz", "99" + key.key_id[2:], "07\x00", "\ud800"):
-            with pytest.raises(UnknownKeyError, match="persona keys list"):
+            with pytest.raises(UnknownKeyError, match="persona keys` lists"):
                 keys.revoke(unknown)
 
 

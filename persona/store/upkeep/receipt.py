@@ -32,6 +32,7 @@ _INDEXES = {
     "summary": "summaries",
     "soft-prompt": "soft prompts",
     "neutral": "neutral texts",
+    "segment": "memberships",
     CHUNK: "adapter chunks",
 }
 """What the kinds of indexes are that have names like ``summary:LaMP_3``; the others are indexes."""

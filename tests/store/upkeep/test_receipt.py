@@ -20,7 +20,7 @@ from persona.store.upkeep.receipt import ErasedPart, forget_with_receipt
 from persona.store.vectors import UserVectors
 
 KINDS = (
-    *("records", "summaries", "soft prompts", "neutral texts", "adapter chunks", "indexes"),
+    *("records", "summaries", "soft prompts", "neutral texts", "memberships", "adapter chunks", "indexes"),
     *("vector matrices", "adapters", "API keys", "ids"),
 )
 
@@ -29,7 +29,8 @@ def test_everything_of_a_user_is_on_the_receipt(store_url: str) -> None:
     with ProfileStore(store_url) as store:
         store.upsert([("ana", Record("a", id="1")), ("ana", Record("b", id="2")), ("ben", Record("c"))])
         revision = store.profile("ana").revision
-        kinds = ("summary:free", "summary:LaMP_3", "soft-prompt:x", "neutral:x", "adapter-chunk:x:0/8", "bm25:text")
+        texts = ("summary:free", "summary:LaMP_3", "soft-prompt:x", "neutral:x")
+        kinds = (*texts, "segment:x", "adapter-chunk:x:0/8", "bm25:text")
         for kind in kinds:
             store.put_indexes([StoredIndex("ana", kind, revision, b"{}")])
         ones = np.ones((2, 3), np.float16)
@@ -38,7 +39,7 @@ def test_everything_of_a_user_is_on_the_receipt(store_url: str) -> None:
         done = forget_with_receipt(store, "ana")
         assert done.complete
         removed = {part.what: part.removed for part in done.parts}
-        assert removed == dict(zip(KINDS, (2, 2, 1, 1, 1, 1, 1, 0, 1, 1), strict=True))
+        assert removed == dict(zip(KINDS, (2, 2, 1, 1, 1, 1, 1, 1, 0, 1, 1), strict=True))
         assert {part.left for part in done.parts} == {0}
         assert "ana" not in store
         assert KeyStore(store).caller(secret) is None

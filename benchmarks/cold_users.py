@@ -1,6 +1,6 @@
 """Users with few records: what neighbours and segments give them, against the prompt of a new user.
 
-    python benchmarks/cold_users.py --out runs/cold [--task LaMP_3] [--train 2000] [--test 400] [--steps 300]
+    python benchmarks/cold_users.py --out runs/cold [--task LaMP_3] [--train 2000] [--test 300] [--steps 200]
 
 Users of the generated world; the vector of each is the mean of the vectors of the targets. User embedders of mode
 ``vectors`` are trained on users with 20 records: one on their own vectors, one on smoothed ones, one on those of a
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from persona.encoders.embedding import embed_users
-from persona.encoders.load import load_encoder
+from persona.encoders.load import HashingEncoder
 from persona.encoders.user_vectors import UserVectorFile
 from persona.eval.benchmarks.lamp import LampBenchmark
 from persona.eval.bootstrap import Bootstrap
@@ -41,6 +41,7 @@ from persona.store.profile_store import ProfileStore
 
 RECORDS = (0, 1, 2, 5, 10)
 WARM = 20
+DIM = 128
 ARMS = {"neutral": "raw", "own": "raw", "segment": "raw", "smoothed": "smoothed", "smoothed, trained": "trained"}
 """The rows, and which embedder is asked."""
 
@@ -62,7 +63,7 @@ class Population:
     """
 
     def __init__(self, training: LampSplit, folder: Path) -> None:
-        self._training, self._folder, self._encoder = training, folder, load_encoder("hashing")
+        self._training, self._folder, self._encoder = training, folder, HashingEncoder(DIM)
         self.table, self.features = self.beside(None)
 
     def beside(self, others: LampSplit | None) -> tuple[UserTable, Features]:
@@ -141,7 +142,7 @@ def measure(given: argparse.Namespace) -> dict[int, Report]:
                 for arm, source in sources.items()
             }
             benchmark = LampBenchmark(others)
-            reports[records] = evaluate(benchmark, runs, controls=(), out=given.out / f"records-{records}")
+            reports[records] = evaluate(benchmark, runs, controls=(), out=given.out / "answers")
             print(f"{records} records: asked", flush=True)
     return reports
 
@@ -169,8 +170,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--task", default="LaMP_3")
     parser.add_argument("--train", type=int, default=2000)
-    parser.add_argument("--test", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--test", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rate", type=float, default=1e-2)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)

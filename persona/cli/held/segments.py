@@ -38,7 +38,7 @@ class SegmentUsers:
 
 @command(app, "segments", SegmentUsers, store=True)
 def segments(options: SegmentUsers) -> None:
-    """Group users who are alike, or find lookalikes.
+    """Group like users, or find lookalikes.
 
     This reads all users at once. Of each segment its size and its top terms are shown, with how sure they are (z).
     Which segment a user is in is kept with the user. Missing vectors are made first.

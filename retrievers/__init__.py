@@ -21,10 +21,14 @@ if TYPE_CHECKING:
     from .relevance.filters import RelevanceFilter as RelevanceFilter
     from .relevance.retriever import RelevanceRetriever as RelevanceRetriever
     from .sampling import RandomRetriever as RandomRetriever
+    from .usefulness.spaces import DualSpaces as DualSpaces
+    from .usefulness.spaces import UsefulRetriever as UsefulRetriever
     from .vectors.dense import DenseRetriever as DenseRetriever
     from .vectors.diverse import DiverseRetriever as DiverseRetriever
+    from .vectors.joint import JointRetriever as JointRetriever
     from .vectors.key_value import KeyValueRetriever as KeyValueRetriever
     from .vectors.multi_interest import MultiInterestRetriever as MultiInterestRetriever
+    from .vectors.rounds import RoundsRetriever as RoundsRetriever
     from .where import Where as Where
     from .where import WhereRetriever as WhereRetriever
     from .words.bm25 import BM25Retriever as BM25Retriever
@@ -36,8 +40,10 @@ _MODULES = {
     "ConversationRetriever": "conversation.retriever",
     "DenseRetriever": "vectors.dense",
     "DiverseRetriever": "vectors.diverse",
+    "DualSpaces": "usefulness.spaces",
     "EntityRetriever": "words.entities",
     "HybridRetriever": "hybrid",
+    "JointRetriever": "vectors.joint",
     "KeyValueRetriever": "vectors.key_value",
     "LampBM25Retriever": "words.bm25",
     "LateInteractionRetriever": "models.late_interaction",
@@ -50,6 +56,8 @@ _MODULES = {
     "RelevanceFilter": "relevance.filters",
     "RelevanceRetriever": "relevance.retriever",
     "RerankRetriever": "models.rerank",
+    "RoundsRetriever": "vectors.rounds",
+    "UsefulRetriever": "usefulness.spaces",
     "Where": "where",
     "WhereRetriever": "where",
     "best_first": "base",

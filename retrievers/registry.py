@@ -44,6 +44,13 @@ RETRIEVERS: Mapping[str, Part] = {
     "random": Part("persona.retrievers.sampling:RandomRetriever", ("seed",)),
     "hybrid": Part("persona.retrievers.hybrid:HybridRetriever", ("retrievers",)),
     "diverse": Part("persona.retrievers.vectors.diverse:DiverseRetriever", ("base", "encoder", "store", "view")),
+    "joint": Part("persona.retrievers.vectors.joint:JointRetriever", ("encoder", "store", "view")),
+    "rounds": Part("persona.retrievers.vectors.rounds:RoundsRetriever", ("encoder", "store", "view")),
+    "multi_interest": Part(
+        "persona.retrievers.vectors.multi_interest:MultiInterestRetriever", ("encoder", "store", "view", "seed")
+    ),
+    "entities": Part("persona.retrievers.words.entities:EntityRetriever", ("base", "view")),
+    "useful": Part("persona.retrievers.usefulness.spaces:UsefulRetriever", ("encoder", "model", "store")),
     "key_value": Part("persona.retrievers.vectors.key_value:KeyValueRetriever", ("encoder", "store")),
     "late_interaction": Part("persona.retrievers.models.late_interaction:LateInteractionRetriever", ("model", "view")),
     "conversation": Part("persona.retrievers.conversation.retriever:ConversationRetriever", ("model",)),
@@ -57,11 +64,14 @@ NEEDS_ENCODER = frozenset(name for name, part in RETRIEVERS.items() if {"encoder
 FUSED = ("bm25", "dense")
 """What ``hybrid`` fuses."""
 
-BASES: Mapping[str, str] = {"diverse": "dense", "rerank": "bm25"}
+BASES: Mapping[str, str] = {"diverse": "dense", "entities": "dense", "rerank": "bm25"}
 """Retrievers that reorder what another one found, and their default for that one."""
 
 WITH_MODEL = frozenset(name for name, part in RETRIEVERS.items() if "model" in part.needs)
-"""Retrievers that read texts with a model of their own."""
+"""Retrievers that read texts or vectors with a model of their own."""
+
+TRAINED = frozenset({"useful"})
+"""Those among them that have no default for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,7 @@ class RetrieverOptions:
         seed: for those that draw at random.
         base: for those in `BASES`, the retriever whose records they reorder; None takes the default.
         model: the multi-vector model of ``late_interaction`` and ``conversation`` or the cross-encoder of ``rerank``, a
-            folder or hub id; None takes their default.
+            folder or hub id; None takes their default. ``useful`` needs the folder that `persona train filter` made.
         where: search only the records that fit, e.g. ``"time>=2011"`` (`persona.retrievers.where`).
         relevance: return nothing where nothing is relevant: a filter, or what `load_filter` takes.
         judge: what the filter judges, the ``question`` or each ``record``
@@ -191,6 +201,10 @@ def _check_options(name: str, options: RetrieverOptions, encoder: object) -> Non
         )
     if options.model is not None and name not in WITH_MODEL:
         raise InvalidOptionError(f"the retriever {name!r} takes no model of its own, was: {options.model!r}")
+    if name in TRAINED and options.model is None:
+        raise InvalidOptionError(
+            f"the retriever {name!r} is learned first: give its folder as `model` (--set model=FOLDER)"
+        )
     if options.relevance is None and options.judge != "question":
         raise InvalidOptionError(
             f"`judge` says what a relevance filter judges, and there is none, was: {options.judge!r}"

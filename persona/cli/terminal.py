@@ -63,8 +63,8 @@ Llm = Annotated[
 RetrieverName = Annotated[
     str | None,
     typer.Option(
-        help="Retriever: bm25, bm25-lamp, dense, recency, random, hybrid, diverse, key_value, late_interaction, "
-        "conversation or rerank (default: PERSONA_RETRIEVER, or bm25)."
+        help="Retriever: bm25, bm25-lamp, dense, recency, random, hybrid, diverse, joint, rounds, multi_interest, "
+        "entities, useful, key_value, late_interaction, conversation or rerank (default: PERSONA_RETRIEVER, or bm25)."
     ),
 ]
 FilterName = Annotated[

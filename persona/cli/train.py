@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from persona.llm.transformers import TransformersLM
     from persona.protocols import RecordEncoder, Retriever
     from persona.retrievers.relevance.training import RelevanceTraining
+    from persona.retrievers.usefulness.training import UsefulnessTraining
     from persona.soft_prompts.embedder import UserEmbedder
     from persona.soft_prompts.training.options import UserEmbedderShape, UserEmbedderTraining
     from persona.soft_prompts.training.user_embedder import UserEmbedderReport
@@ -253,8 +254,9 @@ def steer_users(llm: str | None, settings: SteeringOptions, examples: ExampleMak
 
 def _filter_defaults() -> dict[str, Any]:
     from persona.retrievers.relevance.training import RelevanceTraining
+    from persona.retrievers.usefulness.training import UsefulnessTraining
 
-    return {"": RelevanceTraining()}
+    return {"": RelevanceTraining(), "usefulness": UsefulnessTraining()}
 
 
 @dataclass(frozen=True)
@@ -274,19 +276,25 @@ class TrainFilter:
 
 
 @command(app, "filter", TrainFilter, settings=_filter_defaults)
-def train_filter(options: TrainFilter, settings: Mapping[str, RelevanceTraining]) -> None:
+def train_filter(options: TrainFilter, settings: Mapping[str, Any]) -> None:
     """Train a relevance filter on a LaMP task.
 
     A user's own questions are to keep their records, general questions none. Some 160 general ones come with persona;
     give more with --general, of the kind that your users ask beside the task.
+    With --set usefulness.llm=LLM the retriever `useful` learns instead which records make the users' answers likelier.
     """
     from persona.readers import read_split
     from persona.retrievers.relevance.training import train_relevance, training_questions
     from persona.store.profile_store import ProfileStore
 
-    training = settings[""]
+    training: RelevanceTraining = settings[""]
     check_folder(options.out)
     split = read_split(options.data, "train", task=options.task)
+    if settings["usefulness"].llm is not None:
+        if training != type(training)():
+            raise InvalidOptionError("usefulness is learned by the settings `usefulness.NAME`: leave the filter's out")
+        _learn_usefulness(options, split, settings["usefulness"])
+        return
     general = _general_questions(options.general, training.questions)
     encoder = load_encoder(options.encoder)
     with (
@@ -314,6 +322,25 @@ def train_filter(options: TrainFilter, settings: Mapping[str, RelevanceTraining]
         f"{done.records} records that stood as ones, {done.general} general ones"
     )
     report({**asdict(done), "out": str(options.out)}, *lines)
+
+
+def _learn_usefulness(options: TrainFilter, split: LampSplit, training: UsefulnessTraining) -> None:
+    from persona.retrievers.usefulness.training import train_usefulness
+
+    if options.general:
+        raise InvalidOptionError("usefulness is learned from the users' own records, and nothing reads --general")
+    llm = load_trainable(training.llm, overlong="truncate")
+    with progress_bars("steps") as progress:
+        spaces, done = train_usefulness(
+            split, load_encoder(options.encoder), llm, training, progress=stage_bars(progress)
+        )
+    spaces.save_pretrained(options.out)
+    report(
+        {**asdict(done), "out": str(options.out)},
+        f"{options.out}: on validation users the record chosen makes the answer likelier by {done.chosen:.3f} nats, "
+        f"the nearest by {done.nearest:.3f}, any by {done.random:.3f}, the best of all by {done.best:.3f}; "
+        f"{done.questions} records of {done.users} users stood as questions",
+    )
 
 
 def _general_questions(files: list[Path], at_most: int) -> Mapping[str, list[str]]:

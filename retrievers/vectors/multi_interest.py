@@ -13,7 +13,7 @@ of many users, and the weights are smoothed by the users whose weights are most 
     p(c|u) = (1 - l) p_mle(c|u) + l * mean over the neighbours v of p_mle(c|v),    l = prior / (prior + records)
 
 Of the neighbours only these weights are there: no record and no text of another user can come back. On three LaMP-style
-sets the k records covered the user's clusters hardly better than random ones, so no command offers this retriever.
+sets the k records covered the user's clusters hardly better than random ones. By name the clusters are the user's own.
 """
 
 from __future__ import annotations

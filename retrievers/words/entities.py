@@ -10,8 +10,9 @@ record; another one would change all weights by one factor and no ranking.
     2011-01 Bond, 2012-01 Bond, 2012-01 Paris,  half-life a year:   w(Bond) = 2^-1 + 1 = 1.5,  w(Paris) = 1
 
 Names are found by rules without a model: capitalised phrases, tags (``#word``, ``@word``), East Asian quotation
-brackets, runs of katakana, and names of one's own list in any spelling. A name that the query holds exactly brings its
-records first and another retriever fills up, as with the named concepts of RAP (Hao et al., CVPR 2025).
+brackets, runs of katakana, and names of one's own list in any spelling; a record also has the names in its metadata
+field `alias` (``"Mum, Maria"``). A name that the query holds exactly brings its records first and another retriever
+fills up, as with the named concepts of RAP (Hao et al., CVPR 2025).
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ from persona.errors import InvalidOptionError
 from persona.protocols import Retriever
 from persona.records import Profile, Record, ScoredRecord
 
-from ..base import ProfileRetriever, Ranking, check_view, positions, scored, view_texts
+from ..base import ProfileRetriever, Ranking, check_view, positions, scored
 from .tokens import words
+
+ALIAS = "alias"
+"""The metadata field with further names of a record, separated by commas."""
 
 _CAPITAL = "[A-Z\u00c0-\u00d6\u00d8-\u00de\u0391-\u03ab\u0400-\u042f]"
 _LINKS = "(?:of|the|de|la|le|du|des|del|della|di|da|do|dos|van|von|der|den|ten|ter|el|al|bin|ibn|y|i)"
@@ -109,7 +113,7 @@ class EntityRetriever(ProfileRetriever):
         mentions: defaultdict[str, list[tuple[int, str, str]]] = defaultdict(list)
         for day, record in zip(days, profile, strict=True):
             known = oldest if day is None else day
-            for spelling, name in self._find(record.view(self.view)).items():
+            for spelling, name in self._find(record).items():
                 mentions[spelling].append((known, record.time or "", name))
         found = [
             Entity(
@@ -134,18 +138,22 @@ class EntityRetriever(ProfileRetriever):
         asked = f" {_spelling(query)} "
         weights = {f" {_spelling(entity.name)} ": entity.weight for entity in self.entities(profile)}
         shared = {name: weight for name, weight in weights.items() if name in asked}
-        texts = [f" {_spelling(text)} " for text in view_texts(profile, self.view)] if shared else [""] * len(profile)
+        texts = [self._said(record) for record in profile] if shared else [""] * len(profile)
         scores = [math.fsum(weight for name, weight in shared.items() if name in text) for text in texts]
         order = range(len(profile) - 1, -1, -1) if ranking is None else positions(profile, ranking)
         return scored(profile, sorted(order, key=lambda position: -scores[position])[:k], scores)
 
-    def _find(self, text: str) -> dict[str, str]:
-        """The names in a text, by spelling."""
-        said = f" {_spelling(text)} "
+    def _find(self, record: Record) -> dict[str, str]:
+        """The names in a record, by spelling."""
+        said = self._said(record)
         listed = [name for name in self.names if f" {_spelling(name)} " in said]
-        found = {_spelling(name): name for name in (*names_in(text), *listed)}
+        found = {_spelling(name): name for name in (*names_in(record.view(self.view)), *listed, *_aliases(record))}
         found.pop("", None)
         return found
+
+    def _said(self, record: Record) -> str:
+        """The spelling of a record and of each of its aliases, on lines of their own."""
+        return "\n".join(f" {_spelling(text)} " for text in (record.view(self.view), *_aliases(record)))
 
 
 def names_in(text: str) -> list[str]:
@@ -184,6 +192,10 @@ def _is_sure(name: str, said: Sequence[str]) -> bool:
 def _spelling(name: str) -> str:
     """What two spellings of one name have in common, e.g. ``"steve mcqueen"``. Empty if `name` has no word."""
     return " ".join(words(name))
+
+
+def _aliases(record: Record) -> list[str]:
+    return [name.strip() for name in record.metadata.get(ALIAS, "").split(",")]
 
 
 def _day(record: Record) -> int | None:

@@ -18,7 +18,7 @@ QUERY = "a quiet film in the snow"
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in RETRIEVERS if name not in ("late_interaction", "conversation", "rerank")]
+    "name", [name for name in RETRIEVERS if name not in ("late_interaction", "conversation", "rerank", "useful")]
 )
 def test_every_retriever_is_on_the_command_line(stocked: Run, name: str) -> None:
     assert len(stocked("retrieve", "mara", QUERY, "--retriever", name, "--k", "3", "--json").json) == 3
@@ -51,7 +51,7 @@ def test_retrieve_prints_for_people_too(stocked: Run) -> None:
     ("options", "message"),
     [
         (("--retriever", "bm26"), "a retriever must be one of bm25, bm25-lamp"),
-        (settings("base=dense"), "a base is for diverse and rerank"),
+        (settings("base=dense"), "a base is for diverse and entities and rerank"),
         (settings("model=minilm"), "takes no model of its own"),
         (("--retriever", "rerank", *settings("model=.")), "holds no encoder"),
         (("--where", "label"), "a filter is FIELD OP VALUE"),

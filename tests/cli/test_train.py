@@ -47,6 +47,22 @@ def test_a_filter_is_trained_shown_and_used(stocked: Run, films: Path, tmp_path:
     assert "the relevance filter reads vectors of" in other.error
 
 
+def test_usefulness_is_learned_shown_and_used(stocked: Run, films: Path) -> None:
+    """Row 3 of docs/papers.md: the same command, told whose answers are to become likelier."""
+    train = ("train", "filter", films, "--out", "spaces", *settings("usefulness.llm=tiny", "candidates=2"))
+    shown = stocked(*train, *settings("usefulness.questions=12", "usefulness.epochs=2"))
+    assert shown.code == 0, shown.err
+    assert "on validation users the record chosen makes the answer likelier by " in shown.out
+    assert "12 records of " in shown.out
+    found = stocked("show", "--trained", "spaces", "--json").json
+    assert (found["view"], found["training"]["options"]["candidates"]) == ("text", 2)
+    ask = ("retrieve", "mara", "a quiet film", "--retriever", "useful", "--k", "3", *settings("model=spaces"))
+    assert len(stocked(*ask, "--json").json) == 3
+    assert "the spaces of usefulness were learned on vectors of" in stocked(*ask, "--encoder", "hashing:64").error
+    assert "nothing reads --general" in stocked(*train, "--general", "more.txt").error
+    assert "by the settings `usefulness.NAME`" in stocked(*train, *settings("epochs=2")).error
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -13,6 +13,7 @@ TITLES = ["the harbour", "a blue boat", "the blue sea", "the old town"]
 
 
 def test_the_best_past_text_counts_by_rarity() -> None:
+    """Row 57 of docs/papers.md, P-Cover: as the published code counts, and per word of the answer."""
     # idf: the log(4/3), harbour, boat, sea log 4, blue log 2.
     history = ["the harbour", "a blue boat"]
     assert p_cover(["the blue harbour"], [history], TITLES) == pytest.approx(math.log(4 / 3) + math.log(4))

@@ -14,8 +14,10 @@ from persona.retrievers import (
     ConversationRetriever,
     DenseRetriever,
     DiverseRetriever,
+    DualSpaces,
     EntityRetriever,
     HybridRetriever,
+    JointRetriever,
     KeyValueRetriever,
     LampBM25Retriever,
     LateInteractionRetriever,
@@ -24,6 +26,8 @@ from persona.retrievers import (
     RandomRetriever,
     RecencyRetriever,
     RerankRetriever,
+    RoundsRetriever,
+    UsefulRetriever,
     WhereRetriever,
 )
 from persona.retrievers.base import best_first
@@ -32,6 +36,14 @@ from persona.store.vectors import UserVectors, vector_fingerprint
 from tests import small_models
 
 ENCODER = HashingEncoder(dim=64)
+
+
+def spaces() -> DualSpaces:
+    """Two spaces that nobody learned."""
+    draw = np.random.default_rng(0)
+    shapes = {"scale": (1,), "in.weight": (3, 64), "in.bias": (3,), "out.weight": (3, 64)}
+    weights = {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return DualSpaces(weights, vector_fingerprint(ENCODER, "text"))
 
 
 class LongestFirst(ProfileRetriever):
@@ -50,6 +62,9 @@ MAKERS: dict[str, Callable[[ProfileStore | None], Retriever]] = {
     "hybrid": lambda store: HybridRetriever([BM25Retriever(), DenseRetriever(ENCODER, store)]),
     "multi_interest": lambda store: MultiInterestRetriever(ENCODER, store),
     "diverse": lambda store: DiverseRetriever(BM25Retriever(), ENCODER, store),
+    "joint": lambda store: JointRetriever(ENCODER, store),
+    "rounds": lambda store: RoundsRetriever(ENCODER, store),
+    "useful": lambda store: UsefulRetriever(ENCODER, spaces(), store),
     "key_value": lambda store: KeyValueRetriever(ENCODER, store),
     "entities": lambda store: EntityRetriever(),
     "entities over dense": lambda store: EntityRetriever(DenseRetriever(ENCODER, store)),
@@ -59,7 +74,10 @@ MAKERS: dict[str, Callable[[ProfileStore | None], Retriever]] = {
     "where": lambda store: WhereRetriever(BM25Retriever(), "time!=1999"),
     "a user's own": lambda store: LongestFirst(),
 }
-READS_A_STORE = ("dense", "hybrid", "multi_interest", "diverse", "key_value", "entities over dense", "rerank")
+READS_A_STORE = (
+    *("dense", "hybrid", "multi_interest", "diverse", "joint", "rounds", "useful", "key_value"),
+    *("entities over dense", "rerank"),
+)
 
 FILMS = (
     Record("a quiet thriller in the snow", target="5", time="2011", id="snow"),

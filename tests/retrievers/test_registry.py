@@ -15,7 +15,7 @@ from persona.retrievers.registry import RETRIEVERS, RetrieverOptions, make_retri
 ENCODER = HashingEncoder(64)
 
 
-@pytest.mark.parametrize("name", [name for name in RETRIEVERS if name != "rerank"])  # its model is not at hand
+@pytest.mark.parametrize("name", [name for name in RETRIEVERS if name not in ("rerank", "useful")])  # no model at hand
 def test_every_name_is_a_retriever(name: str) -> None:
     profile = Profile("ana", (Record("snow", target="5"), Record("a train", target="1")))
     retriever = make_retriever(name, encoder=ENCODER)
@@ -33,8 +33,8 @@ def test_filters_stand_around_the_retriever() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("bm25-lamp", {"base": "dense"}, "a base is for diverse and rerank, and none of these itself"),
-        ("rerank", {"base": "diverse"}, "a base is for diverse and rerank"),
+        ("bm25-lamp", {"base": "dense"}, "a base is for diverse and entities and rerank, and none of these itself"),
+        ("rerank", {"base": "diverse"}, "a base is for diverse and entities and rerank"),
         ("bm25-lamp", {"model": "minilm"}, "takes no model of its own"),
         ("rerank", {"base": "dense"}, "compares vectors: give it an encoder"),
         ("diverse", {"base": "bm25-lamp"}, "compares vectors: give it an encoder"),
@@ -53,6 +53,7 @@ def test_names_that_are_none_are_refused() -> None:
     with pytest.raises(InvalidOptionError, match=r"give it an encoder .*, was: 'hashing'"):
         make_retriever("dense", encoder="hashing")  # type: ignore[arg-type]
     with pytest.raises(
-        InvalidOptionError, match="a model is for conversation and late_interaction and rerank, was: 'x' for bm25"
+        InvalidOptionError,
+        match="a model is for conversation and late_interaction and rerank and useful, was: 'x' for bm25",
     ):
         make_retrievers(["bm25"], RetrieverOptions(model="x"))

@@ -142,7 +142,7 @@ def history(n: int = 100) -> Profile:
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("kept", [0, 1, 2, 10, 50, 100])  # of 100 records: 0 %, one, some, 10 %, 50 %, all
 def test_exact_at_every_selectivity(name: str, kept: int) -> None:
-    """What comes back is what the retriever finds if the records that fit are the whole history, and all of it."""
+    """Row 12 of docs/papers.md: records that fit are searched, whole, at every selectivity: recall 1 by brute force."""
     profile, base = history(), MAKERS[name](None)
     # The records that fit are spread over the profile.
     chosen = random.Random(kept).sample(range(100), kept)

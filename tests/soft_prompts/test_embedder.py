@@ -49,6 +49,7 @@ def history(embedder: UserEmbedder, records: int = RECORDS, seed: int = 1) -> tu
 
 
 def test_the_papers_equations_by_hand() -> None:
+    """Row 4 of docs/papers.md: attention over records by the question, one user token behind one instruction token."""
     embedder = make("persona-plug")
     pooling = embedder.pooling
     keys, _, mask, query = history(embedder)

@@ -22,6 +22,7 @@ OPTIONS = GenerationOptions(max_new_tokens=6)
 
 
 def test_the_lift_is_the_papers_term(llama: TransformersLM) -> None:
+    """Row 57 of docs/papers.md, the personal vocabulary: beta log(1 + tf idf) on the logits of the user's tokens."""
     background = TokenBackground.from_texts(llama, ["ab", "ac", "a", "a"])
     a, b, c = (llama.target_ids([letter])[0][0] for letter in "abc")
     assert background.idf[a] == 0

@@ -87,6 +87,7 @@ def test_an_ask_is_answered_from_its_own_profile() -> None:
 
 
 def test_a_summary_keeps_to_the_budget_and_the_question_is_whole(store: ProfileStore) -> None:
+    """Row 24 of docs/papers.md: a summary written offline and few records beside it, within one budget."""
     builder = PromptBuilder(WhitespaceTokenizer(), max_tokens=48, least=8)
     store.upsert([("dora", Record(" ".join(f"w{n}" for n in range(60)), target="5"))])
     summarize_users(store, load_llm(lambda prompt: " ".join(f"s{n}" for n in range(500)), name="talks"))

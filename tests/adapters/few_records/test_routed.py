@@ -32,6 +32,7 @@ def answers(user: int, count: int) -> list[Example]:
 
 
 def test_a_row_is_the_weighted_sum_of_products(trainer: AdapterTrainer) -> None:
+    """Row 49 of docs/papers.md: a user's adapter is n numbers, the weights of shared ones."""
     router = Router(trainer, OPTIONS)
     router.meta.data = torch.randn(router.meta.shape, generator=torch.Generator().manual_seed(0))
     weights = torch.tensor([[0.5, -2.0], [0.0, 1.0]])

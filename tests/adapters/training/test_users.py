@@ -252,6 +252,7 @@ def test_examples_of_others_are_mixed_in_and_never_held_out(bank: AdapterBank, t
 
 
 def test_a_warm_up_on_text_teaches_the_text(bank: AdapterBank, llm: TransformersLM) -> None:
+    """Row 37 of docs/papers.md: the user's own texts, without a label, before an adapter learns from few."""
     options = TrainingOptions(epochs=1, min_steps=0, learning_rate=0.02, holdout=0, min_records=1)
     bank.store.upsert([("writer", Record("quiet snow quiet snow quiet snow", target="1"))])
     examples = text_examples(bank.store.profile("writer"))
@@ -268,7 +269,7 @@ def test_a_warm_up_on_text_teaches_the_text(bank: AdapterBank, llm: Transformers
 
 
 def test_halves_share_no_number_and_add_up(bank: AdapterBank, llm: TransformersLM) -> None:
-    """The gradient in the other half is zero exactly, and one adapter of the same rank computes the sum."""
+    """Row 58 of docs/papers.md: no gradient in the other half, and one adapter of the same rank computes the sum."""
     options = TrainingOptions(epochs=2, min_steps=0, learning_rate=0.02)
     trainer = AdapterTrainer(llm, LoraSpec(r=4, alpha=8, targets=SPEC.targets), options)
     family = trainer.family

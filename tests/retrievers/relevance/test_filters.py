@@ -38,6 +38,7 @@ def test_relevance_rises_with_similarity_for_any_weights() -> None:
 
 
 def test_the_order_of_the_base_stays_and_what_does_not_pass_goes() -> None:
+    """Row 54 of docs/papers.md: the map rises with the cosine, so the order stays, and no record at all may pass."""
     profile = Profile("ana", tuple(Record(str(angle), id=str(angle)) for angle in (0, 170, 20, 160, 40)))
     filtered = RelevanceRetriever(RecencyRetriever(), hand_made(0.5), Plane(), judge="record")
     assert ids(filtered.retrieve(profile, "0", 5)) == ["40", "20", "0"]

@@ -15,7 +15,7 @@ from tests.retrievers.vectors.written import Written, at
 
 
 def test_the_memory_is_read_by_value() -> None:
-    """Attention by hand: cosines .5, .4, .3 at temperature .1 are e^2 : e^1 : 1 = .665 : .245 : .090."""
+    """Row 57 of docs/papers.md: cosines .5, .4, .3 at temperature .1 are e^2 : e^1 : 1 = .665 : .245 : .090."""
     keys = [at(math.degrees(math.acos(cosine)), target) for cosine, target in ((0.5, "2"), (0.4, "5"), (0.3, "5"))]
     profile = Profile("ana", (*keys, Record("1 0"), Record("1 0", target="", id="empty")))
     retriever = KeyValueRetriever(Written(), temperature=0.1)

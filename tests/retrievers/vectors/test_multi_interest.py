@@ -23,6 +23,7 @@ MIXED = Profile("ana", tuple(at(degrees) for degrees in (0, 2, 4, 6, 8, 10, 88, 
 
 
 def test_records_are_dealt_by_weight_and_within_a_cluster_by_the_query() -> None:
+    """Rows 52 and 45 of docs/papers.md: k split by the weights of the user's clusters."""
     found = MultiInterestRetriever(Written(), n_clusters=3).retrieve(MIXED, at(10).text, 10)
     # Priorities: .6, .3, .6/3 = .2, .6/5 = .12, then .3/3 and .1: a tie that the record nearer to the query wins.
     assert ids(found)[:6] == ["10", "88", "8", "6", "90", "180"]

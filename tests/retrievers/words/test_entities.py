@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from persona.errors import InvalidOptionError
 from persona.records import Profile, Record
-from persona.retrievers import EntityRetriever, RecencyRetriever
+from persona.retrievers import DenseRetriever, EntityRetriever, RecencyRetriever
 from persona.retrievers.words.entities import names_in
 from tests.retrievers.cases import ids
+from tests.retrievers.vectors.written import Written
 
 BOND = (
     Record("we saw Bond and once more Bond", time="2011-01-01", id="1"),
@@ -61,7 +62,24 @@ def test_listed_names_are_found_in_any_spelling() -> None:
         EntityRetriever(names=["!!"])
 
 
+def test_an_alias_is_found_before_vectors_and_capped_at_k() -> None:
+    """Row 35 of docs/papers.md: what the query names exactly comes first, the rest by vector, k in all."""
+    records = (
+        Record("1 0 likes tea", id="near"),
+        Record("0 1 plays chess", id="ana", metadata={"alias": "Mum, Maria Lopez"}),
+        Record("-1 0.1 met Maria Lopez", id="said"),
+        Record("0.9 0.1 likes jam", id="second"),
+    )
+    profile, retriever = Profile("ana", records), EntityRetriever(DenseRetriever(Written()))
+    query = "1 0 what does MUM like?"
+    assert ids(retriever.retrieve(profile, query, 3)) == ["ana", "near", "second"]
+    assert ids(retriever.retrieve(profile, "1 0 and maria lopez", 4)) == ["ana", "said", "near", "second"]
+    assert ids(retriever.retrieve(profile, "1 0 mum, or maria lopez", 1)) == ["ana"]
+    assert ids(retriever.retrieve(profile, "1 0 the lopezes of Mumbai", 1)) == ["near"]
+
+
 def test_weights_halve_with_the_half_life() -> None:
+    """Row 60 of docs/papers.md: of a history only names, counts, times and weights; Bond 2^-1 + 1, Paris 1."""
     found = EntityRetriever(half_life_days=365).entities(Profile("ana", BOND))
     assert [(entity.name, entity.count, entity.last) for entity in found] == [
         ("Bond", 2, "2012-01-01"),

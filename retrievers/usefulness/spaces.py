@@ -1,0 +1,142 @@
+"""Useful records instead of similar ones: queries and records are compared across two spaces.
+
+    score(q, r) = IN(q) . OUT(r) = scale (q . r) + (U q + u) . (V r)
+
+The words that surround a word are not those that resemble it, and skip-gram models tell them apart by two vectors for
+each, IN and OUT. "Two Is Better Than One" (Kvernadze et al., arXiv 2211.14982) finds complements to a product in that
+way: what goes with it, not what could replace it. Here what goes with a question are the records that make the user's
+answer likelier (`persona.retrievers.usefulness.training`). U and V are of low rank, u . (V r) is what a record is worth
+whatever is asked, and with V = 0 the order is that of `dense`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
+from persona.files import replacing, write_atomically
+from persona.protocols import RecordEncoder
+from persona.records import Profile
+
+from ..base import ProfileRetriever, Ranking, best_first
+from ..vectors.record_vectors import RecordVectors
+
+if TYPE_CHECKING:
+    from persona.store.profile_store import ProfileStore
+
+WEIGHTS, CONFIG = "usefulness.safetensors", "usefulness.json"
+_FORMAT = 1
+
+
+class DualSpaces:
+    """The spaces IN of queries and OUT of records.
+
+    Args:
+        weights: ``scale`` (1,), ``in.weight`` (width, dim), ``in.bias`` (width,), ``out.weight`` (width, dim); float32.
+        fingerprint: of the vectors that they were learned on (`persona.store.vectors.vector_fingerprint`).
+        view: the view of a record that they were learned on.
+        notes: what else is known of the training, for `save_pretrained`.
+
+    Raises:
+        InvalidOptionError: if the weights do not fit together or are not finite.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, NDArray[np.float32]],
+        fingerprint: str,
+        view: str = "text",
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        shapes = {name: np.shape(array) for name, array in sorted(weights.items())}
+        width, dim = (*shapes.get("in.weight", ()), 0, 0)[:2]
+        if shapes != {"in.bias": (width,), "in.weight": (width, dim), "out.weight": (width, dim), "scale": (1,)}:
+            raise InvalidOptionError(f"the weights of two spaces must fit together, was: {shapes}")
+        if not all(np.isfinite(array).all() for array in weights.values()):
+            raise InvalidOptionError("the weights of two spaces must be finite")
+        self.weights = {name: np.asarray(array, dtype=np.float32) for name, array in weights.items()}
+        self.fingerprint = fingerprint
+        self.view = view
+        self.notes = dict(notes or {})
+
+    def scores(self, query: NDArray[np.float32], records: NDArray[np.float32]) -> NDArray[np.float32]:
+        """IN(query) . OUT(record).  # (dim,), (records, dim) -> (records,)"""
+        inner = self.weights["in.weight"] @ query + self.weights["in.bias"]
+        seen_from = self.weights["scale"] * query + self.weights["out.weight"].T @ inner
+        # Not `@`, which may give equal vectors unequal sums.
+        return np.einsum("rd,d->r", records, seen_from)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``usefulness.safetensors`` and ``usefulness.json`` into `folder`, which is made if it is not there."""
+        from safetensors.numpy import save
+
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with replacing(Path(folder) / WEIGHTS) as path:
+            path.write_bytes(save(self.weights))
+        config = {"format": _FORMAT, "encoder": self.fingerprint, "view": self.view, "training": self.notes}
+        write_atomically(Path(folder) / CONFIG, json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> DualSpaces:
+        """Read what `save_pretrained` wrote.
+
+        Raises:
+            ModelLoadError: if `folder` does not hold it.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+            if config["format"] != _FORMAT:
+                raise ValueError(f"format {config['format']}, this persona reads {_FORMAT}")
+            return cls(load_file(Path(folder) / WEIGHTS), config["encoder"], config["view"], config["training"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ModelLoadError(
+                f"{folder} holds no spaces of usefulness: learn them with `persona train filter --set "
+                f"usefulness.llm=LLM` ({error})"
+            ) from error
+
+
+class UsefulRetriever(ProfileRetriever):
+    """Retrieves the records that help most with the query, by learned spaces.
+
+    A score is IN(query) . OUT(record), of any size. Records with equal scores stand in profile order.
+
+    Args:
+        encoder: makes the vectors of queries, and of records that the store has none of.
+        model: the spaces, or their folder.
+        store: where vectors are read from; None encodes every record anew.
+
+    Raises:
+        ModelLoadError: if the folder holds none.
+        FingerprintMismatchError: if they were learned on vectors of another encoder.
+    """
+
+    def __init__(
+        self, encoder: RecordEncoder, model: DualSpaces | str | Path, store: ProfileStore | None = None
+    ) -> None:
+        self.spaces = model if isinstance(model, DualSpaces) else DualSpaces.from_pretrained(model)
+        self.vectors = RecordVectors(encoder, store, self.spaces.view)
+        if self.spaces.fingerprint != self.vectors.fingerprint:
+            raise FingerprintMismatchError(
+                f"the spaces of usefulness were learned on vectors of {self.spaces.fingerprint}, these are of "
+                f"{self.vectors.fingerprint}: name that encoder, or learn them for this one"
+            )
+
+    def __repr__(self) -> str:
+        return f"UsefulRetriever({self.vectors!r})"
+
+    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
+        """The `k` records of each profile that are most useful to its query."""
+        embedded = self.vectors.embed(profiles, queries)
+        return [
+            best_first(profile, self.spaces.scores(own.query, own.wide), k)
+            for profile, own in zip(profiles, embedded, strict=True)
+        ]

@@ -1,12 +1,11 @@
 """Useful records instead of similar ones: queries and records are compared across two spaces.
 
-    score(q, r) = IN(q) . OUT(r) = scale (q . r) + (U q + u) . (V r)
+    score(q, r) = IN(q) . OUT(r) = (U q) . (V r)
 
 The words that surround a word are not those that resemble it, and skip-gram models tell them apart by two vectors for
 each, IN and OUT. "Two Is Better Than One" (Kvernadze et al., arXiv 2211.14982) finds complements to a product in that
 way: what goes with it, not what could replace it. Here what goes with a question are the records that make the user's
-answer likelier (`persona.retrievers.usefulness.training`). U and V are of low rank, u . (V r) is what a record is worth
-whatever is asked, and with V = 0 the order is that of `dense`.
+answer likelier (`persona.retrievers.usefulness.training`). With U = V = 1 the order is that of `dense`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class DualSpaces:
     """The spaces IN of queries and OUT of records.
 
     Args:
-        weights: ``scale`` (1,), ``in.weight`` (width, dim), ``in.bias`` (width,), ``out.weight`` (width, dim); float32.
+        weights: U as ``in.weight`` and V as ``out.weight``, each (width, dim); float32.
         fingerprint: of the vectors that they were learned on (`persona.store.vectors.vector_fingerprint`).
         view: the view of a record that they were learned on.
         notes: what else is known of the training, for `save_pretrained`.
@@ -55,8 +54,11 @@ class DualSpaces:
         notes: Mapping[str, Any] | None = None,
     ) -> None:
         shapes = {name: np.shape(array) for name, array in sorted(weights.items())}
-        width, dim = (*shapes.get("in.weight", ()), 0, 0)[:2]
-        if shapes != {"in.bias": (width,), "in.weight": (width, dim), "out.weight": (width, dim), "scale": (1,)}:
+        if (
+            set(shapes) != {"in.weight", "out.weight"}
+            or len(set(shapes.values())) != 1
+            or len(shapes["in.weight"]) != 2
+        ):
             raise InvalidOptionError(f"the weights of two spaces must fit together, was: {shapes}")
         if not all(np.isfinite(array).all() for array in weights.values()):
             raise InvalidOptionError("the weights of two spaces must be finite")
@@ -67,10 +69,9 @@ class DualSpaces:
 
     def scores(self, query: NDArray[np.float32], records: NDArray[np.float32]) -> NDArray[np.float32]:
         """IN(query) . OUT(record).  # (dim,), (records, dim) -> (records,)"""
-        inner = self.weights["in.weight"] @ query + self.weights["in.bias"]
-        seen_from = self.weights["scale"] * query + self.weights["out.weight"].T @ inner
+        wanted = self.weights["out.weight"].T @ (self.weights["in.weight"] @ query)
         # Not `@`, which may give equal vectors unequal sums.
-        return np.einsum("rd,d->r", records, seen_from)
+        return np.einsum("rd,d->r", records, wanted)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``usefulness.safetensors`` and ``usefulness.json`` into `folder`, which is made if it is not there."""

@@ -17,25 +17,23 @@ from tests.retrievers.cases import ids
 from tests.retrievers.vectors.written import Written, at
 
 WEIGHTS = {
-    "scale": np.array([2], np.float32),
-    "in.weight": np.array([[1, 0]], np.float32),
-    "in.bias": np.array([0.5], np.float32),
-    "out.weight": np.array([[0, 4]], np.float32),
+    "in.weight": np.array([[1, 0], [2, 1]], np.float32),
+    "out.weight": np.array([[1, 0], [0, 3]], np.float32),
 }
 SPACES = DualSpaces(WEIGHTS, "written|view=text", notes={"report": {"chosen": 1.5}})
 PROFILE = Profile("ana", (at(0), at(60), at(90), at(180)))
 
 
 def test_a_score_is_in_of_the_query_times_out_of_the_record() -> None:
-    """Row 3: for q = (1, 0), 2 q.r + (1 + 0.5) * 4 r_2; the record like the query is not the most useful one."""
+    """Row 3: IN(1, 0) = (1, 2) and OUT(r) = (r_1, 3 r_2): r_1 + 6 r_2. The record like q is not the best."""
     found = UsefulRetriever(Written(), SPACES).retrieve(PROFILE, "1 0", 4)
-    assert ids(found) == ["60", "90", "0", "180"]
-    expected = [2 * 0.5 + 6 * 3**0.5 / 2, 6, 2, -2]
+    assert ids(found) == ["90", "60", "0", "180"]
+    expected = [6, 0.5 + 6 * 3**0.5 / 2, 1, -1]
     assert [scored.score for scored in found] == pytest.approx(expected, abs=5e-3)
 
 
-def test_without_an_out_space_the_order_is_that_of_dense() -> None:
-    same = DualSpaces({**WEIGHTS, "out.weight": np.zeros((1, 2), np.float32)}, SPACES.fingerprint)
+def test_where_both_spaces_are_the_encoders_the_order_is_that_of_dense() -> None:
+    same = DualSpaces(dict.fromkeys(WEIGHTS, np.eye(2, dtype=np.float32)), SPACES.fingerprint)
     found = UsefulRetriever(Written(), same).retrieve(PROFILE, at(70).text, 4)
     assert ids(found) == ids(DenseRetriever(Written()).retrieve(PROFILE, at(70).text, 4))
 
@@ -64,8 +62,8 @@ def test_what_is_no_folder_of_spaces_is_refused(tmp_path: Path) -> None:
     (tmp_path / "usefulness.json").write_text(json.dumps({**config, "format": 9}))
     with pytest.raises(ModelLoadError, match="format 9, this persona reads 1"):
         DualSpaces.from_pretrained(tmp_path)
-    for wrong in ({"in.bias": np.zeros(2, np.float32)}, {"more": np.zeros(1, np.float32)}):
+    for wrong in ({"in.weight": np.zeros((2, 3), np.float32)}, {"more": np.zeros(1, np.float32)}):
         with pytest.raises(InvalidOptionError, match="must fit together"):
             DualSpaces({**WEIGHTS, **wrong}, "written")
     with pytest.raises(InvalidOptionError, match="must be finite"):
-        DualSpaces({**WEIGHTS, "scale": np.array([np.nan], np.float32)}, "written")
+        DualSpaces({**WEIGHTS, "in.weight": np.full((2, 2), np.nan, np.float32)}, "written")

@@ -26,6 +26,9 @@ app = group()
 _SHOWN = 100
 """Characters of a record that are printed."""
 
+_CONCEPTS = 20
+"""Concepts of a user that are printed; with --json it is all."""
+
 
 @dataclass(frozen=True)
 class Show:
@@ -37,6 +40,7 @@ class Show:
         limit: how many users at most.
         adapters: the kinds of adapters in the store, or all versions of the user's.
         trained: a folder that `persona train` wrote (or a user embedder's hub id): what it fits, how it was trained.
+        explain: folder or hub id of a user embedder with the pooling `concepts`: which concepts the user is for it.
     """
 
     user_id: Annotated[str | None, typer.Argument()] = None
@@ -44,6 +48,7 @@ class Show:
     limit: Annotated[int, typer.Option(min=1)] = 100
     adapters: bool = False
     trained: str | None = None
+    explain: str | None = None
 
 
 @command(app, "show", Show, store=True)
@@ -56,12 +61,16 @@ def show(options: Show) -> None:
     lists = options.user_id is None and not options.adapters and options.trained is None
     if (options.after, options.limit) != (Show.after, Show.limit) and not lists:
         raise InvalidOptionError("--after and --limit are for the list of users: leave all else out")
+    if options.explain is not None and (options.user_id is None or options.adapters or options.trained is not None):
+        raise InvalidOptionError("--explain FOLDER is about a user: name one, and leave --adapters and --trained out")
     if options.trained is not None:
         if options.user_id is not None or options.adapters or EVERYWHERE.get().store is not None:
             raise InvalidOptionError("--trained shows a folder: leave the user, --adapters and --store out")
         _show_trained(options.trained)
     elif options.adapters:
         _show_adapters(options.user_id)
+    elif options.explain is not None and options.user_id is not None:
+        _show_concepts(options.user_id, options.explain)
     elif options.user_id is not None:
         _show_user(options.user_id)
     else:
@@ -84,6 +93,25 @@ def _show_user(user_id: str) -> None:
         "others": dict(held.others),
     }
     report(value, *_user_lines(user_id, held))
+
+
+def _show_concepts(user_id: str, name: str) -> None:
+    from persona.soft_prompts.embedder import load_user_embedder
+    from persona.soft_prompts.parts.poolings.concepts import ConceptsPooling
+
+    pooling = load_user_embedder(name).pooling
+    concepts = [part for part in pooling.modules() if isinstance(part, ConceptsPooling)]
+    if not concepts:
+        raise InvalidOptionError(
+            f"--explain needs a user embedder that was trained with the view and the pooling 'concepts', was: {name}"
+        )
+    with opened_store() as store:
+        store.check_known(user_id)
+        profile = store.profile(user_id)
+    found = concepts[0].explained(profile, pooling.log_null_records.exp())
+    value = [{"concept": concept, "strength": strength, "records": records} for concept, strength, records in found]
+    lines = [f"{concept:24} {strength:.3f}  {records} records" for concept, strength, records in found[:_CONCEPTS]]
+    report(value, *(lines or [f"{user_id} has no concept among {len(concepts[0].names)}"]))
 
 
 def record_json(record: Record) -> dict[str, Any]:

@@ -203,11 +203,13 @@ def _report_embedder(done: UserEmbedderReport, out: Path) -> None:
         extra += f"as new users {done.new_user_loss:.4f}, {done.new_user_loss_before:.4f} before their tuning; "
     if done.copy_loss is not None:
         extra += f"copying {done.copy_loss:.4f}, {done.copy_loss_before:.4f} without; "
+    weights = ", ".join(f"{view} {weight:.2f}" for view, weight in (done.gates or {}).items())
     report(
         {**asdict(done), "out": str(out)},
         f"{out}: step {done.best_step} of {done.steps} kept; loss on validation users {done.validation_loss:.4f} nats "
         f"per token, {done.validation_loss_before:.4f} before; {extra}{done.users} users, {done.questions} questions "
         f"and {done.questions_from_records} made from their records, in {done.seconds:.0f} s",
+        *([f"weights of the views: {weights}"] if weights else []),
     )
 
 

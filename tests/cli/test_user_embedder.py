@@ -18,6 +18,7 @@ from persona.cli.app import app
 from persona.eval.world.world import World
 from persona.lamp.tasks import LampSplit
 from persona.readers import read_split
+from persona.records import Record
 from persona.soft_prompts.copying import FEATURES
 from persona.store.profile_store import ProfileStore
 
@@ -125,3 +126,31 @@ def test_train_ask_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         result = run(*arguments)
         assert result.exit_code == 1, arguments
         assert message in str(result.exception) + result.output
+
+
+def test_a_user_as_concepts(tmp_path: Path) -> None:
+    """Row 6: what a user is for an embedder with explicit concepts, and the weights of its views."""
+
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(app, list(words))
+
+    World(0).write_lamp(tmp_path / "data", "LaMP_2", {"train": 12}, 6)
+    (tmp_path / "bench.toml").write_text(
+        "[embedder]\nviews = \"concepts(names=['comedy', 'film'])\"\npooling = 'heads + concepts'\nn_tokens = 2\n"
+        "[training]\nsteps = 1\nwarm_up = 1\nks = [0]\nleave_one_out = 1\nnew_user_steps = 0\n"
+    )
+    out, store = str(tmp_path / "out"), f"sqlite:///{tmp_path / 'users.db'}"
+    start = ("train", "user-embedder", str(tmp_path / "data"), "--llm", "tiny", "--encoder", "hashing", "--out")
+    done = run(*start, out, "--config", str(tmp_path / "bench.toml"))
+    assert "weights of the views: text 1.00, target 1.00, style 1.00, concepts 1.00" in done.output
+    gates = json.loads(run("show", "--trained", out, "--json").stdout)["training"]["report"]["gates"]
+    assert list(gates) == ["text", "target", "style", "concepts"]
+    with ProfileStore(store) as users:
+        users.upsert(
+            ("ana", record) for record in (Record("A film.", target="comedy"), Record("A comedy."), Record("No."))
+        )
+    shown = run("show", "ana", "--explain", out, "--store", store)
+    assert [line.split()[0] for line in shown.stdout.splitlines()] == ["comedy", "film"]
+    assert "2 records" in shown.stdout
+    for words in (["show", "--explain", out], ["show", "ana", "--adapters", "--explain", out]):
+        assert "--explain FOLDER is about a user" in str(run(*words, "--store", store).exception)

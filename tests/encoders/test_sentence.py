@@ -145,6 +145,7 @@ def test_nothing_heavy_is_imported_before_the_first_text() -> None:
 
 @pytest.mark.parametrize("kind", ["plain", "cls-dense", "last-token", "prompted", "static"])
 def test_any_model_gives_sentence_transformers_own_vectors(made: Callable[[str], Path], kind: str) -> None:
+    """Row 23: averaged static vectors of words are one of them."""
     folder = made(kind)
     texts = [text for text in TEXTS if text.strip()]  # which some of these models cannot take
     encoder = load_encoder(folder, dtype="float32", device="cpu", batch_tokens=64, workers=2)

@@ -11,11 +11,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from persona.lamp.tasks import LampSplit
 from persona.records import Profile
 
 
@@ -27,6 +29,11 @@ class View(ABC):
     """
 
     dim: int
+
+    @classmethod
+    def fitted(cls, split: LampSplit, **options: Any) -> dict[str, Any]:
+        """Its options, with what it takes from a training split, such as a vocabulary."""
+        return options
 
     @abstractmethod
     def read(self, profile: Profile) -> NDArray[np.float32]:

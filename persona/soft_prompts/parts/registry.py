@@ -24,10 +24,18 @@ HEADS = "heads"
 _ROOM = "persona.soft_prompts"
 PARTS: Mapping[str, Mapping[str, str]] = {
     "view": {
+        "concepts": f"{_ROOM}.parts.views.concepts:ConceptsView",
+        "label": f"{_ROOM}.parts.views.label:LabelView",
+        "metadata": f"{_ROOM}.parts.views.metadata:MetadataView",
         "time": f"{_ROOM}.parts.views.time:TimeView",
     },
     "pooling": {
+        "aspects": f"{_ROOM}.parts.poolings.aspects:AspectsPooling",
+        "clusters": f"{_ROOM}.parts.poolings.clusters:ClustersPooling",
+        "concepts": f"{_ROOM}.parts.poolings.concepts:ConceptsPooling",
         "difference": f"{_ROOM}.parts.poolings.difference:DifferencePooling",
+        "queries": f"{_ROOM}.parts.poolings.queries:QueriesPooling",
+        "sequence": f"{_ROOM}.parts.poolings.sequence:SequencePooling",
     },
     "state": {
         "pruned": f"{_ROOM}.parts.states.pruned:PrunedState",
@@ -36,6 +44,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {
     },
     "tokens": {},
     "objective": {
+        "alignment": f"{_ROOM}.training.objectives.alignment:AlignmentObjective",
         "auxiliary": f"{_ROOM}.training.objectives.auxiliary:AuxiliaryObjective",
         "context": f"{_ROOM}.training.objectives.context:ContextObjective",
         "hard_negatives": f"{_ROOM}.training.objectives.hard_negatives:HardNegativesObjective",
@@ -93,11 +102,7 @@ def made(kind: str, text: str, *given: Any) -> list[Any]:
     for name, options in parsed(text):
         if kind == "pooling" and name == HEADS:
             continue
-        if name not in PARTS[kind]:
-            known = ", ".join([*([HEADS] if kind == "pooling" else []), *PARTS[kind]])
-            raise InvalidOptionError(f"a user embedder's {kind} must be one of {known}, was: {name!r}")
-        module, _, attribute = PARTS[kind][name].partition(":")
-        part = getattr(import_module(module), attribute)
+        part = _class(kind, name)
         legal = [each.name for each in inspect.signature(part).parameters.values() if each.kind is each.KEYWORD_ONLY]
         if wrong := set(options) - set(legal):
             raise InvalidOptionError(
@@ -105,3 +110,25 @@ def made(kind: str, text: str, *given: Any) -> list[Any]:
             )
         found.append(part(*given, **options))
     return found
+
+
+def fitted(text: str, split: Any) -> str:
+    """The text of views, with what they take from a training split (`View.fitted`).
+
+    Raises:
+        InvalidOptionError: if there is no such view.
+    """
+    views = []
+    for name, options in parsed(text):
+        given = _class("view", name).fitted(split, **options)
+        described = ", ".join(f"{option}={value!r}" for option, value in given.items())
+        views.append(f"{name}({described})" if given else name)
+    return " + ".join(views)
+
+
+def _class(kind: str, name: str) -> Any:
+    if name not in PARTS[kind]:
+        known = ", ".join([*([HEADS] if kind == "pooling" else []), *PARTS[kind]])
+        raise InvalidOptionError(f"a user embedder's {kind} must be one of {known}, was: {name!r}")
+    module, _, attribute = PARTS[kind][name].partition(":")
+    return getattr(import_module(module), attribute)

@@ -63,7 +63,7 @@ class TrainingSetup:
             draw: what is random of it.
             warm_up: whether the LLM computes nothing in this step, so that only objectives that do without it count.
         """
-        step = Step(self.embedder, shown, histories, self.examples, draw, self.tokens, self.loss)
+        step = Step(self.embedder, shown, histories, self.examples, draw, self.tokens, self.loss, warm_up)
         losses = [each.weight * each(step) for each in self.objectives if not (warm_up and each.reads_llm)]
         if (of_parts := self.embedder.part_loss()) is not None:
             losses.append(of_parts)

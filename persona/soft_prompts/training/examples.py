@@ -54,6 +54,7 @@ class Examples:
         options: of the training.
 
     Attributes:
+        reader: as given.
         train: those to train on.
         validation: questions of the split by validation users.
         histories: user id -> all records that any question shows of the user.
@@ -66,7 +67,7 @@ class Examples:
     def __init__(self, split: LampSplit, reader: ReadsHistories, options: UserEmbedderTraining) -> None:
         if split.golds is None:
             raise EvaluationError("training needs golds: this split has none")
-        self.task, self._reader = split.task, reader
+        self.task, self.reader = split.task, reader
         self._labels = split.labels if split.task.name in ("LaMP_2", "LaMP_2N") else None
         profiles = _whole_profiles(split)
         users = list(profiles)
@@ -101,7 +102,7 @@ class Examples:
         for example in (*self.train, *self.validation):
             fields = [example.user_id, example.input, example.gold, [record.content_hash for record in example.profile]]
             digest.update(json.dumps(fields).encode() + b"\n")
-        if self._reader.config.mode == "vectors":
+        if self.reader.config.mode == "vectors":
             for user_id, history in self.histories.items():
                 digest.update(json.dumps(user_id).encode() + history.values.tobytes())
         return digest.hexdigest()
@@ -128,7 +129,7 @@ class Examples:
     ) -> History:
         """What a user embedder sees of the user: in training what `draw` leaves, in validation all records."""
         history = self.histories[example.user_id]
-        if self._reader.config.mode != "vectors":  # a user's own vector is there whatever the records, or is not
+        if self.reader.config.mode != "vectors":  # a user's own vector is there whatever the records, or is not
             history = history.take(example.rows)
         if options.without_user:
             return history.nothing()
@@ -141,7 +142,7 @@ class Examples:
         """The questions of the split, as examples."""
         assert split.golds is not None
         rows = {user_id: {record.id: row for row, record in enumerate(whole)} for user_id, whole in profiles.items()}
-        queries = self._reader.questions([split.task.query(question.input) for question in split.questions])
+        queries = self.reader.questions([split.task.query(question.input) for question in split.questions])
         return [
             Example(
                 question.user_id,
@@ -166,12 +167,12 @@ class Examples:
         assert record.target is not None
         input = self.task.make_input(record.text, labels=self._labels)
         others = [other for other in range(len(profile)) if profile[other].text != record.text]
-        config = self._reader.config
+        config = self.reader.config
         if config.mode != "vectors" and config.view == "text":
             # The vector of the question is that of the record.
             query = np.asarray(self.histories[profile.user_id].values[row, : config.encoder_dim], np.float32)
         else:
-            (query,) = self._reader.questions([self.task.query(input)])
+            (query,) = self.reader.questions([self.task.query(input)])
         history = Profile(profile.user_id, tuple(profile[other] for other in others))
         return Example(profile.user_id, input, record.target, history, np.array(others, np.intp), query, True)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from persona.soft_prompts.config import PAPER_TOKENS
 from persona.soft_prompts.embedder import UserEmbedder
 from persona.soft_prompts.histories import ReadsHistories
 from persona.soft_prompts.instruction import InstructionWords
-from persona.soft_prompts.parts.registry import made
+from persona.soft_prompts.parts.registry import fitted, made, parsed
 from persona.soft_prompts.training.answers import AnswerStage, TrainingSetup
 from persona.soft_prompts.training.copying import train_copying
 from persona.soft_prompts.training.examples import Examples
@@ -70,6 +71,7 @@ class UserEmbedderReport:
         questions: questions of the split that were trained on.
         questions_from_records: further questions, made from the users' own records.
         seconds: of this run.
+        gates: the learned weight of each view of a record, 1 at the start; None without further views.
     """
 
     steps: int
@@ -84,6 +86,7 @@ class UserEmbedderReport:
     questions: int
     questions_from_records: int
     seconds: float
+    gates: Mapping[str, float] | None = None
 
 
 def new_user_embedder(
@@ -127,7 +130,7 @@ def new_user_embedder(
         heads=shape.heads,
         width=shape.width,
         with_question=shape.with_question,
-        views=shape.views,
+        views=fitted(shape.views, split),
         pooling=shape.pooling,
         state=shape.state,
         tokens=shape.tokens,
@@ -210,7 +213,16 @@ def _report(
         questions=sum(not example.from_record for example in setup.examples.train),
         questions_from_records=sum(example.from_record for example in setup.examples.train),
         seconds=seconds,
+        gates=_gates(setup.embedder),
     )
+
+
+def _gates(embedder: UserEmbedder) -> dict[str, float] | None:
+    gates = getattr(embedder.pooling, "gates", None)
+    if gates is None:
+        return None
+    views = ("text", "target", "style", *(name for name, _ in parsed(embedder.config.views)))
+    return dict(zip(views, gates.tolist(), strict=True))
 
 
 def _set_up(

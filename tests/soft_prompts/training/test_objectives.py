@@ -31,9 +31,8 @@ def trained(llm: Any, encoder: Any, out: Path, stop: int | None = None, **option
     """A short training, stopped after a step; the losses of its steps lie in ``out / "losses"``."""
 
     def progress(each: Any) -> None:
-        if each.stage == "answers":
-            with (out / "losses").open("a") as file:
-                file.write(f"{each.loss}\n")
+        with (out / "losses").open("a") as file:
+            file.write(f"{each.loss}\n")
         if (each.stage, each.done) == ("answers", stop):
             raise KeyboardInterrupt
 

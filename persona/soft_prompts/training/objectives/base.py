@@ -30,6 +30,7 @@ class Step:
         draw: what is random of the step follows from it.
         tokens: of prompts and answers.
         loss: of the LLM.
+        warm_up: whether the LLM computes nothing in this step.
     """
 
     embedder: UserEmbedder
@@ -39,6 +40,7 @@ class Step:
     draw: np.random.Generator
     tokens: ExampleTokens
     loss: TargetLoss
+    warm_up: bool = False
 
     def batch(self, histories: Sequence[History], queries: NDArray[np.float32] | None = None) -> HistoryBatch:
         """Histories as the user embedder reads them, e.g. those of the step, masked or of other users."""

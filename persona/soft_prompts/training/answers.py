@@ -63,9 +63,10 @@ class TrainingSetup:
             draw: what is random of it.
             warm_up: whether the LLM computes nothing in this step, so that only objectives that do without it count.
         """
+        of_parts = self.embedder.part_loss()  # before objectives call the parts for other histories
         step = Step(self.embedder, shown, histories, self.examples, draw, self.tokens, self.loss, warm_up)
         losses = [each.weight * each(step) for each in self.objectives if not (warm_up and each.reads_llm)]
-        if (of_parts := self.embedder.part_loss()) is not None:
+        if of_parts is not None:
             losses.append(of_parts)
         return torch.stack(losses).sum() if losses else None
 

@@ -75,7 +75,7 @@ def step(tiny: Any, encoder: Any) -> Step:
     shown = [each for each in examples.train if each.user_id in examples.users[:2] and each.from_record]
     histories = [examples.shown(example, SMALL) for example in shown]
     tokens = ExampleTokens(split.task, tiny, None, 2, 256)
-    return Step(embedder, shown, histories, examples, np.random.default_rng(0), tokens, TargetLoss(tiny))
+    return Step(embedder, shown, histories, examples, np.random.default_rng(0), tokens, TargetLoss(tiny), warm_up=True)
 
 
 def term(step: Step, name: str) -> Tensor:

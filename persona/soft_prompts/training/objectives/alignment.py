@@ -26,6 +26,7 @@ from persona.records import Profile
 from persona.soft_prompts.config import UserEmbedderConfig
 from persona.soft_prompts.training.examples import Examples
 from persona.soft_prompts.training.objectives.base import Objective, Step
+from persona.soft_prompts.training.objectives.contrast import contrast
 from persona.summaries.statistics import profile_stats
 
 _EQUAL = 0.999
@@ -50,7 +51,7 @@ class AlignmentObjective(Objective):
         self.match = nn.Sequential(nn.Linear(config.encoder_dim, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, 1))
         self._said: dict[str, Tensor] = {}
 
-    def forward(self, step: Step) -> Tensor:
+    def term(self, step: Step) -> Tensor:
         """See the module.  # ()"""
         if not (step.warm_up or self.always):
             return torch.zeros((), device=step.loss.device)
@@ -65,17 +66,13 @@ class AlignmentObjective(Objective):
 
 def aligned(users: Tensor, said: Tensor, match: nn.Module, temperature: float) -> Tensor:
     """Contrast and match of vectors of length 1; `match` reads their products.  # ()"""
-    scores = users @ said.T / temperature
-    right = torch.arange(len(users), device=users.device)
     others = said @ said.T < _EQUAL
-    allowed = others | torch.eye(len(users), dtype=torch.bool, device=users.device)
-    contrast = F.cross_entropy(scores.masked_fill(~allowed, -torch.inf), right)
-    hardest = scores.masked_fill(~others, -torch.inf).argmax(1)
+    hardest = (users @ said.T).masked_fill(~others, -torch.inf).argmax(1)
     found = match(users * said * said.shape[1])[:, 0]  # brought to the order of 1
     against = match(users * said[hardest] * said.shape[1])[:, 0]
     has = others.any(1)
     wrong = F.softplus(against)[has].mean() if bool(has.any()) else 0.0
-    return contrast + F.softplus(-found).mean() + wrong
+    return contrast(users, said, temperature, others) + F.softplus(-found).mean() + wrong
 
 
 def sentences(examples: Examples) -> dict[str, Tensor]:

@@ -27,9 +27,11 @@ from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from persona.personalizer import Personalizer
 from persona.population.fallback import SegmentVectors
-from persona.population.graph import Features, UserGraph, features_of, words_of
+from persona.population.features import Features, features_of, words_of
+from persona.population.graph import UserGraph
 from persona.population.segments import Segments
-from persona.population.smoothing import GraphSmoother, train_smoother
+from persona.population.smoothing import GraphSmoother
+from persona.population.training import train_smoother
 from persona.population.vectors import UserTable
 from persona.protocols import GenerationOptions
 from persona.soft_prompts.channel import SoftPromptChannel

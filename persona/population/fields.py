@@ -16,7 +16,7 @@ import hashlib
 
 import numpy as np
 
-from persona.population.graph import Features
+from persona.population.features import Features
 from persona.population.vectors import UserTable
 
 

@@ -17,42 +17,18 @@ with odds of 1 / sqrt(deg_u deg_f), and N is frozen.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from persona.population.features import LEAST, Features
 from persona.population.vectors import UserTable
-from persona.records import Profile
 
-LEAST = 10
-"""Users who must share a feature, and the least size of a segment: nothing is said of fewer."""
-
-Features = Mapping[str, Mapping[str, int]]
-"""User id -> feature, as ``kind:value`` -> how often."""
-
-_WORD = re.compile(r"[^\W\d_]{3,}")
 _NOTHING = 1e-6
-
-
-def features_of(profile: Profile) -> Counter[str]:
-    """What a profile shares with others: targets as ``label:...``, words, and the fields of its metadata."""
-    found: Counter[str] = Counter()
-    for record in profile:
-        if record.target is not None:
-            found[f"label:{record.target}"] += 1
-        found.update(words_of(f"{record.text} {record.target or ''}"))
-        found.update(f"{key}:{value}" for key, value in record.metadata.items())
-    return found
-
-
-def words_of(text: str) -> Counter[str]:
-    """The different words of a text as features, such as those of a new user's question."""
-    return Counter({f"word:{word}" for word in _WORD.findall(text.lower())})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

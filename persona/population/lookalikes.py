@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from persona.errors import InvalidOptionError
-from persona.population.graph import LEAST
+from persona.population.features import LEAST
 from persona.population.vectors import UserTable
 
 

@@ -1,11 +1,7 @@
 """Groups of users with like vectors, what each of them says more than the others, and what it lends to a new user.
 
-Segments are k-means clusters of users' vectors. A segment's terms are its labels, words and fields of highest log-odds
-against all other users: if y of its n users have a term, and y' of the n' others, then with .5 added to each number
-
-    z = log(y (n' - y') / ((n - y) y')) / sqrt(1 / y + 1 / (n - y) + 1 / y' + 1 / (n' - y'))
-
-After UNICON (data-driven segments of users' vectors, read by the attributes that are over-represented in them).
+Segments are k-means clusters of users' vectors, and their terms are what sets them apart (`telling`). After UNICON:
+segments of users' vectors, read by the attributes that are over-represented in them.
 
 **Nobody is named, nothing is said of few.** A segment has at least `least` users, and so many of them have each of its
 terms; users of smaller ones go to the nearest that is left. A file of segments holds centres, sizes and terms, no
@@ -16,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,15 +22,12 @@ from numpy.typing import NDArray
 from persona.encoders.user_vectors import mean_vector, stored_vectors
 from persona.errors import DataFormatError, InvalidOptionError
 from persona.files import replacing
-from persona.population.graph import LEAST, features_of
+from persona.population.features import LEAST, features_of, telling
 from persona.population.vectors import UserTable
 from persona.records import Profile
 from persona.store.derived import StoredIndex
 from persona.store.profile_store import ProfileStore
 from persona.store.upkeep.exports import note_export
-
-_SURE = 1.96
-_MOST_TERMS = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +62,7 @@ class Segments:
         for user_id, own in zip(table.user_ids, number.tolist(), strict=True):
             users[own].update(features_of(store.profile(user_id)).keys())
         sizes = np.bincount(number).tolist()
-        return cls(table.fingerprint, centres, tuple(sizes), tuple(_terms(users, sizes, least)))
+        return cls(table.fingerprint, centres, tuple(sizes), tuple(telling(users, sizes, least)))
 
     def of_profile(self, profile: Profile) -> NDArray[np.float32]:
         """What a user without a vector has: the centre whose terms the profile has, or the mean of all.  # (dim,)"""
@@ -144,16 +137,3 @@ def _clustered(
         fitted = KMeans(k, init=left, n_init=1, tol=0, random_state=seed).fit(vectors)
     order = np.argsort(-sizes, kind="stable")
     return fitted.cluster_centers_[order].astype(np.float32), np.argsort(order)[fitted.labels_]
-
-
-def _terms(users: Sequence[Counter[str]], sizes: Sequence[int], least: int) -> Iterator[dict[str, float]]:
-    """z of each segment's most telling terms, of those that enough of its users have."""
-    total, everybody = sum(users, Counter()), sum(sizes)
-    for counts, n in zip(users, sizes, strict=True):
-        found = []
-        for term, y in counts.items():
-            if y >= least and n < everybody:
-                cells = np.array([y, everybody - n - (total[term] - y), n - y, total[term] - y]) + 0.5
-                z = np.log(cells[:2] / cells[2:]).sum() / np.sqrt((1 / cells).sum())
-                found.append((round(float(-z), 2), term))
-        yield {term: -z for z, term in sorted(found)[:_MOST_TERMS] if z < -_SURE}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from persona.population.graph import UserGraph, features_of, words_of
+from persona.population.features import features_of, words_of
+from persona.population.graph import UserGraph
 from persona.population.vectors import UserTable
 from persona.records import Profile, Record
 

@@ -10,7 +10,9 @@ import torch
 
 from persona.encoders.user_vectors import UserVectorFile
 from persona.population.graph import UserGraph
-from persona.population.smoothing import GraphSmoother, SmootherTraining, smoothed_mixtures, train_smoother
+from persona.population.mixtures import smoothed_mixtures
+from persona.population.smoothing import GraphSmoother
+from persona.population.training import SmootherTraining, train_smoother
 from persona.population.vectors import UserTable
 from persona.records import Profile
 from persona.soft_prompts.config import UserEmbedderConfig

@@ -17,6 +17,8 @@ from persona.population.lookalikes import lookalikes
 from persona.population.segments import Segments, store_memberships
 from persona.population.vectors import UserTable
 from persona.records import Profile, Record
+from persona.soft_prompts.config import UserEmbedderConfig
+from persona.soft_prompts.histories import UserVectorReader
 from persona.store.profile_store import ProfileStore
 from persona.store.upkeep.receipt import forget_with_receipt
 
@@ -101,6 +103,9 @@ def test_a_new_user_has_a_segment_and_one_with_few_records_is_drawn_to_it(store:
     np.testing.assert_array_equal(vectors.of_profile(told), made.centres[sailors])
     mean = np.average(made.centres, axis=0, weights=made.sizes)
     np.testing.assert_allclose(vectors.of_profile(Profile("nobody")), mean, atol=1e-6)
+    reader = UserVectorReader(UserEmbedderConfig(mean.size, 8, mode="vectors"), vectors)
+    (history,) = reader.read([Profile("nobody")])  # so a soft prompt is made for who was never seen
+    np.testing.assert_allclose(history.values, mean[None], atol=1e-3)
     own = UserVectorFile(path).of("sailors-0")
     assert own is not None
     expected = (own + 2 * made.centres[sailors]) / 3

@@ -59,6 +59,19 @@ class ModelInput:
         return len(self.ids) + (0 if self.soft_prompt is None else len(self.soft_prompt))
 
 
+class TokenSet(Tensor):
+    """A soft prompt whose tokens are a set: they share the first position and do not see one another.
+
+    So their order changes nothing, not even by a bit of what each of them is read as. What follows them sees all of
+    them, and has the positions that it has behind a soft prompt in order.
+    """
+
+    @staticmethod
+    def of(vectors: Tensor) -> Tensor:
+        """Vectors as a set; so are its rows and slices, also on another device.  # (..., n_tokens, hidden)"""
+        return vectors.as_subclass(TokenSet)
+
+
 class Batching(Enum):
     """Which requests may share a batch."""
 
@@ -123,12 +136,14 @@ class PaddedBatch:
         mask: 1 for prompt and soft prompt, 0 for padding; longer than `ids` if these follow others.  # (batch, length)
         starts: where each soft prompt begins, or its prompt where there is none.  # (batch,)
         soft_prompts: for each prompt its vectors, or None; they may have different lengths.  # (n_tokens, hidden)
+        sets: rows and places of the soft prompts that are sets.  # row, places
     """
 
     ids: Tensor
     mask: Tensor
     starts: tuple[int, ...]
     soft_prompts: Sequence[Tensor | None]
+    sets: tuple[tuple[int, slice], ...] = ()
 
     @classmethod
     def of(
@@ -163,7 +178,14 @@ class PaddedBatch:
         for index, (row, start) in enumerate(zip(rows, starts, strict=True)):
             ids[index, start : start + len(row)] = torch.tensor(row, dtype=torch.long)
             mask[index, start : start + len(row)] = 1
-        return cls(ids.to(device), mask.to(device), tuple(starts), soft_prompts)
+        given = zip(starts, soft_prompts, strict=True)
+        sets = tuple(
+            (row, slice(start, start + len(each)))
+            for row, (start, each) in enumerate(given)
+            if isinstance(each, TokenSet)
+        )
+        plain = [None if each is None else each.as_subclass(Tensor) for each in soft_prompts]
+        return cls(ids.to(device), mask.to(device), tuple(starts), plain, sets)
 
     @contextmanager
     def embedded_by(self, layer: torch.nn.Module, *, once: bool) -> Iterator[None]:
@@ -207,7 +229,23 @@ class PaddedBatch:
     @property
     def positions(self) -> Tensor:
         """Position ids of `ids` that count from the first token that is no padding.  # (batch, length)"""
-        return (self.mask.cumsum(1) - 1).clamp_min(0)[:, -self.ids.shape[1] :]
+        positions = (self.mask.cumsum(1) - 1).clamp_min(0)[:, -self.ids.shape[1] :]
+        for row, places in self.sets:
+            positions[row, places] = 0
+        return positions
+
+    def seen(self, dtype: torch.dtype) -> Tensor:
+        """What each token sees, where soft prompts are sets: 0 what it does, the least number what not.
+
+        Returns:
+            (batch, 1, length, length)
+        """
+        own = torch.eye(self.ids.shape[1], dtype=torch.bool, device=self.ids.device)
+        seen = own.cumsum(0).bool()[None] & self.mask[:, None].bool()  # those before, without padding
+        for row, places in self.sets:
+            seen[row, places] = False
+        hidden = torch.full(seen.shape, torch.finfo(dtype).min, dtype=dtype, device=seen.device)
+        return hidden.masked_fill(seen | own, 0)[:, None]
 
 
 def embedded_prompt(soft_prompt: Tensor, text: Tensor, at: int = 0) -> Tensor:

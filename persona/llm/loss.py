@@ -13,7 +13,7 @@ before a text changes it. Encoder-decoder models read the prompt in the encoder,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from persona.errors import UnsupportedChannelError
 from persona.llm.checkpoint import frozen
+from persona.llm.frozen.steering import Steered
 from persona.llm.inputs import PaddedBatch
 from persona.llm.transformers import TransformersLM
 
@@ -50,6 +51,7 @@ class TargetLoss:
         prompts: Sequence[Sequence[int]],
         targets: Sequence[Sequence[int]],
         soft_prompts: Tensor | None = None,
+        steering: Mapping[int, Tensor] | None = None,
     ) -> Tensor:
         """Mean negative log-likelihood per target token, in nats, of each pair.
 
@@ -57,11 +59,12 @@ class TargetLoss:
             prompts: token ids of the prompts (`TransformersLM.prompt_ids`).
             targets: token ids of the answers, end token included (`TransformersLM.target_ids`).
             soft_prompts: to stand before the prompts; None for none.  # (batch, n_tokens, llm_hidden)
+            steering: to add behind blocks of the LLM, to which gradients flow as well.  # (batch, llm_hidden) each
 
         Returns:
             float32; float64 of a model in float64.  # (batch,)
         """
-        logits, labels = self._scored(prompts, targets, None if soft_prompts is None else list(soft_prompts))
+        logits, labels = self._scored(prompts, targets, soft_prompts, steering)
         exact = logits if logits.dtype == torch.float64 else logits.float()
         each = F.cross_entropy(exact.transpose(1, 2), labels, ignore_index=_IGNORED, reduction="none")
         return each.sum(1) / (labels != _IGNORED).sum(1)
@@ -72,6 +75,7 @@ class TargetLoss:
         prompts: Sequence[Sequence[int]],
         targets: Sequence[Sequence[int]],
         soft_prompts: Tensor | None = None,
+        steering: Mapping[int, Tensor] | None = None,
     ) -> list[Tensor]:
         """Log-probabilities of every token at each place of each target, given the target so far.
 
@@ -81,7 +85,7 @@ class TargetLoss:
         Returns:
             float32.  # per pair: (tokens of the target, vocabulary)
         """
-        logits, labels = self._scored(prompts, targets, None if soft_prompts is None else list(soft_prompts))
+        logits, labels = self._scored(prompts, targets, soft_prompts, steering)
         return [row[label != _IGNORED].float().log_softmax(-1) for row, label in zip(logits, labels, strict=True)]
 
     def divergences(
@@ -100,7 +104,7 @@ class TargetLoss:
         Returns:
             float32.  # (batch,)
         """
-        logits, labels = self._scored(prompts, targets, None if soft_prompts is None else list(soft_prompts))
+        logits, labels = self._scored(prompts, targets, soft_prompts)
         pairs = ((row[label != _IGNORED], other) for row, label, other in zip(logits, labels, expected, strict=True))
         each = [
             F.kl_div(own.float().log_softmax(-1), other, log_target=True, reduction="batchmean") for own, other in pairs
@@ -108,12 +112,17 @@ class TargetLoss:
         return torch.stack(each)
 
     def _scored(
-        self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], soft_prompts: Sequence[Tensor] | None
+        self,
+        prompts: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+        soft_prompts: Tensor | None,
+        steering: Mapping[int, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Logits and labels of the targets.  # (batch, longest target, vocabulary), (batch, longest target)"""
         scored = self._seq2seq if self.llm.encoder_decoder else self._causal
-        with frozen(self.llm.model):
-            return scored(prompts, targets, soft_prompts)
+        rows = [{block: each[row] for block, each in (steering or {}).items()} for row in range(len(prompts))]
+        with frozen(self.llm.model), Steered(self._model.blocks, rows):
+            return scored(prompts, targets, None if soft_prompts is None else list(soft_prompts))
 
     def _causal(
         self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], soft_prompts: Sequence[Tensor] | None

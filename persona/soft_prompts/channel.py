@@ -28,6 +28,7 @@ from persona.channels import Ask, Channel, Contribution, check_way
 from persona.encoders.user_vectors import UserVectorFile
 from persona.lamp.prompts import LampWording
 from persona.lamp.tasks import lamp_task
+from persona.llm.inputs import TokenSet
 from persona.protocols import LIFTS, SOFT_PROMPT, STEERING, Encoding, Lifts, RecordEncoder
 from persona.soft_prompts.embedder import UserEmbedder, load_user_embedder
 from persona.soft_prompts.histories import History, HistoryBatch, HistoryReader, history_reader, history_views
@@ -162,7 +163,7 @@ def _steering(embedder: UserEmbedder, histories: Sequence[History]) -> list[dict
     """What is added behind blocks for each history, float32, on the CPU."""
 
     def computed(batch: HistoryBatch) -> list[dict[int, torch.Tensor]]:
-        vectors = embedder.steering(batch.keys, batch.values, batch.mask, batch.days)
+        vectors = batch.steering(embedder)
         return [{block: each[row].float().cpu() for block, each in vectors.items()} for row in range(len(batch.mask))]
 
     return _in_batches(embedder, histories, computed)
@@ -180,7 +181,8 @@ def _read(embedder: UserEmbedder, data: bytes) -> torch.Tensor:
     if embedder.keeps_state:
         return embedder.read([data])[0].float().cpu()
     numbers = np.frombuffer(data, "<f2").reshape(-1, embedder.config.llm_hidden)
-    return torch.from_numpy(numbers.astype(np.float32))
+    prompt = torch.from_numpy(numbers.astype(np.float32))
+    return TokenSet.of(prompt) if embedder.unordered else prompt
 
 
 @torch.no_grad()

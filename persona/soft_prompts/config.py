@@ -41,6 +41,7 @@ class UserEmbedderConfig:
         pooling: poolings, ``"heads"`` among them or not.
         state: what is kept of a user; ``""`` is plain numbers.
         tokens: from a state to soft tokens; ``""`` is a linear layer.
+        llm_blocks: how many blocks the LLM has; 0 if no tokens ask.
         cut: how many of the soft tokens are given out, from the first on; 0 for all (`UserEmbedder.cut`).
         copy_tokens: size of the LLM's vocabulary, for an embedder that copies (`persona.soft_prompts.copying`); else 0.
         task: the LaMP task that it was trained on; ``""`` if its prompts are the question alone.
@@ -66,6 +67,7 @@ class UserEmbedderConfig:
     pooling: str = HEADS
     state: str = ""
     tokens: str = ""
+    llm_blocks: int = 0
     cut: int = 0
     copy_tokens: int = 0
     task: str = ""

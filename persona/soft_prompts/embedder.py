@@ -15,6 +15,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from persona.encoders.user_vectors import UserVectorFile
 from persona.errors import FingerprintMismatchError, ModelLoadError
 from persona.llm.checkpoint import hash_parameters
+from persona.llm.inputs import TokenSet
 from persona.llm.weights.hub import hub_file, near
 from persona.protocols import RecordEncoder
 from persona.soft_prompts.config import PAPER_TOKENS, UserEmbedderConfig
@@ -117,6 +119,8 @@ class UserEmbedder(
             options |= {"n_tokens": len(words.vectors), "answer_start": answer.start, "answer_end": answer.stop}
         options |= {"copy_tokens": vocabulary_of(llm) if copies else 0, "embedding_scale": scale}
         options |= {"encoder": source.fingerprint, "llm": llm.fingerprint}
+        if options.get("tokens"):
+            options["llm_blocks"] = len(llm.frozen.blocks)
         config = UserEmbedderConfig(source.dim, llm.hidden_size, **options)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -153,7 +157,8 @@ class UserEmbedder(
     def _scaled(self, tokens: Tensor) -> Tensor:
         if self.config.mode != "persona-plug":
             tokens = tokens.add_(self.instruction)  # in place: this is the largest tensor of all
-        return tokens.mul_(self.config.embedding_scale)[:, : self.config.cut or None]
+        scaled = tokens.mul_(self.config.embedding_scale)[:, : self.config.cut or None]
+        return TokenSet.of(scaled) if self.unordered else scaled
 
     def cut(self, k: int) -> "UserEmbedder":
         """A copy that gives the first `k` of the soft tokens alone, to read fewer at serving.
@@ -172,6 +177,11 @@ class UserEmbedder(
         """Whether a store keeps the state of the part `state`, and not soft prompts: all tokens are made from it."""
         pooling = self.pooling
         return bool(self.config.state) and not (self.config.tokens and pooling.tokens.reads_records)
+
+    @property
+    def unordered(self) -> bool:
+        """Whether its tokens are a set (`persona.llm.inputs.TokenSet`)."""
+        return bool(self.config.tokens) and self.pooling.tokens.unordered
 
     @property
     def steers(self) -> bool:
@@ -222,6 +232,11 @@ class UserEmbedder(
         records = self.pooling.records(keys, values, mask, query, days)
         kept: Tensor = self.pooling.dense_state(records) if dense else self.pooling.state_of(records)
         return kept
+
+    def shown(self, draw: np.random.Generator) -> int | None:
+        """How many of the soft tokens a step of the training shows, from the first on; None for all."""
+        shown: int | None = self.pooling.tokens.shown(draw) if self.config.tokens else None
+        return shown
 
     def part_loss(self) -> Tensor | None:
         """What the parts add to the loss after a call in training; None for nothing.  # ()"""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -234,6 +234,11 @@ class HistoryBatch:
         """What a user embedder makes of the batch, with or without the questions.  # (batch, n_tokens, llm_hidden)"""
         prompts: torch.Tensor = model(self.keys, self.values, self.mask, self.query if asked else None, self.days)
         return prompts
+
+    def steering(self, model: Any) -> dict[int, torch.Tensor]:
+        """What a user embedder adds behind blocks of the LLM for the batch.  # (batch, llm_hidden) each"""
+        vectors: dict[int, torch.Tensor] = model.steering(self.keys, self.values, self.mask, self.days)
+        return vectors
 
 
 def _days(profile: Profile) -> NDArray[np.float32] | None:

@@ -21,9 +21,10 @@ from persona.soft_prompts.parts.registry import HEADS, PARTS, made, parsed
 from persona.soft_prompts.parts.views.time import TimeView
 
 DIM, HIDDEN, WIDTH = 12, 8, 16
-CONFIG = UserEmbedderConfig(DIM, HIDDEN, n_tokens=5, width=WIDTH, answer_start=2, answer_end=4)
+CONFIG = UserEmbedderConfig(DIM, HIDDEN, n_tokens=5, width=WIDTH, answer_start=2, answer_end=4, llm_blocks=3)
 OPTIONS: dict[str, str] = {
     "pruned": "pruned(keep=5)",
+    "pieces": "pieces(levels=2, codes=8, dim=6, rows=64)",
     "residual_codes": "residual_codes(levels=2, codes=8, dim=6)",
     "scalar_codes": "scalar_codes(levels=(8, 6), groups=2)",
 }
@@ -131,7 +132,10 @@ def test_users_differ_and_users_without_records_are_alike(parts: dict[str, str])
 @pytest.mark.parametrize("parts", shapes())
 def test_gradients_reach_every_weight_of_a_part(parts: dict[str, str]) -> None:
     embedder = make(**parts).train()
-    loss = embedder(**batch_of(embedder)).square().sum()
+    given = batch_of(embedder)
+    loss = embedder(**given).square().sum()
+    for vectors in embedder.steering(*(given[name] for name in ("keys", "values", "mask", "days"))).values():
+        loss = loss + vectors.square().sum()
     if (of_parts := embedder.part_loss()) is not None:
         loss = loss + of_parts
     loss.backward()

@@ -210,6 +210,10 @@ class OpenAILM:
         asked: dict[tuple[object, ...], Asked] = {}
         for index, request in enumerate(requests):
             if request.soft_prompt is not None:
+                from persona.llm.inputs import TokenSet
+
+                if isinstance(request.soft_prompt, TokenSet):
+                    raise InvalidOptionError(f"an endpoint reads soft tokens in order, not as a set (request {index})")
                 check_soft_prompt(request.soft_prompt, self._options.hidden_size, self.fingerprint, index)
             model = self.model_of(request)
             # Equal prompts are one question; a soft prompt is never taken for equal to another.

@@ -10,13 +10,14 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor
 
-from persona.errors import ModelLoadError
+from persona.errors import GenerationError, ModelLoadError
 from persona.llm.frozen.beginnings import Beginning, repeatable
 from persona.llm.frozen.steering import blocks
 from persona.llm.inputs import PaddedBatch
@@ -32,6 +33,9 @@ _TOKEN_RULES = (
     "begin_suppress_tokens",
     "bad_words_ids",
 )
+
+
+_SETS = "it is for decoder-only models that are told positions and keep keys and values, as Llama's"
 
 
 class FrozenModel:
@@ -148,6 +152,8 @@ class FrozenModel:
         handle = copy.copy(self.model)
         handle.generation_config = rules
         with self._without_memory(), batch.embedded_by(self.layer, once=self.encoder_decoder):
+            if batch.sets:
+                more["past_key_values"] = self._read(batch, rules.num_beams or 1)
             return handle.generate(
                 input_ids=batch.ids,
                 attention_mask=batch.mask,
@@ -184,10 +190,26 @@ class FrozenModel:
         arguments: dict[str, Any] = {"input_ids": batch.ids, "attention_mask": batch.mask, "use_cache": use_cache}
         if self._takes_positions and not self.encoder_decoder:
             arguments["position_ids"] = batch.positions
+        if batch.sets:
+            self._check_sets()
+            arguments["attention_mask"] = batch.seen(self.model.dtype)
         if keep and self._takes_logits_to_keep:
             arguments["logits_to_keep"] = keep
         with batch.embedded_by(self.layer, once=self.encoder_decoder):
             return self.model(**arguments, **more)
+
+    def _read(self, batch: PaddedBatch, beams: int) -> Any:
+        """The cache of all but the last token, since ``generate`` lets tokens see what they would not of a set."""
+        ahead = replace(batch, ids=batch.ids[:, :-1], mask=batch.mask[:, :-1])
+        cache = getattr(self.forward(ahead, keep=1, use_cache=True), "past_key_values", None)
+        if not repeatable(cache):
+            raise GenerationError(f"a {type(self.model).__name__} takes no soft prompt that is a set: {_SETS}")
+        cache.batch_repeat_interleave(beams)
+        return cache
+
+    def _check_sets(self) -> None:
+        if self.encoder_decoder or not self._takes_positions:
+            raise GenerationError(f"a {type(self.model).__name__} takes no soft prompt that is a set: {_SETS}")
 
     def beginning(self, ids: Sequence[int]) -> Beginning | None:
         """What decoder-only prompts begin with, read once; None where the model's cache cannot be repeated."""
@@ -197,6 +219,8 @@ class FrozenModel:
 
     def encoded(self, batch: PaddedBatch) -> Any:
         """The encoder's output, its last states first.  # (batch, length, hidden)"""
+        if batch.sets:
+            self._check_sets()
         with batch.embedded_by(self.layer, once=True):
             return self.model.get_encoder()(input_ids=batch.ids, attention_mask=batch.mask, return_dict=True)
 

@@ -142,10 +142,12 @@ class Tokens(Part, ABC):
     Attributes:
         reads_records: whether it needs more than the state; else it is given None for records that are in a store.
         steers: whether it adds to the LLM's hidden states as well.
+        unordered: whether the LLM is to read its tokens as a set.
     """
 
     reads_records: bool = False
     steers: bool = False
+    unordered: bool = False
 
     @abstractmethod
     def forward(self, mixed: Tensor, records: Records) -> Tensor:

@@ -42,7 +42,13 @@ PARTS: Mapping[str, Mapping[str, str]] = {
         "residual_codes": f"{_ROOM}.parts.states.residual:ResidualCodes",
         "scalar_codes": f"{_ROOM}.parts.states.scalar:ScalarCodes",
     },
-    "tokens": {},
+    "tokens": {
+        "nested": f"{_ROOM}.parts.tokens.nested:NestedTokens",
+        "bands": f"{_ROOM}.parts.tokens.bands:BandTokens",
+        "records": f"{_ROOM}.parts.tokens.records:RecordTokens",
+        "set": f"{_ROOM}.parts.tokens.unordered:SetTokens",
+        "pieces": f"{_ROOM}.parts.tokens.pieces:PieceTokens",
+    },
     "objective": {
         "alignment": f"{_ROOM}.training.objectives.alignment:AlignmentObjective",
         "auxiliary": f"{_ROOM}.training.objectives.auxiliary:AuxiliaryObjective",

@@ -181,7 +181,10 @@ class AnswerStage:
             query_free = batch.soft_prompts(self.model, asked=False)
             chosen = torch.tensor(unasked, device=loss.device)[:, None, None]
             soft_prompts = torch.where(chosen, query_free, soft_prompts)
-        total = loss([prompt for prompt, _ in tokens], [target for _, target in tokens], soft_prompts).sum()
+        # Some steps show the first tokens alone, and what is told of a user beside them is the same for any question.
+        few = self.setup.embedder.shown(np.random.default_rng((options.seed, 10, step)))
+        pairs = [prompt for prompt, _ in tokens], [target for _, target in tokens]
+        total = loss(*pairs, soft_prompts[:, :few], batch.steering(self.setup.embedder)).sum()
         if (added := self._added(shown, histories, step)) is not None:
             total = total + len(part) * added
         return total
@@ -202,10 +205,11 @@ class AnswerStage:
             histories = [setup.examples.shown(example, options) for example in some]
             queries = np.stack([example.query for example in some])
             batch = HistoryBatch.of(histories, setup.embedder.config, queries, setup.loss.device)
-            soft_prompts = batch.soft_prompts(setup.embedder)
+            soft_prompts, steering = batch.soft_prompts(setup.embedder), batch.steering(setup.embedder)
             for k in sorted(set(options.ks)):
                 tokens = [setup.tokens.of(example, k) for example in some]
-                losses += setup.loss([p for p, _ in tokens], [t for _, t in tokens], soft_prompts).tolist()
+                pairs = [p for p, _ in tokens], [t for _, t in tokens]
+                losses += setup.loss(*pairs, soft_prompts, steering).tolist()
         setup.embedder.train()
         return float(np.mean(losses))
 

@@ -167,8 +167,8 @@ class _Reader:
             queries = np.stack([example.query for example in some])
             batch = HistoryBatch.of(histories, setup.embedder.config, queries, setup.loss.device)
             with torch.no_grad():
-                soft_prompts = batch.soft_prompts(setup.embedder)
-            read = setup.loss.log_probabilities([p for p, _ in pairs], [t for _, t in pairs], soft_prompts)
+                given = batch.soft_prompts(setup.embedder), batch.steering(setup.embedder)
+            read = setup.loss.log_probabilities([p for p, _ in pairs], [t for _, t in pairs], *given)
             for example, profile, (_, target), log_p in zip(some, profiles, pairs, read, strict=True):
                 if target and answered.positions < _POSITIONS and answered.candidates < _CANDIDATES:
                     answered.add(sources.of(example, profile), target, log_p.cpu())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from persona.errors import InvalidOptionError
 from persona.lamp.tasks import LampTask
-from persona.records import Profile
+from persona.records import SYNTHETIC, Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ ExampleMaker = Callable[[Profile], Sequence[Example]]
 def history_examples(
     profile: Profile, task: LampTask | None = None, *, labels: Sequence[str] | None = None
 ) -> tuple[Example, ...]:
-    """A profile's records as examples, oldest first; records without a target are left out.
+    """A profile's records as examples, oldest first; those without a target, or written by an LLM, are left out.
 
     Args:
         profile: whose.
@@ -47,7 +47,7 @@ def history_examples(
     return tuple(
         Example(record.text if task is None else task.make_input(record.text, labels=labels), record.target)
         for record in profile
-        if record.target is not None
+        if record.target is not None and SYNTHETIC not in record.metadata
     )
 
 
@@ -56,5 +56,6 @@ def text_examples(profile: Profile) -> tuple[Example, ...]:
 
     What a user writes, or reads, teaches their words and style also where no answer is known.
     """
-    halves = ((words[: len(words) // 2], words[len(words) // 2 :]) for words in (one.text.split() for one in profile))
+    own = [record for record in profile if SYNTHETIC not in record.metadata]
+    halves = ((words[: len(words) // 2], words[len(words) // 2 :]) for words in (one.text.split() for one in own))
     return tuple(Example(" ".join(first), " ".join(second)) for first, second in halves if first)

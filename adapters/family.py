@@ -9,6 +9,9 @@ in one row, layer after layer in the model's own order::
 So one adapter is a vector, and many are a matrix. At rest it is the same row in the family's `dtype`; with ``int8``
 each row of A and each column of B has a scale (float32), and the scales come first.
 
+With a *gate* a user's part adds ``s B sigmoid((A x - gate) / 0.1)``: a rank-one edit for each key, of which little is
+there unless the input is like the key (`persona.adapters.training.keys`). The prior under it has no gate.
+
 >>> Family("tiny@b00f:float32", LoraSpec(r=8), (AdaptedModule("q_proj", 32, 32),)).size
 512
 """
@@ -35,6 +38,9 @@ from persona.errors import DataFormatError, InvalidOptionError
 ALL_LINEAR = "all-linear"
 """As in PEFT: every linear layer but the one that makes the logits. What cannot be adapted is left out."""
 
+GATE_WIDTH = 0.1
+"""How wide a gate opens (Perfusion's temperature in training)."""
+
 _LOG = logging.getLogger(__name__)
 _TOLD: WeakSet[nn.Module] = WeakSet()
 
@@ -59,6 +65,8 @@ class LoraSpec:
             PEFT's `target_modules`; or ``("all-linear",)``.
         rslora: divide by ``sqrt(r)`` instead of `r`.
         dtype: of the numbers at rest, one of `DTYPES`.
+        gate: the similarity at which a gate is half open; None for none. For value projections, named in `targets`:
+            what is added to queries and keys would change where the model looks.
 
     Raises:
         InvalidOptionError: if a value is out of its range.
@@ -69,6 +77,7 @@ class LoraSpec:
     targets: tuple[str, ...] = (ALL_LINEAR,)
     rslora: bool = False
     dtype: str = "float32"
+    gate: float | None = None
 
     def __post_init__(self) -> None:
         if self.r < 1:
@@ -79,6 +88,8 @@ class LoraSpec:
             raise InvalidOptionError(f"`targets` must be a tuple of names such as ('q_proj',), was: {self.targets!r}")
         if self.dtype not in DTYPES:
             raise InvalidOptionError(f"`dtype` must be one of {', '.join(DTYPES)}, was: {self.dtype!r}")
+        if self.gate is not None and ALL_LINEAR in self.targets:
+            raise InvalidOptionError("a `gate` is for value projections: name them in `targets`, such as ('v_proj',)")
         object.__setattr__(self, "targets", tuple(sorted(set(self.targets))))  # their order means nothing
 
     @property
@@ -199,6 +210,7 @@ class Family:
             "dtype": spec.dtype,
             "modules": [[module.name, module.n_in, module.n_out] for module in self.modules],
             "prior": self.prior,
+            **({} if spec.gate is None else {"gate": spec.gate}),
         }
         return json.dumps(content, separators=(",", ":"), sort_keys=True)
 
@@ -206,7 +218,8 @@ class Family:
     def from_name(cls, name: str) -> Family:
         """The inverse of `name`."""
         content: dict[str, Any] = json.loads(name)
-        spec = LoraSpec(content["r"], content["alpha"], tuple(content["targets"]), content["rslora"], content["dtype"])
+        shape = content["r"], content["alpha"], tuple(content["targets"]), content["rslora"], content["dtype"]
+        spec = LoraSpec(*shape, content.get("gate"))
         modules = tuple(AdaptedModule(*module) for module in content["modules"])
         return cls(content["base"], spec, modules, content["prior"])
 
@@ -214,6 +227,15 @@ class Family:
     def key(self) -> str:
         """The first 12 hexadecimal digits of the name's SHA-256, for people."""
         return hashlib.sha256(self.name.encode()).hexdigest()[:12]
+
+    def check_linear(self, wanted_by: str) -> None:
+        """Refuse adapters with a gate where only ``B A`` is computed.
+
+        Raises:
+            InvalidOptionError: if they have one.
+        """
+        if self.spec.gate is not None:
+            raise InvalidOptionError(f"{wanted_by} takes adapters without a gate: the family {self.key} has one")
 
     def over(self, prior: Tensor | None) -> Family:
         """The family of the adapters that lie over `prior`.  # (size,)"""

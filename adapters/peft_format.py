@@ -111,6 +111,7 @@ def _write(
     family: Family, rows: list[Tensor], place: Path, base_name: str, notes: Mapping[str, str], *, keep: bool
 ) -> None:
     """Write `rows` side by side as one adapter. With `keep` a folder that another process has just written stays."""
+    family.check_linear("PEFT")
     from peft import LoraConfig  # here, as it takes seconds
 
     dtype = torch.float32 if family.spec.dtype == "int8" else DTYPES[family.spec.dtype]

@@ -31,7 +31,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from persona.adapters.family import Family, LoraSpec, find_modules
+from persona.adapters.family import GATE_WIDTH, Family, LoraSpec, find_modules
 from persona.adapters.layers import sights
 from persona.errors import InvalidOptionError
 
@@ -75,6 +75,7 @@ class StackedLoRA:
         base: the model's fingerprint, for `family`.
 
     Attributes:
+        model: as given.
         family: which adapters fit.
 
     Raises:
@@ -87,7 +88,7 @@ class StackedLoRA:
     ) -> None:
         if slots < 1:
             raise InvalidOptionError(f"`slots` must be at least 1, was: {slots}")
-        self.slots = slots
+        self.model, self.slots = model, slots
         self.family = Family(base, spec, find_modules(model, spec)).over(prior)
         layers = [model.get_submodule(module.name) for module in self.family.modules]
         devices = {layer.weight.device for layer in layers if isinstance(layer.weight, Tensor)}
@@ -177,6 +178,8 @@ class StackedLoRA:
             prior = [(a[0], b[0]) for a, b in self.family.pairs(self._prior[None].to(rows.dtype))]
         # Laid out as `baddbmm` reads it: from B as it is stored a token's step takes four times as long.
         pairs = [(a, b.transpose(1, 2).contiguous()) for a, b in self.family.pairs(rows)]
+        if self.family.spec.gate is not None:
+            pairs = [(a.detach(), b) for a, b in pairs]  # keys are not learnt
         return Gathered(rows, pairs, prior, over_prior)
 
     @contextmanager
@@ -215,7 +218,10 @@ class StackedLoRA:
             if active.over_prior is not None:
                 low = (low.view(n, -1, low.shape[1]) * active.over_prior).flatten(0, 1)
             y = torch.addmm(y.flatten(0, 1), low, prior_b.T, alpha=scale).view(y.shape)
-        y = torch.baddbmm(y, torch.bmm(x, a.transpose(1, 2)), b, alpha=scale)
+        low = torch.bmm(x, a.transpose(1, 2))
+        if self.family.spec.gate is not None:
+            low = ((low - self.family.spec.gate) / GATE_WIDTH).sigmoid()
+        y = torch.baddbmm(y, low, b, alpha=scale)
         return y.view(output.shape).to(output.dtype)
 
     def _slot(self, slot: int) -> int:

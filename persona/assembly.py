@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona.channels import Channel
 from persona.errors import InvalidOptionError
+from persona.generation import AnswerCheck
 from persona.lamp.prompts import LampWording
 from persona.lamp.tasks import lamp_task
 from persona.personalizer import Personalizer
@@ -75,6 +76,7 @@ class PersonalizationOptions:
         placement: where it stands, one of `persona.prompts.PLACEMENTS`: in the user's turn before the request, in the
             system's turn, or as earlier turns.
         generation: how to decode.
+        checks: look at every answer before it is given out (`persona.generation.AnswerCheck`).
 
     Raises:
         InvalidOptionError: if options contradict one another.
@@ -97,6 +99,7 @@ class PersonalizationOptions:
     max_context_tokens: int = 512
     placement: str = PROMPT
     generation: GenerationOptions = field(default_factory=GenerationOptions)
+    checks: tuple[AnswerCheck, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.retriever, str):
@@ -165,7 +168,11 @@ def assembled(
         builder = PromptBuilder.of(
             llm, max_tokens=options.max_context_tokens, wording=wording, placement=options.placement
         )
-        yield Personalizer(llm, store, channels, builder=builder, options=options.generation)
+        if task == FREE:
+            from persona.summaries.feedback import FeedbackChannel
+
+            channels.append(FeedbackChannel())
+        yield Personalizer(llm, store, channels, builder=builder, options=options.generation, checks=options.checks)
 
 
 def personalize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
+from persona.channels import Ask
 from persona.errors import GenerationError, InvalidOptionError
+from persona.prompts.personal_data import personal_data
 from persona.protocols import Answer, Message, Request
 from persona.records import ScoredRecord
 
@@ -31,6 +33,7 @@ class Generation:
         finish: how it ended, one of `persona.protocols.Finish`; empty before it is there.
         turns: the turns before `prompt`, those with personal text included (`PromptBuilder.placement`).
         thought: whether the LLM wrote a part for thinking, which is not in `text`.
+        findings: what checks have found in the answer (`AnswerCheck`).
     """
 
     text: str
@@ -45,6 +48,7 @@ class Generation:
     finish: str = ""
     turns: tuple[Message, ...] = ()
     thought: bool = False
+    findings: tuple[str, ...] = ()
 
     @property
     def abstained(self) -> bool:
@@ -55,6 +59,43 @@ class Generation:
         return not self.channels
 
 
+class AnswerCheck(Protocol):
+    """Looks at an answer before it is given out: for safety, personal data, bias. Any function of this form is one."""
+
+    def __call__(self, ask: Ask, text: str) -> Sequence[str]:
+        """What is wrong with the answer `text` to `ask`, in words (`Generation.findings`); nothing if nothing is.
+
+        Raises:
+            GenerationError: to hold the answer back. Pieces of a stream are out by then.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PersonalDataCheck:
+    """Finds personal data in an answer that is neither in the user's own records nor in the request.
+
+    It may be another person's, or made up (`persona.prompts.personal_data` says what is found).
+
+    Attributes:
+        hold_back: raise in the place of a finding.
+    """
+
+    hold_back: bool = False
+
+    def __call__(self, ask: Ask, text: str) -> list[str]:
+        """A finding for each datum, without the datum."""
+        found = personal_data(text)
+        if not found:
+            return []
+        records = (part for one in ask.profile for part in (one.text, one.target or "", *one.metadata.values()))
+        own = personal_data("\n".join([ask.prompt, *(turn.content for turn in ask.turns), *records]))
+        findings = [f"{what} that the user has not given" for datum, what in found.items() if datum not in own]
+        if findings and self.hold_back:
+            raise GenerationError(f"the answer was held back: it has {', '.join(findings)}")
+        return findings
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
     """A request that is ready to be answered.
@@ -63,21 +104,35 @@ class Prepared:
         request: the LLM's input.
         generation: the answer without its text.
         identity: what besides `request` determines the answer: the weights behind its adapter's name.
+        ask: what was asked; None for nobody's request, which is not checked.
+        checks: look at the answer.
     """
 
     request: Request
     generation: Generation
     identity: str = ""
+    ask: Ask | None = None
+    checks: Sequence[AnswerCheck] = ()
 
     def with_answer(self, answered: Answer | GenerationError) -> Generation | GenerationError:
-        """The generation with what the LLM answered; an error as it is."""
-        return answered if isinstance(answered, GenerationError) else self.generation_of(answered)
+        """The generation with what the LLM answered; an error as it is, that of a check too."""
+        if isinstance(answered, GenerationError):
+            return answered
+        try:
+            return self.generation_of(answered)
+        except GenerationError as error:
+            return error
 
     def generation_of(self, answer: Answer) -> Generation:
-        """The generation with what the LLM answered."""
-        return replace(
+        """The generation with what the LLM answered; errors as `AnswerCheck`."""
+        made = replace(
             self.generation, text=answer.text, answered=answer.mode, finish=answer.finish, thought=answer.thought
         )
+        return replace(made, findings=self.findings(answer.text))
+
+    def findings(self, text: str) -> tuple[str, ...]:
+        """What the checks find in an answer; errors as `AnswerCheck`."""
+        return () if self.ask is None else tuple(each for check in self.checks for each in check(self.ask, text))
 
 
 class GenerationStream(Iterator[str]):

@@ -44,6 +44,7 @@ from persona.settings import Settings, open_store
 from persona.store.erasure import ForgetReport
 from persona.store.profile_store import ProfileStore
 from persona.store.upkeep.expiry import has_expired, now
+from persona.summaries.feedback import feedback_fields
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -191,6 +192,18 @@ class Memory:
         self.embed([user_id])
         return {"results": [{**_item(user_id, each), "event": _event(before, each)} for each in new.values()]}
 
+    def feedback(
+        self,
+        text: str,
+        *,
+        user_id: str,
+        score: float | None = None,
+        instruction: str | None = None,
+        timestamp: Moment | None = None,
+    ) -> Memories:
+        """Remember what a user said of an answer: later answers get it as guidance. Arguments as `feedback_record`."""
+        return self.add(text, user_id=user_id, metadata=feedback_fields(score, instruction), timestamp=timestamp)
+
     def search(
         self, query: str, *, user_id: str, k: int = 10, where: str | None = None, threshold: float | None = None
     ) -> Memories:
@@ -323,6 +336,7 @@ class AsyncMemory:
         self.memory = memory
 
     add = _in_thread(Memory.add)
+    feedback = _in_thread(Memory.feedback)
     search = _in_thread(Memory.search)
     get_all = _in_thread(Memory.get_all)
     get = _in_thread(Memory.get)

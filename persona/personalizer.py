@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from persona.channels import Ask, Channel, Contribution, check_way, only, summed
 from persona.errors import GenerationError, InvalidOptionError
-from persona.generation import AsyncGenerationStream, Generation, GenerationStream, Prepared
+from persona.generation import AnswerCheck, AsyncGenerationStream, Generation, GenerationStream, Prepared
 from persona.llm.answers.modes import aanswers, answers
 from persona.llm.answers.streams import awaited, pieces_of
 from persona.llm.chat.messages import Conversation, conversation, with_personal_turns
@@ -60,6 +60,7 @@ class Personalizer:
         options: how to decode.
         query: the part of a prompt that records are searched by; None takes the question in it if the builder has the
             wording of a task, else all of it.
+        checks: look at every answer before it is given out, e.g. `persona.generation.PersonalDataCheck`.
 
     Raises:
         InvalidOptionError: if a part is not what it should be, or `options` are out of range.
@@ -75,6 +76,7 @@ class Personalizer:
         builder: PromptBuilder | None = None,
         options: GenerationOptions | None = None,
         query: Callable[[str], str] | None = None,
+        checks: Sequence[AnswerCheck] = (),
     ) -> None:
         _check_part("llm", llm, ("channels", "tokenizer", "generate"), "make one with `persona.load_llm`")
         _check_part("store", store, ("profile",), "open one with `persona.ProfileStore`")
@@ -93,6 +95,7 @@ class Personalizer:
         self.builder = builder or PromptBuilder.of(llm, wording=wording)
         _check_placement(llm, self.builder)
         self.options = options or GenerationOptions()
+        self.checks = tuple(checks)
         self._query = query or (self.builder.wording.query if self.builder.wording is not None else str)
 
     def answering(self, way: str) -> Personalizer:
@@ -114,6 +117,7 @@ class Personalizer:
             builder=self.builder,
             options=options or self.options,
             query=self._query,
+            checks=self.checks,
         )
 
     def generate(
@@ -329,7 +333,8 @@ class Personalizer:
             turns=with_personal_turns(ask.turns, built.turns),
         )
         request = Request(built.text, soft_prompt, adapter, request_lifts, generation.turns, ask.choices, steering)
-        return Prepared(request, generation, next((each.identity for each in contributions if each.identity), ""))
+        identity = next((each.identity for each in contributions if each.identity), "")
+        return Prepared(request, generation, identity, ask, self.checks)
 
     def _builder_for(self, ask: Ask, tokens: int) -> PromptBuilder:
         """The builder with its budget limited to what the LLM's own limit leaves beside a request and `tokens`."""

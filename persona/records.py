@@ -27,6 +27,9 @@ MAX_CHARACTERS = 1_000_000
 VIEWS = ("text", "target", "target+text", "title+text", "turn")
 """The views of a record that can be embedded or indexed; see `Record.view`."""
 
+SYNTHETIC = "persona:synthetic"
+"""The field of a record's metadata that says that an LLM wrote it (`persona.summaries.synthetic`), and which one."""
+
 _OPTIONAL = frozenset({"target", "time", "role", "speaker", "expires"})
 _MOMENT = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d:\d\d:\d\d(\.\d+)?(\+00:00)?)?)?)?", re.ASCII)
 _DAY = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d))?)?", re.ASCII)

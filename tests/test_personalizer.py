@@ -16,6 +16,7 @@ import persona.encoders.load
 from persona.assembly import PersonalizationOptions, assembled, personalize
 from persona.channels import Ask, Channel, Contribution
 from persona.errors import (
+    GenerationError,
     InvalidOptionError,
     InvalidUserIdError,
     ModelLoadError,
@@ -23,7 +24,7 @@ from persona.errors import (
     UnknownTaskError,
     UnsupportedChannelError,
 )
-from persona.generation import Generation
+from persona.generation import Generation, PersonalDataCheck
 from persona.lamp.tasks import lamp_task
 from persona.llm.load import load_llm
 from persona.llm.tokenizers import WhitespaceTokenizer
@@ -459,3 +460,30 @@ def test_a_filter_is_not_dropped_silently_where_the_retriever_is_an_object(store
             retriever=RecencyRetriever(),
             retrieval=RetrieverOptions(where="label=5"),
         )
+
+
+def test_checks_see_every_answer_and_decide_what_comes_of_it(store: ProfileStore) -> None:
+    """Row 61: personal data that is neither the user's nor the request's is flagged, or held back."""
+    store.upsert([("ana", Record("My number is +44 20 7946 0958.", target="a@b.org"))])
+    said = "Call +44 20 7946 0958 or +44 20 7946 0000, write to A@b.org or c@d.org; ref 123456789."
+    llm = load_llm(lambda prompt: said)
+    flagging = Personalizer(
+        llm, store, [], checks=[PersonalDataCheck(), lambda ask, text: [f"of {ask.profile.user_id}"]]
+    )
+    answer = flagging.generate("ana", "My reference is 123456789.")
+    datum = "a phone number that the user has not given"
+    assert answer.findings == ("an e-mail address that the user has not given", datum, "of ana")
+    assert len(flagging.answering("generate").generate("bo", "Q?").findings) == 6
+    with flagging.stream("ana", "My reference is 123456789.") as stream:
+        assert "".join(stream) == said
+    assert stream.generation.findings == answer.findings
+    assert not Personalizer(llm, store, []).generate("bo", "Q?").findings
+    strict = Personalizer(llm, store, [], checks=[PersonalDataCheck(hold_back=True)])
+    prepared = strict.prepared([("ana", "My reference is 123456789."), ("ana", said)])
+    held, given = (each for _, each in sorted(strict.answers(prepared)))
+    assert isinstance(held, GenerationError)
+    assert datum in str(held)
+    assert "7946" not in str(held)
+    assert isinstance(given, Generation)
+    with pytest.raises(GenerationError, match="held back"):
+        strict.generate("ana", "Q?")

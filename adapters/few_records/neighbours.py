@@ -97,6 +97,7 @@ def mean_of_products(family: Family, rows: Tensor, weights: Tensor) -> Tensor:
         rows: the others.  # (n, size)
         weights: of each.  # (n,)
     """
+    family.check_linear("a mean of products")
     mean = torch.zeros(1, family.size, dtype=rows.dtype)
     for (a, b), (mean_a, mean_b) in zip(family.pairs(rows.double()), family.pairs(mean), strict=True):
         tall = (b * weights.double()[:, None, None]).permute(1, 0, 2).flatten(1)  # (out, n r)

@@ -244,6 +244,7 @@ def train_router(
     if len(known) < 4:
         raise InvalidOptionError(f"a router needs at least 4 users with 2 examples each, was: {len(known)}")
     draw.shuffle(known)
+    trainer.family.check_linear("a router")
     router = Router(trainer, options, prior=prior)
     course = _Course(trainer, router, options, known)
     optimizer = torch.optim.AdamW(router.parameters(), lr=options.learning_rate, weight_decay=0.01)

@@ -143,6 +143,7 @@ def train_generator(
             cannot be read.
     """
     options = options or GeneratorTraining()
+    trainer.family.check_linear("a generator")
     begun = time.perf_counter()
     course = _Course(trainer, users, options, prior, vectors)
     path = None if folder is None else folder / CHECKPOINT

@@ -86,7 +86,12 @@ class AdapterTrainer:
     @contextmanager
     def stacked(self, prior: Tensor | None) -> Iterator[UserLosses]:
         """While this is open, the LLM computes with adapters over `prior`.  # (size,)"""
-        with StackedLoRA(self.llm.model, self.spec, slots=1, prior=prior, base=self.llm.fingerprint) as stack:
+        with self._stacked(self.spec, prior) as losses:
+            yield losses
+
+    @contextmanager
+    def _stacked(self, spec: LoraSpec, prior: Tensor | None) -> Iterator[UserLosses]:
+        with StackedLoRA(self.llm.model, spec, slots=1, prior=prior, base=self.llm.fingerprint) as stack:
             yield UserLosses(stack, self._loss, self.options.chunk_tokens)
 
     def train_prior(
@@ -122,7 +127,7 @@ class AdapterTrainer:
             raise InvalidOptionError("a prior needs examples, and there are none: name users with records")
         patience = 1 if validation else None
         options = replace(self.options, batch_size=_PRIOR_BATCH, min_steps=0, patience=patience)
-        with self.stacked(None) as losses:
+        with self._stacked(replace(self.spec, gate=None), None) as losses:
             (learnt,) = train_side_by_side(losses, [Lesson("prior", train, validation, start=start)], options)
         row = learnt.row.cpu()
         if learnt.wins:
@@ -192,7 +197,9 @@ def train_side_by_side(losses: UserLosses, lessons: Sequence[Lesson], options: T
     dtype = torch.float64 if stack.dtype == torch.float64 else torch.float32
     initial = stack.family.initial(seed=options.seed, dtype=dtype)
     starts = torch.stack([initial if lesson.start is None else lesson.start.cpu().to(dtype) for lesson in lessons])
-    optimizer = PerUserAdamW(starts.to(stack.device), weight_decay=options.weight_decay, clip=options.clip)
+    # Decay would shrink the keys of gated edits, which are not learnt.
+    decay = options.weight_decay if stack.family.spec.gate is None else 0.0
+    optimizer = PerUserAdamW(starts.to(stack.device), weight_decay=decay, clip=options.clip)
     nothing = torch.zeros(1, stack.family.size, dtype=dtype, device=stack.device)
     before = losses.evaluated(nothing, [lesson.held_out for lesson in lessons])
     every = [_Progress(lesson, options, loss) for lesson, loss in zip(lessons, before, strict=True)]

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from persona.adapters.bank import AdapterBank
 from persona.adapters.examples import Example, ExampleMaker
+from persona.adapters.training.keys import keyed
 from persona.adapters.training.lessons import Lesson, TokenExample, chunks
 from persona.adapters.training.losses import UserLosses
 from persona.adapters.training.options import TrainingOptions
@@ -66,10 +67,12 @@ def train_users(
         examples: makes a user's examples.
         prior: the shared prior; None for none.  # (size,)
         user_ids: whom to train; None for the users with records that no version of theirs has seen.
-        prepare: changes a chunk's lessons before they are trained.
+        prepare: changes a chunk's lessons before they are trained; None gives adapters with a gate their keys.
         progress: called after each chunk.
     """
     family = trainer.family.over(prior)
+    if prepare is None and family.spec.gate is not None:
+        prepare = keyed(trainer, prior=prior)
     begun, report = time.perf_counter(), AdapterReport()
     bank.store.remove_expired()  # what is made before would be removed with it
 

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, Update, bindparam, select, text, update
 
 from persona.errors import DataFormatError
-from persona.records import Record, check_user_id
+from persona.records import SYNTHETIC, Record, check_user_id
 from persona.store.database import insert_rows
 from persona.store.queries import queries
 from persona.store.record_rows import CONTENT, content_of, record_of
@@ -101,6 +101,8 @@ def chunks(pairs: Iterable[tuple[str, Record]]) -> Iterator[Chunk]:
             raise DataFormatError(f"the store takes pairs of a user id and a Record, was: {pair!r:.80}") from None
         if not isinstance(record, Record):
             raise DataFormatError(f"the store takes pairs of a user id and a Record, was: {record!r:.80}")
+        if SYNTHETIC in record.metadata:
+            raise DataFormatError("what an LLM wrote is no record of a user: keep it with `synthesize`")
         if user_id != last:
             last = check_user_id(user_id)
             history = chunk.histories.setdefault(last, {})

@@ -2,15 +2,16 @@
 
 Made from any history whose records have labels (targets), one of each kind for each user, with four options:
 
-=============  =========================================================================
-``last item``  the label of the newest record
-``n-th item``  that of the n-th newest, n from 2 to 5
-``count``      how many records have some label
-``next label`` the label of the record that comes next, which is taken out of the history
-``top three``  the three commonest labels
-``recent top`` the commonest label of the last five records
-``drift``      the commonest label of the first third, and of the last
-=============  =========================================================================
+=================  =========================================================================
+``last item``      the label of the newest record
+``n-th item``      that of the n-th newest, n from 2 to 5
+``count``          how many records have some label
+``next label``     the label of the record that comes next, which is taken out of the history
+``top three``      the three commonest labels
+``recent top``     the commonest label of the last five records
+``drift``          the commonest label of the first third, and of the last
+``several facts``  two to four of these facts in one request (in the spirit of Gen4Gen); by name only
+=================  =========================================================================
 
 A question with several right answers, two labels that are equally common say, is not asked. Answered from the soft
 prompt alone, with another user's beside it, a probe says what the soft prompt carries of this user; `linear_probe`
@@ -19,6 +20,7 @@ prompt alone, with another user's beside it, a probe says what the soft prompt c
 =====================  ============================================================================================
 ``accuracy``           the right one of four
 ``official accuracy``  as UQABench counts: an answer that begins with the right one is right, so "12" where it is 1
+``coverage``           with ``several facts``: the share of a question's facts that the answer has in their places
 =====================  ============================================================================================
 """
 
@@ -27,6 +29,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import eq
 from os import PathLike
 from types import MappingProxyType
 from typing import NamedTuple
@@ -46,7 +49,19 @@ LAST, NTH, COUNT, NEXT, TOP, RECENT, DRIFT = PROBES = (
     *("last item", "n-th item", "count", "next label"),
     *("top three", "recent top", "drift"),
 )
-"""The kinds of probes."""
+"""The kinds of probes that are made unless others are named."""
+
+SEVERAL = "several facts"
+_FACTS_BETWEEN = "; "
+
+
+def _covered(answers: Sequence[Answer], labels: Sequence[str]) -> Array:
+    pairs = [(each.gold.split(_FACTS_BETWEEN), each.prediction.split(_FACTS_BETWEEN)) for each in answers]
+    return np.array([[sum(map(eq, gold, said)) / len(gold)] for gold, said in pairs], dtype=np.float64)
+
+
+COVERAGE = Metric("coverage", True, _covered, mean_of_sums)
+"""The share of a question's facts that an answer has right, each in its place."""
 
 OPTIONS = 4
 _RECENT = 5
@@ -59,7 +74,7 @@ class ProbeOptions:
     """Which probes are made.
 
     Attributes:
-        kinds: comma list of probes; all of them by default.
+        kinds: comma list of probes; all of them by default, but for "several facts".
         format: of the histories (persona ingest --help).
         training: histories of other users, for what learns from probes; empty for none.
         least: records with a label that a user needs, at least 6.
@@ -77,8 +92,8 @@ class ProbeOptions:
 
     def __post_init__(self) -> None:
         for kind in self.kinds or ("",):
-            if kind not in PROBES:
-                raise InvalidOptionError(f"`kinds` must be of {', '.join(PROBES)}, was: {kind!r}")
+            if kind not in (*PROBES, SEVERAL):
+                raise InvalidOptionError(f"`kinds` must be of {', '.join((*PROBES, SEVERAL))}, was: {kind!r}")
         for name, least in (("least", 6), ("seed", 0)):
             if getattr(self, name) < least:
                 raise InvalidOptionError(f"`{name}` must be at least {least}, was: {getattr(self, name)}")
@@ -130,6 +145,8 @@ class Probes(Benchmark):
         labels: Iterable[str] | None = None,
     ) -> None:
         self._wanted, users, self._training = options or ProbeOptions(), list(profiles), training
+        if SEVERAL in self._wanted.kinds:
+            self.metrics = (*Probes.metrics, COVERAGE)
         self.labels = tuple(sorted({label for each in users for label in _labels(each)} if labels is None else labels))
         if len(self.labels) < OPTIONS:
             raise EvaluationError(f"probes need histories with at least {OPTIONS} labels, had: {len(self.labels)}")
@@ -204,7 +221,7 @@ class Probes(Benchmark):
         if len(labelled) < self._wanted.least:
             return
         for kind in self._wanted.kinds:
-            number = PROBES.index(kind)
+            number = (*PROBES, SEVERAL).index(kind)
             draw = np.random.default_rng([self._wanted.seed, number, *profile.user_id.encode()])
             made = _made(kind, _labels(labelled), draw, self.labels)
             if made is None or len(made.wrong) < OPTIONS - 1:
@@ -246,6 +263,8 @@ def _made(kind: str, labels: Sequence[str], draw: np.random.Generator, every: Se
         return _top_three(labels, draw, every)
     if kind == DRIFT:
         return _drift(labels, draw, every)
+    if kind == SEVERAL:
+        return _several(labels, draw, every)
     if kind == NTH:
         place = int(draw.integers(2, min(_FURTHEST, len(labels)) + 1))
         asked, label, group = f"which label has number {place} from the newest?", labels[-place], f"{NTH} {place}"
@@ -293,6 +312,27 @@ def _drift(labels: Sequence[str], draw: np.random.Generator, every: Sequence[str
     return _Made("which label is the commonest among the first third, and which among the last?", (first, last), wrong)
 
 
+def _several(labels: Sequence[str], draw: np.random.Generator, every: Sequence[str]) -> _Made | None:
+    """The wrong answers have some of the right facts, or none."""
+    facts = {f"number {place} from the newest": labels[-place] for place in range(2, _FURTHEST + 1)}
+    facts["the newest one"] = labels[-1]
+    facts[f"the last {_RECENT} most often"] = _commonest(labels[-_RECENT:])
+    known = sorted(words for words, label in facts.items() if label)
+    if any(_FACTS_BETWEEN in label for label in every):
+        return None
+    asked = [known[place] for place in draw.permutation(len(known))[: int(draw.integers(2, 5))]]
+    right = tuple(facts[words] for words in asked)
+    wrong: dict[_Parts, None] = {}
+    for _ in range(64):
+        changed = set(draw.permutation(len(right))[: int(draw.integers(1, len(right) + 1))].tolist())
+        drawn = draw.choice(every, size=len(right)).tolist()
+        parts = tuple(drawn[place] if place in changed else label for place, label in enumerate(right))
+        if parts != right and len(wrong) < OPTIONS - 1:
+            wrong.setdefault(parts)
+    words = _FACTS_BETWEEN.join(asked)
+    return _Made(f"which labels have, in this order: {words}?", right, tuple(wrong), f"{SEVERAL} {words}")
+
+
 def _other_labels(right: str, own: Sequence[str], draw: np.random.Generator, every: Sequence[str]) -> list[_Parts]:
     """Three other labels, two of them the user's own where there are any, so that knowing all of them is not enough."""
     mine = draw.permutation(sorted(set(own) - {right})).tolist()[:2]
@@ -302,6 +342,8 @@ def _other_labels(right: str, own: Sequence[str], draw: np.random.Generator, eve
 
 def _text(kind: str, parts: _Parts) -> str:
     """An option in words."""
+    if kind == SEVERAL:
+        return _FACTS_BETWEEN.join(parts)
     return f"from {parts[0]} to {parts[1]}" if kind == DRIFT else ", ".join(parts)
 
 

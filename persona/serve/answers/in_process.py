@@ -88,7 +88,7 @@ class InProcess:
             form, prompt = CompletionForm(options.logprobs is not None), _prompt(call.body.prompt)
         prepared = await self._personal.prepared(call.user_id, prompt, call.body.persona, options.max_new_tokens)
         ticket = await to_thread.run_sync(self._submit, prepared, options, call)
-        reply = _Reply(call, form, self._personal.used(prepared), Noting(call, self._metrics))
+        reply = _Reply(call, form, self._personal.used(prepared), prepared, Noting(call, self._metrics))
         if call.streams:
             return Events(reply.events(ticket))
         try:
@@ -118,19 +118,21 @@ class _Reply:
         call: the request.
         form: of the endpoint.
         used: what of the user went into it.
+        prepared: checks it.
         noting: notes its tokens.
     """
 
-    def __init__(self, call: Call, form: Form, used: Used, noting: Noting) -> None:
+    def __init__(self, call: Call, form: Form, used: Used, prepared: Prepared, noting: Noting) -> None:
         self._call, self._form, self._noting = call, form, noting
-        self._persona = {"persona": used.model_dump()}
+        self._used, self._prepared = used, prepared
         self._head = {"id": f"{form.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": call.model}
 
     def whole(self, written: Written) -> dict[str, Any]:
         """The whole answer."""
         self._noting.first()
+        persona = self._persona(written)
         answer = self._chunk([self._form.whole(written)], self._form.whole_object)
-        return {**answer, "usage": self._usage(written), **self._persona}
+        return {**answer, "usage": self._usage(written), **persona}
 
     async def events(self, ticket: Ticket) -> AsyncGenerator[bytes, None]:
         """The answer in events; the engine stops when they are closed."""
@@ -142,7 +144,7 @@ class _Reply:
                 self._noting.first()
                 yield event(self._chunk([form.piece(piece)]))
             usage = self._usage(ticket.written)
-            yield event({**self._chunk([form.ended(ticket.written)]), **self._persona})
+            yield event({**self._chunk([form.ended(ticket.written)]), **self._persona(ticket.written)})
             if self._call.with_usage:
                 yield event({**self._chunk([]), "usage": usage})
             yield DONE
@@ -150,6 +152,11 @@ class _Reply:
             yield b"data: " + bytes(error_response(error).body) + b"\n\n"
         finally:
             ticket.cancel()
+
+    def _persona(self, written: Written) -> dict[str, Any]:
+        """What of the user went into the answer, and what checks have found in it."""
+        findings = self._prepared.findings(written.text)
+        return {"persona": {**self._used.model_dump(), **({"findings": findings} if findings else {})}}
 
     def _chunk(self, choices: list[dict[str, Any]], kind: str = "") -> dict[str, Any]:
         return {**self._head, "object": kind or self._form.chunk_object, "choices": choices}

@@ -13,7 +13,8 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from persona.errors import InvalidOptionError
+from persona.channels import Ask
+from persona.errors import GenerationError, InvalidOptionError
 from persona.llm.continuous.engine import Engine
 from persona.llm.load import load_llm
 from persona.protocols import GenerationOptions
@@ -267,6 +268,25 @@ def test_langchains_chat_model_asks_as_it_is(served: Serve, url: str) -> None:
     assert [each.content for each in model.batch([turns, turns])] == [expected.text] * 2
     with pytest.raises(openai.BadRequestError, match="tools"):
         model.bind_tools([{"type": "function", "function": {"name": "f", "parameters": {}}}]).invoke(turns)
+
+
+def test_what_checks_find_stands_beside_the_answer(serve: Serve, llm: Any) -> None:
+    """Row 61: whole and streamed; a check that raises holds the whole answer back."""
+
+    def check(ask: Ask, text: str) -> list[str]:
+        if ask.prompt == "hold":
+            raise GenerationError("held back")
+        return [f"{ask.profile.user_id} got {len(text)} characters"]
+
+    url = serve(llm, ServerOptions(answer_tokens=8), checks=(check,))
+    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        got = client.chat.completions.create(model="tiny", messages=MESSAGES, user="ana")
+        expected = [f"ana got {len(got.choices[0].message.content or '')} characters"]
+        assert used(got)["findings"] == expected
+        *_, last = client.chat.completions.create(model="tiny", messages=MESSAGES, user="ana", stream=True)
+        assert used(last)["findings"] == expected
+        with pytest.raises(openai.APIStatusError, match="held back"):
+            client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hold"}], user="ana")
 
 
 def test_who_is_forgotten_before_the_engine_has_the_request_gets_no_answer(

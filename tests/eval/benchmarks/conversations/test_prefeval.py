@@ -63,6 +63,17 @@ def test_the_forms_and_the_filler(read: Read) -> None:
     assert [record.text for record in shown.profile][2::2] == ["u2", "u10"]
 
 
+@pytest.mark.parametrize("turns", [0, 2, 10])
+def test_inject_then_turns_then_ask(read: Read, turns: int) -> None:
+    """Row 53: the preference is stated, so many unrelated turns follow, and then the same question is asked."""
+    stated, without = read(filler=turns).questions[1], read().questions[1]
+    assert stated.profile.records[:2] == without.profile.records
+    between = stated.profile.records[2:]
+    assert len(between) == 2 * turns
+    assert [record.role for record in between] == ["user", "assistant"] * turns
+    assert (stated.prompt, stated.gold, stated.evidence) == (without.prompt, without.gold, without.evidence)
+
+
 def test_options_are_shuffled_by_the_item_alone(read: Read) -> None:
     both, (one,) = read().questions, read(topics=("rooms",)).questions
     assert one.prompt == both[1].prompt

@@ -67,6 +67,28 @@ def test_what_has_several_right_answers_is_not_asked() -> None:
     assert [each.prompt for each in alone] == [each.prompt for each in beside[6:]]
 
 
+def test_several_facts_of_one_user_in_one_request() -> None:
+    """Row 27: two to four facts at once, and the share of them that an answer has right, by hand."""
+    probes = Probes([ANA, BEN], ProbeOptions(kinds=("several facts",), seed=1), labels=LABELS)
+    ana = probes.questions[0]
+    facts = ana.prompt.split("order: ")[1].split("?")[0].split("; ")
+    known = {"the newest one": "green", "the last 5 most often": "green"}
+    known |= {f"number {n} from the newest": ANA[-n].target or "" for n in range(2, 6)}
+    assert 2 <= len(facts) <= 4
+    right = [known[fact] for fact in facts]
+    assert ana.gold == "; ".join(right)
+    assert isinstance(ana.choices, tuple)
+    assert len(set(ana.choices)) == 4
+    half = "; ".join([right[0], *["grey"] * (len(right) - 1)])
+    one = 1 / len(right)
+    for answer, share in ((ana.gold, 1.0), (half, one), ("grey", 0.0), (right[0], one), ("", 0.0)):
+        samples = probes.score([ana], [answer])
+        assert samples["coverage"].tolist() == [[share]], answer
+    assert [metric.name for metric in Probes([ANA], labels=LABELS).metrics] == ["accuracy", "official accuracy"]
+    assert {each.kind for each in Probes([ANA], labels=LABELS).questions} == set(PROBES)
+    assert "several facts" not in PROBES
+
+
 def test_scores_and_yardsticks() -> None:
     probes = Probes([ANA, BEN], ProbeOptions(kinds=("count", "last item")))
     answers = [f"{each.gold}0" if each.kind == "count" else each.gold or "" for each in probes.questions]

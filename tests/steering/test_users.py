@@ -150,6 +150,7 @@ def test_a_forgotten_user_is_gone_from_the_bytes_and_the_receipt_says_of_what(
 def test_a_preference_makes_own_texts_likelier_one_way_and_less_likely_the_other(
     llm: TransformersLM, bank: AdapterBank
 ) -> None:
+    """Row 22: pairs of the user's own text and one that is not theirs."""
     bank.store.upsert(records("ana"))
     contrast = Contrast(llm, history_examples, replace(OPTIONS, bipo=8, learning_rate=0.05))
     profile = bank.store.profile("ana")

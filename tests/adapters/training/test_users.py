@@ -233,6 +233,7 @@ def test_what_is_held_out_of_a_user_is_not_in_the_prior(bank: AdapterBank, llm: 
 
 
 def test_examples_of_others_are_mixed_in_and_never_held_out(bank: AdapterBank, trainer: AdapterTrainer) -> None:
+    """Row 43: prior preservation."""
     users = ["user 4", "user 5"]
     lessons = [lesson_of(trainer, bank, user) for user in users]
     everybody = [example for lesson in lessons for example in (*lesson.train, *lesson.held_out)]

@@ -48,8 +48,8 @@ class AspectsPooling(Pooling):
         topic, style = F.normalize(self.topic(records.keys), dim=-1), F.normalize(self.style(records.hidden), dim=-1)
         self.loss = self._loss(records, topic, style) if self.training else None
         count = mask.sum(1) + records.null_records
-        mean: Tensor = (torch.cat((topic, style), dim=-1) * mask).sum(1) / count
-        return mean * (self.size / 2) ** 0.5
+        mean: Tensor = (self.size / 2) ** 0.5 * (torch.cat((topic, style), dim=-1) * mask).sum(1) / count
+        return mean
 
     def _loss(self, records: Records, topic: Tensor, style: Tensor) -> Tensor:
         """The losses of both aspects on records of the batch.  # ()"""

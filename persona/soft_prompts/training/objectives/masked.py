@@ -32,7 +32,7 @@ _RECORDS = 128
 class MaskedObjective(Objective):
     """The InfoNCE of the module's docstring; `temperature` is tau."""
 
-    def __init__(self, config: Any, state_size: int, *, weight: float = 0.1, temperature: float = 0.1) -> None:
+    def __init__(self, config: Any, state_size: int, *, weight: float = 0.1, temperature: float = 0.2) -> None:
         super().__init__()
         self.weight, self.temperature, self.blocks = weight, temperature, config.view_dims
 

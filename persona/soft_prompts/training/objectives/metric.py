@@ -23,7 +23,7 @@ from persona.soft_prompts.training.objectives.contrast import on_sphere, own_rec
 class MetricObjective(Objective):
     """The hinge of the module's docstring; `margin` is m, of squared distances from 0 to 4."""
 
-    def __init__(self, config: Any, state_size: int, *, weight: float = 0.1, margin: float = 0.5) -> None:
+    def __init__(self, config: Any, state_size: int, *, weight: float = 1.0, margin: float = 0.5) -> None:
         super().__init__()
         self.weight, self.margin, self.blocks = weight, margin, config.view_dims
         self.map = nn.Linear(state_size, config.value_dim, bias=False)

@@ -26,7 +26,7 @@ class NoiseObjective(Objective):
     """The InfoNCE of the module's docstring; `scale` is eps, `temperature` tau."""
 
     def __init__(
-        self, config: Any, state_size: int, *, weight: float = 0.1, scale: float = 0.2, temperature: float = 0.1
+        self, config: Any, state_size: int, *, weight: float = 0.1, scale: float = 0.5, temperature: float = 0.1
     ) -> None:
         super().__init__()
         self.weight, self.scale, self.temperature = weight, scale, temperature

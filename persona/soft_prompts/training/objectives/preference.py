@@ -33,7 +33,7 @@ class PreferenceObjective(Objective):
 
     reads_llm = True
 
-    def __init__(self, config: Any, state_size: int, *, weight: float = 0.1, beta: float = 0.1) -> None:
+    def __init__(self, config: Any, state_size: int, *, weight: float = 0.3, beta: float = 0.1) -> None:
         super().__init__()
         self.weight, self.beta = weight, beta
 

@@ -39,7 +39,7 @@ class TemplatesObjective(Objective):
     reads_llm = True
 
     def __init__(
-        self, config: Any, state_size: int, *, weight: float = 0.25, usual: float = 1.0, record: float = 0.25
+        self, config: Any, state_size: int, *, weight: float = 0.1, usual: float = 1.0, record: float = 0.25
     ) -> None:
         super().__init__()
         self.weight, self.weights = weight, {"usual": usual, "record": record}

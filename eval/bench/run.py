@@ -184,7 +184,7 @@ class Bench:
         begun = time.perf_counter()
         soft_prompts(embedder, histories)
         milliseconds = 1000 * (time.perf_counter() - begun) / len(histories)
-        state = embedder.pooling.state if embedder.config.state else None
+        state = embedder.pooling.state if embedder.keeps_state else None
         config = embedder.config
         stored = config.n_tokens * config.llm_hidden * _FLOAT16 if state is None else math.ceil(state.bits / 8)
         seconds = _notes(folder / f"{self.options.seeds[0]}")["report"]["seconds"]

@@ -170,7 +170,7 @@ class UserEmbedder(
         """
         shorter = UserEmbedder(replace(self.config, cut=k))
         shorter.load_state_dict(self.state_dict())
-        return shorter.to(self.instruction.device).train(self.training)
+        return shorter.to(next(self.parameters()).device).train(self.training)
 
     @property
     def keeps_state(self) -> bool:

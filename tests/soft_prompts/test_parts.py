@@ -46,7 +46,7 @@ def shapes() -> list[Any]:
     return [*single, pytest.param(several, id="several")]
 
 
-def make(**parts: str) -> UserEmbedder:
+def make(**parts: Any) -> UserEmbedder:
     torch.manual_seed(0)
     embedder = UserEmbedder(replace(CONFIG, **parts))
     for parameter in embedder.parameters():
@@ -110,7 +110,7 @@ def test_without_dates_the_order_of_records_changes_nothing(parts: dict[str, str
     embedder = make(**parts)
     if any(getattr(part, "ordered", False) for part in embedder.modules()):
         pytest.skip("this part reads the order")
-    given = batch_of(embedder, users=1) | {"days": None}
+    given: dict[str, Any] = batch_of(embedder, users=1) | {"days": None}
     order = torch.tensor([3, 1, 4, 0, 2, 5])
     shuffled = given | {name: given[name][:, order] for name in ("keys", "values", "mask")}
     torch.testing.assert_close(embedder(**shuffled), embedder(**given), rtol=1e-4, atol=1e-5)

@@ -165,9 +165,9 @@ def test_repaired_codes_are_unique_and_others_stay() -> None:
     distances = torch.rand(60, 16, generator=draw)
     codes[:5] = torch.tensor([2, 2, 7])
     fixed = repaired(codes, distances)
-    assert len(fixed.unique(dim=0)) == 60
+    assert len(torch.unique(fixed, dim=0)) == 60
     assert torch.equal(fixed[:, :-1], codes[:, :-1])
-    _, which, counts = codes.unique(dim=0, return_inverse=True, return_counts=True)
+    _, which, counts = torch.unique(codes, dim=0, return_inverse=True, return_counts=True)
     alone = counts[which] == 1
     assert 0 < int(alone.sum()) < 60
     assert torch.equal(fixed[alone], codes[alone])
@@ -237,6 +237,10 @@ def test_a_store_keeps_the_state_and_gives_the_same_prompt(tiny: Any, encoder: A
 def test_a_user_embedder_gives_its_states_dense_or_kept(encoder: Any, tiny: Any) -> None:
     embedder = fresh(tiny, encoder, state="scalar_codes").eval()
     values = torch.randn(1, 3, embedder.config.value_dim)
-    given = {"keys": values[..., : encoder.dim], "values": values, "mask": torch.ones(1, 3, dtype=torch.bool)}
+    given: dict[str, Any] = {
+        "keys": values[..., : encoder.dim],
+        "values": values,
+        "mask": torch.ones(1, 3, dtype=torch.bool),
+    }
     dense, kept = embedder.state(**given, dense=True), embedder.state(**given)
     torch.testing.assert_close(embedder.pooling.state(dense, torch.tensor([3])), kept)

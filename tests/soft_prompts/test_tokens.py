@@ -93,6 +93,7 @@ def test_bands_reach_the_llm_in_training_and_in_requests(tiny: Any, encoder: Any
     assert contribution.steering is not None
     assert len(contribution.steering) == embedder.config.llm_blocks == len(tiny.frozen.blocks)
     prompts, targets = tiny.prompt_ids(["Film?"]), tiny.target_ids(["4"])
+    assert contribution.soft_prompt is not None
     soft = contribution.soft_prompt[None]
     vectors = {block: vector[None].requires_grad_() for block, vector in contribution.steering.items()}
     loss = TargetLoss(tiny)

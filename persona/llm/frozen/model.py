@@ -201,7 +201,7 @@ class FrozenModel:
     def _read(self, batch: PaddedBatch, beams: int) -> Any:
         """The cache of all but the last token, since ``generate`` lets tokens see what they would not of a set."""
         ahead = replace(batch, ids=batch.ids[:, :-1], mask=batch.mask[:, :-1])
-        cache = getattr(self.forward(ahead, keep=1, use_cache=True), "past_key_values", None)
+        cache: Any = getattr(self.forward(ahead, keep=1, use_cache=True), "past_key_values", None)
         if not repeatable(cache):
             raise GenerationError(f"a {type(self.model).__name__} takes no soft prompt that is a set: {_SETS}")
         cache.batch_repeat_interleave(beams)

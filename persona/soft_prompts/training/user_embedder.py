@@ -257,8 +257,11 @@ def _set_up(
         )
     embedder.to(llm.model.device)
     objectives = _objectives(embedder, options).to(llm.model.device)
-    if len(objectives) and accelerator.num_processes > 1:
-        raise InvalidOptionError(f"`objectives` are trained by one process, there are {accelerator.num_processes}")
+    # Codes begin with the states of a batch, which differ from process to process.
+    if (len(objectives) or embedder.config.state or embedder.config.tokens) and accelerator.num_processes > 1:
+        raise InvalidOptionError(
+            f"`objectives`, `state` and `tokens` are trained by one process, there are {accelerator.num_processes}"
+        )
     tokens = ExampleTokens(split.task, llm, retriever, embedder.config.n_tokens, options.max_length)
     return TrainingSetup(embedder, examples, tokens, TargetLoss(llm), accelerator, objectives)
 

@@ -18,7 +18,7 @@ from persona.errors import (
     UnsupportedChannelError,
 )
 from persona.llm.endpoint.model import OpenAILM
-from persona.llm.inputs import message_parts, wire_format
+from persona.llm.inputs import TokenSet, message_parts, wire_format
 from persona.llm.load import load_llm
 from persona.protocols import GenerationOptions, Message, Request
 from persona.soft_prompts.config import UserEmbedderConfig
@@ -219,6 +219,8 @@ def test_soft_prompts_that_do_not_fit_are_refused(chat_server: ChatServer) -> No
         llm.generate([Request("Hello.", torch.zeros(1, 5))], OPTIONS)
     with pytest.raises(InvalidOptionError, match="finite numbers only"):
         llm.generate([Request("Hello.", torch.full((1, 4), torch.nan))], OPTIONS)
+    with pytest.raises(InvalidOptionError, match="reads soft tokens in order, not as a set"):
+        llm.generate([Request("Hello.", TokenSet.of(torch.zeros(1, 4)))], OPTIONS)
     with pytest.raises(InvalidOptionError, match="the completions endpoint need `embed`"):
         load_llm(f"vllm:echo@{chat_server.url}", endpoint="completions", hidden_size=4)
     assert chat_server.received == []

@@ -45,8 +45,8 @@ class Fused(Projection):
         if self.learning:
             self.calls += 1
             share = min(1.0, float(self.calls) / self.fuse)
-        lengths = first.norm(dim=1, keepdim=True), second.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        return first + share * (lengths[0] / lengths[1]).clamp_max(1).detach() * second
+        length, of_usual = (torch.linalg.vector_norm(each, dim=1, keepdim=True) for each in (first, second))
+        return first + share * (length / of_usual.clamp_min(1e-12)).clamp_max(1).detach() * second
 
     def loss(self, state: Tensor, back: Tensor) -> Tensor:
         """The loss of a projection, and how far the two of the last call are apart.  # ()"""

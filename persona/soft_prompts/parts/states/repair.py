@@ -32,8 +32,8 @@ def repaired(codes: Tensor, distances: Tensor) -> Tensor:
         InvalidOptionError: if more users share all levels but the last than it has codes.
     """
     codes = codes.clone()
-    _, prefix = codes[:, :-1].unique(dim=0, return_inverse=True)
-    _, whole, shared = codes.unique(dim=0, return_inverse=True, return_counts=True)
+    _, prefix = torch.unique(codes[:, :-1], dim=0, return_inverse=True)
+    _, whole, shared = torch.unique(codes, dim=0, return_inverse=True, return_counts=True)
     colliding = shared[whole] > 1
     for group in prefix[colliding].unique():
         users = ((prefix == group) & colliding).nonzero()[:, 0]

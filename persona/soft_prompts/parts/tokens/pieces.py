@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from persona.errors import InvalidOptionError
@@ -39,7 +40,8 @@ class HashedTable(nn.Module):
 
     def forward(self, fields: Mapping[int, Tensor]) -> Tensor:
         """The sum of the rows of one value in each field, int64 from 0 to 2^31 - 2.  # (batch,) each -> (batch, dim)"""
-        return self.rows[torch.stack([self.hashed(*each) for each in fields.items()], dim=1)].sum(1)
+        rows = torch.stack([self.hashed(*each) for each in fields.items()], dim=1)  # (batch, fields)
+        return F.embedding(rows, self.rows).sum(1)
 
     def hashed(self, field: int, values: Tensor) -> Tensor:
         """Rows of values in a field.  # (batch,)"""

@@ -59,4 +59,5 @@ class RecordTokens(LinearTokens):
         attention = records.weights.mean(1).detach()  # (batch, records)
         logs = F.pad(scores, (0, 1)).log_softmax(1)
         of_records = (attention * logs[:, :-1].masked_fill(~records.mask, 0)).sum(1)
-        return -(of_records + (1 - attention.sum(1)) * logs[:, -1]).mean()
+        loss: Tensor = -(of_records + (1 - attention.sum(1)) * logs[:, -1]).mean()
+        return loss

@@ -139,7 +139,7 @@ def measure(given: argparse.Namespace) -> dict[int, Report]:
                     llm,
                     store,
                     [SoftPromptChannel(embedders[ARMS[arm]], llm, source)],
-                    options=GenerationOptions(max_new_tokens=8, answers="likelihood"),
+                    options=GenerationOptions(8, answers="likelihood" if given.task == "LaMP_3" else "generate"),
                 )
                 for arm, source in sources.items()
             }

@@ -10,7 +10,6 @@ trained smoother. Then others, with 0 to 10 records, are put beside them. Stoppe
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from persona.encoders.load import HashingEncoder
 from persona.encoders.user_vectors import UserVectorFile
 from persona.eval.benchmarks.lamp import LampBenchmark
 from persona.eval.bootstrap import Bootstrap
-from persona.eval.report import Report, interval_cell, markdown
+from persona.eval.report import Report, markdown
 from persona.eval.run import evaluate
 from persona.eval.world.world import World
 from persona.lamp.tasks import LampSplit, lamp_task
@@ -149,21 +148,17 @@ def measure(given: argparse.Namespace) -> dict[int, Report]:
     return reports
 
 
-def table(task: str, reports: Mapping[int, Report]) -> list[list[str]]:
-    """Scores by records, and each idea's difference to the prompt of a new user, paired over users."""
+def table(task: str, reports: Mapping[int, Report], base: str) -> list[list[str]]:
+    """Scores by records, with each row's difference to `base`, paired over users."""
     (metric, *_) = LampBenchmark(split(task, "dev", 1, 0)).metrics
-    cells = [["records", "row", metric.name, "to the neutral prompt", "to the own vector"]]
+    cells = [["records", base, *(arm for arm in ARMS if arm != base)]]
     for records, report in reports.items():
-        bootstrap = Bootstrap(report.groups)
-        for arm in ARMS:
-            row = [str(records), arm, interval_cell(report[arm].scores[metric.name])]
-            for base in ("neutral", "own"):
-                if arm in ("neutral", base):
-                    row.append("-")
-                else:
-                    found = bootstrap.paired(metric, report[arm].samples, report[base].samples)
-                    row.append(f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]")
-            cells.append(row)
+        row = [str(records), f"{report[base].scores[metric.name].value:.3f}"]
+        for arm in cells[0][2:]:
+            found = Bootstrap(report.groups).paired(metric, report[arm].samples, report[base].samples)
+            difference = f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+            row.append(f"{report[arm].scores[metric.name].value:.3f}, {difference}")
+        cells.append(row)
     return cells
 
 
@@ -177,9 +172,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-2)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    cells = table(given.task, measure(given))
-    (given.out / "table.json").write_text(json.dumps(cells))
-    print(markdown(cells))
+    reports = measure(given)
+    for base in ("neutral", "own"):
+        print(f"{markdown(table(given.task, reports, base))}\n")
 
 
 if __name__ == "__main__":

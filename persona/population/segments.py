@@ -38,7 +38,7 @@ class Segments:
         fingerprint: of the users' vectors.
         centres: means of the users' vectors, float32.  # (segments, dim)
         sizes: users in each.
-        terms: of each, the z of the terms above 1.96, the highest first.
+        terms: of each, z of the terms that set it apart, the highest first.
     """
 
     fingerprint: str

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from persona.population.features import features_of, words_of
 from persona.population.graph import UserGraph
 from persona.population.vectors import UserTable
-from persona.records import Profile, Record
 
 
 def table(*user_ids: str, dim: int = 2) -> UserTable:
@@ -63,10 +61,3 @@ def test_edges_of_many_are_pruned_more_often() -> None:
     assert 0.2 < share < 0.35
     assert graph.pruned(0.5, generator).near is graph.near
     assert torch.equal(dense(graph.pruned(1.0, generator)), dense(graph))
-
-
-def test_features_are_labels_words_and_fields() -> None:
-    record = Record("The LIGHTHOUSE of Ys", target="5", metadata={"country": "CH"})
-    found = features_of(Profile("ana", (record, record)))
-    assert found == {"label:5": 2, "word:the": 2, "word:lighthouse": 2, "country:CH": 2}
-    assert set(words_of("a lighthouse")) == {"word:lighthouse"}

@@ -1,6 +1,6 @@
 """Every channel on one world: what it keeps of a user, takes to make, adds to a request, and brings.
 
-    python benchmarks/channels.py OUT [--task LaMP_3] [--records 5,20,50] [--seed 0] [--users 48] [--json]
+    python benchmarks/channels.py OUT [--task LaMP_3] [--records 5,20,50] [--seed 0] [--users 20] [--json]
 
 The frozen LLM is `tiny`. What is trained once for all users - a user embedder, a task adapter, generators of adapters,
 and the same without the user - is trained by `persona train` on the same training users of the generated world, with 20
@@ -316,13 +316,13 @@ def main() -> None:
     parser.add_argument("--task", default="LaMP_3")
     parser.add_argument("--records", default="5,20,50", type=lambda text: sorted(map(int, text.split(","))))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--users", type=int, default=48, help="held-out users")
-    parser.add_argument("--questions", type=int, default=2, help="of each")
-    parser.add_argument("--timed-users", type=int, default=3)
+    parser.add_argument("--users", type=int, default=20, help="held-out users")
+    parser.add_argument("--questions", type=int, default=3, help="of each")
+    parser.add_argument("--timed-users", type=int, default=2)
     parser.add_argument("--training-users", type=int, default=600)
     parser.add_argument("--embedder-steps", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=200, help="of a generator")
-    parser.add_argument("--generator-users", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=100, help="of a generator")
+    parser.add_argument("--generator-users", type=int, default=120)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

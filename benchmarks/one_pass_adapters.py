@@ -11,10 +11,9 @@
   divided by that of the trained adapters; intervals are 95 %, bootstrap over users, all seeds together.
 - ``speed``: users per second: written, trained one after the other, trained many at once. Best of some
   rounds, taking turns.
-- ``gate``: over the generators of ``quality``, held-out users with 5, 20 and 50 records: the gain as a gate sees it (on
-  records that were read; on the newest, held out of the reading; on all, in four parts, each judged by an adapter of
-  the others), less what is gained on further questions; how many it publishes, and what these gain. Once with the
-  users' own records, once where all but the newest fifth are another user's.
+- ``gate``: over the generators of ``quality``, held-out users with 5, 20 and 50 records: the gain that a gate sees (on
+  records that were read; on the newest, held out; on four parts, each judged by the adapter of the others), less that
+  on further questions; what it publishes gains. With own records, and with all but the newest fifth another user's.
 - ``removal``: one record of 50 is deleted and the adapter made anew, beside training it anew; best of five.
 
 What was done lies in FOLDER, a cell for each task and seed, so a run that was stopped goes on.
@@ -214,20 +213,18 @@ def quality(llm: TransformersLM, options: argparse.Namespace) -> list[dict[str, 
 def gates(writer: OnePass, trainer: AdapterTrainer, prior: Tensor, examples: Any, own: Profile) -> dict[str, float]:
     """The gain of a user's adapter over the prior as each gate sees it, in nats per token."""
 
-    def gain(row: Tensor, judged: Sequence[Record]) -> float:
+    def gain(read: Sequence[Record], judged: Sequence[Record]) -> float:
+        row = writer.row(Profile(own.user_id, tuple(read)))
         tokens = trainer.tokens(examples(Profile(own.user_id, tuple(judged))))
         loss, without = trainer.losses(torch.stack((row, torch.zeros_like(row))), tokens, prior=prior)
         return without - loss
 
-    def of(records: Sequence[Record]) -> Tensor:
-        return writer.row(Profile(own.user_id, tuple(records)))
-
     records, newest = own.records, trainer.options.held_out(len(own))
     folds = [(records[fold::4], [each for at, each in enumerate(records) if at % 4 != fold]) for fold in range(4)]
     return {
-        "read": gain(of(records), records[-16:]),
-        "newest held out": gain(of(records[:-newest]), records[-newest:]),
-        "in four parts": float(np.mean([gain(of(others), judged) for judged, others in folds])),
+        "read": gain(records, records[-16:]),
+        "newest held out": gain(records[:-newest], records[-newest:]),
+        "in four parts": float(np.mean([gain(others, judged) for judged, others in folds])),
     }
 
 
@@ -238,8 +235,7 @@ def gate(llm: TransformersLM, options: argparse.Namespace) -> list[dict[str, Any
         shared = TaskAdapter.load(options.folder / f"{task}-0")
         examples = partial(history_examples, task=lamp_task(task))
         trainer = AdapterTrainer(llm, LoraSpec(), TrainingOptions())
-        assert shared.folder is not None
-        writer = OnePass(load_generator(shared.folder / kind), trainer, examples, prior=shared.row)
+        writer = OnePass(load_generator(options.folder / f"{task}-0" / kind), trainer, examples, prior=shared.row)
         questions = [trainer.tokens(asked(index, task)) for index in range(options.users)]
         alone = np.array(scores(trainer, shared.row, torch.zeros(len(questions), trainer.family.size), questions))[:, 0]
         for length, mixed in product((5, *LENGTHS), (False, True)):

@@ -44,7 +44,7 @@ RETRIEVERS: Mapping[str, Part] = {
     "random": Part("persona.retrievers.sampling:RandomRetriever", ("seed",)),
     "hybrid": Part("persona.retrievers.hybrid:HybridRetriever", ("retrievers",)),
     "diverse": Part("persona.retrievers.vectors.diverse:DiverseRetriever", ("base", "encoder", "store", "view")),
-    "joint": Part("persona.retrievers.vectors.joint:JointRetriever", ("encoder", "store", "view")),
+    "joint": Part("persona.retrievers.vectors.joint:JointRetriever", ("encoder", "model", "store", "view")),
     "rounds": Part("persona.retrievers.vectors.rounds:RoundsRetriever", ("encoder", "store", "view")),
     "multi_interest": Part(
         "persona.retrievers.vectors.multi_interest:MultiInterestRetriever", ("encoder", "store", "view", "seed")
@@ -83,7 +83,8 @@ class RetrieverOptions:
         seed: for those that draw at random.
         base: for those in `BASES`, the retriever whose records they reorder; None takes the default.
         model: the multi-vector model of ``late_interaction`` and ``conversation`` or the cross-encoder of ``rerank``, a
-            folder or hub id; None takes their default. ``useful`` needs the folder that `persona train filter` made.
+            folder or hub id; None takes their default. ``useful`` needs the folder that `persona train filter`
+            made, and ``joint`` may have it.
         where: search only the records that fit, e.g. ``"time>=2011"`` (`persona.retrievers.where`).
         relevance: return nothing where nothing is relevant: a filter, or what `load_filter` takes.
         judge: what the filter judges, the ``question`` or each ``record``

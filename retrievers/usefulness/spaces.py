@@ -22,6 +22,7 @@ from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLo
 from persona.files import replacing, write_atomically
 from persona.protocols import RecordEncoder
 from persona.records import Profile
+from persona.store.vectors import vector_fingerprint
 
 from ..base import ProfileRetriever, Ranking, best_first
 from ..vectors.record_vectors import RecordVectors
@@ -73,6 +74,27 @@ class DualSpaces:
         # Not `@`, which may give equal vectors unequal sums.
         return np.einsum("rd,d->r", records, wanted)
 
+    def out(self, records: NDArray[np.float32]) -> NDArray[np.float32]:
+        """OUT of records.  # (records, dim) -> (records, width)"""
+        return np.einsum("rd,wd->rw", records, self.weights["out.weight"])
+
+    @classmethod
+    def of(cls, model: DualSpaces | str | Path, encoder: RecordEncoder) -> DualSpaces:
+        """Spaces, or those in a folder, for the vectors of `encoder`.
+
+        Raises:
+            ModelLoadError: if the folder holds none.
+            FingerprintMismatchError: if they were learned on vectors of another encoder.
+        """
+        spaces = model if isinstance(model, DualSpaces) else cls.from_pretrained(model)
+        given = vector_fingerprint(encoder, spaces.view)
+        if spaces.fingerprint != given:
+            raise FingerprintMismatchError(
+                f"the spaces of usefulness were learned on vectors of {spaces.fingerprint}, these are of {given}: "
+                "name that encoder, or learn them for this one"
+            )
+        return spaces
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``usefulness.safetensors`` and ``usefulness.json`` into `folder`, which is made if it is not there."""
         from safetensors.numpy import save
@@ -123,13 +145,8 @@ class UsefulRetriever(ProfileRetriever):
     def __init__(
         self, encoder: RecordEncoder, model: DualSpaces | str | Path, store: ProfileStore | None = None
     ) -> None:
-        self.spaces = model if isinstance(model, DualSpaces) else DualSpaces.from_pretrained(model)
+        self.spaces = DualSpaces.of(model, encoder)
         self.vectors = RecordVectors(encoder, store, self.spaces.view)
-        if self.spaces.fingerprint != self.vectors.fingerprint:
-            raise FingerprintMismatchError(
-                f"the spaces of usefulness were learned on vectors of {self.spaces.fingerprint}, these are of "
-                f"{self.vectors.fingerprint}: name that encoder, or learn them for this one"
-            )
 
     def __repr__(self) -> str:
         return f"UsefulRetriever({self.vectors!r})"

@@ -8,7 +8,8 @@ A set S of records is worth
 record is the one with the greatest gain F(S + i) - F(S). OutfitTransformer (Sarkar et al., arXiv 2204.04812) learns a
 score of a whole set beside a target token with a ranking loss over sets. Here the query is the target, and the score is
 in closed form: F is monotone and submodular, so gains never rise, greedy choice has at least 1 - 1/e of the best set's
-worth (Nemhauser, Wolsey and Fisher, 1978), and no LLM has to be asked about sets of records in training.
+worth (Nemhauser, Wolsey and Fisher, 1978), and no LLM has to be asked about sets of records in training. With learned
+spaces (`DualSpaces`) w is softmax(IN(q) . OUT(.)), and records are compared in OUT.
 
     w = 0.6, 0.4 of records with cos = 0.5      gains 0.6 + 0.4 * 0.5 = 0.8, then 0.4 * (1 - 0.5) = 0.2
 
@@ -18,6 +19,7 @@ Unlike in `diverse` nothing is subtracted: a record far from the query has no we
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,10 +30,15 @@ from persona.protocols import RecordEncoder
 from persona.records import Profile
 
 from ..base import ProfileRetriever, Ranking, scored
+from ..usefulness.spaces import DualSpaces
 from .record_vectors import EmbeddedProfile, RecordVectors
 
 if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
+
+TEMPERATURE = 0.05
+"""The default. With it an exact reader in the LLM's place answered 200 training users' questions about film tags as well
+as with 0.03, and better than with 0.1 and 0.2."""
 
 NEIGHBOURHOOD = 256
 """The records nearest to the query that a set is chosen from; the others follow, nearest first, with a gain of 0."""
@@ -47,11 +54,14 @@ class JointRetriever(ProfileRetriever):
         encoder: makes the vectors of queries, and of records that the store has none of.
         store: where vectors are read from; None encodes every record anew.
         view: the view of a record that is compared (`Record.view`).
-        temperature: above 0. A small one leaves the nearest record alone in the neighbourhood, a great one makes it the
-            whole history.
+        model: spaces of usefulness, or their folder, in place of the encoder's own; their view goes before `view`.
+        temperature: of the encoder's own space, above 0. A small one leaves the nearest record alone in the
+            neighbourhood, a great one makes it the whole history.
 
     Raises:
         InvalidOptionError: if `temperature` is not above 0, or there is no such view.
+        ModelLoadError: if the folder holds no spaces.
+        FingerprintMismatchError: if they were learned on vectors of another encoder.
     """
 
     def __init__(
@@ -59,13 +69,15 @@ class JointRetriever(ProfileRetriever):
         encoder: RecordEncoder,
         store: ProfileStore | None = None,
         view: str = "text",
+        model: DualSpaces | str | Path | None = None,
         *,
-        temperature: float = 0.1,
+        temperature: float = TEMPERATURE,
     ) -> None:
         if not temperature > 0:
             raise InvalidOptionError(f"`temperature` must be above 0, was: {temperature}")
         self.temperature = temperature
-        self.vectors = RecordVectors(encoder, store, view)
+        self.spaces = None if model is None else DualSpaces.of(model, encoder)
+        self.vectors = RecordVectors(encoder, store, view if self.spaces is None else self.spaces.view)
 
     def __repr__(self) -> str:
         return f"JointRetriever({self.vectors!r}, temperature={self.temperature})"
@@ -76,11 +88,14 @@ class JointRetriever(ProfileRetriever):
         return [self._choose(profile, own, k) for profile, own in zip(profiles, embedded, strict=True)]
 
     def _choose(self, profile: Profile, embedded: EmbeddedProfile, k: int) -> Ranking:
-        similarities = embedded.similarities.astype(np.float64)
-        order = np.argsort(-similarities, kind="stable")
+        logits = embedded.similarities.astype(np.float64) / self.temperature
+        if self.spaces is not None:
+            logits = self.spaces.scores(embedded.query, embedded.wide).astype(np.float64)
+        order = np.argsort(-logits, kind="stable")
         near = order[:NEIGHBOURHOOD]
-        weights = np.exp((similarities[near] - similarities[near[0]]) / self.temperature)
-        alike = np.maximum(_cosines(embedded.wide[near]), 0.0)
+        weights = np.exp(logits[near] - logits[near[0]])
+        compared = embedded.wide[near]
+        alike = np.maximum(_cosines(compared if self.spaces is None else self.spaces.out(compared)), 0.0)
         chosen, gains = greedy(weights / weights.sum(), alike, min(k, len(near)))
         values = np.zeros(len(profile))
         values[near[chosen]] = gains

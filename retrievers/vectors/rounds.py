@@ -59,7 +59,7 @@ class RoundsRetriever(ProfileRetriever):
         view: str = "text",
         *,
         batch: int = 1,
-        strength: float = 0.5,
+        strength: float = 0.25,
     ) -> None:
         if not 0 <= strength <= 1:
             raise InvalidOptionError(f"`strength` must be between 0 and 1, was: {strength}")

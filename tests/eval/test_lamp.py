@@ -74,7 +74,11 @@ def test_retrievers_run_with_what_is_wanted_over_them() -> None:
     ("method", "retrieval", "message"),
     [
         ("recency", {"base": "bm25-lamp"}, "a base is for diverse and rerank, was: 'bm25-lamp' for recency"),
-        ("bm25-lamp", {"model": "x"}, "a model is for conversation and late_interaction and rerank and useful"),
+        (
+            "bm25-lamp",
+            {"model": "x"},
+            "a model is for conversation and joint and late_interaction and rerank and useful",
+        ),
     ],
 )
 def test_options_that_no_retriever_reads_are_refused(method: str, retrieval: dict[str, str], message: str) -> None:

@@ -62,6 +62,7 @@ MAKERS: dict[str, Callable[[ProfileStore | None], Retriever]] = {
     "multi_interest": lambda store: MultiInterestRetriever(ENCODER, store),
     "diverse": lambda store: DiverseRetriever(BM25Retriever(), ENCODER, store),
     "joint": lambda store: JointRetriever(ENCODER, store),
+    "joint in spaces": lambda store: JointRetriever(ENCODER, store, model=spaces()),
     "rounds": lambda store: RoundsRetriever(ENCODER, store),
     "useful": lambda store: UsefulRetriever(ENCODER, spaces(), store),
     "key_value": lambda store: KeyValueRetriever(ENCODER, store),

@@ -54,6 +54,6 @@ def test_names_that_are_none_are_refused() -> None:
         make_retriever("dense", encoder="hashing")  # type: ignore[arg-type]
     with pytest.raises(
         InvalidOptionError,
-        match="a model is for conversation and late_interaction and rerank and useful, was: 'x' for bm25",
+        match="a model is for conversation and joint and late_interaction and rerank and useful, was: 'x' for bm25",
     ):
         make_retrievers(["bm25"], RetrieverOptions(model="x"))

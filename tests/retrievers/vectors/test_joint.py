@@ -10,7 +10,7 @@ import pytest
 
 from persona.errors import InvalidOptionError
 from persona.records import Profile
-from persona.retrievers import DenseRetriever, JointRetriever
+from persona.retrievers import DenseRetriever, DualSpaces, JointRetriever
 from persona.retrievers.vectors.joint import greedy
 from tests.retrievers.cases import ids
 from tests.retrievers.vectors.written import Written, at
@@ -36,6 +36,17 @@ def test_the_first_record_stands_for_the_neighbourhood_and_none_for_what_is_ther
     expected = (weights / weights.sum()) @ np.cos(angles - np.radians(21))
     assert found[0].score == pytest.approx(expected, abs=1e-3)
     assert math.fsum(scored.score for scored in found) == pytest.approx(1, abs=1e-3)  # all represent themselves
+
+
+def test_in_learned_spaces() -> None:
+    """OUT sees the second number alone, so 30 and 150 degrees are one record: with IN = 1, w = softmax(q_2 r_2)."""
+    seen = np.array([[0, 0], [0, 1]], np.float32)
+    spaces = DualSpaces({"in.weight": np.eye(2, dtype=np.float32), "out.weight": seen}, "written|view=text")
+    profile = Profile("ana", (at(30), at(150), at(-90)))
+    found = JointRetriever(Written(), model=spaces).retrieve(profile, "0 1", 3)
+    assert ids(found) == ["30", "-90", "150"]
+    weights = np.exp([0.5, 0.5, -1])
+    assert [scored.score for scored in found] == pytest.approx([*(weights[1:] / weights.sum() * [2, 1]), 0], abs=1e-3)
 
 
 def test_at_a_small_temperature_the_nearest_record_is_the_first() -> None:

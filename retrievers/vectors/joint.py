@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
 
 TEMPERATURE = 0.05
-"""The default. With it an exact reader in the LLM's place answered 200 training users' questions about film tags as well
-as with 0.03, and better than with 0.1 and 0.2."""
+"""The default. On 200 training users' questions about film tags an exact reader in the LLM's place answered as well
+with it as with 0.03, and better than with 0.1 and 0.2."""
 
 NEIGHBOURHOOD = 256
 """The records nearest to the query that a set is chosen from; the others follow, nearest first, with a gain of 0."""

@@ -72,11 +72,11 @@ class DualSpaces:
         """IN(query) . OUT(record).  # (dim,), (records, dim) -> (records,)"""
         wanted = self.weights["out.weight"].T @ (self.weights["in.weight"] @ query)
         # Not `@`, which may give equal vectors unequal sums.
-        return np.einsum("rd,d->r", records, wanted)
+        return np.asarray(np.einsum("rd,d->r", records, wanted), dtype=np.float32)
 
     def out(self, records: NDArray[np.float32]) -> NDArray[np.float32]:
         """OUT of records.  # (records, dim) -> (records, width)"""
-        return np.einsum("rd,wd->rw", records, self.weights["out.weight"])
+        return np.asarray(np.einsum("rd,wd->rw", records, self.weights["out.weight"]), dtype=np.float32)
 
     @classmethod
     def of(cls, model: DualSpaces | str | Path, encoder: RecordEncoder) -> DualSpaces:

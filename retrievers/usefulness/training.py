@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,6 @@ from persona.store.vectors import vector_fingerprint
 
 from ..vectors.record_vectors import RecordVectors
 from .spaces import DualSpaces
-
-if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
 
 _PATIENCE = 20
 _SCALE = 10.0
@@ -109,6 +106,10 @@ class Asked(NamedTuple):
     gains: NDArray[np.float64]
     users: NDArray[np.str_]
 
+    def at(self, rows: NDArray[np.bool_]) -> Asked:
+        """Some of them."""
+        return Asked(self.queries[rows], self.records[rows], self.gains[rows], self.users[rows])
+
 
 def train_usefulness(
     split: LampSplit,
@@ -116,7 +117,6 @@ def train_usefulness(
     llm: LanguageModel,
     options: UsefulnessTraining = UsefulnessTraining(),
     *,
-    store: ProfileStore | None = None,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> tuple[DualSpaces, UsefulnessReport]:
     """Spaces in which records are near to what they help with.
@@ -126,7 +126,6 @@ def train_usefulness(
         encoder: makes the vectors.
         llm: says how likely it finds the users' answers; it is not changed.
         options: how.
-        store: where the vectors of the users' records are; None makes them.
         progress: called with a stage's name, what is done and what there is to do.
 
     Raises:
@@ -134,7 +133,7 @@ def train_usefulness(
         InvalidOptionError: if the LLM does not say how likely an answer is.
     """
     view = options.view or split.task.view
-    asked = _asked(split, RecordVectors(encoder, store, view), llm, options, progress)
+    asked = _asked(split, RecordVectors(encoder, view=view), llm, options, progress)
     users = sorted(set(asked.users.tolist()))
     if len(users) < 5:
         raise EvaluationError(
@@ -143,7 +142,7 @@ def train_usefulness(
         )
     draw = np.random.default_rng(options.seed)
     held_out = np.isin(asked.users, draw.permutation(users)[: max(1, len(users) // 5)])
-    inside, outside = (Asked(*(array[rows] for array in asked)) for rows in (~held_out, held_out))
+    inside, outside = asked.at(~held_out), asked.at(held_out)
     spaces = DualSpaces(fitted(inside, outside, options), vector_fingerprint(encoder, view), view)
     scores = np.stack([spaces.scores(*pair) for pair in zip(outside.queries, outside.records, strict=True)])
     nearest = np.einsum("qcd,qd->qc", outside.records, outside.queries)
@@ -234,7 +233,7 @@ def fitted(inside: Asked, outside: Asked, options: UsefulnessTraining) -> dict[s
     dim = inside.queries.shape[1]
     named = {name: torch.nn.Parameter(_SCALE**0.5 * torch.eye(dim)) for name in ("in.weight", "out.weight")}
 
-    def loss(asked: Asked) -> torch.Tensor:
+    def loss(asked: Asked) -> Any:
         gains = torch.from_numpy(asked.gains).float()
         wanted = torch.from_numpy(asked.queries) @ named["in.weight"].T @ named["out.weight"]
         scores = torch.einsum("qcd,qd->qc", torch.from_numpy(asked.records), wanted)

@@ -94,6 +94,7 @@ class TargetLoss:
         targets: Sequence[Sequence[int]],
         expected: Sequence[Tensor],
         soft_prompts: Tensor | None = None,
+        steering: Mapping[int, Tensor] | None = None,
     ) -> Tensor:
         """Mean KL divergence of the LLM's next tokens from others, over each target's tokens, in nats.
 
@@ -104,7 +105,7 @@ class TargetLoss:
         Returns:
             float32.  # (batch,)
         """
-        logits, labels = self._scored(prompts, targets, soft_prompts)
+        logits, labels = self._scored(prompts, targets, soft_prompts, steering)
         pairs = ((row[label != _IGNORED], other) for row, label, other in zip(logits, labels, expected, strict=True))
         each = [
             F.kl_div(own.float().log_softmax(-1), other, log_target=True, reduction="batchmean") for own, other in pairs

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from persona.errors import InvalidOptionError
+from persona.llm.load import load_llm
 from persona.llm.loss import TargetLoss
 from persona.soft_prompts.embedder import UserEmbedder
 from persona.soft_prompts.histories import HistoryReader
@@ -65,8 +66,13 @@ def test_an_objective_changes_the_training_and_resumes_to_the_same_weights(
 
 @pytest.fixture(scope="module")
 def step(tiny: Any, encoder: Any) -> Step:
+    """A step of the user embedder without further parts."""
+    return step_of(tiny, encoder)
+
+
+def step_of(llm: Any, encoder: Any, **parts: str) -> Step:
     """Four examples of two users with all their records, and an embedder that tells users apart."""
-    embedder = fresh(tiny, encoder, copies=False)
+    embedder = fresh(llm, encoder, copies=False, **parts)
     draw = torch.Generator().manual_seed(0)
     for parameter in embedder.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=draw)
@@ -74,8 +80,8 @@ def step(tiny: Any, encoder: Any) -> Step:
     examples = Examples(split, HistoryReader(embedder.config, encoder), SMALL)
     shown = [each for each in examples.train if each.user_id in examples.users[:2] and each.from_record]
     histories = [examples.shown(example, SMALL) for example in shown]
-    tokens = ExampleTokens(split.task, tiny, None, 2, 256)
-    return Step(embedder, shown, histories, examples, np.random.default_rng(0), tokens, TargetLoss(tiny), warm_up=True)
+    tokens = ExampleTokens(split.task, llm, None, 2, 256)
+    return Step(embedder, shown, histories, examples, np.random.default_rng(0), tokens, TargetLoss(llm), warm_up=True)
 
 
 def term(step: Step, name: str) -> Tensor:
@@ -118,3 +124,13 @@ def test_objectives_that_are_none(tiny: Any, encoder: Any, tmp_path: Path) -> No
         trained(tiny, encoder, tmp_path, objectives="nois")
     with pytest.raises(InvalidOptionError, match="parts are given as"):
         UserEmbedderTraining(objectives="noise +")
+
+
+@pytest.mark.parametrize("name", ["context", "preference", "auxiliary", "templates"])
+def test_the_llm_is_told_all_that_is_said_of_a_user(tiny: Any, llama_folder: Path, encoder: Any, name: str) -> None:
+    """Vectors behind the LLM's blocks as well as soft tokens; row 41 reads an encoder, which has none."""
+    llm = load_llm(llama_folder, overlong="truncate") if name == "context" else tiny
+    told = step_of(llm, encoder, tokens="bands")
+    term(told, name)
+    gradients = [each.grad for each in told.embedder.pooling.tokens.write.parameters()]
+    assert all(gradient is not None and bool(gradient.any()) for gradient in gradients)

@@ -46,8 +46,8 @@ class AuxiliaryObjective(Objective):
             return torch.zeros((), device=step.loss.device)
         shown = replace(step.only([row for row, _ in found]), histories=[history for _, history in found])
         prompts, answers = shown.asked()
-        expected = step.loss.log_probabilities(prompts, answers, shown.neutral())
-        return step.loss.divergences(prompts, answers, expected, shown.soft_prompts()).mean()
+        expected = step.loss.log_probabilities(prompts, answers, *shown.neutral())
+        return step.loss.divergences(prompts, answers, expected, *shown.given()).mean()
 
 
 def foreign(step: Step, example: Example, dim: int) -> History | None:

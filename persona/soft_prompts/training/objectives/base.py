@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from persona.soft_prompts.embedder import UserEmbedder
 from persona.soft_prompts.histories import History, HistoryBatch
 from persona.soft_prompts.training.examples import Example, Examples
 from persona.soft_prompts.training.tokens import ExampleTokens
+
+Given: TypeAlias = tuple[Tensor, Mapping[int, Tensor]]
+"""Soft prompts, and vectors by block of the LLM.  # (users, n_tokens, llm_hidden), (users, llm_hidden) each"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,14 +60,15 @@ class Step:
         """The states of these histories.  # (histories, size)"""
         return self.state(self.batch(histories))
 
-    def soft_prompts(self) -> Tensor:
-        """The soft prompts of the step, with its questions.  # (shown, n_tokens, llm_hidden)"""
-        return self.batch(self.histories, self.queries()).soft_prompts(self.embedder)
+    def given(self) -> Given:
+        """What the LLM is told of the users, with the questions of the step."""
+        batch = self.batch(self.histories, self.queries())
+        return batch.soft_prompts(self.embedder), batch.steering(self.embedder)
 
     @torch.no_grad()
-    def neutral(self) -> Tensor:
-        """The same, were they users without records; without gradients.  # (shown, n_tokens, llm_hidden)"""
-        return replace(self, histories=[history.nothing() for history in self.histories]).soft_prompts()
+    def neutral(self) -> Given:
+        """The same, were they users without records; without gradients."""
+        return replace(self, histories=[history.nothing() for history in self.histories]).given()
 
     def asked(self) -> tuple[list[list[int]], list[list[int]]]:
         """Token ids of the questions alone, and of their answers."""

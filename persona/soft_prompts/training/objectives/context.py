@@ -13,13 +13,15 @@ concept are kept as they were; transferred to the words of a question.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from persona.llm.checkpoint import frozen
-from persona.llm.frozen.steering import read_states
+from persona.llm.frozen.steering import Steered, read_states
 from persona.llm.transformers import TransformersLM
 from persona.soft_prompts.training.objectives.base import Objective, Step
 
@@ -36,21 +38,27 @@ class ContextObjective(Objective):
     def term(self, step: Step) -> Tensor:
         """See the module.  # ()"""
         (prompts, _), llm = step.asked(), step.loss.llm
-        read, asked = states_of(llm, prompts, step.soft_prompts())
+        read, asked = states_of(llm, prompts, *step.given())
         with torch.no_grad():
-            neutral, _ = states_of(llm, prompts, step.neutral())
+            neutral, _ = states_of(llm, prompts, *step.neutral())
         return shift(read, neutral, asked)
 
 
-def states_of(llm: TransformersLM, prompts: list[list[int]], soft_prompts: Tensor) -> tuple[Tensor, Tensor]:
+def states_of(
+    llm: TransformersLM,
+    prompts: list[list[int]],
+    soft_prompts: Tensor,
+    steering: Mapping[int, Tensor] = MappingProxyType({}),
+) -> tuple[Tensor, Tensor]:
     """The LLM's last states behind soft prompts, and where the question is.  # (batch, length, hidden), (batch, length)
 
-    Of an encoder-decoder they are the encoder's.
+    Of an encoder-decoder they are the encoder's, in which nothing is steered.
     """
     model = llm.frozen
     pad_left = llm.probe.loss_pads_left and not llm.encoder_decoder
     batch = model.padded(prompts, list(soft_prompts), llm.probe.stand_in, pad_left=pad_left)
-    with frozen(llm.model), read_states(model.blocks[-1:]) as found:
+    rows = [{block: vectors[row] for block, vectors in steering.items()} for row in range(len(prompts))]
+    with frozen(llm.model), Steered(model.blocks, rows), read_states(model.blocks[-1:]) as found:
         if llm.encoder_decoder:
             states: Tensor = model.encoded(batch)[0]
         else:

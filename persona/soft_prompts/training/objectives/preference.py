@@ -5,7 +5,8 @@ that of a user without records, whose probabilities are the reference,
 
     L = -log sigmoid(beta * (log p(y) / p_0(y) - log p(w) / p_0(w)))
 
-w is the answer to the nearest question by another training user who answered it otherwise, of some that are drawn.
+w is the answer to the nearest question by another training user who answered it otherwise, of some that are drawn; of
+a longer one than y the beginning, which fits wherever y does.
 It adds four passes of the LLM over questions and answers to a step, two of them without gradients.
 
 Source: "Direct Preference Optimization: Your Language Model is Secretly a Reward Model" (arXiv 2305.18290), as Pigeon
@@ -22,7 +23,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from persona.soft_prompts.training.objectives.base import Objective, Step
+from persona.soft_prompts.training.objectives.base import Given, Objective, Step
 
 _POOL = 256
 """Training questions that are drawn to find a like one among."""
@@ -44,8 +45,9 @@ class PreferenceObjective(Objective):
             return torch.zeros((), device=step.loss.device)
         step = step.only([row for row, _ in found])
         prompts, own = step.asked()
-        answers = own + step.loss.llm.target_ids([answer for _, answer in found])
-        user = log_likelihoods(step, prompts, answers, step.soft_prompts())
+        others = step.loss.llm.target_ids([answer for _, answer in found])
+        answers = own + [other[: len(answer)] for other, answer in zip(others, own, strict=True)]
+        user = log_likelihoods(step, prompts, answers, step.given())
         with torch.no_grad():
             reference = log_likelihoods(step, prompts, answers, step.neutral())
         return preference(user - reference, self.beta)
@@ -63,12 +65,12 @@ def rivals(step: Step) -> list[str | None]:
     return found
 
 
-def log_likelihoods(
-    step: Step, prompts: list[list[int]], answers: Sequence[Sequence[int]], soft_prompts: Tensor
-) -> Tensor:
+def log_likelihoods(step: Step, prompts: list[list[int]], answers: Sequence[Sequence[int]], given: Given) -> Tensor:
     """log p of the answers, own ones first.  # (2 * shown,)"""
     lengths = torch.tensor([len(answer) for answer in answers], device=step.loss.device)
-    return -lengths * step.loss(prompts * 2, answers, soft_prompts.repeat(2, 1, 1))
+    soft_prompts, steering = given
+    twice = {block: vectors.repeat(2, 1) for block, vectors in steering.items()}
+    return -lengths * step.loss(prompts * 2, answers, soft_prompts.repeat(2, 1, 1), twice)
 
 
 def preference(gains: Tensor, beta: float) -> Tensor:

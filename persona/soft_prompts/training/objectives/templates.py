@@ -60,7 +60,7 @@ class TemplatesObjective(Objective):
         targets = [target[:_ANSWER_TOKENS] for target in llm.target_ids(answers)]
         room = llm.input_limit(GenerationOptions(max_new_tokens=_ANSWER_TOKENS))
         ids = llm.prompt_ids(prompts, limit=None if room is None else room - self.n_tokens)
-        losses = step.loss(ids, targets, step.only(rows).soft_prompts())
+        losses = step.loss(ids, targets, *step.only(rows).given())
         return (torch.tensor(weights, device=losses.device) * losses).sum() / len(step.shown)
 
 

@@ -32,6 +32,7 @@ from persona.llm.continuous.engine import Engine, EngineOptions
 from persona.llm.continuous.sampling import SamplingOptions
 from persona.llm.continuous.ticket import Ticket
 from persona.llm.decoding import NOISE
+from persona.llm.inputs import TokenSet
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from persona.protocols import PRIOR_ADAPTER, GenerationOptions, Message, Request
@@ -85,7 +86,7 @@ def bank(llm: TransformersLM, tmp_path: Path) -> Iterator[AdapterBank]:
 
 
 def mixed(llm: TransformersLM, number: int, *, adapters: bool, seed: int = 0) -> list[tuple[Request, SamplingOptions]]:
-    """Requests of all lengths, with and without soft prompts, adapters, turns, lifts and stop strings."""
+    """Requests of all lengths, with and without soft prompts (also sets), adapters, turns, lifts and stop strings."""
     chance, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     scale = llm.model.get_input_embeddings().weight.std()
     names = [None, PRIOR_ADAPTER, *(f"{user}@1" for user in USERS)] if adapters else [None]
@@ -93,6 +94,7 @@ def mixed(llm: TransformersLM, number: int, *, adapters: bool, seed: int = 0) ->
     for n in range(number):
         prompt = " ".join(chance.choices(TEXT.split(), k=chance.randint(1, 12)))
         soft = torch.randn(n % 4, llm.hidden_size, generator=generator) * scale if n % 3 else None
+        soft = TokenSet.of(soft) if soft is not None and n % 4 == 3 else soft
         lifts = {chance.randrange(20): 2.0} if n % 7 == 6 else None
         turns = (Message("user", "one"), Message("assistant", "two")) if n % 5 == 4 else ()
         options = SamplingOptions(max_new_tokens=chance.randint(1, 14), stop=("e ",) if n % 6 == 5 else ())

@@ -66,8 +66,8 @@ class Projection(nn.Module):
 
     @property
     def learning(self) -> bool:
-        """Whether it is trained, and not only others are."""
-        return self.training and self.down.weight.requires_grad
+        """Whether it is trained: not only others are, and validation users are not looked at."""
+        return self.training and self.down.weight.requires_grad and torch.is_grad_enabled()
 
     @torch.no_grad()
     def _begin(self, states: Tensor) -> None:

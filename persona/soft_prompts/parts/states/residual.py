@@ -4,17 +4,16 @@ With z of `Projection`, r_1 = z, and a codebook E_l of `codes` vectors at each o
 
     k_l = argmin_k |r_l - E_l[k]|      r_{l+1} = r_l - E_l[k_l]      z' = sum_l E_l[k_l]
 
-z' stands for z, and gradients pass as if it were z. With sg[.] that stops them, and means over numbers, the loss is
+z' stands for z, and gradients pass as if it were z. In training |s - s'|^2 + beta sum_l |r_l - E_l[k_l]|^2 is added to
+the loss, means over numbers, and each code is the mean of what it stood for of late: with n of a batch, in sum S,
 
-    |s - s'|^2 + sum_l |sg[r_l] - E_l[k_l]|^2 + beta |r_l - sg[E_l[k_l]]|^2
+    N <- gamma N + (1 - gamma) n      E <- E + (1 - gamma) (S - n E) / N
 
-A code that few users of late had is *dead*, and becomes what of a batch is farthest from its code. All begin dead: so
-the first batches give the codebooks their values.
+A code that few had of late (N) is *dead*, and becomes what of a batch is farthest from its code. All begin dead: so the
+first batches give the codebooks their values.
 
-With `fuse` the mixed heads and the usual answer are brought together step by step (`Fused`).
-
-Source: RQ-VAE (Lee et al., "Autoregressive Image Generation using Residual Quantization", arXiv 2203.01941), for users
-as in ULMRec, which indexes them by 4 levels of 256 codes, and LC-Rec (arXiv 2311.09049), whose loss this is.
+Source: RQ-VAE (arXiv 2203.01941), for users as in ULMRec (4 levels of 256 codes) and LC-Rec (arXiv 2311.09049). Codes
+as running means: VQ-VAE (arXiv 1711.00937), appendix; they keep up with a state that is being learned.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor
 
 from persona.soft_prompts.config import UserEmbedderConfig
 from persona.soft_prompts.parts.base import State
@@ -31,15 +30,17 @@ from persona.soft_prompts.parts.states.fusing import Fused
 from persona.soft_prompts.parts.states.packing import bits_of, packed, unpacked
 from persona.soft_prompts.parts.states.projection import Projection
 
-_KEEP = 0.99
+_KEEP = 0.95
+"""gamma: what a batch before counts for."""
 _DEAD = 0.1
 """Share of an even use below which a code is dead."""
 
 
 class ResidualCodes(State):
-    """The codes of the module's docstring; a level's takes log2(codes) bits in a store."""
+    """The codes of the module's docstring, log2(codes) bits a level; with `fuse` two sources in one (`Fused`)."""
 
-    used: Tensor  # (levels, codes)
+    used: Tensor  # N.  # (levels, codes)
+    codebooks: Tensor  # E.  # (levels, codes, dim)
 
     def __init__(
         self,
@@ -53,11 +54,9 @@ class ResidualCodes(State):
         fuse: int = 0,
     ) -> None:
         super().__init__()
-        self.sizes, self.beta = [codes] * levels, beta
-        self.bits = bits_of(self.sizes)
+        self.sizes, self.beta, self.bits = [codes] * levels, beta, bits_of([codes] * levels)
         self.projection = Fused(config, size, dim, fuse) if fuse else Projection(config, size, dim, each=False)
-        self.codebooks = nn.Parameter(0.02 * torch.randn(levels, codes, dim))
-        # A running mean of how many rows of a batch have each code.
+        self.register_buffer("codebooks", 0.5 * torch.randn(levels, codes, dim))
         self.register_buffer("used", torch.zeros(levels, codes))
 
     def forward(self, state: Tensor, counts: Tensor) -> Tensor:
@@ -83,8 +82,7 @@ class ResidualCodes(State):
 
     def read(self, written: Sequence[bytes]) -> Tensor:
         """See `State`.  # (batch, size)"""
-        codes = [unpacked(each, self.sizes) for each in written]
-        return self.read_codes(torch.tensor(codes, device=self.codebooks.device))
+        return self.read_codes(torch.tensor([unpacked(each, self.sizes) for each in written], device=self.used.device))
 
     def last_distances(self, state: Tensor) -> Tensor:
         """How far what the levels before leave of a state is from each code of the last.  # (batch, codes)"""
@@ -94,27 +92,29 @@ class ResidualCodes(State):
 
     def _vectors(self, codes: Tensor) -> Tensor:
         """z'.  # (batch, dim)"""
-        levels = torch.arange(len(self.codebooks), device=codes.device)
-        return self.codebooks[levels, codes].sum(1)
+        return self.codebooks[torch.arange(len(self.sizes), device=codes.device), codes].sum(1)
 
     def _coded(self, coded: Tensor, learning: bool = False) -> tuple[Tensor, Tensor]:
         """k_1 ... k_levels, and the loss without its first term.  # (batch, levels), ()"""
         left, codes, loss = coded, [], coded.new_zeros(())
         for level in range(len(self.sizes)):
             if learning:
-                self._revive(left.detach(), level)
-            codes.append(torch.cdist(left.detach(), self.codebooks[level].detach()).argmin(1))
-            vectors = F.embedding(codes[-1], self.codebooks[level])
-            loss = loss + F.mse_loss(vectors, left.detach()) + self.beta * F.mse_loss(left, vectors.detach())
-            left = left - vectors.detach()
+                self._learn(left.detach(), level)
+            codes.append(torch.cdist(left.detach(), self.codebooks[level]).argmin(1))
+            vectors = self.codebooks[level][codes[-1]]
+            loss = loss + self.beta * F.mse_loss(left, vectors)
+            left = left - vectors
         return torch.stack(codes, dim=1), loss
 
     @torch.no_grad()
-    def _revive(self, left: Tensor, level: int) -> None:
-        """Note which codes a batch uses, and put dead ones where rows are farthest from theirs."""
-        used, even = self.used[level], len(left) / self.sizes[level]
-        distances, codes = torch.cdist(left, self.codebooks[level]).min(1)
-        used.mul_(_KEEP).add_(torch.bincount(codes, minlength=len(used)), alpha=1 - _KEEP)
+    def _learn(self, left: Tensor, level: int) -> None:
+        """Move the codes of a level after a batch, and put dead ones where rows are farthest from theirs."""
+        used, book, even = self.used[level], self.codebooks[level], len(left) / self.sizes[level]
+        distances, codes = torch.cdist(left, book).min(1)
+        chosen = F.one_hot(codes, len(book)).to(left)  # (batch, codes)
+        used.mul_(_KEEP).add_(chosen.sum(0), alpha=1 - _KEEP)
+        moved = chosen.T @ left - chosen.sum(0)[:, None] * book
+        book += (1 - _KEEP) * moved / used.clamp_min(1e-6)[:, None]
         dead = (used < _DEAD * even).nonzero()[: len(left), 0]
-        self.codebooks[level, dead] = left[distances.topk(len(dead)).indices]
+        book[dead] = left[distances.topk(len(dead)).indices]
         used[dead] = even

@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -91,7 +92,7 @@ def _read(losses: UserLosses, example: TokenExample) -> list[Tensor]:
 
 def _clustered(means: Tensor, count: int) -> list[list[int]]:
     """Which records have a key together.  # means: (records, in)"""
-    different = len(means.unique(dim=0))
+    different = len(np.unique(means.numpy(), axis=0))
     if min(count, different) == 1:
         return [list(range(len(means)))]
     from sklearn.cluster import KMeans

@@ -131,7 +131,10 @@ class Probes(Benchmark):
 
     Options = ProbeOptions
     name = "probes"
-    metrics = (ACCURACY, Metric(f"{OFFICIAL}accuracy", True, lambda answers, labels: _begins(answers), mean_of_sums))
+    metrics: Sequence[Metric] = (
+        ACCURACY,
+        Metric(f"{OFFICIAL}accuracy", True, lambda answers, labels: _begins(answers), mean_of_sums),
+    )
     defects: Mapping[str, str] = MappingProxyType(
         {f"{OFFICIAL}accuracy": "counts an answer that only begins with the right one"}
     )

@@ -40,7 +40,7 @@ from persona.soft_prompts.channel import SoftPromptChannel, soft_prompts
 from persona.soft_prompts.embedder import UserEmbedder, load_user_embedder
 from persona.soft_prompts.histories import HistoryReader, history_views
 from persona.soft_prompts.training.loop import TrainingProgress
-from persona.soft_prompts.training.options import UserEmbedderTraining
+from persona.soft_prompts.training.options import UserEmbedderShape, UserEmbedderTraining
 from persona.soft_prompts.training.user_embedder import NOTES, new_user_embedder, train_user_embedder
 from persona.store.profile_store import ProfileStore
 
@@ -73,6 +73,7 @@ class Bench:
         progress: Progress = lambda stage, done, total: None,
     ) -> None:
         self.llm, self.encoder, self.options, self._progress = llm, encoder, options or BenchOptions(), progress
+        self._without_user: dict[tuple[UserEmbedderShape, UserEmbedderTraining], UserEmbedder] = {}
         self._training = _first_users(read_split(data, "train"), self.options.users)
         self._benchmark = LampBenchmark(_newest(read_split(data, self.options.split), self.options.records), None)
 
@@ -96,7 +97,7 @@ class Bench:
                     methods.append(self._retrieving(idea, out, stack))
                     continue
                 embedders = [self._trained(idea, seed, out, store, without_user=False) for seed in self.options.seeds]
-                without = [self._trained(idea, seed, out, store, without_user=True) for seed in self.options.seeds]
+                without = [self._without(idea, seed, out, store) for seed in self.options.seeds]
                 methods.append(self._method(idea, embedders, without, out, stack, store))
                 costs[idea.name] = self._cost(embedders[0], out / idea.name)
             self._progress("ideas", len(ideas), len(ideas))
@@ -126,6 +127,14 @@ class Bench:
         options = LampOptions(methods=(name,), ks=(k,), encoder=self.encoder, limit=self.options.limit)
         (method,) = self._named(options, out / idea.name, stack).made()
         return replace(method, name=idea.name)
+
+    def _without(self, idea: Idea, seed: int, out: Path, store: ProfileStore) -> UserEmbedder:
+        """The same trained without the user; ideas that differ in their objectives alone share it."""
+        key = idea.shape, replace(idea.training, objectives="", seed=seed)
+        if key not in self._without_user:
+            plain = replace(idea, training=replace(idea.training, objectives=""))
+            self._without_user[key] = self._trained(plain, seed, out, store, without_user=True)
+        return self._without_user[key]
 
     def _trained(self, idea: Idea, seed: int, out: Path, store: ProfileStore, *, without_user: bool) -> UserEmbedder:
         """The user embedder of an idea, made now or by a run before."""

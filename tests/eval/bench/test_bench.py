@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +16,7 @@ from persona.eval.bench.run import Bench
 from persona.eval.world.world import World
 from persona.llm.load import load_llm
 from persona.soft_prompts.training.options import UserEmbedderShape, UserEmbedderTraining
+from persona.store.profile_store import ProfileStore
 
 TRAINING = UserEmbedderTraining(warm_up=4, steps=2, batch=4, leave_one_out=1, evaluate_every=2, new_user_steps=0)
 SMALL = UserEmbedderShape(width=16, heads=2, n_tokens=2, copies=False)
@@ -98,3 +100,12 @@ def test_a_run_goes_on_and_refuses_other_settings(
 def test_what_is_none(make: Any, message: str) -> None:
     with pytest.raises(InvalidOptionError, match=message):
         make()
+
+
+def test_ideas_of_other_objectives_share_the_control(
+    bench: Bench, done: tuple[BenchReport, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("persona.eval.bench.run.train_user_embedder", None)  # would be called
+    other, nowhere = replace(IDEAS[0], training=replace(TRAINING, objectives="noise")), cast(ProfileStore, None)
+    shared = bench._without(other, 0, done[1], nowhere)
+    assert shared is bench._without(IDEAS[0], 0, done[1], nowhere)

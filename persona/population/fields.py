@@ -34,4 +34,4 @@ def multiplexed(features: Features, rows: int = 512) -> UserTable:
         for feature, times in own.items():
             matrix[user, row_of(feature, rows)] += times
     matrix /= np.linalg.norm(matrix, axis=1, keepdims=True).clip(1e-12)
-    return UserTable(tuple(features), matrix, matrix.any(axis=1).astype(np.intp), f"multiplexed:{rows}")
+    return UserTable(tuple(features), matrix, np.asarray(matrix.any(axis=1), np.intp), f"multiplexed:{rows}")

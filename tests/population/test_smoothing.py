@@ -28,7 +28,7 @@ def three() -> UserTable:
 
 def smoothed(table: UserTable, labels: dict[str, dict[str, int]], **options: float) -> UserTable:
     graph = UserGraph.of(table, labels, least=2, nearest=0)
-    return GraphSmoother(table.matrix.shape[1], layers=1, **options).smooth(graph, table)  # type: ignore[arg-type]
+    return GraphSmoother(table.matrix.shape[1], layers=1, **options).smooth(graph, table)
 
 
 def test_three_users_by_hand() -> None:

@@ -73,7 +73,11 @@ def test_retrievers_run_with_what_is_wanted_over_them() -> None:
 @pytest.mark.parametrize(
     ("method", "retrieval", "message"),
     [
-        ("recency", {"base": "bm25-lamp"}, "a base is for diverse and rerank, was: 'bm25-lamp' for recency"),
+        (
+            "recency",
+            {"base": "bm25-lamp"},
+            "a base is for diverse and entities and rerank, was: 'bm25-lamp' for recency",
+        ),
         (
             "bm25-lamp",
             {"model": "x"},

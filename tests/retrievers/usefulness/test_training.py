@@ -92,6 +92,6 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
         train_usefulness(angles(9, records=8), Written(), reader)  # type: ignore[arg-type]
     silent = SimpleNamespace(fingerprint="silent")
     with pytest.raises(InvalidOptionError, match="an LLM that says how likely an answer is, was: silent"):
-        train_usefulness(angles(9), Written(), silent)  # type: ignore[arg-type]
+        train_usefulness(angles(9), Written(), silent)
     with pytest.raises(InvalidOptionError, match="`candidates` must be at least 2, was: 1"):
         UsefulnessTraining(candidates=1)

@@ -41,20 +41,23 @@ def records_of(hidden: Any, **given: Tensor) -> Records:
     return Records(hidden=hidden, **{**fields, **given})
 
 
-def test_the_difference_from_peers_by_hand() -> None:
-    """What peers make of the like of each record is taken off it."""
-    pooling = DifferencePooling(CONFIG, peers=2, weight=0.5).eval()
-    pooling.about.data, pooling.peers.data = torch.eye(2), torch.tensor([[8.0, 0.0], [0.0, 4.0]])
-    # cos / 0.1 is log 3 for the first peer and 0 for the second: shares of 3 : 1.
-    near = torch.tensor([0.1 * math.log(3), 0.0])
-    keys = torch.stack((near / near.norm(), torch.tensor([0.0, 0.0])))[None]
-    read = pooling(records_of([[[3.0, 4.0], [1.0, 1.0]]], keys=keys, mask=torch.tensor([[True, True]])))
-    first = torch.tensor([math.exp(10.0), 1.0]) / (math.exp(10.0) + 1)  # a key along the first peer: cos = 1
-    usual = first * torch.tensor([8.0, 4.0]) + torch.tensor([4.0, 2.0])  # and one without direction: half of each
-    torch.testing.assert_close(read[0], (torch.tensor([4.0, 5.0]) - 0.5 * usual) / 3)
+def test_the_difference_from_others_by_hand() -> None:
+    """What is usual of such a record is taken off it; what is usual is learned from records and from nothing else."""
+    pooling = DifferencePooling(CONFIG, weight=0.5)
+    pooling.usual.weight.data, pooling.usual.bias.data = torch.eye(2) / 2**0.5, torch.tensor([0.0, 1.0])
+    hidden = torch.tensor([[[3.0, 4.0], [1.0, 1.0], [0.0, 0.0]]], requires_grad=True)
+    keys, mask = torch.tensor([[[2.0, 1.0], [1.0, 0.0], [9.0, 9.0]]]), torch.tensor([[True, True, False]])
+    read = pooling(records_of(hidden, keys=keys, mask=mask))
+    # Usual are (2, 2) and (1, 1).
+    torch.testing.assert_close(read, torch.tensor([[(4 - 1.5) / 3, (5 - 1.5) / 3]]))
+    assert pooling.loss is not None
+    torch.testing.assert_close(pooling.loss, torch.tensor((1 + 4) / 2 / 2))
+    pooling.loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+    assert hidden.grad is None
+    read.sum().backward()
+    torch.testing.assert_close(pooling.usual.bias.grad, torch.tensor([-0.5, -1.0]))
+    pooling.eval()(records_of(hidden, keys=keys))
     assert pooling.loss is None
-    pooling.train()(records_of([[[8.0, 0.0]]], keys=torch.tensor([[[0.0, 0.0]]])))
-    torch.testing.assert_close(pooling.loss, torch.tensor(0.1 * (16 + 4) / 2))
 
 
 def test_concepts_of_a_user_by_hand() -> None:

@@ -21,6 +21,7 @@ from persona.soft_prompts.config import UserEmbedderConfig
 from persona.soft_prompts.parts.base import State
 from persona.soft_prompts.parts.registry import made
 from persona.soft_prompts.parts.states.packing import bits_of, packed, unpacked
+from persona.soft_prompts.parts.states.projection import SLOW
 from persona.soft_prompts.parts.states.pruned import PrunedState
 from persona.soft_prompts.parts.states.repair import repaired
 from persona.soft_prompts.parts.states.residual import ResidualCodes
@@ -90,7 +91,7 @@ def test_scalar_codes_by_hand() -> None:
     state = ScalarCodes(CONFIG, SIZE, levels=(3, 4)).eval()
     for layer in (state.projection.down, state.projection.up):
         torch.nn.init.zeros_(layer.weight)
-    state.projection.down.weight.data[:, :2] = state.projection.up.weight.data[:2, :] = torch.eye(2)
+    state.projection.down.weight.data[:, :2] = state.projection.up.weight.data[:2, :] = torch.eye(2) / SLOW
     given = torch.zeros(4, SIZE)
     # tanh of these is 0.4, -0.6, 0.9 and -0.9 in both numbers.
     given[:, :2] = torch.tensor([0.4, -0.6, 0.9, -0.9]).atanh()[:, None]
@@ -117,7 +118,7 @@ def test_residual_codes_by_hand() -> None:
     state = ResidualCodes(CONFIG, SIZE, levels=2, codes=2, dim=1, beta=0.25)
     for layer in (state.projection.down, state.projection.up):
         torch.nn.init.zeros_(layer.weight)
-    state.projection.down.weight.data[0, 0] = state.projection.up.weight.data[0, 0] = 1
+    state.projection.down.weight.data[0, 0] = state.projection.up.weight.data[0, 0] = 1 / SLOW
     state.codebooks = torch.tensor([[[0.0], [4.0]], [[-1.0], [1.0]]])
     given = torch.zeros(1, SIZE)
     given[0, 0] = 4.6
@@ -145,7 +146,7 @@ def test_codebooks_begin_with_the_first_batches_and_dead_codes_come_back() -> No
     torch.testing.assert_close(state._vectors(state.codes(first)), coded, atol=1e-4, rtol=1e-4)
     assert (state(first, MANY) - first).square().mean() < before
     begun(state, second, 2)
-    torch.testing.assert_close(state._vectors(state.codes(second)), state.projection(second), atol=0.1, rtol=0)
+    torch.testing.assert_close(state._vectors(state.codes(second)), state.projection(second), atol=0.2, rtol=0)
     # Of validation users and of others' training nothing comes in.
     state.train()
     kept = {name: tensor.clone() for name, tensor in state.state_dict().items()}
@@ -213,7 +214,7 @@ def test_two_sources_are_fused_step_by_step() -> None:
     projection = state.projection
     projection.begun.fill_(True)
     apart = [(projection(given) - projection(other)).norm() for _ in range(4)]
-    first = projection.down(torch.cat((given[:, :6], torch.zeros(32, 4)), dim=1) * projection.scale)
+    first = SLOW * projection.down(torch.cat((given[:, :6], torch.zeros(32, 4)), dim=1) * projection.scale)
     assert apart[0] < apart[1] < apart[3]
     assert bool(((projection(other) - first).norm(dim=1) <= first.norm(dim=1) + 1e-5).all())
 

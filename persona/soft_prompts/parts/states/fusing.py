@@ -18,7 +18,7 @@ from torch import Tensor
 
 from persona.errors import InvalidOptionError
 from persona.soft_prompts.config import UserEmbedderConfig
-from persona.soft_prompts.parts.states.projection import Projection
+from persona.soft_prompts.parts.states.projection import SLOW, Projection
 
 
 class Fused(Projection):
@@ -38,15 +38,16 @@ class Fused(Projection):
         """z.  # (batch, dim)"""
         super().forward(state)  # the first batch gives it its components
         mixed, usual = (state * self.scale).tensor_split([self.width], dim=1)
-        first = F.linear(mixed, self.down.weight[:, : self.width], self.down.bias)
-        second = F.linear(usual, self.down.weight[:, self.width :])
+        first = SLOW * F.linear(mixed, self.down.weight[:, : self.width], self.down.bias)
+        second = SLOW * F.linear(usual, self.down.weight[:, self.width :])
         self._apart = 1 - F.cosine_similarity(first, second).mean()
         share = 1.0
         if self.learning:
             self.calls += 1
             share = min(1.0, float(self.calls) / self.fuse)
         length, of_usual = (torch.linalg.vector_norm(each, dim=1, keepdim=True) for each in (first, second))
-        return first + share * (length / of_usual.clamp_min(1e-12)).clamp_max(1).detach() * second
+        coded: Tensor = first + share * (length / of_usual.clamp_min(1e-12)).clamp_max(1).detach() * second
+        return coded
 
     def loss(self, state: Tensor, back: Tensor) -> Tensor:
         """The loss of a projection, and how far the two of the last call are apart.  # ()"""

@@ -3,7 +3,7 @@
     z = W (c * s) + b        s' = (V z + v) / c
 
 c makes the usual answer, a mean of unit vectors, as long as the mixed heads. The first batch of a training gives W the
-principal components of the states in it, V their transpose, and b and v what centres them; from there they are learned.
+principal components of the states in it, V their transpose, and b and v what centres them; then they learn slowly.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from persona.errors import InvalidOptionError
 from persona.soft_prompts.config import UserEmbedderConfig
+
+SLOW = 0.1
+"""What the maps' weights are multiplied by, so that steps of a training move them less."""
 
 _LEAST = 0.1
 """Deviation of a component over that of the first, below which it is not stretched further."""
@@ -39,9 +42,10 @@ class Projection(nn.Module):
         self.each = each
         self.down, self.up = nn.Linear(size, dim), nn.Linear(dim, size)
         nn.init.orthogonal_(self.down.weight)
+        nn.init.zeros_(self.down.bias)
+        nn.init.zeros_(self.up.bias)
+        self.down.weight.data /= SLOW
         self.up.weight.data.copy_(self.down.weight.data.T)
-        for layer in (self.down, self.up):
-            nn.init.zeros_(layer.bias)
         scale = torch.ones(size)
         scale[config.width :] = config.encoder_dim**0.5
         self.register_buffer("scale", scale, persistent=False)
@@ -52,12 +56,12 @@ class Projection(nn.Module):
         state = state * self.scale
         if self.learning and not self.begun:
             self._begin(state.detach())
-        coded: Tensor = self.down(state)
+        coded: Tensor = SLOW * self.down(state)
         return coded
 
     def back(self, coded: Tensor) -> Tensor:
         """s'.  # (batch, size)"""
-        state: Tensor = self.up(coded) / self.scale
+        state: Tensor = SLOW * self.up(coded) / self.scale
         return state
 
     def loss(self, state: Tensor, back: Tensor) -> Tensor:
@@ -79,8 +83,8 @@ class Projection(nn.Module):
         if not self.each:
             deviation = deviation.square().mean().sqrt().expand_as(deviation)
         deviation = deviation.clamp_min(max(_LEAST * float(deviation.max()), 1e-6))
-        self.down.weight.copy_((basis / deviation).T)
-        self.up.weight.copy_(basis * deviation)
+        self.down.weight.copy_((basis / deviation).T / SLOW)
+        self.up.weight.copy_(basis * deviation / SLOW)
         self.down.bias.copy_(-self.down.weight @ mean)
-        self.up.bias.copy_(mean)
+        self.up.bias.copy_(mean / SLOW)
         self.begun.fill_(True)

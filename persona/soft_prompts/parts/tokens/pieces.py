@@ -47,7 +47,8 @@ class HashedTable(nn.Module):
         """Rows of values in a field.  # (batch,)"""
         draw = torch.Generator().manual_seed(field)
         first, second = torch.randint(1, _PRIME, (2,), generator=draw).tolist()
-        return (values * first + second) % _PRIME % len(self.rows)
+        hashed: Tensor = (values * first + second) % _PRIME % len(self.rows)
+        return hashed
 
 
 class PieceTokens(LinearTokens):

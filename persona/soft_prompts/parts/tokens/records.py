@@ -51,7 +51,7 @@ class RecordTokens(LinearTokens):
     def scores(self, mixed: Tensor, records: Records) -> Tensor:
         """s_i, by which records can be retrieved as well; -inf where there is none.  # (batch, records)"""
         vectors = self.encode(records.hidden)
-        scores = torch.einsum("bnd,bd->bn", vectors, self.ask(mixed)) / vectors.shape[2] ** 0.5
+        scores: Tensor = torch.einsum("bnd,bd->bn", vectors, self.ask(mixed)) / vectors.shape[2] ** 0.5
         return scores.masked_fill(~records.mask, -torch.inf)
 
     def _ranking(self, scores: Tensor, records: Records) -> Tensor:

@@ -129,10 +129,11 @@ def publish_untrained(
             if not tokens:
                 report = replace(report, too_few=report.too_few + 1)
                 continue
-            row: Tensor | None = compute(profile, tokens)
+            made = compute(profile, tokens)
+            row: Tensor | None = made
             metrics: dict[str, float] = {"examples": len(tokens)}
             if judged != 0:
-                tried, some = row, tokens[-judged if judged else 0 :]
+                tried, some = made, tokens[-judged if judged else 0 :]
                 if older is not None:
                     parts = _parted(profile, examples, trainer.options.held_out(len(tokens)))
                     tried, some = older(parts[0]), trainer.tokens(examples(parts[1]))

@@ -42,7 +42,8 @@ def layer() -> Any:
             self.v_proj.weight.data = torch.eye(2)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.v_proj(x)
+            value: torch.Tensor = self.v_proj(x)
+            return value
 
     return OneLayer()
 
@@ -107,7 +108,7 @@ def test_keys_are_the_records_and_stay(tmp_path: Path, llm: TransformersLM, trai
         assert start is not None
         for (a, b), (key, _) in zip(trainer.family.pairs(row[None]), trainer.family.pairs(start[None]), strict=True):
             assert a.equal(key)
-            assert len(a[0].unique(dim=0)) == 2
+            assert len(a[0].unique(dim=0)) == 2  # type: ignore[no-untyped-call]
             assert bool(b.any())
         with AdapterPool(bank, llm):
             own = Request("a loud dog", adapter="ana@1")

@@ -15,6 +15,7 @@ from persona.eval.bench.report import BenchReport
 from persona.eval.bench.run import Bench
 from persona.eval.world.world import World
 from persona.llm.load import load_llm
+from persona.llm.transformers import TransformersLM
 from persona.soft_prompts.training.options import UserEmbedderShape, UserEmbedderTraining
 from persona.store.profile_store import ProfileStore
 
@@ -41,7 +42,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bench(data: Path) -> Bench:
-    return Bench(data, load_llm("tiny", overlong="truncate"), load_encoder("hashing"), BenchOptions(users=8, records=3))
+    llm = load_llm("tiny", overlong="truncate")
+    assert isinstance(llm, TransformersLM)
+    return Bench(data, llm, load_encoder("hashing"), BenchOptions(users=8, records=3))
 
 
 @pytest.fixture(scope="module")

@@ -60,11 +60,13 @@ def test_it_is_read_once(llm: TransformersLM) -> None:
 @pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-4), ("float64", 1e-11)])
 def test_records_that_were_read_are_their_text_in_front(dtype: str, most: float) -> None:
     """Row 46: from kept keys and values of reference records come the scores of the whole text."""
-    frozen = load_llm("tiny", dtype=dtype).frozen
-    (whole,) = load_llm("tiny").prompt_ids([f"{HISTORY} {QUESTIONS[0]}"])
+    llm = load_llm("tiny", dtype=dtype)
+    assert isinstance(llm, TransformersLM)
+    frozen, (whole,) = llm.frozen, llm.prompt_ids([f"{HISTORY} {QUESTIONS[0]}"])
     start = len(whole) - 8
     with torch.inference_mode():
         records = frozen.beginning(whole[:start])
+        assert records is not None
         question = records.seen_by(frozen.padded([whole[start:]], None, lambda vectors: ()))
         found = frozen.forward(question, use_cache=True, past_key_values=records.rows(1)).logits
         expected = frozen.logits(frozen.padded([whole], None, lambda vectors: ()))[:, start:]

@@ -102,4 +102,4 @@ def test_what_blends_says_so(llms: dict[float | None, Any]) -> None:
         Engine(llms[0.5])
     for wrong in ({"weight": 1.5}, {"floor": -0.1}, {"measure": "guess"}):
         with pytest.raises(InvalidOptionError):
-            Blend(**wrong)  # type: ignore[arg-type]
+            Blend(**wrong)

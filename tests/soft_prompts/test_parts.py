@@ -25,7 +25,7 @@ CONFIG = UserEmbedderConfig(DIM, HIDDEN, n_tokens=5, width=WIDTH, answer_start=2
 OPTIONS: dict[str, str] = {
     "pruned": "pruned(keep=5)",
     "pieces": "pieces(levels=2, codes=8, dim=6, rows=64)",
-    "residual_codes": "residual_codes(levels=2, codes=8, dim=6)",
+    "residual_codes": "residual_codes(dim=6)",
     "scalar_codes": "scalar_codes(levels=(8, 6), groups=2)",
 }
 """Parts whose defaults are too large for these tests."""

@@ -26,7 +26,7 @@ OPTIONS: dict[str, str] = {
     "pruned": "pruned(keep=5)",
     "pieces": "pieces(levels=2, codes=8, dim=6, rows=64)",
     "residual_codes": "residual_codes(dim=6)",
-    "scalar_codes": "scalar_codes(levels=(8, 6), groups=2)",
+    "scalar_codes": "scalar_codes(levels=(64, 63), groups=4)",
 }
 """Parts whose defaults are too large for these tests."""
 BESIDE: dict[str, dict[str, str]] = {"concepts": {"views": "concepts(names=['jazz', 'opera', 'noir', 'war'])"}}

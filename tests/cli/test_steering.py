@@ -21,7 +21,7 @@ def test_train_show_ask_export_and_forget(
         store.upsert(("ana", Record(f"film {number}", target="zqxj", id=f"{number}")) for number in range(6))
     assert "no steering vectors" in run("ask", "ana", "film", "--llm", llama_folder, *settings("steering=true")).error
     chosen = settings(
-        "users.kind=steering", "steering.blocks=1", "strengths=-1,-0.25,0.25,1", "gate=0", "most_tokens=8"
+        "users.kind=steering", "steering.blocks=1", "strengths=-1,-0.25,0.25,1", "steering.gate=0", "most_tokens=8"
     )
     made = run("train", "adapters", "--llm", llama_folder, *chosen, "--json").json
     assert (made["users"], made["published"]) == (1, 1)

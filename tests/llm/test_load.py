@@ -64,7 +64,7 @@ def test_overlong_is_taken_by_every_kind(llama_folder: Path) -> None:
         (echo, {"device": "cpu"}, "a function as an LLM takes name, tokenizer; was given: device"),
         (RunnableLambda(echo), {"seed": 1}, "a LangChain runnable as an LLM takes max_concurrency, name"),
         ("openai:m", {"dtype": "float32"}, "an endpoint as an LLM takes adapter_name, api_key, base_url, "),
-        ("no/folder", {"temperature": 1}, "a folder or hub id as an LLM takes batch_tokens, chat_template"),
+        ("no/folder", {"temperature": 1}, "a folder or hub id as an LLM takes batch_tokens, blend, chat_template"),
     ],
 )
 def test_unknown_options_are_named(llm: object, options: dict[str, Any], said: str) -> None:

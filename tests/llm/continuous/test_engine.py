@@ -85,7 +85,9 @@ def bank(llm: TransformersLM, tmp_path: Path) -> Iterator[AdapterBank]:
         yield bank
 
 
-def mixed(llm: TransformersLM, number: int, *, adapters: bool, seed: int = 0) -> list[tuple[Request, SamplingOptions]]:
+def mixed(
+    llm: TransformersLM, number: int, *, adapters: bool, seed: int = 0, sets: bool = True
+) -> list[tuple[Request, SamplingOptions]]:
     """Requests of all lengths, with and without soft prompts (also sets), adapters, turns, lifts and stop strings."""
     chance, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     scale = llm.model.get_input_embeddings().weight.std()
@@ -94,7 +96,7 @@ def mixed(llm: TransformersLM, number: int, *, adapters: bool, seed: int = 0) ->
     for n in range(number):
         prompt = " ".join(chance.choices(TEXT.split(), k=chance.randint(1, 12)))
         soft = torch.randn(n % 4, llm.hidden_size, generator=generator) * scale if n % 3 else None
-        soft = TokenSet.of(soft) if soft is not None and n % 4 == 3 else soft
+        soft = TokenSet.of(soft) if sets and soft is not None and n % 4 == 3 else soft
         lifts = {chance.randrange(20): 2.0} if n % 7 == 6 else None
         turns = (Message("user", "one"), Message("assistant", "two")) if n % 5 == 4 else ()
         options = SamplingOptions(max_new_tokens=chance.randint(1, 14), stop=("e ",) if n % 6 == 5 else ())
@@ -489,7 +491,8 @@ def test_other_models_answer_one_after_another(name: str, why: str) -> None:
 def test_positions_of_all_kinds_are_followed(name: str) -> None:
     """Rotary ones, learned ones, biases, those that a model counts by its mask."""
     llm = tiny_llm(name)
-    asked = mixed(llm, 12, adapters=False)
+    # A set of soft tokens needs a model that is told its positions.
+    asked = mixed(llm, 12, adapters=False, sets=name not in ("BloomForCausalLM", "MptForCausalLM"))
     expected = [llm.generate([request], options.generation)[0] for request, options in asked]
     with Engine(llm, EngineOptions(rows=4, read_tokens=30)) as engine:
         assert engine.alone is None

@@ -85,8 +85,12 @@ class Bench:
             out: folder for user embedders, answers and ``results.json``; a run that was stopped goes on from there.
 
         Raises:
+            InvalidOptionError: if two ideas have one name.
             PersonaError: as `train_user_embedder` and `evaluate`.
         """
+        named = [idea.name for idea in ideas]
+        if len(set(named)) < len(named):
+            raise InvalidOptionError(f"each idea needs a name of its own, were: {', '.join(named)}")
         out.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             store = stack.enter_context(ProfileStore(f"sqlite:///{out / 'bench.db'}"))

@@ -1,4 +1,4 @@
-"""Vectors of users' features alone, of a fixed length whatever there are: for users of whom no record is known.
+"""Vectors of users' features alone, of a fixed length however many there are: for users without a record.
 
 Each kind of feature hashes its values, with a seed of its own, to the rows of one table that all kinds share. A user's
 vector says which rows, and a user embedder of mode ``"vectors"``, which is a linear map, is that table: its soft prompt

@@ -51,7 +51,7 @@ class UserGraph:
 
         Args:
             table: its users are the nodes; those with a vector have nearest ones.
-            features: of the users, of whom some may have none.
+            features: of the users; some may have none.
             least: users who must hold a feature, at least 2; what fewer hold links nobody.
             rare: share of the users that may hold a word for it to link them.
             nearest: links from each user to the nearest by cosine; 0 for none.

@@ -3,9 +3,9 @@
 Segments are k-means clusters of users' vectors, and their terms are what sets them apart (`telling`). After UNICON:
 segments of users' vectors, read by the attributes that are over-represented in them.
 
-**Nobody is named, nothing is said of few.** A segment has at least `least` users, and so many of them have each of its
-terms; users of smaller ones go to the nearest that is left. A file of segments holds centres, sizes and terms, no
-ids. Who is in which is in the store (`store_memberships`), where it is erased with the user.
+**Nobody is named, and small groups are not described.** A segment has at least `least` users, and each of its terms is
+used by as many; users of smaller ones go to the nearest that is left. A file of segments holds centres, sizes and
+terms, no ids. Who is in which is in the store (`store_memberships`), where it is erased with the user.
 """
 
 from __future__ import annotations

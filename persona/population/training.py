@@ -44,7 +44,7 @@ class SmootherTraining:
 def train_smoother(
     smoother: GraphSmoother, graph: UserGraph, table: UserTable, options: SmootherTraining | None = None
 ) -> list[float]:
-    """Train `smoother` in place on users of whom nobody is reported on; the loss of each step."""
+    """Train `smoother` in place, on users that no result is reported for; the loss of each step."""
     options = options or SmootherTraining()
     generator = torch.Generator().manual_seed(options.seed)
     vectors, known = torch.from_numpy(table.matrix), torch.from_numpy(table.known).nonzero()[:, 0]

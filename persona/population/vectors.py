@@ -28,7 +28,7 @@ class UserTable:
 
     Attributes:
         user_ids: different ones.
-        matrix: float32; zeros for a user of whom nothing is known.  # (users, dim)
+        matrix: float32; zeros for a user about whom nothing is known.  # (users, dim)
         records: how many records each vector stands on.  # (users,)
         fingerprint: of the vectors.
     """

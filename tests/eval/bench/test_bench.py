@@ -76,6 +76,12 @@ def test_each_idea_stands_beside_its_controls(done: tuple[BenchReport, Path]) ->
     assert (out / "bench.md").read_text().count("\n") == 6
 
 
+def test_two_ideas_of_one_name_are_refused_before_anything_is_trained(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOptionError, match="a name of its own, were: bm25, bm25"):
+        bench.run([IDEAS[2], IDEAS[2]], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_only_the_newest_records_are_shown(bench: Bench) -> None:
     assert {len(question.profile) for question in bench._benchmark.questions} == {3}
 

@@ -23,6 +23,7 @@ from persona.soft_prompts.config import UserEmbedderConfig
 from persona.soft_prompts.embedder import UserEmbedder, load_user_embedder
 from persona.soft_prompts.parts.base import Records
 from persona.soft_prompts.parts.tokens.bands import CONTENT, STYLE, BandTokens
+from persona.soft_prompts.parts.tokens.interests import InterestTokens
 from persona.soft_prompts.parts.tokens.nested import NestedTokens
 from persona.soft_prompts.parts.tokens.pieces import HashedTable, PieceTokens
 from persona.soft_prompts.parts.tokens.records import RecordTokens
@@ -120,6 +121,25 @@ def test_tokens_of_records_by_hand() -> None:
     torch.testing.assert_close(part.loss, -(0.5 * logs[0] + 0.25 * logs[2] + 0.25 * logs[3]))
     alone = records_of(hidden[:, :1], mask[:, :1], weights[..., :1])
     assert part(mixed, alone)[0, :, 0].tolist() == [pytest.approx(torch.tensor(1.0).sigmoid().item()), 0, 0]
+
+
+def test_tokens_of_interests_by_hand() -> None:
+    """Rows 45 and 52: two records at one interest, one at another; each has a token, the wider one the first."""
+    part = InterestTokens(UserEmbedderConfig(12, 2, n_tokens=3, width=2), interests=2, steps=1).eval()
+    part.seeds.data = torch.tensor([[9.0, 0.0], [0.0, 9.0]])
+    part.token.weight.data = torch.eye(2)
+    hidden = torch.tensor([[[0.0, 3.0], [6.0, 0.0], [0.0, 6.0]]])
+    records = records_of(hidden, torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, 1, 3))
+    # (3 + 6 + 9) / 3 with 2 / 3 of it, (6 + 9) / 2 with 1 / 2 of it; the third token is that of the state, here 0.
+    expected = torch.tensor([[[0.0, 4.0], [3.75, 0.0], [0.0, 0.0]]])
+    torch.testing.assert_close(part(torch.zeros(1, 2), records), expected, atol=1e-2, rtol=0)
+    nobody = records_of(0 * hidden, torch.zeros(1, 3, dtype=torch.bool), torch.zeros(1, 1, 3))
+    assert not part(torch.zeros(1, 2), nobody).any()
+    torch.manual_seed(0)
+    left = [int(part.train()(torch.zeros(1, 2), records).any(2).sum()) for _ in range(64)]
+    assert set(left) == {1, 2}  # union sampling: any subset, and never none
+    with pytest.raises(InvalidOptionError, match="there are 3 soft tokens: `interests` must be from 1 to that, was: 4"):
+        InterestTokens(UserEmbedderConfig(12, 2, n_tokens=3, width=2), interests=4)
 
 
 def test_pieces_are_runs_of_codes() -> None:

@@ -44,6 +44,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {
     },
     "tokens": {
         "nested": f"{_ROOM}.parts.tokens.nested:NestedTokens",
+        "interests": f"{_ROOM}.parts.tokens.interests:InterestTokens",
         "bands": f"{_ROOM}.parts.tokens.bands:BandTokens",
         "records": f"{_ROOM}.parts.tokens.records:RecordTokens",
         "set": f"{_ROOM}.parts.tokens.unordered:SetTokens",

@@ -19,6 +19,7 @@ from persona.soft_prompts.histories import HistoryReader
 from persona.soft_prompts.parts.registry import PARTS, made
 from persona.soft_prompts.training.examples import Examples
 from persona.soft_prompts.training.objectives.base import Step
+from persona.soft_prompts.training.objectives.templates import said_of_user
 from persona.soft_prompts.training.options import UserEmbedderTraining
 from persona.soft_prompts.training.tokens import ExampleTokens
 from tests.soft_prompts.splits import fresh, train, world_split
@@ -111,6 +112,17 @@ def test_empty_histories_add_nothing_and_one_example_adds_a_number(step: Step, n
         of_one = [row for row, each in enumerate(step.shown) if each.user_id == step.shown[0].user_id]
         assert len(of_one) > 1
         assert term(step.only(of_one), name) == 0
+
+
+def test_a_caption_is_the_llms_loss_of_what_is_said_of_the_user(step: Step) -> None:
+    """Row 21: of the families of templates this one alone, the first 32 tokens of the sentence."""
+    pairs = [said_of_user(step.tokens.task, example) for example in step.shown]
+    prompts, said = zip(*[pair for pair in pairs if pair], strict=True)
+    llm = step.loss.llm
+    targets = [target[:32] for target in llm.target_ids(said)]
+    with torch.no_grad():
+        expected = step.loss(llm.prompt_ids(prompts), targets, *step.given()).mean()
+    torch.testing.assert_close(term(step, "templates(weight=1, usual=0, record=0, caption=1)"), expected)
 
 
 def test_without_the_user_there_is_nothing_to_add(tiny: Any, encoder: Any, tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ from persona.soft_prompts.training.objectives.masked import correlations, pairs,
 from persona.soft_prompts.training.objectives.metric import hinge
 from persona.soft_prompts.training.objectives.noise import perturbed
 from persona.soft_prompts.training.objectives.preference import preference, rivals
-from persona.soft_prompts.training.objectives.templates import rest_of_record, usual_answer
+from persona.soft_prompts.training.objectives.templates import rest_of_record, said_of_user, usual_answer
 from persona.soft_prompts.training.objectives.uniformity import calibrated_uniformity, halves, slerp, slerp_fuse
+from persona.summaries.statistics import profile_stats
 
 OTHERS = ~torch.eye(2, dtype=torch.bool)
 
@@ -183,13 +184,14 @@ def example(user_id: str, gold: str, query: list[float], **fields: Any) -> Examp
 
 
 def test_templates_of_a_rating_and_a_tag() -> None:
-    """Rows 10 and 44: the families' prompts and answers, none of which names the user."""
+    """Rows 10, 21 and 44: the families' prompts and answers, none of which names the user."""
     task = lamp_task("LaMP_3")
     records = tuple(Record(f"text {number}", target=target) for number, target in enumerate("434"))
     asked = example("u", "5", [1.0], input=task.make_input("Fine {plot}."), profile=Profile("u", records))
     assert usual_answer(task, asked) == (task.make_input("a typical review of this user"), "4")
     assert rest_of_record(task, asked) == ('5 is the score for "', "Fine {plot}.")
     assert usual_answer(task, replace(asked, profile=Profile("u"))) is None
+    assert said_of_user(task, asked) == ("What is usual for this user? ", profile_stats(asked.profile, "LaMP_3").text)
     tags = lamp_task("LaMP_2")
     tagged = replace(asked, input=tags.make_input("A heist.", labels=["comedy", "crime"]), gold="crime")
     assert rest_of_record(tags, tagged) == ('the tag for the movie: "A heist." is "', "crime")

@@ -39,25 +39,41 @@ class ClustersPooling(Pooling):
 
     def forward(self, records: Records) -> Tensor:
         """See the module.  # (batch, clusters * (width + 1))"""
-        centres, weights = self.clustered(records.hidden, records.mask)
+        centres, weights = clustered(records.hidden, records.mask, self.seeds, self.steps)
         count = records.mask.sum(1, keepdim=True) + records.null_records
         weights = (weights + records.null_records * self.log_shares.softmax(0)) / count
         weights, order = torch.sort(weights, dim=1, descending=True, stable=True)
         centres = centres.gather(1, order[..., None].expand_as(centres))
         if self.training:
-            kept = torch.rand(weights.shape) >= self.drop
-            kept.scatter_(1, torch.randint(self.clusters, (len(kept), 1)), True)
-            centres = centres * kept[..., None].to(centres)
+            centres = centres * subset(weights, self.drop)[..., None]
         return torch.cat((centres.flatten(1), weights), dim=1)
 
-    def clustered(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Centres and how many records each has.  # (batch, clusters, width), (batch, clusters)"""
-        centres = self.seeds.expand(len(hidden), -1, -1)
-        directions = F.normalize(hidden, dim=-1)
-        weights = hidden.new_zeros(len(hidden), self.clusters)
-        for _ in range(self.steps):
-            likeness = directions @ F.normalize(centres, dim=-1).transpose(1, 2) / _TEMPERATURE
-            shares = likeness.softmax(-1) * mask[..., None]  # (batch, records, clusters)
-            weights = shares.sum(1)
-            centres = (shares.transpose(1, 2) @ hidden + self.seeds) / (weights[..., None] + 1)
-        return centres, weights
+
+def clustered(hidden: Tensor, mask: Tensor, seeds: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Centres of records and how many records each has, by the soft k-means of the module's docstring.
+
+    Args:
+        hidden: of records, zeros where there is none.  # (batch, records, width)
+        mask: True where there is a record.  # (batch, records)
+        seeds: where the centres are at first.  # (clusters, width)
+        steps: repetitions.
+
+    Returns:
+        (batch, clusters, width), (batch, clusters)
+    """
+    centres = seeds.expand(len(hidden), -1, -1)
+    directions = F.normalize(hidden, dim=-1)
+    weights = hidden.new_zeros(len(hidden), len(seeds))
+    for _ in range(steps):
+        likeness = directions @ F.normalize(centres, dim=-1).transpose(1, 2) / _TEMPERATURE
+        shares = likeness.softmax(-1) * mask[..., None]  # (batch, records, clusters)
+        weights = shares.sum(1)
+        centres = (shares.transpose(1, 2) @ hidden + seeds) / (weights[..., None] + 1)
+    return centres, weights
+
+
+def subset(weights: Tensor, drop: float) -> Tensor:
+    """1 for the clusters of each user that stay, at least one, and 0 for others.  # (batch, clusters)"""
+    kept = torch.rand(weights.shape) >= drop
+    kept.scatter_(1, torch.randint(weights.shape[1], (len(kept), 1)), True)
+    return kept.to(weights)

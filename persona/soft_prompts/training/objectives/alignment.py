@@ -13,7 +13,8 @@ L is their sum. Users with equal sentences are not set against each other. Only 
 with any.
 
 Source: ILM, Item-Language Model for Conversational Recommendation (arXiv 2406.02844), after BLIP-2 (arXiv 2301.12597);
-the caption is a vector instead of a text, so that no LLM computes.
+the caption is a vector, so that no LLM computes. As a text,
+written by the frozen LLM, it is a family of `TemplatesObjective`.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ fix: setup
 PEERS := startup store bm25 dense embed_users choices adapters user_embedder serve gateway
 
 bench: setup
-	@for name in $(PEERS); do echo; echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+	@for name in $(PEERS); do echo; echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 docs: setup
 	$(BIN)/typer persona.cli.app utils docs --name persona --title "The command line" --output docs/cli.md

@@ -1,12 +1,12 @@
 """Every channel on one world: what it keeps of a user, takes to make, adds to a request, and brings.
 
-    python benchmarks/channels.py OUT [--task LaMP_3] [--records 5,20,50] [--seed 0] [--users 20] [--json]
+    python -m benchmarks.channels OUT [--task LaMP_3] [--records 5,20,50] [--seed 0] [--users 20] [--json]
 
 The frozen LLM is `tiny`. What is trained once for all users - a user embedder, a task adapter, generators of adapters,
 and the same without the user - is trained by `persona train` on the same training users of the generated world, with 20
 records each. Then held-out users are asked by `persona.eval.lamp.evaluate_lamp`, with their newest 5, 20 and 50
 records: by each channel alone, beside one record, with another user's history, and trained without the user. `none`,
-the baseline and the best that can be had without and with the user (`persona.eval.world.bounds`) stand beside.
+the baseline and the best that can be had without and with the user (`examples.world.bounds`) stand beside.
 
 Bytes are what the store holds of a user besides the records (`persona.store.holdings`). Times are seconds of computing
 of one thread, the median over some users, each alone in a store of its own: everything made from nothing, made again
@@ -32,6 +32,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from examples.world.bounds import no_user_score, oracle_score
+from examples.world.world import World
 from persona.adapters.bank import AdapterBank
 from persona.adapters.examples import history_examples
 from persona.adapters.generated.generator import ACTIVATIONS, KINDS, VECTOR, load_generator
@@ -45,8 +47,6 @@ from persona.eval.benchmarks.lamp import LampBenchmark
 from persona.eval.lamp import evaluate_lamp
 from persona.eval.options import LampOptions
 from persona.eval.report import markdown
-from persona.eval.world.bounds import no_user_score, oracle_score
-from persona.eval.world.world import World
 from persona.lamp.tasks import LampSplit, Question, lamp_task
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM

@@ -1,6 +1,6 @@
 """Users with few records: what neighbours and segments give them, against the prompt of a new user.
 
-    python benchmarks/cold_users.py --out runs/cold [--task LaMP_3] [--train 2000] [--test 300] [--steps 200]
+    python -m benchmarks.cold_users --out runs/cold [--task LaMP_3] [--train 2000] [--test 300] [--steps 200]
 
 Users of the generated world; the vector of each is the mean of the vectors of the targets. User embedders of mode
 ``vectors`` are trained on users with 20 records: one on their own vectors, one on smoothed ones, one on those of a
@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from examples.world.world import World
 from persona.encoders.embedding import embed_users
 from persona.encoders.load import HashingEncoder
 from persona.encoders.user_vectors import UserVectorFile
@@ -20,7 +21,6 @@ from persona.eval.benchmarks.lamp import LampBenchmark
 from persona.eval.bootstrap import Bootstrap
 from persona.eval.report import Report, markdown
 from persona.eval.run import evaluate
-from persona.eval.world.world import World
 from persona.lamp.tasks import LampSplit, lamp_task
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM

@@ -1,6 +1,6 @@
 """A world of a million users streamed into the store: rate, memory and size.
 
-    python benchmarks/million_users.py [--users 1000000] [--records 3] [--url sqlite:///...] [--json]
+    python -m benchmarks.million_users [--users 1000000] [--records 3] [--url sqlite:///...] [--json]
 
 Users are made as they are stored and forgotten at once, so memory must not grow with their number. A line of the table
 is one tenth of the way.
@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from persona.eval.world.world import World
+from examples.world.world import World
 from persona.records import Record
 from persona.store.profile_store import ProfileStore
 

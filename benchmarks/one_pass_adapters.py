@@ -1,6 +1,6 @@
 """Adapters written in one pass beside adapters that were trained, on the generated world.
 
-    python benchmarks/one_pass_adapters.py FOLDER [--only quality,gate,speed,removal] [--llm tiny] [--seeds 3]
+    python -m benchmarks.one_pass_adapters FOLDER [--only quality,gate,speed,removal] [--llm tiny] [--seeds 3]
                                            [--kinds vector,activations] [--tasks LaMP_2,LaMP_3,LaMP_4] [--json]
 
 - ``quality``: of each task and seed a task adapter, a generator over it for each of `--kinds`, and the same generator
@@ -37,6 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from examples.world.world import World
 from persona.adapters.bank import AdapterBank
 from persona.adapters.examples import Example, history_examples
 from persona.adapters.family import LoraSpec
@@ -49,7 +50,6 @@ from persona.adapters.training.options import TrainingOptions
 from persona.adapters.training.trainer import AdapterTrainer
 from persona.adapters.training.users import train_users
 from persona.adapters.versions import PUBLISHED
-from persona.eval.world.world import World
 from persona.lamp.tasks import lamp_task
 from persona.llm.load import load_llm
 from persona.llm.loss import TargetLoss

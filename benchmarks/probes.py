@@ -1,6 +1,6 @@
 """What a user embedder's soft prompt carries of a history: probes of users of the generated world.
 
-    python benchmarks/probes.py [--train 240] [--test 100] [--records 30] [--warm-up 0] [--steps 300]
+    python -m benchmarks.probes [--train 240] [--test 100] [--records 30] [--warm-up 0] [--steps 300]
                                 [--batch 16] [--out FOLDER] [--json]
 
 The embedder is trained on probes of training users, and asked about others, with the LLM `tiny` and answers by
@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from examples.world.world import World
 from persona.encoders.load import load_encoder
 from persona.eval.benchmarks.named import MethodOptions, evaluate_benchmark
 from persona.eval.benchmarks.profiles.linear_probe import linear_probe
 from persona.eval.benchmarks.profiles.probes import Probes
 from persona.eval.report import table
-from persona.eval.world.world import World
 from persona.llm.load import load_llm
 from persona.records import Profile
 from persona.soft_prompts.embedder import UserEmbedder

@@ -1,9 +1,9 @@
 """Steering vectors: is a planted axis found, what does a batch of them cost, do they know their users?
 
-    python benchmarks/steering.py planted --json
-    python benchmarks/steering.py speed
-    python benchmarks/steering.py world --data LaMP_4 --folder run
-    python benchmarks/steering.py users --data $PERSONA_SHARED/data/histories/blogs.jsonl.gz --llm smollm2
+    python -m benchmarks.steering planted --json
+    python -m benchmarks.steering speed
+    python -m benchmarks.steering world --data LaMP_4 --folder run
+    python -m benchmarks.steering users --data $PERSONA_SHARED/data/histories/blogs.jsonl.gz --llm smollm2
 
 **planted**: an adapter gives the LLM `tiny` a style axis of known direction and size: some rare words write it behind
 block 1, and what stands there makes these words likelier. Users' texts are the LLM's own with such words put in.
@@ -31,10 +31,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from examples.world.world import World
 from persona.adapters.examples import Example, history_examples
 from persona.channels import Ask
 from persona.eval.benchmarks.lamp import LampBenchmark
-from persona.eval.world.world import World
 from persona.llm.frozen.steering import Steered
 from persona.llm.load import load_llm
 from persona.llm.loss import TargetLoss

@@ -1,6 +1,6 @@
 """Cost of summaries: users summarized per second, killed and resumed, and what a stored summary adds to a request.
 
-    python benchmarks/summaries.py [--users 1000] [--records 20] [--kill-at 400] [--samples 2000] [--json]
+    python -m benchmarks.summaries [--users 1000] [--records 20] [--kill-at 400] [--samples 2000] [--json]
 
 Users of the generated world, with scored reviews. `persona summarize` runs in its own process, is killed with
 SIGKILL when `--kill-at` users are done, and is run again to its end. Then the channel is timed alone, request by
@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from examples.world.world import World
 from persona.channels import Ask
-from persona.eval.world.world import World
 from persona.store.profile_store import ProfileStore
 from persona.summaries.channel import SummaryChannel
 from persona.summaries.stored import StoredSummaries, stored_summary

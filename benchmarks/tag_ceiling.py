@@ -1,6 +1,6 @@
 """Upper bound of retrieval on the world's tags: an exact reader instead of the LLM.
 
-    python benchmarks/tag_ceiling.py [--users 150] [--json]
+    python -m benchmarks.tag_ceiling [--users 150] [--json]
 
 The reader knows the distributions that the world is drawn from. From the retrieved records it computes the posterior
 over the user's order of the tags in the question's family, and answers with the most probable tag. No LLM can do better
@@ -18,9 +18,9 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
-from persona.eval.world.bounds import no_user_score, oracle_score
-from persona.eval.world.traits import TagContent, tag_prior
-from persona.eval.world.world import World, WorldQuestion
+from examples.world.bounds import no_user_score, oracle_score
+from examples.world.traits import TagContent, tag_prior
+from examples.world.world import World, WorldQuestion
 from persona.lamp.labels import MOVIE_TAGS
 from persona.lamp.tasks import lamp_task
 from persona.protocols import Retriever

@@ -1,6 +1,6 @@
 """The user embedder beside the published recipe, plain generation and retrieval, in the same run.
 
-    python benchmarks/user_embedder.py [--rounds 5] [--users 10000] [--json]
+    python -m benchmarks.user_embedder [--rounds 5] [--users 10000] [--json]
 
 **Training step.** Histories of 185 records, prompts as long as those of real rating questions, a T5 from a config with
 random weights, 8 questions in a step; every arm trains in a process of its own, so that its peak memory is its own.
@@ -42,7 +42,7 @@ from rich.table import Table
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from persona.eval.world.world import World
+from examples.world.world import World
 from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import lamp_task
 from persona.llm.load import load_llm

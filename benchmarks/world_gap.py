@@ -1,10 +1,10 @@
 """What share of the gap each row of an evaluation closed, on sets of the generated world.
 
-    python benchmarks/world_gap.py RUN [RUN ...] [--world 0] [--split dev]
+    python -m benchmarks.world_gap RUN [RUN ...] [--world 0] [--split dev]
 
 RUN is a folder that `persona eval lamp` wrote for questions of `World.write_lamp`. The gap is that between the best
 that can be had without the user (0 %) and the oracle that knows the user's habits (100 %), both exact, for the
-questions asked (`persona.eval.world.bounds`). Intervals are 95 %, bootstrap over users; seeds count together. What is
+questions asked (`examples.world.bounds`). Intervals are 95 %, bootstrap over users; seeds count together. What is
 printed is Markdown.
 """
 
@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from examples.world.bounds import no_user_score, oracle_score
+from examples.world.world import World
 from persona.eval.bootstrap import Bootstrap
 from persona.eval.metrics import METRICS, score_lamp
-from persona.eval.world.bounds import no_user_score, oracle_score
-from persona.eval.world.world import World
 from persona.lamp.tasks import lamp_task
 
 

@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 from persona import Personalizer, Profile, ProfileStore, load_llm, read_records
 from persona.channels import Ask, Channel, Contribution
 from persona.eval import LampBenchmark, evaluate
-from persona.eval.world.world import World
+from persona.eval.demo.world import generated_folder
 from persona.records import ScoredRecord
 from persona.retrievers import ProfileRetriever, RecordsChannel, best_first
 
@@ -22,9 +22,9 @@ class LastScores(Channel):
         return [Contribution(notes=tuple(f"Scored {r.target}." for r in ask.profile.records[-3:])) for ask in asks]
 
 
+data = generated_folder("LaMP_3")  # 20 users, each with 20 product reviews and their scores
 with TemporaryDirectory() as folder, ProfileStore(f"sqlite:///{folder}/persona.db") as store:
-    World(0).write_lamp(folder, "LaMP_3", {"dev": 30}, 20)  # 30 users, each with 20 product reviews and their scores
-    store.upsert(read_records(folder))
+    store.upsert(read_records(data))
     mine = Personalizer(load_llm("tiny"), store, [RecordsChannel(SharedWords(), k=2), LastScores()])
-    print(evaluate(LampBenchmark.read(folder), {"none": Personalizer(mine.llm, store, []), "mine": mine}).markdown())
+    print(evaluate(LampBenchmark.read(data), {"none": Personalizer(mine.llm, store, []), "mine": mine}).markdown())
     print(mine.generate("dev-0", "What is the score of the following review? review: The sound is poor.").text)

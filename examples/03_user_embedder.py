@@ -1,6 +1,6 @@
 """Train a user embedder for a frozen LLM, and answer with its soft prompt: a dozen tokens for a whole history.
 
-    python examples/03_user_embedder.py        # under a minute on one CPU core
+    python -m examples.03_user_embedder        # from the root of a clone; under a minute on one CPU core
 
 The users are of the generated world: each has scored 20 product reviews, strictly or kindly, and cares about some of
 their aspects. After ten steps of training on 40 users, the history of a new user brings the error of `tiny` far down;
@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 
+from examples.world.world import World
 from persona import Personalizer, ProfileStore, SoftPromptChannel, load_encoder, load_llm, read_records
-from persona.eval.world.world import World
 from persona.llm.transformers import TransformersLM
 from persona.readers import read_split
 from persona.soft_prompts.histories import HistoryReader

@@ -2,7 +2,7 @@
 
     python examples/04_lora_per_user.py        # under a minute on one CPU core
 
-The users are of the generated world: each has scored 20 product reviews, strictly or kindly. All are trained at the
+The users are generated: each has scored 20 product reviews, strictly or kindly. All are trained at the
 same time; an adapter is published only if it helps with its user's newest reviews. A user's own adapter brings the
 error of `tiny` down; another user's helps much less, or not at all. (docs/adapters.md)
 """
@@ -14,7 +14,7 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import cast
 
-from persona import Personalizer, ProfileStore, load_llm, read_records
+from persona import Personalizer, ProfileStore, load_llm
 from persona.adapters import (
     AdapterBank,
     AdapterChannel,
@@ -25,7 +25,7 @@ from persona.adapters import (
     history_examples,
     train_users,
 )
-from persona.eval.world.world import World
+from persona.eval.demo.world import generated_folder
 from persona.lamp.tasks import lamp_task
 from persona.llm.transformers import TransformersLM
 from persona.readers import read_split
@@ -33,17 +33,16 @@ from persona.readers import read_split
 
 def main() -> None:
     llm = cast(TransformersLM, load_llm("tiny"))  # adapters are trained on a transformers model
+    dev = read_split(generated_folder("LaMP_3"), "dev")
+    questions, golds = dev.questions[:8], dev.golds or {}
     with TemporaryDirectory() as folder, ProfileStore(f"sqlite:///{folder}/persona.db") as store:
-        World(0).write_lamp(folder, "LaMP_3", {"dev": 8}, records_per_user=20)
-        store.upsert(read_records(folder))
+        store.upsert((question.user_id, record) for question in questions for record in question.profile)
         bank = AdapterBank(store)
         trainer = AdapterTrainer(llm, LoraSpec(r=8), TrainingOptions(epochs=3))
         report = train_users(trainer, bank, partial(history_examples, task=lamp_task("LaMP_3")))
         print(f"{report.published} of {report.users} adapters published after {report.seconds:.0f} s")
 
-        dev = read_split(folder, "dev")
-        golds = dev.golds or {}
-        users = [question.user_id for question in dev.questions]
+        users = [question.user_id for question in questions]
         with AdapterPool(bank, llm) as pool:
             personal = Personalizer(llm, store, [AdapterChannel(pool, missing="base")])
             plain = Personalizer(llm, store, [])
@@ -53,11 +52,11 @@ def main() -> None:
                 ("no adapter", plain, users),
             ):
                 answers = personalizer.batch(
-                    [(user, question.input) for user, question in zip(asked, dev.questions, strict=True)]
+                    [(user, question.input) for user, question in zip(asked, questions, strict=True)]
                 )
                 error = fmean(
                     abs(float(answer.text) - float(golds[question.id]))
-                    for answer, question in zip(answers, dev.questions, strict=True)
+                    for answer, question in zip(answers, questions, strict=True)
                 )
                 print(f"{adapter + ':':16} mean absolute error {error:.2f}")
 

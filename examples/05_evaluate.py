@@ -2,31 +2,27 @@
 
     python examples/05_evaluate.py        # under a minute on one CPU core
 
-The task is of the generated world, in LaMP's files; the user embedder comes with `tiny`. From the command line:
+The users are generated, in LaMP's files; the user embedder comes with `tiny`. From the command line:
 
     persona eval lamp FOLDER --llm tiny --methods none,bm25,stats,user-embedder --k 4 --user-embedder EMBEDDER
 """
 
 from __future__ import annotations
 
-from importlib import resources
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
 from persona import load_llm
 from persona.eval import LampBenchmark, LampOptions, evaluate_lamp
-from persona.eval.world.world import World
-
-EMBEDDER = Path(str(resources.files("persona"))) / "tiny" / "user_embedders" / "LaMP_3"
+from persona.eval.demo.world import generated_folder, tiny_user_embedders
 
 
 def main() -> None:
     options = LampOptions(
-        methods=("none", "bm25", "stats", "user-embedder"), ks=(4,), beside="bm25", user_embedders=(EMBEDDER,)
+        methods=("none", "bm25", "stats", "user-embedder"),
+        ks=(4,),
+        beside="bm25",
+        user_embedders=(tiny_user_embedders()["LaMP_3"],),
     )
-    with TemporaryDirectory() as folder:
-        World(1).write_lamp(folder, "LaMP_3", {"dev": 30}, records_per_user=20)
-        report = evaluate_lamp(LampBenchmark.read(folder), load_llm("tiny", overlong="truncate"), options)
+    benchmark = LampBenchmark.read(generated_folder("LaMP_3"))
+    report = evaluate_lamp(benchmark, load_llm("tiny", overlong="truncate"), options)
     print(report.markdown())
     print("Scores are mean absolute errors: lower is better. What another user's history does as well is not personal.")
 

@@ -3,7 +3,7 @@
     python -m examples.train_tiny --out persona/tiny                       # two CPU cores, under two hours
     python -m examples.train_tiny --out /tmp/tiny --steps 200              # a trial
 
-Run it from the root of a clone. The text is the generated world's (`persona.eval.world.world`), made on the fly from
+Run it from the root of a clone. The text is the generated world's (`examples.world`), made on the fly from
 users of its ``pretrain`` split, who are in no evaluation split. The loss is on every answer, on the records' targets,
 and with a small weight on a sample of all other tokens. The same seed, steps and machine give the same weights.
 """
@@ -23,7 +23,7 @@ from examples.tiny_recipe.scores import card, measure
 from examples.tiny_recipe.sequences import HISTORY, LAST_SHARE, Sequences
 from examples.tiny_recipe.tokenizer import make_tokenizer, world_texts
 from examples.tiny_recipe.training import Schedule, make_model, train
-from persona.eval.world.world import World
+from examples.world.world import World
 
 WORLDS = (0, 1, 2)
 """Seeds of the worlds whose users it is scored on."""
@@ -55,7 +55,7 @@ def train_and_save(options: argparse.Namespace) -> None:
     tokenizer.save_pretrained(options.out)
     n_sequences = (schedule.short_steps + schedule.steps) * schedule.batch
     run = {
-        "data": f"`persona.eval.world.world`, seed {options.seed}, split `pretrain`, made on the fly: "
+        "data": f"`examples.world.world`, seed {options.seed}, split `pretrain`, made on the fly: "
         f"{n_sequences:,} sequences, each of another user",
         "tokens": f"{tokens:,} with padding",
         "steps": f"{schedule.short_steps:,} short and {schedule.steps:,} whole, {schedule.batch} sequences each",

@@ -1,6 +1,6 @@
 """Train the user embedders that persona carries beside `tiny`, one for each task of the generated world.
 
-    python examples/train_tiny_user_embedders.py --out persona/tiny/user_embedders
+    python -m examples.train_tiny_user_embedders --out persona/tiny/user_embedders
 
 That takes about ten minutes a task on one CPU core.
 They are trained on 1,000 users of the world's ``train`` split (seed 0), the best step is chosen on a fifth of these,
@@ -16,8 +16,8 @@ from pathlib import Path
 from rich.progress import Progress, TaskID
 from safetensors.torch import load_file, save_file
 
+from examples.world.world import WORLD_TASKS, World
 from persona import load_encoder, load_llm
-from persona.eval.world.world import WORLD_TASKS, World
 from persona.llm.transformers import TransformersLM
 from persona.readers import read_split
 from persona.retrievers.registry import RetrieverOptions, make_retriever

@@ -222,6 +222,12 @@ class ScoredRecord:
     record: Record
     score: float
 
+    def as_dict(self) -> dict[str, str | float | None]:
+        """What of it a reader is shown, ready for JSON."""
+        record = self.record
+        shown = {"id": record.id, "time": record.time, "target": record.target, "text": record.text}
+        return {**shown, "score": self.score}
+
 
 def known_at(time: str | None, moment: str) -> bool:
     """Whether what is dated `time` was there at `moment`, both ISO 8601; what is undated always was.

@@ -55,7 +55,7 @@ def test_blocks_are_of_a_language_that_is_run_or_of_none() -> None:
 )
 def test_the_blocks_of_a_page_run_in_order(page: Path, prepared: Path) -> None:
     """Python blocks of a page share their names, and are run where the next is of the shell; those share the folder."""
-    shown = [each for each in blocks(page) if not (each[1].startswith(NEEDS) or "mkdir -p try" in each[1])]
+    shown = [each for each in blocks(page) if not (each[1].startswith(NEEDS) or "cd try" in each[1])]
     python = ""
     for (language, text), (following, _) in pairwise([*shown, ("sh", "")]):
         if language == "sh":

@@ -90,19 +90,7 @@ class Asked:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        records = [
-            {"text": each.record.text, "target": each.record.target, "time": each.record.time, "score": each.score}
-            for each in self.records
-        ]
-        answers = {name: asdict(getattr(self, name)) for name in ("plain", "own", "other")}
-        return {
-            "text": self.question.text,
-            "time": self.question.time,
-            "gold": self.gold,
-            "records": records,
-            **answers,
-            "change": self.change,
-        }
+        return {**asdict(replace(self, records=())), "records": [each.as_dict() for each in self.records]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def run_demo(llm: LanguageModel, *, users: int, out: Path, progress: Progress) -
 
     Args:
         llm: the frozen LLM that the people ask; the world is answered by the one that knows its tasks, ``tiny``.
-        users: users of each task of the world, at least 2.
+        users: users of each task of the world, 2 to 20.
         out: folder for files, answers and results; an interrupted run goes on from there.
         progress: called with a stage's name, what is done and what there is to do.
     """
@@ -53,7 +53,6 @@ def run_demo(llm: LanguageModel, *, users: int, out: Path, progress: Progress) -
     world = run_world(
         load_llm("tiny"),
         users=users,
-        seed=0,
         out=out / WORLD,
         encoder=encoder,
         # They were trained for this LLM and this encoder, and for no others.

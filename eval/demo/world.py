@@ -1,11 +1,13 @@
 """The demonstration's world: a known ceiling, and every method on users whom the LLM has never seen.
 
-The world (`persona.eval.world.world`) says what an answer can score with the user unknown and known. Between the two
-lies what personalization can win, and each method's score is given as its share of that gap.
+The files of ``generated/`` hold three LaMP tasks of 20 generated users each, and of each question what an answer can
+score at best with the user unknown and known (``python -m examples.world`` writes them). Between the two lies what
+personalization can win, and each method's score is given as its share of that gap.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,16 +26,14 @@ from persona.eval.lamp import evaluate_lamp
 from persona.eval.options import NONE, USER_EMBEDDER, LampOptions
 from persona.eval.report import Report
 from persona.eval.run import Progress
-from persona.eval.world.bounds import no_user_score, oracle_score
-from persona.eval.world.world import WORLD_TASKS, World
 from persona.protocols import LanguageModel
 from persona.records import ScoredRecord
 from persona.retrievers.registry import RetrieverOptions, make_retriever
 
+WORLD_TASKS = ("LaMP_2", "LaMP_3", "LaMP_4")
 SPLIT = "dev"
 METHODS = (NONE, "bm25", "recency", "dense", "hybrid")
 KS = (1, 4)
-RECORDS_PER_USER = 20
 EXAMPLE_METHOD = "bm25"
 
 
@@ -99,11 +99,7 @@ class WorldExample:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        records = [
-            {"text": each.record.text, "target": each.record.target, "time": each.record.time, "score": each.score}
-            for each in self.records
-        ]
-        return {**asdict(replace(self, records=())), "records": records}
+        return {**asdict(replace(self, records=())), "records": [each.as_dict() for each in self.records]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +108,6 @@ class WorldReport:
 
     users: int
     questions: int
-    seed: int
     llm: str
     encoder: str
     seconds: float
@@ -129,27 +124,24 @@ def run_world(
     llm: LanguageModel,
     *,
     users: int,
-    seed: int,
     out: Path,
     encoder: str = "minilm",
     methods: Sequence[str] = METHODS,
     user_embedders: Mapping[str, Path] | None = None,
     progress: Progress,
 ) -> WorldReport:
-    """Make a world, write it as LaMP files, run `methods` on it and score them against its bounds.
+    """Run `methods` on generated users and score them against what can be reached at best.
 
     Args:
         llm: the frozen LLM.
-        users: users of each task's evaluation split, at least 2; one question each.
-        seed: of the world, the controls and the bootstrap.
-        out: folder for the world's files, answers, predictions and results; an interrupted run goes on from there.
+        users: users of each task, 2 to 20; one question each.
+        out: folder for answers, predictions and results; an interrupted run goes on from there.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
         methods: as in `LampOptions`; ``user-embedder`` joins them on the tasks of `user_embedders`.
         user_embedders: folders of user embedders by task, trained for `llm` and `encoder` (`tiny_user_embedders`).
         progress: called with a stage's name, what is done and what there is to do.
     """
     begun = time.perf_counter()
-    world = World(seed)
     tasks, examples = [], []
     for name in WORLD_TASKS:
         folders = (user_embedders[name],) if user_embedders and name in user_embedders else ()
@@ -159,33 +151,35 @@ def run_world(
             beside=EXAMPLE_METHOD,
             encoder=encoder,
             user_embedders=folders,
-            seed=seed,
+            limit=users,
         )
-        folder = out / f"{name}-seed{seed}-users{users}"
-        world.write_lamp(folder, name, {SPLIT: users}, RECORDS_PER_USER)
-        benchmark = LampBenchmark.read(folder, SPLIT)
-        report = evaluate_lamp(benchmark, llm, options, out=folder, progress=partial(_named, progress, name))
-        tasks.append(_task(world, benchmark, report))
+        benchmark = LampBenchmark.read(generated_folder(name), SPLIT)
+        report = evaluate_lamp(benchmark, llm, options, out=out / name, progress=partial(_named, progress, name))
+        tasks.append(_task(benchmark, report))
         examples.append(_example(benchmark, report))
     seconds = time.perf_counter() - begun
     asked = users * len(WORLD_TASKS)
-    return WorldReport(users, asked, seed, llm.fingerprint, encoder, seconds, tuple(tasks), tuple(examples))
+    return WorldReport(users, asked, llm.fingerprint, encoder, seconds, tuple(tasks), tuple(examples))
+
+
+def generated_folder(task: str) -> Path:
+    """The files of one of `WORLD_TASKS`, in LaMP's form."""
+    return Path(str(resources.files("persona.eval.demo"))) / "generated" / task
 
 
 def _named(progress: Progress, task: str, stage: str, done: int, total: int) -> None:
     progress(f"{task} {stage}", done, total)
 
 
-def _task(world: World, benchmark: LampBenchmark, report: Report) -> WorldTask:
+def _task(benchmark: LampBenchmark, report: Report) -> WorldTask:
     """The report's rows with their share of the gap."""
-    task, metric, questions = benchmark.task, benchmark.metrics[0], benchmark.questions
-    asked = list(world.questions(task.name, SPLIT, report.users, RECORDS_PER_USER))
-    no_user = fmean(no_user_score(question.content) for question in asked)
-    oracle = fmean(oracle_score(question.content, question.user.traits) for question in asked)
+    task, metric, questions = benchmark.task, benchmark.metrics[0], benchmark.questions[: report.questions]
+    bounds = json.loads((generated_folder(task.name) / f"{SPLIT}_bounds.json").read_text(encoding="utf-8"))
+    no_user, oracle = (fmean(both) for both in zip(*(bounds[each.id] for each in questions), strict=True))
     rows = []
     for row in report.rows:
         runs = [benchmark.score(questions, [run[each.id] for each in questions])[metric.name] for run in row.runs]
-        bootstrap = Bootstrap([question.user_id for question in questions] * len(runs), seed=world.seed)
+        bootstrap = Bootstrap([question.user_id for question in questions] * len(runs))
         samples = {metric.name: np.concatenate(runs)}
         share = bootstrap.gap_share(metric, samples, floor=no_user, ceiling=oracle)
         rows.append(WorldRow(row.name, row.k, row.control, row.scores[metric.name], share, row.tokens_added))

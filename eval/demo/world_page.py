@@ -16,10 +16,10 @@ _LOWEST, _HIGHEST = -0.5, 1.0
 
 def world_section(report: WorldReport) -> str:
     """Charts, tables and one user's answers."""
-    return f"""<p>{report.users} users of each task whom the LLM has never seen, {report.questions} questions, seed
-{report.seed}. The users are inhabitants of a generated world, so the best possible scores are known exactly: with the
-user unknown and with the user known. The bars show how much of the way between the two each method goes. Another user's
-history is the control: what it wins is not personalization.</p>
+    return f"""<p>{report.users} users of each task whom the LLM has never seen, {report.questions} questions.
+The users are inhabitants of a generated world, so the best possible scores are known exactly: with the user unknown and
+with the user known. The bars show how much of the way between the two each method goes. Another user's history is the
+control: what it wins is not personalization.</p>
 <div class="legend"><span class="own">the user's own history</span><span class="other">another user's history</span>
 <span class="plain">no history sent: the plain LLM, empty soft prompts, and baselines without an LLM</span></div>
 {"".join(map(_task, report.tasks))}

@@ -11,10 +11,10 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from examples.tiny_recipe.sequences import HISTORY
 from examples.tiny_recipe.tokenizer import CONTEXT, NO_LIMIT
+from examples.world.bounds import no_user_score, oracle_score
+from examples.world.world import WORLD_TASKS, World, WorldQuestion
 from persona.eval.bootstrap import Bootstrap, Interval
 from persona.eval.metrics import METRICS, score_lamp
-from persona.eval.world.bounds import no_user_score, oracle_score
-from persona.eval.world.world import WORLD_TASKS, World, WorldQuestion
 from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import lamp_task
 from persona.llm.tokenizers import WhitespaceTokenizer
@@ -123,7 +123,7 @@ def card(model: LlamaForCausalLM, measured: Sequence[Row], *, run: dict[str, obj
         "",
         f"A Llama with {parameters:,} parameters, the embedded default language model of `persona`. It knows three",
         "tasks in LaMP's official wording (LaMP_2 film tags, LaMP_3 review scores, LaMP_4 headlines), on the plain",
-        "English of `persona.eval.world.world`, and it can use records of a user's history in front of a question.",
+        "English of `examples.world.world`, and it can use records of a user's history in front of a question.",
         "It exists so that personalization can be seen and tested without a download. It is no general language model.",
         "",
         "```python",
@@ -146,7 +146,7 @@ def card(model: LlamaForCausalLM, measured: Sequence[Row], *, run: dict[str, obj
         "",
         f"Weights as stored, greedy decoding, {users}.",
         "The share is (score - no user) / (oracle - no user): no user is the best that can be had without knowing the",
-        "user, oracle the best with all their traits known, both computed exactly (`persona.eval.world.bounds`).",
+        "user, oracle the best with all their traits known, both computed exactly (`examples.world.bounds`).",
         "",
         "| task | metric | no user | oracle | method | score | share of the gap (95 % interval over users) |",
         "|---|---|---|---|---|---|---|",

@@ -19,10 +19,10 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from examples.tiny_recipe.tokenizer import CONTEXT, EOS, NO_LIMIT
-from persona.eval.world.bounds import no_user_answer
-from persona.eval.world.traits import TagContent
-from persona.eval.world.words import FAMILIES
-from persona.eval.world.world import World, WorldQuestion
+from examples.world.bounds import no_user_answer
+from examples.world.traits import TagContent
+from examples.world.words import FAMILIES
+from examples.world.world import World, WorldQuestion
 from persona.lamp.labels import MOVIE_TAGS
 from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import lamp_task

@@ -19,7 +19,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from persona.eval.world.world import WORLD_TASKS, World
+from examples.world.world import WORLD_TASKS, World
 from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import lamp_task
 from persona.llm.tokenizers import WhitespaceTokenizer

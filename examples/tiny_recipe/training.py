@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from examples.tiny_recipe.sequences import ANSWER_WEIGHT, Sequences, micro_batches
 from examples.tiny_recipe.tokenizer import CONTEXT
-from persona.eval.world.world import WORLD_TASKS
+from examples.world.world import WORLD_TASKS
 
 MICRO_TOKENS = 1_536
 EMBEDDING_STD = 0.1

@@ -85,7 +85,7 @@ def retrieve(options: Retrieve, settings: Mapping[str, RetrieverOptions]) -> Non
         retriever = make_retriever(name, settings[""], encoder=encoder, store=store)
         profile = store.profile(options.user_id)
         found = retriever.retrieve(profile, options.query, options.k)
-    report([_scored(each) for each in found], *(_lines(found) or [_nothing(profile, options.where)]))
+    report([each.as_dict() for each in found], *(_lines(found) or [_nothing(profile, options.where)]))
 
 
 def _lines(found: Sequence[ScoredRecord]) -> list[str]:
@@ -183,7 +183,7 @@ def ask(options: Ask, settings: Mapping[str, Any]) -> None:
     fields = ("text", "user_id", "notes", "sources", "channels", "tokens_added", "abstained", "prompt")
     value = {name: getattr(answer, name) for name in (*fields, "answered", "finish", "thought")}
     value["turns"] = [asdict(turn) for turn in answer.turns]
-    report({**value, "records": [_scored(each) for each in answer.records]}, answer.text)
+    report({**value, "records": [each.as_dict() for each in answer.records]}, answer.text)
 
 
 _WHY = {
@@ -197,8 +197,3 @@ def _check_known(store: ProfileStore, user_id: str) -> None:
         store.check_known(user_id)
     except UnknownUserError as error:
         raise UnknownUserError(f"{error} (--new-user answers without a history)") from None
-
-
-def _scored(each: ScoredRecord) -> dict[str, Any]:
-    record = each.record
-    return {"id": record.id, "time": record.time, "target": record.target, "text": record.text, "score": each.score}

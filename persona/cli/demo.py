@@ -25,7 +25,7 @@ class Demo:
         data: only write the people's files in LaMP's form into this folder, for persona eval lamp.
     """
 
-    users: Annotated[int, typer.Option(min=2)] = 20
+    users: Annotated[int, typer.Option(min=2, max=20)] = 20
     out: Path = Path("runs/demo")
     llm: Llm = None
     data: Path | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from persona.eval.world.world import World
+from examples.world.world import World
 from tests.cli.conftest import Run
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from persona.eval.world.world import World
+from examples.world.world import World
 from tests.cli.conftest import SMALL_FILTER, Run, settings
 
 

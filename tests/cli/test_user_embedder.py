@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from examples.world.world import World
 from persona.cli.app import app
-from persona.eval.world.world import World
 from persona.lamp.tasks import LampSplit
 from persona.readers import read_split
 from persona.records import Record

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from examples.world.world import World
 from persona.errors import InvalidOptionError
 from persona.eval import LampBenchmark, LampOptions, Report, evaluate_lamp
 from persona.eval.benchmark import earliest_profiles
 from persona.eval.controls import OTHER_USER
-from persona.eval.world.world import World
 from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import LampSplit, Question
 from persona.llm.load import load_llm

@@ -17,12 +17,12 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import persona
+from examples.world.bounds import no_user_score, oracle_score
+from examples.world.world import WORLD_TASKS, World, WorldQuestion
 from persona.eval import LampBenchmark, LampOptions, evaluate_lamp
 from persona.eval.bootstrap import Bootstrap
 from persona.eval.demo.world import tiny_user_embedders
 from persona.eval.metrics import METRICS, Samples, score_lamp
-from persona.eval.world.bounds import no_user_score, oracle_score
-from persona.eval.world.world import WORLD_TASKS, World, WorldQuestion
 from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import LampSplit, lamp_task
 from persona.llm.load import load_llm

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from examples.tiny_recipe.sequences import ANSWER_WEIGHT, WHOLE_PLANS, WHOLE_TASKS, Sequences
 from examples.tiny_recipe.tokenizer import ANSWER, EOS, make_tokenizer, world_texts
 from examples.tiny_recipe.training import Muon, Schedule, make_model, train
-from persona.eval.world.bounds import no_user_answer
-from persona.eval.world.world import World
+from examples.world.bounds import no_user_answer
+from examples.world.world import World
 
 
 @pytest.fixture(scope="module")

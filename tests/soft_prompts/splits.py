@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from persona.eval.world.world import World
+from examples.world.world import World
 from persona.lamp.tasks import LampSplit, lamp_task
 from persona.retrievers import LampBM25Retriever
 from persona.soft_prompts.embedder import UserEmbedder

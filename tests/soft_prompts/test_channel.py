@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from examples.world.world import World
 from persona.assembly import personalize
 from persona.channels import Ask
 from persona.errors import InvalidOptionError, UnsupportedChannelError
-from persona.eval.world.world import World
 from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import lamp_task
 from persona.llm.load import load_llm

@@ -13,9 +13,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from examples.world.world import World
 from persona.encoders.user_vectors import UserVectorFile
 from persona.errors import FingerprintMismatchError, InvalidOptionError
-from persona.eval.world.world import World
 from persona.lamp.tasks import LampSplit, Question, lamp_task
 from persona.personalizer import Personalizer
 from persona.readers import read_split

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
+from examples.world.world import World
 from persona.adapters.examples import history_examples
 from persona.channels import Ask
 from persona.eval import LampBenchmark, LampOptions, evaluate_lamp
-from persona.eval.world.world import World
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from persona.records import Profile, Record

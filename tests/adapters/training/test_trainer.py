@@ -15,6 +15,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
+from examples.world.world import World
 from persona.adapters.examples import Example, history_examples
 from persona.adapters.family import LoraSpec
 from persona.adapters.training.adamw import PerUserAdamW
@@ -23,7 +24,6 @@ from persona.adapters.training.options import TrainingOptions
 from persona.adapters.training.planning import plan
 from persona.adapters.training.trainer import AdapterTrainer, Learnt
 from persona.errors import InvalidOptionError
-from persona.eval.world.world import World
 from persona.lamp.tasks import lamp_task
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM

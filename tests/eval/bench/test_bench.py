@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import pytest
 
+from examples.world.world import World
 from persona.encoders.load import load_encoder
 from persona.errors import InvalidOptionError
 from persona.eval.bench.ideas import BenchOptions, Idea, IdeaOptions
 from persona.eval.bench.report import BenchReport
 from persona.eval.bench.run import Bench
-from persona.eval.world.world import World
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from persona.soft_prompts.training.options import UserEmbedderShape, UserEmbedderTraining

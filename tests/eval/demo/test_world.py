@@ -10,9 +10,8 @@ import pytest
 
 from persona.eval.bootstrap import Interval
 from persona.eval.controls import EMPTY_HISTORY, OTHER_USER
-from persona.eval.demo.world import KS, WorldReport, WorldRow, run_world
+from persona.eval.demo.world import KS, WORLD_TASKS, WorldReport, WorldRow, run_world
 from persona.eval.demo.world_page import world_section
-from persona.eval.world.world import WORLD_TASKS
 from persona.llm.load import load_llm
 from tests.eval.demo.html import Page
 
@@ -28,7 +27,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> WorldReport:
     made = run_world(
         load_llm("tiny"),
         users=8,
-        seed=3,
         out=out,
         encoder="hashing",
         methods=METHODS,

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from examples.world.world import World
 from persona.encoders.user_vectors import UserVectorFile
 from persona.errors import EvaluationError, InvalidOptionError, PersonaError
-from persona.eval.world.world import World
 from persona.lamp.tasks import LampSplit, lamp_task
 from persona.llm.checkpoint import hash_parameters
 from persona.llm.frozen.options import TransformersOptions

@@ -23,8 +23,7 @@ from functools import cache, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.errors import InvalidOptionError
-from persona.eval.world.traits import (
+from examples.world.traits import (
     CASINGS,
     SCORES,
     TEMPLATES,
@@ -38,7 +37,8 @@ from persona.eval.world.traits import (
     style_prior,
     tag_prior,
 )
-from persona.eval.world.words import EVENTS, FAVOURITES
+from examples.world.words import EVENTS, FAVOURITES
+from persona.errors import InvalidOptionError
 from persona.lamp.labels import MOVIE_TAGS
 
 BOUND_METRICS: Mapping[str, tuple[str, ...]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
@@ -12,10 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from persona.errors import InvalidOptionError
-from persona.eval.metrics import rouge
-from persona.eval.world.bounds import BOUND_METRICS, no_user_score, oracle_score
-from persona.eval.world.traits import (
+from examples.world.__main__ import main
+from examples.world.bounds import BOUND_METRICS, no_user_score, oracle_score
+from examples.world.traits import (
     HeadlineContent,
     HeadlineHabit,
     RatingContent,
@@ -27,8 +27,11 @@ from persona.eval.world.traits import (
     style_prior,
     tag_prior,
 )
-from persona.eval.world.words import BLAME, CUES, FAMILIES, FAVOURITES, PRAISE
-from persona.eval.world.world import SPLITS, WORLD_TASKS, World
+from examples.world.words import BLAME, CUES, FAMILIES, FAVOURITES, PRAISE
+from examples.world.world import SPLITS, WORLD_TASKS, World
+from persona.errors import InvalidOptionError
+from persona.eval.demo.world import generated_folder
+from persona.eval.metrics import rouge
 from persona.lamp.labels import MOVIE_TAGS
 from persona.lamp.tasks import lamp_task
 
@@ -390,3 +393,27 @@ def test_what_cannot_be_written_leaves_the_files_as_they_were(
     with pytest.raises(InvalidOptionError):
         World(5).write_lamp(tmp_path, task, users, records_per_user=n)
     assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["kept", "kept"]
+
+
+@pytest.mark.parametrize("task", WORLD_TASKS)
+def test_the_command_writes_what_the_demonstration_carries(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["world", str(tmp_path), task, "dev=20", "--bounds"])
+    main()
+    carried = generated_folder(task)
+    for name in ("dev_questions.json", "dev_outputs.json"):
+        assert (tmp_path / name).read_bytes() == (carried / name).read_bytes()
+    written, known = (json.loads((folder / "dev_bounds.json").read_text()) for folder in (tmp_path, carried))
+    assert written.keys() == known.keys()
+    assert [*map(sum, written.values())] == pytest.approx([*map(sum, known.values())])
+
+
+@pytest.mark.parametrize(("users", "why"), [("dev", "SPLIT=N, such as"), ("dav=3", "a split must be one of")])
+def test_the_command_refuses_other_users(
+    users: str, why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["world", "out", "LaMP_3", users])
+    with pytest.raises(SystemExit):
+        main()
+    assert why in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 A user is a number in a split, and everything about them follows from ``(seed, split, index)`` by a counter-based
 generator: user 900,000 costs what user 0 costs, nothing is kept, and splits share no user. What an answer can score at
-best, with the user known and unknown, is computed in `persona.eval.world.bounds`.
+best, with the user known and unknown, is computed in `examples.world.bounds`.
 
 >>> world = World(seed=0)
 >>> question = next(world.questions("LaMP_3", "dev", users=1, records_per_user=10))
@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from persona.errors import InvalidOptionError
-from persona.eval.world.text import ARTICLE_DICE, DESCRIPTION_DICE, REVIEW_DICE, article, description, review
-from persona.eval.world.traits import (
+from examples.world.bounds import no_user_score, oracle_score
+from examples.world.text import ARTICLE_DICE, DESCRIPTION_DICE, REVIEW_DICE, article, description, review
+from examples.world.traits import (
     BIASES,
     CASING_ODDS,
     FAVOURITE_ODDS,
@@ -46,7 +46,9 @@ from persona.eval.world.traits import (
     Traits,
     slipped_score,
 )
-from persona.eval.world.words import ASPECTS, FAMILIES, FAVOURITES
+from examples.world.words import ASPECTS, FAMILIES, FAVOURITES
+from persona.errors import InvalidOptionError
+from persona.files import write_atomically
 from persona.lamp.labels import MOVIE_TAGS
 from persona.lamp.tasks import Question, lamp_task
 from persona.records import Profile, Record
@@ -251,6 +253,8 @@ class World:
         task: str,
         users: Mapping[str, int],
         records_per_user: int = 20,
+        *,
+        bounds: bool = False,
     ) -> None:
         """Write ``{split}_questions.json`` and ``{split}_outputs.json`` in LaMP's official form, streaming.
 
@@ -261,6 +265,8 @@ class World:
             task: one of `WORLD_TASKS`.
             users: split -> number of users, one question each (``{"train": 1000, "dev": 200, "test": 200}``).
             records_per_user: length of each profile.
+            bounds: also write ``{split}_bounds.json``: by question the best expected score with the user unknown and
+                known, ``{"120": [0.43, 0.95], ...}``.
 
         Raises:
             InvalidOptionError: as `questions` does; then no file was touched.
@@ -301,6 +307,12 @@ class World:
                     separator = ",\n"
                 questions.write("\n]\n")
                 outputs.write("\n]}\n")
+            if bounds:
+                best = {
+                    asked.question.id: [no_user_score(asked.content), oracle_score(asked.content, asked.user.traits)]
+                    for asked in self.questions(task, split, count, records_per_user=0)
+                }
+                write_atomically(folder / f"{split}_bounds.json", json.dumps(best) + "\n")
 
     def _written(self, user: WorldUser, task: str, stream: int, n: int) -> list[tuple[Content, str, str]]:
         """Content, text and answer of the first `n` rows that a user throws for a task."""

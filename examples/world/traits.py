@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import permutations, product
 
-from persona.eval.world.words import ASPECTS, EVENTS, FAMILIES, FAVOURITES
+from examples.world.words import ASPECTS, EVENTS, FAMILIES, FAVOURITES
 
 # ----------------------------------------------------------------------------------------------------------- ratings
 

@@ -11,9 +11,9 @@ tells its tag and an adjective its sentiment.
 from __future__ import annotations
 
 import tomllib
-from importlib import resources
+from pathlib import Path
 
-_LISTS = tomllib.loads(resources.files("persona.eval.world").joinpath("words.toml").read_text(encoding="utf-8"))
+_LISTS = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
 
 
 def _words(name: str) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import permutations
 
-from persona.eval.world.traits import CANDIDATE_ODDS, CANDIDATES, HeadlineContent, RatingContent, TagContent
-from persona.eval.world.words import (
+from examples.world.traits import CANDIDATE_ODDS, CANDIDATES, HeadlineContent, RatingContent, TagContent
+from examples.world.words import (
     ANIMALS,
     ASPECTS,
     BELONGINGS,

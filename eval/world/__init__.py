@@ -1,1 +1,0 @@
-"""A generated world whose best possible scores are known exactly."""

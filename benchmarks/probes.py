@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from benchmarks.linear_probe import linear_probe
 from examples.world.world import World
 from persona.encoders.load import load_encoder
 from persona.eval.benchmarks.named import MethodOptions, evaluate_benchmark
-from persona.eval.benchmarks.profiles.linear_probe import linear_probe
 from persona.eval.benchmarks.profiles.probes import Probes
 from persona.eval.report import table
 from persona.llm.load import load_llm

@@ -1,6 +1,6 @@
 """What lifting a user's words does to titles: ROUGE and P-Cover for some weights, beside another user's words.
 
-    python benchmarks/vocabulary.py DATA_DIR --llm MODEL [--betas 0,0.25,0.5,1,2] [--k 0] [--limit N]
+    python -m benchmarks.vocabulary DATA_DIR --llm MODEL [--betas 0,0.25,0.5,1,2] [--k 0] [--limit N]
 
 `DATA_DIR` is a LaMP task whose answers are texts (LaMP_4, LaMP_5). The background of `idf` are the targets of all
 profiles of the training split. The weight 0 is the plain LLM; it is asked through the channel, and its answers are
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.p_cover import p_cover
 from persona.channels import Channel
 from persona.eval import EvaluationOptions, LampBenchmark, OtherUser, evaluate
-from persona.eval.p_cover import p_cover
 from persona.lamp.prompts import LampWording
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM

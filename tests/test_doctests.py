@@ -14,6 +14,8 @@ PACKAGES = {
     "retrievers": "persona.retrievers",
     "adapters": "persona.adapters",
     "eval": "persona.eval",
+    "examples": "examples",
+    "benchmarks": "benchmarks",
 }
 """The folders with code, and the packages that they are imported as."""
 

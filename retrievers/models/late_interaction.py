@@ -3,7 +3,7 @@
     score(query, record) = sum over the query's tokens q of max over the record's tokens r of q . r      (MaxSim)
 
 (ColBERT, Khattab and Zaharia, SIGIR 2020). A single vector has to stand for all that a record says, and with many
-facts in one text it cannot (Weller et al., arXiv 2508.21038; `persona.eval.benchmarks.limit`). Here none is.
+facts in one text it cannot (Weller et al., arXiv 2508.21038; ``examples/limit.py``). Here none is.
 The price is memory: a record of 50 tokens of 128 numbers is 13 kB in float16 instead of one vector's 0.3.
 
 Models are those of sentence-transformers' `MultiVectorEncoder`. A single-vector model's folder does too: its token

@@ -14,8 +14,8 @@ Made from any history whose records have labels (targets), one of each kind for 
 =================  =========================================================================
 
 A question with several right answers, two labels that are equally common say, is not asked. Answered from the soft
-prompt alone, with another user's beside it, a probe says what the soft prompt carries of this user; `linear_probe`
-(`persona.eval.benchmarks.profiles.linear_probe`) says what a vector holds at all.
+prompt alone, with another user's beside it, a probe says what the soft prompt carries of this user; `linear_probe` of
+``benchmarks/`` says what a vector holds at all.
 
 =====================  ============================================================================================
 ``accuracy``           the right one of four

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from benchmarks.p_cover import p_cover
 from persona.errors import EvaluationError
-from persona.eval.p_cover import p_cover
 
 TITLES = ["the harbour", "a blue boat", "the blue sea", "the old town"]
 

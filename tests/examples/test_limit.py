@@ -8,8 +8,7 @@ from collections import Counter
 
 import pytest
 
-from persona.errors import InvalidOptionError
-from persona.eval.benchmarks.limit import (
+from examples.limit import (
     FIRST_NAMES,
     LAST_NAMES,
     LIKES,
@@ -19,6 +18,7 @@ from persona.eval.benchmarks.limit import (
     make_limit,
     run_limit,
 )
+from persona.errors import InvalidOptionError
 from persona.retrievers.registry import make_retrievers
 
 

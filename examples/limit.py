@@ -19,8 +19,8 @@ import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from itertools import combinations, islice, product
+from pathlib import Path
 
 import numpy as np
 
@@ -38,7 +38,7 @@ _AT_ONCE = 100
 
 def _words(name: str) -> tuple[str, ...]:
     """The different entries of a comma list in the file beside this one, in order."""
-    lists = tomllib.loads(resources.files(__package__).joinpath("limit_words.toml").read_text(encoding="utf-8"))
+    lists = tomllib.loads(Path(__file__).with_name("limit_words.toml").read_text(encoding="utf-8"))
     return tuple(dict.fromkeys(" ".join(entry.split()) for entry in lists[name].split(",")))
 
 

@@ -48,7 +48,13 @@ from persona.adapters.versions import (
     StoredAdapter,
     erase_exports,
 )
-from persona.errors import DataFormatError, FingerprintMismatchError, InvalidOptionError, UnknownAdapterError
+from persona.errors import (
+    DataFormatError,
+    FingerprintMismatchError,
+    InvalidOptionError,
+    UnknownAdapterError,
+    check_least,
+)
 from persona.records import check_user_id
 from persona.store.database import insert_if_absent
 from persona.store.profile_store import ForgetReport, ProfileStore
@@ -154,8 +160,7 @@ class AdapterBank:
         Raises:
             InvalidOptionError: if `keep` is below 1, a user comes twice, or numbers are not finite.
         """
-        if keep < 1:
-            raise InvalidOptionError(f"`keep` must be at least 1, was: {keep}")
+        check_least(1, keep=keep)
         number = self._number(family)
         payloads: dict[str, tuple[AdapterDraft, bytes | None]] = {}
         parts: defaultdict[int, list[str]] = defaultdict(list)

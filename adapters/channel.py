@@ -27,7 +27,7 @@ from persona.adapters.bank import AdapterBank
 from persona.adapters.family import Family
 from persona.adapters.versions import PUBLISHED, StoredAdapter
 from persona.channels import Ask, Channel, Contribution
-from persona.errors import InvalidOptionError, UnknownAdapterError
+from persona.errors import UnknownAdapterError, check_one_of
 from persona.protocols import ADAPTER, PRIOR_ADAPTER
 
 POLICIES = ("error", "prior", "base")
@@ -60,8 +60,7 @@ class AdapterChannel(Channel):
     reads_profile = False
 
     def __init__(self, adapters: BankedAdapters, *, missing: str = "error") -> None:
-        if missing not in POLICIES:
-            raise InvalidOptionError(f"`missing` must be one of {', '.join(POLICIES)}, was: {missing!r}")
+        check_one_of(POLICIES, missing=missing)
         self.adapters = adapters
         self.missing = missing
 

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from persona.adapters.layers import NOT_COMPUTED, linear_layers, sights, sizes
-from persona.errors import DataFormatError, InvalidOptionError
+from persona.errors import DataFormatError, InvalidOptionError, check_least, check_one_of, check_positive
 
 ALL_LINEAR = "all-linear"
 """As in PEFT: every linear layer but the one that makes the logits. What cannot be adapted is left out."""
@@ -80,14 +80,11 @@ class LoraSpec:
     gate: float | None = None
 
     def __post_init__(self) -> None:
-        if self.r < 1:
-            raise InvalidOptionError(f"`r` must be at least 1, was: {self.r}")
-        if not 0 < self.alpha < math.inf:
-            raise InvalidOptionError(f"`alpha` must be above 0, was: {self.alpha}")
+        check_least(1, r=self.r)
+        check_positive(alpha=self.alpha)
         if isinstance(self.targets, str) or not self.targets:
             raise InvalidOptionError(f"`targets` must be a tuple of names such as ('q_proj',), was: {self.targets!r}")
-        if self.dtype not in DTYPES:
-            raise InvalidOptionError(f"`dtype` must be one of {', '.join(DTYPES)}, was: {self.dtype!r}")
+        check_one_of(DTYPES, dtype=self.dtype)
         if self.gate is not None and ALL_LINEAR in self.targets:
             raise InvalidOptionError("a `gate` is for value projections: name them in `targets`, such as ('v_proj',)")
         object.__setattr__(self, "targets", tuple(sorted(set(self.targets))))  # their order means nothing

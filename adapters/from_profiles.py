@@ -35,7 +35,7 @@ from persona.adapters.serving.pool import AdapterPool
 from persona.adapters.task_adapter import TaskAdapter
 from persona.adapters.training.users import train_users
 from persona.channels import Ask, Channel, Contribution
-from persona.errors import InvalidOptionError, UnsupportedChannelError
+from persona.errors import InvalidOptionError, UnsupportedChannelError, check_one_of
 from persona.llm.transformers import TransformersLM
 from persona.protocols import ADAPTER, LanguageModel
 from persona.records import Profile
@@ -83,8 +83,7 @@ class ProfileAdapters(Channel):
         profile_of: Callable[[Ask], Profile] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        if method not in METHODS:
-            raise InvalidOptionError(f"`method` must be one of {', '.join(METHODS)}, was: {method!r}")
+        check_one_of(METHODS, method=method)
         for needing, given, option in (
             (NEIGHBOURS, task.candidates is not None, "candidates"),
             (ROUTED, bool(task.router), "routed"),

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from persona.adapters.family import GATE_WIDTH, Family, LoraSpec, find_modules
 from persona.adapters.layers import sights
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_least
 
 PRIOR_SLOT = 0
 """The slot that is the shared prior alone."""
@@ -86,8 +86,7 @@ class StackedLoRA:
     def __init__(
         self, model: nn.Module, spec: LoraSpec, slots: int, *, prior: Tensor | None = None, base: str = ""
     ) -> None:
-        if slots < 1:
-            raise InvalidOptionError(f"`slots` must be at least 1, was: {slots}")
+        check_least(1, slots=slots)
         self.model, self.slots = model, slots
         self.family = Family(base, spec, find_modules(model, spec)).over(prior)
         layers = [model.get_submodule(module.name) for module in self.family.modules]

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.errors import EvaluationError, InvalidOptionError
+from persona.errors import EvaluationError, check_least
 from persona.eval.metrics import ACCURACY, Array, Metric, Samples
 
 CONFIDENCE = 0.95
@@ -82,10 +82,8 @@ class Bootstrap:
     """
 
     def __init__(self, groups: Sequence[Hashable], *, resamples: int = 2000, seed: int = 0) -> None:
-        if resamples < 1:
-            raise InvalidOptionError(f"`resamples` must be at least 1, was: {resamples}")
-        if seed < 0:
-            raise InvalidOptionError(f"`seed` must be at least 0, was: {seed}")
+        check_least(1, resamples=resamples)
+        check_least(0, seed=seed)
         if not len(groups):
             raise EvaluationError("a bootstrap needs at least one sample, was given none")
         self.resamples, self.seed = resamples, seed

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_least, check_one_of
 from persona.lamp.prompts import RECORD, SUMMARY_FORMS
 from persona.prompts import PLACEMENTS, PROMPT
 from persona.protocols import ANSWERS, LanguageModel, RecordEncoder
@@ -66,14 +66,11 @@ class EvaluationOptions:
     failures: str = EMPTY
 
     def __post_init__(self) -> None:
-        for name, known in (("calibration", CALIBRATIONS), ("failures", FAILURES)):
-            if getattr(self, name) not in known:
-                raise InvalidOptionError(f"`{name}` must be one of {', '.join(known)}, was: {getattr(self, name)!r}")
-        leasts = {"seed": 0, "resamples": 1, "limit": 1, "at_once": 1, "calibration_questions": 2}
-        for name, least in leasts.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InvalidOptionError(f"`{name}` must be at least {least}, was: {value}")
+        check_one_of(CALIBRATIONS, calibration=self.calibration)
+        check_one_of(FAILURES, failures=self.failures)
+        check_least(0, seed=self.seed)
+        check_least(1, resamples=self.resamples, limit=self.limit, at_once=self.at_once)
+        check_least(2, calibration_questions=self.calibration_questions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

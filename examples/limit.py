@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_least
 from persona.eval.run import Progress
 from persona.protocols import Retriever
 from persona.records import Profile, Record
@@ -130,9 +130,7 @@ def make_limit(documents: int = 46, queries: int = 1000, relevant: int = 2, seed
 
 def _checked_carriers(documents: int, queries: int, relevant: int) -> int:
     """How many people carry the answers, if there can be such a corpus."""
-    for name, value in (("documents", documents), ("queries", queries), ("relevant", relevant)):
-        if value < 1:
-            raise InvalidOptionError(f"`{name}` must be at least 1, was: {value}")
+    check_least(1, documents=documents, queries=queries, relevant=relevant)
     if queries > len(THINGS) - LIKES:
         raise InvalidOptionError(f"`queries` must be at most {len(THINGS) - LIKES}, was: {queries}")
     carriers = fewest_documents(queries, relevant)

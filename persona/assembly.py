@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persona.channels import Channel
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_one_of
 from persona.generation import AnswerCheck
 from persona.lamp.prompts import LampWording
 from persona.lamp.tasks import lamp_task
@@ -106,12 +106,8 @@ class PersonalizationOptions:
             check_retriever(self.retriever)
         if self.task != FREE:
             lamp_task(self.task)
-        if self.placement not in PLACEMENTS:
-            raise InvalidOptionError(f"`placement` must be one of {', '.join(PLACEMENTS)}, was: {self.placement!r}")
-        if self.missing_adapter not in MISSING_ADAPTER:
-            raise InvalidOptionError(
-                f"`missing_adapter` must be one of {', '.join(MISSING_ADAPTER)}, was: {self.missing_adapter!r}"
-            )
+        check_one_of(PLACEMENTS, placement=self.placement)
+        check_one_of(MISSING_ADAPTER, missing_adapter=self.missing_adapter)
         if self.summary is not None and self.summary not in SUMMARIES:
             raise InvalidOptionError(f"a summary must be one of {', '.join(SUMMARIES)}, was: {self.summary!r}")
         unread = (self.family is not None and not self.steering) or self.missing_adapter != MISSING_ADAPTER[0]

@@ -31,8 +31,9 @@ given and the fix, in one line. The command line prints it on stderr and exits w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from math import inf
 from os import PathLike, fspath
 
 
@@ -157,6 +158,45 @@ class MissingDependencyError(PersonaError, ImportError):
 
 class EvaluationError(PersonaError, ValueError):
     """Predictions and golds do not belong together."""
+
+
+def check_least(least: float, /, **given: float | None) -> None:
+    """Refuse options below a number: ``check_least(1, epochs=epochs)``. None says nothing.
+
+    Raises:
+        InvalidOptionError: if one is, as the other checks do.
+    """
+    for name, value in given.items():
+        _check(value is None or value >= least, name, f"at least {least}", value)
+
+
+def check_positive(**given: float | None) -> None:
+    """Refuse options that are no finite number above 0."""
+    for name, value in given.items():
+        _check(value is None or 0 < value < inf, name, "a number above 0", value)
+
+
+def check_share(**given: float) -> None:
+    """Refuse options that are not from 0 to 1."""
+    for name, value in given.items():
+        _check(0 <= value <= 1, name, "from 0 to 1", value)
+
+
+def check_fraction(**given: float) -> None:
+    """Refuse options that are not above 0 and below 1."""
+    for name, value in given.items():
+        _check(0 < value < 1, name, "above 0 and below 1", value)
+
+
+def check_one_of(known: Collection[str], /, **given: str) -> None:
+    """Refuse options that are none of the known names, of which an empty one goes without saying."""
+    for name, value in given.items():
+        _check(value in known, name, f"one of {', '.join(filter(None, known))}", repr(value))
+
+
+def _check(holds: bool, name: str, rule: str, value: object) -> None:
+    if not holds:
+        raise InvalidOptionError(f"`{name}` must be {rule}, was: {value}")
 
 
 @contextmanager

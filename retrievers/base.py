@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_one_of
 from persona.protocols import Encoding
 from persona.records import VIEWS, Profile, ScoredRecord
 
@@ -92,8 +92,7 @@ def check_view(view: str) -> str:
     Raises:
         InvalidOptionError: otherwise.
     """
-    if view not in VIEWS:
-        raise InvalidOptionError(f"`view` must be one of {', '.join(VIEWS)}, was: {view!r}")
+    check_one_of(VIEWS, view=view)
     return view
 
 

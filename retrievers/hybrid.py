@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_least
 from persona.protocols import Retriever
 from persona.records import Profile, ScoredRecord
 
@@ -37,8 +37,7 @@ class HybridRetriever(ProfileRetriever):
         self.damping = damping
         if not self.retrievers:
             raise InvalidOptionError("a hybrid retriever needs at least one retriever, was given none")
-        if damping < 0:
-            raise InvalidOptionError(f"`damping` must be at least 0, was: {damping}")
+        check_least(0, damping=damping)
 
     def __repr__(self) -> str:
         return f"HybridRetriever([{', '.join(map(repr, self.retrievers))}], damping={self.damping})"

@@ -28,7 +28,7 @@ from persona.adapters.training.lessons import TokenExample
 from persona.adapters.training.trainer import AdapterTrainer
 from persona.adapters.training.users import publish_untrained
 from persona.adapters.versions import PUBLISHED, AdapterReport
-from persona.errors import InvalidOptionError, UnknownAdapterError
+from persona.errors import UnknownAdapterError, check_least
 
 
 class Neighbours:
@@ -49,9 +49,7 @@ class Neighbours:
     def __init__(
         self, trainer: AdapterTrainer, rows: Tensor, *, prior: Tensor | None = None, k: int = 4, records: int = 24
     ) -> None:
-        for name, value in (("k", k), ("records", records)):
-            if value < 1:
-                raise InvalidOptionError(f"`{name}` must be at least 1, was: {value}")
+        check_least(1, k=k, records=records)
         self._trainer, self._rows, self._prior, self._k, self._records = trainer, rows, prior, k, records
 
     def row(self, examples: Sequence[TokenExample]) -> Tensor:

@@ -41,7 +41,7 @@ from persona.adapters.training.lessons import TokenExample, parted
 from persona.adapters.training.trainer import AdapterTrainer
 from persona.adapters.training.users import Progress, publish_untrained
 from persona.adapters.versions import AdapterReport
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_fraction, check_least
 from persona.llm.optimization import EarlyStopping, rate_share
 
 _READ_AT_ONCE = 32
@@ -81,13 +81,11 @@ class RouterOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("n", "hidden", "steps", "users", "targets", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
+        check_least(1, n=self.n, hidden=self.hidden, steps=self.steps, users=self.users, targets=self.targets)
+        check_least(1, evaluate_every=self.evaluate_every)
         if self.records <= self.targets:
             raise InvalidOptionError(f"`records` must be above `targets`, {self.targets}, was: {self.records}")
-        if not 0 < self.validation < 1:
-            raise InvalidOptionError(f"`validation` must be above 0 and below 1, was: {self.validation}")
+        check_fraction(validation=self.validation)
 
 
 class Router(nn.Module):

@@ -25,7 +25,15 @@ from torch import Tensor, nn
 
 from persona.adapters.family import Family
 from persona.adapters.generated.network import Reader, VectorReader, Writer, layers_of
-from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError, PersonaError, reason
+from persona.errors import (
+    FingerprintMismatchError,
+    InvalidOptionError,
+    ModelLoadError,
+    PersonaError,
+    check_least,
+    check_one_of,
+    reason,
+)
 from persona.llm.checkpoint import hash_parameters
 
 # No `from __future__ import annotations` here: the mixin reads the type of `config` from the signature.
@@ -68,11 +76,9 @@ class GeneratorConfig:
     with_user: bool = True
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InvalidOptionError(f"a generator's `kind` must be one of {', '.join(KINDS)}, was: {self.kind!r}")
-        for name in ("dim", "surprise", "width", "blocks", "heads", "chunk_rank", "tokens", "records"):
-            if getattr(self, name) < 1:
-                raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
+        check_one_of(KINDS, kind=self.kind)
+        check_least(1, dim=self.dim, surprise=self.surprise, width=self.width, blocks=self.blocks, heads=self.heads)
+        check_least(1, chunk_rank=self.chunk_rank, tokens=self.tokens, records=self.records)
         if self.width % self.heads:
             raise InvalidOptionError(f"`width` must be a multiple of `heads`, {self.heads}, was: {self.width}")
         rank = Family.from_name(self.family).spec.r

@@ -32,7 +32,7 @@ from persona.adapters.training.lessons import TokenExample, parted
 from persona.adapters.training.losses import UserLosses
 from persona.adapters.training.trainer import AdapterTrainer
 from persona.adapters.training.users import Progress
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_fraction, check_least, check_positive
 from persona.llm.checks import check_seed
 from persona.soft_prompts.training.loop import Schedule, TrainingLoop
 
@@ -85,15 +85,13 @@ class GeneratorTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "users", "targets", "evaluate_every", "patience"):
-            if getattr(self, name) < 1:
-                raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
+        check_least(1, steps=self.steps, users=self.users, targets=self.targets)
+        check_least(1, evaluate_every=self.evaluate_every, patience=self.patience)
         if self.records <= self.targets:
             raise InvalidOptionError(f"`records` must be above `targets`, {self.targets}, was: {self.records}")
-        if not 0 < self.validation < 1:
-            raise InvalidOptionError(f"`validation` must be above 0 and below 1, was: {self.validation}")
-        if self.distil < 0 or self.learning_rate <= 0:
-            raise InvalidOptionError("`distil` must be at least 0 and `learning_rate` above 0")
+        check_fraction(validation=self.validation)
+        check_least(0, distil=self.distil)
+        check_positive(learning_rate=self.learning_rate)
         check_seed(self.seed)
 
 

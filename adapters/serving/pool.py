@@ -28,7 +28,13 @@ from persona.adapters.family import Family
 from persona.adapters.stacked import PRIOR_SLOT, Gathered, StackedLoRA
 from persona.adapters.versions import StoredAdapter, split_name
 from persona.caches import register
-from persona.errors import FingerprintMismatchError, InvalidOptionError, UnknownAdapterError, UnsupportedChannelError
+from persona.errors import (
+    FingerprintMismatchError,
+    InvalidOptionError,
+    UnknownAdapterError,
+    UnsupportedChannelError,
+    check_least,
+)
 from persona.llm.transformers import TransformersLM
 from persona.protocols import PRIOR_ADAPTER, LanguageModel
 
@@ -55,8 +61,7 @@ class AdapterPool:
     def __init__(
         self, bank: AdapterBank, llm: LanguageModel, family: Family | None = None, *, slots: int | None = None
     ) -> None:
-        if slots is not None and slots < 1:
-            raise InvalidOptionError(f"`slots` must be at least 1, was: {slots}")
+        check_least(1, slots=slots)
         if not isinstance(llm, TransformersLM):
             raise UnsupportedChannelError("adapters need a transformers model (folder, hub id or (model, tokenizer))")
         if not isinstance(bank, AdapterBank):

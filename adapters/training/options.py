@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_least, check_positive
 from persona.llm.checks import check_seed
 from persona.llm.optimization import rate_share
 
@@ -58,13 +58,10 @@ class TrainingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "min_records", "chunk_tokens", "window"):
-            if getattr(self, name) < 1:
-                raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
-        if not 0 < self.learning_rate < math.inf:
-            raise InvalidOptionError(f"`learning_rate` must be a number above 0, was: {self.learning_rate}")
-        if self.min_steps < 0:
-            raise InvalidOptionError(f"`min_steps` must be at least 0, was: {self.min_steps}")
+        check_least(1, epochs=self.epochs, batch_size=self.batch_size, min_records=self.min_records)
+        check_least(1, chunk_tokens=self.chunk_tokens, window=self.window)
+        check_positive(learning_rate=self.learning_rate)
+        check_least(0, min_steps=self.min_steps)
         if not 0 <= self.holdout < 1:
             raise InvalidOptionError(f"`holdout` must be from 0 to below 1, was: {self.holdout}")
         check_seed(self.seed)

@@ -26,7 +26,7 @@ import numpy as np
 
 from persona.assembly import as_encoder, as_user_embedder
 from persona.channels import Channel
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_least, check_one_of
 from persona.eval.benchmark import Benchmark, Question
 from persona.eval.benchmarks.retrieval import RetrievalReport, evaluate_retrieval
 from persona.eval.benchmarks.whole_history import EvidenceAlone, WholeHistory
@@ -101,12 +101,9 @@ class MethodOptions:
             )
         if not self.ks or min(self.ks) < 1:
             raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")
-        if self.answers not in ("", *ANSWERS):
-            raise InvalidOptionError(f"`answers` must be one of {', '.join(ANSWERS)}, was: {self.answers!r}")
-        for name in ("record_tokens", "context_tokens", "max_new_tokens", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidOptionError(f"`{name}` must be at least 1, was: {value}")
+        check_one_of(("", *ANSWERS), answers=self.answers)
+        check_least(1, record_tokens=self.record_tokens, context_tokens=self.context_tokens)
+        check_least(1, max_new_tokens=self.max_new_tokens, limit=self.limit)
 
     @property
     def retrievers(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from persona.errors import GenerationError, InvalidOptionError
+from persona.errors import GenerationError, check_least
 from persona.eval.judging.prompts import DEFAULT_PROMPT, JudgedItem, judge_prompt, kind_of
 from persona.eval.judging.rates import Rates
 from persona.files import JsonLines
@@ -79,8 +79,7 @@ class LLMJudge:
         tries: int = 3,
         max_new_tokens: int = 512,
     ) -> None:
-        if tries < 1:
-            raise InvalidOptionError(f"`tries` must be at least 1, was: {tries}")
+        check_least(1, tries=tries)
         self.llm, self.prompt, self.rates, self._tries = llm, judge_prompt(prompt), rates, tries
         self.name = f"{llm.fingerprint} {self.prompt.name}"
         self._options = GenerationOptions(max_new_tokens=max_new_tokens)

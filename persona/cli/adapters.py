@@ -23,7 +23,7 @@ from persona.cli.terminal import (
     report,
     stage_bars,
 )
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_one_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,8 +62,7 @@ class UserSettings:
     kind: str = KINDS[0]
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InvalidOptionError(f"`kind` must be one of {', '.join(KINDS)}, was: {self.kind!r}")
+        check_one_of(KINDS, kind=self.kind)
 
 
 def _defaults() -> dict[str, Any]:

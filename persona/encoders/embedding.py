@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_least, check_one_of
 from persona.protocols import RecordEncoder
 from persona.records import VIEWS, Profile
 from persona.store.vectors import UserVectors, vector_fingerprint
@@ -104,12 +104,10 @@ def embed_users(
 
 def check_embedding(encoder: RecordEncoder, view: str, chunk_records: int) -> None:
     """Refuse what cannot be embedded with; errors as in `embed_users`."""
-    if view not in VIEWS:
-        raise InvalidOptionError(f"`view` must be one of {', '.join(VIEWS)}, was: {view!r}")
+    check_one_of(VIEWS, view=view)
     if not hasattr(encoder, "fingerprint"):
         raise InvalidOptionError(f"an encoder must be made with `persona.load_encoder`, was: {encoder!r:.80}")
-    if chunk_records < 1:
-        raise InvalidOptionError(f"`chunk_records` must be at least 1, was: {chunk_records}")
+    check_least(1, chunk_records=chunk_records)
 
 
 @dataclass(frozen=True, slots=True)

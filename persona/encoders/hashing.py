@@ -25,7 +25,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.errors import InvalidOptionError
+from persona.errors import check_least
 
 NGRAMS = (3, 4, 5)
 """Lengths of the character n-grams, the spaces at a word's ends included."""
@@ -56,8 +56,7 @@ class HashingEncoder:
     """
 
     def __init__(self, dim: int = 1024) -> None:
-        if dim < 2:
-            raise InvalidOptionError(f"`dim` must be at least 2, was: {dim}")
+        check_least(2, dim=dim)
         self.dim = dim
 
     @property

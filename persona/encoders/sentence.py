@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.encoders.folder import describe, encoder_folder, load
-from persona.errors import InvalidOptionError, ModelLoadError
+from persona.errors import InvalidOptionError, ModelLoadError, check_least
 from persona.llm.checkpoint import find_device
 
 # torch and sentence-transformers take seconds to import; a command that has nothing to encode avoids that.
@@ -78,9 +78,7 @@ class SentenceTransformerEncoder:
         device: str = "auto",
         workers: int | None = None,
     ) -> None:
-        for name, value in (("batch_tokens", batch_tokens), ("workers", workers)):
-            if value is not None and value < 1:
-                raise InvalidOptionError(f"`{name}` must be at least 1, was: {value}")
+        check_least(1, batch_tokens=batch_tokens, workers=workers)
         if dtype not in ("auto", *DTYPES):
             raise InvalidOptionError(f"`dtype` must be auto, {', '.join(DTYPES)}, was: {dtype!r}")
         self._name = str(model)

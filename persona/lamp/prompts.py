@@ -35,7 +35,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from persona.errors import InvalidOptionError
+from persona.errors import check_least, check_one_of
 from persona.lamp.tasks import LOWER_IS_BETTER, LampTask, RecordForm
 from persona.prompts import quoted
 from persona.protocols import BuiltPrompt, Choices, TextTokenizer
@@ -79,10 +79,7 @@ class LampWording:
     summary_form: str = SENTENCE
 
     def __post_init__(self) -> None:
-        if self.summary_form not in SUMMARY_FORMS:
-            raise InvalidOptionError(
-                f"`summary_form` must be one of {', '.join(SUMMARY_FORMS)}, was: {self.summary_form!r}"
-            )
+        check_one_of(SUMMARY_FORMS, summary_form=self.summary_form)
 
     @property
     def name(self) -> str:
@@ -205,8 +202,7 @@ def lamp_prompt(
     Raises:
         InvalidOptionError: if `max_length` is below 1.
     """
-    if max_length < 1:
-        raise InvalidOptionError(f"`max_length` must be at least 1, was: {max_length}")
+    check_least(1, max_length=max_length)
     input_tokens = tokenizer.count(input)
     share = _INPUT_SHARE
     while records and share >= 0:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from persona.channels import check_way
-from persona.errors import GenerationError, InvalidOptionError
+from persona.errors import GenerationError, InvalidOptionError, check_one_of
 from persona.llm.chat.messages import check_turns
 from persona.protocols import ADAPTER, ANSWERS, LIFTS, SOFT_PROMPT, STEERING, GenerationOptions, LanguageModel, Request
 
@@ -121,8 +121,7 @@ def check_options(options: GenerationOptions, *, only_text: str | None = None) -
         InvalidOptionError: if a number is below 1, there are more than `MOST_BEAMS` beams, there is no such way to
             answer, or an LLM that gives text only is asked for beams.
     """
-    if options.answers not in ANSWERS:
-        raise InvalidOptionError(f"`answers` must be one of {', '.join(ANSWERS)}, was: {options.answers!r}")
+    check_one_of(ANSWERS, answers=options.answers)
     if not isinstance(options.stop, tuple | list) or not all(isinstance(stop, str) and stop for stop in options.stop):
         raise InvalidOptionError(f"`stop` must be a tuple of texts, none of them empty, was: {options.stop!r:.80}")
     for name in ("max_new_tokens", "num_beams"):

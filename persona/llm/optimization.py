@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from persona.errors import InvalidOptionError
+from persona.errors import check_one_of
 
 DECAYS = ("linear", "cosine")
 
@@ -25,8 +25,7 @@ def rate_share(step: int, steps: int, *, warm_up: int = 1, decay: str = "linear"
     Raises:
         InvalidOptionError: if there is no such decay.
     """
-    if decay not in DECAYS:
-        raise InvalidOptionError(f"`decay` must be one of {', '.join(DECAYS)}, was: {decay!r}")
+    check_one_of(DECAYS, decay=decay)
     warm_up = max(1, warm_up)
     if decay == "linear":
         return min((step + 1) / warm_up, (steps - step) / (steps - warm_up + 1))

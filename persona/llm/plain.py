@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from persona.errors import GenerationError, InvalidOptionError, reason
+from persona.errors import GenerationError, check_least, reason
 from persona.llm.answers.text import answer_text
 from persona.llm.chat.messages import transcript
 from persona.llm.checks import check_answer, check_options, check_requests
@@ -136,8 +136,7 @@ class RunnableLM(_TextOnly):
         tokenizer: TextTokenizer | None = None,
         max_concurrency: int = 8,
     ) -> None:
-        if max_concurrency < 1:
-            raise InvalidOptionError(f"`max_concurrency` must be at least 1, was: {max_concurrency}")
+        check_least(1, max_concurrency=max_concurrency)
         model = getattr(runnable, "model_name", None) or getattr(runnable, "model", None)
         if name is None:
             # Two chains of one class, or one model under two settings, are two LLMs: their answers are kept apart.

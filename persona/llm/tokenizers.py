@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from persona.caches import TextCache
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_one_of
 from persona.llm.chat.messages import joined, transcript, without_oldest
 from persona.llm.chat.template import Chat, ChatTemplate
 from persona.protocols import Message
@@ -125,9 +125,8 @@ class PromptEncoder:
         system: str | None = None,
         chat_template_kwargs: Mapping[str, object] | None = None,
     ) -> None:
-        for name, value, choices in (("chat_template", chat_template, TemplateUse), ("overlong", overlong, Overlong)):
-            if value not in get_args(choices):
-                raise InvalidOptionError(f"`{name}` must be one of {', '.join(get_args(choices))}, was: {value!r}")
+        check_one_of(get_args(TemplateUse), chat_template=chat_template)
+        check_one_of(get_args(Overlong), overlong=overlong)
         has_template = getattr(tokenizer, "chat_template", None) is not None
         if chat_template == "on" and not has_template:
             raise InvalidOptionError("`chat_template='on'` needs a tokenizer with a chat template, this one has none")

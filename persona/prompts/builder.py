@@ -47,7 +47,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_least, check_one_of
 from persona.prompts.fitting import CUT, WORD, Fitted, Fitting, Quotation
 from persona.prompts.quoting import masked, quoted
 from persona.protocols import BuiltPrompt, LanguageModel, Message, TextTokenizer, Wording
@@ -95,19 +95,12 @@ class PromptBuilder:
     turn_tokens: int = 4
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 0:
-            raise InvalidOptionError(f"`max_tokens` must be at least 0, was: {self.max_tokens}")
-        if self.least < 1:
-            raise InvalidOptionError(f"`least` must be at least 1, was: {self.least}")
-        if self.max_length is not None and self.max_length < 1:
-            raise InvalidOptionError(f"`max_length` must be at least 1, was: {self.max_length}")
+        check_least(0, max_tokens=self.max_tokens, turn_tokens=self.turn_tokens)
+        check_least(1, least=self.least, max_length=self.max_length)
         if self.wording is None and (not self.mask or self.max_length is not None):
             raise InvalidOptionError("`mask=False` and `max_length` are for the wording of a task: give one")
 
-        if self.placement not in PLACEMENTS:
-            raise InvalidOptionError(f"`placement` must be one of {', '.join(PLACEMENTS)}, was: {self.placement!r}")
-        if self.turn_tokens < 0:
-            raise InvalidOptionError(f"`turn_tokens` must be at least 0, was: {self.turn_tokens}")
+        check_one_of(PLACEMENTS, placement=self.placement)
 
     @classmethod
     def of(cls, llm: LanguageModel, **options: Any) -> PromptBuilder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_positive
 from persona.personalizer import Personalizer
 from persona.serve.answers.backend import Backend
 from persona.serve.keys import KeyStore
@@ -40,9 +40,8 @@ class ServerOptions:
     drain_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("body_mb", "body_seconds", "answer_tokens", "rows", "waiting", "drain_seconds"):
-            if not 0 < (value := getattr(self, name)) < float("inf"):
-                raise InvalidOptionError(f"`{name}` must be a number above 0, was: {value}")
+        check_positive(body_mb=self.body_mb, body_seconds=self.body_seconds, drain_seconds=self.drain_seconds)
+        check_positive(answer_tokens=self.answer_tokens, rows=self.rows, waiting=self.waiting)
         for origin in self.origins:
             if not origin.startswith(("http://", "https://")) or origin.endswith("/"):
                 raise InvalidOptionError(f"an origin is like https://chat.example.com, was: {origin!r}")

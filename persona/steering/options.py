@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from persona.adapters.family import AdaptedModule, Family, LoraSpec
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_fraction, check_least, check_one_of, check_positive
 from persona.llm.checks import check_seed
 from persona.llm.transformers import TransformersLM
 
@@ -55,18 +55,14 @@ class SteeringOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("most_tokens", 1), ("min_records", 2), ("bipo", 0), ("gate", 0)):
-            if not getattr(self, name) >= least:
-                raise InvalidOptionError(f"`{name}` must be at least {least}, was: {getattr(self, name)}")
-        for name in ("cap", "beta", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InvalidOptionError(f"`{name}` must be a number above 0, was: {getattr(self, name)}")
+        check_least(1, most_tokens=self.most_tokens)
+        check_least(2, min_records=self.min_records)
+        check_least(0, bipo=self.bipo, gate=self.gate)
+        check_positive(cap=self.cap, beta=self.beta, learning_rate=self.learning_rate)
         if not self.strengths or not all(map(math.isfinite, self.strengths)):
             raise InvalidOptionError(f"`strengths` must be some finite numbers, were: {self.strengths}")
-        if self.states not in STATES:
-            raise InvalidOptionError(f"`states` must be one of {', '.join(STATES)}, was: {self.states!r}")
-        if not 0 < self.holdout < 1:
-            raise InvalidOptionError(f"`holdout` must be above 0 and below 1, was: {self.holdout}")
+        check_one_of(STATES, states=self.states)
+        check_fraction(holdout=self.holdout)
         check_seed(self.seed)
 
     def held_out(self, count: int) -> int:

@@ -23,6 +23,7 @@ from sqlalchemy import ColumnElement, Select, Table, func, select
 from persona.records import Profile
 from persona.store.derived import CHUNK, chunk_head, in_chunk
 from persona.store.profile_store import ProfileStore
+from persona.store.queries import queries
 from persona.store.schema import Part, encoders, families, part_of
 from persona.store.upkeep.expiry import has_expired, now
 
@@ -110,8 +111,8 @@ def holdings(store: ProfileStore, user_id: str) -> Holdings:
     """
     store.check_known(user_id)
     profile, part, read = store.profile(user_id), part_of(user_id), store.database.rows
-    revision, users = profile.revision, part.users.c
-    ((records, next_expiry),) = read(select(users.records, users.expires).where(users.user_id == user_id))
+    parameters, revision = {"user_id": user_id}, profile.revision
+    ((*_, next_expiry, records),) = read(queries(part).user, parameters)
     due = has_expired(next_expiry, now())
     return Holdings(
         profile,
@@ -121,7 +122,7 @@ def holdings(store: ProfileStore, user_id: str) -> Holdings:
         ),
         tuple(
             HeldIndex(kind, made_from, _fresh(profile, kind, made_from, data), len(data), _content(data))
-            for kind, made_from, data in ([] if due else read(_indexes(part, user_id)))
+            for kind, made_from, data in ([] if due else read(queries(part).indexes, parameters))
         ),
         () if due else tuple(_held_adapter(row, revision) for row in read(_adapters(part, user_id))),
         {
@@ -159,15 +160,6 @@ def _vectors(part: Part, user_id: str) -> Select[Any]:
         .select_from(vectors.join(encoders))
         .where(_own(part, vectors, user_id))
         .order_by(encoders.c.fingerprint)
-    )
-
-
-def _indexes(part: Part, user_id: str) -> Select[Any]:
-    indexes = part.indexes.c
-    return (
-        select(indexes.kind, indexes.revision, indexes.data)
-        .where(_own(part, part.indexes, user_id))
-        .order_by(indexes.kind)
     )
 
 

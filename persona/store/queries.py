@@ -28,6 +28,8 @@ class Queries:
     profile: Select[Any]  # user_id
     vectors: Select[Any]  # user_id, fingerprint
     index: Select[Any]  # user_id, kind
+    indexes: Select[Any]  # user_id
+    user: Select[Any]  # user_id
     users: Select[Any]  # after: a uid
     stale: Select[Any]  # after, fingerprint
 
@@ -55,6 +57,11 @@ def queries(part: Part) -> Queries:
         index=select(users.c.expires, indexes.c.revision, indexes.c.data)
         .select_from(users.join(indexes, indexes.c.uid == users.c.uid))
         .where(one_user, indexes.c.kind == bindparam("kind")),
+        indexes=select(indexes.c.kind, indexes.c.revision, indexes.c.data)
+        .select_from(users.join(indexes, indexes.c.uid == users.c.uid))
+        .where(one_user)
+        .order_by(indexes.c.kind),
+        user=select(users.c.revision, users.c.erased, users.c.expires, users.c.records).where(one_user),
         users=select(users.c.uid, users.c.user_id).where(page).order_by(users.c.uid).limit(PAGE),
         stale=select(users.c.uid, users.c.user_id)
         .select_from(users.outerjoin(vectors, and_(vectors.c.uid == users.c.uid, vectors.c.encoder == encoder)))

@@ -129,8 +129,8 @@ def vector_fingerprint(encoder: RecordEncoder, view: str) -> str:
     return f"{encoder.fingerprint}|view={view}"
 
 
-def check_name(name: str, what: str) -> None:
-    """Check that `name` can name an encoder or a kind of index in a store.
+def check_name(name: str, what: str) -> str:
+    """`name`, if it can name an encoder or a kind of index in a store.
 
     Args:
         name: it must have 1 to 512 characters.
@@ -144,6 +144,7 @@ def check_name(name: str, what: str) -> None:
     flaw = unstorable(name)
     if flaw:
         raise InvalidOptionError(f"{what} must not hold {flaw}, was: {name!r:.80}")
+    return name
 
 
 def _check_matrix(matrix: NDArray[np.float16]) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from persona.channels import Ask, Channel, Contribution
-from persona.errors import InvalidOptionError
+from persona.errors import check_least
 from persona.records import Record
 
 KIND, FEEDBACK = "persona:kind", "feedback"
@@ -59,8 +59,7 @@ class FeedbackChannel(Channel):
     name = "feedback"
 
     def __init__(self, k: int = 3) -> None:
-        if k < 1:
-            raise InvalidOptionError(f"`k` must be at least 1, was: {k}")
+        check_least(1, k=k)
         self._k = k
 
     def contribute(self, asks: Sequence[Ask]) -> list[Contribution]:

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from persona.errors import GenerationError
+from persona.errors import GenerationError, check_least
 from persona.llm.counting import Cost, counting_llm
 from persona.protocols import LanguageModel
 from persona.records import Profile
 from persona.store.derived import StoredIndex
 from persona.summaries.prompts import prompt_version
 from persona.summaries.statistics import FREE, check_task
-from persona.summaries.writing import STALE_AFTER, SummaryOptions, check_stale_after, each_summary
+from persona.summaries.writing import STALE_AFTER, SummaryOptions, each_summary
 
 if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
@@ -93,7 +93,7 @@ class StoredSummaries:
     """
 
     def __init__(self, store: ProfileStore, task: str = FREE, *, stale_after: int | None = STALE_AFTER) -> None:
-        check_stale_after(stale_after)
+        check_least(0, stale_after=stale_after)
         self._store, self._task, self._stale_after = store, check_task(task), stale_after
 
     def __call__(self, profiles: Sequence[Profile]) -> list[tuple[str, str]]:

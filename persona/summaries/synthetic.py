@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from persona.channels import Ask, Channel, Contribution
-from persona.errors import GenerationError, InvalidOptionError
+from persona.errors import GenerationError, check_one_of
 from persona.llm.answers.modes import answers
 from persona.prompts import PromptBuilder
 from persona.protocols import GenerationOptions, LanguageModel, Request
@@ -60,8 +60,7 @@ class SyntheticOptions:
     max_new_tokens: int = 64
 
     def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise InvalidOptionError(f"`form` must be one of {', '.join(FORMS)}, was: {self.form!r}")
+        check_one_of(FORMS, form=self.form)
 
 
 def write_synthetic(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from persona.errors import GenerationError, InvalidOptionError
+from persona.errors import GenerationError, check_least
 from persona.files import JsonLines
 from persona.llm.answers.modes import answers
 from persona.protocols import Answer, BoundedPrompt, GenerationOptions, LanguageModel, Request, answer_settings
@@ -52,19 +52,8 @@ class SummaryOptions:
 
     def __post_init__(self) -> None:
         summary_form(self.form, check_task(self.task))
-        check_stale_after(self.stale_after)
-        if self.users_at_once < 1:
-            raise InvalidOptionError(f"`users_at_once` must be at least 1, was: {self.users_at_once}")
-
-
-def check_stale_after(records: int | None) -> None:
-    """Refuse a number of records below 0.
-
-    Raises:
-        InvalidOptionError: if it is.
-    """
-    if records is not None and records < 0:
-        raise InvalidOptionError(f"`stale_after` must be at least 0, was: {records}")
+        check_least(0, stale_after=self.stale_after)
+        check_least(1, users_at_once=self.users_at_once)
 
 
 def write_summaries(

@@ -19,7 +19,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.errors import GenerationError, InvalidOptionError
+from persona.errors import GenerationError, InvalidOptionError, check_positive
 from persona.protocols import Choices, Request, Retriever, ScoresChoices
 from persona.records import Profile
 
@@ -62,8 +62,7 @@ def learn_weights(retriever: ConversationRetriever, evidence: Iterable[Evidence]
     Raises:
         InvalidOptionError: if no question has evidence, or `strength` is not above 0.
     """
-    if not strength > 0:
-        raise InvalidOptionError(f"`strength` must be above 0, was: {strength}")
+    check_positive(strength=strength)
     lessons = []
     for each in evidence:
         shares = np.array([each.shares.get(record.id, 0.0) for record in each.profile])

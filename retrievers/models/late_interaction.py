@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.caches import register
-from persona.errors import InvalidOptionError
+from persona.errors import check_least
 from persona.records import Profile
 
 from ..base import ProfileRetriever, Ranking, best_first, check_view, view_texts
@@ -69,8 +69,7 @@ class LateInteractionRetriever(ProfileRetriever):
         cache_bytes: int = CACHE_BYTES,
         device: str = "cpu",
     ) -> None:
-        if cache_bytes < 0:
-            raise InvalidOptionError(f"`cache_bytes` must be at least 0, was: {cache_bytes}")
+        check_least(0, cache_bytes=cache_bytes)
         self.view = check_view(view)
         self.model = OwnModel(model, _load, device, spare="pooler.")
         self._cache = _TokenVectors(cache_bytes)

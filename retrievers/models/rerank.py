@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from persona.errors import InvalidOptionError, ModelLoadError
+from persona.errors import InvalidOptionError, ModelLoadError, check_least
 from persona.protocols import Retriever
 from persona.records import Profile, ScoredRecord
 
@@ -58,8 +58,7 @@ class RerankRetriever(ProfileRetriever):
         depth: int = 64,
         device: str = "cpu",
     ) -> None:
-        if depth < 1:
-            raise InvalidOptionError(f"`depth` must be at least 1, was: {depth}")
+        check_least(1, depth=depth)
         self.base = base
         self.view = check_view(view)
         self.depth = depth

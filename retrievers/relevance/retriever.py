@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from persona.errors import InvalidOptionError
+from persona.errors import check_one_of
 from persona.protocols import RecordEncoder, Retriever
 from persona.records import Profile, ScoredRecord
 
@@ -56,8 +56,7 @@ class RelevanceRetriever(ProfileRetriever):
         judge: str = QUESTION,
     ) -> None:
         check_fits(relevance, encoder)
-        if judge not in JUDGED:
-            raise InvalidOptionError(f"`judge` must be one of {', '.join(JUDGED)}, was: {judge!r}")
+        check_one_of(JUDGED, judge=judge)
         self.base = base
         self.relevance = relevance
         self.judge = judge

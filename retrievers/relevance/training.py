@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.errors import EvaluationError, InvalidOptionError
+from persona.errors import EvaluationError, InvalidOptionError, check_fraction, check_least
 from persona.lamp.tasks import LampSplit, Question
 from persona.llm.checks import check_seed
 from persona.llm.optimization import EarlyStopping
@@ -81,16 +81,11 @@ class RelevanceTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("recall", "restraint"):
-            if not 0 < getattr(self, name) < 1:
-                raise InvalidOptionError(f"`{name}` must be above 0 and below 1, was: {getattr(self, name)}")
+        check_fraction(recall=self.recall, restraint=self.restraint)
         if not 2 <= self.folds <= LEAST_GENERAL:
             raise InvalidOptionError(f"`folds` must be from 2 to {LEAST_GENERAL}, was: {self.folds}")
-        for name in ("members", "width", "epochs", "questions"):
-            if getattr(self, name) < 1:
-                raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
-        if self.records < 0:
-            raise InvalidOptionError(f"`records` must be at least 0, was: {self.records}")
+        check_least(1, members=self.members, width=self.width, epochs=self.epochs, questions=self.questions)
+        check_least(0, records=self.records)
         check_seed(self.seed)
 
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.errors import EvaluationError, GenerationError, InvalidOptionError
+from persona.errors import EvaluationError, GenerationError, InvalidOptionError, check_least
 from persona.lamp.prompts import LampWording, lamp_prompt
 from persona.lamp.tasks import LampSplit
 from persona.llm.checks import check_seed
@@ -68,9 +68,9 @@ class UsefulnessTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("questions", 5), ("candidates", 2), ("epochs", 1), ("max_length", 1)):
-            if getattr(self, name) < least:
-                raise InvalidOptionError(f"`{name}` must be at least {least}, was: {getattr(self, name)}")
+        check_least(5, questions=self.questions)
+        check_least(2, candidates=self.candidates)
+        check_least(1, epochs=self.epochs, max_length=self.max_length)
         check_seed(self.seed)
 
 

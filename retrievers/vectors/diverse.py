@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from persona.errors import InvalidOptionError
+from persona.errors import check_share
 from persona.protocols import RecordEncoder, Retriever
 from persona.records import Profile, ScoredRecord
 
@@ -54,8 +54,7 @@ class DiverseRetriever(ProfileRetriever):
         *,
         balance: float = 0.7,
     ) -> None:
-        if not 0 <= balance <= 1:
-            raise InvalidOptionError(f"`balance` must be between 0 and 1, was: {balance}")
+        check_share(balance=balance)
         self.base = base
         self.balance = balance
         self.vectors = RecordVectors(encoder, store, view)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.errors import InvalidOptionError
+from persona.errors import check_positive
 from persona.protocols import RecordEncoder
 from persona.records import Profile
 
@@ -73,8 +73,7 @@ class JointRetriever(ProfileRetriever):
         *,
         temperature: float = TEMPERATURE,
     ) -> None:
-        if not temperature > 0:
-            raise InvalidOptionError(f"`temperature` must be above 0, was: {temperature}")
+        check_positive(temperature=temperature)
         self.temperature = temperature
         self.spaces = None if model is None else DualSpaces.of(model, encoder)
         self.vectors = RecordVectors(encoder, store, view if self.spaces is None else self.spaces.view)

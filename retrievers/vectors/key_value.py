@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.errors import InvalidOptionError
+from persona.errors import check_positive
 from persona.protocols import RecordEncoder
 from persona.records import Profile
 
@@ -56,8 +56,7 @@ class KeyValueRetriever(ProfileRetriever):
     def __init__(
         self, encoder: RecordEncoder, store: ProfileStore | None = None, *, temperature: float = TEMPERATURE
     ) -> None:
-        if not temperature > 0:
-            raise InvalidOptionError(f"`temperature` must be above 0, was: {temperature}")
+        check_positive(temperature=temperature)
         self.temperature = temperature
         self.vectors = RecordVectors(encoder, store, "text")
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.errors import InvalidOptionError
+from persona.errors import check_share
 from persona.protocols import RecordEncoder
 from persona.records import Profile
 
@@ -61,8 +61,7 @@ class RoundsRetriever(ProfileRetriever):
         batch: int = 1,
         strength: float = 0.25,
     ) -> None:
-        if not 0 <= strength <= 1:
-            raise InvalidOptionError(f"`strength` must be between 0 and 1, was: {strength}")
+        check_share(strength=strength)
         self.batch = check_k(batch)
         self.strength = strength
         self.vectors = RecordVectors(encoder, store, view)

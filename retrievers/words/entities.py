@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_positive
 from persona.protocols import Retriever
 from persona.records import Profile, Record, ScoredRecord
 
@@ -92,8 +92,7 @@ class EntityRetriever(ProfileRetriever):
         half_life_days: float = 365.0,
         view: str = "text",
     ) -> None:
-        if not half_life_days > 0:
-            raise InvalidOptionError(f"`half_life_days` must be above 0, was: {half_life_days}")
+        check_positive(half_life_days=half_life_days)
         self.base = base
         self.names = tuple(names)
         for name in self.names:

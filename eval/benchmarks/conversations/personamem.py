@@ -30,7 +30,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from persona.errors import InvalidOptionError
+from persona.errors import check_one_of
 from persona.eval.benchmark import Benchmark, Question
 from persona.eval.benchmarks.conversations.turns import turns_of
 from persona.eval.benchmarks.letters import LETTERS, chosen_letter, lettered, option_baselines, shuffled
@@ -63,8 +63,7 @@ class PersonaMemOptions:
     shuffle: int = 41
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise InvalidOptionError(f"`size` must be one of {', '.join(SIZES)}, was: {self.size!r}")
+        check_one_of(SIZES, size=self.size)
 
 
 class PersonaMem(Benchmark):

@@ -39,7 +39,7 @@ from typing import Self
 
 import numpy as np
 
-from persona.errors import DataFormatError, InvalidOptionError
+from persona.errors import DataFormatError, InvalidOptionError, check_one_of
 from persona.eval.benchmark import Question
 from persona.eval.benchmarks.conversations.app_events import History, moment_of, shown, tags_of
 from persona.eval.benchmarks.reading import Part, read_json, read_table
@@ -77,8 +77,7 @@ class PersonaMem3Options:
     kinds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise InvalidOptionError(f"`task` must be one of {', '.join(TASKS)}, was: {self.task!r}")
+        check_one_of(TASKS, task=self.task)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_least, check_one_of
 from persona.eval.benchmark import Question
 from persona.eval.benchmarks.conversations.turns import said, turns_of
 from persona.eval.benchmarks.letters import LETTERS, chosen_letter, lettered, option_baselines, shuffled
@@ -69,11 +69,9 @@ class PrefEvalOptions:
     shuffle: int = 41
 
     def __post_init__(self) -> None:
-        for name, known in (("form", FORMS), ("task", TASKS)):
-            if getattr(self, name) not in known:
-                raise InvalidOptionError(f"`{name}` must be one of {', '.join(known)}, was: {getattr(self, name)!r}")
-        if self.filler < 0:
-            raise InvalidOptionError(f"`filler` must be at least 0, was: {self.filler}")
+        check_one_of(FORMS, form=self.form)
+        check_one_of(TASKS, task=self.task)
+        check_least(0, filler=self.filler)
 
 
 class PrefEval(JudgedBenchmark):

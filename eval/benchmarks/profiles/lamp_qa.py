@@ -22,7 +22,7 @@ from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 
-from persona.errors import InvalidOptionError
+from persona.errors import check_one_of
 from persona.eval.benchmark import Question
 from persona.eval.benchmarks.profiles.tables import table_files, table_rows
 from persona.eval.benchmarks.reading import Part
@@ -56,10 +56,8 @@ class LampQaOptions:
     split: str = "test"
 
     def __post_init__(self) -> None:
-        for name, values in {"category": ("", *CATEGORIES), "split": SPLITS}.items():
-            if getattr(self, name) not in values:
-                known = ", ".join(filter(None, values))
-                raise InvalidOptionError(f"`{name}` must be one of {known}, was: {getattr(self, name)!r}")
+        check_one_of(("", *CATEGORIES), category=self.category)
+        check_one_of(SPLITS, split=self.split)
 
 
 @dataclass(frozen=True, slots=True)

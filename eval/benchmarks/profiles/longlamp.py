@@ -25,7 +25,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from persona.errors import InvalidOptionError
+from persona.errors import check_one_of
 from persona.eval.benchmark import Benchmark, Question
 from persona.eval.benchmarks.profiles.meteor import has_wordnet, meteor, official_meteor
 from persona.eval.benchmarks.profiles.tables import table_files, table_rows
@@ -91,12 +91,9 @@ class LongLampOptions:
     split: str = "test"
 
     def __post_init__(self) -> None:
-        known = {"task": ("", *(task.name for task in TASKS)), "setting": SETTINGS, "split": SPLITS}
-        for name, values in known.items():
-            if getattr(self, name) not in values:
-                raise InvalidOptionError(
-                    f"`{name}` must be one of {', '.join(filter(None, values))}, was: {getattr(self, name)!r}"
-                )
+        check_one_of(("", *(task.name for task in TASKS)), task=self.task)
+        check_one_of(SETTINGS, setting=self.setting)
+        check_one_of(SPLITS, split=self.split)
 
 
 class LongLamp(Benchmark):

@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from persona.errors import EvaluationError, InvalidOptionError
+from persona.errors import EvaluationError, InvalidOptionError, check_least
 from persona.eval.benchmark import Benchmark, Question
 from persona.eval.metrics import ACCURACY, Answer, Array, Metric, mean_of_sums
 from persona.eval.report import OFFICIAL
@@ -94,9 +94,8 @@ class ProbeOptions:
         for kind in self.kinds or ("",):
             if kind not in (*PROBES, SEVERAL):
                 raise InvalidOptionError(f"`kinds` must be of {', '.join((*PROBES, SEVERAL))}, was: {kind!r}")
-        for name, least in (("least", 6), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise InvalidOptionError(f"`{name}` must be at least {least}, was: {getattr(self, name)}")
+        check_least(6, least=self.least)
+        check_least(0, seed=self.seed)
 
 
 @dataclass(frozen=True, slots=True)

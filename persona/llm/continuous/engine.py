@@ -23,14 +23,21 @@ go (`Engine.alone` says why) answers one request after another, with the same qu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from math import ceil
 from threading import Condition, Thread
 from time import monotonic
 from typing import Self
 
 from persona.caches import register
-from persona.errors import BusyError, GenerationError, InvalidOptionError, PersonaError, UnsupportedChannelError
+from persona.errors import (
+    BusyError,
+    GenerationError,
+    InvalidOptionError,
+    PersonaError,
+    UnsupportedChannelError,
+    check_least,
+)
 from persona.llm.continuous.batch import Batch, fit_slots, read_prompts, write_alone
 from persona.llm.continuous.fair import FairQueue
 from persona.llm.continuous.fit import refusal
@@ -65,9 +72,7 @@ class EngineOptions:
     max_new_tokens: int = 2048
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) < 1:
-                raise InvalidOptionError(f"`{field.name}` must be at least 1, was: {getattr(self, field.name)}")
+        check_least(1, **asdict(self))
 
 
 class Engine:

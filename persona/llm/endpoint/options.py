@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_least, check_positive
 from persona.protocols import TextTokenizer
 
 if TYPE_CHECKING:
@@ -67,14 +67,9 @@ class EndpointOptions:
             raise InvalidOptionError(f"`endpoint` must be chat or completions, was: {self.endpoint!r}")
         if self.chat_template_kwargs and self.endpoint != "chat":
             raise InvalidOptionError("`chat_template_kwargs` are for the chat endpoint")
-        if self.max_concurrency < 1:
-            raise InvalidOptionError(f"`max_concurrency` must be at least 1, was: {self.max_concurrency}")
-        if self.retries is not None and self.retries < 0:
-            raise InvalidOptionError(f"`retries` must be at least 0, was: {self.retries}")
-        for name in ("timeout", "requests_per_minute"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise InvalidOptionError(f"`{name}` must be a number above 0, was: {value}")
+        check_least(1, max_concurrency=self.max_concurrency)
+        check_least(0, retries=self.retries)
+        check_positive(timeout=self.timeout, requests_per_minute=self.requests_per_minute)
         if self.soft_prompt not in ("before", "after"):
             raise InvalidOptionError(f"`soft_prompt` must be before or after, was: {self.soft_prompt!r}")
         if self.hidden_size is not None and self.endpoint == "completions" and self.embed is None:

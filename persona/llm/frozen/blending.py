@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from persona.errors import InvalidOptionError
+from persona.errors import check_one_of, check_share
 from persona.llm.inputs import ModelInput
 
 MEASURES = ("top", "entropy")
@@ -53,10 +53,8 @@ class Blend:
     adapter: str | None = None
 
     def __post_init__(self) -> None:
-        if not (0 <= self.weight <= 1 and 0 <= self.floor <= 1):
-            raise InvalidOptionError(f"`weight` and `floor` must be from 0 to 1, were: {self.weight}, {self.floor}")
-        if self.measure not in MEASURES:
-            raise InvalidOptionError(f"`measure` must be one of {', '.join(MEASURES)}, was: {self.measure!r}")
+        check_share(weight=self.weight, floor=self.floor)
+        check_one_of(MEASURES, measure=self.measure)
 
     def __call__(self, own: Tensor, plain: Tensor) -> Tensor:
         """The blended scores of the next token, from the personal and the plain model's.  # (..., vocabulary)"""

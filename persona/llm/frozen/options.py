@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from persona.errors import InvalidOptionError
+from persona.errors import check_least
 from persona.llm.frozen.blending import Blend
 from persona.llm.tokenizers import Overlong, TemplateUse
 
@@ -37,9 +37,7 @@ class TransformersOptions:
     blend: Blend | None = None
 
     def __post_init__(self) -> None:
-        for option, most in (("batch_tokens", self.batch_tokens), ("max_prompt_tokens", self.max_prompt_tokens)):
-            if most is not None and most < 1:
-                raise InvalidOptionError(f"`{option}` must be at least 1, was: {most}")
+        check_least(1, batch_tokens=self.batch_tokens, max_prompt_tokens=self.max_prompt_tokens)
 
     @property
     def settings(self) -> dict[str, object]:

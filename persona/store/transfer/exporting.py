@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from sqlalchemy import Select, bindparam, select
 
 from persona.files import replacing
+from persona.store.queries import queries
 from persona.store.schema import Part, families, part_of
 from persona.store.transfer.lines import (
     Counts,
@@ -19,10 +22,8 @@ from persona.store.transfer.lines import (
     ExportedFamily,
     ExportedIndex,
     ExportedUser,
-    family_line,
+    Line,
     first_line,
-    last_line,
-    user_lines,
 )
 from persona.store.upkeep.expiry import has_expired, now
 
@@ -52,15 +53,15 @@ def export_users(
     """
     counts = Counts()
     with _written(path) as file:
-        file.write(first_line())
+        file.write(first_line().written())
         for key, name, prior in store.database.rows(_FAMILIES) if adapters else ():
-            file.write(family_line(ExportedFamily(key, name, prior)))
+            file.write(Line(family=ExportedFamily(key=key, name=name, prior=prior)).written())
         for user_id in (user.user_id for user in store.users()) if user_ids is None else user_ids:
             store.check_known(user_id)
             user = _exported(store, user_id, adapters=adapters)
-            file.writelines(user_lines(user))
+            file.write(Line(user=user).written())
             counts.add(user)
-        file.write(last_line(counts))
+        file.write(Line(end=counts).written())
     return counts
 
 
@@ -80,21 +81,30 @@ def _exported(store: ProfileStore, user_id: str, *, adapters: bool) -> ExportedU
     part, parameters, read = part_of(user_id), {"user_id": user_id}, store.database.rows
     while True:
         profile = store.profile(user_id)
-        indexes = read(_indexes(part), parameters)
+        indexes = read(queries(part).indexes, parameters)
         versions = read(_adapters(part), parameters) if adapters else []
-        ((revision, erased, expires),) = read(_user(part), parameters)
+        ((revision, erased, expires, _),) = read(queries(part).user, parameters)
         if revision == profile.revision:  # else the records were changed meanwhile
             break
     if has_expired(expires, now()):
         indexes = versions = []
     return ExportedUser(
-        user_id,
-        max(0, revision - erased),
-        profile.records,
-        tuple(ExportedIndex(kind, revision - made_from, data) for kind, made_from, data in indexes),
-        tuple(
-            ExportedAdapter(family, version, state, revision - made_from, *rest)
-            for family, version, state, made_from, *rest in versions
+        user_id=user_id,
+        changes=max(0, revision - erased),
+        records=profile.records,
+        indexes=tuple(ExportedIndex.of(kind, revision - made_from, data) for kind, made_from, data in indexes),
+        adapters=tuple(
+            ExportedAdapter(
+                family=family,
+                version=version,
+                state=state,
+                behind=revision - made_from,
+                sha256=sha256,
+                created=created,
+                metrics=json.loads(metrics),
+                data=data,
+            )
+            for family, version, state, made_from, sha256, created, metrics, data in versions
         ),
     )
 
@@ -102,21 +112,7 @@ def _exported(store: ProfileStore, user_id: str, *, adapters: bool) -> ExportedU
 _FAMILIES = select(families.c.key, families.c.name, families.c.prior).order_by(families.c.key)
 
 
-def _user(part: Part) -> Select[Any]:
-    users = part.users.c
-    return select(users.revision, users.erased, users.expires).where(users.user_id == bindparam("user_id"))
-
-
-def _indexes(part: Part) -> Select[Any]:
-    users, indexes = part.users, part.indexes
-    return (
-        select(indexes.c.kind, indexes.c.revision, indexes.c.data)
-        .select_from(users.join(indexes, indexes.c.uid == users.c.uid))
-        .where(users.c.user_id == bindparam("user_id"))
-        .order_by(indexes.c.kind)
-    )
-
-
+@cache
 def _adapters(part: Part) -> Select[Any]:
     users, adapters = part.users, part.adapters
     names = ("version", "state", "revision", "sha256", "created", "metrics", "payload")

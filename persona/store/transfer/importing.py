@@ -5,6 +5,8 @@ An import that was stopped is run again: what is there already stays as it is.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 _RECORDS_AT_ONCE, _USERS_AT_ONCE, _BYTES_AT_ONCE = 10_000, 500, 1 << 26
 """About as much is written in one transaction."""
 
-_TOTALS = ("users", "added", "changed", "unchanged", "expired", "indexes", "adapters")
+_RECORDS = ("users", "added", "changed", "unchanged", "expired")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +78,16 @@ def import_users(store: ProfileStore, path: Path, *, max_characters: int = MAX_C
         DataFormatError: as `read_export`; nothing is written then.
     """
     check_export(path, max_characters=max_characters)
-    totals: dict[str, int] = dict.fromkeys(
-        ("users", "added", "changed", "unchanged", "expired", "indexes", "adapters"), 0
-    )
+    done = Counter[str]()
     for families_before, batch in _batches(path, max_characters):
         with store.database.writing() as connection:
             if families_before:
                 rows = [{"key": each.key, "name": each.name, "prior": each.prior} for each in families_before]
                 connection.execute(insert_if_absent(connection, families), rows)
-            done = _put(connection, batch)
-        totals.update(done)
-    users, added, changed, unchanged, expired, indexes, adapters = (totals[name] for name in _TOTALS)
-    return ImportReport(users, IngestReport(users, added, changed, unchanged, expired), indexes, adapters)
+            batch_done = _put(connection, batch)
+        done += batch_done
+    records = IngestReport(*(done[name] for name in _RECORDS))
+    return ImportReport(records.users, records, done["indexes"], done["adapters"])
 
 
 def _batches(path: Path, max_characters: int) -> Iterator[tuple[list[ExportedFamily], list[ExportedUser]]]:
@@ -108,8 +108,8 @@ def _batches(path: Path, max_characters: int) -> Iterator[tuple[list[ExportedFam
         yield found, users
 
 
-def _put(connection: Connection, users: Sequence[ExportedUser]) -> dict[str, int]:
-    """Put users in, within one transaction."""
+def _put(connection: Connection, users: Sequence[ExportedUser]) -> Counter[str]:
+    """Put users in, within one transaction; what was done."""
     new = {user.user_id for user in users if locked_user(connection, part_of(user.user_id), user.user_id) is None}
     upsert = Upsert(connection)
     for chunk in chunks((user.user_id, record) for user in users for record in user.records):
@@ -126,15 +126,8 @@ def _put(connection: Connection, users: Sequence[ExportedUser]) -> dict[str, int
             if row.erased <= revision - index.behind
         ]
         adapters += _put_adapters(connection, user, row, revision, numbers)
-    return {
-        "users": len(users),
-        "added": report.added,
-        "changed": report.changed,
-        "unchanged": report.unchanged,
-        "expired": report.expired,
-        "indexes": write_indexes(connection, indexes) if indexes else 0,
-        "adapters": adapters,
-    }
+    done = Counter({name: getattr(report, name) for name in _RECORDS})
+    return done + Counter(indexes=write_indexes(connection, indexes) if indexes else 0, adapters=adapters)
 
 
 def _row(connection: Connection, user: ExportedUser, *, new: bool) -> tuple[Any, int]:
@@ -162,7 +155,7 @@ def _put_adapters(connection: Connection, user: ExportedUser, row: Any, revision
             "revision": revision - each.behind,
             "sha256": each.sha256,
             "created": each.created,
-            "metrics": each.metrics,
+            "metrics": json.dumps(each.metrics),
             "payload": each.data,
         }
         for each in user.adapters

@@ -1,92 +1,133 @@
-"""The lines of an export: JSON, one thing a line, plain or gzipped.
+"""The lines of an export: JSON, a user a line, plain or gzipped.
 
-    {"persona_export": 1, "persona": "0.2.0"}
-    {"family": {"key": "3f2a...", "name": "...", "prior": null}}
-    {"user": {"id": "ana", "changes": 4}}
-    {"record": {"id": "r1", "text": "Moody and stylish.", "target": "5", "time": "2004-10-14"}}
-    {"index": {"kind": "summary:free", "behind": 0, "text": "{...}"}}
-    {"adapter": {"family": "3f2a...", "version": 2, "state": "published", "behind": 1, ..., "base64": "..."}}
+    {"persona_export": 2, "persona": "0.2.0"}
+    {"family": {"key": "3f2a...", "name": "...", "prior": "..."}}
+    {"user": {"user_id": "ana", "changes": 4, "records": [{"id": "r1", "text": "Moody and stylish.", "target": "5"}],
+              "indexes": [{"kind": "summary:free", "behind": 0, "text": "{...}"}],
+              "adapters": [{"family": "3f2a...", "version": 2, "state": "published", "behind": 1, ...}]}}
     {"end": {"users": 1, "records": 1, "indexes": 1, "adapters": 1}}
 
-Records, indexes and adapters belong to the user above them. Revisions are numbers of one store, so a file says how many
-changes an index or an adapter is `behind` its user's records, and since how many `changes` of the user nothing was
-deleted. Without the last line, or with other numbers in it, a file is not whole.
+What is no text is in base64. Revisions are numbers of one store, so a file says how many changes an index or an adapter
+is `behind` its user's records, and since how many `changes` of the user nothing was deleted. Without the last line, or
+with other numbers in it, a file is not whole.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from persona.errors import DataFormatError, PersonaError
-from persona.formats.fields import described, plain_text
-from persona.formats.text_files import parse_json, read_lines
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    NonNegativeInt,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
+
+from persona.errors import DataFormatError, located
+from persona.formats.text_files import read_lines
 from persona.records import Record, check_size, check_user_id
 from persona.store.vectors import check_name
 from persona.version import __version__
 
-VERSION = 1
-STATES = ("published", "prior", "old", "withdrawn")
-"""States of adapters (`persona.adapters.versions`)."""
-_LONGEST = 1 << 30
-"""Longest line, in characters: that of an adapter of some hundred megabytes."""
+VERSION = 2
+_LONGEST = 1 << 32
+"""Longest line, in characters: that of a user with adapters of some hundred megabytes each."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExportedFamily:
+def _record(given: Any) -> Record:
+    return given if isinstance(given, Record) else Record(**given)
+
+
+def _fields_of(record: Record) -> dict[str, Any]:
+    given = {each.name: getattr(record, each.name) for each in fields(Record)}
+    given["metadata"] = dict(record.metadata) or None
+    return {name: value for name, value in given.items() if value is not None}
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, ser_json_bytes="base64", val_json_bytes="base64"
+    )
+
+
+class ExportedFamily(_Model):
     """What adapters lie over, as in the table of families."""
 
     key: str
     name: str
-    prior: bytes | None
+    prior: bytes | None = None
+
+    @model_validator(mode="after")
+    def _is_named(self) -> ExportedFamily:
+        if hashlib.sha256(self.name.encode()).hexdigest() != self.key:
+            raise ValueError("a family's key must be the SHA-256 of its name")
+        return self
 
 
-@dataclass(frozen=True, slots=True)
-class ExportedIndex:
+class ExportedIndex(_Model):
     """A summary, a soft prompt or another index, made `behind` changes before the user's records are as they are."""
 
-    kind: str
-    behind: int
-    data: bytes
+    kind: Annotated[str, AfterValidator(lambda kind: check_name(kind, "an index's kind"))]
+    behind: NonNegativeInt
+    text: str | None = None
+    binary: bytes = b""
+
+    @classmethod
+    def of(cls, kind: str, behind: int, data: bytes) -> ExportedIndex:
+        """With its data as text, where they are."""
+        try:
+            return cls(kind=kind, behind=behind, text=data.decode())
+        except UnicodeDecodeError:
+            return cls(kind=kind, behind=behind, binary=data)
+
+    @property
+    def data(self) -> bytes:
+        """As the store has it."""
+        return self.binary if self.text is None else self.text.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class ExportedAdapter:
-    """A version of an adapter, as in the table of adapters; `metrics` is JSON."""
+class ExportedAdapter(_Model):
+    """A version of an adapter, as in the table of adapters; the states are those of `persona.adapters.versions`."""
 
     family: str
-    version: int
-    state: str
-    behind: int
-    sha256: str | None
+    version: NonNegativeInt
+    state: Literal["published", "prior", "old", "withdrawn"]
+    behind: NonNegativeInt
+    sha256: str | None = None
     created: str
-    metrics: str
-    data: bytes | None
+    metrics: dict[str, float]
+    data: bytes | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> ExportedAdapter:
+        if self.sha256 != (None if self.data is None else hashlib.sha256(self.data).hexdigest()):
+            raise ValueError("the numbers of an adapter must have its SHA-256: the file is damaged")
+        return self
 
 
-@dataclass(frozen=True, slots=True)
-class ExportedUser:
-    """All of one user.
+class ExportedUser(_Model):
+    """All of one user: records in the order of the profile, indexes by kind, adapters by family and version."""
 
-    Attributes:
-        user_id: the id.
-        changes: of the user's records since something was deleted.
-        records: in the order of the profile.
-        indexes: by kind.
-        adapters: by family and version.
-    """
-
-    user_id: str
-    changes: int
-    records: tuple[Record, ...] = ()
+    user_id: Annotated[str, AfterValidator(check_user_id)]
+    changes: NonNegativeInt
+    records: tuple[Annotated[Record, PlainValidator(_record), PlainSerializer(_fields_of)], ...] = ()
     indexes: tuple[ExportedIndex, ...] = ()
     adapters: tuple[ExportedAdapter, ...] = ()
+
+    @model_validator(mode="after")
+    def _versions_differ(self) -> ExportedUser:
+        if len({(each.family, each.version) for each in self.adapters}) != len(self.adapters):
+            raise ValueError(f"two adapters of {self.user_id!r:.80} have one version")
+        return self
 
 
 @dataclass(slots=True)
@@ -106,35 +147,23 @@ class Counts:
         self.adapters += len(user.adapters)
 
 
-def first_line() -> str:
+class Line(_Model):
+    """A line, which holds one of these; the first says the version of the form and of persona."""
+
+    persona_export: int | None = None
+    persona: str | None = None
+    family: ExportedFamily | None = None
+    user: ExportedUser | None = None
+    end: Counts | None = None
+
+    def written(self) -> str:
+        """The line with its end."""
+        return self.model_dump_json(exclude_none=True) + "\n"
+
+
+def first_line() -> Line:
     """The line that an export begins with."""
-    return _line({"persona_export": VERSION, "persona": __version__})
-
-
-def last_line(counts: Counts) -> str:
-    """The line that it ends with."""
-    return _line({"end": asdict(counts)})
-
-
-def family_line(family: ExportedFamily) -> str:
-    """The line of a family."""
-    prior = None if family.prior is None else base64.b64encode(family.prior).decode()
-    return _line({"family": {"key": family.key, "name": family.name, "prior": prior}})
-
-
-def user_lines(user: ExportedUser) -> Iterator[str]:
-    """The lines of a user."""
-    yield _line({"user": {"id": user.user_id, "changes": user.changes}})
-    for record in user.records:
-        given = {each.name: getattr(record, each.name) for each in fields(Record)}
-        given["metadata"] = dict(record.metadata) or None
-        yield _line({"record": {name: value for name, value in given.items() if value is not None}})
-    for index in user.indexes:
-        yield _line({"index": {"kind": index.kind, "behind": index.behind, **_written(index.data)}})
-    for adapter in user.adapters:
-        given = {each.name: getattr(adapter, each.name) for each in fields(ExportedAdapter) if each.name != "data"}
-        data = {} if adapter.data is None else {"base64": base64.b64encode(adapter.data).decode()}
-        yield _line({"adapter": {**given, "metrics": json.loads(adapter.metrics), **data}})
+    return Line(persona_export=VERSION, persona=__version__)
 
 
 def read_export(path: Path, *, max_characters: int) -> Iterator[ExportedFamily | ExportedUser]:
@@ -145,143 +174,59 @@ def read_export(path: Path, *, max_characters: int) -> Iterator[ExportedFamily |
         max_characters: longest record.
 
     Raises:
-        DataFormatError: if it is no export, one of a later version, broken, or not whole. What came before has been
+        DataFormatError: if it is no export, one of another version, broken, or not whole. What came before has been
             yielded by then.
     """
-    counts, reader, ended = Counts(), _Reader(max_characters), False
-    for number, line in read_lines(path, longest=_LONGEST):
-        try:
+    counts, families, ended = Counts(), set[str](), False
+    for number, text in read_lines(path, longest=_LONGEST):
+        with located(path, f"line {number}"):
+            if number == 1:
+                _check_first(text)
+            line = _parsed(text)
+            if number == 1:
+                continue
             if ended:
                 raise DataFormatError("nothing may follow the line `end`")
-            value = _object(parse_json(line), "a line")
-            if number == 1:
-                _check_first(value)
-                continue
-            ((what, content),) = value.items()
-            done = reader.read(what, _object(content, f"`{what}`"))
-            if isinstance(done, ExportedUser):
-                counts.add(done)
-            ended = what == "end"
-            if ended and content != asdict(counts):
-                raise DataFormatError(f"the file is not whole: it holds {asdict(counts)}, and should hold {content}")
-        except (ValueError, TypeError, KeyError) as error:
-            known = isinstance(error, PersonaError)
-            message = str(error) if known else f"the line is broken ({type(error).__name__}: {error})"
-            raise DataFormatError(message, source=path, place=f"line {number}") from None
-        if done is not None:
+            elif line.family is not None:
+                families.add(line.family.key)
+            elif line.user is not None:
+                _check_user(line.user, families, max_characters)
+                counts.add(line.user)
+            elif line.end != counts:
+                raise DataFormatError(f"the file is not whole: it holds {counts}, and should hold {line.end}")
+            else:
+                ended = True
+        if (done := line.family or line.user) is not None:
             yield done
     if not ended:
         raise DataFormatError("the file ends early: export or copy it again", source=path)
 
 
-class _Reader:
-    """Puts the lines of a user together."""
-
-    def __init__(self, max_characters: int) -> None:
-        self._max_characters = max_characters
-        self._families: set[str] = set()
-        self._user: tuple[str, int] | None = None
-        self._records: list[Record] = []
-        self._indexes: list[ExportedIndex] = []
-        self._adapters: list[ExportedAdapter] = []
-
-    def read(self, what: str, value: Mapping[str, Any]) -> ExportedFamily | ExportedUser | None:
-        """Take one line; the family in it, or the user that it ends."""
-        if what == "family":
-            family = _family(value)
-            self._families.add(family.key)
-            return family
-        if what in ("user", "end"):
-            done = self._done()
-            self._user = None if what == "end" else (check_user_id(value["id"]), _number(value["changes"]))
-            return done
-        if self._user is None:
-            raise DataFormatError(f"`{what}` must follow a user")
-        if what == "record":
-            self._records.append(Record(**value))
-            check_size(self._records[-1], self._max_characters)
-        elif what == "index":
-            data = value["text"].encode() if "text" in value else _bytes(value["base64"])
-            check_name(value["kind"], "an index's kind")
-            self._indexes.append(ExportedIndex(value["kind"], _number(value["behind"]), data))
-        elif what == "adapter":
-            self._adapters.append(_adapter(value))
-            if value["family"] not in self._families:
-                raise DataFormatError("an adapter must follow its family")
-        else:
-            raise DataFormatError(f"a line is of a family, user, record, index or adapter, was: {what!r:.80}")
-        return None
-
-    def _done(self) -> ExportedUser | None:
-        if self._user is None:
-            return None
-        if len({(each.family, each.version) for each in self._adapters}) != len(self._adapters):
-            raise DataFormatError(f"two adapters of {self._user[0]!r:.80} have one version")
-        done = ExportedUser(*self._user, tuple(self._records), tuple(self._indexes), tuple(self._adapters))
-        self._records, self._indexes, self._adapters = [], [], []
-        return done
+def _parsed(text: str) -> Line:
+    try:
+        return Line.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise DataFormatError(f"{place}: {message}" if place else message) from None
+    except TypeError as error:  # of a record
+        raise DataFormatError(f"the line is broken: {error}") from None
 
 
-def _check_first(value: Mapping[str, Any]) -> None:
-    version = value.get("persona_export")
-    if not isinstance(version, int):
+def _check_first(text: str) -> None:
+    version = re.match(r'\{"persona_export": ?(\d+)', text)
+    if version is None:
         raise DataFormatError("the file is no export of `persona export`: histories are read by `persona ingest`")
-    if version > VERSION:
+    if int(version[1]) != VERSION:
         raise DataFormatError(
-            f"the export has version {version}, this persona knows versions up to {VERSION}: "
-            "pip install --upgrade persona-llm"
+            f"the export has version {version[1]}, this persona reads version {VERSION}: pip install --upgrade "
+            "persona-llm, or export it with this one"
         )
 
 
-def _family(value: Mapping[str, Any]) -> ExportedFamily:
-    prior = None if value["prior"] is None else _bytes(value["prior"])
-    family = ExportedFamily(plain_text(value["key"], "key"), plain_text(value["name"], "name"), prior)
-    if hashlib.sha256(family.name.encode()).hexdigest() != family.key:
-        raise DataFormatError("a family's key must be the SHA-256 of its name")
-    return family
-
-
-def _adapter(value: Mapping[str, Any]) -> ExportedAdapter:
-    data = _bytes(value["base64"]) if "base64" in value else None
-    if (None if data is None else hashlib.sha256(data).hexdigest()) != value["sha256"]:
-        raise DataFormatError("the numbers of an adapter must have its SHA-256: the file is damaged")
-    if value["state"] not in STATES:
-        raise DataFormatError(
-            f"the state of an adapter must be one of {', '.join(STATES)}, was: {value['state']!r:.80}"
-        )
-    return ExportedAdapter(
-        family=plain_text(value["family"], "family"),
-        version=_number(value["version"]),
-        state=value["state"],
-        behind=_number(value["behind"]),
-        sha256=value["sha256"],
-        created=plain_text(value["created"], "created"),
-        metrics=json.dumps({str(name): float(number) for name, number in value["metrics"].items()}),
-        data=data,
-    )
-
-
-def _line(value: Mapping[str, object]) -> str:
-    return json.dumps(value, ensure_ascii=False) + "\n"
-
-
-def _written(data: bytes) -> dict[str, str]:
-    with suppress(UnicodeDecodeError):
-        return {"text": data.decode()}
-    return {"base64": base64.b64encode(data).decode()}
-
-
-def _object(value: object, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DataFormatError(f"{what} must be a JSON object, was: {described(value)}")
-    return value
-
-
-def _number(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 53:
-        raise DataFormatError(f"a number must be whole and not negative, was: {described(value)}")
-    return value
-
-
-def _bytes(value: str) -> bytes:
-    return base64.b64decode(value, validate=True)
+def _check_user(user: ExportedUser, families: set[str], max_characters: int) -> None:
+    for record in user.records:
+        check_size(record, max_characters)
+    if any(each.family not in families for each in user.adapters):
+        raise DataFormatError("an adapter must follow its family")

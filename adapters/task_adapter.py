@@ -21,22 +21,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from persona.adapters.family import Family
 from persona.adapters.training.options import TrainingOptions
 from persona.adapters.training.trainer import AdapterTrainer
-from persona.errors import FingerprintMismatchError, ModelLoadError, PersonaError, reason
-from persona.files import replacing, write_atomically
+from persona.errors import FingerprintMismatchError, ModelLoadError
+from persona.files import learned, save_learned
 from persona.llm.transformers import TransformersLM
 
-CONFIG, WEIGHTS = "task_adapter.json", "task_adapter.safetensors"
+NAME, _FORMAT = "task_adapter", 1
 GENERATOR, GENERATOR_WITHOUT_USER = "generator", "generator-without-user"
 _ROUTER = "router."
-_REMOVED = {"warmup": 0.1, "max_holdout": 16, "margin": 0.0, "warm_up": 0, "aux_ratio": 0.0, "half": None}
-"""Training options of older versions, with the values that today's training has."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,11 +88,8 @@ class TaskAdapter:
 
     def save(self, folder: Path) -> None:
         """Write the two files; the weights first, so that a folder that can be loaded is whole."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / WEIGHTS) as path:
-            path.write_bytes(save(self._tensors()))
-        content = {**self._config(), "report": dict(self.report)}
-        write_atomically(folder / CONFIG, json.dumps(content, indent=2) + "\n")
+        arrays = {name: tensor.numpy() for name, tensor in self._tensors().items()}
+        save_learned(folder, NAME, arrays, {"format": _FORMAT, **self._config(), "report": dict(self.report)})
 
     @classmethod
     def load(cls, folder: str | Path) -> TaskAdapter:
@@ -104,25 +99,19 @@ class TaskAdapter:
             ModelLoadError: if there is none, or it is damaged.
         """
         folder = Path(folder)
-        try:
-            content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-            with safe_open(folder / WEIGHTS, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-            options = dict(content["options"].items() - _REMOVED.items())
+        hint = "task adapter: train one with `persona train adapters DATA`"
+        with learned(folder, NAME, _FORMAT, hint) as (arrays, config):
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
             loaded = cls(
-                Family.from_name(content["family"]),
+                Family.from_name(config["family"]),
                 tensors["task"],
-                TrainingOptions(**options),
-                content["task"],
+                TrainingOptions(**config["options"]),
+                config["task"],
                 tensors.get("candidates"),
                 {name.removeprefix(_ROUTER): one for name, one in tensors.items() if name.startswith(_ROUTER)},
-                content["report"],
+                config["report"],
                 folder,
             )
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError, PersonaError) as error:
-            raise ModelLoadError(
-                f"{folder} holds no task adapter: {reason(error)}; train one with `persona train adapters DATA`"
-            ) from error
         rows = [loaded.row[None], *([] if loaded.candidates is None else [loaded.candidates])]
         if any(row.ndim != 2 or row.shape[1] != loaded.family.size for row in rows):
             raise ModelLoadError(f"{folder} is damaged: an adapter of its family has {loaded.family.size} numbers")

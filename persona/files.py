@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from persona.errors import PersonaError
+from persona.errors import ModelLoadError, PersonaError, reason
 
 
 class JsonLines:
@@ -94,6 +94,48 @@ def write_atomically(path: Path, text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def save_learned(folder: Path, name: str, arrays: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Write what was learned into `folder`, which is made: ``NAME.safetensors``, and then ``NAME.json``.
+
+    Args:
+        folder: where.
+        name: of both files.
+        arrays: of numpy.
+        config: JSON; its ``format`` is checked by `learned`.
+    """
+    from safetensors.numpy import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / f"{name}.safetensors") as path:
+        path.write_bytes(save(dict(arrays)))
+    write_atomically(folder / f"{name}.json", json.dumps(config, indent=2) + "\n")
+
+
+@contextmanager
+def learned(folder: Path, name: str, form: int, hint: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The arrays and the config that `save_learned` wrote, to be put together in the block.
+
+    Args:
+        folder: where.
+        name: of both files.
+        form: the ``format`` that is read.
+        hint: what the folder should hold, and how to make it.
+
+    Raises:
+        ModelLoadError: if there is nothing, or nothing that fits together.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        config = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        if config["format"] != form:
+            raise ValueError(f"it is of format {config['format']}, this persona reads {form}")
+        yield load_file(folder / f"{name}.safetensors"), config
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelLoadError(f"{folder} holds no {hint} ({reason(error)})") from error
 
 
 def make_ordinary(path: Path) -> None:

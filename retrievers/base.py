@@ -33,6 +33,11 @@ class ProfileRetriever:
     have records; a smaller `k` must give the beginning of the result for a greater one.
     """
 
+    def __repr__(self) -> str:
+        """The class and its public attributes, without addresses: a training that goes on compares by it."""
+        given = [f"{name}={_shown(value)}" for name, value in vars(self).items() if not name.startswith("_")]
+        return f"{type(self).__name__}({', '.join(given)})"
+
     def retrieve(self, profile: Profile, query: str, k: int) -> Ranking:
         """At most `k` records of `profile`, best first; none from an empty profile.
 
@@ -129,6 +134,10 @@ def positions(profile: Profile, ranking: Iterable[ScoredRecord]) -> Iterator[int
         waiting[profile.records[position].id].append(position)
     for ranked in ranking:
         yield waiting[ranked.record.id].pop()
+
+
+def _shown(value: object) -> str:
+    return type(value).__name__ if type(value).__repr__ is object.__repr__ else repr(value)
 
 
 def _check_queries(profiles: Sequence[Profile], queries: Sequence[str]) -> None:

@@ -39,9 +39,6 @@ class HybridRetriever(ProfileRetriever):
             raise InvalidOptionError("a hybrid retriever needs at least one retriever, was given none")
         check_least(0, damping=damping)
 
-    def __repr__(self) -> str:
-        return f"HybridRetriever([{', '.join(map(repr, self.retrievers))}], damping={self.damping})"
-
     def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """The `k` records of each profile with the greatest fused scores."""
         deepest = max(map(len, profiles))

@@ -19,9 +19,6 @@ class RecencyRetriever(ProfileRetriever):
     oldest of n.
     """
 
-    def __repr__(self) -> str:
-        return "RecencyRetriever()"
-
     def rank(self, profile: Profile, query: str, k: int) -> Ranking:
         """The `k` newest records; `query` plays no part."""
         n_records = len(profile)

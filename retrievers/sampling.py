@@ -25,9 +25,6 @@ class RandomRetriever(ProfileRetriever):
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def __repr__(self) -> str:
-        return f"RandomRetriever(seed={self.seed})"
-
     def rank(self, profile: Profile, query: str, k: int) -> Ranking:
         """`k` records without replacement, in the order drawn."""
         # ASCII JSON keeps the three parts apart and takes any string, lone surrogates included.

@@ -158,9 +158,6 @@ class WhereRetriever(ProfileRetriever):
         self.base = base
         self.where = Where.parse(where) if isinstance(where, str) else where
 
-    def __repr__(self) -> str:
-        return f"WhereRetriever({self.base!r}, {self.where!r})"
-
     def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """At most `k` records of each profile that fit; a profile object that comes several times is filtered once."""
         parts = {id(profile): profile for profile in profiles}

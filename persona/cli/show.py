@@ -217,17 +217,14 @@ def version_json(family: Family, adapter: StoredAdapter) -> dict[str, Any]:
 
 
 def _show_trained(name: str) -> None:
-    from persona.retrievers.relevance.filters import CONFIG as FILTER
-    from persona.retrievers.usefulness.spaces import CONFIG as SPACES
     from persona.retrievers.usefulness.spaces import DualSpaces
 
-    task_adapter = "task_adapter.json"
-    if (Path(name) / FILTER).is_file():
+    if (Path(name) / "relevance.json").is_file():
         found = _filter_json(Path(name))
-    elif (Path(name) / SPACES).is_file():
+    elif (Path(name) / "usefulness.json").is_file():
         spaces = DualSpaces.from_pretrained(name)
         found = {"encoder": spaces.fingerprint, "view": spaces.view, "training": spaces.notes}
-    elif (Path(name) / task_adapter).is_file():
+    elif (Path(name) / "task_adapter.json").is_file():
         found = _task_adapter_json(Path(name))
     else:
         found = _user_embedder_json(name)

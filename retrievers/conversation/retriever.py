@@ -82,9 +82,6 @@ class ConversationRetriever(ProfileRetriever):
         self.tokens = LateInteractionRetriever(model, "turn", cache_bytes=cache_bytes, device=device)
         self.passages = PassageRetriever(neighbours=neighbours)
 
-    def __repr__(self) -> str:
-        return f"ConversationRetriever({self.tokens.model.name!r}, {self.weights})"
-
     def rank(self, profile: Profile, query: str, k: int) -> Ranking:
         """The `k` records with the greatest weighted sums."""
         scores = self.signals(profile, query) @ np.array(astuple(self.weights))

@@ -74,9 +74,6 @@ class LateInteractionRetriever(ProfileRetriever):
         self.model = OwnModel(model, _load, device, spare="pooler.")
         self._cache = _TokenVectors(cache_bytes)
 
-    def __repr__(self) -> str:
-        return f"LateInteractionRetriever({self.model.name!r}, view={self.view!r})"
-
     @property
     def fingerprint(self) -> str:
         """Names the model."""

@@ -40,6 +40,9 @@ class OwnModel:
         self._device = device
         self._loading = threading.Lock()
 
+    def __repr__(self) -> str:
+        return f"OwnModel({self.name!r})"
+
     @property
     def fingerprint(self) -> str:
         """Names the model, by its weights if it came from a folder."""

@@ -64,9 +64,6 @@ class RerankRetriever(ProfileRetriever):
         self.depth = depth
         self.model = OwnModel(model, _load, device)
 
-    def __repr__(self) -> str:
-        return f"RerankRetriever({self.base!r}, {self.model.name!r}, view={self.view!r}, depth={self.depth})"
-
     def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """At most `k` records of each profile, the best by the cross-encoder first; all pairs are read in one call."""
         rankings = self.base.retrieve_batch(profiles, queries, self.depth)

@@ -21,7 +21,6 @@ task's own questions from another's worse). At z >= 2.5 nine in ten questions of
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.encoders.style import STYLE_DIM, style_vector
-from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
-from persona.files import replacing, write_atomically
+from persona.errors import FingerprintMismatchError, InvalidOptionError
+from persona.files import learned, save_learned
 from persona.protocols import RecordEncoder
 from persona.store.vectors import vector_fingerprint
 
@@ -45,8 +44,8 @@ UNTRAINED = "untrained"
 UNTRAINED_THRESHOLD = 2.5
 """The least z that passes by default."""
 
-WEIGHTS = "relevance.safetensors"
-CONFIG = "relevance.json"
+NAME = "relevance"
+"""Of a filter's two files, ``relevance.safetensors`` and ``relevance.json``."""
 _FORMAT = 2
 
 _SHAPES = ("hidden.weight", "hidden.bias", "out.weight", "out.bias")
@@ -169,11 +168,6 @@ class TrainedFilter(RelevanceFilter):
 
     def save(self, folder: Path) -> None:
         """Write ``relevance.safetensors`` and ``relevance.json`` into `folder`, which is made if it is not there."""
-        from safetensors.numpy import save
-
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / WEIGHTS) as path:
-            path.write_bytes(save(self.weights))
         config = {
             "format": _FORMAT,
             "encoder": self.fingerprint,
@@ -181,7 +175,7 @@ class TrainedFilter(RelevanceFilter):
             "threshold": self.threshold,
             "training": self.notes,
         }
-        write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+        save_learned(folder, NAME, self.weights, config)
 
     @classmethod
     def load(cls, folder: Path) -> TrainedFilter:
@@ -190,25 +184,9 @@ class TrainedFilter(RelevanceFilter):
         Raises:
             ModelLoadError: if `folder` holds no filter, or one of another format.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        if not (folder / CONFIG).is_file():
-            raise ModelLoadError(
-                f"{folder} holds no relevance filter ({CONFIG} is missing): make one with `persona train filter`, "
-                f"or use {UNTRAINED!r}"
-            )
-        try:
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-            if config["format"] == _FORMAT:
-                weights = load_file(folder / WEIGHTS)
-                return cls(weights, float(config["threshold"]), config["encoder"], config["view"], config["training"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise ModelLoadError(f"the relevance filter in {folder} cannot be read: {error}") from error
-        raise ModelLoadError(
-            f"the relevance filter in {folder} is of format {config['format']}, this persona reads {_FORMAT}: "
-            "train it again with `persona train filter`"
-        )
+        hint = f"relevance filter: make one with `persona train filter`, or use {UNTRAINED!r}"
+        with learned(folder, NAME, _FORMAT, hint) as (weights, config):
+            return cls(weights, float(config["threshold"]), config["encoder"], config["view"], config["training"])
 
 
 def read_queries(vectors: NDArray[np.float32], texts: Sequence[str]) -> NDArray[np.float32]:

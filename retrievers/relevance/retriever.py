@@ -62,9 +62,6 @@ class RelevanceRetriever(ProfileRetriever):
         self.judge = judge
         self.vectors = RecordVectors(encoder, store, relevance.view)
 
-    def __repr__(self) -> str:
-        return f"RelevanceRetriever({self.base!r}, {type(self.relevance).__name__}, judge={self.judge!r})"
-
     def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """Those of the base's `k` records of each profile that are relevant, with one call of the encoder."""
         rankings = self.base.retrieve_batch(profiles, queries, k)

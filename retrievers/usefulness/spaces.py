@@ -10,27 +10,27 @@ answer likelier (`persona.retrievers.usefulness.training`). With U = V = 1 the o
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
-from persona.files import replacing, write_atomically
+from persona.errors import FingerprintMismatchError, InvalidOptionError
+from persona.files import learned, save_learned
 from persona.protocols import RecordEncoder
 from persona.records import Profile
 from persona.store.vectors import vector_fingerprint
 
-from ..base import ProfileRetriever, Ranking, best_first
-from ..vectors.record_vectors import RecordVectors
+from ..base import Ranking, best_first
+from ..vectors.record_vectors import EmbeddedProfile, VectorRetriever
 
 if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
 
-WEIGHTS, CONFIG = "usefulness.safetensors", "usefulness.json"
+NAME = "usefulness"
+"""Of their two files, ``usefulness.safetensors`` and ``usefulness.json``."""
 _FORMAT = 1
 
 
@@ -97,13 +97,8 @@ class DualSpaces:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``usefulness.safetensors`` and ``usefulness.json`` into `folder`, which is made if it is not there."""
-        from safetensors.numpy import save
-
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with replacing(Path(folder) / WEIGHTS) as path:
-            path.write_bytes(save(self.weights))
         config = {"format": _FORMAT, "encoder": self.fingerprint, "view": self.view, "training": self.notes}
-        write_atomically(Path(folder) / CONFIG, json.dumps(config, indent=2) + "\n")
+        save_learned(Path(folder), NAME, self.weights, config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> DualSpaces:
@@ -112,22 +107,12 @@ class DualSpaces:
         Raises:
             ModelLoadError: if `folder` does not hold it.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        try:
-            config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
-            if config["format"] != _FORMAT:
-                raise ValueError(f"format {config['format']}, this persona reads {_FORMAT}")
-            return cls(load_file(Path(folder) / WEIGHTS), config["encoder"], config["view"], config["training"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise ModelLoadError(
-                f"{folder} holds no spaces of usefulness: learn them with `persona train filter --set "
-                f"usefulness.llm=LLM` ({error})"
-            ) from error
+        hint = "spaces of usefulness: learn them with `persona train filter --set usefulness.llm=LLM`"
+        with learned(Path(folder), NAME, _FORMAT, hint) as (weights, config):
+            return cls(weights, config["encoder"], config["view"], config["training"])
 
 
-class UsefulRetriever(ProfileRetriever):
+class UsefulRetriever(VectorRetriever):
     """Retrieves the records that help most with the query, by learned spaces.
 
     A score is IN(query) . OUT(record), of any size. Records with equal scores stand in profile order.
@@ -146,15 +131,8 @@ class UsefulRetriever(ProfileRetriever):
         self, encoder: RecordEncoder, model: DualSpaces | str | Path, store: ProfileStore | None = None
     ) -> None:
         self.spaces = DualSpaces.of(model, encoder)
-        self.vectors = RecordVectors(encoder, store, self.spaces.view)
+        super().__init__(encoder, store, self.spaces.view)
 
-    def __repr__(self) -> str:
-        return f"UsefulRetriever({self.vectors!r})"
-
-    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
-        """The `k` records of each profile that are most useful to its query."""
-        embedded = self.vectors.embed(profiles, queries)
-        return [
-            best_first(profile, self.spaces.scores(own.query, own.wide), k)
-            for profile, own in zip(profiles, embedded, strict=True)
-        ]
+    def choose(self, profile: Profile, embedded: EmbeddedProfile, k: int) -> Ranking:
+        """The `k` records that are most useful to the query."""
+        return best_first(profile, self.spaces.scores(embedded.query, embedded.wide), k)

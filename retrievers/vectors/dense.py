@@ -7,21 +7,16 @@ build, and no other user's vector within reach.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from persona.protocols import RecordEncoder
 from persona.records import Profile
 
-from ..base import ProfileRetriever, Ranking, best_first, scored
-from .record_vectors import RecordVectors
-
-if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
+from ..base import Ranking, best_first, scored
+from .record_vectors import VectorRetriever
 
 
-class DenseRetriever(ProfileRetriever):
+class DenseRetriever(VectorRetriever):
     """Retrieves the records that are nearest to the query in the encoder's space.
 
     A score is the inner product of two unit vectors, -1 to 1. Records with equal scores stand in profile order.
@@ -34,12 +29,6 @@ class DenseRetriever(ProfileRetriever):
     Raises:
         InvalidOptionError: if there is no such view.
     """
-
-    def __init__(self, encoder: RecordEncoder, store: ProfileStore | None = None, view: str = "text") -> None:
-        self.vectors = RecordVectors(encoder, store, view)
-
-    def __repr__(self) -> str:
-        return f"DenseRetriever({self.vectors!r})"
 
     def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """The `k` records of each profile nearest to its query, with one call of the encoder."""

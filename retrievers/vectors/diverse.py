@@ -59,9 +59,6 @@ class DiverseRetriever(ProfileRetriever):
         self.balance = balance
         self.vectors = RecordVectors(encoder, store, view)
 
-    def __repr__(self) -> str:
-        return f"DiverseRetriever({self.base!r}, balance={self.balance})"
-
     def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
         """`k` records of each profile, each the best beside those before it."""
         embedded = self.vectors.embed(profiles, queries)

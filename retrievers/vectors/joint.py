@@ -18,7 +18,6 @@ Unlike in `diverse` nothing is subtracted: a record far from the query has no we
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,9 +28,9 @@ from persona.errors import check_positive
 from persona.protocols import RecordEncoder
 from persona.records import Profile
 
-from ..base import ProfileRetriever, Ranking, scored
+from ..base import Ranking, scored
 from ..usefulness.spaces import DualSpaces
-from .record_vectors import EmbeddedProfile, RecordVectors
+from .record_vectors import EmbeddedProfile, VectorRetriever
 
 if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
@@ -44,7 +43,7 @@ NEIGHBOURHOOD = 256
 """The records nearest to the query that a set is chosen from; the others follow, nearest first, with a gain of 0."""
 
 
-class JointRetriever(ProfileRetriever):
+class JointRetriever(VectorRetriever):
     """Retrieves the set of records that represents the neighbourhood of the query best.
 
     A score is the gain of the record when it was chosen, 0 to 1, never rising. Of equal gains the record nearer to the
@@ -76,17 +75,10 @@ class JointRetriever(ProfileRetriever):
         check_positive(temperature=temperature)
         self.temperature = temperature
         self.spaces = None if model is None else DualSpaces.of(model, encoder)
-        self.vectors = RecordVectors(encoder, store, view if self.spaces is None else self.spaces.view)
+        super().__init__(encoder, store, view if self.spaces is None else self.spaces.view)
 
-    def __repr__(self) -> str:
-        return f"JointRetriever({self.vectors!r}, temperature={self.temperature})"
-
-    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
-        """`k` records of each profile, each the best beside those before it."""
-        embedded = self.vectors.embed(profiles, queries)
-        return [self._choose(profile, own, k) for profile, own in zip(profiles, embedded, strict=True)]
-
-    def _choose(self, profile: Profile, embedded: EmbeddedProfile, k: int) -> Ranking:
+    def choose(self, profile: Profile, embedded: EmbeddedProfile, k: int) -> Ranking:
+        """`k` records, each the best beside those before it."""
         logits = embedded.similarities.astype(np.float64) / self.temperature
         if self.spaces is not None:
             logits = self.spaces.scores(embedded.query, embedded.wide).astype(np.float64)

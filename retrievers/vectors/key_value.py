@@ -17,7 +17,6 @@ A record without a target says nothing of what the user does, and is never retur
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,8 +26,8 @@ from persona.errors import check_positive
 from persona.protocols import RecordEncoder
 from persona.records import Profile
 
-from ..base import ProfileRetriever, Ranking, scored
-from .record_vectors import EmbeddedProfile, RecordVectors
+from ..base import Ranking, scored
+from .record_vectors import EmbeddedProfile, VectorRetriever
 
 if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
@@ -38,7 +37,7 @@ TEMPERATURE = 0.1
 reviews (60 training users each; at 0.02 in 0.820 and 0.331, at 0.2 in 0.819 and 0.398)."""
 
 
-class KeyValueRetriever(ProfileRetriever):
+class KeyValueRetriever(VectorRetriever):
     """Retrieves the records whose value the memory gives the most weight for the query.
 
     A score is the weight m(v) of the record's value, above 0 and at most 1. At most as many records come back as have
@@ -58,15 +57,7 @@ class KeyValueRetriever(ProfileRetriever):
     ) -> None:
         check_positive(temperature=temperature)
         self.temperature = temperature
-        self.vectors = RecordVectors(encoder, store, "text")
-
-    def __repr__(self) -> str:
-        return f"KeyValueRetriever({self.vectors!r}, temperature={self.temperature})"
-
-    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
-        """At most `k` records of each profile with a target, those of the weightiest value first."""
-        embedded = self.vectors.embed(profiles, queries)
-        return [self._rank(profile, own, k) for profile, own in zip(profiles, embedded, strict=True)]
+        super().__init__(encoder, store)
 
     def values(self, profile: Profile, query: str) -> tuple[tuple[str, float], ...]:
         """The memory as it is read: each value with its weight, the weightiest first; weights sum to 1."""
@@ -74,7 +65,8 @@ class KeyValueRetriever(ProfileRetriever):
         weights = _by_value(profile, self._attention(profile, embedded))
         return tuple(sorted(weights.items(), key=lambda item: -item[1]))
 
-    def _rank(self, profile: Profile, embedded: EmbeddedProfile, k: int) -> Ranking:
+    def choose(self, profile: Profile, embedded: EmbeddedProfile, k: int) -> Ranking:
+        """At most `k` records with a target, those of the weightiest value first."""
         attention = self._attention(profile, embedded)
         weights = _by_value(profile, attention)
         scores = [weights.get(record.target or "", 0.0) for record in profile]

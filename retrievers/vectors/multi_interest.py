@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,8 +31,8 @@ from persona.errors import FingerprintMismatchError, InvalidOptionError
 from persona.protocols import RecordEncoder
 from persona.records import Profile
 
-from ..base import ProfileRetriever, Ranking, scored
-from .record_vectors import EmbeddedProfile, RecordVectors
+from ..base import Ranking, scored
+from .record_vectors import EmbeddedProfile, VectorRetriever
 
 if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
@@ -88,7 +88,7 @@ class SharedInterests:
         return np.asarray((1 - share) * own + share * self.weights[nearest].mean(0), dtype=np.float64)
 
 
-class MultiInterestRetriever(ProfileRetriever):
+class MultiInterestRetriever(VectorRetriever):
     """Retrieves records of all the user's interests, each by its weight, and within each those near to the query.
 
     A score is the priority p(c|u) / (2 i + 1) of the record that came as the i-th of its cluster (from 0), not its
@@ -117,7 +117,7 @@ class MultiInterestRetriever(ProfileRetriever):
         interests: SharedInterests | None = None,
         seed: int = 0,
     ) -> None:
-        self.vectors = RecordVectors(encoder, store, view)
+        super().__init__(encoder, store, view)
         if interests is not None and interests.fingerprint != self.vectors.fingerprint:
             raise FingerprintMismatchError(
                 f"the shared interests were made from vectors of {interests.fingerprint}, "
@@ -127,12 +127,8 @@ class MultiInterestRetriever(ProfileRetriever):
         self.interests = interests
         self.seed = seed
 
-    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
-        """`k` records of each profile, of all interests."""
-        embedded = self.vectors.embed(profiles, queries)
-        return [self._deal(profile, own, k) for profile, own in zip(profiles, embedded, strict=True)]
-
-    def _deal(self, profile: Profile, embedded: EmbeddedProfile, k: int) -> Ranking:
+    def choose(self, profile: Profile, embedded: EmbeddedProfile, k: int) -> Ranking:
+        """`k` records, of all interests."""
         labels, weights = self._mixture(embedded.wide)
         similarities = embedded.similarities
         waiting: defaultdict[int, list[int]] = defaultdict(list)

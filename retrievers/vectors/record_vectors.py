@@ -18,7 +18,7 @@ from persona.protocols import RecordEncoder
 from persona.records import Profile
 from persona.store.vectors import inner_products, vector_fingerprint
 
-from ..base import check_view
+from ..base import ProfileRetriever, Ranking, check_view
 
 if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
@@ -75,7 +75,7 @@ class RecordVectors:
         self.fingerprint = vector_fingerprint(encoder, view)
 
     def __repr__(self) -> str:
-        return f"{self.encoder!r}{'' if self.store is None else ', store=...'}, view={self.view!r}"
+        return f"RecordVectors({self.encoder!r}{'' if self.store is None else ', store=...'}, view={self.view!r})"
 
     def embed(
         self, profiles: Sequence[Profile], queries: Sequence[str], *, trust_revision: bool = False
@@ -124,3 +124,28 @@ class RecordVectors:
             return matrix, rows >= 0, hashes
         fits = [made_from == record.content_hash for made_from, record in zip(hashes, profile, strict=True)]
         return matrix, np.array(fits, dtype=bool), ()
+
+
+class VectorRetriever(ProfileRetriever):
+    """Base of the retrievers that compare vectors: they implement `choose`.
+
+    Args:
+        encoder: makes the vectors of queries, and of records that the store has none of.
+        store: where vectors are read from; None encodes every record anew.
+        view: the view of a record that is compared (`Record.view`).
+
+    Raises:
+        InvalidOptionError: if there is no such view.
+    """
+
+    def __init__(self, encoder: RecordEncoder, store: ProfileStore | None = None, view: str = "text") -> None:
+        self.vectors = RecordVectors(encoder, store, view)
+
+    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
+        """At most `k` records of each profile, with one call of the encoder."""
+        embedded = self.vectors.embed(profiles, queries)
+        return [self.choose(profile, own, k) for profile, own in zip(profiles, embedded, strict=True)]
+
+    def choose(self, profile: Profile, embedded: EmbeddedProfile, k: int) -> Ranking:
+        """At most `k` records of a profile, by its vectors and its query's."""
+        raise NotImplementedError(f"{type(self).__name__} must implement `choose`")

@@ -15,7 +15,6 @@ At `strength` 0 this is `dense`; at 1 the query is orthogonal to everything fetc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,8 +24,8 @@ from persona.errors import check_share
 from persona.protocols import RecordEncoder
 from persona.records import Profile
 
-from ..base import ProfileRetriever, Ranking, check_k, scored
-from .record_vectors import EmbeddedProfile, RecordVectors
+from ..base import Ranking, check_k, scored
+from .record_vectors import EmbeddedProfile, VectorRetriever
 
 if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
@@ -35,7 +34,7 @@ _SAME = 1e-3
 """A record of which less than this is new spans no direction of its own (vectors are float16)."""
 
 
-class RoundsRetriever(ProfileRetriever):
+class RoundsRetriever(VectorRetriever):
     """Retrieves round by round, each with a query from which the last ones' records have been subtracted.
 
     A score is the inner product with the query of the record's round, or the score before it where that is less.
@@ -64,17 +63,10 @@ class RoundsRetriever(ProfileRetriever):
         check_share(strength=strength)
         self.batch = check_k(batch)
         self.strength = strength
-        self.vectors = RecordVectors(encoder, store, view)
+        super().__init__(encoder, store, view)
 
-    def __repr__(self) -> str:
-        return f"RoundsRetriever({self.vectors!r}, batch={self.batch}, strength={self.strength})"
-
-    def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:
-        """The `k` records of each profile in the order in which the rounds fetch them."""
-        embedded = self.vectors.embed(profiles, queries)
-        return [self._fetch(profile, own, k) for profile, own in zip(profiles, embedded, strict=True)]
-
-    def _fetch(self, profile: Profile, embedded: EmbeddedProfile, k: int) -> Ranking:
+    def choose(self, profile: Profile, embedded: EmbeddedProfile, k: int) -> Ranking:
+        """The `k` records in the order in which the rounds fetch them."""
         vectors = embedded.wide.astype(np.float64)
         query = embedded.query.astype(np.float64)
         values = embedded.similarities.astype(np.float64)

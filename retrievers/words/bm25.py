@@ -95,9 +95,6 @@ class TermRetriever(ProfileRetriever):
         self.view = check_view(view)
         self._kept = TextCache("word counts of profiles", self._counted, KEPT_PROFILES)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(view={self.view!r})"
-
     @abstractmethod
     def tokens(self, text: str) -> list[str]:
         """The words of a record or query."""

@@ -101,9 +101,6 @@ class EntityRetriever(ProfileRetriever):
         self.half_life_days = half_life_days
         self.view = check_view(view)
 
-    def __repr__(self) -> str:
-        return f"EntityRetriever({self.base!r}, view={self.view!r})"
-
     def entities(self, profile: Profile) -> tuple[Entity, ...]:
         """The names of a profile, weightiest first, equal ones by name; undated records are as old as the oldest."""
         days = [_day(record) for record in profile]

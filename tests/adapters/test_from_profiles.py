@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ import torch
 from persona.adapters.examples import history_examples
 from persona.adapters.family import LoraSpec
 from persona.adapters.from_profiles import METHODS, TASK, ProfileAdapters
-from persona.adapters.task_adapter import CONFIG, WEIGHTS, TaskAdapter
+from persona.adapters.task_adapter import TaskAdapter
 from persona.adapters.training.options import TrainingOptions
 from persona.adapters.training.task import TaskTraining, train_task_adapter
 from persona.channels import Ask
@@ -91,28 +90,9 @@ def test_a_task_adapter_is_a_folder(task: TaskAdapter, tmp_path: Path) -> None:
     replace(task, row=task.row[:-1]).save(tmp_path / "short")
     with pytest.raises(ModelLoadError, match="is damaged"):
         TaskAdapter.load(tmp_path / "short")
-    (tmp_path / "short" / WEIGHTS).write_bytes(b"not numbers")
+    (tmp_path / "short" / "task_adapter.safetensors").write_bytes(b"not numbers")
     with pytest.raises(ModelLoadError, match="holds no task adapter"):
         TaskAdapter.load(tmp_path / "short")
-
-
-def test_folders_of_older_versions_are_read_if_they_mean_the_same(task: TaskAdapter, tmp_path: Path) -> None:
-    task.save(tmp_path)
-    content = json.loads((tmp_path / CONFIG).read_text())
-    content["options"] |= {
-        "warmup": 0.1,
-        "max_holdout": 16,
-        "margin": 0.0,
-        "warm_up": 0,
-        "aux_ratio": 0.0,
-        "half": None,
-    }
-    (tmp_path / CONFIG).write_text(json.dumps(content))
-    assert TaskAdapter.load(tmp_path).options == task.options
-    content["options"]["half"] = "user"
-    (tmp_path / CONFIG).write_text(json.dumps(content))
-    with pytest.raises(ModelLoadError, match="half"):
-        TaskAdapter.load(tmp_path)
 
 
 def asks(split: LampSplit) -> list[Ask]:

@@ -82,7 +82,7 @@ def test_few_questions_move_the_weights_little() -> None:
     for evidence in ([], [Evidence.of(TALK, "x", ["gone"])]):
         with pytest.raises(InvalidOptionError, match="was given none"):
             learn_weights(retriever(), evidence)
-    with pytest.raises(InvalidOptionError, match="`strength` must be above 0, was: 0"):
+    with pytest.raises(InvalidOptionError, match="`strength` must be a number above 0, was: 0"):
         learn_weights(retriever(), questions(1), strength=0)
 
 

@@ -13,7 +13,7 @@ from persona.encoders.style import STYLE_DIM
 from persona.errors import FingerprintMismatchError, InvalidOptionError, ModelLoadError
 from persona.records import Profile, Record
 from persona.retrievers import RecencyRetriever, RelevanceRetriever
-from persona.retrievers.relevance.filters import CONFIG, WEIGHTS, TrainedFilter, UntrainedFilter, load_filter
+from persona.retrievers.relevance.filters import TrainedFilter, UntrainedFilter, load_filter
 from tests.retrievers.cases import ids
 from tests.retrievers.relevance.cases import ENCODER, SHAPES, Plane, embedded, hand_made, read_query
 
@@ -100,20 +100,20 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 
 def test_broken_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match=r"holds no relevance filter \(relevance.json is missing\)"):
+    with pytest.raises(ModelLoadError, match="holds no relevance filter: make one"):
         load_filter(tmp_path, ENCODER)
     hand_made().save(tmp_path)
-    config = json.loads((tmp_path / CONFIG).read_text())
+    config = json.loads((tmp_path / "relevance.json").read_text())
     for broken in ("{", "[]", json.dumps({**config, "threshold": "high"}), json.dumps({"format": 2})):
-        (tmp_path / CONFIG).write_text(broken)
-        with pytest.raises(ModelLoadError, match="cannot be read"):
+        (tmp_path / "relevance.json").write_text(broken)
+        with pytest.raises(ModelLoadError, match="holds no relevance filter"):
             load_filter(tmp_path, ENCODER)
-    (tmp_path / CONFIG).write_text(json.dumps({**config, "format": 1}))
-    with pytest.raises(ModelLoadError, match="is of format 1, this persona reads 2: train it again"):
+    (tmp_path / "relevance.json").write_text(json.dumps({**config, "format": 1}))
+    with pytest.raises(ModelLoadError, match="is of format 1, this persona reads 2"):
         load_filter(tmp_path, ENCODER)
-    (tmp_path / CONFIG).write_text(json.dumps(config))
-    (tmp_path / WEIGHTS).write_bytes(b"\x80\x04.")
-    with pytest.raises(ModelLoadError, match="cannot be read"):
+    (tmp_path / "relevance.json").write_text(json.dumps(config))
+    (tmp_path / "relevance.safetensors").write_bytes(b"\x80\x04.")
+    with pytest.raises(ModelLoadError, match="holds no relevance filter"):
         load_filter(tmp_path, ENCODER)
 
 

@@ -43,5 +43,5 @@ def test_diverse_at_the_ends_of_its_balance() -> None:
 
 @pytest.mark.parametrize("balance", [-0.1, 1.1, math.nan])
 def test_diverse_options(balance: float) -> None:
-    with pytest.raises(InvalidOptionError, match="`balance` must be between 0 and 1"):
+    with pytest.raises(InvalidOptionError, match="`balance` must be from 0 to 1"):
         DiverseRetriever(BM25Retriever(), Written(), balance=balance)

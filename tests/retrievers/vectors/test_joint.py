@@ -52,7 +52,7 @@ def test_in_learned_spaces() -> None:
 def test_at_a_small_temperature_the_nearest_record_is_the_first() -> None:
     profile = Profile("ana", (at(0), at(20), at(21), at(40), at(90)))
     assert ids(JointRetriever(Written(), temperature=1e-3).retrieve(profile, at(-10).text, 1)) == ["0"]
-    with pytest.raises(InvalidOptionError, match="`temperature` must be above 0, was: 0"):
+    with pytest.raises(InvalidOptionError, match="`temperature` must be a number above 0, was: 0"):
         JointRetriever(Written(), temperature=0)
 
 

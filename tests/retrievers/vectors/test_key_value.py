@@ -43,7 +43,7 @@ def test_the_memory_is_matched_on_the_key_alone() -> None:
 def test_where_all_values_differ_the_order_is_that_of_the_keys() -> None:
     profile = Profile("ana", tuple(at(10 * number, f"title {number}") for number in range(9)))
     assert ids(KeyValueRetriever(Written()).retrieve(profile, at(40).text, 3))[0] == "40"
-    with pytest.raises(InvalidOptionError, match="`temperature` must be above 0, was: 0"):
+    with pytest.raises(InvalidOptionError, match="`temperature` must be a number above 0, was: 0"):
         KeyValueRetriever(Written(), temperature=0)
 
 

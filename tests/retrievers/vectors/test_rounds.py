@@ -53,7 +53,7 @@ def test_without_strength_it_is_dense_and_at_one_nothing_fetched_answers_twice()
 
 
 def test_options() -> None:
-    with pytest.raises(InvalidOptionError, match="`strength` must be between 0 and 1, was: 2"):
+    with pytest.raises(InvalidOptionError, match="`strength` must be from 0 to 1, was: 2"):
         RoundsRetriever(Written(), strength=2)
     with pytest.raises(InvalidOptionError, match="`k` must be at least 1, was: 0"):
         RoundsRetriever(Written(), batch=0)

@@ -108,7 +108,7 @@ def test_undated_records_are_as_old_as_the_oldest() -> None:
 
 
 def test_options() -> None:
-    with pytest.raises(InvalidOptionError, match="`half_life_days` must be above 0, was: 0"):
+    with pytest.raises(InvalidOptionError, match="`half_life_days` must be a number above 0, was: 0"):
         EntityRetriever(half_life_days=0)
     with pytest.raises(InvalidOptionError, match="`view` must be one of"):
         EntityRetriever(view="body")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .family import LoraSpec as LoraSpec
     from .few_records.neighbours import Neighbours as Neighbours
     from .few_records.routed import Router as Router
-    from .few_records.routed import train_router as train_router
     from .from_profiles import ProfileAdapters as ProfileAdapters
     from .generated.generator import load_generator as load_generator
     from .generated.one_pass import OnePass as OnePass
@@ -44,7 +43,7 @@ _MODULES = {
     "examples": ("Example", "history_examples"),
     "family": ("Family", "LoraSpec"),
     "few_records.neighbours": ("Neighbours",),
-    "few_records.routed": ("Router", "train_router"),
+    "few_records.routed": ("Router",),
     "from_profiles": ("ProfileAdapters",),
     "generated.generator": ("load_generator",),
     "generated.one_pass": ("OnePass",),

@@ -28,7 +28,6 @@ from persona.adapters.bank import AdapterBank
 from persona.adapters.channel import contribution_of
 from persona.adapters.examples import ExampleMaker
 from persona.adapters.few_records.neighbours import Neighbours
-from persona.adapters.few_records.routed import Router
 from persona.adapters.generated.generator import load_generator
 from persona.adapters.generated.one_pass import OnePass
 from persona.adapters.serving.pool import AdapterPool
@@ -86,7 +85,7 @@ class ProfileAdapters(Channel):
         check_one_of(METHODS, method=method)
         for needing, given, option in (
             (NEIGHBOURS, task.candidates is not None, "candidates"),
-            (ROUTED, bool(task.router), "routed"),
+            (ROUTED, task.router is not None, "routed"),
             (ONE_PASS, task.generator_folder() is not None, "generator"),
             (ONE_PASS_WITHOUT_USER, task.generator_folder(with_user=False) is not None, "generator.with_user=false"),
         ):
@@ -100,9 +99,12 @@ class ProfileAdapters(Channel):
         self._neighbours, self._profile_of, self._progress = neighbours, profile_of, progress
         self._trainer, self._prior = task.trainer(llm), None if method == LORA else task.row
         self.family = self._trainer.family.over(self._prior)
-        self._one_pass: OnePass | None = None
+        generator = task.router if method == ROUTED else None
         if method in (ONE_PASS, ONE_PASS_WITHOUT_USER) and (at := task.generator_folder(with_user=method == ONE_PASS)):
-            self._one_pass = OnePass(load_generator(at), self._trainer, examples, prior=self._prior)
+            generator = load_generator(at)
+        self._one_pass: OnePass | None = None
+        if generator is not None:
+            self._one_pass = OnePass(generator, self._trainer, examples, prior=self._prior)
         identity: list[str | int] = [method, task.fingerprint, neighbours if method == NEIGHBOURS else 0]
         identity += [] if self._one_pass is None else [self._one_pass.generator.fingerprint]
         digest = hashlib.blake2b(json.dumps(identity).encode(), digest_size=8).hexdigest()
@@ -150,14 +152,11 @@ class ProfileAdapters(Channel):
                     progress=lambda users, seconds: self._report(there + users, total),
                 )
             elif self._one_pass is not None:
-                self._one_pass.publish(bank, user_ids=wanted, gate=False)
-            elif self.method == NEIGHBOURS:
+                self._one_pass.publish(bank, user_ids=wanted, gate=self.method == ROUTED)
+            else:
                 assert self.task.candidates is not None
                 means = Neighbours(self._trainer, self.task.candidates, prior=self._prior, k=self._neighbours)
                 means.publish(bank, self._examples, user_ids=wanted)
-            else:
-                router = Router.restored(self.task.router, self._trainer, prior=self._prior)
-                router.publish(bank, self._examples, user_ids=wanted)
             self._report(total, total)
             for owner in profiles:
                 self._contributions[owner] = contribution_of(self.family, bank.current(owner, self.family))

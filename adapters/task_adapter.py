@@ -6,7 +6,8 @@
     train_users(task.trainer(llm), bank, examples, prior=task.row)
 
     task_adapter.json          the family, the training options of the users' own parts, what the training reported
-    task_adapter.safetensors   task (size,); candidates (users, size) for `neighbours`; router.* for `routed`
+    task_adapter.safetensors   task (size,); candidates (users, size) for `neighbours`
+    router/                    the generator of adapters for `routed`
     generator/                 a generator of adapters over it for `one-pass`; its control generator-without-user/
 
 Loading it runs no code. Candidates and router hold something of the training users, as the task adapter itself does.
@@ -26,6 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from persona.adapters.family import Family
+from persona.adapters.generated.generator import AdapterGenerator, load_generator
 from persona.adapters.training.options import TrainingOptions
 from persona.adapters.training.trainer import AdapterTrainer
 from persona.errors import FingerprintMismatchError, ModelLoadError
@@ -34,7 +36,7 @@ from persona.llm.transformers import TransformersLM
 
 NAME, _FORMAT = "task_adapter", 1
 GENERATOR, GENERATOR_WITHOUT_USER = "generator", "generator-without-user"
-_ROUTER = "router."
+_ROUTER = "router"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +49,7 @@ class TaskAdapter:
         options: how the users' own parts over it are to be trained.
         task: name of the LaMP task.
         candidates: adapters of training users over it, as neighbours for others; None for none.  # (users, size)
-        router: the tensors of a `persona.adapters.few_records.routed.Router`; empty for none.
+        router: a generator of kind ``routed``; None for none.
         report: numbers that the training reported.
         folder: that it was loaded from; None for none.
     """
@@ -57,7 +59,7 @@ class TaskAdapter:
     options: TrainingOptions
     task: str
     candidates: Tensor | None = field(default=None, repr=False)
-    router: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    router: AdapterGenerator | None = field(default=None, repr=False)
     report: Mapping[str, float] = field(default_factory=dict)
     folder: Path | None = None
 
@@ -71,6 +73,7 @@ class TaskAdapter:
         """The first 16 hexadecimal digits of the SHA-256 of everything that decides an answer."""
         digest = hashlib.sha256(json.dumps(self._config(), sort_keys=True).encode())
         digest.update(save(self._tensors()))
+        digest.update(b"" if self.router is None else self.router.fingerprint.encode())
         return digest.hexdigest()[:16]
 
     def trainer(self, llm: TransformersLM) -> AdapterTrainer:
@@ -87,7 +90,9 @@ class TaskAdapter:
         return AdapterTrainer(llm, self.family.spec, self.options)
 
     def save(self, folder: Path) -> None:
-        """Write the two files; the weights first, so that a folder that can be loaded is whole."""
+        """Write the files; the weights first, so that a folder that can be loaded is whole."""
+        if self.router is not None:
+            self.router.save_pretrained(folder / _ROUTER)
         arrays = {name: tensor.numpy() for name, tensor in self._tensors().items()}
         save_learned(folder, NAME, arrays, {"format": _FORMAT, **self._config(), "report": dict(self.report)})
 
@@ -108,7 +113,7 @@ class TaskAdapter:
                 TrainingOptions(**config["options"]),
                 config["task"],
                 tensors.get("candidates"),
-                {name.removeprefix(_ROUTER): one for name, one in tensors.items() if name.startswith(_ROUTER)},
+                load_generator(folder / _ROUTER) if (folder / _ROUTER).is_dir() else None,
                 config["report"],
                 folder,
             )
@@ -121,7 +126,7 @@ class TaskAdapter:
         return {"family": self.family.name, "options": asdict(self.options), "task": self.task}
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors = {"task": self.row, **{f"{_ROUTER}{name}": one for name, one in self.router.items()}}
+        tensors = {"task": self.row}
         if self.candidates is not None:
             tensors["candidates"] = self.candidates
         return {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from persona.adapters.family import Family
+from persona.adapters.few_records.routed import Router
 from persona.adapters.generated.network import Reader, VectorReader, Writer, layers_of
 from persona.errors import (
     FingerprintMismatchError,
@@ -38,8 +39,7 @@ from persona.llm.checkpoint import hash_parameters
 
 # No `from __future__ import annotations` here: the mixin reads the type of `config` from the signature.
 
-VECTOR, ACTIVATIONS = "vector", "activations"
-KINDS = (VECTOR, ACTIVATIONS)
+VECTOR, ACTIVATIONS, ROUTED = KINDS = ("vector", "activations", "routed")
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class GeneratorConfig:
         family: `Family.name` of the adapters that it writes; it names the LLM and the prior.
         dim: length of a vector; of kind ``activations`` that of what a layer reads.
         surprise: length of what was not expected of a record; kind ``activations``.
-        width: of the states within, a multiple of `heads`.
+        width: of the states within, a multiple of `heads`; of kind ``routed`` the units of the network.
         blocks: of the trunk, and of the reader's attentions.
         heads: of an attention.
-        chunk_rank: rank of a chunk's adapter, a divisor of the family's; kind ``activations``.
+        chunk_rank: rank of a chunk's adapter, or of a meta-adapter of kind ``routed``; a divisor of the family's.
         tokens: how many of a record's last tokens are read; kind ``activations``.
-        records: the most records whose vectors are averaged, the newest; kind ``vector``.
+        records: the most records whose vectors are averaged, the newest; not of kind ``activations``.
         with_user: False for the control that reads the same of every user: zeros.
 
     Raises:
@@ -105,14 +105,15 @@ class AdapterGenerator(
         width, blocks = config.width, config.blocks
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            if config.kind == VECTOR:
+            if config.kind == ROUTED:
+                self.vectors: nn.Module = Router(self.family, config.dim, n=self.chunks, width=width, seed=seed)
+            elif config.kind == VECTOR:
                 self.vectors = VectorReader(rank, config.dim, width=width)
+                self.writer = Writer(self.family, width=width, blocks=blocks)
             else:
                 sizes = (layers, config.chunk_rank, config.dim, config.surprise, config.tokens)
                 self.reader = Reader(*sizes, width=width, blocks=blocks, heads=config.heads)
-            self.writer = Writer(
-                self.family if config.kind == VECTOR else self.chunk_family, width=width, blocks=blocks
-            )
+                self.writer = Writer(self.chunk_family, width=width, blocks=blocks)
 
     @cached_property
     def family(self) -> Family:
@@ -121,7 +122,7 @@ class AdapterGenerator(
 
     @property
     def chunks(self) -> int:
-        """The most chunks that an adapter is the sum of."""
+        """The most chunks, or the meta-adapters, that an adapter is the sum of."""
         return self.family.spec.r // self.config.chunk_rank
 
     @cached_property
@@ -138,8 +139,8 @@ class AdapterGenerator(
     def of_vectors(self, vectors: Tensor, counts: Tensor) -> Tensor:
         """Adapters of users with these vectors and numbers of records.  # (users, dim), (users,) -> (users, size)"""
         known = float(self.config.with_user)
-        rows: Tensor = self.writer(self.vectors(vectors * known, 1 + (counts - 1) * known))
-        return rows
+        rows: Tensor = self.vectors(vectors * known, 1 + (counts - 1) * known)
+        return rows if self.config.kind == ROUTED else self.writer(rows)
 
     def of_chunks(self, states: Tensor, marks: Tensor, surprises: Tensor, counts: Tensor) -> Tensor:
         """What chunks of records add to their user's adapter, in the layout of `chunk_family`.  # (chunks, size)
@@ -152,7 +153,7 @@ class AdapterGenerator(
         return rows
 
     def check_fits(self, family: Family) -> None:
-        """Refuse an LLM, a prior or a shape that it was not trained with.
+        """Refuse an LLM, a prior or a shape that it was not trained with; how numbers lie at rest does not matter.
 
         Args:
             family: of the adapters that are wanted.
@@ -160,7 +161,7 @@ class AdapterGenerator(
         Raises:
             FingerprintMismatchError: if it writes those of another family.
         """
-        if self.family != family:
+        if self.family != replace(family, spec=replace(family.spec, dtype=self.family.spec.dtype)):
             raise FingerprintMismatchError(
                 f"the generator writes adapters of the family {self.family.key} for {self.family.base}, wanted were "
                 f"those of {family.key} for {family.base}: load that LLM and task adapter, or train another generator"

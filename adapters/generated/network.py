@@ -1,7 +1,8 @@
 r"""The networks that write adapters: what they read of a user becomes states, and these rows of A and columns of B.
 
-Both kinds share the writing. For layer l, module m of it and rank ρ a *state* z_lρ, the layer's embedding and that of
-the module's type go through a residual trunk; a head for each type makes a row of A of it and one a column of B::
+Two kinds share the writing; the third is `persona.adapters.few_records.routed`. For layer l, module m of it and rank ρ
+a *state* z_lρ, the layer's embedding and that of the module's type go through a residual trunk; a head for each type
+makes a row of A of it and one a column of B::
 
     s = Trunk([z_lρ ; e_l ; e_m])      A_ρ = a_m Head_A(s) / sqrt(n_in)      B_ρ = b_m Head_B(s) / sqrt(width)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from persona.adapters.bank import AdapterBank
 from persona.adapters.examples import ExampleMaker
 from persona.adapters.few_records.routed import record_vectors
-from persona.adapters.generated.generator import ACTIVATIONS, AdapterGenerator
+from persona.adapters.generated.generator import ACTIVATIONS, ROUTED, AdapterGenerator
 from persona.adapters.generated.ledger import Ledger
 from persona.adapters.training.trainer import AdapterTrainer
 from persona.adapters.training.users import publish_untrained
@@ -29,11 +29,11 @@ class OnePass:
     """Writes adapters of profiles.
 
     Args:
-        generator: of either kind.
+        generator: of any kind.
         trainer: with the frozen LLM and the adapters' shape.
         examples: makes a profile's examples.
         prior: the shared adapter under all of them; None for none.  # (size,)
-        vectors: of kind ``vector`` the vectors of a profile's records, or one row for the user; None takes what the LLM
+        vectors: of a profile's records, or one row for the user, not for kind ``activations``; None takes what the LLM
             did not expect of each record, as in training.  # (records or 1, dim)
 
     Raises:
@@ -82,8 +82,8 @@ class OnePass:
         Args:
             bank: where profiles are read, and chunks and versions are put.
             user_ids: whose; None for the users with records that no version of theirs has seen.
-            gate: only where what is written of the older records does better than the prior on the newest
-                (`publish_untrained`).
+            gate: only where what is written of the older records does better than the prior on the newest; a router's
+                few numbers do so on the records that they come from (`publish_untrained`).
         """
         return publish_untrained(
             self._trainer,
@@ -93,5 +93,5 @@ class OnePass:
             prior=self._prior,
             user_ids=user_ids,
             judged=None if gate else 0,
-            older=self.row,
+            older=None if self.generator.config.kind == ROUTED else self.row,
         )

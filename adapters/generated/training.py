@@ -46,7 +46,7 @@ class GeneratorTraining:
     """How to train a generator.
 
     Attributes:
-        kind: what it reads, ``vector`` or ``activations``.
+        kind: ``vector``, ``activations`` or ``routed`` (`persona.adapters.generated.network`).
         steps: optimizer steps, at most.
         users: in a step.
         targets: answers of each user in a step.
@@ -58,7 +58,8 @@ class GeneratorTraining:
         patience: evaluations without a better one after which training ends.
         width: of the states within the network.
         blocks: of its trunk and of its attentions.
-        chunk_rank: rank of a chunk's adapter; the adapters' rank divided by it is the most chunks of a user.
+        chunk_rank: rank of a chunk's adapter; the adapters' rank divided by it is the most chunks of a user, or the
+            number of meta-adapters.
         tokens: how many of a record's last tokens are read.
         with_user: False for the control, which reads the same of every user.
         seed: of everything random.
@@ -131,8 +132,8 @@ def train_generator(
         users: the examples of each training user, oldest first; those with fewer than 2 teach nothing.
         options: how to train.
         prior: the shared adapter under all that are written; None for none.  # (size,)
-        vectors: of each user's examples, or one row for the user, for kind ``vector``; None takes what the LLM did not
-            expect of each record (`record_vectors`).  # per user: (examples or 1, dim)
+        vectors: of each user's examples, or one row for the user, not for kind ``activations``; None takes what the LLM
+            did not expect of each record (`record_vectors`).  # per user: (examples or 1, dim)
         folder: for a checkpoint, which is removed at the end; None for none.
         progress: called after each step with the steps done and the seconds so far.
 
@@ -213,21 +214,22 @@ class _Course:
             surprise=self._activations[0].surprises.shape[1] if self._activations else 1,
             width=options.width,
             blocks=options.blocks,
-            chunk_rank=options.chunk_rank if options.kind == ACTIVATIONS else 1,
+            chunk_rank=1 if options.kind == VECTOR else options.chunk_rank,
             tokens=options.tokens,
             records=options.records,
             with_user=options.with_user,
         )
         self.generator = AdapterGenerator(config, seed=options.seed)
-        if options.kind == VECTOR:
+        if options.kind != ACTIVATIONS:
             # Of means of some records, not of single ones.
-            self.generator.vectors.usual.fit(torch.stack([own.mean(0) for own in self._vectors[self.validation :]]))
+            means = torch.stack([own.mean(0) for own in self._vectors[self.validation :]])
+            self.generator.vectors.usual.fit(means)
         else:
             seen = self._activations[self.validation :]
             self.generator.reader.surprises.fit(torch.cat([own.surprises for own in seen]))
             # Of records, not of their single tokens.
-            means = [own.states.float().sum(2) / (own.marks != PADDING).sum(1)[:, None, None] for own in seen]
-            self.generator.reader.states.fit(torch.cat(means))
+            tokens = [own.states.float().sum(2) / (own.marks != PADDING).sum(1)[:, None, None] for own in seen]
+            self.generator.reader.states.fit(torch.cat(tokens))
         self.generator.to(self._device)
         data = hashlib.sha256(repr(self._examples).encode()).hexdigest()
         self.name = json.dumps([asdict(options), asdict(config), data])
@@ -255,7 +257,7 @@ class _Course:
 
     def _rows(self, users: Sequence[int], read: Sequence[Sequence[int]], draw: random.Random) -> Tensor:
         """The adapters of users from some of their records.  # (users, size)"""
-        if self._options.kind == VECTOR:
+        if self._options.kind != ACTIVATIONS:
             own = [self._vectors[user] for user in users]
             means = [each[some].mean(0) if len(each) > 1 else each[0] for each, some in zip(own, read, strict=True)]
             counts = torch.tensor([float(len(some)) for some in read])

@@ -3,7 +3,7 @@
 The examples are the training users' questions with their answers, and the records of their profiles in the task's own
 words. A share of the users is held out for validation: an epoch counts only if it is better for people whom it was not
 learnt from. Adapters of some training users (`persona.adapters.few_records.neighbours`), and a router
-(`persona.adapters.few_records.routed`) can be trained over it. No user of another split has any part in it.
+(`persona.adapters.few_records.routed`), can be trained over it. No user of another split has any part in it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from torch import Tensor
 
 from persona.adapters.examples import Example, history_examples
 from persona.adapters.family import LoraSpec
-from persona.adapters.few_records.routed import RouterOptions, train_router
+from persona.adapters.generated.generator import ROUTED
+from persona.adapters.generated.training import GeneratorTraining, train_generator
 from persona.adapters.task_adapter import TaskAdapter
 from persona.adapters.training.lessons import Lesson, chunks
 from persona.adapters.training.options import TrainingOptions
 from persona.adapters.training.trainer import AdapterTrainer
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_least
 from persona.lamp.tasks import LampSplit
 from persona.llm.transformers import TransformersLM
 
@@ -61,6 +62,7 @@ class TaskTraining:
     routed_steps: int = 400
 
     def __post_init__(self) -> None:
+        check_least(0, candidates=self.candidates, routed=self.routed)
         if not 0 <= self.validation < 1:
             raise InvalidOptionError(f"`validation` must be from 0 to below 1, was: {self.validation}")
 
@@ -85,7 +87,7 @@ def train_task_adapter(
         progress: called as the stages go on.
 
     Raises:
-        InvalidOptionError: if there are no golds, or fewer than 2 users.
+        InvalidOptionError: if there are no golds, fewer than 2 users, or `routed` does not divide the rank.
     """
     stage = progress or (lambda name, done, total: None)
     begun = time.perf_counter()
@@ -106,25 +108,36 @@ def train_task_adapter(
         report |= {"loss": learnt.loss, "loss_before": learnt.loss_prior}
     trainer = AdapterTrainer(llm, spec, options)
     tokens = {owner: trainer.tokens(per_user[owner]) for owner in owners}
-    candidates, router = None, {}
+    candidates, router = None, None
     if training.candidates:
         lessons = [trainer.lesson(owner, own) for owner, own in tokens.items()]
         chosen = [lesson for lesson in lessons if lesson is not None][: training.candidates]
         candidates = _own_parts(trainer, chosen, learnt.row, stage)
         report["candidates"] = 0 if candidates is None else len(candidates)
     if training.routed:
-        routing = RouterOptions(n=training.routed, steps=training.routed_steps, seed=options.seed)
-        routed, loss, before = train_router(
+        routed = train_generator(
             trainer,
-            tokens.values(),
-            routing,
+            list(tokens.values()),
+            router_training(spec.r, training.routed, training.routed_steps, options.seed),
             prior=learnt.row,
             progress=lambda steps, seconds: stage("meta-adapters", steps, training.routed_steps),
         )
-        router = routed.state_dict()
-        report |= {"loss_routed": loss, "loss_unrouted": before}
+        router = routed.generator
+        report |= {"loss_routed": routed.loss, "loss_unrouted": routed.loss_before}
     report["seconds"] = round(time.perf_counter() - begun, 1)
     return TaskAdapter(trainer.family, learnt.row, options, split.task.name, candidates, router, report)
+
+
+def router_training(rank: int, n: int, steps: int, seed: int = 0) -> GeneratorTraining:
+    """How a router with `n` meta-adapters is trained: to the last step.
+
+    Raises:
+        InvalidOptionError: if `n` does not divide the adapters' rank.
+    """
+    if rank % n:
+        raise InvalidOptionError(f"`routed` must divide the adapters' rank, {rank}, was: {n}")
+    size = {"chunk_rank": rank // n, "width": 60, "records": 24}
+    return GeneratorTraining(ROUTED, steps, learning_rate=3e-3, patience=steps, seed=seed, **size)
 
 
 def _dealt(owners: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:

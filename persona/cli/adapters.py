@@ -193,10 +193,10 @@ def _lent(
 
         rows = trained_rows(bank, trainer.family.over(prior))
         return Neighbours(trainer, rows, prior=prior, k=neighbours).publish(bank, examples)
-    if given is not None and given.router:
-        from persona.adapters.few_records.routed import Router
+    if given is not None and given.router is not None:
+        from persona.adapters.generated.one_pass import OnePass
 
-        return Router.restored(given.router, trainer, prior=prior).publish(bank, examples)
+        return OnePass(given.router, trainer, examples, prior=prior).publish(bank)
     return None
 
 

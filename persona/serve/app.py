@@ -14,11 +14,10 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from persona.serve import health
-from persona.serve.access import add_error_handlers
 from persona.serve.answers import routes
 from persona.serve.data import routes as data
 from persona.serve.data.paths import RawPaths
-from persona.serve.errors import add_refusals
+from persona.serve.errors import add_error_handlers
 from persona.serve.middleware import BodyLimits, Watched
 from persona.serve.page import routes as page
 from persona.serve.state import ServerState
@@ -48,7 +47,6 @@ def app_of(state: ServerState) -> FastAPI:
     for router in (health.router, routes.router, data.router, page.router):
         app.include_router(router)
     add_error_handlers(app)
-    add_refusals(app)
     options = state.options
     app.add_middleware(BodyLimits, size=int(options.body_mb * 2**20), seconds=options.body_seconds)
     if options.origins:

@@ -19,7 +19,8 @@ from persona.errors import PersonaError
 from persona.integrations.mcp import memory_server
 from persona.integrations.personal import Personal, needed
 from persona.memory import Memory
-from persona.serve.access import caller_of, error_response
+from persona.serve.access import caller_of
+from persona.serve.errors import ApiError
 from persona.serve.keys import KeyStore
 
 with needed("mcp"):
@@ -70,5 +71,5 @@ class _Known:
             try:
                 request.state.caller = await run_in_threadpool(caller_of, self._keys, request, given)
             except PersonaError as error:
-                return await error_response(error)(scope, receive, send)
+                return await ApiError.of(error).response()(scope, receive, send)
         await self._app(scope, receive, send)

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from persona.adapters.bank import AdapterBank
 from persona.adapters.examples import Example
 from persona.adapters.family import LoraSpec, fingerprint_of
-from persona.adapters.few_records.routed import RouterOptions, train_router
+from persona.adapters.generated.training import train_generator
 from persona.adapters.task_adapter import TaskAdapter
 from persona.adapters.training.options import TrainingOptions
+from persona.adapters.training.task import router_training
 from persona.adapters.training.trainer import AdapterTrainer
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
@@ -149,9 +150,10 @@ def test_users_with_few_records_get_routed_adapters(run: Run, url: str, llama_fo
     trainer = AdapterTrainer(llm, spec, TrainingOptions(learning_rate=0.02))
     users = [[Example(f"film {user} {number}", str(1 + user % 2)) for number in range(4)] for user in range(8)]
     prior = trainer.train_prior([example for user in users for example in user]).row
-    options = RouterOptions(n=2, steps=30, evaluate_every=10, learning_rate=0.03)
-    router, _, _ = train_router(trainer, [trainer.tokens(user) for user in users], options, prior=prior)
-    TaskAdapter(trainer.family, prior, TrainingOptions(), "LaMP_3", router=router.state_dict()).save(Path("task"))
+    router = train_generator(
+        trainer, [trainer.tokens(user) for user in users], router_training(2, 2, steps=30), prior=prior
+    ).generator
+    TaskAdapter(trainer.family, prior, TrainingOptions(), "LaMP_3", router=router).save(Path("task"))
     shown = run("show", "--trained", "task", "--json").json
     assert (shown["task"], shown["r"]) == ("LaMP_3", 2)
     report = train(run, llama_folder, "--task-adapter", "task")

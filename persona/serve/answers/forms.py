@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from persona.llm.continuous.sampling import Piece, TokenScore, Written
 from persona.protocols import Finish
@@ -17,31 +17,49 @@ class Form(ABC):
 
     Args:
         scored: whether log-probabilities are wanted.
+
+    Attributes:
+        first: what a chunk before the first piece holds; empty for no such chunk.
+        last: what the chunk that ends the answer holds.
     """
 
     prefix: str
     whole_object: str
     chunk_object: str
+    first: ClassVar[Mapping[str, Any]] = {}
+    last: ClassVar[Mapping[str, Any]]
 
     def __init__(self, scored: bool) -> None:
         self._scored = scored
-        self._at = 0
 
-    @abstractmethod
     def opened(self) -> list[dict[str, Any]]:
-        """The choices of a chunk before the first piece; none for no such chunk."""
+        """The choices of the chunk before the first piece."""
+        return [_choice(self.first)] if self.first else []
 
-    @abstractmethod
     def piece(self, piece: Piece) -> dict[str, Any]:
         """The choice of a chunk."""
+        return _choice(self.part(piece.text), logprobs=self.logprobs(piece.scores) if self._scored else None)
 
-    @abstractmethod
     def ended(self, written: Written) -> dict[str, Any]:
         """The choice of the chunk that ends the answer."""
+        return _choice(self.last, _FINISHES[written.finish])
 
-    @abstractmethod
     def whole(self, written: Written) -> dict[str, Any]:
         """The choice of a whole answer."""
+        logprobs = self.logprobs(written.scores) if self._scored else None
+        return _choice(self.answer(written.text), _FINISHES[written.finish], logprobs)
+
+    @abstractmethod
+    def part(self, text: str) -> dict[str, Any]:
+        """What a chunk has of the text."""
+
+    @abstractmethod
+    def answer(self, text: str) -> dict[str, Any]:
+        """The whole text."""
+
+    @abstractmethod
+    def logprobs(self, scores: Sequence[TokenScore]) -> dict[str, Any]:
+        """What an answer, or the next part of it, says of its tokens."""
 
 
 class ChatForm(Form):
@@ -49,26 +67,19 @@ class ChatForm(Form):
 
     prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def opened(self) -> list[dict[str, Any]]:
-        """The role of who answers."""
-        return [_choice(delta={"role": "assistant", "content": ""})]
+    first: ClassVar[Mapping[str, Any]] = {"delta": {"role": "assistant", "content": ""}}
+    last: ClassVar[Mapping[str, Any]] = {"delta": {}}
 
-    def piece(self, piece: Piece) -> dict[str, Any]:
+    def part(self, text: str) -> dict[str, Any]:
         """A delta."""
-        return _choice(delta={"content": piece.text}, logprobs=self._logprobs(piece.scores))
+        return {"delta": {"content": text}}
 
-    def ended(self, written: Written) -> dict[str, Any]:
-        """An empty delta."""
-        return _choice(_FINISHES[written.finish], delta={})
-
-    def whole(self, written: Written) -> dict[str, Any]:
+    def answer(self, text: str) -> dict[str, Any]:
         """A message."""
-        message = {"role": "assistant", "content": written.text, "refusal": None}
-        return _choice(_FINISHES[written.finish], message=message, logprobs=self._logprobs(written.scores))
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
-    def _logprobs(self, scores: Sequence[TokenScore]) -> dict[str, Any] | None:
-        if not self._scored:
-            return None
+    def logprobs(self, scores: Sequence[TokenScore]) -> dict[str, Any]:
+        """Of each token its own, and those of the alternatives."""
         tokens = [
             {
                 "token": score.text,
@@ -87,26 +98,17 @@ class CompletionForm(Form):
     """Of /v1/completions."""
 
     prefix, whole_object, chunk_object = "cmpl", "text_completion", "text_completion"
+    last: ClassVar[Mapping[str, Any]] = {"text": ""}
+    _at = 0
 
-    def opened(self) -> list[dict[str, Any]]:
-        """Nothing."""
-        return []
-
-    def piece(self, piece: Piece) -> dict[str, Any]:
+    def part(self, text: str) -> dict[str, Any]:
         """A part of the text."""
-        return _choice(text=piece.text, logprobs=self._logprobs(piece.scores))
+        return {"text": text}
 
-    def ended(self, written: Written) -> dict[str, Any]:
-        """No more text."""
-        return _choice(_FINISHES[written.finish], text="")
+    answer = part
 
-    def whole(self, written: Written) -> dict[str, Any]:
-        """The text."""
-        return _choice(_FINISHES[written.finish], text=written.text, logprobs=self._logprobs(written.scores))
-
-    def _logprobs(self, scores: Sequence[TokenScore]) -> dict[str, Any] | None:
-        if not self._scored:
-            return None
+    def logprobs(self, scores: Sequence[TokenScore]) -> dict[str, Any]:
+        """Lists over the tokens; offsets go on from part to part."""
         offsets = []
         for score in scores:
             offsets.append(self._at)
@@ -119,5 +121,7 @@ class CompletionForm(Form):
         }
 
 
-def _choice(finish: str | None = None, *, logprobs: dict[str, Any] | None = None, **content: Any) -> dict[str, Any]:
+def _choice(
+    content: Mapping[str, Any], finish: str | None = None, logprobs: dict[str, Any] | None = None
+) -> dict[str, Any]:
     return {"index": 0, **content, "logprobs": logprobs, "finish_reason": finish}

@@ -18,7 +18,6 @@ from persona.llm.continuous.sampling import SamplingOptions, Written
 from persona.llm.continuous.ticket import Ticket
 from persona.llm.transformers import TransformersLM
 from persona.protocols import LanguageModel
-from persona.serve.access import error_response
 from persona.serve.answers.backend import Call
 from persona.serve.answers.fields import check_fields, check_messages, sampling
 from persona.serve.answers.forms import ChatForm, CompletionForm, Form
@@ -149,7 +148,7 @@ class _Reply:
                 yield event({**self._chunk([]), "usage": usage})
             yield DONE
         except PersonaError as error:
-            yield b"data: " + bytes(error_response(error).body) + b"\n\n"
+            yield event(ApiError.of(error).body)
         finally:
             ticket.cancel()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from openai import types
+from openai.types import chat
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -79,92 +81,16 @@ class Used(BaseModel):
     abstained: bool = True
 
 
-class Usage(BaseModel):
-    """Tokens of a request and its answer."""
+class ChatCompletion(chat.ChatCompletion):
+    """The answer to a chat; an upstream may add fields. A stream has it in chunks, `persona` in the last one."""
 
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class TopLogprob(BaseModel):
-    """An alternative to a token."""
-
-    token: str
-    logprob: float
-    bytes: list[int] | None = None
-
-
-class TokenLogprob(TopLogprob):
-    """A token of an answer, and its alternatives."""
-
-    top_logprobs: list[TopLogprob] = []
-
-
-class ChatLogprobs(BaseModel):
-    """The tokens of an answer of a chat."""
-
-    content: list[TokenLogprob] | None = None
-
-
-class ChatMessage(BaseModel):
-    """An answer of a chat."""
-
-    model_config = ConfigDict(extra="allow")
-
-    role: Literal["assistant"] = "assistant"
-    content: str | None = None
-
-
-class ChatChoice(BaseModel):
-    """One of the answers."""
-
-    index: int = 0
-    message: ChatMessage
-    logprobs: ChatLogprobs | None = None
-    finish_reason: str | None
-
-
-class CompletionLogprobs(BaseModel):
-    """The tokens of a completion; offsets are characters from the beginning of its text."""
-
-    tokens: list[str] = []
-    token_logprobs: list[float] = []
-    top_logprobs: list[dict[str, float]] | None = None
-    text_offset: list[int] = []
-
-
-class CompletionChoice(BaseModel):
-    """One of the completions."""
-
-    index: int = 0
-    text: str
-    logprobs: CompletionLogprobs | None = None
-    finish_reason: str | None
-
-
-class _Answered(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    id: str
-    created: int
-    model: str
-    usage: Usage | None = None
     persona: Used = Field(default_factory=Used)
 
 
-class ChatCompletion(_Answered):
-    """The answer to a chat; an upstream may add fields. A stream has it in chunks, `persona` in the last one."""
-
-    object: Literal["chat.completion"] = "chat.completion"
-    choices: list[ChatChoice]
-
-
-class Completion(_Answered):
+class Completion(types.Completion):
     """A completion; an upstream may add fields. A stream has it in chunks, `persona` in the last one."""
 
-    object: Literal["text_completion"] = "text_completion"
-    choices: list[CompletionChoice]
+    persona: Used = Field(default_factory=Used)
 
 
 class Model(BaseModel):

@@ -10,15 +10,21 @@ import torch
 from persona.adapters.bank import AdapterBank
 from persona.adapters.examples import Example, history_examples
 from persona.adapters.family import LoraSpec
-from persona.adapters.few_records.routed import Router, RouterOptions, record_vectors, train_router
+from persona.adapters.few_records.routed import Router, record_vectors
+from persona.adapters.generated.generator import ROUTED, AdapterGenerator, GeneratorConfig, load_generator
+from persona.adapters.generated.one_pass import OnePass
+from persona.adapters.generated.training import GeneratorTraining, train_generator
+from persona.adapters.training.task import router_training
 from persona.adapters.training.trainer import AdapterTrainer
 from persona.adapters.versions import PUBLISHED
 from persona.errors import InvalidOptionError
 from persona.llm.transformers import TransformersLM
-from persona.records import Record
+from persona.records import Profile, Record
 from persona.store.profile_store import ProfileStore
 
-OPTIONS = RouterOptions(n=2, hidden=8, steps=60, users=4, learning_rate=0.03, evaluate_every=20, validation=0.2)
+OPTIONS = GeneratorTraining(
+    ROUTED, steps=60, users=4, learning_rate=0.03, evaluate_every=20, validation=0.2, width=8, chunk_rank=2
+)
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def answers(user: int, count: int) -> list[Example]:
 
 def test_a_row_is_the_weighted_sum_of_products(trainer: AdapterTrainer) -> None:
     """Row 49 of docs/papers.md: a user's adapter is n numbers, the weights of shared ones."""
-    router = Router(trainer, OPTIONS)
+    router = Router(trainer.family, 3, n=2, width=8, seed=0)
     router.meta.data = torch.randn(router.meta.shape, generator=torch.Generator().manual_seed(0))
     weights = torch.tensor([[0.5, -2.0], [0.0, 1.0]])
     rows = router.rows(weights).detach()
@@ -67,15 +73,10 @@ def test_a_vector_is_the_gradient_of_the_answers_log_likelihood(trainer: Adapter
 def test_a_few_records_tell_users_apart(trainer: AdapterTrainer, tmp_path: Path) -> None:
     users = [trainer.tokens(answers(user, 6)) for user in range(20)]
     prior = trainer.train_prior([one for user in range(20) for one in answers(user, 2)]).row
-    progress: list[int] = []
-    router, loss, before = train_router(
-        trainer, users, OPTIONS, prior=prior, progress=lambda steps, seconds: progress.append(steps)
-    )
-    assert loss < before / 2
-    assert progress == [20, 40, 60]
-    same, _, _ = train_router(trainer, users, OPTIONS, prior=prior)
-    assert torch.equal(router.meta, same.meta)
-    kept = Router.restored(router.state_dict(), trainer, prior=prior)
+    done = train_generator(trainer, users, OPTIONS, prior=prior)
+    assert done.loss < done.loss_before / 2
+    done.generator.save_pretrained(tmp_path / "router")
+    kept = OnePass(load_generator(tmp_path / "router"), trainer, history_examples, prior=prior)
     with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
         store.upsert(
             (f"user {user}", Record(one.prompt, target=one.target, id=str(place)))
@@ -84,7 +85,7 @@ def test_a_few_records_tell_users_apart(trainer: AdapterTrainer, tmp_path: Path)
         )
         store.upsert([("silent", Record("a text"))])
         bank = AdapterBank(store)
-        report = kept.publish(bank, history_examples)
+        report = kept.publish(bank)
         assert (report.users, report.published, report.too_few) == (2, 2, 1)
         for user in (100, 101):
             current = bank.current(f"user {user}", trainer.family.over(prior))
@@ -99,29 +100,16 @@ def test_a_few_records_tell_users_apart(trainer: AdapterTrainer, tmp_path: Path)
 
 
 def test_no_more_records_are_read_than_in_training(trainer: AdapterTrainer) -> None:
-    users = [trainer.tokens(answers(user, 4)) for user in range(6)]
-    router, _, _ = train_router(trainer, users, RouterOptions(n=2, hidden=3, steps=2, users=2, records=3))
-    router.meta.data = torch.randn(router.meta.shape, generator=torch.Generator().manual_seed(0))
-    many = trainer.tokens([*answers(0, 3), *answers(1, 4)])
-    kept = Router.restored(router.state_dict(), trainer)
-    for one in (router, kept):
-        assert torch.equal(one.row(many), router.row(many[-3:]))
-        assert not torch.equal(one.row(many[-3:]), router.row(many[-2:]))
-    # One that an older version saved, without that number.
-    older = {
-        name.replace("weigh.", "told."): tensor for name, tensor in router.state_dict().items() if name != "records"
-    }
-    assert not torch.equal(Router.restored(older, trainer).row(many), router.row(many))
+    shape = GeneratorConfig(ROUTED, trainer.family.name, 2 * 32, width=4, chunk_rank=2, records=3)
+    generator = AdapterGenerator(shape)
+    generator.vectors.meta.data.normal_(generator=torch.Generator().manual_seed(0))
+    one_pass = OnePass(generator, trainer, history_examples)
+    records = [Record(one.prompt, target=one.target) for one in (*answers(0, 3), *answers(1, 4))]
+    many, three, two = (one_pass.row(Profile("ana", tuple(records[-n:]))) for n in (7, 3, 2))
+    assert torch.equal(many, three)
+    assert not torch.equal(three, two)
 
 
-def test_options_that_cannot_be(trainer: AdapterTrainer) -> None:
-    with pytest.raises(InvalidOptionError, match="`n` must divide the adapters' rank, 4, was: 3"):
-        Router(trainer, RouterOptions(n=3))
-    with pytest.raises(InvalidOptionError, match="at least 4 users with 2 examples each, was: 1"):
-        train_router(trainer, [trainer.tokens(answers(0, 3)), trainer.tokens(answers(1, 1))])
-    with pytest.raises(InvalidOptionError, match="`records` must be above `targets`, 2, was: 2"):
-        RouterOptions(records=2)
-    with pytest.raises(InvalidOptionError, match="`validation` must be above 0"):
-        RouterOptions(validation=1)
-    with pytest.raises(InvalidOptionError, match="another model or other adapters"):
-        Router.restored({"weigh.bias": torch.zeros(2), "read.bias": torch.zeros(8)}, trainer)
+def test_meta_adapters_share_the_rank(trainer: AdapterTrainer) -> None:
+    with pytest.raises(InvalidOptionError, match="`routed` must divide the adapters' rank, 4, was: 3"):
+        router_training(4, 3, steps=1)

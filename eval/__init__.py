@@ -48,24 +48,7 @@ _PLACES = {
     "load_benchmark": "benchmarks.registry",
 }
 
-__all__ = [
-    "Benchmark",
-    "Control",
-    "EmptyHistory",
-    "EvaluationOptions",
-    "LampBenchmark",
-    "LampOptions",
-    "Method",
-    "MethodOptions",
-    "OtherUser",
-    "Question",
-    "Report",
-    "TrainedWithoutUser",
-    "evaluate",
-    "evaluate_benchmark",
-    "evaluate_lamp",
-    "load_benchmark",
-]
+__all__ = sorted(_PLACES)
 
 
 def __getattr__(name: str) -> Any:

@@ -72,30 +72,7 @@ _PLACES = {
     "wrap": "persona.integrations.openai",
 }
 
-__all__ = [
-    "AsyncMemory",
-    "Channel",
-    "Contribution",
-    "Generation",
-    "Memory",
-    "PersonaError",
-    "PersonalizationOptions",
-    "PersonalizedRunnable",
-    "Personalizer",
-    "Profile",
-    "ProfileStore",
-    "Record",
-    "RetrieverOptions",
-    "SoftPromptChannel",
-    "UserEmbedder",
-    "embed_users",
-    "load_encoder",
-    "load_llm",
-    "make_retriever",
-    "personalize",
-    "read_records",
-    "wrap",
-]
+__all__ = sorted(_PLACES)
 
 
 def __getattr__(name: str) -> Any:

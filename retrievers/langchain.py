@@ -18,10 +18,9 @@ the call is an error, since there is no default user.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig, ensure_config
@@ -72,8 +71,7 @@ class PersonaRetriever(BaseRetriever):
 
     async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
         """`invoke` in a thread of the event loop's executor."""
-        config = ensure_config(config)
-        return await super().ainvoke(input, config, **_with_user(kwargs, config))
+        return await run_in_executor(config, self.invoke, input, config, **kwargs)
 
     def _get_relevant_documents(
         self,
@@ -92,17 +90,6 @@ class PersonaRetriever(BaseRetriever):
         k = check_k(self.k if k is None else k)
         records = self.retriever.retrieve(self.store.profile(user_id), query, k)
         return [_document(scored, user_id) for scored in records]
-
-    async def _aget_relevant_documents(
-        self,
-        query: str,
-        *,
-        run_manager: AsyncCallbackManagerForRetrieverRun,
-        user_id: str | None = None,
-        k: int | None = None,
-    ) -> list[Document]:
-        retrieve = partial(self._get_relevant_documents, run_manager=run_manager.get_sync(), user_id=user_id, k=k)
-        return await run_in_executor(None, retrieve, query)
 
 
 def _with_user(kwargs: dict[str, Any], config: RunnableConfig) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from persona.errors import DataFormatError, InvalidOptionError
+from persona.formats.fields import number_in
 from persona.formats.times import moment_of
 from persona.protocols import Retriever
 from persona.records import Profile, Record
@@ -174,20 +175,12 @@ def _field(record: Record, field: str) -> str | None:
 
 
 def _compared(compare: Callable[[Any, Any], bool], value: str, wanted: str) -> bool:
-    numbers = _number(value), _number(wanted)
+    numbers = number_in(value), number_in(wanted)
     if None not in numbers:
         return compare(*numbers)
     if compare in (operator.eq, operator.ne):
         return compare(value, wanted)
     return numbers == (None, None) and compare(value, wanted)
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if number == number else None
 
 
 def _time(value: str) -> str:

@@ -68,7 +68,7 @@ class Router(nn.Module):
         return self.rows(self.weigh(states))
 
     def rows(self, weights: Tensor) -> Tensor:
-        """The adapters of users with these weights, A as it is and B's columns scaled.  # (users, n) -> (users, size)"""
+        """The adapters of users with weights (users, n): A as it is, B's columns scaled.  # (users, size)"""
         scales = weights.repeat_interleave(self.family.spec.r // weights.shape[1], dim=1)[:, None]  # (users, 1, r)
         parts: list[Tensor] = []
         for a, b in self.family.pairs(self.meta[None]):

@@ -42,6 +42,15 @@ def short_text(value: object, name: str) -> str:
     raise DataFormatError(f"`{name}` must be a string or a number, was: {described(value)}")
 
 
+def number_in(text: str) -> float | None:
+    """The finite number that a text is; None for any other text."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
 def id_text(value: object, name: str) -> str:
     """An id: a string, or an integer, which becomes its digits (a float may have lost some already).
 

@@ -40,6 +40,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from statistics import median
 
+from persona.formats.fields import number_in
 from persona.lamp.tasks import lamp_task
 from persona.records import Profile
 
@@ -116,7 +117,7 @@ def profile_stats(profile: Profile, task: str = FREE) -> ProfileStats:
     name = check_task(task)
     kind = _kind(targets) if name == FREE else _KIND_OF.get(name, TITLES)
     if kind == SCORES:
-        return _scores([score for target in targets if (score := _number(target)) is not None])
+        return _scores([score for target in targets if (score := number_in(target)) is not None])
     if kind == LABELS:
         return _labels(targets)
     if kind == TITLES:
@@ -129,7 +130,7 @@ def _kind(targets: Sequence[str]) -> str:
     if not targets:
         return TEXTS
     different = len(set(targets))
-    if all(_number(target) is not None for target in targets) and different <= _MOST_SCORES:
+    if all(number_in(target) is not None for target in targets) and different <= _MOST_SCORES:
         return SCORES
     # A few short words that come again are labels, even if most of them were given once so far.
     short = all(len(target.split()) <= _LABEL_WORDS for target in targets)
@@ -244,14 +245,6 @@ def _ranked(values: Sequence[str]) -> list[tuple[str, int]]:
     """The different values with their counts, the most frequent first; among equals the one that came last."""
     last = {value: index for index, value in enumerate(values)}
     return sorted(Counter(values).items(), key=lambda each: (-each[1], -last[each[0]]))
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _shown(number: float) -> str:

@@ -22,9 +22,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date
 
 from persona.errors import InvalidOptionError, check_positive
+from persona.formats.times import day_of
 from persona.protocols import Retriever
 from persona.records import Profile, Record, ScoredRecord
 
@@ -103,7 +103,7 @@ class EntityRetriever(ProfileRetriever):
 
     def entities(self, profile: Profile) -> tuple[Entity, ...]:
         """The names of a profile, weightiest first, equal ones by name; undated records are as old as the oldest."""
-        days = [_day(record) for record in profile]
+        days = [day_of(record.time) for record in profile]
         dated = [day for day in days if day is not None]
         oldest, newest = (min(dated), max(dated)) if dated else (0, 0)
         mentions: defaultdict[str, list[tuple[int, str, str]]] = defaultdict(list)
@@ -192,12 +192,3 @@ def _spelling(name: str) -> str:
 
 def _aliases(record: Record) -> list[str]:
     return [name.strip() for name in record.metadata.get(ALIAS, "").split(",")]
-
-
-def _day(record: Record) -> int | None:
-    """The ordinal of the first day that the record's time can mean; None for no date."""
-    year, month, day = [*(record.time or "")[:10].split("-"), "01", "01"][:3]
-    try:
-        return date(int(year), int(month), int(day)).toordinal()
-    except ValueError:
-        return None  # undated, or made by hand with any string

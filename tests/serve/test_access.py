@@ -12,7 +12,8 @@ from fastapi import Depends, FastAPI
 from starlette.testclient import TestClient
 
 from persona.errors import GenerationError, StoreError, UnknownUserError
-from persona.serve.access import add_error_handlers, caller
+from persona.serve.access import caller
+from persona.serve.errors import add_error_handlers
 from persona.serve.keys import Caller, KeyStore
 from persona.store.profile_store import ProfileStore
 

@@ -86,7 +86,8 @@ def import_users(store: ProfileStore, path: Path, *, max_characters: int = MAX_C
                 connection.execute(insert_if_absent(connection, families), rows)
             batch_done = _put(connection, batch)
         done += batch_done
-    records = IngestReport(*(done[name] for name in _RECORDS))
+    users, added, changed, unchanged, expired = (done[name] for name in _RECORDS)
+    records = IngestReport(users, added, changed, unchanged, expired)
     return ImportReport(records.users, records, done["indexes"], done["adapters"])
 
 

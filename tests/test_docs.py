@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
+
+from tests.started import Starter
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -23,15 +24,22 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
-def run(command: list[str], folder: Path) -> None:
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
-    assert done.returncode == 0, f"{command[-1]}\n{done.stderr[-2000:]}"
+Run: TypeAlias = Callable[[list[str], Path], None]
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(starter: Starter) -> Run:
+    """Runs a command in a folder, which must succeed."""
+
+    def run(command: list[str], folder: Path) -> None:
+        done = starter.run(command, folder)
+        assert done.returncode == 0, f"{command[-1]}\n{done.stderr[-2000:]}"
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     """The folder of the page on data formats, made as it says, beside the repository's examples."""
     root = tmp_path_factory.mktemp("clone")
     (root / "examples").symlink_to(ROOT / "examples")
@@ -53,7 +61,7 @@ def test_blocks_are_of_a_language_that_is_run_or_of_none() -> None:
     [page for page in PAGES if any(not text.startswith(NEEDS) for _, text in blocks(page))],
     ids=lambda page: page.stem,
 )
-def test_the_blocks_of_a_page_run_in_order(page: Path, prepared: Path) -> None:
+def test_the_blocks_of_a_page_run_in_order(page: Path, prepared: Path, run: Run) -> None:
     """Python blocks of a page share their names, and are run where the next is of the shell; those share the folder."""
     shown = [each for each in blocks(page) if not (each[1].startswith(NEEDS) or "cd try" in each[1])]
     python = ""
@@ -63,4 +71,4 @@ def test_the_blocks_of_a_page_run_in_order(page: Path, prepared: Path) -> None:
             continue
         python += text
         if following == "sh":
-            run([sys.executable, "-c", python], prepared)
+            run(["python", "-c", python], prepared)

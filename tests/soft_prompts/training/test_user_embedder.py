@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +33,7 @@ from persona.soft_prompts.training.options import UserEmbedderShape, UserEmbedde
 from persona.soft_prompts.training.user_embedder import CHECKPOINT, new_user_embedder
 from persona.soft_prompts.training.warm_up import _parts
 from tests.soft_prompts.splits import fresh, train, world_split
+from tests.started import Starter
 
 SMALL = UserEmbedderTraining(
     warm_up=4, steps=6, batch=4, ks=(0, 1), leave_one_out=2, evaluate_every=2, validation_users=0.25, new_user_steps=4
@@ -335,7 +334,7 @@ def test_the_llm_may_be_in_bfloat16(encoder: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(tiny: Any, encoder: Any, tmp_path: Path) -> None:
+def test_two_processes_train_what_one_trains(starter: Starter, tiny: Any, encoder: Any, tmp_path: Path) -> None:
     World(0).write_lamp(tmp_path / "data", "LaMP_3", {"train": 12}, 6)
     # With 8 steps one process surely shows some prompts without the question where the other does not.
     # In two parts of a batch one process has two and one examples, the other two and none.
@@ -344,9 +343,8 @@ def test_two_processes_train_what_one_trains(tiny: Any, encoder: Any, tmp_path: 
     settings = [word for text in options.split() for word in ("--set", text)]
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()))
     for out, launcher in (("one", ()), ("two", torchrun)):
-        command = [sys.executable, *launcher, "-m", "persona", "train", "user-embedder", "data", "--llm", "tiny"]
-        command += ["--encoder", "hashing", "--out", out, *settings]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+        command = ["python", *launcher, "-m", "persona", "train", "user-embedder", "data", "--llm", "tiny"]
+        done = starter.run([*command, "--encoder", "hashing", "--out", out, *settings], tmp_path)
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) == 1  # the main process alone reports
     begun = UserEmbedder.for_llm(tiny, encoder, n_tokens=2, with_question=True, copies=True, seed=2).state_dict()

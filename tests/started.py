@@ -1,0 +1,129 @@
+"""Processes that begin at once: forks of one that has loaded torch, transformers and the command line.
+
+A command of the docs spends most of its time on imports. `Starter.folder` holds commands ``python`` and ``persona``
+that do what those of the environment do, in a new process each, with the caller's folder, environment and streams.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+_COMMAND = """#!{python} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    socket.send_fds(server, [b"."], [0, 1, 2])
+    server.sendall(json.dumps([{given}, os.getcwd(), dict(os.environ)]).encode())
+    server.shutdown(socket.SHUT_WR)
+    sys.exit(int(server.recv(8)))
+"""
+
+
+class Starter:
+    """The process that forks, and the commands that ask it to.
+
+    Args:
+        folder: an empty folder with a short path, for its socket and the commands.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        address = str(folder / "socket")
+        for name, given in (("python", "sys.argv[1:]"), ("persona", "['-m', 'persona', *sys.argv[1:]]")):
+            command = folder / name
+            command.write_text(_COMMAND.format(python=sys.executable, address=address, given=given))
+            command.chmod(0o755)
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+        command_line = [sys.executable, "-m", "tests.started", address]
+        self._process = subprocess.Popen(command_line, env=environment, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+
+    def run(
+        self, command: Sequence[str], folder: Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command whose ``python`` and ``persona`` are these; warnings are errors in them."""
+        given = dict(os.environ if environment is None else environment)
+        given["PATH"] = os.pathsep.join((str(self.folder), given.get("PATH", "")))
+        return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=given)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.communicate()
+
+
+def serve(address: str) -> None:
+    """Fork for each caller until terminated; returns in the fork, where the work is to be done."""
+    import sentence_transformers  # noqa: F401
+    import transformers  # noqa: F401
+
+    import persona.cli.app
+    import persona.llm.transformers
+    import persona.soft_prompts.training.user_embedder  # noqa: F401
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        os.write(1, b"ready\n")
+        while True:
+            caller, _ = listener.accept()
+            if _fork() == 0:
+                break
+            caller.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    work(caller)
+
+
+def work(caller: socket.socket) -> None:
+    """Run what a caller asks for, and tell it the exit status."""
+    _, streams, _, _ = socket.recv_fds(caller, 1, 3)
+    given, folder, environment = json.loads(b"".join(iter(lambda: caller.recv(1 << 16), b"")))
+    if child := _fork():
+        _, status = os.waitpid(child, 0)
+        caller.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+        os._exit(0)
+    caller.close()
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    run(given)
+
+
+def run(given: Sequence[str]) -> None:
+    """What ``python`` does with these arguments: ``-c CODE``, ``-m MODULE`` or a file, and what is for them."""
+    kind, *rest = given
+    if kind == "-c":
+        sys.argv = ["-c", *rest[1:]]
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+    elif kind == "-m":
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = [kind, *rest]
+        sys.path.insert(0, str(Path(kind).resolve().parent))
+        runpy.run_path(kind, run_name="__main__")
+
+
+def _fork() -> int:
+    with warnings.catch_warnings(action="ignore"):  # Python warns of threads, which here are idle ones of BLAS
+        return os.fork()
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -252,8 +252,9 @@ class AdapterBank:
 
     def current_adapters(self, family: Family) -> Iterator[StoredAdapter]:
         """The current version of every user, streamed, in an order that stays."""
-        for row in self._streamed(family, "stream"):
-            yield _stored(row[1], family, row[2:])
+        number = self._number(family)
+        for part in PART_TABLES:
+            yield from (_stored(row[1], family, row[2:]) for row in self._pages(part, number, "stream"))
 
     def stale_users(self, family: Family) -> Iterator[str]:
         """The users with records and no version that was made from the profile as it is, streamed.
@@ -275,18 +276,9 @@ class AdapterBank:
         for _, rows in groupby(by_number, key=lambda row: row[0] // numbers):
             yield [row[1] for row in rows]
 
-    def _streamed(self, family: Family, statement: str) -> Iterator[Any]:
-        """Rows that begin with a uid, of one part after another."""
-        number = self._number(family)
-        for part in PART_TABLES:
-            yield from self._pages(part, number, statement)
-
     def _pages(self, part: Part, family: int, statement: str) -> Iterator[Any]:
         """Rows of a part that begin with a uid, page by page."""
-        after, query = 0, _statements(part)[statement]
-        while rows := self.store.database.rows(query, {"after": after, "family": family, "now": now()}):
-            yield from rows
-            after = rows[-1][0]
+        return self.store.database.pages(_statements(part)[statement], {"family": family, "now": now()})
 
     def _rows(self, user_id: str, family: Family, statement: str, **parameters: object) -> list[Any]:
         part = part_of(check_user_id(user_id))

@@ -92,7 +92,7 @@ class TaskAdapter:
     def save(self, folder: Path) -> None:
         """Write the files; the weights first, so that a folder that can be loaded is whole."""
         if self.router is not None:
-            self.router.save_pretrained(folder / _ROUTER)
+            self.router.save(folder / _ROUTER)
         arrays = {name: tensor.numpy() for name, tensor in self._tensors().items()}
         save_learned(folder, NAME, arrays, {"format": _FORMAT, **self._config(), "report": dict(self.report)})
 

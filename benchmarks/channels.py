@@ -36,7 +36,7 @@ from examples.world.bounds import no_user_score, oracle_score
 from examples.world.world import World
 from persona.adapters.bank import AdapterBank
 from persona.adapters.examples import history_examples
-from persona.adapters.generated.generator import ACTIVATIONS, KINDS, VECTOR, load_generator
+from persona.adapters.generated.generator import ACTIVATIONS, VECTOR, load_generator
 from persona.adapters.generated.one_pass import OnePass
 from persona.adapters.task_adapter import GENERATOR, GENERATOR_WITHOUT_USER, TaskAdapter
 from persona.adapters.training.users import train_users
@@ -110,7 +110,7 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         "user embedder without user": [*embedder, "--out", str(out / "embedder-0"), *settings("without_user=true")],
         "task adapter": [*lora, "--out", task, *settings("task.epochs=1", "task.examples=2400", seed)],
     }
-    for kind in KINDS:
+    for kind in (VECTOR, ACTIVATIONS):
         for with_user in (True, False):
             steps = [f"steps={options.steps if with_user else options.steps // 4}", "users=8", "targets=4"]
             steps += [f"kind={kind}", f"records={TRAINING_RECORDS}", "evaluate_every=25", seed]

@@ -41,7 +41,7 @@ from examples.world.world import World
 from persona.adapters.bank import AdapterBank
 from persona.adapters.examples import Example, history_examples
 from persona.adapters.family import LoraSpec
-from persona.adapters.generated.generator import ACTIVATIONS, KINDS, load_generator
+from persona.adapters.generated.generator import ACTIVATIONS, load_generator
 from persona.adapters.generated.one_pass import OnePass
 from persona.adapters.generated.training import GeneratorTraining, train_generator
 from persona.adapters.task_adapter import CONFIG, TaskAdapter
@@ -59,6 +59,7 @@ from persona.store.profile_store import ProfileStore
 
 LENGTHS, QUESTIONS, RESAMPLES = (20, 50), 4, 2000
 TRAINING_RECORDS, TASK_EXAMPLES = 20, 1200
+READING = (VECTOR, ACTIVATIONS)
 WORLD = World(0)
 
 
@@ -97,7 +98,7 @@ def cell(llm: TransformersLM, task: str, seed: int, folder: Path, options: argpa
                 tokens = [trainer.tokens(own) for own in users]
                 done = train_generator(trainer, tokens, how, prior=shared.row, folder=folder)
                 print(f"{folder.name} {name}: {done}", file=sys.stderr, flush=True)
-                done.generator.save_pretrained(folder / name)
+                done.generator.save(folder / name)
     people = range(seed * options.users, (seed + 1) * options.users)
     questions = [trainer.tokens(asked(index, task)) for index in people]
     for length in LENGTHS:
@@ -280,7 +281,7 @@ def made(
     examples = partial(history_examples, task=lamp_task(task))
     trainer = AdapterTrainer(llm, LoraSpec(), TrainingOptions())
     own = [trainer.tokens(examples(profile("train", index, task, 3))) for index in range(4)]
-    shapes = {kind: GeneratorTraining(kind, 1, users=1, evaluate_every=1, records=TRAINING_RECORDS) for kind in KINDS}
+    shapes = {kind: GeneratorTraining(kind, 1, users=1, evaluate_every=1, records=TRAINING_RECORDS) for kind in READING}
     writers = {
         kind: OnePass(train_generator(trainer, own, shape).generator, trainer, examples)
         for kind, shape in shapes.items()
@@ -318,7 +319,7 @@ def speed(llm: TransformersLM, options: argparse.Namespace) -> list[dict[str, An
             "llm": options.llm,
             "records": options.records,
             "users per second": rate,
-            **{f"one pass, {kind} / it": best[f"one pass, {kind}"] / rate for kind in KINDS},
+            **{f"one pass, {kind} / it": best[f"one pass, {kind}"] / rate for kind in READING},
         }
         for name, rate in best.items()
     ]

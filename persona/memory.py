@@ -28,7 +28,6 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import wraps
-from types import TracebackType
 from typing import Any, Concatenate, Literal, NotRequired, ParamSpec, Self, TypeAlias, TypedDict, TypeVar
 from uuid import uuid4
 
@@ -131,9 +130,7 @@ class Memory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from json.encoder import encode_basestring as _json_string
 from types import MappingProxyType
+from typing import Any
 
 from persona.errors import DataFormatError, InvalidUserIdError
 
@@ -161,6 +162,10 @@ class Record:
         else:
             raise ValueError(f"a view must be one of {', '.join(VIEWS)}, was: {name!r}")
         return view[:MAX_CHARACTERS]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, for JSON."""
+        return {**{each.name: getattr(self, each.name) for each in fields(self)}, "metadata": dict(self.metadata)}
 
     def __reduce__(self) -> tuple[object, ...]:
         metadata = dict(self.metadata)  # a mapping proxy cannot be pickled

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from persona.retrievers.registry import RETRIEVERS
+
 if TYPE_CHECKING:
     from .base import ProfileRetriever as ProfileRetriever
     from .base import best_first as best_first
@@ -36,31 +38,16 @@ if TYPE_CHECKING:
     from .words.entities import EntityRetriever as EntityRetriever
 
 _MODULES = {
-    "BM25Retriever": "words.bm25",
-    "ConversationRetriever": "conversation.retriever",
-    "DenseRetriever": "vectors.dense",
-    "DiverseRetriever": "vectors.diverse",
-    "DualSpaces": "usefulness.spaces",
-    "EntityRetriever": "words.entities",
-    "HybridRetriever": "hybrid",
-    "JointRetriever": "vectors.joint",
-    "KeyValueRetriever": "vectors.key_value",
-    "LampBM25Retriever": "words.bm25",
-    "LateInteractionRetriever": "models.late_interaction",
-    "MultiInterestRetriever": "vectors.multi_interest",
-    "PersonaRetriever": "langchain",
-    "ProfileRetriever": "base",
-    "RandomRetriever": "sampling",
-    "RecencyRetriever": "recency",
-    "RecordsChannel": "channel",
-    "RelevanceFilter": "relevance.filters",
-    "RelevanceRetriever": "relevance.retriever",
-    "RerankRetriever": "models.rerank",
-    "RoundsRetriever": "vectors.rounds",
-    "UsefulRetriever": "usefulness.spaces",
-    "Where": "where",
-    "WhereRetriever": "where",
-    "best_first": "base",
+    **dict(part.path.split(":")[::-1] for part in RETRIEVERS.values()),
+    "DualSpaces": "persona.retrievers.usefulness.spaces",
+    "PersonaRetriever": "persona.retrievers.langchain",
+    "ProfileRetriever": "persona.retrievers.base",
+    "RecordsChannel": "persona.retrievers.channel",
+    "RelevanceFilter": "persona.retrievers.relevance.filters",
+    "RelevanceRetriever": "persona.retrievers.relevance.retriever",
+    "Where": "persona.retrievers.where",
+    "WhereRetriever": "persona.retrievers.where",
+    "best_first": "persona.retrievers.base",
 }
 
 __all__ = sorted(_MODULES)
@@ -69,7 +56,7 @@ __all__ = sorted(_MODULES)
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'persona.retrievers' has no attribute {name!r}")
-    return getattr(import_module(f"persona.retrievers.{_MODULES[name]}"), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

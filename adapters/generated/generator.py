@@ -9,18 +9,15 @@ The frozen LLM is read and never changed. What is written is a row of `AdapterGe
 batches, PEFT folders and vLLM take it as they take a trained one.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
-from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from io import StringIO
 from pathlib import Path
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from persona.adapters.family import Family
@@ -29,16 +26,13 @@ from persona.adapters.generated.network import Reader, VectorReader, Writer, lay
 from persona.errors import (
     FingerprintMismatchError,
     InvalidOptionError,
-    ModelLoadError,
-    PersonaError,
     check_least,
     check_one_of,
-    reason,
 )
+from persona.files import learned, save_learned
 from persona.llm.checkpoint import hash_parameters
 
-# No `from __future__ import annotations` here: the mixin reads the type of `config` from the signature.
-
+_NAME, _FORMAT = "generator", 1
 VECTOR, ACTIVATIONS, ROUTED = KINDS = ("vector", "activations", "routed")
 
 
@@ -86,12 +80,8 @@ class GeneratorConfig:
             raise InvalidOptionError(f"`chunk_rank` must divide the adapters' rank, {rank}, was: {self.chunk_rank}")
 
 
-class AdapterGenerator(
-    nn.Module, PyTorchModelHubMixin, library_name="persona", license="apache-2.0", tags=["personalization", "lora"]
-):
+class AdapterGenerator(nn.Module):
     """A network that writes adapters. It is all that is trained.
-
-    `save_pretrained` and `from_pretrained` come from `huggingface_hub`: safetensors and ``config.json``.
 
     Args:
         config: the shape.
@@ -167,16 +157,10 @@ class AdapterGenerator(
                 f"those of {family.key} for {family.base}: load that LLM and task adapter, or train another generator"
             )
 
-    @classmethod
-    def _load_as_safetensor(cls, model: nn.Module, model_file: str, map_location: str, strict: bool) -> nn.Module:  # type: ignore[override]
-        """Every weight has to be there; the mixin would leave what is missing at random."""
-        model.load_state_dict(load_file(model_file, device=map_location))
-        return model.eval()
-
-    @classmethod
-    def _load_as_pickle(cls, model: nn.Module, model_file: str, map_location: str, strict: bool) -> nn.Module:  # type: ignore[override]
-        """Never."""
-        raise ModelLoadError(f"a generator is loaded from safetensors only, was: {model_file}")
+    def save(self, folder: Path) -> None:
+        """Write the generator into a folder, for `load_generator`."""
+        arrays = {name: tensor.cpu().contiguous().numpy() for name, tensor in self.state_dict().items()}
+        save_learned(folder, _NAME, arrays, {"format": _FORMAT, "shape": asdict(self.config)})
 
 
 def load_generator(folder: str | Path) -> AdapterGenerator:
@@ -185,13 +169,8 @@ def load_generator(folder: str | Path) -> AdapterGenerator:
     Raises:
         ModelLoadError: if there is none, or its files do not fit together.
     """
-    folder = Path(folder)
-    try:
-        for name in ("config.json", "model.safetensors"):
-            (folder / name).open("rb").close()
-        with redirect_stdout(StringIO()):  # the mixin prints a line on what it does
-            return AdapterGenerator.from_pretrained(str(folder)).eval()
-    except ModelLoadError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, PersonaError) as error:
-        raise ModelLoadError(f"{folder} holds no generator of adapters: {reason(error):.300}") from error
+    hint = "generator of adapters: train one with `persona train adapters DATA --task-adapter FOLDER`"
+    with learned(Path(folder), _NAME, _FORMAT, hint) as (arrays, config):
+        made = AdapterGenerator(GeneratorConfig(**config["shape"]))
+        made.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    return made.eval()

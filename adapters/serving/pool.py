@@ -19,7 +19,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from threading import RLock
-from types import TracebackType
 from typing import Self
 from weakref import WeakSet
 
@@ -103,9 +102,7 @@ class AdapterPool:
         self._llm.attach_adapters(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._llm.attach_adapters(None)
         self._opened.remove()
         for named in list(self._named):

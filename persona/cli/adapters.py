@@ -296,7 +296,7 @@ def _train_generator(options: TrainAdapters, settings: Mapping[str, Any]) -> Non
             folder=options.task_adapter,
             progress=lambda steps, seconds: progress.update(bar, completed=steps),
         )
-    done.generator.save_pretrained(out)
+    done.generator.save(out)
     numbers = {"loss": done.loss, "loss_before": done.loss_before, "steps": done.steps, "seconds": done.seconds}
     report(
         {"out": str(out), "fingerprint": done.generator.fingerprint, **numbers},

@@ -82,17 +82,7 @@ def _show_user(user_id: str) -> None:
 
     with opened_store() as store:
         held = holdings(store, user_id)
-    value = {
-        "user_id": user_id,
-        "revision": held.profile.revision,
-        "records": [record_json(record) for record in held.profile],
-        "expired": held.expired,
-        "vectors": [asdict(each) for each in held.vectors],
-        "indexes": [asdict(each) for each in held.indexes],
-        "adapters": [asdict(each) for each in held.adapters],
-        "others": dict(held.others),
-    }
-    report(value, *_user_lines(user_id, held))
+    report(held.as_dict(), *_user_lines(user_id, held))
 
 
 def _show_concepts(user_id: str, name: str) -> None:
@@ -112,12 +102,6 @@ def _show_concepts(user_id: str, name: str) -> None:
     value = [{"concept": concept, "strength": strength, "records": records} for concept, strength, records in found]
     lines = [f"{concept:24} {strength:.3f}  {records} records" for concept, strength, records in found[:_CONCEPTS]]
     report(value, *(lines or [f"{user_id} has no concept among {len(concepts[0].names)}"]))
-
-
-def record_json(record: Record) -> dict[str, Any]:
-    """All fields of a record."""
-    names = ("id", "time", "target", "text", "role", "speaker", "expires")
-    return {**{name: getattr(record, name) for name in names}, "metadata": dict(record.metadata)}
 
 
 def record_line(record: Record) -> str:

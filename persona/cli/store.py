@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from persona.cli.options import command
-from persona.cli.show import record_json, shortened
+from persona.cli.show import shortened
 from persona.cli.terminal import (
     LLM_SETTINGS,
     Encoder,
@@ -122,8 +122,8 @@ def _merge_json(merge: Merge) -> dict[str, Any]:
     return {
         "user_id": merge.user_id,
         "similarity": merge.similarity,
-        "dropped": record_json(merge.dropped),
-        "kept": record_json(merge.kept),
+        "dropped": merge.dropped.as_dict(),
+        "kept": merge.kept.as_dict(),
     }
 
 

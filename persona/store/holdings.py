@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Table, func, select
@@ -99,6 +99,17 @@ class Holdings:
     adapters: tuple[HeldAdapter, ...]
     others: Mapping[str, int]
     expired: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            "user_id": self.profile.user_id,
+            "revision": self.profile.revision,
+            "records": [record.as_dict() for record in self.profile],
+            "expired": self.expired,
+            **{name: [asdict(each) for each in getattr(self, name)] for name in ("vectors", "indexes", "adapters")},
+            "others": dict(self.others),
+        }
 
 
 def holdings(store: ProfileStore, user_id: str) -> Holdings:

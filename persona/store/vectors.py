@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +90,14 @@ class UserVectors:
         """The row number of each record, -1 for a record without a vector.  # (record_ids,)"""
         rows = {record_id: row for row, record_id in enumerate(self.record_ids)}
         return np.array([rows.get(record_id, -1) for record_id in record_ids], dtype=np.intp)
+
+
+class HasVectors(Protocol):
+    """What holds users' vectors: a `persona.store.profile_store.ProfileStore`."""
+
+    def vectors(self, user_id: str, fingerprint: str) -> UserVectors | None:
+        """The user's vectors from an encoder, or None."""
+        ...
 
 
 def inner_products(matrix: NDArray[np.float16], query: NDArray[np.float32]) -> NDArray[np.float32]:

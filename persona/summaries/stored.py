@@ -13,19 +13,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from persona.errors import GenerationError, check_least
 from persona.llm.counting import Cost, counting_llm
 from persona.protocols import LanguageModel
 from persona.records import Profile
 from persona.store.derived import StoredIndex
+from persona.store.profile_store import ProfileStore
 from persona.summaries.prompts import prompt_version
 from persona.summaries.statistics import FREE, check_task
 from persona.summaries.writing import STALE_AFTER, SummaryOptions, each_summary
-
-if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
 
 _SECONDS_AT_RISK = 1.0
 

@@ -22,7 +22,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from persona.channels import Ask, Channel, Contribution
 from persona.errors import GenerationError, check_one_of
@@ -31,9 +30,7 @@ from persona.prompts import PromptBuilder
 from persona.protocols import GenerationOptions, LanguageModel, Request
 from persona.records import SYNTHETIC, Profile, Record
 from persona.store.derived import StoredIndex
-
-if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
+from persona.store.profile_store import ProfileStore
 
 FORMS = ("basic", "tags", "context")
 KIND = "synthetic"

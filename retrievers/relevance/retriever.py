@@ -11,18 +11,15 @@ the ones that do not pass are dropped.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from persona.errors import check_one_of
 from persona.protocols import RecordEncoder, Retriever
 from persona.records import Profile, ScoredRecord
+from persona.store.vectors import HasVectors
 
 from ..base import ProfileRetriever, Ranking
 from ..vectors.record_vectors import RecordVectors
 from .filters import RelevanceFilter, check_fits
-
-if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
 
 QUESTION, RECORD = JUDGED = ("question", "record")
 """What a filter judges."""
@@ -51,7 +48,7 @@ class RelevanceRetriever(ProfileRetriever):
         base: Retriever,
         relevance: RelevanceFilter,
         encoder: RecordEncoder,
-        store: ProfileStore | None = None,
+        store: HasVectors | None = None,
         *,
         judge: str = QUESTION,
     ) -> None:

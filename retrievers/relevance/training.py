@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,15 +30,12 @@ from persona.lamp.tasks import LampSplit, Question
 from persona.llm.checks import check_seed
 from persona.llm.optimization import EarlyStopping
 from persona.protocols import RecordEncoder
-from persona.store.vectors import vector_fingerprint
+from persona.store.vectors import HasVectors, vector_fingerprint
 
 from ..vectors.record_vectors import RecordVectors
 from .filters import TrainedFilter, read_queries
 from .general import GENERAL
 from .pairs import OWN, OwnQuestion, Pairs, records_as_questions
-
-if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
 
 LEAST_GENERAL = 10
 """Fewest general questions of a kind."""
@@ -144,7 +141,7 @@ def train_relevance(
     options: RelevanceTraining | None = None,
     *,
     general: Sequence[str] | Mapping[str, Sequence[str]] = GENERAL,
-    store: ProfileStore | None = None,
+    store: HasVectors | None = None,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> tuple[TrainedFilter, RelevanceReport]:
     """A filter for the users of a task.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,10 @@ from persona.errors import FingerprintMismatchError, InvalidOptionError
 from persona.files import learned, save_learned
 from persona.protocols import RecordEncoder
 from persona.records import Profile
-from persona.store.vectors import vector_fingerprint
+from persona.store.vectors import HasVectors, vector_fingerprint
 
 from ..base import Ranking, best_first
 from ..vectors.record_vectors import EmbeddedProfile, VectorRetriever
-
-if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
 
 NAME = "usefulness"
 """Of their two files, ``usefulness.safetensors`` and ``usefulness.json``."""
@@ -127,9 +124,7 @@ class UsefulRetriever(VectorRetriever):
         FingerprintMismatchError: if they were learned on vectors of another encoder.
     """
 
-    def __init__(
-        self, encoder: RecordEncoder, model: DualSpaces | str | Path, store: ProfileStore | None = None
-    ) -> None:
+    def __init__(self, encoder: RecordEncoder, model: DualSpaces | str | Path, store: HasVectors | None = None) -> None:
         self.spaces = DualSpaces.of(model, encoder)
         super().__init__(encoder, store, self.spaces.view)
 

@@ -13,19 +13,16 @@ retriever's and every further one the most different.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from persona.errors import check_share
 from persona.protocols import RecordEncoder, Retriever
 from persona.records import Profile, ScoredRecord
+from persona.store.vectors import HasVectors
 
 from ..base import ProfileRetriever, Ranking, positions, scored
 from .record_vectors import EmbeddedProfile, RecordVectors
-
-if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
 
 
 class DiverseRetriever(ProfileRetriever):
@@ -49,7 +46,7 @@ class DiverseRetriever(ProfileRetriever):
         self,
         base: Retriever,
         encoder: RecordEncoder,
-        store: ProfileStore | None = None,
+        store: HasVectors | None = None,
         view: str = "text",
         *,
         balance: float = 0.7,

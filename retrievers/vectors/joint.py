@@ -19,7 +19,6 @@ Unlike in `diverse` nothing is subtracted: a record far from the query has no we
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +26,11 @@ from numpy.typing import NDArray
 from persona.errors import check_positive
 from persona.protocols import RecordEncoder
 from persona.records import Profile
+from persona.store.vectors import HasVectors
 
 from ..base import Ranking, scored
 from ..usefulness.spaces import DualSpaces
 from .record_vectors import EmbeddedProfile, VectorRetriever
-
-if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
 
 TEMPERATURE = 0.05
 """The default. On 200 training users' questions about film tags an exact reader in the LLM's place answered as well
@@ -66,7 +63,7 @@ class JointRetriever(VectorRetriever):
     def __init__(
         self,
         encoder: RecordEncoder,
-        store: ProfileStore | None = None,
+        store: HasVectors | None = None,
         view: str = "text",
         model: DualSpaces | str | Path | None = None,
         *,

@@ -17,7 +17,6 @@ A record without a target says nothing of what the user does, and is never retur
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +24,10 @@ from numpy.typing import NDArray
 from persona.errors import check_positive
 from persona.protocols import RecordEncoder
 from persona.records import Profile
+from persona.store.vectors import HasVectors
 
 from ..base import Ranking, scored
 from .record_vectors import EmbeddedProfile, VectorRetriever
-
-if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
 
 TEMPERATURE = 0.1
 """The default. At 0.1 the weightiest value is a left-out record's own in 0.832 of news articles and 0.391 of film
@@ -53,7 +50,7 @@ class KeyValueRetriever(VectorRetriever):
     """
 
     def __init__(
-        self, encoder: RecordEncoder, store: ProfileStore | None = None, *, temperature: float = TEMPERATURE
+        self, encoder: RecordEncoder, store: HasVectors | None = None, *, temperature: float = TEMPERATURE
     ) -> None:
         check_positive(temperature=temperature)
         self.temperature = temperature

@@ -22,7 +22,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +29,10 @@ from numpy.typing import NDArray
 from persona.errors import FingerprintMismatchError, InvalidOptionError
 from persona.protocols import RecordEncoder
 from persona.records import Profile
+from persona.store.vectors import HasVectors
 
 from ..base import Ranking, scored
 from .record_vectors import EmbeddedProfile, VectorRetriever
-
-if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
 
 MAX_CLUSTERS = 16
 """Most clusters of one user."""
@@ -110,7 +107,7 @@ class MultiInterestRetriever(VectorRetriever):
     def __init__(
         self,
         encoder: RecordEncoder,
-        store: ProfileStore | None = None,
+        store: HasVectors | None = None,
         view: str = "text",
         *,
         n_clusters: int | None = None,

@@ -9,19 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from persona.protocols import RecordEncoder
 from persona.records import Profile
-from persona.store.vectors import inner_products, vector_fingerprint
+from persona.store.vectors import HasVectors, inner_products, vector_fingerprint
 
 from ..base import ProfileRetriever, Ranking, check_view
-
-if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +64,7 @@ class RecordVectors:
         InvalidOptionError: if there is no such view.
     """
 
-    def __init__(self, encoder: RecordEncoder, store: ProfileStore | None = None, view: str = "text") -> None:
+    def __init__(self, encoder: RecordEncoder, store: HasVectors | None = None, view: str = "text") -> None:
         self.encoder = encoder
         self.store = store
         self.view = check_view(view)
@@ -138,7 +134,7 @@ class VectorRetriever(ProfileRetriever):
         InvalidOptionError: if there is no such view.
     """
 
-    def __init__(self, encoder: RecordEncoder, store: ProfileStore | None = None, view: str = "text") -> None:
+    def __init__(self, encoder: RecordEncoder, store: HasVectors | None = None, view: str = "text") -> None:
         self.vectors = RecordVectors(encoder, store, view)
 
     def rank_batch(self, profiles: Sequence[Profile], queries: Sequence[str], k: int) -> list[Ranking]:

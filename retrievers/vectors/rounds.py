@@ -15,20 +15,16 @@ At `strength` 0 this is `dense`; at 1 the query is orthogonal to everything fetc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from persona.errors import check_share
 from persona.protocols import RecordEncoder
 from persona.records import Profile
+from persona.store.vectors import HasVectors
 
 from ..base import Ranking, check_k, scored
 from .record_vectors import EmbeddedProfile, VectorRetriever
-
-if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
 
 _SAME = 1e-3
 """A record of which less than this is new spans no direction of its own (vectors are float16)."""
@@ -54,7 +50,7 @@ class RoundsRetriever(VectorRetriever):
     def __init__(
         self,
         encoder: RecordEncoder,
-        store: ProfileStore | None = None,
+        store: HasVectors | None = None,
         view: str = "text",
         *,
         batch: int = 1,

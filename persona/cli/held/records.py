@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from persona.cli.options import command
-from persona.cli.show import record_json, record_line
+from persona.cli.show import record_line
 from persona.cli.terminal import counted, group, opened_store, report
 from persona.errors import DataFormatError, InvalidOptionError, UnknownRecordError
 
@@ -72,7 +72,7 @@ def list_records(options: List) -> None:
     with opened_store() as store:
         store.check_known(options.user_id)
         found = where.part(store.profile(options.user_id)).records
-    report([record_json(record) for record in found], *(f"{each.id}  {record_line(each)}" for each in found))
+    report([record.as_dict() for record in found], *(f"{each.id}  {record_line(each)}" for each in found))
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def add(options: Add) -> None:
             )
         done = store.upsert([(user_id, record)])
     report(
-        {"user_id": user_id, "added": done.added, "record": record_json(record)},
+        {"user_id": user_id, "added": done.added, "record": record.as_dict()},
         f"added the record {record.id} of {user_id!r}"
         if done.added
         else f"{user_id!r} had the record {record.id} already"
@@ -161,7 +161,7 @@ def edit(options: Edit) -> None:
         changed = [*given, *(["metadata"] if options.metadata else [])]
         new = store.edit_record(options.user_id, old.id, **{name: getattr(wanted, name) for name in changed})
         store.finish_forgetting(records=True)
-    report({"user_id": options.user_id, "record": record_json(new)}, f"{new.id}  {record_line(new)}")
+    report({"user_id": options.user_id, "record": new.as_dict()}, f"{new.id}  {record_line(new)}")
 
 
 @dataclass(frozen=True)

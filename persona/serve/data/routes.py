@@ -141,7 +141,7 @@ def held(request: Request, user_id: UserId, asking: Asking) -> Held:
     store = _store(request, asking, "write", user_id)
     if user_id not in store:
         raise UnknownUserError("the store holds nothing on that user")
-    return Held.of(holdings(store, user_id))
+    return Held.model_validate(holdings(store, user_id).as_dict())
 
 
 @router.delete(_USER)

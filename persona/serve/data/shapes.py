@@ -12,7 +12,7 @@ from persona.errors import DataFormatError
 from persona.formats.rows import record_of
 from persona.records import Record, check_size
 from persona.settings import Settings
-from persona.store.holdings import HeldAdapter, HeldIndex, HeldVectors, Holdings
+from persona.store.holdings import HeldAdapter, HeldIndex, HeldVectors
 from persona.store.upkeep.expiry import now
 
 Value = StrictStr | StrictInt | StrictFloat
@@ -22,7 +22,18 @@ _Parts = tuple[str, Value, Mapping[str, str | None]]
 """Text, target and metadata."""
 
 
-class RecordIn(BaseModel):
+class _Fields(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    target: Value | None = None
+    time: StrictStr | StrictInt | None = None
+    metadata: dict[str, Value | None] | None = None
+    role: StrictStr | None = None
+    speaker: StrictStr | None = None
+    expires: StrictStr | StrictInt | None = None
+
+
+class RecordIn(_Fields):
     """A record as it is given.
 
     Attributes:
@@ -36,16 +47,8 @@ class RecordIn(BaseModel):
         expires: when it ceases to hold, ISO 8601.
     """
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
     id: StrictStr | None = None
     text: StrictStr
-    target: Value | None = None
-    time: StrictStr | StrictInt | None = None
-    metadata: dict[str, Value | None] | None = None
-    role: StrictStr | None = None
-    speaker: StrictStr | None = None
-    expires: StrictStr | StrictInt | None = None
 
     def record(self, record_id: str | None = None) -> Record:
         """The record, checked and brought into form as `persona ingest` does.
@@ -68,18 +71,10 @@ Records = Annotated[
 """One or many."""
 
 
-class RecordChange(BaseModel):
+class RecordChange(_Fields):
     """Fields of a record to be changed; null removes one, also of the metadata."""
 
-    model_config = ConfigDict(extra="forbid")
-
     text: StrictStr | None = None
-    target: Value | None = None
-    time: StrictStr | StrictInt | None = None
-    metadata: dict[str, Value | None] | None = None
-    role: StrictStr | None = None
-    speaker: StrictStr | None = None
-    expires: StrictStr | StrictInt | None = None
 
     def changes(self, old: Record) -> dict[str, Any]:
         """The changed fields of `old` with their new values.
@@ -92,7 +87,7 @@ class RecordChange(BaseModel):
             raise DataFormatError(f"name what to change, of {', '.join(type(self).model_fields)}")
         if given.get("metadata") is not None:
             given["metadata"] = {**old.metadata, **given["metadata"]}
-        new = checked({**fields_of(old), **given, "id": old.id})
+        new = checked({**old.as_dict(), **given, "id": old.id})
         return {name: getattr(new, name) for name in given}
 
 
@@ -111,7 +106,7 @@ class RecordOut(BaseModel):
     @classmethod
     def of(cls, record: Record) -> RecordOut:
         """The record."""
-        return cls.model_construct(**fields_of(record))
+        return cls.model_construct(**record.as_dict())
 
 
 class RecordPage(BaseModel):
@@ -169,20 +164,6 @@ class Held(BaseModel):
     indexes: tuple[HeldIndex, ...]
     adapters: tuple[HeldAdapter, ...]
     others: Mapping[str, int]
-
-    @classmethod
-    def of(cls, held: Holdings) -> Held:
-        """All of it."""
-        return cls(
-            user_id=held.profile.user_id,
-            revision=held.profile.revision,
-            records=[RecordOut.of(record) for record in held.profile],
-            expired=held.expired,
-            vectors=held.vectors,
-            indexes=held.indexes,
-            adapters=held.adapters,
-            others=held.others,
-        )
 
 
 class _Feedback(BaseModel):
@@ -282,9 +263,3 @@ def checked(row: Mapping[str, object]) -> Record:
 @cache
 def _longest() -> int:
     return Settings().max_record_characters
-
-
-def fields_of(record: Record) -> dict[str, Any]:
-    """All fields of a record."""
-    names = ("id", "text", "target", "time", "role", "speaker", "expires")
-    return {**{name: getattr(record, name) for name in names}, "metadata": dict(record.metadata)}

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from sqlalchemy import Select, bindparam, select
 
 from persona.files import replacing
+from persona.store.profile_store import ProfileStore
 from persona.store.queries import queries
 from persona.store.schema import Part, families, part_of
 from persona.store.transfer.lines import (
@@ -26,9 +27,6 @@ from persona.store.transfer.lines import (
     first_line,
 )
 from persona.store.upkeep.expiry import has_expired, now
-
-if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
 
 
 def export_users(

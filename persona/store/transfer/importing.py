@@ -10,20 +10,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Connection, select, update
 
 from persona.records import MAX_CHARACTERS
 from persona.store.database import insert_if_absent
 from persona.store.derived import StoredIndex, write_indexes
+from persona.store.profile_store import ProfileStore
 from persona.store.schema import families, part_of
 from persona.store.transfer.lines import Counts, ExportedFamily, ExportedUser, read_export
 from persona.store.upkeep.editing import locked_user
 from persona.store.upsert import Chunk, IngestReport, Upsert, chunks
-
-if TYPE_CHECKING:
-    from persona.store.profile_store import ProfileStore
 
 _RECORDS_AT_ONCE, _USERS_AT_ONCE, _BYTES_AT_ONCE = 10_000, 500, 1 << 26
 """About as much is written in one transaction."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,9 +48,7 @@ def _record(given: Any) -> Record:
 
 
 def _fields_of(record: Record) -> dict[str, Any]:
-    given = {each.name: getattr(record, each.name) for each in fields(Record)}
-    given["metadata"] = dict(record.metadata) or None
-    return {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in record.as_dict().items() if value not in (None, {})}
 
 
 class _Model(BaseModel):

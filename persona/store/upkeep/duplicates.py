@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,7 @@ from numpy.typing import NDArray
 from persona.errors import InvalidOptionError
 from persona.protocols import RecordEncoder
 from persona.records import Record
-from persona.store.vectors import vector_fingerprint
-
-if TYPE_CHECKING:
-    from persona.store.vectors import UserVectors
+from persona.store.vectors import HasVectors, vector_fingerprint
 
 # Scripts that put no blanks between words: each character is one.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
@@ -38,12 +35,6 @@ _AT_ONCE = 64
 """Records that are compared with all others at a time."""
 _ROUNDING = 1e-6
 _VIEW = "text"
-
-
-class HasVectors(Protocol):
-    """What holds users' vectors: a `ProfileStore`."""
-
-    def vectors(self, user_id: str, fingerprint: str) -> UserVectors | None: ...
 
 
 @dataclass(frozen=True, slots=True)

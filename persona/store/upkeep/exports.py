@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy import bindparam, delete, select
 
+from persona.store.database import Database
 from persona.store.schema import meta
 from persona.store.upkeep.expiry import now
-
-if TYPE_CHECKING:
-    from persona.store.database import Database
 
 _KEY = "export:"
 

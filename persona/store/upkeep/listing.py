@@ -7,16 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Select, bindparam, case, func, select
 
+from persona.store.database import Database
 from persona.store.schema import PART_TABLES, Part
 from persona.store.upkeep.editing import own_records
 from persona.store.upkeep.expiry import now
-
-if TYPE_CHECKING:
-    from persona.store.database import Database
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def test_a_few_records_tell_users_apart(trainer: AdapterTrainer, tmp_path: Path)
     prior = trainer.train_prior([one for user in range(20) for one in answers(user, 2)]).row
     done = train_generator(trainer, users, OPTIONS, prior=prior)
     assert done.loss < done.loss_before / 2
-    done.generator.save_pretrained(tmp_path / "router")
+    done.generator.save(tmp_path / "router")
     kept = OnePass(load_generator(tmp_path / "router"), trainer, history_examples, prior=prior)
     with ProfileStore(f"sqlite:///{tmp_path / 'persona.db'}") as store:
         store.upsert(

@@ -72,8 +72,8 @@ def test_modules_are_put_into_layers_by_their_first_number() -> None:
 
 
 def test_a_folder_gives_back_the_same_generator(generator: AdapterGenerator, tmp_path: Path) -> None:
-    generator.save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
+    generator.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"generator.json", "generator.safetensors"}
     loaded = load_generator(tmp_path)
     assert (loaded.config, loaded.fingerprint) == (generator.config, generator.fingerprint)
     inputs = torch.randn(1, 2, 1, 8, 32), torch.ones(1, 1, 8, dtype=torch.long), torch.randn(1, 64), torch.ones(1)
@@ -81,11 +81,12 @@ def test_a_folder_gives_back_the_same_generator(generator: AdapterGenerator, tmp
     loaded.check_fits(generator.family)
     with pytest.raises(FingerprintMismatchError, match="load that LLM and task adapter"):
         loaded.check_fits(replace(generator.family, base="another@model"))
-    content = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**content, "width": 32}))
+    content = json.loads((tmp_path / "generator.json").read_text())
+    content["shape"]["width"] = 32
+    (tmp_path / "generator.json").write_text(json.dumps(content))
     with pytest.raises(ModelLoadError, match="holds no generator of adapters"):
         load_generator(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "generator.safetensors").unlink()
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelLoadError, match="holds no generator of adapters"):
         load_generator(tmp_path)

@@ -171,7 +171,7 @@ def test_an_evaluation_makes_one_for_each_profile_and_the_control_the_same_for_a
         made = AdapterGenerator(shape)
         for head in made.writer.heads_b:
             torch.nn.init.normal_(head.weight)  # type: ignore[arg-type]
-        made.save_pretrained(tmp_path / "task" / name)
+        made.save(tmp_path / "task" / name)
     profiles = [Profile(user, (Record(f"by {user}", target=user, id="1"),)) for user in "123"]
     asks = [Ask(profile, "A film?", "A film?") for profile in profiles]
     identities = {

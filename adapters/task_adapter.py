@@ -30,7 +30,7 @@ from persona.adapters.family import Family
 from persona.adapters.generated.generator import AdapterGenerator, load_generator
 from persona.adapters.training.options import TrainingOptions
 from persona.adapters.training.trainer import AdapterTrainer
-from persona.errors import FingerprintMismatchError, ModelLoadError
+from persona.errors import ModelLoadError, check_made_for
 from persona.files import learned, save_learned
 from persona.llm.transformers import TransformersLM
 
@@ -82,11 +82,8 @@ class TaskAdapter:
         Raises:
             FingerprintMismatchError: if the task adapter was trained on another model.
         """
-        if self.family.base != llm.fingerprint:
-            raise FingerprintMismatchError(
-                f"the task adapter was trained on {self.family.base}, this model is {llm.fingerprint}: load that "
-                "model, or train a task adapter for this one (persona train adapters DATA)"
-            )
+        fix = "load that model, or train a task adapter for this one (persona train adapters DATA)"
+        check_made_for("the task adapter", self.family.base, llm.fingerprint, fix)
         return AdapterTrainer(llm, self.family.spec, self.options)
 
     def save(self, folder: Path) -> None:

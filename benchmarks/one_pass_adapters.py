@@ -41,7 +41,7 @@ from examples.world.world import World
 from persona.adapters.bank import AdapterBank
 from persona.adapters.examples import Example, history_examples
 from persona.adapters.family import LoraSpec
-from persona.adapters.generated.generator import ACTIVATIONS, load_generator
+from persona.adapters.generated.generator import ACTIVATIONS, VECTOR, load_generator
 from persona.adapters.generated.one_pass import OnePass
 from persona.adapters.generated.training import GeneratorTraining, train_generator
 from persona.adapters.task_adapter import CONFIG, TaskAdapter

@@ -194,6 +194,16 @@ def check_one_of(known: Collection[str], /, **given: str) -> None:
         _check(value in known, name, f"one of {', '.join(filter(None, known))}", repr(value))
 
 
+def check_made_for(what: str, model: str | None, given: str | None, fix: str) -> None:
+    """Refuse what was made for another model, encoder or kind of vectors than the given one.
+
+    Raises:
+        FingerprintMismatchError: if it was; it names both.
+    """
+    if model != given:
+        raise FingerprintMismatchError(f"{what} was made for {model}, this is {given}: {fix}")
+
+
 def _check(holds: bool, name: str, rule: str, value: object) -> None:
     if not holds:
         raise InvalidOptionError(f"`{name}` must be {rule}, was: {value}")

@@ -33,6 +33,7 @@ from persona.errors import (
     UnknownAdapterError,
     UnsupportedChannelError,
     check_least,
+    check_made_for,
 )
 from persona.llm.transformers import TransformersLM
 from persona.protocols import PRIOR_ADAPTER, LanguageModel
@@ -67,11 +68,8 @@ class AdapterPool:
             raise InvalidOptionError(f"adapters are read from an AdapterBank, was: {bank!r:.80}: AdapterBank(store)")
         self.bank = bank
         self.family = family or bank.family(llm.fingerprint)
-        if self.family.base != llm.fingerprint:
-            raise FingerprintMismatchError(
-                f"the adapters were made for {self.family.base}, this model is {llm.fingerprint}: load that model, or "
-                "train adapters for this one"
-            )
+        fix = "load that model, or train adapters for this one"
+        check_made_for(f"the family {self.family.key}", self.family.base, llm.fingerprint, fix)
         fitting = _SLOT_BYTES // (self.family.size * llm.model.dtype.itemsize)
         self.slots = slots or max(_FEWEST_SLOTS, fitting)
         self._llm = llm

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.encoders.style import STYLE_DIM, style_vector
-from persona.errors import FingerprintMismatchError, InvalidOptionError
+from persona.errors import InvalidOptionError, check_made_for
 from persona.files import learned, save_learned
 from persona.protocols import RecordEncoder
 from persona.store.vectors import vector_fingerprint
@@ -229,12 +229,8 @@ def check_fits(relevance: RelevanceFilter, encoder: RecordEncoder) -> None:
     Raises:
         FingerprintMismatchError: if it is one.
     """
-    given = vector_fingerprint(encoder, relevance.view)
-    if relevance.fingerprint != given:
-        raise FingerprintMismatchError(
-            f"the relevance filter reads vectors of {relevance.fingerprint}, these are of {given}: "
-            "name that encoder, or train a filter for this one"
-        )
+    given, fix = vector_fingerprint(encoder, relevance.view), "name that encoder, or train a filter for this one"
+    check_made_for("the relevance filter", relevance.fingerprint, given, fix)
 
 
 def _sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:

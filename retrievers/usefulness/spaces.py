@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.errors import FingerprintMismatchError, InvalidOptionError
+from persona.errors import InvalidOptionError, check_made_for
 from persona.files import learned, save_learned
 from persona.protocols import RecordEncoder
 from persona.records import Profile
@@ -84,12 +84,8 @@ class DualSpaces:
             FingerprintMismatchError: if they were learned on vectors of another encoder.
         """
         spaces = model if isinstance(model, DualSpaces) else cls.from_pretrained(model)
-        given = vector_fingerprint(encoder, spaces.view)
-        if spaces.fingerprint != given:
-            raise FingerprintMismatchError(
-                f"the spaces of usefulness were learned on vectors of {spaces.fingerprint}, these are of {given}: "
-                "name that encoder, or learn them for this one"
-            )
+        given, fix = vector_fingerprint(encoder, spaces.view), "name that encoder, or learn them for this one"
+        check_made_for("what `useful` learned", spaces.fingerprint, given, fix)
         return spaces
 
     def save_pretrained(self, folder: str | Path) -> None:

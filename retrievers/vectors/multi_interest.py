@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.errors import FingerprintMismatchError, InvalidOptionError
+from persona.errors import InvalidOptionError, check_made_for
 from persona.protocols import RecordEncoder
 from persona.records import Profile
 from persona.store.vectors import HasVectors
@@ -115,11 +115,8 @@ class MultiInterestRetriever(VectorRetriever):
         seed: int = 0,
     ) -> None:
         super().__init__(encoder, store, view)
-        if interests is not None and interests.fingerprint != self.vectors.fingerprint:
-            raise FingerprintMismatchError(
-                f"the shared interests were made from vectors of {interests.fingerprint}, "
-                f"these are of {self.vectors.fingerprint}: make them anew"
-            )
+        if interests is not None:
+            check_made_for("what is shared", interests.fingerprint, self.vectors.fingerprint, "make the interests anew")
         self.n_clusters = n_clusters
         self.interests = interests
         self.seed = seed

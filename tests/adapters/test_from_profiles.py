@@ -188,5 +188,5 @@ def test_what_cannot_be_made_is_refused(llm: TransformersLM, task: TaskAdapter, 
     with pytest.raises(InvalidOptionError, match=r"'routed' needs .* trained with `routed`"):
         make("routed", replace(task, router=None))
     elsewhere = replace(task, family=replace(task.family, base="other@1:float32"))
-    with pytest.raises(FingerprintMismatchError, match="was trained on other@1:float32, this model is tiny@"):
+    with pytest.raises(FingerprintMismatchError, match="was made for other@1:float32, this is tiny@"):
         make("lora", elsewhere)

@@ -163,7 +163,7 @@ def test_users_with_few_records_get_routed_adapters(run: Run, url: str, llama_fo
     assert kind["prior"] == fingerprint_of(prior)[:12]
     assert sum(kind["users"].values()) == 6
     wrong = run("train", "adapters", "--llm", "tiny", "--task-adapter", "task")
-    assert "the task adapter was trained on small-llama@" in wrong.error
+    assert "the task adapter was made for small-llama@" in wrong.error
 
 
 def test_a_dry_run_says_bytes_and_time_and_trains_nothing(run: Run, url: str, llama_folder: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_filter_is_trained_shown_and_used(stocked: Run, films: Path, tmp_path:
     asked = stocked("retrieve", "mara", "What is the boiling point of water?", "--filter", "kept")
     assert "nothing found: none of the" in asked.out
     other = stocked("retrieve", "mara", "a film", "--filter", "kept", "--encoder", "hashing:64")
-    assert "the relevance filter reads vectors of" in other.error
+    assert "the relevance filter was made for" in other.error
 
 
 def test_usefulness_is_learned_shown_and_used(stocked: Run, films: Path) -> None:
@@ -58,7 +58,7 @@ def test_usefulness_is_learned_shown_and_used(stocked: Run, films: Path) -> None
     assert (found["view"], found["training"]["options"]["candidates"]) == ("text", 2)
     ask = ("retrieve", "mara", "a quiet film", "--retriever", "useful", "--k", "3", *settings("model=spaces"))
     assert len(stocked(*ask, "--json").json) == 3
-    assert "the spaces of usefulness were learned on vectors of" in stocked(*ask, "--encoder", "hashing:64").error
+    assert "what `useful` learned was made for" in stocked(*ask, "--encoder", "hashing:64").error
     assert "nothing reads --general" in stocked(*train, "--general", "more.txt").error
     assert "by the settings `usefulness.NAME`" in stocked(*train, *settings("epochs=2")).error
 

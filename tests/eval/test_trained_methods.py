@@ -196,7 +196,7 @@ def test_task_adapters_that_do_not_fit(llm: Any, task: TaskAdapter) -> None:
         run(replace(task, candidates=None), "neighbours")
     with pytest.raises(InvalidOptionError, match="'routed' needs a task adapter that was trained with `routed`"):
         run(replace(task, router=None), "routed")
-    with pytest.raises(FingerprintMismatchError, match="was trained on"):
+    with pytest.raises(FingerprintMismatchError, match="was made for"):
         run(replace(task, family=replace(task.family, base="other@1:float32")), "lora")
     with pytest.raises(UnsupportedChannelError, match="adapters need a transformers model"):
         run(task, "lora", load_llm(str.upper))

@@ -176,7 +176,7 @@ def test_an_unknown_name_is_an_error_and_never_the_plain_model(
 
 def test_what_cannot_be_served_is_refused(bank: AdapterBank, llm: TransformersLM, family: Family) -> None:
     other = replace(family, base="another@0:float32")
-    with pytest.raises(FingerprintMismatchError, match=f"made for another@0:float32, this model is {llm.fingerprint}"):
+    with pytest.raises(FingerprintMismatchError, match=f"made for another@0:float32, this is {llm.fingerprint}"):
         AdapterPool(bank, llm, other)
     with pytest.raises(UnsupportedChannelError, match="need a transformers model"):
         AdapterPool(bank, load_llm(lambda prompt: prompt))

@@ -93,7 +93,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert loaded.scores(profile).tolist() == made.scores(profile).tolist()
     assert load_filter(tmp_path / "filter", Plane(), threshold=0.25).threshold == 0.25
     assert load_filter("untrained", ENCODER, threshold=1.0).threshold == 1.0
-    with pytest.raises(FingerprintMismatchError, match="reads vectors of plane"):
+    with pytest.raises(FingerprintMismatchError, match="was made for plane"):
         load_filter(tmp_path / "filter", ENCODER)
     with pytest.raises(FingerprintMismatchError):
         RelevanceRetriever(RecencyRetriever(), made, ENCODER)

@@ -46,9 +46,7 @@ def test_a_folder_by_name(tmp_path: Path) -> None:
     options = RetrieverOptions(model=str(tmp_path / "spaces"), view="target")  # the view is that of the spaces
     found = make_retriever("useful", options, encoder=Written()).retrieve(PROFILE, "1 0", 4)
     assert found == UsefulRetriever(Written(), SPACES).retrieve(PROFILE, "1 0", 4)
-    with pytest.raises(
-        FingerprintMismatchError, match=r"learned on vectors of written\|view=text, these are of hashing"
-    ):
+    with pytest.raises(FingerprintMismatchError, match=r"made for written\|view=text, this is hashing"):
         make_retriever("useful", options, encoder=HashingEncoder(64))
 
 

@@ -92,5 +92,5 @@ def test_neighbours_never_bring_anybody_elses_record(tmp_path: Path) -> None:
 
 def test_shared_interests_of_other_vectors_are_refused() -> None:
     other = SharedInterests("other", np.eye(2, dtype=np.float32), np.eye(2))
-    with pytest.raises(FingerprintMismatchError, match=r"vectors of other, these are of written\|view=text"):
+    with pytest.raises(FingerprintMismatchError, match=r"made for other, this is written\|view=text"):
         MultiInterestRetriever(Written(), interests=other)

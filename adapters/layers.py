@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -68,6 +69,21 @@ def sizes(layer: Linear) -> tuple[int, int]:
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
     return int(layer.weight.shape[0]), int(layer.weight.shape[1])
+
+
+@contextmanager
+def inputs_of(model: nn.Module, layers: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """While this is open, what a function makes of each layer's last input is kept, by the layer's name."""
+    read: dict[str, Tensor] = {}
+
+    def keep(name: str, module: nn.Module, given: tuple[Any, ...]) -> None:
+        read[name] = layers[name](given[0].detach())
+
+    with ExitStack() as stack:
+        for name in layers:
+            hook = model.get_submodule(name).register_forward_pre_hook(partial(keep, name))
+            stack.callback(hook.remove)
+        yield read
 
 
 def sights(model: nn.Module) -> Mapping[str, Sight]:

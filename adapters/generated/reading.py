@@ -8,17 +8,16 @@ LLM did not expect of the answer (`record_vectors`). One forward pass gives both
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from persona.adapters.few_records.routed import record_vectors
 from persona.adapters.generated.network import ANSWER, PADDING, PROMPT, layers_of
-from persona.adapters.layers import sights
+from persona.adapters.layers import inputs_of, sights
 from persona.adapters.training.lessons import TokenExample
 from persona.adapters.training.trainer import AdapterTrainer
 
@@ -71,23 +70,19 @@ class ActivationReader:
         )
 
     def _read(self, examples: Sequence[TokenExample]) -> Activations:
-        inputs: dict[str, Tensor] = {}
-
-        def keep(name: str, n_in: int, axis: int | None, module: nn.Module, given: tuple[Any, ...]) -> None:
-            x = given[0].detach().transpose(0, 1) if axis == 1 else given[0].detach()
-            x = x.reshape(len(examples), -1, n_in)
-            inputs[name] = x[:, -min(self._tokens, x.shape[1]) :].float().cpu()
-
         order = sorted(range(len(examples)), key=lambda index: len(examples[index]))  # as they are read
         ordered = [examples[index] for index in order]
-        with ExitStack() as stack:
-            for name, n_in, axis in self._watched:
-                layer = self._trainer.llm.model.get_submodule(name)
-                stack.callback(layer.register_forward_pre_hook(partial(keep, name, n_in, axis)).remove)
+
+        def last(n_in: int, axis: int | None, x: Tensor) -> Tensor:
+            x = x.transpose(0, 1) if axis == 1 else x
+            return x.reshape(len(examples), -1, n_in)[:, -self._tokens :].float().cpu()
+
+        watched = {name: partial(last, n_in, axis) for name, n_in, axis in self._watched}
+        with inputs_of(self._trainer.llm.model, watched) as inputs:
             surprises = record_vectors(self._trainer, ordered, prior=self._prior)
         states = torch.zeros(len(examples), len(self._watched), self._tokens, self._watched[0][1])
         marks = torch.full((len(examples), self._tokens), PADDING)
-        for layer, (name, _, _) in enumerate(self._watched):
+        for layer, name in enumerate(watched):
             states[:, layer, -inputs[name].shape[1] :] = inputs[name]
         for row, example in enumerate(ordered):
             # The last token of a target is predicted, not read.

@@ -16,14 +16,13 @@ text, which the paper does not claim: values alone are edited. What ``W`` makes 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from persona.adapters.layers import inputs_of
 from persona.adapters.training.lessons import Lesson, TokenExample
 from persona.adapters.training.losses import UserLosses
 from persona.adapters.training.trainer import AdapterTrainer
@@ -73,19 +72,8 @@ def _start(losses: UserLosses, examples: Sequence[TokenExample], moments: Sequen
 @torch.no_grad()
 def _read(losses: UserLosses, example: TokenExample) -> list[Tensor]:
     """What each layer reads over an example, prompt and answer, without a user's adapter.  # (tokens, in) each"""
-    inputs: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def kept(module: nn.Module, given: tuple[Any, ...]) -> None:
-            inputs[name] = given[0].detach().flatten(0, -2).float().cpu()
-
-        return kept
-
     names = [module.name for module in losses.stack.family.modules]
-    with ExitStack() as stack:
-        for name in names:
-            layer = losses.stack.model.get_submodule(name)
-            stack.callback(layer.register_forward_pre_hook(keep(name)).remove)
+    with inputs_of(losses.stack.model, dict.fromkeys(names, lambda x: x.flatten(0, -2).float().cpu())) as inputs:
         losses.under_prior([example])
     return [inputs[name] for name in names]
 

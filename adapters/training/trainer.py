@@ -84,14 +84,9 @@ class AdapterTrainer:
             self.family = losses.stack.family
 
     @contextmanager
-    def stacked(self, prior: Tensor | None) -> Iterator[UserLosses]:
-        """While this is open, the LLM computes with adapters over `prior`.  # (size,)"""
-        with self._stacked(self.spec, prior) as losses:
-            yield losses
-
-    @contextmanager
-    def _stacked(self, spec: LoraSpec, prior: Tensor | None) -> Iterator[UserLosses]:
-        with StackedLoRA(self.llm.model, spec, slots=1, prior=prior, base=self.llm.fingerprint) as stack:
+    def stacked(self, prior: Tensor | None, spec: LoraSpec | None = None) -> Iterator[UserLosses]:
+        """While this is open, the LLM computes with adapters over `prior` (size,), perhaps of another `spec`."""
+        with StackedLoRA(self.llm.model, spec or self.spec, slots=1, prior=prior, base=self.llm.fingerprint) as stack:
             yield UserLosses(stack, self._loss, self.options.chunk_tokens)
 
     def train_prior(
@@ -127,7 +122,7 @@ class AdapterTrainer:
             raise InvalidOptionError("a prior needs examples, and there are none: name users with records")
         patience = 1 if validation else None
         options = replace(self.options, batch_size=_PRIOR_BATCH, min_steps=0, patience=patience)
-        with self._stacked(replace(self.spec, gate=None), None) as losses:
+        with self.stacked(None, replace(self.spec, gate=None)) as losses:
             (learnt,) = train_side_by_side(losses, [Lesson("prior", train, validation, start=start)], options)
         row = learnt.row.cpu()
         if learnt.wins:

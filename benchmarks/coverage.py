@@ -19,13 +19,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from sklearn.cluster import KMeans
 
+from benchmarks.shared_interests import SharedInterestRetriever, SharedInterests
 from persona.encoders.embedding import embed_users
 from persona.encoders.load import load_encoder
 from persona.readers import read_split
 from persona.retrievers import EntityRetriever, MultiInterestRetriever
 from persona.retrievers.base import positions
 from persona.retrievers.registry import make_retrievers
-from persona.retrievers.vectors.multi_interest import SharedInterests
 from persona.retrievers.vectors.record_vectors import RecordVectors
 from persona.store.profile_store import ProfileStore
 from persona.store.vectors import vector_fingerprint
@@ -68,7 +68,7 @@ def main() -> None:
         users = [vectors.matrix for user in store.user_ids() if (vectors := store.vectors(user, fingerprint))]
         many = SharedInterests.from_matrices(fingerprint, users)
         retrievers["multi_interest"] = MultiInterestRetriever(encoder, store)
-        retrievers["multi_interest, neighbours"] = MultiInterestRetriever(encoder, store, interests=many)
+        retrievers["multi_interest, neighbours"] = SharedInterestRetriever(many, encoder, store)
         retrievers["entities"] = EntityRetriever()
         print(f"{len(questions)} questions of {len({question.user_id for question in questions})} users")
         print("| retriever | k | clusters covered | labels covered | similarity |")

@@ -29,7 +29,7 @@ VIEWS = ("text", "target", "target+text", "title+text", "turn")
 """The views of a record that can be embedded or indexed; see `Record.view`."""
 
 SYNTHETIC = "persona:synthetic"
-"""The field of a record's metadata that says that an LLM wrote it (`persona.summaries.synthetic`), and which one."""
+"""The field of a record's metadata that says that an LLM wrote it (`examples/synthetic_records.py`), and which one."""
 
 _OPTIONAL = frozenset({"target", "time", "role", "speaker", "expires"})
 _MOMENT = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d:\d\d:\d\d(\.\d+)?(\+00:00)?)?)?)?", re.ASCII)

@@ -35,7 +35,7 @@ Progress = Callable[[int, float], None]
 """Called with the users (or steps) done so far and the seconds since the start."""
 
 Prepare = Callable[[Sequence[Lesson]], Sequence[Lesson]]
-"""Changes the lessons of a chunk before they are trained: `persona.adapters.training.little_data`."""
+"""Changes the lessons of a chunk before they are trained: `examples/little_data.py`."""
 
 
 def prior_examples(

@@ -102,7 +102,7 @@ def chunks(pairs: Iterable[tuple[str, Record]]) -> Iterator[Chunk]:
         if not isinstance(record, Record):
             raise DataFormatError(f"the store takes pairs of a user id and a Record, was: {record!r:.80}")
         if SYNTHETIC in record.metadata:
-            raise DataFormatError("what an LLM wrote is no record of a user: keep it with `synthesize`")
+            raise DataFormatError("what an LLM wrote is no record of a user: keep it beside the records")
         if user_id != last:
             last = check_user_id(user_id)
             history = chunk.histories.setdefault(last, {})

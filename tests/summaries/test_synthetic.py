@@ -6,6 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from examples.synthetic_records import (
+    SyntheticChannel,
+    SyntheticOptions,
+    synthesize,
+    synthetic_records,
+    write_synthetic,
+)
 from persona.adapters.examples import history_examples, text_examples
 from persona.channels import Ask
 from persona.errors import DataFormatError, InvalidOptionError
@@ -14,13 +21,6 @@ from persona.personalizer import Personalizer
 from persona.records import SYNTHETIC, Profile, Record
 from persona.store.profile_store import ProfileStore
 from persona.summaries.statistics import profile_stats
-from persona.summaries.synthetic import (
-    SyntheticChannel,
-    SyntheticOptions,
-    synthesize,
-    synthetic_records,
-    write_synthetic,
-)
 from tests.summaries.conftest import Asked
 
 

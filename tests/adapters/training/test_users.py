@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from examples.little_data import compose, half, in_half, warmed_up, with_others
 from persona.adapters.bank import AdapterBank
 from persona.adapters.examples import Example, history_examples, text_examples
 from persona.adapters.family import LoraSpec
 from persona.adapters.training.lessons import Lesson, TokenExample
-from persona.adapters.training.little_data import compose, half, in_half, warmed_up, with_others
 from persona.adapters.training.options import TrainingOptions
 from persona.adapters.training.trainer import AdapterTrainer
 from persona.adapters.training.users import prior_examples, train_users

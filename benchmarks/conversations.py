@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from examples.learned_weights import Evidence, learn_weights
 from persona.encoders.load import load_encoder
 from persona.eval.benchmark import Question
 from persona.eval.benchmarks.registry import load_benchmark
@@ -35,7 +36,6 @@ from persona.retrievers import (
     RecencyRetriever,
 )
 from persona.retrievers.base import Ranking, positions, scored
-from persona.retrievers.conversation.learning import Evidence, learn_weights
 from persona.retrievers.conversation.passages import PassageRetriever, passages
 
 

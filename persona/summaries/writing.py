@@ -56,33 +56,6 @@ class SummaryOptions:
         check_least(1, users_at_once=self.users_at_once)
 
 
-def write_summaries(
-    llm: LanguageModel,
-    profiles: Sequence[Profile],
-    options: SummaryOptions | None = None,
-    *,
-    labels: Sequence[str] | None = None,
-) -> list[str]:
-    """Ask an LLM for a summary of each profile. Nothing is stored.
-
-    Args:
-        llm: any that `load_llm` makes.
-        profiles: of any users; all are asked about together. An empty one has an empty summary.
-        options: how.
-        labels: what the form ``task`` lets choose from, in place of the task's own labels.
-
-    Raises:
-        InvalidOptionError: if the context has no room for a record.
-        GenerationError: if one of them is not answered, or refused.
-    """
-    written = {}
-    for index, summary in each_summary(llm, profiles, options, labels=labels):
-        if isinstance(summary, GenerationError):
-            raise summary
-        written[index] = summary
-    return [written[index] for index in range(len(profiles))]
-
-
 def each_summary(
     llm: LanguageModel,
     profiles: Sequence[Profile],
@@ -90,7 +63,13 @@ def each_summary(
     *,
     labels: Sequence[str] | None = None,
 ) -> Iterator[tuple[int, str | GenerationError]]:
-    """Index and summary of each profile, or why there is none, when it is there; arguments as `write_summaries`.
+    """Index and summary of each profile, or why there is none, when it is there. Nothing is stored.
+
+    Args:
+        llm: any that `load_llm` makes.
+        profiles: of any users; all are asked about together. An empty one has an empty summary.
+        options: how.
+        labels: what the form ``task`` lets choose from, in place of the task's own labels.
 
     Raises:
         InvalidOptionError: if the context has no room for a record.
@@ -148,7 +127,7 @@ class WrittenSummaries:
     Args:
         llm: writes.
         options: how.
-        labels: see `write_summaries`.
+        labels: see `each_summary`.
         path: the file; None keeps nothing.
         progress: called with the number of summaries written and that of all which are missing.
 

@@ -10,7 +10,7 @@
 
 Each signal is centred over the profile; all but `speaker` are divided by their standard deviation, so that they have a
 common scale (a sum of reciprocal ranks loses how far ahead the best is). The weights can be learned
-(`persona.retrievers.conversation.learning`).
+(`examples/learned_weights.py`).
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
+from examples.learned_weights import Evidence, _loss, evidence_by_reader, learn_weights
 from persona.errors import GenerationError, InvalidOptionError
 from persona.protocols import Request
 from persona.records import Profile, Record
 from persona.retrievers import ConversationRetriever
-from persona.retrievers.conversation.learning import Evidence, _loss, evidence_by_reader, learn_weights
 from persona.retrievers.conversation.retriever import Weights
 from tests import small_models
 from tests.retrievers.cases import ids

@@ -4,8 +4,8 @@ The weights w maximise the log-likelihood of the evidence under a softmax over t
 
     sum over questions of  sum over records j of  share_j log softmax(signals @ w)_j   -   strength / 2 |w - w0|^2
 
-by BFGS: five numbers and a concave function. w0 are the retriever's own weights, so a few
-questions move them little.
+by BFGS: five numbers and a concave function. w0 are the retriever's own weights, so a few questions move them little.
+On long conversations the default weights were as good as learned ones.
 
 Where nobody marked evidence, a reader does (`evidence_by_reader`): the shares are the softmax of the log-likelihood
 that an LLM gives the known answer after each of the turns found first (Izacard et al., arXiv 2208.03299).
@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from persona.errors import GenerationError, InvalidOptionError, check_positive
 from persona.protocols import Choices, Request, Retriever, ScoresChoices
 from persona.records import Profile
-
-from ..base import check_k
-from .retriever import ConversationRetriever, Weights
+from persona.retrievers.base import check_k
+from persona.retrievers.conversation.retriever import ConversationRetriever, Weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ def test_a_folder_gives_back_the_same_generator(generator: AdapterGenerator, tmp
 def test_shapes_that_cannot_be(trainer: AdapterTrainer) -> None:
     shape = GeneratorConfig(ACTIVATIONS, trainer.family.name, dim=4)
     for change, message in (
-        ({"kind": "words"}, "must be one of vector, activations, was: 'words'"),
+        ({"kind": "words"}, "must be one of vector, activations, routed, was: 'words'"),
         ({"chunk_rank": 3}, "must divide the adapters' rank, 4, was: 3"),
         ({"heads": 5}, "must be a multiple of `heads`, 5, was: 64"),
         ({"tokens": 0}, "`tokens` must be at least 1, was: 0"),

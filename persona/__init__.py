@@ -72,7 +72,7 @@ _PLACES = {
     "wrap": "persona.integrations.openai",
 }
 
-__all__ = sorted(_PLACES)
+__all__ = [*_PLACES]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,17 +24,12 @@ from persona.personalizer import Personalizer
 from persona.prompts import PLACEMENTS, PROMPT, PromptBuilder
 from persona.protocols import GenerationOptions, LanguageModel, RecordEncoder, Retriever
 from persona.records import check_user_id
-from persona.retrievers.registry import (
-    NEEDS_ENCODER,
-    RetrieverOptions,
-    check_retriever,
-    make_retriever,
-    needs_encoder,
-)
+from persona.retrievers.registry import NEEDS_ENCODER, RetrieverOptions, check_retriever, make_retriever, needs_encoder
 from persona.settings import Settings, open_store
 
 if TYPE_CHECKING:
     from persona.adapters.bank import AdapterBank
+    from persona.adapters.serving.pool import AdapterPool
     from persona.adapters.serving.vllm import ServedAdapters
     from persona.encoders.user_vectors import UserVectorFile
     from persona.soft_prompts.embedder import UserEmbedder
@@ -108,8 +103,7 @@ class PersonalizationOptions:
             lamp_task(self.task)
         check_one_of(PLACEMENTS, placement=self.placement)
         check_one_of(MISSING_ADAPTER, missing_adapter=self.missing_adapter)
-        if self.summary is not None and self.summary not in SUMMARIES:
-            raise InvalidOptionError(f"a summary must be one of {', '.join(SUMMARIES)}, was: {self.summary!r}")
+        check_one_of(("", *SUMMARIES), summary=self.summary or "")
         unread = (self.family is not None and not self.steering) or self.missing_adapter != MISSING_ADAPTER[0]
         if self.adapters is False and unread:
             raise InvalidOptionError("`family` and `missing_adapter` are for adapters: ask for these too")
@@ -137,30 +131,10 @@ def assembled(
     """
     given = options.user_embedder
     embedder = None if given is None else as_user_embedder(given, options.user_vectors)
-    name = options.retriever or Settings().retriever
+    task = options.task if options.task != FREE or embedder is None else embedder.config.task or FREE
+    wording = None if task == FREE else LampWording(lamp_task(task))
     with ExitStack() as stack:
-        summary = _summary_channel(options, store)
-        pool = _adapter_channel(options, llm, store, stack)
-        wants = isinstance(name, str) and options.k > 0 and needs_encoder(name, options.retrieval)
-        encoder = _encoder(options, embedder, wants)
-        channels: list[Channel] = []
-        if options.k:
-            from persona.retrievers.channel import RecordsChannel
-
-            if isinstance(name, str):
-                name = make_retriever(name, options.retrieval, encoder=encoder, store=store)
-            channels.append(RecordsChannel(name, options.k))
-        if embedder is not None:
-            from persona.soft_prompts.channel import SoftPromptChannel
-
-            source = as_user_vectors(options.user_vectors) or encoder
-            assert source is not None
-            channels.append(SoftPromptChannel(embedder, llm, source, store))
-        channels += [
-            channel for channel in (pool, _steering_channel(options, llm, store), summary) if channel is not None
-        ]
-        task = options.task if options.task != FREE or embedder is None else embedder.config.task or FREE
-        wording = None if task == FREE else LampWording(lamp_task(task))
+        channels = list(_channels(options, llm, store, embedder, stack))
         builder = PromptBuilder.of(
             llm, max_tokens=options.max_context_tokens, wording=wording, placement=options.placement
         )
@@ -169,6 +143,60 @@ def assembled(
 
             channels.append(FeedbackChannel())
         yield Personalizer(llm, store, channels, builder=builder, options=options.generation, checks=options.checks)
+
+
+def _channels(
+    options: PersonalizationOptions,
+    llm: LanguageModel,
+    store: ProfileStore,
+    embedder: UserEmbedder | None,
+    stack: ExitStack,
+) -> Iterator[Channel]:
+    """The channels that are asked for; what they keep open is so until `stack` ends."""
+    retriever = options.retriever or Settings().retriever
+    by_vectors = isinstance(retriever, str) and options.k > 0 and needs_encoder(retriever, options.retrieval)
+    encoder = _encoder(options, embedder, by_vectors)
+    if options.k:
+        from persona.retrievers.channel import RecordsChannel
+
+        if isinstance(retriever, str):
+            retriever = make_retriever(retriever, options.retrieval, encoder=encoder, store=store)
+        yield RecordsChannel(retriever, options.k)
+    if embedder is not None:
+        from persona.soft_prompts.channel import SoftPromptChannel
+
+        source = as_user_vectors(options.user_vectors) or encoder
+        assert source is not None
+        yield SoftPromptChannel(embedder, llm, source, store)
+    if options.adapters is not False:
+        from persona.adapters.channel import AdapterChannel
+
+        yield AdapterChannel(_adapters(options, llm, store, stack), missing=options.missing_adapter)
+    if options.steering:
+        from persona.adapters.bank import AdapterBank
+        from persona.steering.channel import SteeringChannel
+
+        bank, key = AdapterBank(store), options.family if options.adapters is False else None
+        yield SteeringChannel(bank, bank.family(llm.fingerprint, key=key, steers=True))
+    if options.summary is not None:
+        from persona.summaries.channel import SummaryChannel
+        from persona.summaries.stored import StoredSummaries
+
+        yield SummaryChannel(options.summary, StoredSummaries(store, options.task), task=options.task)
+
+
+def _adapters(
+    options: PersonalizationOptions, llm: LanguageModel, store: ProfileStore, stack: ExitStack
+) -> AdapterPool | ServedAdapters:
+    """Those that a server has, or those of a bank, in a pool."""
+    from persona.adapters.bank import AdapterBank
+    from persona.adapters.serving.pool import AdapterPool
+
+    if not isinstance(options.adapters, AdapterBank | bool):
+        return options.adapters
+    bank = AdapterBank(store) if isinstance(options.adapters, bool) else options.adapters
+    family = None if options.family is None else bank.family(llm.fingerprint, key=options.family)
+    return stack.enter_context(AdapterPool(bank, llm, family))
 
 
 def personalize(
@@ -216,10 +244,8 @@ def changed(options: PersonalizationOptions, changes: Mapping[str, Any]) -> Pers
     Raises:
         InvalidOptionError: if there is no such option.
     """
-    known = [each.name for each in fields(PersonalizationOptions)]
     for name in changes:
-        if name not in known:
-            raise InvalidOptionError(f"an option must be one of {', '.join(known)}, was: {name!r}")
+        check_one_of([each.name for each in fields(PersonalizationOptions)], option=name)
     return replace(options, **changes)
 
 
@@ -267,42 +293,3 @@ def _encoder(options: PersonalizationOptions, embedder: UserEmbedder | None, wan
             f"retriever of {', '.join(sorted(NEEDS_ENCODER))}"
         )
     return None
-
-
-def _summary_channel(options: PersonalizationOptions, store: ProfileStore) -> Channel | None:
-    if options.summary is None:
-        return None
-    from persona.summaries.channel import SummaryChannel
-    from persona.summaries.stored import StoredSummaries
-
-    return SummaryChannel(options.summary, StoredSummaries(store, options.task), task=options.task)
-
-
-def _steering_channel(options: PersonalizationOptions, llm: LanguageModel, store: ProfileStore) -> Channel | None:
-    if not options.steering:
-        return None
-    from persona.adapters.bank import AdapterBank
-    from persona.steering.channel import SteeringChannel
-
-    bank = AdapterBank(store)
-    key = options.family if options.adapters is False else None
-    return SteeringChannel(bank, bank.family(llm.fingerprint, key=key, steers=True))
-
-
-def _adapter_channel(
-    options: PersonalizationOptions, llm: LanguageModel, store: ProfileStore, stack: ExitStack
-) -> Channel | None:
-    """The channel of the adapters of a bank, their pool open until `stack` ends."""
-    if options.adapters is False:
-        return None
-    from persona.adapters.bank import AdapterBank
-    from persona.adapters.channel import AdapterChannel
-    from persona.adapters.serving.pool import AdapterPool
-    from persona.adapters.serving.vllm import ServedAdapters
-
-    if isinstance(options.adapters, ServedAdapters):
-        return AdapterChannel(options.adapters, missing=options.missing_adapter)
-    bank = AdapterBank(store) if options.adapters is True else options.adapters
-    family = None if options.family is None else bank.family(llm.fingerprint, key=options.family)
-    pool = stack.enter_context(AdapterPool(bank, llm, family))
-    return AdapterChannel(pool, missing=options.missing_adapter)

@@ -210,6 +210,21 @@ def _check(holds: bool, name: str, rule: str, value: object) -> None:
 
 
 @contextmanager
+def needed(extra: str) -> Iterator[None]:
+    """Around imports: say which extra of persona brings a package that is missing.
+
+    Raises:
+        MissingDependencyError: if one is.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"the package {error.name} is not installed: pip install 'persona-llm[{extra}]'"
+        ) from error
+
+
+@contextmanager
 def located(source: str | PathLike[str], place: str | None = None) -> Iterator[None]:
     """Turn errors about data, user ids and tasks in the block into a `DataFormatError` that says where."""
     try:

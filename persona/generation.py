@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Protocol, Self
 
 from persona.channels import Ask
@@ -12,8 +11,6 @@ from persona.errors import GenerationError, InvalidOptionError
 from persona.prompts.personal_data import personal_data
 from persona.protocols import Answer, Message, Request
 from persona.records import ScoredRecord
-
-_UNFINISHED = "the whole answer is known at the end of the stream: read it to its end first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +132,24 @@ class Prepared:
         return () if self.ask is None else tuple(each for check in self.checks for each in check(self.ask, text))
 
 
-class GenerationStream(Iterator[str]):
+class _Unfolding:
+    """What both kinds of streams have at their end."""
+
+    _generation: Generation | None = None
+
+    @property
+    def generation(self) -> Generation:
+        """The whole answer and where it came from.
+
+        Raises:
+            InvalidOptionError: if the stream has not been read to its end.
+        """
+        if self._generation is None:
+            raise InvalidOptionError("the whole answer is known at the end of the stream: read it to its end first")
+        return self._generation
+
+
+class GenerationStream(_Unfolding, Iterator[str]):
     """An answer in pieces, as they are written; joined, they are its text.
 
     Leaving it early (`close`, or the end of a ``with`` block) stops the LLM.
@@ -146,7 +160,6 @@ class GenerationStream(Iterator[str]):
 
     def __init__(self, pieces: Generator[str | Generation, None, None]) -> None:
         self._pieces = pieces
-        self._generation: Generation | None = None
 
     def __next__(self) -> str:
         for piece in self._pieces:
@@ -154,17 +167,6 @@ class GenerationStream(Iterator[str]):
                 return piece
             self._generation = piece
         raise StopIteration
-
-    @property
-    def generation(self) -> Generation:
-        """The whole answer and where it came from.
-
-        Raises:
-            InvalidOptionError: if the stream has not been read to its end.
-        """
-        if self._generation is None:
-            raise InvalidOptionError(_UNFINISHED)
-        return self._generation
 
     def close(self) -> None:
         """Stop the LLM, if it still writes."""
@@ -177,7 +179,7 @@ class GenerationStream(Iterator[str]):
         self.close()
 
 
-class AsyncGenerationStream(AsyncIterator[str]):
+class AsyncGenerationStream(_Unfolding, AsyncIterator[str]):
     """A `GenerationStream` for an event loop, which it does not block.
 
     Args:
@@ -186,7 +188,6 @@ class AsyncGenerationStream(AsyncIterator[str]):
 
     def __init__(self, pieces: AsyncGenerator[str | Generation, None]) -> None:
         self._pieces = pieces
-        self._generation: Generation | None = None
 
     async def __anext__(self) -> str:
         async for piece in self._pieces:
@@ -195,13 +196,6 @@ class AsyncGenerationStream(AsyncIterator[str]):
             self._generation = piece
         raise StopAsyncIteration
 
-    @property
-    def generation(self) -> Generation:
-        """The whole answer and where it came from; errors as in `GenerationStream`."""
-        if self._generation is None:
-            raise InvalidOptionError(_UNFINISHED)
-        return self._generation
-
     async def aclose(self) -> None:
         """Stop the LLM, if it still writes."""
         await self._pieces.aclose()
@@ -209,7 +203,5 @@ class AsyncGenerationStream(AsyncIterator[str]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.aclose()

@@ -15,7 +15,7 @@ Nothing else answers users' requests; an evaluation uses it as a server does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from persona.generation import AnswerCheck, AsyncGenerationStream, Generation, G
 from persona.llm.answers.modes import aanswers, answers
 from persona.llm.answers.streams import awaited, pieces_of
 from persona.llm.chat.messages import Conversation, conversation, with_personal_turns
-from persona.llm.checks import check_options, check_prompt
+from persona.llm.checks import check_options, check_prompt, collected
 from persona.prompts import PROMPT, PromptBuilder
 from persona.protocols import (
     ADAPTER,
@@ -37,7 +37,6 @@ from persona.protocols import (
     Choices,
     GenerationOptions,
     LanguageModel,
-    Message,
     Request,
     ScoresChoices,
 )
@@ -106,6 +105,10 @@ class Personalizer:
         """
         return self.changed(options=replace(self.options, answers=way))
 
+    def _choosing(self, choices: object) -> Personalizer:
+        """One that chooses among choices that are given by likelihood, where nothing else is asked for."""
+        return self.answering("likelihood") if choices is not None and self.options.answers == "auto" else self
+
     def changed(
         self, *, channels: Sequence[Channel] | None = None, options: GenerationOptions | None = None
     ) -> Personalizer:
@@ -151,9 +154,8 @@ class Personalizer:
         Raises:
             InvalidOptionError: if something is no such pair.
         """
-        if choices is not None and self.options.answers == "auto":
-            return self.answering("likelihood").batch(questions, choices=choices)
-        return self.answer(self.prepared(questions, choices=choices))
+        chosen = self._choosing(choices)
+        return chosen.answer(chosen.prepared(questions, choices=choices))
 
     async def agenerate(
         self, user_id: str, prompt: Conversation, *, choices: Choices | Sequence[str] | None = None
@@ -170,15 +172,9 @@ class Personalizer:
         Endpoints and LangChain runnables are awaited. Reading and retrieval, and models on this machine, run in a
         worker thread.
         """
-        if choices is not None and self.options.answers == "auto":
-            return await self.answering("likelihood").abatch(questions, choices=choices)
-        prepared = await asyncio.to_thread(self.prepared, questions, choices=choices)
-        answers = []
-        for answer in await self.aanswers(prepared):
-            if isinstance(answer, GenerationError):
-                raise answer
-            answers.append(answer)
-        return answers
+        chosen = self._choosing(choices)
+        prepared = await asyncio.to_thread(chosen.prepared, questions, choices=choices)
+        return collected(enumerate(await chosen.aanswers(prepared)))
 
     def stream(
         self, user_id: str, prompt: Conversation, *, choices: Choices | Sequence[str] | None = None
@@ -187,11 +183,9 @@ class Personalizer:
 
         Arguments and errors as in `generate`. `GenerationStream.generation` is the whole, at the end.
         """
-        check_user_id(user_id)
-        if choices is not None and self.options.answers == "auto":
-            return self.answering("likelihood").stream(user_id, prompt, choices=choices)
-        (prepared,) = self.prepare([self.ask(self.store.profile(user_id), prompt, choices=choices)])
-        return GenerationStream(self._pieces(prepared))
+        chosen = self._choosing(choices)
+        (prepared,) = chosen.prepared([(user_id, prompt)], choices=choices)
+        return GenerationStream(chosen._pieces(prepared))
 
     def astream(
         self, user_id: str, prompt: Conversation, *, choices: Choices | Sequence[str] | None = None
@@ -207,7 +201,9 @@ class Personalizer:
 
     def ask(self, profile: Profile, prompt: Conversation, *, choices: Choices | Sequence[str] | None = None) -> Ask:
         """What the channels get: the request, its query and its legal answers, and the records of `profile`."""
-        turns, request = _checked_conversation(prompt)
+        turns, request = conversation(prompt)
+        for text in (*(turn.content for turn in turns), request):
+            check_prompt(text)
         if choices is None and self.builder.wording is not None:
             choices = self.builder.wording.choices(request)
         return Ask(profile, request, self._query(request), Choices.of(choices), turns)
@@ -220,7 +216,6 @@ class Personalizer:
             if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
                 raise InvalidOptionError(f"a batch is of pairs of a user id and a prompt, was: {pair!r:.80}")
             check_user_id(pair[0])
-            _checked_conversation(pair[1])
         profiles = {user_id: self.store.profile(user_id) for user_id, _ in questions}
         return self.prepare([self.ask(profiles[user_id], prompt, choices=choices) for user_id, prompt in questions])
 
@@ -246,12 +241,7 @@ class Personalizer:
         Raises:
             GenerationError: if the LLM does not answer.
         """
-        generations = {}
-        for index, generation in self.answers(prepared):
-            if isinstance(generation, GenerationError):
-                raise generation
-            generations[index] = generation
-        return [generations[index] for index in range(len(prepared))]
+        return collected(self.answers(prepared))
 
     def answers(self, prepared: Sequence[Prepared]) -> Iterator[tuple[int, Generation | GenerationError]]:
         """`answer`, each with its index when it arrives: one by one where the LLM can, else all at the end.
@@ -316,7 +306,7 @@ class Personalizer:
         tokens = sum(each.tokens for each in contributions)
         builder = self._builder_for(ask, tokens)
         built = builder.build(ask.prompt, [scored.record for scored in records], notes, query=ask.query)
-        shown = {id(record) for record in built.records}
+        shown = {id(record) for record in built.records}  # text may not have fitted
         generation = Generation(
             text="",
             user_id=ask.profile.user_id,
@@ -325,7 +315,7 @@ class Personalizer:
             channels=tuple(
                 channel.name
                 for channel, each in zip(self.channels, contributions, strict=True)
-                if each.personal and _reached(each, built)
+                if each.personal and _reached(each, built, shown)
             ),
             tokens_added=built.tokens_added + tokens,
             notes=built.notes,
@@ -345,17 +335,8 @@ class Personalizer:
         return replace(self.builder, max_tokens=min(self.builder.max_tokens, room))
 
 
-def _checked_conversation(given: Conversation) -> tuple[tuple[Message, ...], str]:
-    """Earlier turns and prompt; errors as in `conversation` and `check_prompt`."""
-    turns, prompt = conversation(given)
-    for text in (*(turn.content for turn in turns), prompt):
-        check_prompt(text)
-    return turns, prompt
-
-
-def _reached(contribution: Contribution, built: BuiltPrompt) -> bool:
-    """Whether anything of `contribution` is in the request; text may not have fitted."""
-    shown = {id(record) for record in built.records}
+def _reached(contribution: Contribution, built: BuiltPrompt, shown: Collection[int]) -> bool:
+    """Whether anything of `contribution` is in the request."""
     return (
         any(id(scored.record) in shown for scored in contribution.records)
         or bool(contribution.notes and built.notes)

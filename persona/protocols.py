@@ -174,13 +174,7 @@ class Wording(Protocol):
         ...
 
     def prompt(
-        self,
-        prompt: str,
-        records: Sequence[Record],
-        notes: Sequence[str],
-        tokenizer: TextTokenizer,
-        *,
-        max_length: int,
+        self, prompt: str, records: Sequence[Record], notes: Sequence[str], tokenizer: TextTokenizer, *, max_length: int
     ) -> BuiltPrompt:
         """`prompt` with records and notes, in about `max_length` tokens in all; byte for byte as the task has it."""
         ...

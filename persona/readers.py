@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdError, located
+from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdError, check_one_of, located, reason
 from persona.formats.archives import ZIP_MAGIC, conversation_members
 from persona.formats.conversations import KINDS, Whose, kind_of, turns_of
 from persona.formats.fields import described
@@ -127,28 +127,24 @@ def read_records(
     given = not isinstance(source, str | PathLike) or name.startswith(HUB)
     format = _checked_format(name, "datasets" if given and format == "auto" else format, datasets=given)
     _check_options(name, format, task=task is not None, turns=user_id is not None or roles is not None)
-    if format in KINDS:
-        whose = Whose(user_id) if roles is None else Whose(user_id, tuple(roles))
-        return RecordReader(name, format, _from_rows(name, "", _turns(name, format, whose), max_characters))
     if format == "lamp":
         return RecordReader(name, format, _bounded(name, lamp_records(name, task=task), max_characters))
-    if format == "jsonl":
-        return RecordReader(name, format, _from_rows(name, "line", _lines(name), max_characters))
-    if format == "json":
-        return RecordReader(name, format, _from_rows(name, "element", _elements(name), max_characters))
-    if format == "parquet":
-        return RecordReader(name, format, _from_rows(name, "row", enumerate(parquet_rows(name)), max_characters))
-    data = _loaded(name) if isinstance(source, str | PathLike) else source
-    if data.column_names is not None:
-        with located(name):
-            check_fields(data.column_names)
-    return RecordReader(name, format, _from_rows(name, "row", enumerate(_dataset_rows(data, name)), max_characters))
+    rows: Iterable[tuple[str, Mapping[str, object]]]
+    if format in KINDS:
+        whose = Whose(user_id) if roles is None else Whose(user_id, tuple(roles))
+        rows = _turns(name, format, whose)
+    elif format in ("jsonl", "json"):
+        rows = _objects(name, lines=format == "jsonl")
+    elif format == "parquet":
+        rows = _numbered(parquet_rows(name))
+    else:
+        rows = _numbered(_dataset_rows(_loaded(name) if isinstance(source, str | PathLike) else source, name))
+    return RecordReader(name, format, _from_rows(name, rows, max_characters))
 
 
 def _checked_format(name: str, format: str, *, datasets: bool) -> str:
     """The format of a source, found out where it is ``auto``; of one that `datasets` gives it is always the same."""
-    if format not in FORMATS:
-        raise InvalidOptionError(f"a format must be one of {', '.join(FORMATS)}, was: {format!r}")
+    check_one_of(FORMATS, format=format)
     if datasets and format != "datasets":
         raise InvalidOptionError(f"the format of {name} is 'datasets', was: {format!r}")
     return _format_of(name) if format == "auto" else format
@@ -224,12 +220,12 @@ def _bounded(source: str, pairs: Iterator[tuple[str, Record] | None], most: int)
 
 
 def _from_rows(
-    source: str, unit: str, rows: Iterable[tuple[int | str, Mapping[str, object]]], most: int
+    source: str, rows: Iterable[tuple[str, Mapping[str, object]]], most: int
 ) -> Iterator[tuple[str, Record] | None]:
-    """Records of at most `most` characters from rows with their numbers, which count what `unit` names, or places."""
-    first_seen: dict[bytes, tuple[int | str, bytes]] = {}  # of each id that is given: number and content
-    number = None
-    for number, row in rows:
+    """Records of at most `most` characters from rows with their places."""
+    first_seen: dict[bytes, tuple[str, bytes]] = {}  # of each id that is given: place and content
+    place = None
+    for place, row in rows:
         try:
             pair = record_of(row)
             if pair is not None:
@@ -237,22 +233,22 @@ def _from_rows(
             if pair is not None and row.get("id") not in (None, ""):
                 key = hashlib.blake2b(repr((pair[0], pair[1].id)).encode(), digest_size=16).digest()
                 content = bytes.fromhex(pair[1].content_hash)
-                before, its_content = first_seen.setdefault(key, (number, content))
+                before, its_content = first_seen.setdefault(key, (place, content))
                 if content != its_content:
                     raise DataFormatError(
-                        f"the ids of a user's records must differ, {pair[1].id!r:.80} is on {unit} {before} too"
+                        f"the ids of a user's records must differ, {pair[1].id!r:.80} is on {before} too"
                     )
         except (DataFormatError, InvalidUserIdError) as error:
-            raise DataFormatError(str(error), source=source, place=f"{unit} {number}".strip()) from None
+            raise DataFormatError(str(error), source=source, place=place) from None
         yield pair
-    if number is None:
+    if place is None:
         raise DataFormatError("there must be records, there is not one row", source=source)
 
 
 def _turns(path: str, kind: str, whose: Whose) -> Iterator[tuple[str, Mapping[str, object]]]:
     """The turns of all conversations, each with its place."""
     empty = True
-    for where, conversation in _conversations(path, kind):
+    for where, conversation in _conversations(path):
         with located(path, where):
             turns = list(turns_of(conversation, kind, whose))
         for place, row in turns:
@@ -262,7 +258,7 @@ def _turns(path: str, kind: str, whose: Whose) -> Iterator[tuple[str, Mapping[st
         raise DataFormatError(f"there must be turns of {', '.join(whose.roles)}, there is none", source=path)
 
 
-def _conversations(path: str, kind: str) -> Iterator[tuple[str, object]]:
+def _conversations(path: str) -> Iterator[tuple[str, object]]:
     """The conversations of a file or of an archive, each with its place."""
     if _magic(path) == ZIP_MAGIC:
         for member in conversation_members(path):
@@ -271,7 +267,12 @@ def _conversations(path: str, kind: str) -> Iterator[tuple[str, object]]:
         return
     with open_text(path) as text:
         is_array = text.read(4096).lstrip().startswith("[")
-    if is_array:
+    yield from _values(path, lines=not is_array)
+
+
+def _values(path: str, *, lines: bool) -> Iterator[tuple[str, object]]:
+    """The values in a file of JSON lines or in a JSON array, each with its place."""
+    if not lines:
         yield from ((f"element {number}", value) for number, value in enumerate(read_elements(path, _ROWS)))
         return
     for number, line in read_lines(path):
@@ -280,25 +281,19 @@ def _conversations(path: str, kind: str) -> Iterator[tuple[str, object]]:
         yield f"line {number}", value
 
 
-def _lines(path: str) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in read_lines(path):
-        with located(path, f"line {number}"):
-            row = _row(parse_json(line), "a line")
-        yield number, row
+def _objects(path: str, *, lines: bool) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """The same, which must be rows."""
+    what = "a line" if lines else "an element"
+    for place, value in _values(path, lines=lines):
+        with located(path, place):
+            if not isinstance(value, dict):
+                raise DataFormatError(f"{what} must be a JSON object, was: {described(value)}")
+            check_fields(value)
+        yield place, value
 
 
-def _elements(path: str) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, value in enumerate(read_elements(path, _ROWS)):
-        with located(path, f"element {number}"):
-            row = _row(value, "an element")
-        yield number, row
-
-
-def _row(value: object, what: str) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise DataFormatError(f"{what} must be a JSON object, was: {described(value)}")
-    check_fields(value)
-    return value
+def _numbered(rows: Iterable[Mapping[str, object]]) -> Iterator[tuple[str, Mapping[str, object]]]:
+    return ((f"row {number}", row) for number, row in enumerate(rows))
 
 
 def _kind(source: Dataset | IterableDataset) -> str:
@@ -325,7 +320,7 @@ def _loaded(name: str) -> IterableDataset:
     try:
         splits = datasets.load_dataset(path, streaming=True)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataFormatError(f"the dataset cannot be loaded: {_line(error)}", source=name) from None
+        raise DataFormatError(f"the dataset cannot be loaded: {reason(error)}", source=name) from None
     if not split and len(splits) == 1:
         return next(iter(splits.values()))
     if split not in splits:
@@ -339,7 +334,3 @@ def _dataset_rows(source: Dataset | IterableDataset, name: str) -> Iterator[Mapp
         with located(name):
             check_fields(batch)
         yield from (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
-
-
-def _line(error: Exception) -> str:
-    return f"{' '.join(str(error).split()):.300}"

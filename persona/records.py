@@ -31,7 +31,7 @@ VIEWS = ("text", "target", "target+text", "title+text", "turn")
 SYNTHETIC = "persona:synthetic"
 """The field of a record's metadata that says that an LLM wrote it (`examples/synthetic_records.py`), and which one."""
 
-_OPTIONAL = frozenset({"target", "time", "role", "speaker", "expires"})
+_OPTIONAL = ("target", "time", "role", "speaker", "expires")
 _MOMENT = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d:\d\d:\d\d(\.\d+)?(\+00:00)?)?)?)?", re.ASCII)
 _DAY = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d))?)?", re.ASCII)
 _MONTHS = (
@@ -39,10 +39,6 @@ _MONTHS = (
     *("July", "August", "September", "October", "November", "December"),
 )
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
-
-
-def _no_metadata() -> Mapping[str, str]:
-    return _NO_METADATA
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +67,14 @@ class Record:
     target: str | None = None
     time: str | None = None
     id: str = ""
-    metadata: Mapping[str, str] = field(default_factory=_no_metadata, hash=False)
+    metadata: Mapping[str, str] = field(default_factory=lambda: _NO_METADATA, hash=False)
     role: str | None = None
     speaker: str | None = None
     expires: str | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("text", self.text),
-            ("id", self.id),
-            ("target", self.target),
-            ("time", self.time),
-            ("role", self.role),
-            ("speaker", self.speaker),
-            ("expires", self.expires),
-        ):
+        for name in ("text", "id", *_OPTIONAL):
+            value = getattr(self, name)
             if value is None and name in _OPTIONAL:
                 continue
             if not isinstance(value, str) or "\x00" in value or not value.isascii():  # a profile has thousands

@@ -347,7 +347,7 @@ def test_datasets_become_records() -> None:
     with pytest.raises(DataFormatError, match=r"datasets\.IterableDataset: a row may have"):
         list(read_records(generated))
     with pytest.raises(DataFormatError, match=r"datasets\.Dataset: a row must have `text`"):
-        read_records(data.remove_columns("text"))
+        list(read_records(data.remove_columns("text")))
     with pytest.raises(DataFormatError, match=r"datasets\.Dataset, row 2: a user id must not be empty"):
         list(read_records(datasets.Dataset.from_dict({"user_id": ["a", "b", ""], "text": ["x", "y", "z"]})))
     with pytest.raises(DataFormatError, match="there is not one row"):

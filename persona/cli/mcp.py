@@ -10,7 +10,7 @@ import typer
 
 from persona.cli.options import command
 from persona.cli.terminal import Encoder, RetrieverName, group, load_read_encoder, opened_store, say
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, needed
 
 if TYPE_CHECKING:
     from persona.integrations.personal import Personal
@@ -79,8 +79,6 @@ def _over_stdio(memory: Memory, personal: Personal, user_id: str | None) -> None
 
 
 def _over_http(memory: Memory, personal: Personal, address: str, hosts: list[str]) -> None:
-    from persona.integrations.personal import needed
-
     with needed("mcp,serve"):
         from persona.serve.keys import KeyStore
         from persona.serve.mcp import mcp_app

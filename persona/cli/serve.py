@@ -20,7 +20,7 @@ from persona.cli.terminal import (
     opened_store,
     say,
 )
-from persona.errors import MissingDependencyError
+from persona.errors import needed
 from persona.llm.endpoint.options import AskingOptions
 
 app = group()
@@ -69,11 +69,9 @@ class Serve:
 )
 def serve(options: Serve, settings: Mapping[str, Any]) -> None:
     """Serve OpenAI's API, personal for each user."""
-    try:
+    with needed("serve"):
         from persona.serve.opening import for_upstream, opened_state
         from persona.serve.running import run
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(f"a server needs {error.name}: pip install 'persona-llm[serve]'") from error
     from persona.settings import Settings
 
     chosen = replace(settings[""], retrieval=settings["retrieval"])

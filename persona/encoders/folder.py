@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persona.errors import MissingDependencyError, ModelLoadError, reason
-from persona.llm.checkpoint import check_filled, files_sha256, quiet_loading
+from persona.llm.checkpoint import check_filled, files_sha256, quiet_loading, read_json
 from persona.llm.weights.hub import hub_folder
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _files(folder: Path, pattern: str) -> list[Path]:
 def _modules(folder: Path) -> list[dict[str, Any]]:
     """The modules that run one after another; none are named in the folder of a plain transformer."""
     path = folder / "modules.json"
-    modules = _json(path) if path.is_file() else []
+    modules = read_json(path) if path.is_file() else []
     if not isinstance(modules, list) or not all(isinstance(each, dict) and "type" in each for each in modules):
         raise ModelLoadError(f"{path} must be a list of modules with `type`")
     return modules
@@ -209,16 +209,9 @@ def _digest(value: Any) -> str:
 
 def _json_settings(path: Path) -> Any:
     """What of a JSON file determines the vectors."""
-    settings = _json(path)
+    settings = read_json(path)
     if path.name == "config.json" and not isinstance(settings, dict):
         raise ModelLoadError(f"{path} must hold a JSON object, was: {type(settings).__name__}")
     if isinstance(settings, dict):
         return {key: value for key, value in settings.items() if key not in _NO_SETTINGS}
     return settings
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"{path} cannot be read as JSON: {type(error).__name__}: {error}") from error

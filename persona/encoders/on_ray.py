@@ -35,14 +35,7 @@ from persona.encoders.embedding import (
     embedded_chunk,
 )
 from persona.encoders.load import load_encoder
-from persona.errors import (
-    FingerprintMismatchError,
-    InvalidOptionError,
-    MissingDependencyError,
-    PersonaError,
-    StoreError,
-    reason,
-)
+from persona.errors import FingerprintMismatchError, InvalidOptionError, PersonaError, StoreError, needed, reason
 from persona.protocols import RecordEncoder
 from persona.store.profile_store import ProfileStore
 from persona.store.schema import PARTS
@@ -155,11 +148,9 @@ class _ChunkEmbedder:
 @contextmanager
 def _cluster(address: str) -> Iterator[Any]:
     """Ray, connected to a cluster; where it is already, it stays so."""
-    try:
+    with needed("ray"):
         import ray
         import ray.data
-    except ImportError as error:
-        raise MissingDependencyError("a cluster needs Ray: pip install 'persona-llm[ray]'") from error
     connected = ray.is_initialized()
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not connected:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.encoders.folder import describe, encoder_folder, load
-from persona.errors import InvalidOptionError, ModelLoadError, check_least
+from persona.errors import ModelLoadError, check_least, check_one_of
 from persona.llm.checkpoint import find_device
 
 # torch and sentence-transformers take seconds to import; a command that has nothing to encode avoids that.
@@ -79,8 +79,7 @@ class SentenceTransformerEncoder:
         workers: int | None = None,
     ) -> None:
         check_least(1, batch_tokens=batch_tokens, workers=workers)
-        if dtype not in ("auto", *DTYPES):
-            raise InvalidOptionError(f"`dtype` must be auto, {', '.join(DTYPES)}, was: {dtype!r}")
+        check_one_of(("auto", *DTYPES), dtype=dtype)
         self._name = str(model)
         self._folder = encoder_folder(model)
         self._batch_tokens = batch_tokens

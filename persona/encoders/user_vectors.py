@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdError
+from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdError, reason
 from persona.files import replacing
 from persona.records import Profile, check_user_id
 
@@ -245,21 +245,15 @@ def _read_parquet(path: Path) -> tuple[list[str], NDArray[np.floating], str | No
     try:
         with path.open("rb") as file:
             table = pq.read_table(file, columns=["user_id", "vector"])
-        vectors = table["vector"].combine_chunks()
-        listed = pa.types.is_list(vectors.type) or pa.types.is_large_list(vectors.type)
-        lengths = set(vectors.value_lengths().to_pylist()) if listed else set()
-        if pa.types.is_fixed_size_list(vectors.type):
-            lengths = {vectors.type.list_size}
-        if len(lengths) > 1 or (len(vectors) and not lengths) or None in lengths or vectors.null_count:
-            were = ", ".join(sorted(map(str, lengths))[:4]) or str(vectors.type)
-            raise DataFormatError(f"vectors must be lists of one length, were: {were}", source=path)
-        flat = vectors.flatten()
-        if flat.null_count or not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)):
-            raise DataFormatError(f"vectors must be of numbers, were of: {flat.type}", source=path)
-        matrix = flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(vectors), -1 if len(vectors) else 0)
-    except (pa.ArrowInvalid, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataFormatError(f"not a Parquet file with columns user_id and vector: {reason}", source=path) from error
+        vectors = table["vector"].combine_chunks().cast(pa.list_(pa.float32()))
+        numbers, lengths = vectors.flatten(), set(vectors.value_lengths().to_pylist())
+        if len(lengths) > 1 or numbers.null_count or vectors.null_count:
+            were = ", ".join(sorted(map(str, lengths))[:4])
+            raise DataFormatError(f"vectors must be lists of one length, without gaps, were: {were}", source=path)
+        matrix = numbers.to_numpy().reshape(len(vectors), max(lengths, default=0))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
+        said = f"not a Parquet file with columns user_id and vector: {reason(error)}"
+        raise DataFormatError(said, source=path) from error
     fingerprint = (table.schema.metadata or {}).get(b"persona.fingerprint")
     names = table["user_id"].to_pylist()
     return names, matrix, None if fingerprint is None else fingerprint.decode("utf-8", "replace")

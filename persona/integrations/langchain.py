@@ -14,7 +14,8 @@ neither names one, or both name different ones, the call fails: there is no defa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
@@ -72,7 +73,7 @@ class PersonalizedRunnable(Runnable[Any, str]):
         """
         if not inputs:
             return []
-        answer = self._answer_apart if return_exceptions else self._answer_all
+        answer = partial(self._answers, apart=return_exceptions)
         return self._batch_with_config(answer, inputs, config, return_exceptions=return_exceptions, **kwargs)
 
     async def abatch(
@@ -86,7 +87,7 @@ class PersonalizedRunnable(Runnable[Any, str]):
         """`batch` for an event loop, which it does not block (`Personalizer.abatch`)."""
         if not inputs:
             return []
-        answer = self._aanswer_apart if return_exceptions else self._aanswer_all
+        answer = partial(self._aanswers, apart=return_exceptions)
         return await self._abatch_with_config(answer, inputs, config, return_exceptions=return_exceptions, **kwargs)
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[str]:
@@ -123,70 +124,70 @@ class PersonalizedRunnable(Runnable[Any, str]):
     async def _aanswer(self, input: Any, run_manager: AsyncCallbackManagerForChainRun, config: RunnableConfig) -> str:
         return (await self.personalizer.agenerate(*_question(input, config))).text
 
-    def _answer_all(
-        self, inputs: list[Any], run_manager: list[CallbackManagerForChainRun], config: list[RunnableConfig]
+    def _answers(
+        self,
+        inputs: list[Any],
+        run_manager: list[CallbackManagerForChainRun],
+        config: list[RunnableConfig],
+        apart: bool,
     ) -> list[Exception | str]:
-        """Answers in the order of `inputs`."""
-        questions = [_question(one, settings) for one, settings in zip(inputs, config, strict=True)]
-        return [generation.text for generation in self.personalizer.batch(questions)]
-
-    async def _aanswer_all(
-        self, inputs: list[Any], run_manager: list[AsyncCallbackManagerForChainRun], config: list[RunnableConfig]
-    ) -> list[Exception | str]:
-        questions = [_question(one, settings) for one, settings in zip(inputs, config, strict=True)]
-        return [generation.text for generation in await self.personalizer.abatch(questions)]
-
-    def _answer_apart(
-        self, inputs: list[Any], run_manager: list[CallbackManagerForChainRun], config: list[RunnableConfig]
-    ) -> list[Exception | str]:
-        """Answers in the order of `inputs`; an exception stands where an input cannot be answered."""
-        results, prepared = self._prepared_apart(inputs, config)
-        answers: dict[int, Generation | PersonaError]
+        """Answers in the order of `inputs`; with `apart` an exception stands where one cannot be answered."""
+        results, asked = self._prepared(inputs, config, apart)
+        answers: Sequence[Generation | PersonaError]
         try:
-            each = dict(self.personalizer.answers(list(prepared.values())))
-            answers = {index: each[number] for number, index in enumerate(prepared)}
+            each = dict(self.personalizer.answers(list(asked.values())))
+            answers = [each[number] for number in range(len(asked))]
         except PersonaError:  # of one of them: asked alone, each tells whether it is that one
-            answers = {index: self._alone(one) for index, one in prepared.items()}
-        return _with_answers(results, answers)
+            if not apart:
+                raise
+            answers = list(map(self._alone, asked.values()))
+        return _with_answers(results, asked, answers)
 
-    async def _aanswer_apart(
-        self, inputs: list[Any], run_manager: list[AsyncCallbackManagerForChainRun], config: list[RunnableConfig]
+    async def _aanswers(
+        self,
+        inputs: list[Any],
+        run_manager: list[AsyncCallbackManagerForChainRun],
+        config: list[RunnableConfig],
+        apart: bool,
     ) -> list[Exception | str]:
-        results, prepared = await asyncio.to_thread(self._prepared_apart, inputs, config)
-        answers: dict[int, Generation | PersonaError]
+        results, asked = await asyncio.to_thread(self._prepared, inputs, config, apart)
+        answers: Sequence[Generation | PersonaError]
         try:
-            each = await self.personalizer.aanswers(list(prepared.values()))
-            answers = dict(zip(prepared, each, strict=True))
+            answers = await self.personalizer.aanswers(list(asked.values()))
         except PersonaError:
-            answers = {index: await asyncio.to_thread(self._alone, one) for index, one in prepared.items()}
-        return _with_answers(results, answers)
+            if not apart:
+                raise
+            answers = [await asyncio.to_thread(self._alone, one) for one in asked.values()]
+        return _with_answers(results, asked, answers)
 
     def _alone(self, prepared: Prepared) -> Generation | PersonaError:
         try:
-            (answer,) = self.personalizer.answer([prepared])
+            return dict(self.personalizer.answers([prepared]))[0]
         except PersonaError as error:
             return error
-        return answer
 
-    def _prepared_apart(
-        self, inputs: list[Any], config: list[RunnableConfig]
+    def _prepared(
+        self, inputs: list[Any], config: list[RunnableConfig], apart: bool
     ) -> tuple[list[Exception | str], dict[int, Prepared]]:
-        """The requests of inputs that can be asked, by their index, and the errors of the others."""
+        """The requests of inputs by their index; with `apart` the errors of those that cannot be asked."""
         results: list[Exception | str] = [""] * len(inputs)
-        prepared: dict[int, Prepared] = {}
+        if not apart:
+            questions = [_question(one, settings) for one, settings in zip(inputs, config, strict=True)]
+            return results, dict(enumerate(self.personalizer.prepared(questions)))
+        asked: dict[int, Prepared] = {}
         for index, (one, settings) in enumerate(zip(inputs, config, strict=True)):
             try:
-                (prepared[index],) = self.personalizer.prepared([_question(one, settings)])
+                (asked[index],) = self.personalizer.prepared([_question(one, settings)])
             except PersonaError as error:
                 results[index] = error
-        return results, prepared
+        return results, asked
 
 
 def _with_answers(
-    results: list[Exception | str], answers: Mapping[int, Generation | PersonaError]
+    results: list[Exception | str], asked: Iterable[int], answers: Iterable[Generation | PersonaError]
 ) -> list[Exception | str]:
-    """`results` with the texts of answers, or their errors, by index."""
-    for index, answer in answers.items():
+    """`results` with the texts of answers, or their errors, by the index of what was asked."""
+    for index, answer in zip(asked, answers, strict=True):
         results[index] = answer if isinstance(answer, PersonaError) else answer.text
     return results
 

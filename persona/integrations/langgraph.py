@@ -22,11 +22,9 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from typing import Any
 
-from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdError
-from persona.integrations.personal import needed
+from persona.errors import DataFormatError, InvalidUserIdError, check_one_of, needed
 from persona.memory import Memory
 from persona.protocols import RecordEncoder, Retriever
 from persona.records import Profile, Record, check_size, check_user_id
@@ -34,20 +32,7 @@ from persona.settings import Settings
 from persona.store.profile_store import ProfileStore
 
 with needed("langchain"):
-    from langgraph.store.base import (
-        BaseStore,
-        GetOp,
-        Item,
-        ListNamespacesOp,
-        MatchCondition,
-        Op,
-        PutOp,
-        Result,
-        SearchItem,
-        SearchOp,
-        TTLConfig,
-        get_text_at_path,
-    )
+    from langgraph.store import base
 
 Namespace = tuple[str, ...]
 
@@ -91,25 +76,7 @@ class _Stored:
     ttl: float | None = None
 
 
-class _Items:
-    """The items of a user, which are read out of their records when they are asked for."""
-
-    def __init__(self, profile: Profile) -> None:
-        self.profile = profile
-        self._records = {record.id: record for record in profile}
-
-    def get(self, record_id: str) -> _Stored | None:
-        """The item of that record."""
-        record = self._records.get(record_id)
-        return None if record is None else _stored(record)
-
-    @cached_property
-    def every(self) -> tuple[_Stored, ...]:
-        """All of them, newest first."""
-        return tuple(map(_stored, reversed(self._records.values())))
-
-
-class PersonaStore(BaseStore):
+class PersonaStore(base.BaseStore):
     """The items of many users in a persona store.
 
     Args:
@@ -137,14 +104,14 @@ class PersonaStore(BaseStore):
         retriever: Retriever | str | None = None,
         encoder: RecordEncoder | str | None = None,
         fields: Sequence[str] | None = None,
-        ttl: TTLConfig | None = None,
+        ttl: base.TTLConfig | None = None,
     ) -> None:
         self.user_id = None if user_id is None else check_user_id(user_id)
         self.memory = Memory(store, retriever=retriever, encoder=encoder)
         self.ttl_config = {"refresh_on_read": False, "omit_expired": True, **(ttl or {})}
         self._fields = fields
 
-    def batch(self, ops: Iterable[Op]) -> list[Result]:
+    def batch(self, ops: Iterable[base.Op]) -> list[base.Result]:
         """The results of operations; all read what was there before, and then those that write do so together.
 
         Raises:
@@ -153,43 +120,43 @@ class PersonaStore(BaseStore):
             DataFormatError: if a value is no JSON, or too long.
         """
         asked = [(op, self._user_of(op)) for op in ops]
-        items = {user_id: _Items(self.memory.store.profile(user_id)) for user_id in {user_id for _, user_id in asked}}
-        puts: dict[tuple[str, str], PutOp] = {}
+        profiles = {user_id: self.memory.store.profile(user_id) for user_id in {user_id for _, user_id in asked}}
+        puts: dict[tuple[str, str], base.PutOp] = {}
         renewed: dict[tuple[str, str], Record] = {}
-        results: list[Result] = []
+        results: list[base.Result] = []
         for op, user_id in asked:
             read: list[_Stored] = []
-            if isinstance(op, PutOp):
+            if isinstance(op, base.PutOp):
                 puts[user_id, _record_id(self._inner(op.namespace), op.key)] = op
                 results.append(None)
-            elif isinstance(op, GetOp):
-                got = items[user_id].get(_record_id(self._inner(op.namespace), op.key))
+            elif isinstance(op, base.GetOp):
+                got = _got(profiles[user_id], _record_id(self._inner(op.namespace), op.key))
                 read = [] if got is None else [got]
                 results.append(None if got is None else self._item(user_id, got))
-            elif isinstance(op, SearchOp):
-                found = self._found(op, items[user_id])
+            elif isinstance(op, base.SearchOp):
+                found = self._found(op, profiles[user_id])
                 read = [each for each, _ in found]
-                results.append([self._search_item(user_id, each, score) for each, score in found])
+                results.append([self._item(user_id, each, base.SearchItem, score=score) for each, score in found])
             else:
-                results.append(self._namespaces(op, user_id, items[user_id]))
+                results.append(self._namespaces(op, profiles[user_id]))
             if read and op.refresh_ttl:  # type: ignore[union-attr]
                 renewed |= {(user_id, each.record.id): _renewed(each) for each in read if each.ttl is not None}
-        self._write(puts, renewed, items)
+        self._write(puts, renewed, profiles)
         return results
 
-    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+    async def abatch(self, ops: Iterable[base.Op]) -> list[base.Result]:
         """`batch` for an event loop, which it does not block."""
         return await asyncio.to_thread(self.batch, list(ops))
 
-    def _user_of(self, op: Op) -> str:
+    def _user_of(self, op: base.Op) -> str:
         """The user whom an operation is on."""
         if self.user_id is not None:
             return self.user_id
-        if isinstance(op, ListNamespacesOp):
+        if isinstance(op, base.ListNamespacesOp):
             prefixes = [each.path for each in op.match_conditions or () if each.match_type == "prefix"]
             path: Sequence[str] = next((each for each in prefixes if each and each[0] != "*"), ())
         else:
-            path = op.namespace_prefix if isinstance(op, SearchOp) else op.namespace
+            path = op.namespace_prefix if isinstance(op, base.SearchOp) else op.namespace
         if not path:
             raise InvalidUserIdError(
                 "no user is named: begin the namespace with the user's id, or bind the store, "
@@ -203,33 +170,33 @@ class PersonaStore(BaseStore):
     def _outer(self, user_id: str, namespace: Namespace) -> Namespace:
         return namespace if self.user_id is not None else (user_id, *namespace)
 
-    def _found(self, op: SearchOp, items: _Items) -> list[tuple[_Stored, float | None]]:
+    def _found(self, op: base.SearchOp, profile: Profile) -> list[tuple[_Stored, float | None]]:
         prefix, end = self._inner(op.namespace_prefix), op.offset + op.limit
         fitting = [
             each
-            for each in items.every
+            for each in map(_stored, reversed(profile.records))
             if each.namespace[: len(prefix)] == prefix
             and all(_fits(each.value.get(name), wanted) for name, wanted in (op.filter or {}).items())
         ]
         if not op.query or end < 1:
             return [(each, None) for each in fitting[op.offset : end]]
         records = tuple(each.record for each in reversed(fitting) if each.indexed)
-        ranked = self.memory.retriever.retrieve(replace(items.profile, records=records), op.query, end)
+        ranked = self.memory.retriever.retrieve(replace(profile, records=records), op.query, end)
         by_id = {each.record.id: each for each in fitting}
         found: list[tuple[_Stored, float | None]] = [(by_id[each.record.id], each.score) for each in ranked]
         found += [(each, None) for each in fitting if not each.indexed]
         return found[op.offset : end]
 
-    def _namespaces(self, op: ListNamespacesOp, user_id: str, items: _Items) -> list[Namespace]:
-        outer = {self._outer(user_id, each.namespace) for each in items.every}
+    def _namespaces(self, op: base.ListNamespacesOp, profile: Profile) -> list[Namespace]:
+        outer = {self._outer(profile.user_id, each.namespace) for each in map(_stored, profile)}
         fitting = {each for each in outer if all(_is_at(condition, each) for condition in op.match_conditions or ())}
         return sorted({each[: op.max_depth] for each in fitting})[op.offset : op.offset + op.limit]
 
     def _write(
         self,
-        puts: Mapping[tuple[str, str], PutOp],
+        puts: Mapping[tuple[str, str], base.PutOp],
         renewed: Mapping[tuple[str, str], Record],
-        items: Mapping[str, _Items],
+        profiles: Mapping[str, Profile],
     ) -> None:
         records = dict(renewed)
         gone: dict[str, list[str]] = {}
@@ -238,14 +205,14 @@ class PersonaStore(BaseStore):
             if op.value is None:
                 gone.setdefault(user_id, []).append(record_id)
             else:
-                records[user_id, record_id] = self._record(op, record_id, items[user_id].get(record_id))
+                records[user_id, record_id] = self._record(op, record_id, _got(profiles[user_id], record_id))
         if records:
             self.memory.store.upsert((user_id, record) for (user_id, _), record in records.items())
             self.memory.embed({user_id for user_id, _ in records})
         if sum(self.memory.store.delete_records(user_id, record_ids) for user_id, record_ids in gone.items()):
             self.memory.store.finish_forgetting(records=True)
 
-    def _record(self, op: PutOp, record_id: str, before: _Stored | None) -> Record:
+    def _record(self, op: base.PutOp, record_id: str, before: _Stored | None) -> Record:
         now = datetime.now(UTC)
         assert op.value is not None
         try:
@@ -271,18 +238,15 @@ class PersonaStore(BaseStore):
         check_size(record, Settings().max_record_characters)
         return record
 
-    def _item(self, user_id: str, each: _Stored) -> Item:
-        return Item(
+    def _item(self, user_id: str, each: _Stored, kind: type[base.Item] = base.Item, **more: Any) -> Any:
+        return kind(
             value=each.value,
             key=each.key,
             namespace=self._outer(user_id, each.namespace),
             created_at=each.created,
             updated_at=_moment(each.record.time),
+            **more,
         )
-
-    def _search_item(self, user_id: str, each: _Stored, score: float | None) -> SearchItem:
-        item = self._item(user_id, each)
-        return SearchItem(item.namespace, item.key, item.value, item.created_at, item.updated_at, score)
 
 
 def _record_id(namespace: Namespace, key: str) -> str:
@@ -290,6 +254,11 @@ def _record_id(namespace: Namespace, key: str) -> str:
     if namespace == RECORDS and key:
         return key
     return f"{_FIELD}:{hashlib.blake2b(json.dumps([*namespace, key]).encode(), digest_size=16).hexdigest()}"
+
+
+def _got(profile: Profile, record_id: str) -> _Stored | None:
+    """The item in the user's record of that id; None if there is none."""
+    return next((_stored(record) for record in profile if record.id == record_id), None)
 
 
 def _stored(record: Record) -> _Stored:
@@ -312,7 +281,7 @@ def _stored(record: Record) -> _Stored:
 def _text(value: dict[str, Any], fields: Sequence[str] | None) -> str:
     """What an item is searched by, for people to read: a line for each field."""
     if fields is not None:
-        return "\n".join(text for field in fields for text in get_text_at_path(value, field))
+        return "\n".join(text for field in fields for text in base.get_text_at_path(value, field))
     lines = list(_lines(value, ""))
     return lines[0][1] if len(lines) == 1 else "\n".join(f"{path}: {text}" for path, text in lines)
 
@@ -352,7 +321,7 @@ def _moment(time: str | None) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _is_at(condition: MatchCondition, namespace: Namespace) -> bool:
+def _is_at(condition: base.MatchCondition, namespace: Namespace) -> bool:
     """Whether a namespace begins or ends as the condition says; ``*`` is any element."""
     path = condition.path
     if len(path) > len(namespace):
@@ -373,8 +342,7 @@ def _fits(value: Any, wanted: Any) -> bool:
 
 
 def _compares(name: str, value: Any, other: Any) -> bool:
-    if name not in _OPERATORS:
-        raise InvalidOptionError(f"a filter's operator must be one of {', '.join(_OPERATORS)}, was: {name!r:.80}")
+    check_one_of(_OPERATORS, operator=name)
     if name in ("$eq", "$ne"):
         return _OPERATORS[name](value, other)
     try:

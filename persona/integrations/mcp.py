@@ -32,8 +32,8 @@ from typing import Annotated, Any, Protocol
 from pydantic import Field, ValidationError
 
 from persona.channels import Ask
-from persona.errors import InvalidUserIdError, PersonaError, UnknownRecordError
-from persona.integrations.personal import Personal, needed
+from persona.errors import InvalidUserIdError, PersonaError, UnknownRecordError, needed
+from persona.integrations.personal import Personal
 from persona.memory import Memory
 from persona.store.upkeep.receipt import forget_with_receipt
 from persona.summaries.channel import SummaryChannel

@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from persona.assembly import PersonalizationOptions
-from persona.errors import InvalidUserIdError
-from persona.integrations.personal import Personal, last_said, needed, one_user
+from persona.errors import InvalidUserIdError, needed
+from persona.integrations.personal import Personal, last_said, one_user
 from persona.store.profile_store import ProfileStore
 
 with needed("langchain"):

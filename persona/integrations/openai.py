@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from persona.assembly import PersonalizationOptions
-from persona.errors import InvalidOptionError
-from persona.integrations.personal import Personal, PersonalPart, last_said, needed, one_user
+from persona.errors import InvalidOptionError, needed
+from persona.integrations.personal import Personal, PersonalPart, last_said, one_user
 from persona.records import check_user_id
 from persona.store.profile_store import ProfileStore
 

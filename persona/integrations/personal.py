@@ -18,20 +18,12 @@ Everything else in a request stays as it is: tools and their results, images, th
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from persona.assembly import PersonalizationOptions, assembled, changed
-from persona.errors import (
-    GenerationError,
-    InvalidUserIdError,
-    MissingDependencyError,
-    PersonaError,
-    PersonaWarning,
-    UnsupportedChannelError,
-)
+from persona.errors import GenerationError, InvalidUserIdError, PersonaError, PersonaWarning, UnsupportedChannelError
 from persona.generation import Generation
 from persona.llm.chat.content import text_of, with_text, with_texts_around
 from persona.llm.chat.messages import system_and_turns
@@ -169,21 +161,6 @@ def one_user(named: Mapping[str, Any]) -> str | None:
             f"{' and '.join(given)} must name one user, were: {' and '.join(map(repr, given.values()))}"
         )
     return check_user_id(users[0]) if users else None
-
-
-@contextmanager
-def needed(extra: str) -> Iterator[None]:
-    """Around imports: say which extra of persona brings a package that is missing.
-
-    Raises:
-        MissingDependencyError: if one is.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"the package {error.name} is not installed: pip install 'persona-llm[{extra}]'"
-        ) from error
 
 
 def _is_of(record: Record, said: Collection[str]) -> bool:

@@ -121,13 +121,7 @@ class LampWording:
         return f"{prompt.partition(marker)[0]}{marker} {record.text}"
 
     def prompt(
-        self,
-        prompt: str,
-        records: Sequence[Record],
-        notes: Sequence[str],
-        tokenizer: TextTokenizer,
-        *,
-        max_length: int,
+        self, prompt: str, records: Sequence[Record], notes: Sequence[str], tokenizer: TextTokenizer, *, max_length: int
     ) -> BuiltPrompt:
         """The official prompt with records, and notes before them.
 
@@ -183,12 +177,7 @@ def record_form(task: LampTask) -> str:
 
 
 def lamp_prompt(
-    task: LampTask,
-    input: str,
-    records: Sequence[Record],
-    tokenizer: TextTokenizer,
-    *,
-    max_length: int,
+    task: LampTask, input: str, records: Sequence[Record], tokenizer: TextTokenizer, *, max_length: int
 ) -> BuiltPrompt:
     """The official prompt for `input` with `records` in it.
 

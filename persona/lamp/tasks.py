@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from persona.errors import DataFormatError, InvalidOptionError, UnknownTaskError
+from persona.errors import DataFormatError, InvalidOptionError, UnknownTaskError, check_one_of
 from persona.formats.fields import check_present, plain_text, short_text
 from persona.formats.times import normalise_time
 from persona.lamp.labels import MOVIE_TAGS, NEWS_CATEGORIES
@@ -81,8 +81,8 @@ class LampTask:
     template: str
     opening: str
     query_marker: str | None
-    text_field: str
-    target_field: str | None
+    text_field: str = "text"
+    target_field: str | None = "title"
     extra_fields: tuple[str, ...] = ()
     view: str = "text"
     labels: tuple[str, ...] | None = None
@@ -108,9 +108,7 @@ class LampTask:
         Raises:
             InvalidOptionError: if `metric` is none of the task's.
         """
-        if metric not in self.metrics:
-            known = ", ".join(self.metrics)
-            raise InvalidOptionError(f"a metric of {self.name} must be one of {known}, was: {metric!r}")
+        check_one_of(self.metrics, metric=metric)
         return metric not in LOWER_IS_BETTER
 
     def make_input(
@@ -240,7 +238,6 @@ _TASKS = (
         opening="For an author who has written the paper",
         query_marker=None,
         text_field="abstract",
-        target_field="title",
         view="target+text",
         labels=("[1]", "[2]"),
         metrics=_CHOICE,
@@ -269,7 +266,6 @@ _TASKS = (
         "category name without further explanation. categories: [{labels}] article: {text}",
         opening="Which category does this article relate to",
         query_marker="article:",
-        text_field="text",
         target_field="category",
         extra_fields=("title",),
         view="title+text",
@@ -286,7 +282,6 @@ _TASKS = (
         "without further explanation. review: {text}",
         opening="What is the score of the following review",
         query_marker="review:",
-        text_field="text",
         target_field="score",
         labels=("1", "2", "3", "4", "5"),
         metrics=_ERROR,
@@ -300,8 +295,6 @@ _TASKS = (
         template="Generate a headline for the following article: {text}",
         opening="Generate a headline for the following article",
         query_marker="article:",
-        text_field="text",
-        target_field="title",
         view="target+text",
         metrics=_ROUGE,
         form=_TITLE,
@@ -315,7 +308,6 @@ _TASKS = (
         opening="Generate a title for the following abstract",
         query_marker="paper:",
         text_field="abstract",
-        target_field="title",
         view="target+text",
         metrics=_ROUGE,
         form=RecordForm(
@@ -333,8 +325,6 @@ _TASKS = (
         template="Generate a subject for the following email: {text}",
         opening="Generate a subject for the following email",
         query_marker=":",
-        text_field="text",
-        target_field="title",
         metrics=_ROUGE,
         form=_TITLE,
         habit="how the user words subjects of e-mails: length, tone and words that come again",
@@ -346,7 +336,6 @@ _TASKS = (
         template="Paraphrase the following tweet without any explanation before or after it: {text}",
         opening="Paraphrase the following tweet",
         query_marker=":",
-        text_field="text",
         target_field=None,
         metrics=_ROUGE,
         form=RecordForm(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona.errors import InvalidOptionError, MissingDependencyError, ModelLoadError, PersonaError, reason
 from persona.llm.weights.memory import check_memory
-from persona.llm.weights.quantized import check_quantize, loading, quiet
+from persona.llm.weights.quantized import check_quantize, loading
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +72,7 @@ def load_folder(folder: Path, *, device: str = "auto", dtype: str = "auto", quan
 
     try:
         check_memory(weights, target, dtype=dtype, quantize=quantize, source=folder)
-        with quiet_loading(), quiet():
+        with quiet_loading():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             if not config.is_encoder_decoder and getattr(config, "is_decoder", True) is False:
                 raise ModelLoadError(f"the model in {folder} ({config.model_type}) is an encoder and writes no text")
@@ -188,17 +189,21 @@ def quiet_loading() -> Iterator[None]:
     in every process.
     """
     import torch
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    reports: Any = logging
+    reports: Any = transformers_logging
     shown, level = reports.is_progress_bar_enabled(), reports.get_verbosity()
     reports.disable_progress_bar()
     reports.set_verbosity_error()
+    kernels = logging.getLogger("bitsandbytes")  # says which ones it would like to have
+    kernels_level = kernels.level
+    kernels.setLevel(logging.ERROR)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             yield
     finally:
+        kernels.setLevel(kernels_level)
         reports.set_verbosity(level)
         if shown:
             reports.enable_progress_bar()
@@ -264,10 +269,7 @@ def _checked_config(folder: Path) -> str:
         if (folder / "adapter_config.json").is_file():
             raise ModelLoadError(f"{folder} holds an adapter, not a model: load the model that it was trained for")
         raise ModelLoadError(f"{folder} holds no model: config.json is missing")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelLoadError(f"{path} cannot be read as JSON: {reason(error)}") from error
+    config = read_json(path)
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(model_type, str):
         raise ModelLoadError(f"{path} names no `model_type`: it is not the config of a transformers model")
@@ -278,6 +280,18 @@ def _checked_config(folder: Path) -> str:
             "take a model of a type that transformers knows, or load it yourself and pass (model, tokenizer)"
         )
     return model_type
+
+
+def read_json(path: Path) -> Any:
+    """What is in a JSON file.
+
+    Raises:
+        ModelLoadError: if it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelLoadError(f"{path} cannot be read as JSON: {reason(error)}") from error
 
 
 def _checked_weights(folder: Path) -> tuple[Path, ...]:

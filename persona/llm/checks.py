@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from persona.channels import check_way
 from persona.errors import GenerationError, InvalidOptionError, check_one_of
@@ -12,6 +12,8 @@ from persona.protocols import ADAPTER, ANSWERS, LIFTS, SOFT_PROMPT, STEERING, Ge
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 MOST_BEAMS = 256
 """Beams at most: each takes the memory of a prompt of its own."""
@@ -43,6 +45,20 @@ def check_requests(requests: Sequence[Request], llm: LanguageModel) -> None:
                 check_way(llm, way, f"request {index}")
 
 
+def collected(each: Iterable[tuple[int, T | GenerationError]]) -> list[T]:
+    """Answers that come with their index, in order.
+
+    Raises:
+        GenerationError: the first one among them.
+    """
+    found: dict[int, T] = {}
+    for index, answer in each:
+        if isinstance(answer, GenerationError):
+            raise answer
+        found[index] = answer
+    return [found[index] for index in sorted(found)]
+
+
 def check_prompt(prompt: object, where: str = "") -> None:
     """Refuse a prompt that no tokenizer and no endpoint can take; `where` says which one it is.
 
@@ -52,11 +68,8 @@ def check_prompt(prompt: object, where: str = "") -> None:
     """
     if not isinstance(prompt, str):
         raise InvalidOptionError(f"a prompt must be a string, was: {type(prompt).__name__}{where}")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        half = f"{prompt[error.start]!r} at character {error.start}"
-        raise InvalidOptionError(f"a prompt must be UTF-8 text, and holds {half}{where}") from None
+    if (half := _half_character(prompt)) is not None:
+        raise InvalidOptionError(f"a prompt must be UTF-8 text, and holds {half}{where}")
 
 
 def check_answer(text: object, llm: str) -> str:
@@ -68,12 +81,18 @@ def check_answer(text: object, llm: str) -> str:
     """
     if not isinstance(text, str):
         raise GenerationError(f"{llm} must answer with a text, answered: {type(text).__name__}")
+    if (half := _half_character(text)) is not None:
+        raise GenerationError(f"{llm} must answer with UTF-8 text, and its answer holds {half}")
+    return text
+
+
+def _half_character(text: str) -> str | None:
+    """The first lone surrogate of a text and where it is; None if there is none."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        half = f"{text[error.start]!r} at character {error.start}"
-        raise GenerationError(f"{llm} must answer with UTF-8 text, and its answer holds {half}") from None
-    return text
+        return f"{text[error.start]!r} at character {error.start}"
+    return None
 
 
 def check_soft_prompt(vectors: torch.Tensor, hidden_size: int | None, llm: str, index: int) -> None:

@@ -23,15 +23,17 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from persona.errors import GenerationError
 from persona.protocols import GenerationOptions, Lifts
 
 _Key = TypeVar("_Key", bound=Hashable)
+StandIn: TypeAlias = Callable[[Tensor], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,7 +153,7 @@ class PaddedBatch:
         prompts: Sequence[Sequence[int]],
         soft_prompts: Sequence[Tensor | None] | None = None,
         *,
-        stand_in: Callable[[Tensor], Sequence[int]],
+        stand_in: StandIn,
         pad_token: int,
         pad_left: bool,
         device: torch.device,
@@ -171,13 +173,10 @@ class PaddedBatch:
             [*(() if vectors is None else stand_in(vectors)), *prompt]
             for prompt, vectors in zip(prompts, soft_prompts, strict=True)
         ]
-        length = max(map(len, rows))
-        ids = torch.full((len(rows), length), pad_token, dtype=torch.long)
-        mask = torch.zeros((len(rows), length), dtype=torch.long)
-        starts = [length - len(row) if pad_left else 0 for row in rows]
-        for index, (row, start) in enumerate(zip(rows, starts, strict=True)):
-            ids[index, start : start + len(row)] = torch.tensor(row, dtype=torch.long)
-            mask[index, start : start + len(row)] = 1
+        texts, side = [torch.tensor(row, dtype=torch.long) for row in rows], "left" if pad_left else "right"
+        ids = pad_sequence(texts, batch_first=True, padding_value=pad_token, padding_side=side)
+        mask = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True, padding_side=side)
+        starts = [ids.shape[1] - len(row) if pad_left else 0 for row in rows]
         given = zip(starts, soft_prompts, strict=True)
         sets = tuple(
             (row, slice(start, start + len(each)))

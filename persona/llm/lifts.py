@@ -14,7 +14,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
@@ -33,41 +32,27 @@ class TokenLifts(LogitsProcessor):
     """
 
     def __init__(self, lifts: Sequence[Lifts | None], num_beams: int, forced: int = 0) -> None:
-        self._beams, self._forced = num_beams > 1, forced
         by_row = enumerate(each for each in lifts for _ in range(num_beams))
-        lifted = [(row, each) for row, each in by_row if each]
-        self._steps = [(row, each) for row, each in lifted if not isinstance(each, Mapping)]
-        constant = [(row, *item) for row, each in lifted if isinstance(each, Mapping) for item in each.items()]
-        rows, tokens, values = zip(*constant, strict=True) if constant else ((), (), ())
-        self._rows = torch.tensor(rows, dtype=torch.long)
-        self._tokens = torch.tensor(tokens, dtype=torch.long)
-        self._values = torch.tensor(values, dtype=torch.float32)
+        self._lifts = [(row, each) for row, each in by_row if each]
+        self._beams, self._forced = num_beams > 1, forced
         self._begin: int | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The scores with the lifts; arguments and result as `LogitsProcessor` has them.  # (rows, vocabulary)"""
-        device = scores.device
-        lifted = scores.clone()
-        # No pair occurs twice, and -inf stays what it is: what the model's own rules forbid is not lifted.
-        lifted[self._rows.to(device), self._tokens.to(device)] += self._values.to(device, scores.dtype)
         if self._begin is None:
             self._begin = input_ids.shape[1] + self._forced
-        if self._steps and input_ids.shape[1] >= self._begin:
-            self._lift_step(input_ids[:, self._begin :].tolist(), lifted)
-        return lifted
-
-    def _lift_step(self, written: Sequence[Sequence[int]], scores: Tensor) -> None:
-        """Add, in place, what depends on the tokens `written` of each answer."""
-        device = scores.device
-        rows = np.repeat([row for row, _ in self._steps], [len(lifts.tokens) for _, lifts in self._steps])
-        tokens = np.concatenate([lifts.tokens for _, lifts in self._steps])
-        values = np.concatenate([lifts.after(written[row]) for row, lifts in self._steps])
-        at = torch.from_numpy(rows).to(device), torch.from_numpy(tokens).to(device)
-        scores[at] += torch.from_numpy(values).to(device, scores.dtype)
-        if self._beams:
-            # Beams are compared by the sum of their log-probabilities, so these have to be normalised again.
-            changed = torch.tensor([row for row, _ in self._steps], device=device)
-            scores[changed] = scores[changed].log_softmax(-1)
+        changed = scores.clone()
+        for row, lifts in self._lifts:
+            by_step = not isinstance(lifts, Mapping)
+            if by_step and input_ids.shape[1] < self._begin:
+                continue
+            tokens, values = lifted(lifts, input_ids[row, self._begin :].tolist() if by_step else ())
+            # No token occurs twice, and -inf stays what it is: what the model's own rules forbid is not lifted.
+            changed[row, tokens.to(scores.device)] += values.to(scores)
+            if by_step and self._beams:
+                # Beams are compared by the sum of their log-probabilities, so these have to be normalised again.
+                changed[row] = changed[row].log_softmax(-1)
+        return changed
 
 
 def lifted(lifts: Lifts, written: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,7 @@ from persona.protocols import LanguageModel
 if TYPE_CHECKING:
     from persona.llm.endpoint.model import OpenAILM
     from persona.llm.transformers import TransformersLM
+    from persona.llm.weights.gguf import Source
 
 TINY = "tiny"
 """The name of the embedded LLM, which knows the requests of the generated world."""
@@ -92,7 +93,7 @@ def load_llm(llm: object, **options: Any) -> LanguageModel:
     if _is_a(llm, "langchain_core.runnables.base", "Runnable"):
         from persona.llm.plain import RunnableLM
 
-        _check_options("a LangChain runnable", options, _keywords(RunnableLM))
+        _check_options("a LangChain runnable", options, ("name", "tokenizer", "max_concurrency"))
         return RunnableLM(cast(Any, llm), **options)
     if _is_a(llm, "openai", "OpenAI") or _is_a(llm, "openai", "AsyncOpenAI"):
         if "model" not in options:
@@ -101,24 +102,9 @@ def load_llm(llm: object, **options: Any) -> LanguageModel:
     if callable(llm) and _is_plain_function(llm):
         from persona.llm.plain import CallableLM
 
-        _check_options("a function", options, _keywords(CallableLM))
+        _check_options("a function", options, ("name", "tokenizer"))
         return CallableLM(llm, **options)
     raise InvalidOptionError(f"an LLM must be {_ACCEPTED}; was: {_described(llm)}")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Source:
-    """Where the files of an LLM are.
-
-    Attributes:
-        folder: holds the model.
-        name: what the fingerprint calls it.
-        hash: of the file that the folder was made from; None for that of the weights in it.
-    """
-
-    folder: Path
-    name: str
-    hash: str | None = None
 
 
 def _from_files(llm: str | Path, options: dict[str, Any]) -> TransformersLM:
@@ -140,40 +126,39 @@ def _from_files(llm: str | Path, options: dict[str, Any]) -> TransformersLM:
         loaded.model,
         loaded.tokenizer,
         dataclasses.replace(asked, name=asked.name or source.name),
-        weights_hash=lambda: (source.hash or files_sha256(*loaded.weights))[:12],
+        weights_hash=lambda: (source.sha256 or files_sha256(*loaded.weights))[:12],
     )
 
 
-def _source(llm: str | Path, revision: str | None, dtype: str) -> _Source:
+def _source(llm: str | Path, revision: str | None, dtype: str) -> Source:
     """The files of a folder, a hub id, a GGUF file or a name of our own, on this machine."""
-    from persona.llm.weights.gguf import SMOLLM2, converted, gguf_file
+    from persona.llm.weights.gguf import SMOLLM2, Source, converted, gguf_file
     from persona.llm.weights.hub import hub_folder
 
     if llm == TINY:
         folder = Path(__file__).parents[1] / TINY
         if not folder.is_dir():
             raise ModelLoadError(f"this installation lacks the embedded LLM: {folder} is missing")
-        return _Source(folder, folder.name)
+        return Source(folder, folder.name)
     if llm == SMOLLM2:
         return _smollm2(revision, dtype)
     if (file := gguf_file(str(llm), revision=revision)) is not None:
-        made = converted(file, dtype)
-        return _Source(made.folder, file.stem, made.sha256)
+        return converted(file, dtype)
     folder = Path(llm).expanduser()
     if isinstance(llm, str) and not folder.is_dir() and not llm.startswith((".", "/", "~")):
-        return _Source(hub_folder(llm, revision=revision, own=(TINY, SMOLLM2)), llm)
-    return _Source(folder, folder.resolve().name)
+        return Source(hub_folder(llm, revision=revision, own=(TINY, SMOLLM2)), llm)
+    return Source(folder, folder.resolve().name)
 
 
-def _smollm2(revision: str | None, dtype: str) -> _Source:
+def _smollm2(revision: str | None, dtype: str) -> Source:
     """SmolLM2 of the cache folder, of the installed package, or of the hub."""
-    from persona.llm.weights.gguf import SMOLLM2, SMOLLM2_HINT, SMOLLM2_HUB_ID, smollm2
+    from persona.llm.weights.gguf import SMOLLM2, SMOLLM2_HINT, SMOLLM2_HUB_ID, Source, smollm2
     from persona.llm.weights.hub import hub_folder
 
     if revision is None and (made := smollm2(dtype)) is not None:
-        return _Source(made.folder, SMOLLM2, made.sha256)
+        return made
     try:
-        return _Source(hub_folder(SMOLLM2_HUB_ID, revision=revision), SMOLLM2)
+        return Source(hub_folder(SMOLLM2_HUB_ID, revision=revision), SMOLLM2)
     except ModelLoadError as error:
         raise ModelLoadError(f"{SMOLLM2} is not on this machine: {SMOLLM2_HINT} ({error})") from error
 
@@ -214,12 +199,6 @@ def _endpoint(kind: str, model: str, options: dict[str, Any], *, vllm: bool = Fa
     _check_options(kind, options, (*_CLIENT_OPTIONS, *_fields(EndpointOptions)))
     client = {name: options.pop(name) for name in _CLIENT_OPTIONS if name in options}
     return (VllmLM if vllm else OpenAILM)(model, EndpointOptions(**options), **client)
-
-
-def _keywords(kind: Callable[..., object]) -> tuple[str, ...]:
-    """Names of the keyword-only parameters."""
-    parameters = inspect.signature(kind).parameters.items()
-    return tuple(name for name, parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
 def _fields(kind: type[Any]) -> tuple[str, ...]:

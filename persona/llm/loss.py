@@ -18,11 +18,11 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from persona.errors import UnsupportedChannelError
 from persona.llm.checkpoint import frozen
 from persona.llm.frozen.steering import Steered
-from persona.llm.inputs import PaddedBatch
 from persona.llm.transformers import TransformersLM
 
 _IGNORED = -100
@@ -131,11 +131,9 @@ class TargetLoss:
         # The last token of a target is predicted, not read.
         rows = [[*prompt, *target[:-1]] for prompt, target in zip(prompts, targets, strict=True)]
         pad_left = self.llm.probe.loss_pads_left
-        batch = self._padded(rows, soft_prompts, pad_left=pad_left)
-        longest = max(map(len, targets))
-        labels = torch.full((len(targets), longest), _IGNORED)
-        for row, target in enumerate(targets):
-            labels[row, longest - len(target) :] = torch.tensor(target)
+        batch = self._model.padded(rows, soft_prompts, pad_left=pad_left)
+        labels = _padded(targets, _IGNORED, "left")
+        longest = labels.shape[1]
         logits = self._model.logits(batch, keep=longest if pad_left else 0)
         if not pad_left:
             # A target's scores end where its row does; what comes before a shorter target is ignored.
@@ -146,17 +144,12 @@ class TargetLoss:
     def _seq2seq(
         self, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], soft_prompts: Sequence[Tensor] | None
     ) -> tuple[Tensor, Tensor]:
-        longest = max(map(len, targets))
-        labels = torch.full((len(targets), longest), _IGNORED)
-        written = torch.full((len(targets), longest), self.llm.pad_token)
-        written[:, 0] = self._model.decoder_start_token
-        for row, target in enumerate(targets):
-            labels[row, : len(target)] = torch.tensor(target)
-            written[row, 1 : len(target)] = torch.tensor(target[:-1], dtype=torch.long)
-        logits = self._model.logits(self._padded(prompts, soft_prompts, pad_left=False), written.to(self.device))
+        labels, start = _padded(targets, _IGNORED, "right"), self._model.decoder_start_token
+        written = _padded([[start, *target[:-1]] for target in targets], self.llm.pad_token, "right")
+        logits = self._model.logits(self._model.padded(prompts, soft_prompts, pad_left=False), written.to(self.device))
         return logits, labels.to(self.device)
 
-    def _padded(
-        self, rows: Sequence[Sequence[int]], soft_prompts: Sequence[Tensor] | None, *, pad_left: bool
-    ) -> PaddedBatch:
-        return self._model.padded(rows, soft_prompts, self.llm.probe.stand_in, pad_left=pad_left)
+
+def _padded(rows: Sequence[Sequence[int]], value: int, side: str) -> Tensor:
+    """Rows of tokens, filled up on one side.  # (rows, longest)"""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value, padding_side=side)

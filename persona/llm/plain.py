@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from persona.errors import GenerationError, check_least, reason
 from persona.llm.answers.text import answer_text
 from persona.llm.chat.messages import transcript
-from persona.llm.checks import check_answer, check_options, check_requests
+from persona.llm.checks import check_answer, check_options, check_requests, collected
 from persona.llm.tokenizers import WhitespaceTokenizer
 from persona.protocols import TEXT, GenerationOptions, Request, TextTokenizer
 
@@ -46,12 +46,7 @@ class _TextOnly(ABC):
             InvalidOptionError: if `options` asks for beams, or a prompt is no text.
             GenerationError: if there is no answer, or one that is no text.
         """
-        texts = {}
-        for index, answer in self.generate_each(requests, options):
-            if isinstance(answer, GenerationError):
-                raise answer
-            texts[index] = answer
-        return [texts[index] for index in range(len(requests))]
+        return collected(self.generate_each(requests, options))
 
     def generate_each(
         self, requests: Sequence[Request], options: GenerationOptions

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from persona.caches import TextCache
@@ -96,11 +97,11 @@ class HuggingFaceTokenizer:
         return f"HuggingFaceTokenizer({type(self._tokenizer).__name__})"
 
 
-class PromptEncoder:
-    """From prompts to the token ids that a transformers model reads.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptOptions:
+    """How prompts become what a model reads.
 
-    Args:
-        tokenizer: the model's. Its padding and truncation settings are neither used nor changed.
+    Attributes:
         chat_template: ``"auto"`` uses the tokenizer's chat template where it has one: the prompt becomes a user turn,
             and the assistant's turn is opened. ``"on"`` demands a template, ``"off"`` never uses it. Without one, a
             conversation becomes one text (`persona.llm.chat.messages.transcript`).
@@ -110,35 +111,42 @@ class PromptEncoder:
             end is cut, and the turn stays whole.
         system: text of the system's turn, or before the prompt where there is no template; None for none of our own.
         chat_template_kwargs: the template's own arguments, such as ``{"enable_thinking": False}``.
+    """
+
+    chat_template: TemplateUse = "auto"
+    overlong: Overlong = "error"
+    system: str | None = None
+    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
+
+
+class PromptEncoder:
+    """From prompts to the token ids that a transformers model reads.
+
+    Args:
+        tokenizer: the model's. Its padding and truncation settings are neither used nor changed.
+        options: how.
 
     Raises:
         InvalidOptionError: if an option has no such value, or a template is demanded and there is none.
         ModelLoadError: if the template cannot be used (`persona.llm.chat.template`).
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        chat_template: TemplateUse = "auto",
-        overlong: Overlong = "error",
-        system: str | None = None,
-        chat_template_kwargs: Mapping[str, object] | None = None,
-    ) -> None:
-        check_one_of(get_args(TemplateUse), chat_template=chat_template)
-        check_one_of(get_args(Overlong), overlong=overlong)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, options: PromptOptions | None = None) -> None:
+        options = options or PromptOptions()
+        check_one_of(get_args(TemplateUse), chat_template=options.chat_template)
+        check_one_of(get_args(Overlong), overlong=options.overlong)
         has_template = getattr(tokenizer, "chat_template", None) is not None
-        if chat_template == "on" and not has_template:
+        if options.chat_template == "on" and not has_template:
             raise InvalidOptionError("`chat_template='on'` needs a tokenizer with a chat template, this one has none")
         self._template: ChatTemplate | None = None
-        if has_template and chat_template != "off":
-            self._template = ChatTemplate(tokenizer, system, chat_template_kwargs or {})
-        elif chat_template_kwargs:
+        if has_template and options.chat_template != "off":
+            self._template = ChatTemplate(tokenizer, options.system, options.chat_template_kwargs)
+        elif options.chat_template_kwargs:
             raise InvalidOptionError("`chat_template_kwargs` are for a chat template, and none is used here")
         self.measure = HuggingFaceTokenizer(tokenizer)
         self._tokenizer: Any = tokenizer
-        self._system = system
-        self._truncates = overlong == "truncate"
+        self._system = options.system
+        self._truncates = options.overlong == "truncate"
 
     @property
     def uses_chat_template(self) -> bool:
@@ -164,10 +172,7 @@ class PromptEncoder:
         return {**template, "truncates": self._truncates}
 
     def encode(
-        self,
-        prompts: Sequence[str],
-        limits: Sequence[int | None],
-        turns: Sequence[Sequence[Message]] | None = None,
+        self, prompts: Sequence[str], limits: Sequence[int | None], turns: Sequence[Sequence[Message]] | None = None
     ) -> list[list[int]]:
         """Token ids of `prompts`, special tokens included.
 

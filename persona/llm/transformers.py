@@ -36,9 +36,9 @@ import torch
 from persona.errors import InvalidOptionError, UnknownAdapterError, UnsupportedChannelError
 from persona.llm.answers.choices import margin
 from persona.llm.answers.constrained import legal_ids
-from persona.llm.answers.scoring import ChoiceScorer, ScoredPrompt, scoring_options
+from persona.llm.answers.scoring import ChoiceScorer, scoring_options
 from persona.llm.answers.streams import from_thread
-from persona.llm.answers.tokens import AnswerTokens, Streamed
+from persona.llm.answers.tokens import AnswerStreamer, AnswerTokens
 from persona.llm.checkpoint import frozen, hash_parameters
 from persona.llm.checks import check_options, check_requests, placed
 from persona.llm.decoding import NOISE
@@ -113,19 +113,14 @@ class TransformersLM:
         self.name = self.options.name or own_name or type(self.model).__name__
         self._batch_tokens = 1 if mixes_rows(self.model) else self.options.batch_tokens
         self._within_memory = partial(within_memory, self.name, self._batch_tokens)
-        self._prompts = PromptEncoder(
-            tokenizer,
-            chat_template=self.options.chat_template,
-            overlong=self.options.overlong,
-            system=self.options.system,
-            chat_template_kwargs=self.options.chat_template_kwargs,
-        )
+        self._prompts = PromptEncoder(tokenizer, self.options)
         self._tokenizer: Any = tokenizer
         self._weights_hash = weights_hash or (lambda: hash_parameters(self.model))
         self.frozen = FrozenModel(self.model, tokenizer)
         self.pad_token, self.encoder_decoder = self.frozen.pad_token, self.frozen.encoder_decoder
         self.read = AnswerTokens(tokenizer, self._prompts.thinking_end)
-        self._writing = Writing(self.frozen, lambda: self.probe, self.read, self.name)
+        self.frozen.stand_in = lambda vectors: self.probe.stand_in(vectors)
+        self._writing = Writing(self.frozen, self.read, self.name)
         self.hidden_size = self.frozen.embeddings.shape[1]
         self.adapters: AdapterSource | None = None
         self.turns = Turns()
@@ -280,7 +275,8 @@ class TransformersLM:
         def write(put: Callable[[str | Answer], None], left: Event) -> None:
             with self.computing():
                 (read,) = self.inputs([request], options)
-                (tokens,), _ = self._generate_batch([read], options, self._writing.streamed(options, put, left))
+                streamer = AnswerStreamer(self.read, options, self.frozen.ends, put, left)
+                (tokens,), _ = self._generate_batch([read], options, streamer)
             put(self.read.answer(tokens, options))
 
         yield from from_thread(write)
@@ -341,7 +337,7 @@ class TransformersLM:
         self, scorer: ChoiceScorer, inputs: Sequence[ModelInput], beginning: Beginning | None = None
     ) -> list[list[float]]:
         with self._within_memory(inputs):
-            return scorer([ScoredPrompt(each, each.choices or ()) for each in inputs], beginning)
+            return scorer(inputs, beginning)
 
     def inputs(self, requests: Sequence[Request], options: GenerationOptions) -> list[ModelInput]:
         """Requests as the model reads them; errors as in `generate`."""
@@ -388,13 +384,13 @@ class TransformersLM:
         self,
         inputs: Sequence[ModelInput],
         options: GenerationOptions,
-        streamed: Streamed | None = None,
+        streamer: AnswerStreamer | None = None,
         beginning: Beginning | None = None,
     ) -> tuple[list[list[int]], list[float]]:
         """Tokens of the answers, without the end token, and the margins with which they were decided."""
         blending = Blending(self.options.blend, inputs, options.num_beams)
         with self._within_memory(blending.inputs), self.attached(blending.inputs):
-            return self._writing.batch(blending, options, streamed, beginning)
+            return self._writing.batch(blending, options, streamer, beginning)
 
     def __repr__(self) -> str:
         return f"TransformersLM({self.name!r})"

@@ -48,7 +48,7 @@ from functools import partial
 from typing import Any
 
 from persona.errors import InvalidOptionError, check_least, check_one_of
-from persona.prompts.fitting import CUT, WORD, Fitted, Fitting, Quotation
+from persona.prompts.fitting import CUT, WORD, Fitting, Quotation
 from persona.prompts.quoting import masked, quoted
 from persona.protocols import BuiltPrompt, LanguageModel, Message, TextTokenizer, Wording
 from persona.records import Record
@@ -97,10 +97,9 @@ class PromptBuilder:
     def __post_init__(self) -> None:
         check_least(0, max_tokens=self.max_tokens, turn_tokens=self.turn_tokens)
         check_least(1, least=self.least, max_length=self.max_length)
+        check_one_of(PLACEMENTS, placement=self.placement)
         if self.wording is None and (not self.mask or self.max_length is not None):
             raise InvalidOptionError("`mask=False` and `max_length` are for the wording of a task: give one")
-
-        check_one_of(PLACEMENTS, placement=self.placement)
 
     @classmethod
     def of(cls, llm: LanguageModel, **options: Any) -> PromptBuilder:
@@ -214,7 +213,7 @@ class PromptBuilder:
             room -= added - self.max_tokens
         return BuiltPrompt(prompt)
 
-    def _before(self, quotations: Sequence[Quotation], summary: str, room: int) -> tuple[str, list[Fitted], str]:
+    def _before(self, quotations: Sequence[Quotation], summary: str, room: int) -> tuple[str, list[Quotation], str]:
         """The text before the prompt, in about `room` tokens, and the records and the summary in it; or nothing."""
         fitting = self._fitting
         room -= fitting.size(_REQUEST)

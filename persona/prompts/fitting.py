@@ -6,8 +6,9 @@ their rest to long ones; none is cut below `Fitting.least` tokens of text, and o
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from persona.prompts.quoting import quoted
 from persona.protocols import TextTokenizer
@@ -49,15 +50,6 @@ class Quotation:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """A record with what is shown of its text and target, whole or shortened."""
-
-    record: Record
-    text: str
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
 class Fitting:
     """Measures and shortens what is put into a prompt.
 
@@ -83,8 +75,8 @@ class Fitting:
         least = frame + min(text_tokens, self.least) + min(target_tokens, self.least)
         return Quotation(record, text, target, text_tokens, target_tokens, frame, least)
 
-    def fitted(self, quotations: Sequence[Quotation], room: int) -> list[Fitted]:
-        """As many records as fit with `least` tokens each, in their order."""
+    def fitted(self, quotations: Sequence[Quotation], room: int) -> list[Quotation]:
+        """As many records as fit with `least` tokens each, in their order; text and target are whole or shortened."""
         kept: list[Quotation] = []
         free = room
         for quotation in quotations:
@@ -109,7 +101,7 @@ class Fitting:
             limit -= max(excess, 1)
         return ""
 
-    def _fitted(self, quotation: Quotation, share: int) -> Fitted | None:
+    def _fitted(self, quotation: Quotation, share: int) -> Quotation | None:
         """A record in `share` tokens; the text is cut before the target. None if it does not fit."""
         free = share - quotation.frame
         target_tokens = min(quotation.target_tokens, free - min(quotation.text_tokens, self.least))
@@ -117,7 +109,7 @@ class Fitting:
         target = self.shortened(quotation.target, target_tokens) if quotation.target else ""
         if not text or (quotation.target and not target):
             return None
-        return Fitted(quotation.record, text, target)
+        return replace(quotation, text=text, target=target)
 
 
 def _shares(quotations: Sequence[Quotation], room: int) -> list[int]:
@@ -126,11 +118,5 @@ def _shares(quotations: Sequence[Quotation], room: int) -> list[int]:
     def at(level: int) -> list[int]:
         return [max(quotation.least, min(quotation.size, level)) for quotation in quotations]
 
-    low, high = 0, max((quotation.size for quotation in quotations), default=0)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if sum(at(middle)) <= room:
-            low = middle
-        else:
-            high = middle - 1
-    return at(low)
+    levels = range(1 + max((quotation.size for quotation in quotations), default=0))
+    return at(max(0, bisect_right(levels, room, key=lambda level: sum(at(level))) - 1))

@@ -15,9 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from persona.errors import PersonaError
+from persona.errors import PersonaError, needed
 from persona.integrations.mcp import memory_server
-from persona.integrations.personal import Personal, needed
+from persona.integrations.personal import Personal
 from persona.memory import Memory
 from persona.serve.access import caller_of
 from persona.serve.errors import ApiError

@@ -1,7 +1,7 @@
 """Steering vectors as control vectors of llama.cpp: one GGUF file per user, for ``--control-vector``.
 
 llama.cpp adds ``direction.N`` to what its layer `N` gives, at every position; its layers are the blocks here, and it
-has none for block 0. The file holds float32, so what is read back is what was written.
+has none for block 0. The file holds float32.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from persona.adapters.bank import AdapterBank
 from persona.adapters.versions import StoredAdapter, safe_name
-from persona.errors import DataFormatError, InvalidOptionError, MissingDependencyError
+from persona.errors import InvalidOptionError, needed
 from persona.files import replacing
 from persona.steering.options import as_steering
 
@@ -51,9 +50,10 @@ def write_control_vector(vectors: Mapping[int, Tensor], path: Path, *, model: st
         raise InvalidOptionError(
             f"a control vector has vectors behind blocks from 1, llama.cpp adds none behind block 0: {sorted(vectors)}"
         )
-    writer_of = _gguf().GGUFWriter
+    with needed("gguf"):
+        from gguf import GGUFWriter
     with replacing(path) as temporary:
-        writer = writer_of(temporary, _ARCHITECTURE)
+        writer: Any = GGUFWriter(temporary, _ARCHITECTURE)
         writer.add_string(f"{_ARCHITECTURE}.model_hint", model)
         writer.add_uint32(f"{_ARCHITECTURE}.layer_count", len(vectors))
         for block, vector in sorted(vectors.items()):
@@ -62,34 +62,3 @@ def write_control_vector(vectors: Mapping[int, Tensor], path: Path, *, model: st
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-
-
-def read_control_vector(path: Path) -> dict[int, Tensor]:
-    """The vectors of a control vector's file by block, float32.  # (hidden,) each
-
-    Raises:
-        DataFormatError: if it is none.
-        MissingDependencyError: if `gguf` is not installed.
-    """
-    reader_of = _gguf().GGUFReader
-    try:
-        reader = reader_of(path)
-    except ValueError as error:
-        raise DataFormatError(f"{path} is no GGUF file: {error}") from error
-    field = reader.get_field("general.architecture")
-    if field is None or field.contents() != _ARCHITECTURE:
-        raise DataFormatError(f"{path} is a GGUF file, but no control vector")
-    tensors = {each.name.partition(".")[::2]: each.data for each in reader.tensors}
-    return {
-        int(block): torch.from_numpy(data.copy()).float()
-        for (name, block), data in tensors.items()
-        if name == "direction"
-    }
-
-
-def _gguf() -> Any:
-    try:
-        import gguf
-    except ImportError as error:
-        raise MissingDependencyError("control vectors need GGUF: pip install 'persona-llm[gguf]'") from error
-    return gguf

@@ -23,11 +23,7 @@ _BATCH, _WEIGHT_DECAY = 4, 0.05
 
 
 def trained_direction(
-    loss: TargetLoss,
-    block: int,
-    own: Sequence[OwnText],
-    neutral: Sequence[tuple[int, ...]],
-    options: SteeringOptions,
+    loss: TargetLoss, block: int, own: Sequence[OwnText], neutral: Sequence[tuple[int, ...]], options: SteeringOptions
 ) -> Tensor:
     """The vector for one block after `options.bipo` epochs, float32.
 

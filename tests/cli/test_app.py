@@ -194,7 +194,7 @@ def test_a_device_and_a_dtype_without_an_llm_are_refused(run: Run) -> None:
     [
         (("--device", "toaster"), "`device` 'toaster' cannot be used here"),
         (("--dtype", "int3"), "`dtype` must be auto, float32, float16, bfloat16, float64, was: 'int3'"),
-        (("--quantize", "3bit"), "`quantize` must be 4bit or 8bit, was: '3bit'"),
+        (("--quantize", "3bit"), "`quantize` must be one of 4bit, 8bit, was: '3bit'"),
         (("--llm", "openai:m", "--dtype", "float32"), "an endpoint as an LLM takes"),
     ],
 )

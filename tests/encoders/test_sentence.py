@@ -168,7 +168,7 @@ def test_vectors_without_direction_become_a_fixed_unit_vector(made: Callable[[st
         ("hashing:1", {}, "`dim` must be at least 2, was: 1"),
         ("minilm", {"batch_tokens": 0}, "`batch_tokens` must be at least 1, was: 0"),
         ("minilm", {"workers": 0}, "`workers` must be at least 1, was: 0"),
-        ("minilm", {"dtype": "int8"}, "`dtype` must be auto, float32, bfloat16, float16, was: 'int8'"),
+        ("minilm", {"dtype": "int8"}, "`dtype` must be one of auto, float32, bfloat16, float16, was: 'int8'"),
         ("minilm", {"device": "abacus"}, "`device` 'abacus' cannot be used here"),
     ],
 )

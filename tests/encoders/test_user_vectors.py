@@ -237,9 +237,9 @@ def file_of(name: str, content: str | dict[str, Any]) -> Callable[[Path], Path]:
         (npy_with('"ana"\nben\n'), "line 2: a line must be a user id as a JSON string"),
         (
             file_of("u.parquet", {"user_id": ["ana", "ben"], "vector": [[1.0, 2.0], [1.0]]}),
-            "lists of one length, were: 1, 2",
+            "lists of one length, without gaps, were: 1, 2",
         ),
-        (file_of("u.parquet", {"user_id": ["ana"], "vector": [["1", "2"]]}), "vectors must be of numbers"),
+        (file_of("u.parquet", {"user_id": ["ana"], "vector": [["x", "2"]]}), "not a Parquet file with columns"),
         (file_of("u.parquet", {"user": ["ana"], "vector": [[1.0]]}), "columns user_id and vector"),
         (file_of("u.parquet", "{}"), "not a Parquet file"),
     ],

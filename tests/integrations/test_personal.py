@@ -15,8 +15,9 @@ from persona.errors import (
     MissingDependencyError,
     PersonaWarning,
     UnsupportedChannelError,
+    needed,
 )
-from persona.integrations.personal import Elsewhere, Personal, needed
+from persona.integrations.personal import Elsewhere, Personal
 from persona.personalizer import Personalizer
 from persona.prompts import PromptBuilder
 from persona.protocols import GenerationOptions

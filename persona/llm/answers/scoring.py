@@ -13,9 +13,9 @@ encoder-decoder               the encoder once, its states repeated for each cho
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,21 +28,6 @@ from persona.llm.frozen.probe import Probe
 from persona.llm.inputs import ModelInput, PaddedBatch
 from persona.llm.lifts import lifted
 from persona.protocols import GenerationOptions, Lifts, Request
-
-Attached: TypeAlias = Callable[[Sequence[ModelInput]], AbstractContextManager[None]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoredPrompt:
-    """A request whose choices are to be scored.
-
-    Attributes:
-        input: the request as the model reads it.
-        choices: token ids of each choice, its end token included; at least one each.
-    """
-
-    input: ModelInput
-    choices: tuple[tuple[int, ...], ...]
 
 
 class ChoiceScorer:
@@ -59,35 +44,34 @@ class ChoiceScorer:
         self,
         model: FrozenModel,
         probe: Probe,
-        attached: Attached = lambda inputs: nullcontext(),
+        attached: Callable[[Sequence[ModelInput]], AbstractContextManager[None]],
         blend: Blend | None = None,
     ) -> None:
         self._model, self._probe, self._attached, self._blend = model, probe, attached, blend
 
-    def __call__(self, prompts: Sequence[ScoredPrompt], beginning: Beginning | None = None) -> list[list[float]]:
+    def __call__(self, inputs: Sequence[ModelInput], beginning: Beginning | None = None) -> list[list[float]]:
         """Log-likelihood of each choice of each prompt, in nats.
 
         Args:
-            prompts: what is scored.
+            inputs: what is scored, all of it with choices.
             beginning: of all the prompts, as the decoder has read it.
         """
-        count, blending = len(prompts), Blending(self._blend, [prompt.input for prompt in prompts])
-        prompts = [ScoredPrompt(each, each.choices or ()) for each in blending.inputs] if blending else prompts
-        rows = _Rows.of(prompts, blending)
+        blending = Blending(self._blend, inputs)
+        rows = _Rows.of(blending)
         if self._model.encoder_decoder:
-            scores = self._in_decoder(prompts, rows)
+            scores = self._in_decoder(blending.inputs, rows)
         else:
-            scores = self._on_cache(prompts, rows, beginning)
-        each = iter(scores.tolist())
-        return [[next(each) for _ in prompt.choices] for prompt in prompts[:count]]
+            scores = self._on_cache(blending.inputs, rows, beginning)
+        score = iter(scores.tolist())
+        return [[next(score) for _ in each.choices or ()] for each in inputs]
 
-    def _on_cache(self, prompts: Sequence[ScoredPrompt], rows: _Rows, beginning: Beginning | None) -> Tensor:
+    def _on_cache(self, inputs: Sequence[ModelInput], rows: _Rows, beginning: Beginning | None) -> Tensor:
         read = 0 if beginning is None else len(beginning.ids)
-        batch = self._batch([prompt.input.ids[read:] for prompt in prompts], [prompt.input for prompt in prompts])
+        batch = self._batch([each.ids[read:] for each in inputs], inputs)
         before: dict[str, Any] = {}
         if beginning is not None:
-            batch, before = beginning.seen_by(batch), {"past_key_values": beginning.rows(len(prompts))}
-        with self._attached([prompt.input for prompt in prompts]):
+            batch, before = beginning.seen_by(batch), {"past_key_values": beginning.rows(len(inputs))}
+        with self._attached(inputs):
             output = self._model.forward(batch, keep=1, use_cache=True, **before)
         cache: Any = getattr(output, "past_key_values", None)
         if not repeatable(cache):
@@ -98,7 +82,7 @@ class ChoiceScorer:
         if rows.longest == 1:
             return scores
         cache.batch_select_indices(rows.prompts.to(device))
-        tokens, real = rows.tokens(0, rows.longest - 1)
+        tokens, real = rows.read()
         mask = torch.cat((batch.mask[rows.prompts.to(device)], real.long().to(device)), 1)
         follow = PaddedBatch(tokens.to(device), mask, (0,) * len(tokens), [None] * len(tokens))
         with self._attached(rows.inputs):
@@ -118,14 +102,14 @@ class ChoiceScorer:
         at = (begins[:, None] + torch.arange(rows.longest)).clamp_max(logits.shape[1] - 1).to(logits.device)
         return rows.scores(logits.gather(1, at[:, :, None].expand(-1, -1, logits.shape[-1])), 0)
 
-    def _in_decoder(self, prompts: Sequence[ScoredPrompt], rows: _Rows) -> Tensor:
-        batch = self._batch([prompt.input.ids for prompt in prompts], [prompt.input for prompt in prompts])
+    def _in_decoder(self, inputs: Sequence[ModelInput], rows: _Rows) -> Tensor:
+        batch = self._batch([each.ids for each in inputs], inputs)
         device = batch.mask.device
         repeated = rows.prompts.to(device)
-        with self._attached([prompt.input for prompt in prompts]):
+        with self._attached(inputs):
             read = self._model.encoded(batch)
         read["last_hidden_state"] = read[0][repeated]
-        written, _ = rows.tokens(0, rows.longest - 1)
+        written, _ = rows.read()
         decoder_ids = torch.cat((torch.full((len(written), 1), self._model.decoder_start_token), written), 1)
         with self._attached(rows.inputs):
             logits = self._model.model(
@@ -142,7 +126,7 @@ class ChoiceScorer:
         self, texts: Sequence[Sequence[int]], inputs: Sequence[ModelInput], *, pad_left: bool | None = None
     ) -> PaddedBatch:
         soft_prompts = [each.soft_prompt for each in inputs]
-        return self._model.padded(texts, soft_prompts, self._probe.stand_in, pad_left=pad_left)
+        return self._model.padded(texts, soft_prompts, pad_left=pad_left)
 
 
 def scoring_options(
@@ -185,22 +169,16 @@ class _Rows:
     blending: Blending
 
     @classmethod
-    def of(cls, prompts: Sequence[ScoredPrompt], blending: Blending) -> _Rows:
-        rows = [index for index, prompt in enumerate(prompts) for _ in prompt.choices]
-        choices = [choice for prompt in prompts for choice in prompt.choices]
-        inputs = [prompts[row].input for row in rows]
+    def of(cls, blending: Blending) -> _Rows:
+        rows = [index for index, each in enumerate(blending.inputs) for _ in each.choices or ()]
+        choices = [choice for each in blending.inputs for choice in each.choices or ()]
+        inputs = [blending.inputs[row] for row in rows]
         return cls(torch.tensor(rows), inputs, choices, max(map(len, choices)), blending)
 
-    def tokens(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
-        """Tokens `begin` to `end` of each choice but its last one, and which are no padding.  # (rows, n), bool"""
-        width = end - begin
-        ids = torch.zeros((len(self.choices), width), dtype=torch.long)
-        real = torch.zeros((len(self.choices), width), dtype=torch.bool)
-        for row, choice in enumerate(self.choices):
-            part = choice[begin : min(end, len(choice) - 1)]
-            ids[row, : len(part)] = torch.tensor(part, dtype=torch.long)
-            real[row, : len(part)] = True
-        return ids, real
+    def read(self) -> tuple[Tensor, Tensor]:
+        """Tokens of each choice but its last one, padded, and which are no padding.  # (rows, longest - 1), bool"""
+        ids = _padded([choice[:-1] for choice in self.choices], self.longest - 1)
+        return ids.clamp_min(0), ids >= 0
 
     def scores(self, logits: Tensor, begin: int) -> Tensor:
         """Sum of the log-probabilities of the choices' tokens from `begin` on, as far as `logits` go.
@@ -212,19 +190,19 @@ class _Rows:
             float32; float64 of a model in float64.  # (rows,)
         """
         width = logits.shape[1]
-        targets = torch.zeros((len(self.choices), width), dtype=torch.long)
-        real = torch.zeros((len(self.choices), width), dtype=torch.bool)
-        for row, choice in enumerate(self.choices):
-            part = choice[begin : begin + width]
-            targets[row, : len(part)] = torch.tensor(part, dtype=torch.long)
-            real[row, : len(part)] = True
+        targets = _padded([choice[begin : begin + width] for choice in self.choices], width).to(logits.device)
         exact = logits if logits.dtype == torch.float64 else logits.float()
         for row, (each, choice) in enumerate(zip(self.inputs, self.choices, strict=True)):
             if each.lifts:
                 exact = _with_lifts(exact, row, each.lifts, choice, begin)
         exact = self.blending.mixed(exact, self.prompts)
-        log_p = exact.log_softmax(-1).gather(-1, targets.to(exact.device)[:, :, None])[:, :, 0]
-        return log_p.masked_fill(~real.to(exact.device), 0).sum(1).cpu()
+        log_p = exact.log_softmax(-1).gather(-1, targets.clamp_min(0)[:, :, None])[:, :, 0]
+        return log_p.masked_fill(targets < 0, 0).sum(1).cpu()
+
+
+def _padded(texts: Sequence[Sequence[int]], width: int) -> Tensor:
+    """Token ids, and -1 behind them.  # (texts, width)"""
+    return torch.tensor([[*text, *[-1] * (width - len(text))] for text in texts], dtype=torch.long)
 
 
 def _with_lifts(logits: Tensor, row: int, lifts: Lifts, choice: tuple[int, ...], begin: int) -> Tensor:

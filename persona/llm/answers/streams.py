@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from queue import SimpleQueue
 from threading import Event, Thread
-from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 from persona.errors import GenerationError
 from persona.llm.answers.modes import answer_mode, answers
@@ -120,33 +121,11 @@ def from_thread(work: Callable[[Put[T], Event], None]) -> Iterator[T]:
 
 async def awaited(items: Iterator[T]) -> AsyncGenerator[T, None]:
     """The items of an iterator that blocks, for an event loop that must not; all of it runs in one thread."""
-    here = asyncio.get_running_loop()
-    arrived: asyncio.Queue[tuple[T] | BaseException | None] = asyncio.Queue()
-    left = Event()
-
-    def put(item: tuple[T] | BaseException | None) -> None:
-        if not here.is_closed():
-            here.call_soon_threadsafe(arrived.put_nowait, item)
-
-    def run() -> None:
-        try:
-            for item in items:
-                if left.is_set():
-                    break
-                put((item,))
-        except BaseException as error:
-            put(error)
-        else:
-            put(None)
-        finally:
-            if (close := getattr(items, "close", None)) is not None:
-                close()
-
-    Thread(target=run, name="persona-stream", daemon=True).start()
+    here, thread, end = asyncio.get_running_loop(), ThreadPoolExecutor(1, "persona-stream"), object()
     try:
-        while (item := await arrived.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item[0]
+        while (item := await here.run_in_executor(thread, next, items, end)) is not end:
+            yield cast(T, item)
     finally:
-        left.set()
+        if (close := getattr(items, "close", None)) is not None:
+            thread.submit(close)
+        thread.shutdown(wait=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from threading import Event
 from typing import Any
@@ -66,10 +65,10 @@ class AnswerTokens:
             text = text[:-_CLEANED]
         return settled_text(text, options, thinking_end=thinking_end)
 
-    def stopping(self, options: GenerationOptions, streamed: Streamed | None = None) -> StoppingCriteriaList:
+    def stopping(self, options: GenerationOptions, streamer: AnswerStreamer | None = None) -> StoppingCriteriaList:
         """What ends rows of a greedy generation at a stop string, or a stream; beams are cut afterwards."""
-        stops = [_StopStrings(self, options)] if options.stop and options.num_beams == 1 else []
-        return StoppingCriteriaList([*stops, *([] if streamed is None else [_LeaveEarly(streamed.left)])])
+        stops: list[Any] = [_StopStrings(self, options)] if options.stop and options.num_beams == 1 else []
+        return StoppingCriteriaList([*stops, *([] if streamer is None else [StopWhen(streamer.left.is_set)])])
 
     def is_stopped(self, tokens: Sequence[int], options: GenerationOptions) -> bool:
         """Whether the answer holds a stop string that its last token has completed."""
@@ -147,11 +146,18 @@ class AnswerStreamer(BaseStreamer):
         options: how they are decoded.
         ends: ids of the tokens that end an answer.
         put: gets the pieces.
+        left: set when nobody waits for them any more.
     """
 
     def __init__(
-        self, written: AnswerTokens, options: GenerationOptions, ends: Sequence[int], put: Callable[[str], None]
+        self,
+        written: AnswerTokens,
+        options: GenerationOptions,
+        ends: Sequence[int],
+        put: Callable[[str], None],
+        left: Event,
     ) -> None:
+        self.left = left
         self._written, self._options, self._ends, self._put = written, options, frozenset(ends), put
         self._tokens: list[int] | None = None
         self.shown = ""
@@ -175,25 +181,12 @@ class AnswerStreamer(BaseStreamer):
             self._put(piece)
 
 
-class _LeaveEarly(StoppingCriteria):
-    """Ends a generation when nobody waits for it any more."""
+class StopWhen(StoppingCriteria):
+    """Ends all rows of a generation at the first step at which `ended` says so."""
 
-    def __init__(self, left: Event) -> None:
-        self._left = left
+    def __init__(self, ended: Callable[[], bool]) -> None:
+        self._ended = ended
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         """Which rows are done, bool.  # (rows,)"""
-        return torch.full((len(input_ids),), self._left.is_set(), dtype=torch.bool, device=input_ids.device)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Streamed:
-    """An answer that is handed over while it is written.
-
-    Attributes:
-        streamer: gets the tokens.
-        left: set when nobody waits for it any more.
-    """
-
-    streamer: AnswerStreamer
-    left: Event
+        return torch.full((len(input_ids),), self._ended(), dtype=torch.bool, device=input_ids.device)

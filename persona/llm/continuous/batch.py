@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteriaList
 
 from persona.errors import UnknownAdapterError
+from persona.llm.answers.tokens import StopWhen
 from persona.llm.continuous.row import Row, take_tokens
 from persona.llm.continuous.slots import Slots
+from persona.llm.frozen.probe import Dictated
 from persona.llm.inputs import PaddedBatch
 from persona.llm.transformers import TransformersLM
 
@@ -135,8 +137,7 @@ def read_prompts(llm: TransformersLM, rows: Sequence[Row]) -> tuple[list[Row], A
     Returns:
         The rows that go on, their cache and their mask; None if none does.
     """
-    stand_in = llm.probe.stand_in
-    batch = llm.frozen.padded([row.input.ids for row in rows], [row.input.soft_prompt for row in rows], stand_in)
+    batch = llm.frozen.padded([row.input.ids for row in rows], [row.input.soft_prompt for row in rows])
     with llm.attached([row.input for row in rows]):
         output = llm.frozen.forward(batch, keep=1, use_cache=True)
     take_tokens(rows, output.logits[:, -1])
@@ -159,35 +160,16 @@ def write_alone(llm: TransformersLM, row: Row) -> None:
     model, given = llm.frozen, row.input
     rules = model.rules(row.options.generation)
     row.forced = int(model.encoder_decoder and rules.forced_bos_token_id is not None)
+
+    def choose(scores: Tensor) -> int:
+        take_tokens([row], scores)
+        return row.last
+
+    ended = StopWhen(lambda: row.ticket.ended or row.leaving is not None)
     try:
         with llm.attached([given]):
-            stand_in = llm.probe.stand_in if given.soft_prompt is not None else lambda vectors: ()
-            batch = model.padded([given.ids], [given.soft_prompt], stand_in)
-            model.generate(batch, rules, [_Chosen(row)], stopping_criteria=StoppingCriteriaList([_Ended(row)]))
+            batch = model.padded([given.ids], [given.soft_prompt])
+            model.generate(batch, rules, [Dictated(choose)], stopping_criteria=StoppingCriteriaList([ended]))
     except Exception as error:  # models raise whatever they like
         row.end(error)
     row.end(row.leaving)
-
-
-class _Chosen(LogitsProcessor):
-    """A logits processor that has the tokens written that a row takes."""
-
-    def __init__(self, row: Row) -> None:
-        self._row = row
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        take_tokens([self._row], scores)
-        chosen = torch.full_like(scores, -torch.inf)
-        chosen[:, self._row.last] = 0
-        return chosen
-
-
-class _Ended(StoppingCriteria):
-    """Ends a generation when its row has ended or has to leave."""
-
-    def __init__(self, row: Row) -> None:
-        self._row = row
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        ended = self._row.ticket.ended or self._row.leaving is not None
-        return torch.full((len(input_ids),), ended, dtype=torch.bool, device=input_ids.device)

@@ -40,13 +40,15 @@ from persona.errors import (
 )
 from persona.llm.continuous.batch import Batch, fit_slots, read_prompts, write_alone
 from persona.llm.continuous.fair import FairQueue
-from persona.llm.continuous.fit import refusal
 from persona.llm.continuous.row import Row
 from persona.llm.continuous.sampling import SamplingOptions
 from persona.llm.continuous.ticket import Ticket
+from persona.llm.inputs import Batching
 from persona.llm.transformers import TransformersLM
-from persona.protocols import Request
+from persona.llm.weights.quantized import mixes_rows
+from persona.protocols import GenerationOptions, Request
 
+_RULES = ("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
 _SIMILAR = 1.25
 """Prompts are read together whose longest is at most so many times as long as the shortest."""
 
@@ -102,7 +104,7 @@ class Engine:
             raise UnsupportedChannelError(f"an engine needs a transformers model, was: {llm!r:.80}")
         if llm.options.blend is not None:
             raise UnsupportedChannelError("an engine computes one row for a request, `blend` takes two: leave it out")
-        self.llm, self.options, self.alone = llm, options or EngineOptions(), refusal(llm)
+        self.llm, self.options, self.alone = llm, options or EngineOptions(), _alone(llm)
         self._on_step = on_step
         self._changed = Condition()
         self._queue: FairQueue[Row] = FairQueue()
@@ -320,3 +322,18 @@ class Engine:
                 self._queue.give_back(row.client, row.most_tokens - row.tokens)
                 self._seconds += 0.1 * (monotonic() - row.began - self._seconds)
                 self._changed.notify_all()
+
+
+def _alone(llm: TransformersLM) -> str | None:
+    """Why the model's requests are answered one after another; None if they can share a batch and come and go."""
+    if llm.encoder_decoder:
+        return "it reads in an encoder and writes in a decoder"
+    if mixes_rows(llm.model):
+        return "its quantised layers compute a row by its neighbours"
+    if llm.probe.batching is not Batching.PADDED:
+        return f"requests that may share a batch: {llm.probe.batching.value}"
+    rules = llm.frozen.rules(GenerationOptions(1))
+    if named := [name for name in _RULES if getattr(rules, name, None)]:
+        return f"its generation config has {', '.join(named)}"
+    # Rows of different lengths after what was read: as a slot has them.
+    return None if llm.probe.takes_beginnings else "it cannot go on from the keys and values of all positions alone"

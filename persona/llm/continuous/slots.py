@@ -151,11 +151,6 @@ class _SlotLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             setattr(self, name, moved)
 
 
-def can_join(cache: Any) -> bool:
-    """Whether the rows of a cache can get slots: it has keys and values of all positions, and nothing else."""
-    return isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
-
-
 def _layers(cache: Any) -> list[Any]:
     layers: list[Any] = cache.layers
     return layers

@@ -17,7 +17,7 @@ class Ticket:
 
     ::
 
-        async for piece in ticket: ...        for piece in ticket.pieces(): ...
+        async for piece in ticket: ...
         (await ticket.whole()).text           ticket.result().text
 
     A reader that leaves early cancels the request. Text is made of tokens where it is read, so a slow reader gets
@@ -73,19 +73,12 @@ class Ticket:
         if not self._ended:
             self._cancel()
 
-    def pieces(self) -> Iterator[Piece]:
-        """The answer in pieces, for a thread that may block."""
-        try:
-            for ended in self._waits():
-                yield from self._new(ended)
-        finally:
-            self.cancel()
-
     def result(self) -> Written:
         """The whole answer, for a thread that may block."""
         try:
-            for _ in self._waits():
-                pass
+            while not self._ended:
+                self._news.wait()
+                self._news.clear()
         finally:
             self.cancel()
         return self.written
@@ -126,15 +119,8 @@ class Ticket:
         if (wake := self._wake) is not None:
             wake()
 
-    def _waits(self) -> Iterator[bool]:
-        """Whenever something is new, whether the answer has ended."""
-        while not self._ended:
-            self._news.wait()
-            self._news.clear()
-            yield self._ended
-        yield True
-
     async def _awaits(self) -> AsyncIterator[bool]:
+        """Whenever something is new, whether the answer has ended."""
         here, news = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from persona.errors import EndpointError, MissingDependencyError, ModelLoadError, reason
+from persona.errors import EndpointError, ModelLoadError, needed, reason
+from persona.llm.answers.streams import awaited
 from persona.llm.endpoint.loop import BackgroundLoop
 from persona.llm.endpoint.options import EndpointOptions
 
@@ -75,7 +76,8 @@ class Connection:
         self.slots = asyncio.Semaphore(options.max_concurrency)
         # A synchronous client of somebody's own, with its proxies and certificates, is used as it is.
         self._threads = None if _asynchronous(self._client) else ThreadPoolExecutor(options.max_concurrency)
-        self.loop = BackgroundLoop(self._close if self._own else None)
+        # Not a method of this object, which would then live as long as the program.
+        self.loop = BackgroundLoop(partial(_closed, self._client) if self._own else None)
 
     @property
     def url(self) -> str:
@@ -86,11 +88,6 @@ class Connection:
     def key(self) -> str:
         """The API key that requests are sent with."""
         return str(self._client.api_key)
-
-    async def _close(self) -> None:
-        closed = self._client.close()
-        if closed is not None:
-            await closed
 
     async def ask(
         self, name: str, call: Callable[[Any], Callable[..., Any]], read: Callable[[Any], T], body: Mapping[str, Any]
@@ -133,23 +130,14 @@ class Connection:
 
         reply = await self.ask(name, call, lambda reply: reply, {**body, "stream": True})
         try:
-            async for chunk in reply if self._threads is None else self._stepped(reply):
+            async for chunk in reply if self._threads is None else awaited(iter(reply)):
                 yield chunk
         except OpenAIError as error:
             raise _failure(name, error, self._client.timeout) from error
         except Exception as error:  # here the client leaves what its transport and its parser raise as it is
             raise EndpointError(f"{name} broke off its answer: {reason(error)}") from error
         finally:
-            if self._threads is None:
-                await reply.close()
-            else:
-                reply.close()
-
-    async def _stepped(self, reply: Iterable[Any]) -> AsyncIterator[Any]:
-        """The chunks of a synchronous client."""
-        chunks, end = iter(reply), object()
-        while (chunk := await asyncio.get_running_loop().run_in_executor(self._threads, next, chunks, end)) is not end:
-            yield chunk
+            await _closed(reply)
 
     async def _sent(self, call: Callable[..., Any], body: Mapping[str, Any]) -> Any:
         if self._pace is not None and not self._own:
@@ -157,6 +145,13 @@ class Connection:
         if self._threads is None:
             return await call(**body)
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, **body))
+
+
+async def _closed(client: Any) -> None:
+    """Close a client or a reply, a synchronous one or not."""
+    closing = client.close()
+    if closing is not None:
+        await closing
 
 
 class _Pace:
@@ -174,12 +169,8 @@ class _Pace:
 
 def _made(options: EndpointOptions, pace: _Pace | None, base_url: str | None, api_key: str | None) -> AsyncOpenAI:
     """A client of our own, whose every request waits for its turn, repeated ones too."""
-    try:
+    with needed("openai"):
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
-    except ImportError as error:
-        raise MissingDependencyError(
-            "an OpenAI-compatible endpoint needs the package openai: pip install 'persona-llm[openai]'"
-        ) from error
     retries = _RETRIES if options.retries is None else options.retries
     http_client = None if pace is None else DefaultAsyncHttpxClient(event_hooks={"request": [pace]})
     try:

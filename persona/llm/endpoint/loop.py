@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, TimeoutError
 from contextlib import suppress
 from queue import SimpleQueue
@@ -30,27 +30,19 @@ _PATIENCE = 2.0
 """Seconds that the end of the program waits for connections to be closed."""
 
 
-class _Running:
-    """The loop of a process, and its thread."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.thread = Thread(target=_run, args=(self.loop,), name="persona-endpoint", daemon=True)
-        self.thread.start()
-        # What is made later ends earlier: clients are closed before the loop is.
-        weakref.finalize(self, _stop, self.loop, self.thread, os.getpid())
-
-
 _STARTING = Lock()
-_RUNNING: dict[int, _Running] = {}
+_RUNNING: dict[int, tuple[asyncio.AbstractEventLoop, Thread]] = {}
 """By process: a forked one has no thread of its parent's."""
 
 
-def _running() -> _Running:
-    process = os.getpid()
+def _running() -> tuple[asyncio.AbstractEventLoop, Thread]:
+    """The loop of this process, and its thread."""
     with _STARTING:
-        if process not in _RUNNING:
-            _RUNNING[process] = _Running()
+        if (process := os.getpid()) not in _RUNNING:
+            loop = asyncio.new_event_loop()
+            thread = Thread(target=loop.run_forever, name="persona-endpoint", daemon=True)
+            thread.start()
+            _RUNNING[process] = loop, thread
         return _RUNNING[process]
 
 
@@ -61,17 +53,17 @@ class BackgroundLoop:
         close: awaited there when this object is gone, or the program ends, e.g. to close a client.
     """
 
-    def __init__(self, close: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(self, close: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         self._close = close
         self._ending = False
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Start `work`; cancelling the future cancels it."""
-        running = _running()
+        loop, thread = _running()
         if self._close is not None and not self._ending:
             self._ending = True
-            weakref.finalize(self, _end, running, os.getpid(), self._close)
-        return asyncio.run_coroutine_threadsafe(work, running.loop)
+            weakref.finalize(self, _end, loop, thread, os.getpid(), self._close)
+        return asyncio.run_coroutine_threadsafe(work, loop)
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, awaited in the caller's own loop."""
@@ -89,48 +81,14 @@ class BackgroundLoop:
         finally:
             work.cancel()
 
-    async def aeach(self, produce: Producer[T]) -> AsyncIterator[T]:
-        """`each`, awaited in the caller's own loop."""
-        here = asyncio.get_running_loop()
-        arrived: asyncio.Queue[tuple[T] | None] = asyncio.Queue()
 
-        def put(item: tuple[T] | None) -> None:
-            with suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
-                here.call_soon_threadsafe(arrived.put_nowait, item)
-
-        work = self.submit(produce(lambda item: put((item,))))
-        work.add_done_callback(lambda done: put(None))
-        try:
-            while (item := await arrived.get()) is not None:
-                yield item[0]
-            work.result()
-        finally:
-            work.cancel()
-
-
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    try:
-        loop.run_forever()
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
-
-
-def _end(running: _Running, process: int, close: Callable[[], Awaitable[None]]) -> None:
+def _end(
+    loop: asyncio.AbstractEventLoop, thread: Thread, process: int, close: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
     """Close what is open."""
     if process != os.getpid():
         return  # the loop is the parent's
-
-    async def closing() -> None:
-        await close()
-
-    ended = asyncio.run_coroutine_threadsafe(closing(), running.loop)
-    if current_thread() is not running.thread:  # where a garbage collection may run, too
+    ended = asyncio.run_coroutine_threadsafe(close(), loop)
+    if current_thread() is not thread:  # where a garbage collection may run, too
         with suppress(TimeoutError):
             ended.result(_PATIENCE)
-
-
-def _stop(loop: asyncio.AbstractEventLoop, thread: Thread, process: int) -> None:
-    if process == os.getpid():
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(_PATIENCE)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from persona.errors import EndpointError, GenerationError, InvalidOptionError
 from persona.llm.answers.choices import chosen
 from persona.llm.answers.text import told
-from persona.llm.checks import check_options, check_requests, check_soft_prompt
+from persona.llm.checks import check_options, check_requests, check_soft_prompt, collected
 from persona.llm.endpoint.connection import Connection
 from persona.llm.endpoint.holding import JSON_OBJECT, JSON_SCHEMA, Holding, Way
 from persona.llm.endpoint.likelihood import PromptScores
@@ -150,12 +150,7 @@ class OpenAILM:
             InvalidOptionError: if `options` asks for beams, or a soft prompt has the wrong shape.
             GenerationError: if the endpoint refuses a request, cannot be reached, or answers without text.
         """
-        answers = {}
-        for index, answer in self.generate_each(requests, options):
-            if isinstance(answer, GenerationError):
-                raise answer
-            answers[index] = answer.text
-        return [answers[index] for index in range(len(requests))]
+        return [answer.text for answer in collected(self.generate_each(requests, options))]
 
     def generate_each(
         self, requests: Sequence[Request], options: GenerationOptions
@@ -173,10 +168,9 @@ class OpenAILM:
         self, requests: Sequence[Request], options: GenerationOptions
     ) -> list[Answer | GenerationError]:
         """The answer to each request, or its error, in their order, without blocking the caller's event loop."""
-        answers = {}
+        answers: dict[int, Answer | GenerationError] = {}
         if asked := self._asked(requests, options):
-            async for index, answer in self._live.connection.loop.aeach(partial(self._answers, asked, options)):
-                answers[index] = answer
+            await self._live.connection.loop.run(self._answers(asked, options, lambda one: answers.update([one])))
         return [answers[index] for index in range(len(requests))]
 
     def stream(self, request: Request, options: GenerationOptions) -> Iterator[str | Answer]:

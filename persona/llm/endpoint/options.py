@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from persona.errors import InvalidOptionError, check_least, check_positive
+from persona.errors import InvalidOptionError, check_least, check_one_of, check_positive
 from persona.protocols import TextTokenizer
 
 if TYPE_CHECKING:
@@ -63,15 +63,13 @@ class EndpointOptions:
     adapter_name: Callable[[str], str] | None = None
 
     def __post_init__(self) -> None:
-        if self.endpoint not in ("chat", "completions"):
-            raise InvalidOptionError(f"`endpoint` must be chat or completions, was: {self.endpoint!r}")
+        check_one_of(("chat", "completions"), endpoint=self.endpoint)
+        check_one_of(("before", "after"), soft_prompt=self.soft_prompt)
         if self.chat_template_kwargs and self.endpoint != "chat":
             raise InvalidOptionError("`chat_template_kwargs` are for the chat endpoint")
         check_least(1, max_concurrency=self.max_concurrency)
         check_least(0, retries=self.retries)
         check_positive(timeout=self.timeout, requests_per_minute=self.requests_per_minute)
-        if self.soft_prompt not in ("before", "after"):
-            raise InvalidOptionError(f"`soft_prompt` must be before or after, was: {self.soft_prompt!r}")
         if self.hidden_size is not None and self.endpoint == "completions" and self.embed is None:
             raise InvalidOptionError(
                 "soft prompts at the completions endpoint need `embed`, which makes the text's own embeddings; "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -20,7 +20,7 @@ from transformers import GenerationConfig, LogitsProcessor
 from persona.errors import GenerationError, ModelLoadError
 from persona.llm.frozen.beginnings import Beginning, repeatable
 from persona.llm.frozen.steering import blocks
-from persona.llm.inputs import PaddedBatch
+from persona.llm.inputs import PaddedBatch, StandIn
 from persona.llm.weights.quantized import mixes_rows
 from persona.protocols import GenerationOptions
 
@@ -51,6 +51,7 @@ class FrozenModel:
         layer: the module that embeds the ids of a prompt.
         encoder_decoder: whether the model reads in an encoder and writes in a decoder.
         blocks: those that write (`persona.llm.frozen.steering.blocks`).
+        stand_in: gives the ids that stand where a soft prompt stands.
 
     Raises:
         ModelLoadError: if no module embeds ids one by one.
@@ -67,6 +68,7 @@ class FrozenModel:
         self.encoder_decoder = bool(model.config.is_encoder_decoder)
         self.layer: Any = input_layer(model)
         self.blocks = blocks(model)
+        self.stand_in: StandIn = lambda vectors: [self.pad_token] * len(vectors)
         self._kept: list[tuple[nn.Module, str, Tensor | None]] | None = None
         takes = inspect.signature(model.forward).parameters
         self._takes_logits_to_keep = "logits_to_keep" in takes
@@ -113,8 +115,8 @@ class FrozenModel:
     def padded(
         self,
         ids: Sequence[Sequence[int]],
-        soft_prompts: Sequence[Tensor | None] | None,
-        stand_in: Callable[[Tensor], Sequence[int]],
+        soft_prompts: Sequence[Tensor | None] | None = None,
+        stand_in: StandIn | None = None,
         *,
         pad_left: bool | None = None,
     ) -> PaddedBatch:
@@ -122,7 +124,7 @@ class FrozenModel:
         return PaddedBatch.of(
             ids,
             soft_prompts,
-            stand_in=stand_in,
+            stand_in=stand_in or self.stand_in,
             pad_token=self.pad_token,
             pad_left=not self.encoder_decoder if pad_left is None else pad_left,
             device=self.device,
@@ -213,7 +215,7 @@ class FrozenModel:
 
     def beginning(self, ids: Sequence[int]) -> Beginning | None:
         """What decoder-only prompts begin with, read once; None where the model's cache cannot be repeated."""
-        batch = self.padded([ids], None, lambda vectors: ())
+        batch = self.padded([ids])
         cache = getattr(self.forward(batch, keep=1, use_cache=True), "past_key_values", None)
         return Beginning(tuple(ids), cache) if repeatable(cache) else None
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from persona.errors import check_least
 from persona.llm.frozen.blending import Blend
-from persona.llm.tokenizers import Overlong, TemplateUse
+from persona.llm.tokenizers import PromptOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TransformersOptions:
-    """How a transformers model is asked.
+class TransformersOptions(PromptOptions):
+    """How a transformers model is asked; see `PromptOptions` for the others.
 
     Attributes:
         name: what the fingerprint calls the model; None takes the end of the model's own `name_or_path`.
@@ -21,7 +20,6 @@ class TransformersOptions:
         max_prompt_tokens: most tokens of a prompt and its soft prompt together; None for what the model can take: its
             positions, less `max_new_tokens` where the answer shares them (decoder-only).
         blend: blend personal answers with the plain model's where that is sure (`Blend`); None does not.
-        chat_template, overlong, system, chat_template_kwargs: see `persona.llm.tokenizers.PromptEncoder`.
 
     Raises:
         InvalidOptionError: if an option is out of its range.
@@ -30,10 +28,6 @@ class TransformersOptions:
     name: str | None = None
     batch_tokens: int = 8192
     max_prompt_tokens: int | None = None
-    chat_template: TemplateUse = "auto"
-    overlong: Overlong = "error"
-    system: str | None = None
-    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
     blend: Blend | None = None
 
     def __post_init__(self) -> None:

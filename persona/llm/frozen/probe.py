@@ -171,7 +171,8 @@ class Probe:
                 beginning = model.beginning(begin)
                 assert beginning is not None, "a cache that cannot be repeated"
                 batch, more = beginning.before(batch), {"past_key_values": beginning.rows(len(prompts))}
-            output = model.generate(batch, rules, [_Dictation(self._written)], **more)
+            tokens = iter(self._written)
+            output = model.generate(batch, rules, [Dictated(lambda scores: next(tokens))], **more)
         return torch.stack(output.logits, 1)
 
     def _scored(self, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -182,7 +183,7 @@ class Probe:
                 written = [[model.decoder_start_token, *self._written[:-1]]] * len(prompts)
                 return model.logits(self._batch(prompts), torch.tensor(written, device=model.device))
             rows = [[*prompt, *self._written[:-1]] for prompt in prompts]
-            batch = model.padded(rows, None, self._neutral, pad_left=self.loss_pads_left)
+            batch = model.padded(rows, pad_left=self.loss_pads_left)
             logits = model.logits(batch, keep=_WRITTEN if self.loss_pads_left else 0)
         ends = [logits.shape[1] if self.loss_pads_left else len(row) for row in rows]
         return torch.stack([row[end - _WRITTEN : end] for row, end in zip(logits, ends, strict=True)])
@@ -190,7 +191,7 @@ class Probe:
     def _batch(self, prompts: Sequence[Sequence[int]], stand_in: Callable[[Tensor], list[int]] | None = None) -> Any:
         """Prompts as text; with `stand_in` all but the last two tokens of each as a soft prompt."""
         if stand_in is None:
-            return self._model.padded(prompts, None, self._neutral)
+            return self._model.padded(prompts)
         ids = [torch.tensor(prompt[:-2], device=self._model.device) for prompt in prompts]
         return self._model.padded(
             [prompt[-2:] for prompt in prompts], [self._model.layer(each) for each in ids], stand_in
@@ -223,15 +224,15 @@ class Probe:
             yield
 
 
-class _Dictation(LogitsProcessor):
-    """A logits processor that has tokens written, one after another, whatever the scores."""
+class Dictated(LogitsProcessor):
+    """A logits processor that has at each step the token written that `choose` gives for the scores."""
 
-    def __init__(self, tokens: Sequence[int]) -> None:
-        self._tokens = iter(tokens)
+    def __init__(self, choose: Callable[[Tensor], int]) -> None:
+        self._choose = choose
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        dictated = torch.full_like(scores, -torch.inf)
-        dictated[:, next(self._tokens)] = 0
+        token, dictated = self._choose(scores), torch.full_like(scores, -torch.inf)
+        dictated[:, token] = 0
         return dictated
 
 

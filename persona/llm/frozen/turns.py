@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from threading import Lock, get_ident
+from threading import Condition, get_ident
 from typing import Self
 
 
@@ -15,10 +15,10 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._guard = Lock()
+        self._changed = Condition()
         self._holder: int | None = None
         self._depth = 0
-        self._waiting: deque[tuple[int, Lock]] = deque()
+        self._waiting: deque[object] = deque()
 
     @property
     def wanted(self) -> bool:
@@ -27,35 +27,22 @@ class Turns:
 
     def __enter__(self) -> Self:
         me = get_ident()
-        with self._guard:
-            if self._holder in (None, me):
-                self._holder = me
-                self._depth += 1
-                return self
-            turn = Lock()
-            turn.acquire()
-            self._waiting.append((me, turn))
-        try:
-            turn.acquire()
-        except BaseException:  # interrupted while it waited
-            with self._guard:
-                if (me, turn) in self._waiting:
-                    self._waiting.remove((me, turn))
-                else:
-                    self._pass_on()
-            raise
+        with self._changed:
+            if self._holder != me:
+                turn = object()
+                self._waiting.append(turn)
+                try:
+                    self._changed.wait_for(lambda: self._holder is None and self._waiting[0] is turn)
+                    self._holder = me
+                finally:  # also where it was interrupted while it waited
+                    self._waiting.remove(turn)
+                    self._changed.notify_all()
+            self._depth += 1
         return self
 
     def __exit__(self, *error: object) -> None:
-        with self._guard:
+        with self._changed:
             self._depth -= 1
             if not self._depth:
-                self._pass_on()
-
-    def _pass_on(self) -> None:
-        """Give the lock to whoever waits longest; the guard is held."""
-        self._holder, self._depth = None, 0
-        if self._waiting:
-            self._holder, turn = self._waiting.popleft()
-            self._depth = 1
-            turn.release()
+                self._holder = None
+                self._changed.notify_all()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from threading import Event
 from typing import Any
 
 import torch
@@ -11,12 +9,11 @@ from transformers import GenerationConfig
 
 from persona.errors import GenerationError, PersonaError, reason
 from persona.llm.answers.constrained import ChoiceTrie
-from persona.llm.answers.tokens import AnswerStreamer, AnswerTokens, Streamed
+from persona.llm.answers.tokens import AnswerStreamer, AnswerTokens
 from persona.llm.decoding import BeamMargin, GreedyMargin
 from persona.llm.frozen.beginnings import Beginning
 from persona.llm.frozen.blending import Blending
 from persona.llm.frozen.model import FrozenModel
-from persona.llm.frozen.probe import Probe
 from persona.llm.lifts import TokenLifts
 from persona.protocols import GenerationOptions
 
@@ -26,7 +23,6 @@ class Writing:
 
     Args:
         model: the frozen model.
-        probe: gives what the model was found to do, when that matters.
         read: reads the tokens.
         name: what messages call the model.
 
@@ -34,14 +30,14 @@ class Writing:
         read: as given.
     """
 
-    def __init__(self, model: FrozenModel, probe: Callable[[], Probe], read: AnswerTokens, name: str) -> None:
-        self._model, self._probe, self.read, self._name = model, probe, read, name
+    def __init__(self, model: FrozenModel, read: AnswerTokens, name: str) -> None:
+        self._model, self.read, self._name = model, read, name
 
     def batch(
         self,
         blending: Blending,
         options: GenerationOptions,
-        streamed: Streamed | None = None,
+        streamer: AnswerStreamer | None = None,
         beginning: Beginning | None = None,
     ) -> tuple[list[list[int]], list[float]]:
         """Tokens of the answers, without the end token, and the margins with which they were decided.
@@ -49,7 +45,7 @@ class Writing:
         Args:
             blending: what is answered, and how it is blended.
             options: how to decode.
-            streamed: gets the tokens of the only input while they are written.
+            streamer: gets the tokens of the only input while they are written.
             beginning: of all the inputs, as the model has read it.
 
         Raises:
@@ -57,19 +53,14 @@ class Writing:
             OutOfMemoryError: of torch, if the device's memory does not suffice.
         """
         inputs = blending.inputs
-        soft_prompts = [each.soft_prompt for each in inputs]
-        # Without a soft prompt nothing is asked of the probe.
-        asks = any(each is not None for each in soft_prompts)
-        stand_in: Callable[[torch.Tensor], Sequence[int]] = self._probe().stand_in if asks else lambda vectors: ()
         read = 0 if beginning is None else len(beginning.ids)
-        batch = self._model.padded([each.ids[read:] for each in inputs], soft_prompts, stand_in)
+        batch = self._model.padded([each.ids[read:] for each in inputs], [each.soft_prompt for each in inputs])
         more: dict[str, Any] = {}
         if beginning is not None:
             batch, more = beginning.before(batch), {"past_key_values": beginning.rows(len(inputs) * options.num_beams)}
         rules = self._model.rules(options)
         processors, watch = self._processors(blending, options, rules)
-        more["stopping_criteria"] = self.read.stopping(options, streamed)
-        more["streamer"] = streamed and streamed.streamer
+        more |= {"stopping_criteria": self.read.stopping(options, streamer), "streamer": streamer}
         try:
             output = self._model.generate(batch, rules, processors, **more)
         except (torch.OutOfMemoryError, PersonaError):
@@ -85,10 +76,6 @@ class Writing:
         # The output starts with a decoder's start token, or with the prompt.
         start = 1 if self._model.encoder_decoder else batch.ids.shape[1]
         return [self._until_end(row) for row in output[: blending.count, start:].tolist()], margins[: blending.count]
-
-    def streamed(self, options: GenerationOptions, put: Callable[[str], None], left: Event) -> Streamed:
-        """What hands over the pieces of an answer; `left` ends it."""
-        return Streamed(AnswerStreamer(self.read, options, self._model.ends, put), left)
 
     def _processors(
         self, blending: Blending, options: GenerationOptions, rules: GenerationConfig

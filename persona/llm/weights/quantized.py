@@ -15,12 +15,10 @@ what persona promises:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from persona.errors import InvalidOptionError, MissingDependencyError, ModelLoadError
+from persona.errors import InvalidOptionError, MissingDependencyError, ModelLoadError, check_one_of
 
 if TYPE_CHECKING:
     import torch
@@ -40,8 +38,7 @@ def check_quantize(kind: str | None, dtype: str) -> None:
     """
     if kind is None:
         return
-    if kind not in KINDS:
-        raise InvalidOptionError(f"`quantize` must be {' or '.join(KINDS)}, was: {kind!r}")
+    check_one_of(KINDS, quantize=kind)
     if dtype not in ("auto", *_COMPUTED_IN):
         raise InvalidOptionError(f"with `quantize`, `dtype` must be auto, {', '.join(_COMPUTED_IN)}, was: {dtype!r}")
     if find_spec("bitsandbytes") is None:
@@ -58,9 +55,7 @@ def loading(kind: str, dtype: torch.dtype) -> dict[str, Any]:
     make: Any = BitsAndBytesConfig
     if kind == "8bit":
         return {"quantization_config": make(load_in_8bit=True)}
-    return {
-        "quantization_config": make(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype),
-    }
+    return {"quantization_config": make(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)}
 
 
 def settle(model: Any) -> None:
@@ -97,15 +92,3 @@ def precision(model: Any) -> str:
 def mixes_rows(model: Any) -> bool:
     """Whether a row of a batch is computed from the other rows, too."""
     return bool(getattr(model, "is_loaded_in_8bit", False))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """While this is open, bitsandbytes does not say which kernels it would like to have."""
-    logger = logging.getLogger("bitsandbytes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from persona.errors import InvalidOptionError, ModelLoadError, PersonaError
 from persona.llm.chat.template import ChatTemplate
 from persona.llm.load import load_llm
-from persona.llm.tokenizers import PromptEncoder
+from persona.llm.tokenizers import PromptEncoder, PromptOptions
 from persona.llm.transformers import TransformersLM
 from persona.protocols import GenerationOptions, Message, Request
 
@@ -169,7 +169,7 @@ def test_arguments_of_a_template(tokenizer: Any) -> None:
             made(tokenizer, THINKS, None, **{name: False})
     tokenizer.chat_template = None
     with pytest.raises(InvalidOptionError, match="are for a chat template, and none is used here"):
-        PromptEncoder(tokenizer, chat_template_kwargs={"enable_thinking": False})
+        PromptEncoder(tokenizer, PromptOptions(chat_template_kwargs={"enable_thinking": False}))
 
 
 def test_settings_tell_the_system_text_and_what_a_template_writes_by_itself(tokenizer: Any) -> None:

@@ -173,7 +173,7 @@ def test_vllm_needs_no_key_and_has_a_default_address(monkeypatch: pytest.MonkeyP
         ("vllm:@http://127.0.0.1:8000/v1", {}, "must not be empty"),
         ("vllm:m@host:8000", {}, "address must begin with http:// or https://, was: 'host:8000'"),
         ("openai:m@api.host/v1", {}, "address must begin with http:// or https://, was: 'api.host/v1'"),
-        ("vllm:m", {"endpoint": "responses"}, "`endpoint` must be chat or completions, was: 'responses'"),
+        ("vllm:m", {"endpoint": "responses"}, "`endpoint` must be one of chat, completions, was: 'responses'"),
         ("vllm:m", {"max_concurrency": 0}, "`max_concurrency` must be at least 1, was: 0"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -226,11 +227,11 @@ def write_long_text(path: Path) -> None:
     [
         (lambda path: write_gguf(path, architecture="clip"), "of the architecture 'clip', which transformers cannot"),
         (lambda path: write_gguf(path, split_count=3), "is one of 3 parts of a model"),
-        (lambda path: path.write_bytes(b"PK\3\4"), "is no GGUF file"),
-        (lambda path: path.write_bytes(b""), "is no GGUF file"),
-        (cut, "is cut off or damaged"),
-        (write_version_1, "is of version 1 of GGUF"),
-        (write_long_text, "is cut off or damaged"),
+        (lambda path: path.write_bytes(b"PK\3\4"), "is no whole GGUF file"),
+        (lambda path: path.write_bytes(b""), "is no whole GGUF file"),
+        (cut, "is no whole GGUF file"),
+        (write_version_1, "version 1 which we cannot"),
+        (write_long_text, "is no whole GGUF file"),
         (lambda path: path.mkdir(), "is a folder, not a GGUF file"),
         (lambda path: None, "there is no file .*small.gguf"),
     ],
@@ -297,7 +298,7 @@ def test_a_file_that_has_no_room_is_refused(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_gguf(tmp_path / "small.gguf")
-    monkeypatch.setattr("transformers.utils.import_utils.is_gguf_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'persona-llm\[gguf\]'"):
         load_llm(tmp_path / "small.gguf")
 

@@ -379,7 +379,7 @@ def test_weights_are_attached_while_the_llm_answers_and_only_then(store: Profile
 
 
 def test_personalize_refuses_an_option_that_there_is_not(store: ProfileStore) -> None:
-    with pytest.raises(InvalidOptionError, match=r"an option must be one of retriever, k, .*, was: 'plug'"):
+    with pytest.raises(InvalidOptionError, match=r"`option` must be one of retriever, k, .*, was: 'plug'"):
         personalize(str.upper, "ana", "Hello.", store=store, plug="folder")
     with pytest.raises(InvalidOptionError, match="`family` and `missing_adapter` are for adapters"):
         personalize(str.upper, "ana", "Hello.", store=store, missing_adapter="prior")

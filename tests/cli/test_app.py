@@ -270,7 +270,7 @@ def test_an_error_is_one_line_and_exit_code_1(
 
 
 IN_A_STORE = {
-    "ask mara Hello. --summary nope": "a summary must be one of stats, llm, both",
+    "ask mara Hello. --summary nope": "`summary` must be one of stats, llm, both",
     "ask mara Hello. --adapters --set missing_adapter=foo": "`missing_adapter` must be one of error, prior, base",
     "ask mara Hello. --set missing_adapter=prior": "`family` and `missing_adapter` are for adapters",
     "ask mara Hello. --task LaMP_33": "a LaMP task must be one of",

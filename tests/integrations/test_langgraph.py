@@ -142,7 +142,7 @@ def test_pages_join_to_the_whole_and_the_best_is_first(profiles: ProfileStore) -
     for fits, wanted in ((True, {"$gte": 1, "$lt": 1.5}), (False, {"$gt": 1}), (False, {"$lte": None})):
         assert bool(store.search(("numbers",), filter={"n": wanted})) == fits
     assert store.search((), filter={"deep": {"n": {"$lte": 2}}})[0].key == "one"
-    with pytest.raises(InvalidOptionError, match="operator must be one of"):
+    with pytest.raises(InvalidOptionError, match="`operator` must be one of"):
         store.search((), filter={"text": {"$in": ["a"]}})
 
 

@@ -103,7 +103,7 @@ def test_an_llm_elsewhere_takes_text_and_is_not_asked(store: ProfileStore) -> No
     for change in changes:
         with pytest.raises(UnsupportedChannelError, match="takes text: leave"):
             Personal(store, **change)
-    with pytest.raises(InvalidOptionError, match="an option must be one of"):
+    with pytest.raises(InvalidOptionError, match="`option` must be one of"):
         Personal(store, retriver="bm25")
     with pytest.raises(GenerationError, match="asked elsewhere"):
         Elsewhere().generate([], GenerationOptions())

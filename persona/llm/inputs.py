@@ -150,10 +150,8 @@ class PaddedBatch:
     @classmethod
     def of(
         cls,
-        prompts: Sequence[Sequence[int]],
-        soft_prompts: Sequence[Tensor | None] | None = None,
-        *,
-        stand_in: StandIn,
+        rows: Sequence[Sequence[int]],
+        soft_prompts: Sequence[Tensor | None],
         pad_token: int,
         pad_left: bool,
         device: torch.device,
@@ -161,18 +159,12 @@ class PaddedBatch:
         """Pad prompts.
 
         Args:
-            prompts: token ids.
-            soft_prompts: one or None for each; None for none at all.
-            stand_in: gives the ids that stand for the vectors of a soft prompt.
+            rows: token ids, those that stand for a soft prompt first.
+            soft_prompts: one or None for each.
             pad_token: id of the token to pad with.
             pad_left: whether padding comes first, as decoder-only models need it, or last.
             device: where the batch is computed.
         """
-        soft_prompts = [None] * len(prompts) if soft_prompts is None else soft_prompts
-        rows = [
-            [*(() if vectors is None else stand_in(vectors)), *prompt]
-            for prompt, vectors in zip(prompts, soft_prompts, strict=True)
-        ]
         texts, side = [torch.tensor(row, dtype=torch.long) for row in rows], "left" if pad_left else "right"
         ids = pad_sequence(texts, batch_first=True, padding_value=pad_token, padding_side=side)
         mask = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True, padding_side=side)

@@ -21,15 +21,10 @@ def embed() -> torch.nn.Embedding:
 
 
 def padded(soft_prompts: list[torch.Tensor | None] | None, *, pad_left: bool) -> PaddedBatch:
-    prompts = [[1, 2], [3], [4, 5, 6]]
-    return PaddedBatch.of(
-        prompts,
-        soft_prompts,
-        stand_in=lambda vectors: [STAND_IN] * len(vectors),
-        pad_token=PAD,
-        pad_left=pad_left,
-        device=torch.device("cpu"),
-    )
+    given = soft_prompts or [None] * 3
+    before = [[STAND_IN] * (0 if each is None else len(each)) for each in given]
+    rows = [[*places, *text] for places, text in zip(before, [[1, 2], [3], [4, 5, 6]], strict=True)]
+    return PaddedBatch.of(rows, given, PAD, pad_left, torch.device("cpu"))
 
 
 def embedded(batch: PaddedBatch, embed: torch.nn.Embedding) -> torch.Tensor:

@@ -120,15 +120,12 @@ class FrozenModel:
         *,
         pad_left: bool | None = None,
     ) -> PaddedBatch:
-        """Prompts and soft prompts as one batch, see `PaddedBatch.of`; padded as the model needs it, or as told."""
-        return PaddedBatch.of(
-            ids,
-            soft_prompts,
-            stand_in=stand_in or self.stand_in,
-            pad_token=self.pad_token,
-            pad_left=not self.encoder_decoder if pad_left is None else pad_left,
-            device=self.device,
-        )
+        """Prompts and soft prompts as one batch; padded in front if the model is decoder-only, or as told."""
+        given = [None] * len(ids) if soft_prompts is None else soft_prompts
+        before = [() if each is None else (stand_in or self.stand_in)(each) for each in given]
+        rows = [[*places, *text] for places, text in zip(before, ids, strict=True)]
+        pad_left = not self.encoder_decoder if pad_left is None else pad_left
+        return PaddedBatch.of(rows, given, self.pad_token, pad_left, self.device)
 
     def rules(self, options: GenerationOptions, **more: Any) -> GenerationConfig:
         """How ``generate`` is to decode: of the model's own rules those about tokens are kept."""

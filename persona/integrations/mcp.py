@@ -71,6 +71,9 @@ class Caller(Protocol):
 
 
 Text = Annotated[str, Field(description="What to remember, a sentence or two in plain words.")]
+Words = Annotated[str | None, Field(description="The new text.")]
+Query = Annotated[str, Field(description="What you want to know, in words.")]
+Asked = Annotated[str, Field(description="A request, as the user would put it.")]
 MemoryId = Annotated[str, Field(description="The id of a memory, as lists give it.")]
 Where = Annotated[
     str | None, Field(description="Only memories that fit, e.g. 'time>=2026 and topic=food' (metadata fields, time).")
@@ -97,13 +100,7 @@ class Tools:
         """Remember something about the user. The same words again are one memory, with the new time."""
         return {**self._memory.add(text, user_id=user_id, metadata=metadata, expires=expires)}
 
-    def search_memories(
-        self,
-        user_id: str,
-        query: Annotated[str, Field(description="What you want to know, in words.")],
-        limit: Count = 10,
-        where: Where = None,
-    ) -> dict[str, Any]:
+    def search_memories(self, user_id: str, query: Query, limit: Count = 10, where: Where = None) -> dict[str, Any]:
         """Find memories of the user that fit a question, the best first, each with a score."""
         return {**self._memory.search(query, user_id=user_id, k=limit, where=where)}
 
@@ -122,7 +119,7 @@ class Tools:
         self,
         user_id: str,
         memory_id: MemoryId,
-        text: Annotated[str | None, Field(description="The new text.")] = None,
+        text: Words = None,
         metadata: Metadata = None,
         expires: Expires = None,
     ) -> dict[str, Any]:
@@ -154,9 +151,7 @@ class Tools:
             "summary": list(contribution.notes),
         }
 
-    def why(
-        self, user_id: str, query: Annotated[str, Field(description="A request, as the user would put it.")]
-    ) -> dict[str, Any]:
+    def why(self, user_id: str, query: Asked) -> dict[str, Any]:
         """Show what a request of the user would be answered with: which memories, with their scores, and the text."""
         part = self._personal.part(user_id, query)
         if part is None:

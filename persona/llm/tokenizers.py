@@ -126,6 +126,12 @@ class PromptEncoder:
         tokenizer: the model's. Its padding and truncation settings are neither used nor changed.
         options: how.
 
+    Attributes:
+        measure: counts tokens.
+        uses_chat_template: whether prompts become turns of a chat.
+        turn_tokens: tokens that a turn takes besides those of its text.
+        thinking_end: what ends the part for thinking in which an answer begins; None if it begins in none.
+
     Raises:
         InvalidOptionError: if an option has no such value, or a template is demanded and there is none.
         ModelLoadError: if the template cannot be used (`persona.llm.chat.template`).
@@ -143,25 +149,13 @@ class PromptEncoder:
             self._template = ChatTemplate(tokenizer, options.system, options.chat_template_kwargs)
         elif options.chat_template_kwargs:
             raise InvalidOptionError("`chat_template_kwargs` are for a chat template, and none is used here")
+        self.uses_chat_template = self._template is not None
+        self.turn_tokens = 0 if self._template is None else self._template.turn_tokens
+        self.thinking_end = None if self._template is None else self._template.thinking_end
         self.measure = HuggingFaceTokenizer(tokenizer)
         self._tokenizer: Any = tokenizer
         self._system = options.system
         self._truncates = options.overlong == "truncate"
-
-    @property
-    def uses_chat_template(self) -> bool:
-        """Whether prompts become turns of a chat."""
-        return self._template is not None
-
-    @property
-    def turn_tokens(self) -> int:
-        """Tokens that a turn takes besides those of its text."""
-        return 0 if self._template is None else self._template.turn_tokens
-
-    @property
-    def thinking_end(self) -> str | None:
-        """What ends the part for thinking in which an answer begins; None if it begins in none."""
-        return None if self._template is None else self._template.thinking_end
 
     @property
     def settings(self) -> dict[str, object]:

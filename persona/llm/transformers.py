@@ -52,7 +52,7 @@ from persona.llm.frozen.turns import Turns
 from persona.llm.frozen.writing import Writing
 from persona.llm.inputs import Batching, BatchLimits, ModelInput, batches, within_memory
 from persona.llm.lifts import check_lifts, vocabulary_size
-from persona.llm.tokenizers import HuggingFaceTokenizer, PromptEncoder
+from persona.llm.tokenizers import PromptEncoder
 from persona.llm.weights.quantized import mixes_rows, precision, settle
 from persona.protocols import (
     ADAPTER,
@@ -91,6 +91,9 @@ class TransformersLM:
         hidden_size: length of an input embedding, and of a soft prompt's vectors.
         encoder_decoder: whether the model reads in an encoder and writes in a decoder.
         pad_token: id of the token that fills up a batch.
+        tokenizer: measures prompts in the model's tokens, without the chat template.
+        chats: whether prompts become turns of a chat, by the tokenizer's template.
+        turn_tokens: tokens that a turn of a chat takes besides those of its text.
         adapters, turns: those that are attached, or None; who computes now.
 
     Raises:
@@ -114,6 +117,8 @@ class TransformersLM:
         self._batch_tokens = 1 if mixes_rows(self.model) else self.options.batch_tokens
         self._within_memory = partial(within_memory, self.name, self._batch_tokens)
         self._prompts = PromptEncoder(tokenizer, self.options)
+        self.tokenizer = self._prompts.measure
+        self.chats, self.turn_tokens = self._prompts.uses_chat_template, self._prompts.turn_tokens
         self._tokenizer: Any = tokenizer
         self._weights_hash = weights_hash or (lambda: hash_parameters(self.model))
         self.frozen = FrozenModel(self.model, tokenizer)
@@ -152,16 +157,6 @@ class TransformersLM:
         tokens = ordinary_tokens(self._tokenizer, self.special_tokens, size)
         return Probe(self.frozen, tokens, self.turns)
 
-    @property
-    def chats(self) -> bool:
-        """Whether prompts become turns of a chat, by the tokenizer's template."""
-        return self._prompts.uses_chat_template
-
-    @property
-    def turn_tokens(self) -> int:
-        """Tokens that a turn of a chat takes besides those of its text."""
-        return self._prompts.turn_tokens
-
     constrains = True
 
     def attach_adapters(self, adapters: AdapterSource | None) -> None:
@@ -178,11 +173,6 @@ class TransformersLM:
     def settings(self) -> dict[str, object]:
         """What besides the model and a request decides an answer."""
         return {**self._prompts.settings, **self.options.settings}
-
-    @property
-    def tokenizer(self) -> HuggingFaceTokenizer:
-        """Measures prompts in the model's tokens, without the chat template."""
-        return self._prompts.measure
 
     def prompt_limit(self, options: GenerationOptions, turns: Sequence[Message] = ()) -> int | None:
         """Most tokens of a prompt, as `tokenizer` counts them: what the model can take, less the chat template and the

@@ -58,6 +58,13 @@ class OpenAILM:
         base_url: e.g. ``"http://127.0.0.1:8000/v1"``; None takes `OPENAI_BASE_URL`, else OpenAI itself.
         api_key: None takes `OPENAI_API_KEY`.
 
+    Attributes:
+        fingerprint: ``openai:MODEL@URL``; the weights behind an endpoint cannot be seen.
+        channels: text, soft prompts where `hidden_size` is given, and adapters where `adapter_name` is.
+        chats: whether a conversation is sent as messages.
+        tokenizer: measures prompts, or estimates them.
+        serves: fingerprint of the LLM behind the endpoint, as it was given.
+
     Raises:
         MissingDependencyError: if `openai` is not installed.
         ModelLoadError: if there is no key.
@@ -84,13 +91,17 @@ class OpenAILM:
         if client is not None and (base_url is not None or api_key is not None):
             raise InvalidOptionError("give a client, or `base_url` and `api_key` to make one, not both")
         self._model = model
-        self._options = options or EndpointOptions()
+        self._options = options = options or EndpointOptions()
+        self.serves, self.chats = options.serves, options.endpoint == "chat"
+        self.tokenizer: TextTokenizer = options.tokenizer or WhitespaceTokenizer()
+        given = ((SOFT_PROMPT, options.hidden_size), (ADAPTER, options.adapter_name))
+        self.channels = frozenset({TEXT, *(way for way, option in given if option is not None)})
         self._connect = partial(Connection, self._options, client, base_url, api_key)
         self._alive = self._started()
 
     def _started(self) -> _Live:
         connection = self._connect()
-        name = self._fingerprint(connection)
+        self.fingerprint = name = f"openai:{self._model}@{connection.url.rstrip('/')}"
         scores = PromptScores(name, connection) if self.likelihoods else None
         return _Live(os.getpid(), connection, Holding(name, self.ways), scores)
 
@@ -100,25 +111,6 @@ class OpenAILM:
             self._alive = self._started()
         return self._alive
 
-    def _fingerprint(self, connection: Connection) -> str:
-        return f"openai:{self._model}@{connection.url.rstrip('/')}"
-
-    @property
-    def channels(self) -> frozenset[str]:
-        """Text, soft prompts where `hidden_size` is given, and adapters where `adapter_name` is."""
-        given = ((SOFT_PROMPT, self._options.hidden_size), (ADAPTER, self._options.adapter_name))
-        return frozenset({TEXT, *(way for way, option in given if option is not None)})
-
-    @property
-    def chats(self) -> bool:
-        """Whether a conversation is sent as messages."""
-        return self._options.endpoint == "chat"
-
-    @property
-    def fingerprint(self) -> str:
-        """``openai:MODEL@URL``; the weights behind an endpoint cannot be seen."""
-        return self._fingerprint(self._alive.connection)
-
     @property
     def address(self) -> Address:
         """Where requests go, for who sends their own."""
@@ -126,20 +118,10 @@ class OpenAILM:
         return Address(self._model, connection.url.rstrip("/"), connection.key, self._options)
 
     @property
-    def serves(self) -> str | None:
-        """Fingerprint of the LLM behind the endpoint, as it was given."""
-        return self._options.serves
-
-    @property
     def settings(self) -> dict[str, object]:
         """What besides the model and a request decides an answer."""
         names = ("endpoint", "seed", "fields", "system", "chat_template_kwargs", "soft_prompt")
         return {name: getattr(self._options, name) for name in names}
-
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        """Measures prompts, or estimates them."""
-        return self._options.tokenizer or WhitespaceTokenizer()
 
     def generate(self, requests: Sequence[Request], options: GenerationOptions) -> list[str]:
         """The answers, in the order of `requests`. Equal prompts are asked once.

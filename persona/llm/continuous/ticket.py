@@ -32,6 +32,7 @@ class Ticket:
     Attributes:
         prompt_tokens: as given.
         tokens: ids of the tokens that are written so far, without the end token.
+        ended: whether the answer is whole, or there will be none.
     """
 
     def __init__(
@@ -42,15 +43,10 @@ class Ticket:
         self._read, self._options, self._cancel = read, options, cancel
         self._scores: list[TokenScore] = []
         self._shown, self._scores_shown = "", 0
-        self._ended, self._end_tokens = False, 0
+        self.ended, self._end_tokens = False, 0
         self._error: PersonaError | None = None
         self._news = Event()
         self._wake: Callable[[], None] | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether the answer is whole, or there will be none."""
-        return self._ended
 
     @property
     def written(self) -> Written:
@@ -62,7 +58,7 @@ class Ticket:
         """
         if self._error is not None:
             raise self._error
-        if not self._ended:
+        if not self.ended:
             raise ValueError("the answer is still being written: read it to its end first")
         answer = self._read.answer(self.tokens, self._options.generation)
         written = len(self.tokens) + self._end_tokens
@@ -70,13 +66,13 @@ class Ticket:
 
     def cancel(self) -> None:
         """End the request if it has not ended: it leaves the queue at once, or the batch at its next step."""
-        if not self._ended:
+        if not self.ended:
             self._cancel()
 
     def result(self) -> Written:
         """The whole answer, for a thread that may block."""
         try:
-            while not self._ended:
+            while not self.ended:
                 self._news.wait()
                 self._news.clear()
         finally:
@@ -110,8 +106,8 @@ class Ticket:
 
     def end(self, error: PersonaError | None = None, *, end_tokens: int = 0) -> None:
         """The engine has written the last token, or an error has ended the request."""
-        if not self._ended:
-            self._error, self._end_tokens, self._ended = error, end_tokens, True
+        if not self.ended:
+            self._error, self._end_tokens, self.ended = error, end_tokens, True
             self._tell()
 
     def _tell(self) -> None:
@@ -128,7 +124,7 @@ class Ticket:
                 here.call_soon_threadsafe(news.set)
 
         self._wake = wake
-        while not self._ended:
+        while not self.ended:
             yield False
             await news.wait()
             news.clear()

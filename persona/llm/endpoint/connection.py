@@ -52,6 +52,7 @@ class Connection:
         api_key: as the client takes it.
 
     Attributes:
+        url, key: the endpoint's address, as it was given, and the API key that requests are sent with.
         loop: where it runs.
         slots: one is to be held for each request under way.
 
@@ -73,21 +74,12 @@ class Connection:
         self._client = (
             _adjusted(client, options) if client is not None else _made(options, self._pace, base_url, api_key)
         )
+        self.url, self.key = str(self._client.base_url), str(self._client.api_key)
         self.slots = asyncio.Semaphore(options.max_concurrency)
         # A synchronous client of somebody's own, with its proxies and certificates, is used as it is.
         self._threads = None if _asynchronous(self._client) else ThreadPoolExecutor(options.max_concurrency)
         # Not a method of this object, which would then live as long as the program.
         self.loop = BackgroundLoop(partial(_closed, self._client) if self._own else None)
-
-    @property
-    def url(self) -> str:
-        """The endpoint's address, as it was given."""
-        return str(self._client.base_url)
-
-    @property
-    def key(self) -> str:
-        """The API key that requests are sent with."""
-        return str(self._client.api_key)
 
     async def ask(
         self, name: str, call: Callable[[Any], Callable[..., Any]], read: Callable[[Any], T], body: Mapping[str, Any]

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from persona.errors import InvalidOptionError
-from persona.protocols import Lifts, StepLifts
+from persona.protocols import Lifts
 
 
 class TokenLifts(LogitsProcessor):
@@ -71,7 +71,8 @@ def check_lifts(lifts: Lifts | None, config: Any) -> Lifts | None:
     if not lifts:
         return None
     size = vocabulary_size(config)
-    for token, value in lifts.items() if isinstance(lifts, Mapping) else _first_step(lifts):
+    tokens, values = lifted(lifts, ())
+    for token, value in zip(tokens.tolist(), values.tolist(), strict=True):
         if token < 0 or (size is not None and token >= size):
             raise InvalidOptionError(
                 f"lifts must be for token ids from 0 to {(size or 0) - 1}, was given one for: {token}"
@@ -79,11 +80,6 @@ def check_lifts(lifts: Lifts | None, config: Any) -> Lifts | None:
         if not math.isfinite(value):
             raise InvalidOptionError(f"a lift must be finite, was: {value} (token {token})")
     return lifts
-
-
-def _first_step(lifts: StepLifts) -> list[tuple[int, float]]:
-    """The lifts of an answer's first token."""
-    return list(zip(lifts.tokens.tolist(), lifts.after(()).tolist(), strict=True))
 
 
 def vocabulary_size(config: Any) -> int | None:

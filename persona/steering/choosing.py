@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +70,7 @@ def choose(
         held_out: at least one text.
         options: strengths, cap and gate.
     """
-    tried = list(_candidates(directions, options))
+    tried = [(block, strength) for block in directions for strength in options.strengths]
     vectors = [{block: capped(directions[block] * by, lengths[block], options.cap)} for block, by in tried]
     found = np.array([losses(loss, text, [None, *vectors]) for text in held_out])  # (texts, 1 + candidates)
     best = int(found[:, 1:].mean(0).argmin())
@@ -78,7 +78,3 @@ def choose(
     error = float(gains.std(ddof=1) / len(gains) ** 0.5) if len(gains) > 1 else 0.0
     plain, with_it = found[:, 0].mean(), found[:, 1 + best].mean()
     return Choice(*tried[best], float(with_it), float(plain), bool(gains.mean() > options.gate * error))
-
-
-def _candidates(directions: Mapping[int, Tensor], options: SteeringOptions) -> Iterator[tuple[int, float]]:
-    return ((block, strength) for block in directions for strength in options.strengths)

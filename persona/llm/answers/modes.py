@@ -60,7 +60,7 @@ def answers(
         UnsupportedChannelError: if a request uses a channel that the LLM does not take.
         GenerationError: if the LLM answers no request at all; what has arrived is handed over before.
     """
-    requests = _told_turns(llm, requests)
+    requests = told_turns(llm, requests)
     plan = _Plan.of(llm, requests, options)
     if isinstance(llm, ScoresChoices):
         for start in range(0, len(plan.scored), _TOGETHER):
@@ -86,13 +86,13 @@ async def aanswers(
 ) -> list[Answer | GenerationError]:
     """`answers` in the order of `requests`, from an LLM that is `AnswersAsync`."""
     assert isinstance(llm, AnswersAsync)
-    requests = _told_turns(llm, requests)
+    requests = told_turns(llm, requests)
     plan = _Plan.of(llm, requests, options)
     answered = await llm.agenerate(requests, plan.options)
     return [plan.written(index, answer) for index, answer in enumerate(answered)]
 
 
-def _told_turns(llm: LanguageModel, requests: Sequence[Request]) -> Sequence[Request]:
+def told_turns(llm: LanguageModel, requests: Sequence[Request]) -> Sequence[Request]:
     """Requests for an LLM of the user's own that may know of no turns: they stand in the prompt."""
     if hasattr(llm, "chats"):
         return requests

@@ -23,9 +23,8 @@ from threading import Event, Thread
 from typing import Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 from persona.errors import GenerationError
-from persona.llm.answers.modes import answer_mode, answers
+from persona.llm.answers.modes import answer_mode, answers, told_turns
 from persona.llm.answers.text import is_stopped, settled_text, told
-from persona.llm.chat.messages import transcript
 from persona.llm.checks import check_answer
 from persona.protocols import Answer, GenerationOptions, LanguageModel, Request
 
@@ -63,8 +62,7 @@ def pieces_of(llm: LanguageModel, request: Request, options: GenerationOptions) 
             yield answer.text
         yield answer
         return
-    if not hasattr(llm, "chats"):
-        request = replace(request, prompt=transcript(request.turns, request.prompt), turns=())
+    (request,) = told_turns(llm, [request])
     written = shown = ""
     whole = None
     with ExitStack() as stack:

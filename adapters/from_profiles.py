@@ -120,7 +120,7 @@ class ProfileAdapters(Channel):
         if self.method == TASK:
             return [contribution_of(self.family, None)] * len(asks)
         profiles = [ask.profile if self._profile_of is None else self._profile_of(ask) for ask in asks]
-        owners = [_owner(profile) for profile in profiles]
+        owners = [owner_of(profile) for profile in profiles]
         missing = dict(zip(owners, profiles, strict=True))
         for owner in self._contributions.keys() & missing.keys():
             del missing[owner]
@@ -171,7 +171,7 @@ class ProfileAdapters(Channel):
             self._progress(done, total)
 
 
-def _owner(profile: Profile) -> str:
+def owner_of(profile: Profile) -> str:
     """A name for a profile: what it holds, so that two profiles of one user do not share an adapter."""
     content = [profile.user_id, *([one.text, one.target, one.time, one.id] for one in profile)]
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()

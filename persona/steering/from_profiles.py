@@ -7,11 +7,11 @@ brings is the task's style and not the user's.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from persona.adapters.bank import AdapterBank
+from persona.adapters.from_profiles import owner_of
 from persona.channels import Ask, Channel, Contribution, summed
 from persona.protocols import STEERING
 from persona.records import Profile
@@ -50,7 +50,7 @@ class ProfileSteering(Channel):
 
     def of(self, profiles: Sequence[Profile]) -> list[Contribution]:
         """The vectors of profiles."""
-        owners = [_owner(profile) for profile in profiles]
+        owners = [owner_of(profile) for profile in profiles]
         missing = {owner: each for owner, each in zip(owners, profiles, strict=True) if owner not in self._made}
         if missing:
             with ProfileStore(self._url) as store:
@@ -94,9 +94,3 @@ class EverybodysSteering(Channel):
     def _mean(self, others: Sequence[Contribution]) -> Contribution:
         whole = summed([each.steering for each in others]) or {}
         return Contribution(steering={block: vector / len(others) for block, vector in whole.items()}, personal=False)
-
-
-def _owner(profile: Profile) -> str:
-    """A name for what a profile holds: two profiles of one user do not share vectors."""
-    content = [profile.user_id, *([one.text, one.target, one.time, one.id] for one in profile)]
-    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()

@@ -335,5 +335,4 @@ def _alone(llm: TransformersLM) -> str | None:
     rules = llm.frozen.rules(GenerationOptions(1))
     if named := [name for name in _RULES if getattr(rules, name, None)]:
         return f"its generation config has {', '.join(named)}"
-    # Rows of different lengths after what was read: as a slot has them.
-    return None if llm.probe.takes_beginnings else "it cannot go on from the keys and values of all positions alone"
+    return None if llm.probe.keeps_positions else "it cannot go on from the keys and values of all positions alone"

@@ -67,6 +67,15 @@ class Probe:
         return self._is_same(lambda: self._generated([[*begin, *self._long], self._text], begin=begin)[1:])
 
     @cached_property
+    def keeps_positions(self) -> bool:
+        """Whether its cache has the keys and values of all positions, and nothing else: rows can come and go in it."""
+        try:
+            with self._untouched():
+                return self._model.beginning(self._text) is not None
+        except Exception:  # as in `_is_same`
+            return False
+
+    @cached_property
     def loss_pads_left(self) -> bool:
         """Whether rows of a loss are padded in front: else behind, which no decoder's token sees."""
         return not self._model.encoder_decoder and self.batching is Batching.PADDED

@@ -79,7 +79,7 @@ def one_by_one(llm: TransformersLM, request: Request) -> list[float]:
 
 
 def test_scores_are_those_of_a_pass_for_each_choice(llm: TransformersLM) -> None:
-    requests = drawn(12, llm, soft=True)
+    requests = drawn(6, llm, soft=True)
     for request, scores in zip(requests, llm.choice_scores(requests), strict=True):
         assert scores == pytest.approx(one_by_one(llm, request), abs=1e-9)
         assert llm.choice_scores([request])[0] == pytest.approx(scores, abs=1e-9)

@@ -160,7 +160,7 @@ def test_in_float32_only_near_ties_may_differ(llm: TransformersLM, bank: Adapter
     assert len(near) <= 2, near
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_joins_leaves_and_cancels_change_nobody_elses_answer(llama: TransformersLM, seed: int) -> None:
     chance = random.Random(seed)
     asked = mixed(llama, 40, adapters=False, seed=seed)

@@ -42,7 +42,7 @@ from persona.llm.answers.tokens import AnswerStreamer, AnswerTokens
 from persona.llm.checkpoint import frozen, hash_parameters
 from persona.llm.checks import check_options, check_requests, placed
 from persona.llm.decoding import NOISE
-from persona.llm.frozen.beginnings import Beginning, begun
+from persona.llm.frozen.beginnings import Beginning, shared_beginnings
 from persona.llm.frozen.blending import Blending
 from persona.llm.frozen.model import FrozenModel, unwrapped
 from persona.llm.frozen.options import TransformersOptions
@@ -315,8 +315,12 @@ class TransformersLM:
         sharing = Batching.PADDED if len(inputs) == 1 else self.probe.batching
         blends = self.options.blend is not None
         limits = BatchLimits(self._batch_tokens // (1 + blends), slots, sharing)
-        for group, beginning in begun(inputs, lambda: not blends and self.probe.takes_beginnings, self._beginning):
-            for keys in batches(group, options, limits):
+        groups = shared_beginnings(inputs)
+        if not any(length for _, length in groups) or blends or not self.probe.takes_beginnings:
+            groups = [(list(inputs), 0)]
+        for alike, length in groups:
+            beginning = self._beginning(inputs[alike[0]], length) if length else None
+            for keys in batches({key: inputs[key] for key in alike}, options, limits):
                 yield keys, beginning
 
     def _beginning(self, each: ModelInput, length: int) -> Beginning | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -54,24 +54,6 @@ def _common(inputs: Mapping[_Key, ModelInput], keys: list[_Key]) -> int:
     first, last = min(texts), max(texts)
     most = min(map(len, texts)) - 1
     return next((n for n in range(most) if first[n] != last[n]), most)
-
-
-def begun(
-    inputs: Mapping[_Key, ModelInput], taken: Callable[[], bool], read: Callable[[ModelInput, int], Beginning | None]
-) -> Iterator[tuple[Mapping[_Key, ModelInput], Beginning | None]]:
-    """Groups of inputs, each with what its prompts begin with where they share it.
-
-    Args:
-        inputs: what is asked.
-        taken: whether the model takes prompts after a cache; asked where some begin alike.
-        read: gives what an input begins with, so many tokens, as the model reads it.
-    """
-    groups = shared_beginnings(inputs)
-    if not any(length for _, length in groups) or not taken():
-        yield inputs, None
-        return
-    for keys, length in groups:
-        yield {key: inputs[key] for key in keys}, read(inputs[keys[0]], length) if length else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -201,13 +201,12 @@ class FrozenModel:
         """The cache of all but the last token, since ``generate`` lets tokens see what they would not of a set."""
         ahead = replace(batch, ids=batch.ids[:, :-1], mask=batch.mask[:, :-1])
         cache: Any = getattr(self.forward(ahead, keep=1, use_cache=True), "past_key_values", None)
-        if not repeatable(cache):
-            raise GenerationError(f"a {type(self.model).__name__} takes no soft prompt that is a set: {_SETS}")
+        self._check_sets(repeatable(cache))
         cache.batch_repeat_interleave(beams)
         return cache
 
-    def _check_sets(self) -> None:
-        if self.encoder_decoder or not self._takes_positions:
+    def _check_sets(self, keeps: bool = True) -> None:
+        if self.encoder_decoder or not self._takes_positions or not keeps:
             raise GenerationError(f"a {type(self.model).__name__} takes no soft prompt that is a set: {_SETS}")
 
     def beginning(self, ids: Sequence[int]) -> Beginning | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -98,7 +98,7 @@ class Probe:
     @cached_property
     def soft_prompt_refusal(self) -> str | None:
         """Why the model takes no soft prompts, None if it does."""
-        return self._soft_prompts[0]
+        return None if self._stands_in is not None else "the embeddings of a text's own tokens are not that text to it"
 
     @cached_property
     def steering_refusal(self) -> str | None:
@@ -129,19 +129,16 @@ class Probe:
 
     def stand_in(self, vectors: Tensor) -> list[int]:
         """The ids that stand where a soft prompt stands.  # vectors: (n_tokens, hidden)"""
-        reads_ids = self._soft_prompts[1]
-        return self._nearest(vectors) if reads_ids else self._neutral(vectors)
+        return (self._stands_in or self._neutral)(vectors)
 
     @cached_property
-    def _soft_prompts(self) -> tuple[str | None, bool]:
-        """The refusal, and whether the model makes more of ids than their embeddings."""
-        if self._is_same(lambda: self._generated([self._text], self._neutral)):
-            return None, False
-        if self._is_same(lambda: self._generated([self._text], self._nearest)):
-            return None, True
-        return "the embeddings of a text's own tokens are not that text to it", False
+    def _stands_in(self) -> Callable[[Tensor], list[int]] | None:
+        """Ids with which the embeddings of a text's own tokens are that text; None if none are."""
+        kinds = (self._neutral, self._nearest)
+        return next((kind for kind in kinds if self._is_same(partial(self._generated, [self._text], kind))), None)
 
     def _neutral(self, vectors: Tensor) -> list[int]:
+        """For models that make nothing of ids but their embeddings."""
         return [self._long[0]] * len(vectors)
 
     def _nearest(self, vectors: Tensor) -> list[int]:

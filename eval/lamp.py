@@ -33,7 +33,7 @@ from persona.eval.benchmarks.restraint import RestraintReport, evaluate_restrain
 from persona.eval.controls import Control, EmptyHistory, OtherUser, TrainedWithoutUser
 from persona.eval.options import ADAPTERS, LampOptions
 from persona.eval.report import Report, write_results
-from persona.eval.run import Progress, evaluate
+from persona.eval.run import Progress, evaluate, working_folder
 from persona.llm.counting import Cost, counting_llm
 from persona.llm.load import load_llm
 from persona.protocols import LanguageModel
@@ -69,12 +69,9 @@ def evaluate_lamp(
         if options.user_vectors is None:  # a file has a vector for every user, whatever the history
             controls.insert(1, EmptyHistory())
     with ExitStack() as stack:
-        folder = _folder(out, stack)
+        folder = working_folder(out, stack)
         named = NamedMethods(benchmark, llm, options, folder, stack, progress)
-        config = options.as_dict()
-        report = evaluate(
-            benchmark, named.made(), controls, options=options.evaluation, out=out, config=config, progress=progress
-        )
+        report = evaluate(benchmark, named.made(), controls, options=options, out=out, progress=progress)
         if named.failures:
             report = replace(report, failures=(*named.failures, *report.failures))
             if out is not None:
@@ -144,7 +141,7 @@ def evaluate_lamp_restraint(
         f" + {'filter' if len(filters) == 1 else name}": replace(options.retrieval, relevance=name) for name in filters
     }
     with ExitStack() as stack:
-        folder = _folder(out, stack)
+        folder = working_folder(out, stack)
         made = {
             suffix: NamedMethods(benchmark, llm, replace(options, retrieval=each), folder, stack, progress)
             for suffix, each in variants.items()
@@ -158,14 +155,6 @@ def evaluate_lamp_restraint(
             each.retrieval.relevance for each in made.values() if isinstance(each.retrieval.relevance, RelevanceFilter)
         ]
         names = {str(name): [each.fingerprint, each.threshold] for name, each in zip(filters, loaded, strict=True)}
-        config = {**options.as_dict(), "filters": names}
         return evaluate_restraint(
-            benchmark, methods, general, options=options.evaluation, out=out, config=config, progress=progress
+            benchmark, methods, general, options=options, out=out, config={"filters": names}, progress=progress
         )
-
-
-def _folder(out: Path | None, stack: ExitStack) -> Path:
-    """`out`, made if it is not there, or a folder that is gone when `stack` ends."""
-    folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

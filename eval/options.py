@@ -72,9 +72,13 @@ class EvaluationOptions:
         check_least(1, resamples=self.resamples, limit=self.limit, at_once=self.at_once)
         check_least(2, calibration_questions=self.calibration_questions)
 
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON: parts by their fingerprint, folders by their path."""
+        return {each.name: plain(getattr(self, each.name)) for each in fields(self)}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LampOptions:
+class LampOptions(EvaluationOptions):
     """What to run.
 
     Attributes:
@@ -99,11 +103,14 @@ class LampOptions:
         num_beams: 1 is greedy.
         answers: how questions with choices are answered (`persona.protocols.GenerationOptions.answers`); several ways
             give a row each.
-        calibration, calibration_questions, failures: see `EvaluationOptions`.
         controls: also run each method with another user's history, and soft prompts with an empty one.
+        calibration: what is taken off the likelihood of choices, one of `CALIBRATIONS`.
+        calibration_questions: how many training questions each row is calibrated on.
+        failures: how a question counts that was not answered, one of `FAILURES`.
         seed: of the random retriever, the choice of other users and the bootstrap.
         resamples: bootstrap resamples over users.
         limit: only the first questions; None asks all.
+        at_once: answers that are asked for together.
 
     Raises:
         InvalidOptionError: if a method lacks what it needs, or something is given that no method reads.
@@ -128,26 +135,17 @@ class LampOptions:
     max_new_tokens: int | None = None
     num_beams: int = 1
     answers: tuple[str, ...] = ("auto",)
-    calibration: str = "auto"
-    calibration_questions: int = 48
-    failures: str = EMPTY
     controls: bool = True
-    seed: int = 0
-    resamples: int = 2000
-    limit: int | None = None
 
     def __post_init__(self) -> None:
+        EvaluationOptions.__post_init__(self)
         known = (NONE, *BESIDE_RECORDS, *RETRIEVERS)
         for method in self.methods:
             if method not in known:
                 raise InvalidOptionError(f"a method must be one of {', '.join(known)}, was: {method!r}")
-        for name, value, legal in (
-            ("beside", self.beside, RETRIEVERS),
-            ("summary_form", self.summary_form, SUMMARY_FORMS),
-            ("placement", self.placement, PLACEMENTS),
-        ):
-            if value not in legal:
-                raise InvalidOptionError(f"`{name}` must be one of {', '.join(legal)}, was: {value!r}")
+        check_one_of(RETRIEVERS, beside=self.beside)
+        check_one_of(SUMMARY_FORMS, summary_form=self.summary_form)
+        check_one_of(PLACEMENTS, placement=self.placement)
         if not self.ks or min(self.ks) < 1:
             raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")
         if not self.answers or any(each not in ANSWERS for each in self.answers):
@@ -180,18 +178,6 @@ class LampOptions:
             )
 
     @property
-    def evaluation(self) -> EvaluationOptions:
-        """How the evaluation is run."""
-        return EvaluationOptions(
-            seed=self.seed,
-            resamples=self.resamples,
-            limit=self.limit,
-            calibration=self.calibration,
-            calibration_questions=self.calibration_questions,
-            failures=self.failures,
-        )
-
-    @property
     def retrievers(self) -> tuple[str, ...]:
         """The retrievers that run: those among the methods, and the one beside the others where there are any."""
         beside = (self.beside,) if any(method in BESIDE_RECORDS for method in self.methods) else ()
@@ -202,10 +188,6 @@ class LampOptions:
         """Whether anything compares vectors of records."""
         embedders = bool(self.user_embedders) and self.user_vectors is None
         return embedders or any(needs_encoder(name, self.retrieval) for name in self.retrievers)
-
-    def as_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON: parts by their fingerprint, folders by their path."""
-        return {each.name: plain(getattr(self, each.name)) for each in fields(self)}
 
 
 def plain(value: Any) -> Any:

@@ -12,9 +12,11 @@ user's does not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -96,7 +98,7 @@ def evaluate(
         questions=len(questions),
         users=len({question.user_id for question in questions}),
         llm=", ".join(dict.fromkeys(run.llm.fingerprint for method in made for run in method.personalizers)),
-        config=asdict(options) | dict(config or {}) | _judges(benchmark),
+        config=options.as_dict() | dict(config or {}) | _judges(benchmark),
         rows=rows,
         data=data_hash(questions),
         failures=failures,
@@ -108,6 +110,13 @@ def evaluate(
     if out is not None:
         _save(report, benchmark, out)
     return report
+
+
+def working_folder(out: Path | None, stack: ExitStack) -> Path:
+    """`out`, made if it is not there, or a folder that is gone when `stack` ends."""
+    folder = out or Path(stack.enter_context(TemporaryDirectory()))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _judges(benchmark: Benchmark) -> dict[str, Any]:

@@ -51,6 +51,15 @@ def median_score(records: Sequence[Record], default: str) -> str:
     return _best_constant(records, 1, default)
 
 
+def nearest_records(questions: Sequence[Question]) -> list[Record | None]:
+    """Of each question's history the record that shares the most words with its query, by BM25; None where there is
+    none."""
+    found = make_retriever("bm25").retrieve_batch(
+        [question.profile for question in questions], [question.query for question in questions], 1
+    )
+    return [records[0].record if records else None for records in found]
+
+
 def nearest_record_target(ranked: Sequence[ScoredRecord], default: str) -> str:
     """The target of the record that is most like the question; among equal scores that of the latest.
 

@@ -14,11 +14,10 @@ benchmark.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from copy import copy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +31,9 @@ from persona.eval.benchmarks.retrieval import RetrievalReport, evaluate_retrieva
 from persona.eval.benchmarks.whole_history import EvidenceAlone, WholeHistory
 from persona.eval.controls import Control, OtherUser
 from persona.eval.methods import Method
-from persona.eval.options import NONE, USER_EMBEDDER, EvaluationOptions, plain
+from persona.eval.options import NONE, USER_EMBEDDER, EvaluationOptions
 from persona.eval.report import Report
-from persona.eval.run import Progress, evaluate
+from persona.eval.run import Progress, evaluate, working_folder
 from persona.files import write_atomically
 from persona.personalizer import Personalizer
 from persona.prompts import PromptBuilder
@@ -52,7 +51,7 @@ _ALL = 2**31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MethodOptions:
+class MethodOptions(EvaluationOptions):
     """What to run on a benchmark.
 
     Attributes:
@@ -70,6 +69,10 @@ class MethodOptions:
         seed: of the choice of questions and of other users, of the random retriever and the bootstrap.
         resamples: bootstrap resamples over users.
         limit: so many questions, drawn at random; None takes all.
+        calibration: what is taken off the likelihood of choices, one of `CALIBRATIONS`.
+        calibration_questions: how many training questions each row is calibrated on.
+        failures: how a question counts that was not answered, one of `FAILURES`.
+        at_once: answers that are asked for together.
 
     Raises:
         InvalidOptionError: if a name is not known, or a number is out of range.
@@ -85,11 +88,9 @@ class MethodOptions:
     max_new_tokens: int = 64
     answers: str = ""
     controls: bool = True
-    seed: int = 0
-    resamples: int = 2000
-    limit: int | None = None
 
     def __post_init__(self) -> None:
+        EvaluationOptions.__post_init__(self)
         for method in self.methods:
             if method not in (NONE, FULL, USER_EMBEDDER, *RETRIEVERS):
                 known = ", ".join((NONE, FULL, USER_EMBEDDER, *RETRIEVERS))
@@ -103,7 +104,7 @@ class MethodOptions:
             raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")
         check_one_of(("", *ANSWERS), answers=self.answers)
         check_least(1, record_tokens=self.record_tokens, context_tokens=self.context_tokens)
-        check_least(1, max_new_tokens=self.max_new_tokens, limit=self.limit)
+        check_least(1, max_new_tokens=self.max_new_tokens)
 
     @property
     def retrievers(self) -> tuple[str, ...]:
@@ -114,15 +115,6 @@ class MethodOptions:
     def reads_vectors(self) -> bool:
         """Whether anything compares vectors of records."""
         return bool(self.user_embedders) or any(needs_encoder(name, self.retrieval) for name in self.retrievers)
-
-    @property
-    def evaluation(self) -> EvaluationOptions:
-        """How the evaluation is run."""
-        return EvaluationOptions(seed=self.seed, resamples=self.resamples)
-
-    def as_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON: parts by their fingerprint."""
-        return {each.name: plain(getattr(self, each.name)) for each in fields(self)}
 
 
 def evaluate_benchmark(
@@ -151,17 +143,14 @@ def evaluate_benchmark(
     if not benchmark.metrics:
         raise InvalidOptionError(f"the answers of {benchmark.name} are judged: name a judge (--judge LLM)")
     with ExitStack() as stack:
-        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.mkdir(parents=True, exist_ok=True)
-        store = stack.enter_context(ProfileStore(f"sqlite:///{folder / 'vectors.db'}"))
+        store = stack.enter_context(ProfileStore(f"sqlite:///{working_folder(out, stack) / 'vectors.db'}"))
         retrievers = made_retrievers(benchmark.questions, options, store, progress)
         return evaluate(
             benchmark,
             list(named_methods(benchmark, llm, options, store, retrievers)),
             named_controls(benchmark, options),
-            options=options.evaluation,
+            options=options,
             out=out,
-            config=options.as_dict(),
             progress=progress,
         )
 
@@ -187,9 +176,7 @@ def evaluate_benchmark_retrieval(
     options = options or MethodOptions()
     benchmark = drawn(benchmark, options.limit, options.seed)
     with ExitStack() as stack:
-        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.mkdir(parents=True, exist_ok=True)
-        store = stack.enter_context(ProfileStore(f"sqlite:///{folder / 'vectors.db'}"))
+        store = stack.enter_context(ProfileStore(f"sqlite:///{working_folder(out, stack) / 'vectors.db'}"))
         retrievers = made_retrievers(benchmark.questions, options, store, progress)
         given: dict[str, Any] = {"resamples": options.resamples, "seed": options.seed, "config": options.as_dict()}
         report = evaluate_retrieval(benchmark, retrievers, options.ks, **given)

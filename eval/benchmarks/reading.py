@@ -12,6 +12,7 @@ import csv
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, NoReturn
@@ -102,6 +103,24 @@ class Part:
         if not isinstance(self.value, int) or isinstance(self.value, bool):
             self.refuse(f"a whole number must stand here, was: {described(self.value)}")
         return self.value
+
+    def moment(self, form: str, like: str) -> str:
+        """This as a time of that form (`datetime.strptime`), in ISO 8601.
+
+        Args:
+            form: as `strptime` takes it.
+            like: a time of that form, for the error.
+        """
+        try:
+            return datetime.strptime(self.text.strip(), form).isoformat(timespec="seconds")
+        except ValueError:
+            self.refuse(f"a time must be like {like!r}, was: {self.text!r:.80}")
+
+    @property
+    def json(self) -> Part:
+        """What the JSON in this string says."""
+        with self.located():
+            return Part(parse_json(self.text), self.source, self.place)
 
     @contextmanager
     def located(self) -> Iterator[None]:

@@ -232,7 +232,7 @@ def evaluate_restraint(
         len(questions),
         _Scoring(benchmark, asked, questions, [each.domain for each in general], options).rows(answered),
         data_hash(questions),
-        {**(config or {}), **asdict(options)},
+        {**options.as_dict(), **(config or {})},
         tuple(failures),
     )
     if out is not None:

@@ -31,7 +31,7 @@ from persona.eval.bootstrap import Bootstrap, Interval, PairedDifference, holm
 from persona.eval.metrics import Metric, Samples, mean_of_sums
 from persona.eval.report import OFFICIAL, interval_cell, markdown, table
 from persona.eval.results.environment import environment
-from persona.eval.results.sums import unlabelled
+from persona.eval.results.sums import column, unlabelled
 from persona.protocols import Retriever
 from persona.records import ScoredRecord
 from persona.version import __version__
@@ -172,7 +172,7 @@ def evaluate_retrieval(
         if official is not None:
             pairs = list(zip(asked, found, strict=True))
             published = {
-                f"{OFFICIAL}recall@{k}": _column([official(each, _ids(some[:k])) for each, some in pairs]) for k in ks
+                f"{OFFICIAL}recall@{k}": column([official(each, _ids(some[:k])) for each, some in pairs]) for k in ks
             }
         scored[name] = (samples, published, spent)
     bootstraps = [
@@ -229,7 +229,7 @@ def _samples(
         for k in ks:
             for name, value in measures(question.evidence, _ids(records[:k]), k).items():
                 values.setdefault(f"{name}@{k}", []).append(value)
-    return {name: _column(some) for name, some in values.items()}
+    return {name: column(some) for name, some in values.items()}
 
 
 def measures(evidence: Sequence[str], found: Sequence[str], k: int) -> dict[str, float]:
@@ -254,10 +254,6 @@ def measures(evidence: Sequence[str], found: Sequence[str], k: int) -> dict[str,
 
 def _ids(records: Sequence[ScoredRecord]) -> list[str]:
     return [scored.record.id for scored in records]
-
-
-def _column(values: Sequence[float]) -> Any:
-    return np.array(values, dtype=np.float64)[:, None]
 
 
 def _metric(name: str) -> Metric:

@@ -15,13 +15,10 @@ from functools import partial
 from importlib import resources
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 from persona.eval.benchmarks.lamp import LampBenchmark
-from persona.eval.bootstrap import Bootstrap, Interval
-from persona.eval.controls import OTHER_USER
+from persona.eval.bootstrap import Bootstrap
 from persona.eval.lamp import evaluate_lamp
 from persona.eval.options import NONE, USER_EMBEDDER, LampOptions
 from persona.eval.report import Report
@@ -35,47 +32,31 @@ SPLIT = "dev"
 METHODS = (NONE, "bm25", "recency", "dense", "hybrid")
 KS = (1, 4)
 EXAMPLE_METHOD = "bm25"
-
-
-@dataclass(frozen=True, slots=True)
-class WorldRow:
-    """One method on one task.
-
-    Attributes:
-        name: e.g. ``"bm25 k=4"`` or ``"bm25 k=4, other user"``.
-        k: records asked for; 0 where there are none.
-        control: None, or what the row is a control for.
-        score: the task's first metric.
-        share: share of the gap closed: 0 is the best predictor that does not know the user, 1 the oracle that does.
-        tokens_added: mean tokens that personalization added to the prompt.
-    """
-
-    name: str
-    k: int
-    control: str | None
-    score: Interval
-    share: Interval
-    tokens_added: float
-
-    @property
-    def shown(self) -> Literal["own", "other", "plain"]:
-        """Whose history the LLM got, in whatever form; beside an empty soft prompt the records are the user's own."""
-        if self.control == OTHER_USER:
-            return "other"
-        return "own" if self.k or (self.control is None and self.tokens_added) else "plain"
+SHARE = "share of the gap"
+"""How much of the way from `WorldTask.no_user` (0) to `WorldTask.oracle` (1) a row goes."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorldTask:
-    """All methods on one task; `no_user` and `oracle` are the exact bounds on these very questions."""
+    """All methods on one task.
 
-    task: str
+    Attributes:
+        title: of the task.
+        higher_is_better: the direction of its first metric.
+        no_user: the best that can be had on these very questions without knowing the user.
+        oracle: the best with the user known.
+        report: the rows; `SHARE` is one of their scores.
+    """
+
     title: str
-    metric: str
     higher_is_better: bool
     no_user: float
     oracle: float
-    rows: tuple[WorldRow, ...]
+    report: Report
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {**self.report.as_dict(), "no_user": self.no_user, "oracle": self.oracle}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +97,8 @@ class WorldReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        examples = [example.as_dict() for example in self.examples]
-        return {**asdict(replace(self, examples=())), "examples": examples}
+        parts = {name: [each.as_dict() for each in getattr(self, name)] for name in ("tasks", "examples")}
+        return {**asdict(replace(self, tasks=(), examples=())), **parts}
 
 
 def run_world(
@@ -178,12 +159,10 @@ def _task(benchmark: LampBenchmark, report: Report) -> WorldTask:
     no_user, oracle = (fmean(both) for both in zip(*(bounds[each.id] for each in questions), strict=True))
     rows = []
     for row in report.rows:
-        runs = [benchmark.score(questions, [run[each.id] for each in questions])[metric.name] for run in row.runs]
-        bootstrap = Bootstrap([question.user_id for question in questions] * len(runs))
-        samples = {metric.name: np.concatenate(runs)}
-        share = bootstrap.gap_share(metric, samples, floor=no_user, ceiling=oracle)
-        rows.append(WorldRow(row.name, row.k, row.control, row.scores[metric.name], share, row.tokens_added))
-    return WorldTask(task.name, task.title, metric.name, metric.higher_is_better, no_user, oracle, tuple(rows))
+        bootstrap = Bootstrap([question.user_id for question in questions] * len(row.runs))
+        share = bootstrap.gap_share(metric, row.samples, floor=no_user, ceiling=oracle)
+        rows.append(replace(row, scores={**row.scores, SHARE: share}))
+    return WorldTask(task.title, metric.higher_is_better, no_user, oracle, replace(report, rows=tuple(rows)))
 
 
 def _example(benchmark: LampBenchmark, report: Report) -> WorldExample:

@@ -6,20 +6,18 @@ evaluate(load_benchmark("lamp-qa", "lampqa/", judges=judges), methods, out=Path(
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from persona.errors import EvaluationError
+from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.benchmark import Benchmark, Question
-from persona.eval.judging.asking import check_judges, named_for
-from persona.eval.judging.judge import Judge, LLMJudge
+from persona.eval.judging.judge import Judge, LLMJudge, Verdict
 from persona.eval.judging.prompts import PROMPTS, JudgedItem
-from persona.eval.judging.rates import Rates
+from persona.eval.judging.rates import CORRECTED, Rates
 from persona.eval.metrics import Array, Metric, Samples, ratio_of_sums
 from persona.eval.results.sums import unlabelled
 from persona.protocols import LanguageModel
@@ -27,8 +25,8 @@ from persona.protocols import LanguageModel
 REPLIES = "judged.jsonl"
 """The file of a run that keeps what its judges said."""
 
-Decide = Callable[[Sequence[JudgedItem]], list[float | None]]
-"""The values of the verdicts on items; None for undecided."""
+Verdicts = Sequence[Sequence[Verdict]]
+"""Of each answer the verdicts on its items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ class JudgeOptions:
 
 
 class JudgedBenchmark(Benchmark):
-    """A benchmark whose answers are judged. A subclass says what is measured, and what verdicts come to.
+    """A benchmark whose answers are judged. A subclass says what is asked, what is measured, and what verdicts come to.
 
     Attributes:
         judges: who judges; none before `judged_by`.
@@ -87,28 +85,36 @@ class JudgedBenchmark(Benchmark):
         """The metrics by one judge, who is wrong that often, where it is known."""
         raise NotImplementedError
 
-    def judged(self, questions: Sequence[Question], answers: Sequence[str], decide: Decide) -> Samples:
-        """What each of `measures` records of each answer, by one judge."""
+    def items(self, question: Question, answer: str) -> list[JudgedItem]:
+        """What a judge is asked about an answer."""
+        raise NotImplementedError
+
+    def judged(self, questions: Sequence[Question], answers: Sequence[str], verdicts: Verdicts) -> Samples:
+        """What each of `measures` records of each answer, by one judge's verdicts on the items of each; a metric that
+        is corrected for the judge's errors records what the plain one does."""
         raise NotImplementedError
 
     def judged_by(self, judges: Sequence[Judge]) -> Self:
         """Itself, its answers judged by each of `judges`.
 
         Raises:
-            InvalidOptionError: if there is none, or two have one name.
+            InvalidOptionError: if there is none, or two have one name; or if nothing is to be judged here.
         """
-        self.judges = check_judges(judges)
-        by_judge = [self.measures(getattr(judge, "rates", None)) for judge in self.judges]
+        if self.metrics and not self.judges:
+            super().judged_by(judges)  # refuses
+        names = [judge.name for judge in judges]
+        if not names or len(set(names)) < len(names):
+            raise InvalidOptionError(f"there must be judges with different names, were: {', '.join(names) or 'none'}")
+        self.judges = tuple(judges)
+        by_judge = [self.measures(getattr(judge, "rates", None)) for judge in judges]
         self.metrics = tuple(
-            replace(metric, name=named_for(metric.name, judge, self.judges))
+            replace(metric, name=self._named(metric.name, judge))
             for name in dict.fromkeys(metric.name for some in by_judge for metric in some)
-            for judge, some in zip(self.judges, by_judge, strict=True)
+            for judge, some in zip(judges, by_judge, strict=True)
             for metric in some
             if metric.name == name
         )
-        self.defects = {
-            named_for(name, judge, self.judges): why for name, why in self.flaws.items() for judge in self.judges
-        }
+        self.defects = {self._named(name, judge): why for name, why in self.flaws.items() for judge in judges}
         return self
 
     def score(self, questions: Sequence[Question], answers: Sequence[str]) -> Samples:
@@ -119,18 +125,35 @@ class JudgedBenchmark(Benchmark):
         """
         if not self.judges:
             raise EvaluationError(f"the answers of {self.name} are judged: name judges (`judged_by`)")
+        items = [self.items(*pair) for pair in zip(questions, answers, strict=True)]
         samples: dict[str, Array] = {}
         for judge in self.judges:
-            own = self.judged(questions, answers, partial(_decided, judge))
-            samples |= {named_for(name, judge, self.judges): each for name, each in own.items()}
+            own = self.judged(questions, answers, _verdicts(judge, items))
+            for metric in self.measures(getattr(judge, "rates", None)):
+                samples[self._named(metric.name, judge)] = own[metric.name.removesuffix(CORRECTED)]
         return samples
 
+    def _named(self, metric: str, judge: Judge) -> str:
+        """What a measure is called by one of several judges: with the judge's prompt, or its name if prompts are alike.
 
-def _decided(judge: Judge, items: Sequence[JudgedItem]) -> list[float | None]:
-    """The values of a judge's verdicts; 0 for an empty answer, which it is not asked about."""
-    asked = [item for item in items if item.answer.strip()]
-    verdicts = iter(judge.verdicts(asked) if asked else ())
-    return [next(verdicts).value if item.answer.strip() else 0.0 for item in items]
+        A single judge adds nothing.
+        """
+        if len(self.judges) == 1:
+            return metric
+        prompts = [each.name.rpartition(" ")[2] for each in self.judges]
+        return f"{metric} by {judge.name.rpartition(' ')[2] if len(set(prompts)) == len(prompts) else judge.name}"
+
+
+def _verdicts(judge: Judge, items: Sequence[Sequence[JudgedItem]]) -> Verdicts:
+    """A judge's verdicts on the items of each answer; 0 for an empty answer, which it is not asked about."""
+    asked = [item for some in items for item in some if item.answer.strip()]
+    said = iter(judge.verdicts(asked) if asked else ())
+    return [[next(said) if item.answer.strip() else Verdict(0.0, "") for item in some] for some in items]
+
+
+def values_of(verdicts: Verdicts) -> list[list[float | None]]:
+    """The values of verdicts; None for undecided."""
+    return [[each.value for each in some] for some in verdicts]
 
 
 def judged_metric(name: str, *, higher_is_better: bool = True) -> Metric:
@@ -147,6 +170,6 @@ def ratios(rows: Sequence[tuple[float, float]]) -> Array:
     return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
 
-def undecided(values: Sequence[Sequence[float | None]]) -> Array:
+def undecided(verdicts: Verdicts) -> Array:
     """What `UNDECIDED` records, by the verdicts on each answer.  # (answers, 2)"""
-    return ratios([(sum(each is None for each in some), len(some)) for some in values])
+    return ratios([(some.count(None), len(some)) for some in values_of(verdicts)])

@@ -57,11 +57,15 @@ class KnownItems:
     wrong: tuple[JudgedItem, ...]
 
     @classmethod
+    def of_right(cls, right: Sequence[JudgedItem]) -> KnownItems:
+        """Of items with right answers: these, and a vague answer to each question."""
+        vague = (replace(item, answer=vague_answer(item.question, number)) for number, item in enumerate(right))
+        return cls(tuple(right), tuple(vague))
+
+    @classmethod
     def of_golds(cls, items: Sequence[JudgedItem]) -> KnownItems:
-        """Of items with a gold: the gold itself, and a vague answer to the question."""
-        golds = [item for item in items if item.gold.strip()]
-        vague = (replace(item, answer=vague_answer(item.question, number)) for number, item in enumerate(golds))
-        return cls(tuple(replace(item, answer=item.gold) for item in golds), tuple(vague))
+        """Of items with a gold, which is the right answer."""
+        return cls.of_right([replace(item, answer=item.gold) for item in items if item.gold.strip()])
 
 
 @runtime_checkable

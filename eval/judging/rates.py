@@ -22,6 +22,9 @@ from persona.eval.metrics import Array, Metric
 from persona.formats.fields import check_present, described
 from persona.formats.text_files import open_text, parse_json
 
+CORRECTED = " corrected"
+"""Ends the name of a metric that allows for a judge's errors."""
+
 _LEAST_POWER = 1e-3
 """The least difference between how often right and wrong answers pass: a draw with less says next to nothing."""
 
@@ -111,4 +114,4 @@ def allowing_for(metric: Metric, rates: Rates | None) -> tuple[Metric, ...]:
     """A judged metric as measured, and behind it the same corrected for the judge's errors, where they are known."""
     if rates is None:
         return (metric,)
-    return metric, replace(metric, name=f"{metric.name} corrected", correction=rates)
+    return metric, replace(metric, name=f"{metric.name}{CORRECTED}", correction=rates)

@@ -27,7 +27,7 @@ def report_page(report: Report) -> str:
     template, style = (
         resources.files("persona.eval.results").joinpath(name).read_text("utf-8") for name in ("page.html", "page.css")
     )
-    content = report.as_dict()
+    content, metric = report.as_dict(), next(iter(report.rows[0].scores), None)
     config = {key: value for key, value in content["config"].items() if key != "judges"}
     left_out = f"; {report.left_out} left out, which a row has no answer to" if report.left_out else ""
     return Template(template).substitute(
@@ -39,11 +39,11 @@ def report_page(report: Report) -> str:
         llm=escape(report.llm),
         left_out=left_out,
         licence=_licence(report),
-        chart=_chart(report),
-        scores=_table(report.cells(), report.rows),
+        chart=chart(report, metric) if metric else "",
+        scores=html_table(report.cells(), report.rows),
         sections=_kinds(report) + _official(report) + _judges(report) + _failures(report),
         run=_run(content),
-        prompts=_table(
+        prompts=html_table(
             [["row", "hash of its requests"], *([row.name, row.prompts] for row in report.rows if row.prompts)]
         ),
         config=_json(config),
@@ -58,11 +58,8 @@ def _licence(report: Report) -> str:
     return f'<p class="licence{"" if report.commercial else " bound"}">Data: {escape(report.licence)}.{bound}</p>'
 
 
-def _chart(report: Report) -> str:
-    """The first metric of each row as a bar with its interval."""
-    metric = next(iter(report.rows[0].scores), None)
-    if metric is None:
-        return ""
+def chart(report: Report, metric: str) -> str:
+    """A metric of each row as a bar with its interval."""
     scores = [(row, score) for row in report.rows if isfinite((score := row.scores[metric]).high - score.low)]
     low = min((score.low for _, score in scores), default=0.0)
     high = max((score.high for _, score in scores), default=1.0)
@@ -89,7 +86,7 @@ def _kinds(report: Report) -> str:
     cells = report.by_kind()
     if not cells:
         return ""
-    table = _table([["method", *cells[0][1:]], *cells[1:]], report.rows)
+    table = html_table([["method", *cells[0][1:]], *cells[1:]], report.rows)
     return (
         f'<h2 id="kinds">By kind of question: {escape(cells[0][0])}</h2>'
         f'<div class="scroll" tabindex="0" role="region" aria-labelledby="kinds">{table}</div>'
@@ -126,7 +123,7 @@ def _judges(report: Report) -> str:
     return (
         '<h2 id="judges">Judges</h2><p>Answers were graded. A measure called <i>corrected</i> allows for how often its '
         "judge is wrong, and its interval for how little is known of that; the others are as measured.</p>"
-        f'<div class="scroll" tabindex="0" role="region" aria-labelledby="judges">{_table(rows)}</div>'
+        f'<div class="scroll" tabindex="0" role="region" aria-labelledby="judges">{html_table(rows)}</div>'
     )
 
 
@@ -152,7 +149,7 @@ def _run(content: Mapping[str, Any]) -> str:
     )
 
 
-def _table(cells: Sequence[Sequence[str]], rows: Sequence[Row] = ()) -> str:
+def html_table(cells: Sequence[Sequence[str]], rows: Sequence[Row] = ()) -> str:
     """Header and rows; each row of `rows` says how the one of its place is shown."""
     head = "".join(f'<th scope="col">{_heading(cell)}</th>' for cell in cells[0])
     marks = [*map(_aside, rows), *[""] * len(cells)]

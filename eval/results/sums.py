@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from persona.errors import EvaluationError
 from persona.eval.metrics import Answer, Array, macro_f1, mean_of_sums, ratio_of_sums, root_mean
 
@@ -15,6 +17,11 @@ def unlabelled(answers: Sequence[Answer], labels: Sequence[str]) -> Array:
         EvaluationError: always.
     """
     raise EvaluationError("this metric needs the benchmark's questions: ask its `score`")
+
+
+def column(values: Sequence[float]) -> Array:
+    """One value for each question, as a metric's record.  # (questions, 1)"""
+    return np.array(values, dtype=np.float64)[:, None]
 
 
 OF_SUMS: Mapping[str, Callable[[Array, Array], Array]] = {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.filesize import decimal
 
 from persona.cli import train
 from persona.cli.options import command
@@ -231,8 +233,8 @@ def _report_plan(store: ProfileStore, trainer: AdapterTrainer, examples: Example
     report(
         {"users": users, **asdict(cost)},
         f"{users} users, {trainer.family.size} numbers an adapter",
-        f"at rest  {_size(cost.bytes_at_rest)} for all",
-        f"time     {_duration(cost.seconds)} with --set chunk_tokens={cost.chunk_tokens}",
+        f"at rest  {decimal(cost.bytes_at_rest)} for all",
+        f"time     {timedelta(seconds=round(cost.seconds))} with --set chunk_tokens={cost.chunk_tokens}",
     )
 
 
@@ -332,16 +334,3 @@ def _train_task_adapter(options: TrainAdapters, settings: Mapping[str, Any]) -> 
     if "candidates" in done:
         lines.append(f"{done['candidates']:.0f} training users' adapters as neighbours")
     report({"out": str(options.out), "fingerprint": trained.fingerprint, **done}, *lines)
-
-
-def _size(count: int) -> str:
-    value, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while value >= 1024 and len(units) > 1:
-        value, units = value / 1024, units[1:]
-    return f"{value:.1f} {units[0]}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

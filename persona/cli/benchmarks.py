@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from persona.cli.evaluate import app, short_name
+from persona.cli.evaluate import app, report_unanswered, short_name
 from persona.cli.options import command
 from persona.cli.terminal import (
     Encoder,
@@ -20,7 +20,6 @@ from persona.cli.terminal import (
     load_llm,
     progress_bars,
     report,
-    report_failures,
     say,
     show,
     stage_bars,
@@ -48,14 +47,18 @@ app.info.cls = EvalGroup
 
 def _defaults() -> dict[str, Any]:
     from persona.eval.benchmarks.named import MethodOptions
-    from persona.eval.benchmarks.registry import BENCHMARKS
     from persona.eval.judging.benchmark import JudgeOptions
     from persona.retrievers.registry import RetrieverOptions
     from persona.settings import Settings
 
-    options = {"": MethodOptions(encoder=Settings().encoder), "retrieval": RetrieverOptions(), "llm": AskingOptions()}
-    options["judge"] = JudgeOptions()
-    return {**options, **{name: entry.load().Options() for name, entry in BENCHMARKS.items()}}
+    options = {"": MethodOptions(encoder=Settings().encoder), "retrieval": RetrieverOptions()}
+    return {**options, "judge": JudgeOptions(), **_shared_defaults()}
+
+
+def _shared_defaults() -> dict[str, Any]:
+    from persona.eval.benchmarks.registry import BENCHMARKS
+
+    return {"llm": AskingOptions(), **{name: entry.load().Options() for name, entry in BENCHMARKS.items()}}
 
 
 @dataclass(frozen=True)
@@ -116,15 +119,12 @@ def eval_run(options: EvalRun, settings: Mapping[str, Any]) -> None:
         answering = load_llm(llm, settings["llm"])
         done = evaluate_benchmark(benchmark, answering, chosen, out=folder, progress=stage_bars(progress))
     if not report(done.as_dict()):
-        from persona.eval.report import table
-
         show(done.table(options.name))
-        if kinds := done.by_kind():
-            show(table(kinds, title=f"{kinds[0][0]} by kind"))
+        _show_kinds(done.by_kind())
         for note in done.notes:
             say(note)
         say(f"predictions, results and report.html: {folder}")
-    report_failures("questions", ((f"{each.question} of {each.row!r}", each.reason) for each in done.failures))
+    report_unanswered(done.failures)
 
 
 def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
@@ -138,11 +138,9 @@ def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
 
 
 def _judge_defaults() -> dict[str, Any]:
-    from persona.eval.benchmarks.registry import BENCHMARKS
     from persona.eval.judging.check import CheckOptions
 
-    own = {"": CheckOptions(), "llm": AskingOptions()}
-    return {**own, **{name: entry.load().Options() for name, entry in BENCHMARKS.items()}}
+    return {"": CheckOptions(), **_shared_defaults()}
 
 
 @dataclass(frozen=True)
@@ -192,15 +190,20 @@ def eval_judge_check(options: EvalJudgeCheck, settings: Mapping[str, Any]) -> No
 
 def _show_retrieval(benchmark: Benchmark, chosen: MethodOptions, folder: Path) -> None:
     from persona.eval.benchmarks.named import evaluate_benchmark_retrieval
-    from persona.eval.report import table
 
     with progress_bars("steps") as progress:
         found = evaluate_benchmark_retrieval(benchmark, chosen, out=folder, progress=stage_bars(progress))
     if not report(found.as_dict()):
         show(found.table())
-        if kinds := found.by_kind():
-            show(table(kinds, title=f"{kinds[0][0]} by kind"))
+        _show_kinds(found.by_kind())
         say(f"results: {folder}")
+
+
+def _show_kinds(kinds: list[list[str]]) -> None:
+    from persona.eval.report import table
+
+    if kinds:
+        show(table(kinds, title=f"{kinds[0][0]} by kind"))
 
 
 @dataclass(frozen=True)

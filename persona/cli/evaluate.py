@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,8 +32,9 @@ from persona.errors import InvalidOptionError
 from persona.llm.endpoint.options import AskingOptions
 
 if TYPE_CHECKING:
+    from persona.eval.benchmarks.restraint import RestraintReport
     from persona.eval.options import LampOptions
-    from persona.retrievers.registry import RetrieverOptions
+    from persona.eval.report import Failure, Report
 
 app = group("eval", "Score answers as LaMP does.")
 
@@ -64,9 +65,8 @@ class LampFiles:
 def _lamp_defaults() -> dict[str, Any]:
     from persona.eval.options import LampOptions
     from persona.retrievers.registry import RetrieverOptions
-    from persona.settings import Settings
 
-    options = {"": LampOptions(encoder=Settings().encoder), "retrieval": RetrieverOptions(), "files": LampFiles()}
+    options = {"": LampOptions(encoder=_encoder()), "retrieval": RetrieverOptions(), "files": LampFiles()}
     return {**options, "llm": AskingOptions()}
 
 
@@ -143,14 +143,26 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
             report(asdict(cost), f"dry run, nothing was asked: {cost}")
             return
         done = evaluate_lamp(benchmark, answering, chosen, out=folder, progress=stage_bars(progress))
-    if report(done.as_dict()):
-        pass
-    elif files.markdown:
-        say(done.markdown().rstrip())
-    else:
-        show(done.table(f"{options.data.resolve().name} {options.split}"))
-        say(f"predictions, results and report.html: {folder}")
-    report_failures("questions", ((f"{each.question} of {each.row!r}", each.reason) for each in done.failures))
+    _show(done, f"{options.data.resolve().name} {options.split}", folder, files.markdown)
+
+
+def _show(done: Report | RestraintReport, title: str, folder: Path | None, as_markdown: bool) -> None:
+    """The table of an evaluation, where all of it lies, and what was not answered."""
+    if not report(done.as_dict()):
+        if as_markdown:
+            from persona.eval.report import markdown
+
+            say(markdown(done.cells()).rstrip())
+        else:
+            show(done.table(title))
+            if folder is not None:
+                say(f"answers and results: {folder}")
+    report_unanswered(done.failures)
+
+
+def report_unanswered(failures: Sequence[Failure]) -> None:
+    """Say which questions were not answered, and end with exit code 1; nothing if all were."""
+    report_failures("questions", ((f"{each.question} of {each.row!r}", each.reason) for each in failures))
 
 
 def short_name(llm: str) -> str:
@@ -180,33 +192,31 @@ def _score(data: Path, split: str, files: LampFiles) -> None:
 
 
 @dataclass(frozen=True)
-class RestraintSettings:
-    """What `persona eval restraint` runs on.
+class RestraintFiles:
+    """What `persona eval restraint` reads and prints besides.
 
     Attributes:
         split: train or dev.
-        k: how many records at most.
         task: LaMP_1 ... LaMP_7 or LaMP_2N, where the files do not say it.
-        encoder: what compares vectors; unset, PERSONA_ENCODER, or minilm.
-        max_length: token budget of the official prompt.
-        max_new_tokens: longest answer.
-        rouge_words: what ROUGE compares: official (a-z and 0-9), or all-scripts.
         markdown: print the table as Markdown.
     """
 
     split: str = "dev"
-    k: int = 1
     task: str | None = None
-    encoder: str | None = None
-    max_length: int = 256
-    max_new_tokens: int = 64
     markdown: bool = False
 
 
 def _restraint_defaults() -> dict[str, Any]:
-    from persona.retrievers.registry import RetrieverOptions
+    from persona.eval.options import LampOptions
 
-    return {"": RestraintSettings(), "retrieval": RetrieverOptions(), "llm": AskingOptions()}
+    options = LampOptions(methods=("bm25-lamp",), ks=(1,), max_new_tokens=64, encoder=_encoder())
+    return {**_lamp_defaults(), "": options, "files": RestraintFiles()}
+
+
+def _encoder() -> str:
+    from persona.settings import Settings
+
+    return Settings().encoder
 
 
 @dataclass(frozen=True)
@@ -215,7 +225,8 @@ class EvalRestraint:
 
     Attributes:
         data: a folder with {train,dev}_questions.json and outputs.
-        methods: comma list of retrievers, beside the row none; the first one's score is what the others are to keep.
+        methods: comma list of retrievers, beside the row none; the first one's score is what the others are to keep
+            (default: bm25-lamp).
         filters: a relevance filter: untrained, or a folder of `persona train filter`. May be given several times.
         limit: only the first N questions of the task, and at most N of --general.
         out: folder for answers, from which a stopped run goes on, and results.json.
@@ -223,7 +234,7 @@ class EvalRestraint:
 
     data: Path
     llm: Llm = None
-    methods: str = "bm25-lamp"
+    methods: str | None = None
     filters: Annotated[list[str], typer.Option("--filter")] = field(default_factory=list)
     general: General = field(default_factory=list)
     limit: Annotated[int | None, typer.Option(min=1)] = None
@@ -235,7 +246,7 @@ class EvalRestraint:
     "restraint",
     EvalRestraint,
     settings=_restraint_defaults,
-    known="split, k, task, encoder, max_length, max_new_tokens, markdown, base, model, where, judge, seed, "
+    known="split, ks, task, encoder, max_length, max_new_tokens, markdown, base, model, where, judge, seed, "
     + LLM_SETTINGS,
 )
 def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
@@ -247,16 +258,16 @@ def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
     from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, read_general
     from persona.eval.benchmarks.lamp import LampBenchmark
     from persona.eval.lamp import evaluate_lamp_restraint
-    from persona.eval.report import markdown
 
-    wanted: RestraintSettings = settings[""]
-    check_split(wanted.split, "train", "dev")
-    chosen = _restraint_options(options, wanted, settings["retrieval"])
+    files: RestraintFiles = settings["files"]
+    check_split(files.split, "train", "dev")
+    chosen = replace(settings[""], retrieval=settings["retrieval"])
+    _check_restraint(options, chosen)
     if options.out is not None:
         check_folder(options.out)
-    benchmark = LampBenchmark.read(options.data, wanted.split, task=wanted.task)
+    benchmark = LampBenchmark.read(options.data, files.split, task=files.task)
     at_most = options.limit or len(benchmark.questions)
-    more = [each for file in options.general for each in read_general(file, at_most, wanted.split)]
+    more = [each for file in options.general for each in read_general(file, at_most, files.split)]
     with progress_bars("steps") as progress:
         done = evaluate_lamp_restraint(
             benchmark,
@@ -267,43 +278,22 @@ def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
             out=options.out,
             progress=stage_bars(progress),
         )
-    if report(done.as_dict()):
-        pass
-    elif wanted.markdown:
-        say(markdown(done.cells()).rstrip())
-    else:
-        show(done.table(f"{options.data.resolve().name} {wanted.split}"))
-        if options.out is not None:
-            say(f"answers and results: {options.out}")
-    report_failures("questions", ((f"{each.question} of {each.row!r}", each.reason) for each in done.failures))
+    _show(done, f"{options.data.resolve().name} {files.split}", options.out, files.markdown)
 
 
-def _restraint_options(options: EvalRestraint, wanted: RestraintSettings, retrieval: RetrieverOptions) -> LampOptions:
-    """The retrievers to run, checked before anything is loaded."""
-    from persona.eval.options import NONE, LampOptions
+def _check_restraint(options: EvalRestraint, chosen: LampOptions) -> None:
+    """Refuse what cannot run, or what nothing reads, before anything is loaded."""
+    from persona.eval.options import NONE
     from persona.retrievers.registry import check_retriever
-    from persona.settings import Settings
 
-    methods = names(options.methods, "--methods")
-    if NONE in methods:
-        raise InvalidOptionError(
-            f"the row {NONE!r} is always there: --methods names retrievers, was: {options.methods!r}"
-        )
-    for name in methods:
+    for name in chosen.methods:
+        if name == NONE:
+            raise InvalidOptionError(f"the row {NONE!r} is always there: --methods names retrievers")
         check_retriever(name)
-    if retrieval.judge != "question" and not options.filters:
+    judge = chosen.retrieval.judge
+    if judge != "question" and not options.filters:
         raise InvalidOptionError(
-            f"`judge` says what a filter judges, and there is none: name one with --filter, was: {retrieval.judge!r}"
+            f"`judge` says what a filter judges, and there is none: name one with --filter, was: {judge!r}"
         )
-    chosen = LampOptions(
-        methods=methods,
-        ks=(wanted.k,),
-        retrieval=retrieval,
-        encoder=wanted.encoder or Settings().encoder,
-        max_length=wanted.max_length,
-        max_new_tokens=wanted.max_new_tokens,
-        seed=retrieval.seed,
-        limit=options.limit,
-    )
-    check_encoder_is_read(wanted.encoder, bool(options.filters) or chosen.reads_vectors, options.methods)
-    return chosen
+    encoder = None if chosen.encoder == _encoder() else str(chosen.encoder)
+    check_encoder_is_read(encoder, bool(options.filters) or chosen.reads_vectors, ",".join(chosen.methods))

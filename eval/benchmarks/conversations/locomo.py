@@ -23,7 +23,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from os import PathLike
 from types import MappingProxyType
@@ -31,6 +30,7 @@ from types import MappingProxyType
 import numpy as np
 
 from persona.eval.benchmark import Benchmark, Question
+from persona.eval.benchmarks.baselines import nearest_records
 from persona.eval.benchmarks.reading import Part, read_json
 from persona.eval.metrics import Metric, Samples, mean_of_sums, ratio_of_sums
 from persona.eval.report import OFFICIAL
@@ -47,6 +47,7 @@ _PROMPT = (
     "{question}\nAnswer from the conversation, in a few words; give dates as day, month and year. If the conversation "
     f"does not say it, answer: {NOT_MENTIONED}"
 )
+_DATE, _LIKE = "%I:%M %p on %d %B, %Y", "1:56 pm on 8 May, 2023"
 _SESSION = re.compile(r"session_(\d+)")
 _ID = re.compile(r"D:?(\d+):(\d+)")
 _ARTICLES = re.compile(r"\b(a|an|the|and)\b")
@@ -131,12 +132,7 @@ class Locomo(Benchmark):
 
     def baselines(self, questions: Sequence[Question]) -> Mapping[str, Sequence[str]]:
         """Declining always, and the turn that shares the most words with the question."""
-        from persona.retrievers.words.bm25 import BM25Retriever
-
-        found = BM25Retriever().retrieve_batch(
-            [each.profile for each in questions], [each.query for each in questions], 1
-        )
-        nearest = [records[0].record.text if records else "" for records in found]
+        nearest = [record.text if record else "" for record in nearest_records(questions)]
         return {"always declining": [NOT_MENTIONED] * len(questions), "nearest turn": nearest}
 
 
@@ -239,7 +235,7 @@ def _turns(conversation: Part) -> tuple[Record, ...]:
     numbers = sorted(int(match[1]) for key in conversation.mapping if (match := _SESSION.fullmatch(key)))
     records: dict[str, Record] = {}
     for number in numbers:
-        moment = _moment(conversation[f"session_{number}_date_time"])
+        moment = conversation[f"session_{number}_date_time"].moment(_DATE, _LIKE)
         for turn in conversation[f"session_{number}"].parts:
             place, text = turn["dia_id"], turn["text"].text
             if place.filled in records:
@@ -252,14 +248,6 @@ def _turns(conversation: Part) -> tuple[Record, ...]:
                     speaker = turn["speaker"].filled
                     records[place.text] = Record(text, time=moment, id=place.text, speaker=speaker, metadata=session)
     return tuple(records.values())
-
-
-def _moment(when: Part) -> str:
-    """A time like ``1:56 pm on 8 May, 2023`` as ISO 8601."""
-    try:
-        return datetime.strptime(when.text.strip(), "%I:%M %p on %d %B, %Y").isoformat(timespec="seconds")
-    except ValueError:
-        when.refuse(f"a time must be like '1:56 pm on 8 May, 2023', was: {when.text!r:.80}")
 
 
 def _evidence(listed: Part, known: set[str]) -> tuple[str, ...]:

@@ -20,11 +20,8 @@ are named. Questions whose id ends in ``_abs`` cannot be answered, have no evide
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from os import PathLike, fspath
 from types import MappingProxyType
 
@@ -33,8 +30,7 @@ import numpy as np
 from persona.eval.benchmark import Question
 from persona.eval.benchmarks.conversations.turns import turns_of
 from persona.eval.benchmarks.reading import Part
-from persona.eval.judging.asking import named_for
-from persona.eval.judging.benchmark import UNDECIDED, JudgedBenchmark, judged_metric, ratios, undecided
+from persona.eval.judging.benchmark import UNDECIDED, JudgedBenchmark, Verdicts, judged_metric, ratios, undecided
 from persona.eval.judging.check import KnownItems
 from persona.eval.judging.judge import Verdict
 from persona.eval.judging.prompts import JudgedItem
@@ -60,7 +56,7 @@ ABSTENTION = "abstention"
 """The kind of questions that cannot be answered, whatever their type."""
 
 _PROMPT = "Today is {day}.\n{question}"
-_DATE = re.compile(r"(\d{4})/(\d\d)/(\d\d) \(\w+\) (\d\d):(\d\d)")
+_DATE, _LIKE = "%Y/%m/%d (%a) %H:%M", "2023/05/20 (Sat) 02:21"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,27 +117,17 @@ class LongMemEval(JudgedBenchmark):
 
     def known_items(self) -> KnownItems:
         """Golds, and vague answers, for a check of the judge."""
-        return KnownItems.of_golds([self._item(each, "") for each in self.questions if each.kind != ABSTENTION])
+        asked = [each for each in self.questions if each.kind != ABSTENTION]
+        return KnownItems.of_golds([item for each in asked for item in self.items(each, "")])
 
-    def _item(self, question: Question, answer: str) -> JudgedItem:
+    def items(self, question: Question, answer: str) -> list[JudgedItem]:
+        """The one thing that a judge is asked about an answer."""
         kind = "correct/abstention" if question.kind == ABSTENTION else KINDS[self._types[question.id]]
-        return JudgedItem(question.id, kind, question.query, question.gold or "", answer)
+        return [JudgedItem(question.id, kind, question.query, question.gold or "", answer)]
 
-    def score(self, questions: Sequence[Question], answers: Sequence[str]) -> Samples:
-        """What each judge finds right."""
-        items = [self._item(*pair) for pair in zip(questions, answers, strict=True)]
-        samples: dict[str, Array] = {}
-        for judge in self.judges:
-            verdicts = judge.verdicts(items)
-            own = self._recorded(questions, answers, verdicts)
-            samples |= {named_for(name, judge, self.judges): each for name, each in own.items()}
-        return samples
-
-    def _recorded(self, questions: Sequence[Question], answers: Sequence[str], verdicts: Sequence[Verdict]) -> Samples:
-        """What each of `measures` records, by one judge's verdicts."""
-        right = [
-            float(each.value == 1.0 and bool(answer.strip())) for answer, each in zip(answers, verdicts, strict=True)
-        ]
+    def judged(self, questions: Sequence[Question], answers: Sequence[str], verdicts: Verdicts) -> Samples:
+        """What each of `measures` records."""
+        right = [float(only.value == 1.0) for (only,) in verdicts]
         names = list(KINDS)
         columns = [names.index(self._types[each.id]) for each in questions]
         by_type = np.zeros((len(questions), 2 * len(names)))
@@ -150,16 +136,15 @@ class LongMemEval(JudgedBenchmark):
         passed = ratios([(value, 1.0) for value in right])
         return {
             "correct": passed,
-            "correct corrected": passed,
-            f"{OFFICIAL}correct": ratios(list(map(official_verdict, answers, verdicts))),
+            f"{OFFICIAL}correct": ratios([official_verdict(*pair) for pair in zip(answers, verdicts, strict=True)]),
             "by type": by_type,
-            "undecided": undecided([[each.value] for each in verdicts]),
+            "undecided": undecided(verdicts),
         }
 
 
-def official_verdict(answer: str, verdict: Verdict) -> tuple[float, float]:
+def official_verdict(answer: str, verdicts: Sequence[Verdict]) -> tuple[float, float]:
     """Whether an answer passes as published, and whether it counts."""
-    return (float("yes" in verdict.raw.lower()), 1.0) if answer.strip() else (0.0, 0.0)
+    return (float("yes" in verdicts[0].raw.lower()), 1.0) if answer.strip() else (0.0, 0.0)
 
 
 def _mean_of_ratios(sums: Array, count: Array) -> Array:
@@ -177,7 +162,7 @@ def _rows(path: str | PathLike[str]) -> Iterator[Part]:
 
 
 def _question(row: Part, kind: str, texts: dict[str, str]) -> Question:
-    name, asked, moment = row["question_id"].filled, row["question"].filled, _moment(row["question_date"])
+    name, asked, moment = row["question_id"].filled, row["question"].filled, row["question_date"].moment(_DATE, _LIKE)
     cannot = name.endswith("_abs")
     records, marked = _turns(row, moment, texts)
     named = {each.text for each in row["answer_session_ids"].parts}
@@ -202,7 +187,7 @@ def _turns(row: Part, before: str, texts: dict[str, str]) -> tuple[list[Record],
     sessions, dates, ids = (row[f"haystack_{each}"].parts for each in ("sessions", "dates", "session_ids"))
     if not len(sessions) == len(dates) == len(ids):
         row.refuse(f"sessions, dates and ids must be as many, were: {len(sessions)}, {len(dates)}, {len(ids)}")
-    dated = [(_moment(date), number) for number, date in enumerate(dates)]
+    dated = [(date.moment(_DATE, _LIKE), number) for number, date in enumerate(dates)]
     records: list[Record] = []
     marked: list[str] = []
     used: set[str] = set()
@@ -224,12 +209,3 @@ def _shared(record: Record, texts: dict[str, str]) -> Record:
     """A record with the text that an equal one has: sessions stand in the histories of many questions."""
     text = texts.setdefault(record.text, record.text)
     return Record(text, time=record.time, id=record.id, role=record.role, metadata=record.metadata)
-
-
-def _moment(part: Part) -> str:
-    """A date like ``2023/05/20 (Sat) 02:21`` as ISO 8601."""
-    if match := _DATE.fullmatch(part.text.strip()):
-        year, month, day, hour, minute = map(int, match.groups())
-        with suppress(ValueError):
-            return datetime(year, month, day, hour, minute).isoformat(timespec="seconds")
-    part.refuse(f"a date must be like '2023/05/20 (Sat) 02:21', was: {part.text!r:.80}")

@@ -35,10 +35,9 @@ from persona.eval.benchmark import Benchmark, Question
 from persona.eval.benchmarks.conversations.turns import turns_of
 from persona.eval.benchmarks.letters import LETTERS, chosen_letter, lettered, option_baselines, shuffled
 from persona.eval.benchmarks.reading import Part, files_in, read_json, read_json_lines, read_table
-from persona.eval.judging.asking import column
 from persona.eval.metrics import ACCURACY, Metric, Samples, mean_of_sums
 from persona.eval.report import OFFICIAL
-from persona.eval.results.sums import unlabelled
+from persona.eval.results.sums import column, unlabelled
 from persona.records import Profile, Record
 
 SIZES = ("32k", "128k", "1M")
@@ -221,8 +220,5 @@ def _literal(part: Part) -> Part:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        from persona.formats.text_files import parse_json
-
-        with part.located():
-            value = parse_json(text)
+        return part.json
     return Part(value, part.source, part.place)

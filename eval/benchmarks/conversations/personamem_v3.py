@@ -35,24 +35,28 @@ from math import log2
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
 
 import numpy as np
 
-from persona.errors import DataFormatError, InvalidOptionError, check_one_of
+from persona.errors import DataFormatError, check_one_of
 from persona.eval.benchmark import Question
 from persona.eval.benchmarks.conversations.app_events import History, moment_of, shown, tags_of
 from persona.eval.benchmarks.reading import Part, read_json, read_table
-from persona.eval.judging.asking import column
-from persona.eval.judging.benchmark import UNDECIDED, Decide, JudgedBenchmark, judged_metric, ratios, undecided
-from persona.eval.judging.check import KnownItems, vague_answer
-from persona.eval.judging.judge import Judge
+from persona.eval.judging.benchmark import (
+    UNDECIDED,
+    JudgedBenchmark,
+    Verdicts,
+    judged_metric,
+    ratios,
+    undecided,
+    values_of,
+)
+from persona.eval.judging.check import KnownItems
 from persona.eval.judging.prompts import JudgedItem
 from persona.eval.judging.rates import Rates, allowing_for
 from persona.eval.metrics import Metric, Samples, mean_of_sums
 from persona.eval.report import OFFICIAL
-from persona.eval.results.sums import unlabelled
-from persona.formats.text_files import parse_json
+from persona.eval.results.sums import column, unlabelled
 from persona.protocols import RecordEncoder
 from persona.records import Profile
 
@@ -160,39 +164,22 @@ class PersonaMem3(JudgedBenchmark):
                     wanted[question.id] = right
         return cls(questions, wanted, chosen.task)
 
-    def judged_by(self, judges: Sequence[Judge]) -> Self:
-        """Itself, its answers judged by each of `judges`.
-
-        Raises:
-            InvalidOptionError: if they are rankings, or as `JudgedBenchmark.judged_by`.
-        """
-        if self._task == TASKS[0]:
-            raise InvalidOptionError(f"the answers of {self.name}, {self._task}, are not judged: leave the judges out")
-        return super().judged_by(judges)
-
     def measures(self, rates: Rates | None) -> tuple[Metric, ...]:
         """The metrics by one judge."""
         leaked = judged_metric("leaked", higher_is_better=False)
         return (leaked, *allowing_for(judged_metric("served"), rates), UNDECIDED, _official(leaked))
 
-    def judged(self, questions: Sequence[Question], answers: Sequence[str], decide: Decide) -> Samples:
+    def judged(self, questions: Sequence[Question], answers: Sequence[str], verdicts: Verdicts) -> Samples:
         """What one judge's verdicts come to. A question with an interest that is undecided has leaked only if another
         one was seen, and does not count otherwise."""
-        pairs = list(zip(questions, answers, strict=True))
-        items = [self._items(each, answer) for each, answer in pairs]
-        values = iter(decide([item for some in items for item in some]))
-        verdicts = [[next(values) for _ in some] for some in items]
-        cuts = [len(self._wanted[each.id].avoid) for each in questions]
-        avoided = [some[:cut] for some, cut in zip(verdicts, cuts, strict=True)]
-        decided = [[one for one in some[cut:] if one is not None] for some, cut in zip(verdicts, cuts, strict=True)]
-        shares = ratios([(sum(some), len(some)) for some in decided])
-        published = [official_leak(self._wanted[each.id].avoid, answer) for each, answer in pairs]
+        avoid = [self._wanted[each.id].avoid for each in questions]
+        parts = [(some[: len(cut)], some[len(cut) :]) for some, cut in zip(values_of(verdicts), avoid, strict=True)]
+        decided = [[one for one in served if one is not None] for _, served in parts]
         return {
-            "leaked": ratios([(1, 1) if 1.0 in some else (0, None not in some) for some in avoided]),
-            "served": shares,
-            "served corrected": shares,
+            "leaked": ratios([(1, 1) if 1.0 in avoided else (0, None not in avoided) for avoided, _ in parts]),
+            "served": ratios([(sum(some), len(some)) for some in decided]),
             "undecided": undecided(verdicts),
-            f"{OFFICIAL}leaked": ratios([(leaked, 1) for leaked in published]),
+            f"{OFFICIAL}leaked": ratios([(leaked, 1) for leaked in map(official_leak, avoid, answers)]),
         }
 
     def score(self, questions: Sequence[Question], answers: Sequence[str]) -> Samples:
@@ -210,18 +197,11 @@ class PersonaMem3(JudgedBenchmark):
 
     def known_items(self) -> KnownItems:
         """Interests as answers, and vague answers."""
-        right = [
-            JudgedItem(item.id, item.kind, item.question, "", item.rubric["Interest"], item.rubric)
-            for question in self.questions
-            for item in self._items(question, "")
-        ]
-        wrong = [
-            JudgedItem(item.id, item.kind, item.question, "", vague_answer(item.question, number), item.rubric)
-            for number, item in enumerate(right)
-        ]
-        return KnownItems(tuple(right), tuple(wrong))
+        interests = [item for question in self.questions for item in self.items(question, "")]
+        return KnownItems.of_right([replace(item, answer=item.rubric["Interest"]) for item in interests])
 
-    def _items(self, question: Question, answer: str) -> list[JudgedItem]:
+    def items(self, question: Question, answer: str) -> list[JudgedItem]:
+        """What a judge is asked about an answer: each interest, those to be left alone first."""
         right = self._wanted[question.id]
         return [
             JudgedItem(f"{question.id}/{number}", "surfaced", question.query, "", answer, {"Interest": interest.text})
@@ -295,9 +275,7 @@ def _items(file: Path) -> Iterator[tuple[Part, Part]]:
             yield item, item["instance_full"]
         return
     for row in read_table(file):
-        cell = row["instance_json"]
-        with cell.located():
-            yield row, Part(parse_json(cell.text), cell.source, cell.place)
+        yield row, row["instance_json"].json
 
 
 def _slate(instance: Part) -> Wanted | None:

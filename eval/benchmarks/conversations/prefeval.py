@@ -26,25 +26,24 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
 
 from persona.errors import InvalidOptionError, check_least, check_one_of
 from persona.eval.benchmark import Question
 from persona.eval.benchmarks.conversations.turns import said, turns_of
 from persona.eval.benchmarks.letters import LETTERS, chosen_letter, lettered, option_baselines, shuffled
 from persona.eval.benchmarks.reading import Part, files_in, read_json
-from persona.eval.judging.asking import column
-from persona.eval.judging.benchmark import UNDECIDED, Decide, JudgedBenchmark, judged_metric, ratios
+from persona.eval.judging.benchmark import UNDECIDED, JudgedBenchmark, Verdicts, judged_metric, ratios
 from persona.eval.judging.check import KnownItems
-from persona.eval.judging.judge import Judge
 from persona.eval.judging.prompts import JudgedItem
 from persona.eval.judging.rates import Rates, allowing_for
 from persona.eval.metrics import ACCURACY, Metric, Samples
 from persona.eval.report import OFFICIAL
+from persona.eval.results.sums import column
 from persona.records import Profile, Record
 
 FORMS = ("explicit", "choice-based", "persona-driven")
 TASKS = ("classification", "generation")
+_VIOLATED = "preference/violated"
 _OPTIONS = "classification_task_options"
 _ACKNOWLEDGED = "Understood. I will keep that in mind."
 _CHOOSE = "{question}\n\nWhich of these answers suits me best?\n{options}\nAnswer with its letter alone."
@@ -130,30 +129,20 @@ class PrefEval(JudgedBenchmark):
                 preferences[made.name] = item["preference"].filled
         return cls(questions, preferences, choices, wanted.task)
 
-    def judged_by(self, judges: Sequence[Judge]) -> Self:
-        """Itself, its answers judged by each of `judges`.
-
-        Raises:
-            InvalidOptionError: if they are chosen, not judged, or as `JudgedBenchmark.judged_by`.
-        """
-        if self._task == TASKS[0]:
-            raise InvalidOptionError(f"the answers of {self.name}, {self._task}, are not judged: leave the judges out")
-        return super().judged_by(judges)
-
     def measures(self, rates: Rates | None) -> tuple[Metric, ...]:
         """The metrics by one judge. A check says how often violations are seen, so that share is corrected."""
         followed = (judged_metric("followed"), judged_metric(f"{OFFICIAL}followed"))
         violated = allowing_for(judged_metric("violated", higher_is_better=False), rates)
         return (*followed, *violated, judged_metric("unhelpful", higher_is_better=False), UNDECIDED)
 
-    def judged(self, questions: Sequence[Question], answers: Sequence[str], decide: Decide) -> Samples:
+    def items(self, question: Question, answer: str) -> list[JudgedItem]:
+        """What a judge is asked about an answer."""
+        return [self._item(question, kind, answer) for kind in (_VIOLATED, "helpful")]
+
+    def judged(self, questions: Sequence[Question], answers: Sequence[str], verdicts: Verdicts) -> Samples:
         """What one judge's verdicts come to (`outcome`)."""
-        pairs = list(zip(questions, answers, strict=True))
-        violated = decide([self._item(each, "preference/violated", answer) for each, answer in pairs])
-        helpful = decide([self._item(each, "helpful", answer) for each, answer in pairs])
-        found = list(map(outcome, violated, helpful))
-        samples = {name: ratios([(each[name], 1.0) for each in found]) for name in found[0]}
-        return {**samples, "violated corrected": samples["violated"]}
+        found = [outcome(violated.value, helpful.value) for violated, helpful in verdicts]
+        return {name: ratios([(each[name], 1.0) for each in found]) for name in found[0]}
 
     def baselines(self, questions: Sequence[Question]) -> Mapping[str, Sequence[str]]:
         """What can be chosen without an LLM (`persona.eval.benchmarks.letters.option_baselines`)."""
@@ -169,8 +158,8 @@ class PrefEval(JudgedBenchmark):
     def known_items(self) -> KnownItems:
         """Options that go against a preference, and the one that does not, for a check of how a judge sees that."""
         known = [(each, self._options[each.id]) for each in self.questions if self._options[each.id]]
-        against = [self._item(each, "preference/violated", options[1]) for each, options in known]
-        fitting = [self._item(each, "preference/violated", options[0]) for each, options in known]
+        against = [self._item(each, _VIOLATED, options[1]) for each, options in known]
+        fitting = [self._item(each, _VIOLATED, options[0]) for each, options in known]
         return KnownItems(tuple(against), tuple(fitting))
 
     def _item(self, question: Question, kind: str, answer: str) -> JudgedItem:

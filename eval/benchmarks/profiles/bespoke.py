@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -37,13 +37,20 @@ from persona.errors import InvalidOptionError
 from persona.eval.benchmark import Question
 from persona.eval.benchmarks.profiles.tables import table_files, table_rows
 from persona.eval.benchmarks.reading import Part
-from persona.eval.judging.benchmark import UNDECIDED, Decide, JudgedBenchmark, judged_metric, ratios, undecided
-from persona.eval.judging.check import KnownItems, vague_answer
+from persona.eval.judging.benchmark import (
+    UNDECIDED,
+    JudgedBenchmark,
+    Verdicts,
+    judged_metric,
+    ratios,
+    undecided,
+    values_of,
+)
+from persona.eval.judging.check import KnownItems
 from persona.eval.judging.prompts import JudgedItem
 from persona.eval.judging.rates import Rates, allowing_for
 from persona.eval.metrics import Metric, Samples
 from persona.eval.report import OFFICIAL
-from persona.formats.text_files import parse_json
 from persona.records import Profile, Record
 
 HISTORIES = ("chat", "search")
@@ -134,10 +141,9 @@ class Bespoke(JudgedBenchmark):
         rubrics = {_key(row): row["personalized_rubric_value"].text for row in _table(folder, "personalized_rubric")}
         claims: dict[tuple[str, str], list[str]] = defaultdict(list)
         for row in _table(folder, "gold_information"):
-            claims[_key(row)] += [
-                claim.short for claim in _json(row["gold_information_value"])["gold_information"].parts
-            ]
-        shots = {_key(row): _shots(_json(row["evaluation_shot_value"])) for row in _table(folder, "evaluation_shot")}
+            listed = row["gold_information_value"].json["gold_information"]
+            claims[_key(row)] += [claim.short for claim in listed.parts]
+        shots = {_key(row): _shots(row["evaluation_shot_value"].json) for row in _table(folder, "evaluation_shot")}
         questions: dict[str, Question] = {}
         needs: dict[str, Need] = {}
         for row in _table(folder, "queries", "query_table"):
@@ -150,6 +156,10 @@ class Bespoke(JudgedBenchmark):
                 questions[id_] = Question(id_, user, profile, query, query, gold=need)
             needs[id_] = Need(need, rubrics.get(key, ""), tuple(claims.get(key, ())), shots.get(key, ()))
         return cls(list(questions.values()), needs)
+
+    def items(self, question: Question, answer: str) -> list[JudgedItem]:
+        """What a judge is asked about an answer: each of `WAYS`, then each claim."""
+        return [*self.scored_items(question, answer), *self.claim_items(question, answer)]
 
     def scored_items(self, question: Question, answer: str) -> list[JudgedItem]:
         """What a judge is asked about an answer: each of `WAYS`."""
@@ -174,20 +184,14 @@ class Bespoke(JudgedBenchmark):
             for number, claim in enumerate(self._needs[question.id].claims)
         ]
 
-    def judged(self, questions: Sequence[Question], answers: Sequence[str], decide: Decide) -> Samples:
+    def judged(self, questions: Sequence[Question], answers: Sequence[str], verdicts: Verdicts) -> Samples:
         """What each measure records; see the module."""
-        pairs = list(zip(questions, answers, strict=True))
-        items = [[*self.scored_items(*pair), *self.claim_items(*pair)] for pair in pairs]
-        values = iter(decide([item for some in items for item in some]))
-        verdicts = [[next(values) for _ in some] for some in items]
-        scored = [some[: len(WAYS)] for some in verdicts]
-        claims = [[value or 0.0 for value in some[len(WAYS) :]] for some in verdicts]
+        scored = [some[: len(WAYS)] for some in values_of(verdicts)]
+        claims = [[value or 0.0 for value in some[len(WAYS) :]] for some in values_of(verdicts)]
         rubric = [_mean(some) for some in scored]
-        recall = ratios([(sum(some) / len(some), 1) if some else (0, 0) for some in claims])
         samples = {
             "rubric": ratios([(mean or 0, mean is not None) for mean in rubric]),
-            "recall": recall,
-            "recall corrected": recall,
+            "recall": ratios([(sum(some) / len(some), 1) if some else (0, 0) for some in claims]),
             "undecided": undecided(verdicts),
             # 1 to 5 by 5, of a value that is 0 for 1 and 1 for 5.
             f"{OFFICIAL}rubric": ratios([((1 + 4 * mean) / 5, 1) if mean is not None else (0, 0) for mean in rubric]),
@@ -204,17 +208,8 @@ class Bespoke(JudgedBenchmark):
 
     def known_items(self) -> KnownItems:
         """Claims as answers, and vague answers."""
-        right = [
-            item
-            for question in self.questions
-            for number, claim in enumerate(self._needs[question.id].claims)
-            for item in self.claim_items(question, claim)[number : number + 1]
-        ]
-        wrong = [
-            JudgedItem(item.id, item.kind, item.question, "", vague_answer(item.question, number), item.rubric)
-            for number, item in enumerate(right)
-        ]
-        return KnownItems(tuple(right), tuple(wrong))
+        claims = [item for question in self.questions for item in self.claim_items(question, "")]
+        return KnownItems.of_right([replace(item, answer=item.rubric["Claim"]) for item in claims])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -247,12 +242,6 @@ def _profiles(folder: Path, histories: Sequence[str]) -> dict[str, Profile]:
         with Part(user, str(folder), f"user {user!r:.80}").located():
             found[user] = Profile(user, tuple(some))
     return found
-
-
-def _json(cell: Part) -> Part:
-    """The JSON in a cell."""
-    with cell.located():
-        return Part(parse_json(cell.text), cell.source, cell.place)
 
 
 def _shots(shot: Part) -> tuple[tuple[str, Mapping[str, str]], ...]:

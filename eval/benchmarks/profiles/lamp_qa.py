@@ -17,17 +17,26 @@ A judge is asked of each aspect that matters to the person how far the answer tr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 
 from persona.errors import check_one_of
 from persona.eval.benchmark import Question
+from persona.eval.benchmarks.baselines import nearest_records
 from persona.eval.benchmarks.profiles.tables import table_files, table_rows
 from persona.eval.benchmarks.reading import Part
-from persona.eval.judging.benchmark import UNDECIDED, Decide, JudgedBenchmark, judged_metric, ratios, undecided
-from persona.eval.judging.check import KnownItems, vague_answer
+from persona.eval.judging.benchmark import (
+    UNDECIDED,
+    JudgedBenchmark,
+    Verdicts,
+    judged_metric,
+    ratios,
+    undecided,
+    values_of,
+)
+from persona.eval.judging.check import KnownItems
 from persona.eval.judging.prompts import JudgedItem
 from persona.eval.judging.rates import Rates, allowing_for
 from persona.eval.metrics import Metric, Samples
@@ -141,42 +150,31 @@ class LampQa(JudgedBenchmark):
             for number, aspect in enumerate(self._aspects[question.id])
         ]
 
-    def judged(self, questions: Sequence[Question], answers: Sequence[str], decide: Decide) -> Samples:
+    def judged(self, questions: Sequence[Question], answers: Sequence[str], verdicts: Verdicts) -> Samples:
         """What each measure records; see the module."""
-        items = [self.items(question, answer) for question, answer in zip(questions, answers, strict=True)]
-        values = iter(decide([item for some in items for item in some]))
-        verdicts = [[next(values) for _ in some] for some in items]
-        decided = [[value for value in some if value is not None] for some in verdicts]
-        full = ratios([(sum(value == _FULL for value in some), len(some)) for some in verdicts])
+        judged = values_of(verdicts)
+        decided = [[value for value in some if value is not None] for some in judged]
         return {
             "rubric": ratios([(sum(some) / len(some), 1) if some else (0, 0) for some in decided]),
-            "full": full,
-            "full corrected": full,
+            "full": ratios([(some.count(_FULL), len(some)) for some in judged]),
             "undecided": undecided(verdicts),
             f"{OFFICIAL}rubric": ratios(
-                [(sum(some) / len(all_), 1) for some, all_ in zip(decided, verdicts, strict=True)]
+                [(sum(some) / len(all_), 1) for some, all_ in zip(decided, judged, strict=True)]
             ),
         }
 
     def baselines(self, questions: Sequence[Question]) -> Mapping[str, Sequence[str]]:
         """The person's earlier post that is most like the question, as the answer."""
-        from persona.retrievers.words.bm25 import BM25Retriever
-
-        found = BM25Retriever().retrieve_batch(
-            [each.profile for each in questions], [each.query for each in questions], 1
-        )
-        return {"nearest post": [records[0].record.text if records else "" for records in found]}
+        return {"nearest post": [record.text if record else "" for record in nearest_records(questions)]}
 
     def known_items(self) -> KnownItems:
         """Answers that treat an aspect in the rubric's own words, and vague ones."""
-        right: list[JudgedItem] = []
-        wrong: list[JudgedItem] = []
-        for question in self.questions:
-            for number, aspect in enumerate(self._aspects[question.id]):
-                told = f"{aspect.name}: {aspect.reason} You say: {aspect.evidence}"
-                right.append(self.items(question, told)[number])
-                wrong.append(self.items(question, vague_answer(question.query, len(wrong)))[number])
-        return KnownItems(tuple(right), tuple(wrong))
+        told = [
+            replace(item, answer=f"{aspect.name}: {aspect.reason} You say: {aspect.evidence}")
+            for question in self.questions
+            for item, aspect in zip(self.items(question, ""), self._aspects[question.id], strict=True)
+        ]
+        return KnownItems.of_right(told)
 
 
 def _files(place: Path, wanted: LampQaOptions) -> list[Path]:

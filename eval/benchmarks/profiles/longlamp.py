@@ -23,15 +23,16 @@ from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-
 from persona.errors import check_one_of
 from persona.eval.benchmark import Benchmark, Question
+from persona.eval.benchmarks.baselines import nearest_records
 from persona.eval.benchmarks.profiles.meteor import has_wordnet, meteor, official_meteor
 from persona.eval.benchmarks.profiles.tables import table_files, table_rows
 from persona.eval.benchmarks.reading import Part
-from persona.eval.metrics import Answer, Array, Metric, Samples, mean_of_sums, ratio_of_sums, rouge
+from persona.eval.judging.benchmark import ratios
+from persona.eval.metrics import Metric, Samples, mean_of_sums, ratio_of_sums, rouge
 from persona.eval.report import OFFICIAL
+from persona.eval.results.sums import column, unlabelled
 from persona.records import Profile, Record
 
 SETTINGS = ("user", "temporal")
@@ -109,10 +110,8 @@ class LongLamp(Benchmark):
     def __init__(self, task: Task, questions: Sequence[Question]) -> None:
         self.task, self.questions = task, tuple(questions)
         self.name = f"longlamp {task.name}"
-        fixed = [Metric(name, True, _of_one(both[0]), mean_of_sums) for name, both in _SCORES.items()]
-        official = [
-            Metric(f"{OFFICIAL}{name}", True, _where_answered(both[1]), ratio_of_sums) for name, both in _SCORES.items()
-        ]
+        fixed = [Metric(name, True, unlabelled, mean_of_sums) for name in _SCORES]
+        official = [Metric(f"{OFFICIAL}{name}", True, unlabelled, ratio_of_sums) for name in _SCORES]
         self.metrics = (*fixed, *official)
         synonyms = "with" if has_wordnet() else "without"
         meteors = f"; repeated words are matched from the end; here {synonyms} WordNet's synonyms"
@@ -144,20 +143,16 @@ class LongLamp(Benchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[str]) -> Samples:
         """What each metric records; see the module."""
-        given = [
-            Answer(each.id, (each.gold or "").strip(), said.strip())
-            for each, said in zip(questions, answers, strict=True)
-        ]
-        return {metric.name: metric.measure(given, ()) for metric in self.metrics}
+        pairs = [((each.gold or "").strip(), said.strip()) for each, said in zip(questions, answers, strict=True)]
+        samples = {}
+        for name, (fixed, official) in _SCORES.items():
+            samples[name] = column([fixed(*pair) for pair in pairs])
+            samples[f"{OFFICIAL}{name}"] = ratios([(official(*pair), 1) if pair[1] else (0, 0) for pair in pairs])
+        return samples
 
     def baselines(self, questions: Sequence[Question]) -> Mapping[str, Sequence[str]]:
         """The user's own text that was written for what is most like the question."""
-        from persona.retrievers.words.bm25 import BM25Retriever
-
-        found = BM25Retriever().retrieve_batch(
-            [each.profile for each in questions], [each.query for each in questions], 1
-        )
-        return {"nearest text": [records[0].record.written if records else "" for records in found]}
+        return {"nearest text": [record.written if record else "" for record in nearest_records(questions)]}
 
 
 def query_of(prompt: str) -> str:
@@ -202,20 +197,3 @@ def _record(task: Task, item: Part) -> Record | None:
             time=year.short if year and year.short.isdigit() and len(year.short) == 4 else None,
             metadata={"overall": overall.short} if overall else {},
         )
-
-
-def _of_one(score: Callable[[str, str], float]) -> Callable[[Sequence[Answer], Sequence[str]], Array]:
-    def measure(answers: Sequence[Answer], labels: Sequence[str]) -> Array:
-        return np.array([[score(each.gold, each.prediction)] for each in answers], dtype=np.float64)
-
-    return measure
-
-
-def _where_answered(score: Callable[[str, str], float]) -> Callable[[Sequence[Answer], Sequence[str]], Array]:
-    """The score of an answer, and whether it counts."""
-
-    def measure(answers: Sequence[Answer], labels: Sequence[str]) -> Array:
-        values = [(score(each.gold, each.prediction), 1.0) if each.prediction else (0.0, 0.0) for each in answers]
-        return np.array(values, dtype=np.float64)
-
-    return measure

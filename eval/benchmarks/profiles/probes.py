@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from persona.errors import EvaluationError, InvalidOptionError, check_least
+from persona.errors import EvaluationError, check_least, check_one_of
 from persona.eval.benchmark import Benchmark, Question
 from persona.eval.metrics import ACCURACY, Answer, Array, Metric, mean_of_sums
 from persona.eval.report import OFFICIAL
@@ -92,8 +92,7 @@ class ProbeOptions:
 
     def __post_init__(self) -> None:
         for kind in self.kinds or ("",):
-            if kind not in (*PROBES, SEVERAL):
-                raise InvalidOptionError(f"`kinds` must be of {', '.join((*PROBES, SEVERAL))}, was: {kind!r}")
+            check_one_of((*PROBES, SEVERAL), kinds=kind)
         check_least(6, least=self.least)
         check_least(0, seed=self.seed)
 

@@ -36,10 +36,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from persona.errors import InvalidOptionError
+from persona.errors import check_one_of
 from persona.eval.benchmark import Benchmark, Question
 from persona.eval.benchmarks.reading import Part, read_json
-from persona.eval.judging.benchmark import UNDECIDED, Decide, JudgedBenchmark, judged_metric, ratios
+from persona.eval.judging.benchmark import UNDECIDED, JudgedBenchmark, Verdicts, judged_metric, ratios, undecided
 from persona.eval.judging.prompts import KINDS, JudgedItem
 from persona.eval.judging.rates import Rates
 from persona.eval.metrics import ACCURACY, F1, Answer, Array, Metric, Samples, mean_of_sums, ratio_of_sums
@@ -99,14 +99,9 @@ class RpEvalOptions:
     encoder: str = "minilm"
 
     def __post_init__(self) -> None:
-        known = {
-            "asked": ("discrimination", "generation"),
-            "preference": ("explicit", "implicit"),
-            "items": ("single", "multi"),
-        }
-        for name, values in known.items():
-            if getattr(self, name) not in values:
-                raise InvalidOptionError(f"`{name}` must be {' or '.join(values)}, was: {getattr(self, name)!r}")
+        check_one_of(("discrimination", "generation"), asked=self.asked)
+        check_one_of(("explicit", "implicit"), preference=self.preference)
+        check_one_of(("single", "multi"), items=self.items)
 
 
 class RpEval(Benchmark):
@@ -197,26 +192,20 @@ class Generation(JudgedBenchmark, RpEval):
         known = {"The person's preference": self.preferences[question.id]}
         return [JudgedItem(question.id, "treatment", question.prompt, "", answer, known)]
 
-    def judged(self, questions: Sequence[Question], answers: Sequence[str], decide: Decide) -> Samples:
+    def judged(self, questions: Sequence[Question], answers: Sequence[str], verdicts: Verdicts) -> Samples:
         """What each measure records. An empty answer treats nothing as it should."""
-        items = [item for pair in zip(questions, answers, strict=True) for item in self.items(*pair)]
-        values = decide(items)
-        given = [bool(answer.strip()) for answer in answers]
-        wanted = [_TREATMENTS[question.kind] for question in questions]
-        rows = list(zip(values, wanted, given, strict=True))
-        right = [float(said and value == gold) for value, gold, said in rows]
+        rows = [
+            (only.value, _TREATMENTS[question.kind], bool(answer.strip()))
+            for (only,), question, answer in zip(verdicts, questions, answers, strict=True)
+        ]
+        right = [float(given and value == wanted) for value, wanted, given in rows]
+        decided = [(value or 0.0, wanted, given and value is not None) for value, wanted, given in rows]
         return {
             "rational": ratios([(each, 1) for each in right]),
-            "over-personalized": ratios(
-                [(said and value is not None and value > gold, 1) for value, gold, said in rows]
-            ),
-            "under-personalized": ratios(
-                [(said and value is not None and value < gold, 1) for value, gold, said in rows]
-            ),
-            "undecided": ratios([(value is None, 1) for value in values]),
-            f"{OFFICIAL}rational": ratios(
-                [(each, value is not None) for each, value in zip(right, values, strict=True)]
-            ),
+            "over-personalized": ratios([(known and value > wanted, 1) for value, wanted, known in decided]),
+            "under-personalized": ratios([(known and value < wanted, 1) for value, wanted, known in decided]),
+            "undecided": undecided(verdicts),
+            f"{OFFICIAL}rational": ratios([(each, row[0] is not None) for each, row in zip(right, rows, strict=True)]),
         }
 
 

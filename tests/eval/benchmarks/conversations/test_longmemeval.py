@@ -108,8 +108,8 @@ def test_options_and_what_is_refused(tmp_path: Path) -> None:
     assert [each.id for each in read(first=1)] == ["q1"]
     first: Any = LONGMEMEVAL[0]
     for key, value, said in (
-        ("question_date", "20 May", "question 0, question_date: a date must be like '2023/05/20 (Sat) 02:21'"),
-        ("question_date", "2023/13/20 (Sat) 02:21", "question_date: a date must be like"),
+        ("question_date", "20 May", "question 0, question_date: a time must be like '2023/05/20 (Sat) 02:21'"),
+        ("question_date", "2023/13/20 (Sat) 02:21", "question_date: a time must be like"),
         ("question_type", "other", "question_type: a type must be one of single-session-user"),
         ("haystack_dates", [], "sessions, dates and ids must be as many, were: 3, 0, 3"),
         ("haystack_sessions", [[7], [], []], "haystack_sessions 0 0: an object must stand here, was: 7"),

@@ -64,7 +64,7 @@ def test_slates_are_scored_and_not_judged(tmp_path: Path) -> None:
     values = {metric.name: metric.value(samples) for metric in benchmark.metrics}
     assert values["MRR"] == 0.5
     assert values["negative first"] == 1
-    with pytest.raises(InvalidOptionError, match="slate, are not judged"):
+    with pytest.raises(InvalidOptionError, match="personamem-v3 are not judged"):
         load_benchmark("personamem-v3", tmp_path, judges=[ByWords()])
 
 

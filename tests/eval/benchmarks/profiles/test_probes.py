@@ -116,7 +116,7 @@ def test_files_training_users_and_what_is_refused(tmp_path: Path) -> None:
         load_benchmark("probes", others)
     with pytest.raises(EvaluationError, match="no user has 20 records with a label"):
         load_benchmark("probes", asked, least=20)
-    with pytest.raises(InvalidOptionError, match="`kinds` must be of last item"):
+    with pytest.raises(InvalidOptionError, match="`kinds` must be one of last item"):
         load_benchmark("probes", asked, kinds=("first item",))
 
 

@@ -114,7 +114,7 @@ def test_what_is_wrong_is_named(folder: Path) -> None:
         path.write_text(json.dumps([{**SINGLE[0], **broken}]))
         with pytest.raises(DataFormatError, match=message):
             load_benchmark("rpeval", path)
-    with pytest.raises(InvalidOptionError, match="`asked` must be discrimination or generation"):
+    with pytest.raises(InvalidOptionError, match="`asked` must be one of discrimination, generation"):
         load_benchmark("rpeval", path, asked="both")
 
 

@@ -28,10 +28,10 @@ from persona.errors import PersonaError
 from persona.eval.benchmark import Benchmark, Question
 from persona.eval.benchmarks.named import drawn
 from persona.eval.benchmarks.registry import load_benchmark
-from persona.eval.benchmarks.retrieval import RetrievalReport, evaluate_retrieval
+from persona.eval.benchmarks.retrieval import evaluate_retrieval
 from persona.eval.benchmarks.whole_history import WholeHistory
 from persona.eval.methods import Method
-from persona.eval.report import interval_cell, markdown
+from persona.eval.report import Report, interval_cell, markdown
 from persona.eval.run import evaluate
 from persona.llm.load import load_llm
 from persona.personalizer import Personalizer
@@ -207,7 +207,7 @@ def answers(
         return evaluate(few, rows, []).markdown()
 
 
-def table(rows: Mapping[str, Measured], report: RetrievalReport, k: int, whole: float) -> str:
+def table(rows: Mapping[str, Measured], report: Report, k: int, whole: float) -> str:
     """The table of memories."""
     header = [
         "memory",

@@ -58,6 +58,7 @@ class Row:
             None where none does, or no records are given.
         corrected: p-value of `difference`, by Holm's correction for all methods; None where there is one.
         prompts: hash of the requests; empty for baselines.
+        milliseconds: mean time of a question, what is made once for all included; None where it was not measured.
         samples: what each metric recorded of each question.
     """
 
@@ -66,10 +67,10 @@ class Row:
     control: str | None
     scores: Mapping[str, Interval]
     difference: PairedDifference | None
-    gain: PairedDifference | None
-    to_other_user: PairedDifference | None
-    tokens_added: float
-    runs: tuple[Mapping[str, str], ...] = field(repr=False)
+    gain: PairedDifference | None = None
+    to_other_user: PairedDifference | None = None
+    tokens_added: float = 0.0
+    runs: tuple[Mapping[str, str], ...] = field(default=(), repr=False)
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     way: str = ""
     answered: str = ""
@@ -78,6 +79,7 @@ class Row:
     evidence: Interval | None = None
     corrected: float | None = None
     prompts: str = ""
+    milliseconds: float | None = None
     samples: Samples = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -110,7 +112,7 @@ class Row:
         }
         further |= {"outcomes": dict(self.outcomes), "seeds": len(self.runs), "parts": dict(self.parts)}
         further |= {"evidence": self.evidence and asdict(self.evidence), "p_holm": self.corrected}
-        return {**content, **further, "prompts": self.prompts}
+        return {**content, **further, "prompts": self.prompts, "milliseconds": self.milliseconds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,8 @@ class Report:
         return table(
             self.cells(),
             title=f"{title}: {self.benchmark}, {self.questions} questions of {self.users} users",
-            caption="intervals: 95 %, bootstrap over users; difference: to `none`, paired"
+            caption="intervals: 95 %, bootstrap over users; difference, paired: to "
+            + ("`none`" if self.llm else "the first row; no LLM was asked")
             + (f"; {self.left_out} questions left out, which a row has no answer to" if self.left_out else ""),
         )
 
@@ -239,7 +242,10 @@ class Report:
             columns["answered"] = [row.answered or "-" for row in self.rows]
         if wrong := outcome_cells([row.outcomes for row in self.rows]):
             columns["of the answers"] = wrong
-        columns["tokens added"] = [f"{row.tokens_added:.0f}" for row in self.rows]
+        if self.llm:
+            columns["tokens added"] = [f"{row.tokens_added:.0f}" for row in self.rows]
+        if any(row.milliseconds is not None for row in self.rows):
+            columns["ms a question"] = [f"{row.milliseconds or 0:.1f}" for row in self.rows]
         return [list(columns), *map(list, zip(*columns.values(), strict=True))]
 
 
@@ -284,6 +290,6 @@ def table(cells: Sequence[Sequence[str]], *, title: str, caption: str | None = N
     return made
 
 
-def write_results(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write ``results.json`` into a folder, the whole file or nothing."""
-    write_atomically(folder / "results.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def write_results(folder: Path, content: Mapping[str, Any], name: str = "results.json") -> None:
+    """Write results into a folder, the whole file or nothing."""
+    write_atomically(folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

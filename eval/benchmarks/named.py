@@ -13,7 +13,6 @@ benchmark.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from copy import copy
@@ -27,14 +26,13 @@ from persona.assembly import as_encoder, as_user_embedder
 from persona.channels import Channel
 from persona.errors import InvalidOptionError, check_least, check_one_of
 from persona.eval.benchmark import Benchmark, Question
-from persona.eval.benchmarks.retrieval import RetrievalReport, evaluate_retrieval
+from persona.eval.benchmarks.retrieval import evaluate_retrieval
 from persona.eval.benchmarks.whole_history import EvidenceAlone, WholeHistory
 from persona.eval.controls import Control, OtherUser
 from persona.eval.methods import Method
 from persona.eval.options import NONE, USER_EMBEDDER, EvaluationOptions
-from persona.eval.report import Report
+from persona.eval.report import Report, write_results
 from persona.eval.run import Progress, evaluate, working_folder
-from persona.files import write_atomically
 from persona.personalizer import Personalizer
 from persona.prompts import PromptBuilder
 from persona.protocols import ANSWERS, GenerationOptions, LanguageModel, RecordEncoder, Retriever, ScoresChoices
@@ -161,7 +159,7 @@ def evaluate_benchmark_retrieval(
     *,
     out: Path | None = None,
     progress: Progress = lambda stage, done, total: None,
-) -> RetrievalReport:
+) -> Report:
     """How much of the evidence the retrievers among the methods find; no LLM is asked.
 
     Args:
@@ -181,7 +179,7 @@ def evaluate_benchmark_retrieval(
         given: dict[str, Any] = {"resamples": options.resamples, "seed": options.seed, "config": options.as_dict()}
         report = evaluate_retrieval(benchmark, retrievers, options.ks, **given)
     if out is not None:
-        write_atomically(out / "retrieval.json", json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")
+        write_results(out, report.as_dict(), "retrieval.json")
     return report
 
 

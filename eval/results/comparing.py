@@ -10,7 +10,6 @@ several. Two runs with another order or another choice of questions share those 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from persona.errors import DataFormatError, EvaluationError
+from persona.errors import EvaluationError
+from persona.eval.benchmarks.reading import read_json
 from persona.eval.bootstrap import Bootstrap, Interval, PairedDifference, holm
 from persona.eval.metrics import Metric, Samples
 from persona.eval.report import interval_cell, markdown
@@ -108,7 +108,7 @@ def compare(a: Path, b: Path, *, resamples: int = 2000, seed: int = 0) -> Compar
     """
     folders = [each.parent if each.name == RESULTS else each for each in (a, b)]
     about = [_results(folder) for folder in folders]
-    names = [str(each["benchmark"]) for each in about]
+    names = [each["benchmark"] for each in about]
     if names[0] != names[1]:
         raise EvaluationError(f"two runs must be of one benchmark, were of {names[0]} and {names[1]}")
     ours, theirs = map(read_samples, folders)
@@ -128,7 +128,7 @@ def compare(a: Path, b: Path, *, resamples: int = 2000, seed: int = 0) -> Compar
         compared.append(ComparedRow(name, first, second, bootstrap.paired(metric, *pair), 1.0))
     corrected = holm([each.difference.p_value for each in compared])
     made = tuple(replace(each, corrected=p_value) for each, p_value in zip(compared, corrected, strict=True))
-    llms = (str(about[0]["llm"]), str(about[1]["llm"]))
+    llms = (about[0]["llm"], about[1]["llm"])
     return Comparison(names[0], metric.name, len(shared), llms, about[0]["data"] == about[1]["data"], made)
 
 
@@ -140,14 +140,6 @@ def _of(kept: KeptSamples, row: str, metric: Metric, ids: Sequence[str]) -> Samp
     return {metric.name: runs[[place[each] for each in ids]]}
 
 
-def _results(folder: Path) -> dict[str, Any]:
-    path = folder / RESULTS
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataFormatError(f"the results of a run cannot be read: {error.strerror}", source=path) from None
-    except ValueError as error:
-        raise DataFormatError(f"broken JSON: {error}", source=path) from None
-    if not isinstance(content, dict) or not {"benchmark", "llm", "data"} <= set(content):
-        raise DataFormatError("these are no results of a run on a benchmark", source=path)
-    return content
+def _results(folder: Path) -> dict[str, str]:
+    about = read_json(folder / RESULTS)
+    return {name: about[name].text for name in ("benchmark", "llm", "data")}

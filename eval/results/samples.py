@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from persona.errors import DataFormatError
+from persona.eval.benchmarks.reading import read_json
 from persona.eval.metrics import Array, Metric, Samples
 from persona.eval.results.sums import OF_SUMS
 from persona.files import write_atomically
@@ -61,12 +62,7 @@ def read_samples(folder: Path) -> KeptSamples:
         DataFormatError: if there are none, or they are of another form.
     """
     path = folder / SAMPLES
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataFormatError(f"the samples of a run cannot be read: {error.strerror}", source=path) from None
-    except ValueError as error:
-        raise DataFormatError(f"broken JSON: {error}", source=path) from None
+    content = read_json(path).mapping
     try:
         ids, groups = tuple(map(str, content["ids"])), tuple(map(str, content["groups"]))
         metrics = tuple(Metric(name, True, _unmeasured, OF_SUMS[way]) for name, way in content["metrics"].items())

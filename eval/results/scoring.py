@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -98,6 +99,7 @@ class Scoring:
             raise EvaluationError("there is nothing to score: no question was answered in every row")
         self._users = [questions[index].user_id for index in self._kept]
         self._scored = golds > 0
+        self._draw = partial(Bootstrap, resamples=options.resamples, seed=options.seed)
         self.ids = tuple(questions[index].id for index in self._kept)
         self.groups = tuple(self._users)
 
@@ -134,13 +136,13 @@ class Scoring:
                     samples=own or {},
                 )
             )
-        rows = _corrected(rows)
+        rows = list(corrected(rows))
         for name, answers in self._benchmark.baselines(self._questions).items():
             own = self._samples([answers]) if self._scored else None
             difference = self._compared(own, samples.get(usual))
             runs, kinds = (self._by_id(answers),), self._by_kind(own)
             scores = self._intervals(own)
-            rows.append(Row(name, 0, None, scores, difference, None, None, 0.0, runs, kinds=kinds, samples=own or {}))
+            rows.append(Row(name, 0, None, scores, difference, runs=runs, kinds=kinds, samples=own or {}))
         return tuple(rows)
 
     def _by_id(self, answers: Sequence[str]) -> dict[str, str]:
@@ -154,23 +156,12 @@ class Scoring:
     def _intervals(self, samples: Samples | None) -> dict[str, Interval]:
         if samples is None:
             return {}
-        bootstrap = self._bootstrap(samples)
+        bootstrap = _drawing(self._users, samples, self._options)
         return {metric.name: bootstrap.interval(metric, samples) for metric in self._benchmark.metrics}
 
     def _by_kind(self, samples: Samples | None) -> dict[str, Interval]:
-        """The first metric over the questions of each kind; nothing where all are of one."""
-        kinds = [self._questions[index].kind for index in self._kept]
-        if samples is None or len(set(kinds)) < 2:
-            return {}
-        metric = self._benchmark.metrics[0]
-        runs = len(metric.recorded(samples)) // len(kinds)
-        found = {}
-        for kind in sorted(set(kinds)):
-            where = [index for index, each in enumerate(kinds * runs) if each == kind]
-            users = [self._users[index % len(kinds)] for index in where]
-            bootstrap = Bootstrap(users, resamples=self._options.resamples, seed=self._options.seed)
-            found[kind] = bootstrap.interval(metric, {metric.name: metric.recorded(samples)[where]})
-        return found
+        questions = [self._questions[index] for index in self._kept]
+        return {} if samples is None else by_kind(self._benchmark.metrics[0], samples, questions, self._draw)
 
     def _evidence(self, answered: Answered) -> Interval | None:
         """How much of the evidence stood in the requests; None where none is named, or no record was given."""
@@ -178,18 +169,33 @@ class Scoring:
         shares = [(user_id, share) for user_id, share in known if share is not None]
         if not shares or not answered.method.personal:
             return None
-        bootstrap = Bootstrap(
-            [user_id for user_id, _ in shares], resamples=self._options.resamples, seed=self._options.seed
-        )
-        return bootstrap.mean([share for _, share in shares])
+        return self._draw([user_id for user_id, _ in shares]).mean([share for _, share in shares])
 
     def _compared(self, ours: Samples | None, theirs: Samples | None) -> PairedDifference | None:
         if ours is None or theirs is None:
             return None
         return compared(self._benchmark.metrics[0], self._users, ours, theirs, self._options)
 
-    def _bootstrap(self, samples: Samples) -> Bootstrap:
-        return _drawing(self._users, samples, self._options)
+
+def by_kind(
+    metric: Metric, samples: Samples, questions: Sequence[Question], draw: Callable[[list[str]], Bootstrap]
+) -> dict[str, Interval]:
+    """A metric over the questions of each kind; nothing where all are of one.
+
+    Args:
+        metric: the measure.
+        samples: what it recorded, one run after the other.
+        questions: of one run.
+        draw: makes a bootstrap of the users of some questions.
+    """
+    recorded, kinds = metric.recorded(samples), [question.kind for question in questions]
+    runs = len(recorded) // len(questions)
+    found = {}
+    for kind in sorted(set(kinds)) if len(set(kinds)) > 1 else ():
+        where = [index for index, each in enumerate(kinds * runs) if each == kind]
+        bootstrap = draw([questions[index % len(questions)].user_id for index in where])
+        found[kind] = bootstrap.interval(metric, {metric.name: recorded[where]})
+    return found
 
 
 def compared(
@@ -217,11 +223,11 @@ def _drawing(users: Sequence[str], samples: Samples, options: EvaluationOptions)
     return Bootstrap(list(users) * runs, resamples=options.resamples, seed=options.seed)
 
 
-def _corrected(rows: Sequence[Row]) -> list[Row]:
+def corrected(rows: Sequence[Row]) -> tuple[Row, ...]:
     """Rows whose methods have p-values corrected for their number, where there are several."""
     compared = [index for index, row in enumerate(rows) if row.control is None and row.difference is not None]
     if len(compared) < 2:
-        return list(rows)
+        return tuple(rows)
     values = holm([row.difference.p_value for row in (rows[index] for index in compared) if row.difference is not None])
     by_row = dict(zip(compared, values, strict=True))
-    return [replace(row, corrected=by_row.get(index)) for index, row in enumerate(rows)]
+    return tuple(replace(row, corrected=by_row.get(index)) for index, row in enumerate(rows))

@@ -194,7 +194,7 @@ def _show_retrieval(benchmark: Benchmark, chosen: MethodOptions, folder: Path) -
     with progress_bars("steps") as progress:
         found = evaluate_benchmark_retrieval(benchmark, chosen, out=folder, progress=stage_bars(progress))
     if not report(found.as_dict()):
-        show(found.table())
+        show(found.table("retrieval"))
         _show_kinds(found.by_kind())
         say(f"results: {folder}")
 

@@ -240,7 +240,7 @@ ERRORS = {
     "eval locomo nowhere": "nowhere: there is no such file or folder; get data/locomo10.json",
     "eval run lokomo films": "a benchmark must be one of",
     "eval locomo films --methods bm52": "a method must be one of none, full,",
-    "eval compare films films": "films/results.json: the results of a run cannot be read",
+    "eval compare films films": "films/results.json: the file cannot be read",
     "eval restraint films --methods none --llm no/such": "the row 'none' is always there",
     "eval restraint films --set split=test": "a split must be one of train, dev",
     "eval restraint films --set judge=record": "`judge` says what a filter judges, and there is none",

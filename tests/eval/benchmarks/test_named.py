@@ -90,7 +90,7 @@ def test_two_runs_are_compared_on_the_questions_of_both(locomo: Locomo, tmp_path
     # b: "quince" is half of one multi-hop answer; a declines twice.
     assert rows["none"].difference.difference == pytest.approx((2 - 0.5) / 7)
     assert rows["none"].corrected >= rows["none"].difference.p_value
-    with pytest.raises(DataFormatError, match=r"nowhere/results\.json: the results of a run cannot be read"):
+    with pytest.raises(DataFormatError, match=r"nowhere/results\.json: the file cannot be read"):
         compare(tmp_path / "a", tmp_path / "nowhere")
     (tmp_path / "b/samples.json").write_text("{}")
     with pytest.raises(DataFormatError, match=r"samples\.json: these are no samples of a run"):

@@ -32,8 +32,9 @@ import numpy as np
 from persona.channels import Ask
 from persona.eval.answers import Answers
 from persona.eval.benchmark import Benchmark, Question
-from persona.eval.methods import Arm
-from persona.eval.options import CALIBRATIONS
+from persona.eval.controls import Control, as_arms
+from persona.eval.methods import Arm, Method
+from persona.eval.options import CALIBRATIONS, EvaluationOptions
 from persona.llm.answers.choices import chosen
 from persona.llm.answers.modes import answer_mode
 from persona.personalizer import Personalizer
@@ -89,12 +90,13 @@ def calibration_questions(benchmark: Benchmark, number: int, seed: int) -> list[
 
 
 class Calibrator:
-    """Fits calibrations on training questions.
+    """The calibration of each run of each row, fitted on training questions.
 
     Args:
-        benchmark: scores answers to them.
-        questions: the training questions.
-        kind: one of `persona.eval.options.CALIBRATIONS`.
+        benchmark: has the training split, and scores answers to it.
+        methods: the rows' methods.
+        controls: of the methods.
+        options: which calibration, and on how many questions.
         answers: keeps the scores.
         progress: called with a stage's name, how many questions are scored and how many will be.
     """
@@ -102,24 +104,26 @@ class Calibrator:
     def __init__(
         self,
         benchmark: Benchmark,
-        questions: Sequence[Question],
-        kind: str,
+        methods: Sequence[Method],
+        controls: Sequence[Control],
+        options: EvaluationOptions,
         answers: Answers,
-        progress: Callable[[str, int, int], object] = lambda stage, done, total: None,
+        progress: Callable[[str, int, int], object],
     ) -> None:
-        self._benchmark, self._questions, self._kind = benchmark, questions, kind
+        self._benchmark, self._kind = benchmark, options.calibration
         self._answers, self._progress = answers, progress
+        self._questions: list[Question] = []
+        if self._kind != NO_CALIBRATION and any(each.choices is not None for each in benchmark.questions):
+            self._questions = calibration_questions(benchmark, options.calibration_questions, options.seed)
+        # The control with another user's history needs a second one.
+        some = len({question.user_id for question in self._questions}) > 1
+        self._arms = {arm.method.label: arm for arm in as_arms(methods, controls, self._questions)} if some else {}
 
-    def fitted(self, personalizer: Personalizer, arm: Arm | None) -> Calibration:
-        """The calibration of a run.
-
-        Args:
-            personalizer: the run.
-            arm: the row's method or control, with the training questions' profiles; None for a row that has none.
-        """
-        if self._kind == NO_CALIBRATION or arm is None or not self._questions:
-            return Calibration()
-        if answer_mode(personalizer.llm, personalizer.options) != "likelihood":
+    def of(self, method: Method, run: int) -> Calibration:
+        """That of a run. Adapters of single users are not trained for it: they take that of what users share."""
+        shared = method.without_user if method.trains_per_user and method.without_user is not None else method
+        arm, personalizer = self._arms.get(shared.label), shared.personalizers[run % len(shared.runs)]
+        if arm is None or answer_mode(personalizer.llm, personalizer.options) != "likelihood":
             return Calibration()
         kinds = (PRIOR, CONTENT_FREE) if self._kind == AUTO else (self._kind,)
         measured = {kind: self._scores(personalizer, arm, left_out=kind == CONTENT_FREE) for kind in kinds}

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from persona.channels import Ask, Channel, Contribution
-from persona.errors import EvaluationError
+from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.benchmark import Question
 from persona.eval.methods import Arm, Method
 from persona.personalizer import Personalizer
@@ -120,6 +120,17 @@ class WithoutHistory(Channel):
     def serving(self) -> AbstractContextManager[object]:
         """That of the channel."""
         return self.channel.serving()
+
+
+def as_arms(methods: Sequence[Method], controls: Sequence[Control], questions: Sequence[Question]) -> list[Arm]:
+    """Each method, and behind it its controls; a control that several methods share comes once."""
+    own = tuple(question.profile for question in questions)
+    arms: dict[str, Arm] = {}
+    for method in methods:
+        for arm in (Arm(method, own), *(control.of(method, questions) for control in controls)):
+            if arm is not None and arms.setdefault(arm.method.label, arm).method is not arm.method:
+                raise InvalidOptionError(f"two rows would be called {arm.method.label!r}: name methods differently")
+    return list(arms.values())
 
 
 def other_histories(questions: Sequence[Question], seed: int) -> list[Profile]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,17 +102,12 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the answers, ready for JSON."""
-        names = ("name", "method", "k", "control", "answered", "tokens_added", "difference", "gain", "to_other_user")
-        content = {each: getattr(self, each) for each in names}
-        content |= {each: asdict(content[each]) for each in ("difference", "gain", "to_other_user") if content[each]}
-        content["difference_to_none"] = content.pop("difference")
-        further: dict[str, Any] = {
-            name: {key: asdict(interval) for key, interval in getattr(self, name).items()}
-            for name in ("scores", "kinds")
-        }
-        further |= {"outcomes": dict(self.outcomes), "seeds": len(self.runs), "parts": dict(self.parts)}
-        further |= {"evidence": self.evidence and asdict(self.evidence), "p_holm": self.corrected}
-        return {**content, **further, "prompts": self.prompts, "milliseconds": self.milliseconds}
+        content = asdict(replace(self, runs=(), samples={}))
+        for name in ("runs", "samples", "way"):
+            del content[name]
+        names = {"difference_to_none": "difference", "p_holm": "corrected"}
+        renamed = {name: content.pop(field) for name, field in names.items()}
+        return {"name": self.name, **content, **renamed, "seeds": len(self.runs)}
 
 
 @dataclass(frozen=True, slots=True)

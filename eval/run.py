@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from persona.channels import Ask
-from persona.errors import EvaluationError, InvalidOptionError
+from persona.errors import EvaluationError
 from persona.eval.answers import Answers, prompts_hash
 from persona.eval.benchmark import Benchmark, Question, data_hash
-from persona.eval.calibration import NO_CALIBRATION, Calibration, Calibrator, calibration_questions
-from persona.eval.controls import Control, EmptyHistory, OtherUser, TrainedWithoutUser
+from persona.eval.calibration import NO_CALIBRATION, Calibrator
+from persona.eval.controls import Control, EmptyHistory, OtherUser, TrainedWithoutUser, as_arms
 from persona.eval.methods import Arm, Method, Run, as_methods
 from persona.eval.options import LEFT_OUT, EvaluationOptions
 from persona.eval.report import Report, write_results
@@ -87,7 +87,7 @@ def evaluate(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     answers = Answers(out and out / "answers.jsonl", at_once=options.at_once)
-    calibration = _Calibrations(benchmark, made, controls, options, answers, progress)
+    calibration = Calibrator(benchmark, made, controls, options, answers, progress)
     answered = _ask(arms, questions, answers, calibration, progress)
     failures = tuple(failure for each in answered for failure in each.failures(questions))
     left_out = {failure.question for failure in failures} if options.failures == LEFT_OUT else set()
@@ -125,49 +125,11 @@ def _judges(benchmark: Benchmark) -> dict[str, Any]:
     return {"judges": {name: each and asdict(each) for name, each in rates.items()}} if rates else {}
 
 
-def as_arms(methods: Sequence[Method], controls: Sequence[Control], questions: Sequence[Question]) -> list[Arm]:
-    """Each method, and behind it its controls; a control that several methods share comes once."""
-    own = tuple(question.profile for question in questions)
-    arms: dict[str, Arm] = {}
-    for method in methods:
-        for arm in (Arm(method, own), *(control.of(method, questions) for control in controls)):
-            if arm is not None and arms.setdefault(arm.method.label, arm).method is not arm.method:
-                raise InvalidOptionError(f"two rows would be called {arm.method.label!r}: name methods differently")
-    return list(arms.values())
-
-
-class _Calibrations:
-    """The calibration of each run of each row, on training questions."""
-
-    def __init__(
-        self,
-        benchmark: Benchmark,
-        methods: Sequence[Method],
-        controls: Sequence[Control],
-        options: EvaluationOptions,
-        answers: Answers,
-        progress: Progress,
-    ) -> None:
-        questions: list[Question] = []
-        if options.calibration != NO_CALIBRATION and any(each.choices is not None for each in benchmark.questions):
-            questions = calibration_questions(benchmark, options.calibration_questions, options.seed)
-        # The control with another user's history needs a second one.
-        some = len({question.user_id for question in questions}) > 1
-        self._arms = {arm.method.label: arm for arm in as_arms(methods, controls, questions)} if some else {}
-        self._calibrator = Calibrator(benchmark, questions, options.calibration, answers, progress)
-
-    def of(self, method: Method, run: int) -> Calibration:
-        """That of a run. Adapters of single users are not trained for it: they take that of what users share."""
-        shared = method.without_user if method.trains_per_user and method.without_user is not None else method
-        arm = self._arms.get(shared.label)
-        return self._calibrator.fitted(shared.personalizers[run % len(shared.runs)], arm)
-
-
 def _ask(
     arms: Sequence[Arm],
     questions: Sequence[Question],
     answers: Answers,
-    calibrations: _Calibrations,
+    calibrations: Calibrator,
     progress: Progress,
 ) -> list[Answered]:
     """The answers of all arms. The requests of one arm are prepared together, and gone when they are answered."""

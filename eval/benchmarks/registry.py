@@ -4,7 +4,7 @@
 
     load_benchmark("locomo", "locomo10.json").questions[0].kind   # "temporal"
 
-No data come with persona. Each entry says where its authors publish them and under which licence; a page of the
+No data come with persona. Each class says where its authors publish them and under which licence; a page of the
 documentation says what each measures, and its traps (docs/benchmarks.md).
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from importlib import import_module
 from os import PathLike, fspath
 from pathlib import Path
@@ -22,104 +22,35 @@ from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdErr
 from persona.eval.benchmark import Benchmark
 from persona.eval.judging.judge import Judge
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A benchmark that is read from files.
-
-    Attributes:
-        path: its class as ``module:name``. The class has `Options`, a frozen dataclass, and `read`, a class method of
-            a path and the fields of `Options`.
-        about: what it asks, in a few words.
-        source: how its data are had.
-        licence: theirs.
-    """
-
-    path: str
-    about: str
-    source: str
-    licence: str
-
-    def load(self) -> Any:
-        """The class."""
-        module, _, name = self.path.partition(":")
-        return getattr(import_module(f"persona.eval.benchmarks.{module}"), name)
-
-
-BENCHMARKS: Mapping[str, Entry] = {
-    "longlamp": Entry(
-        "profiles.longlamp:LongLamp",
-        "abstracts, reviews, posts and e-mails in a user's own manner",
-        "save LongLaMP/LongLaMP of the Hugging Face hub, its folders TASK_SETTING; e-mails need the Avocado corpus",
-        "none is named for the whole",
-    ),
-    "lamp-qa": Entry(
-        "profiles.lamp_qa:LampQa",
-        "answers to questions of people, judged by what matters to them",
-        "save alireza7/LaMP-QA of the Hugging Face hub, its folders CATEGORY",
-        "see the data's own page",
-    ),
-    "rpeval": Entry(
-        "profiles.rpeval:RpEval",
-        "when not to personalise (in Chinese)",
-        "get benchmark_dataset of github.com/XueyangFeng/RPEval",
-        "CC-BY-NC-4.0, no commercial use",
-    ),
-    "bespoke": Entry(
-        "profiles.bespoke:Bespoke",
-        "answers to people's searches, judged by their own rubrics",
-        "save yonsei-dli/BESPOKE of the Hugging Face hub",
-        "MIT",
-    ),
-    "probes": Entry(
-        "profiles.probes:Probes",
-        "what of a history a soft prompt carries: probes made from your own records",
-        "give histories in any form that persona reads",
-        "that of your records",
-    ),
-    "locomo": Entry(
-        "conversations.locomo:Locomo",
-        "questions about long conversations of two people, some of them about what was never said",
-        "get data/locomo10.json of github.com/snap-research/locomo",
-        "CC-BY-NC-4.0, no commercial use",
-    ),
-    "prefeval": Entry(
-        "conversations.prefeval:PrefEval",
-        "whether an answer heeds a preference that was stated, or shown, some turns ago",
-        "get the folder benchmark_dataset of github.com/amazon-science/PrefEval",
-        "CC-BY-NC-4.0, no commercial use",
-    ),
-    "longmemeval": Entry(
-        "conversations.longmemeval:LongMemEval",
-        "what an assistant remembers of many sessions with its user",
-        "get xiaowu0162/longmemeval-cleaned of the Hugging Face hub, longmemeval_s, _m or _oracle",
-        "MIT",
-    ),
-    "personamem": Entry(
-        "conversations.personamem:PersonaMem",
-        "which of four answers fits a person as of now, by long conversations",
-        "get bowen-upenn/PersonaMem (version 1) or PersonaMem-v2 of the Hugging Face hub, the whole folder",
-        "MIT; version 2 CC-BY-4.0",
-    ),
-    "personamem-v3": Entry(
-        "conversations.personamem_v3:PersonaMem3",
-        "what a user of five apps turns to next, and which interests an answer must leave alone",
-        "get bowen-upenn/PersonaMem-v3 of the Hugging Face hub, the folders backend/USER with test.json",
-        "CC-BY-NC-4.0, no commercial use",
-    ),
+BENCHMARKS: Mapping[str, str] = {
+    "longlamp": "profiles.longlamp:LongLamp",
+    "lamp-qa": "profiles.lamp_qa:LampQa",
+    "rpeval": "profiles.rpeval:RpEval",
+    "bespoke": "profiles.bespoke:Bespoke",
+    "probes": "profiles.probes:Probes",
+    "locomo": "conversations.locomo:Locomo",
+    "prefeval": "conversations.prefeval:PrefEval",
+    "longmemeval": "conversations.longmemeval:LongMemEval",
+    "personamem": "conversations.personamem:PersonaMem",
+    "personamem-v3": "conversations.personamem_v3:PersonaMem3",
 }
-"""All benchmarks by name."""
+"""The class of each benchmark that is read from files, as ``module:name``.
+
+A class has `Options`, a frozen dataclass; `read`, a class method of a path and the fields of `Options`; and `source`:
+how its data are had.
+"""
 
 
-def benchmark_entry(name: str) -> Entry:
-    """The entry of that name.
+def benchmark_class(name: str) -> Any:
+    """The class of a benchmark.
 
     Raises:
-        UnknownPartError: if there is none.
+        UnknownPartError: if there is none of that name.
     """
     if name not in BENCHMARKS:
         raise UnknownPartError(f"a benchmark must be one of {', '.join(BENCHMARKS)}, was: {name!r}")
-    return BENCHMARKS[name]
+    module, _, kind = BENCHMARKS[name].partition(":")
+    return getattr(import_module(f"persona.eval.benchmarks.{module}"), kind)
 
 
 def load_benchmark(name: str, path: str | PathLike[str], *, judges: Sequence[Judge] = (), **options: Any) -> Benchmark:
@@ -136,10 +67,10 @@ def load_benchmark(name: str, path: str | PathLike[str], *, judges: Sequence[Jud
         InvalidOptionError: if it has no such option, or a value is out of range.
         DataFormatError: if its files cannot be read; the message names the place.
     """
-    entry = benchmark_entry(name)
+    kind = benchmark_class(name)
     if not Path(path).exists():
-        raise DataFormatError(f"there is no such file or folder; {entry.source} ({entry.licence})", source=fspath(path))
-    kind = entry.load()
+        licence = f" ({kind.licence}{'' if kind.commercial else ', no commercial use'})" if kind.licence else ""
+        raise DataFormatError(f"there is no such file or folder; {kind.source}{licence}", source=fspath(path))
     known = [each.name for each in fields(kind.Options)]
     for option in options:
         if option not in known:

@@ -21,11 +21,11 @@ from persona.errors import EvaluationError, InvalidOptionError
 from persona.eval.answers import prompts_hash
 from persona.eval.benchmark import Benchmark, Question, data_hash
 from persona.eval.benchmarks.named import MethodOptions, drawn, made_retrievers, named_controls, named_methods
-from persona.eval.benchmarks.registry import benchmark_entry, load_benchmark
+from persona.eval.benchmarks.registry import benchmark_class, load_benchmark
+from persona.eval.controls import as_arms
 from persona.eval.judging.benchmark import JudgeOptions
 from persona.eval.options import USER_EMBEDDER
 from persona.eval.results.environment import environment
-from persona.eval.run import as_arms
 from persona.generation import Prepared
 from persona.llm.answers.text import answer_text
 from persona.llm.load import load_llm
@@ -100,7 +100,7 @@ def exported_row(
     model = _Elsewhere(tokenizer)
     if method == USER_EMBEDDER:
         check_way(model, SOFT_PROMPT, f"the method {method!r}")
-    own = {each.name: each.default for each in fields(benchmark_entry(name).load().Options)}
+    own = {each.name: each.default for each in fields(benchmark_class(name).Options)}
     known = {each.name: each.default for each in fields(MethodOptions)}
     given = options or {}
     for_methods = {key: _fitting(value, known[key]) for key, value in given.items() if key in known}

@@ -56,9 +56,9 @@ def _defaults() -> dict[str, Any]:
 
 
 def _shared_defaults() -> dict[str, Any]:
-    from persona.eval.benchmarks.registry import BENCHMARKS
+    from persona.eval.benchmarks.registry import BENCHMARKS, benchmark_class
 
-    return {"llm": AskingOptions(), **{name: entry.load().Options() for name, entry in BENCHMARKS.items()}}
+    return {"llm": AskingOptions(), **{name: benchmark_class(name).Options() for name in BENCHMARKS}}
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,11 @@ def eval_run(options: EvalRun, settings: Mapping[str, Any]) -> None:
 
 def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
     """Check that there is a benchmark of that name, and that no other one has settings."""
-    from persona.eval.benchmarks.registry import BENCHMARKS, benchmark_entry
+    from persona.eval.benchmarks.registry import BENCHMARKS, benchmark_class
 
-    benchmark_entry(name)
-    for other, entry in BENCHMARKS.items():
-        if other != name and settings[other] != entry.load().Options():
+    benchmark_class(name)
+    for other in BENCHMARKS:
+        if other != name and settings[other] != benchmark_class(other).Options():
             raise InvalidOptionError(f"settings of {other!r} are not read by {name!r}: leave them out")
 
 

@@ -17,7 +17,6 @@ from persona.cli.terminal import (
     Llm,
     check_encoder_is_read,
     check_folder,
-    check_split,
     group,
     load_llm,
     names,
@@ -28,7 +27,7 @@ from persona.cli.terminal import (
     show,
     stage_bars,
 )
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_one_of
 from persona.llm.endpoint.options import AskingOptions
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
     from persona.eval.lamp import evaluate_lamp, lamp_cost
     from persona.settings import Settings
 
-    check_split(options.split, "train", "dev", "test")
+    check_one_of(("train", "dev", "test"), split=options.split)
     files: LampFiles = settings["files"]
     if files.predictions is not None:
         if options != EvalLamp(options.data, split=options.split):
@@ -260,7 +259,7 @@ def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
     from persona.eval.lamp import evaluate_lamp_restraint
 
     files: RestraintFiles = settings["files"]
-    check_split(files.split, "train", "dev")
+    check_one_of(("train", "dev"), split=files.split)
     chosen = replace(settings[""], retrieval=settings["retrieval"])
     _check_restraint(options, chosen)
     if options.out is not None:

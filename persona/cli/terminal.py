@@ -207,16 +207,6 @@ def check_folder(out: Path) -> None:
         raise InvalidOptionError(f"--out must be a folder, was a file: {str(out)!r}")
 
 
-def check_split(split: str, *splits: str) -> None:
-    """Refuse a split that is none of `splits`.
-
-    Raises:
-        InvalidOptionError: if it is none.
-    """
-    if split not in splits:
-        raise InvalidOptionError(f"a split must be one of {', '.join(splits)}, was: {split!r}")
-
-
 def names(value: str, option: str) -> tuple[str, ...]:
     """The different words in a comma list.
 
@@ -371,26 +361,24 @@ def progress_line(task: Task, unit: str, rate: float = 0.0) -> str:
     return f"{task.description}: {task.completed:,.0f}{total}{speed}{left}"
 
 
-def stage_bars(progress: Progress) -> Callable[[str, int, int], None]:
+def stage_bars(progress: Progress) -> Callable[..., None]:
     """A callback that gives each stage a bar of its own."""
     bars: dict[str, TaskID] = {}
 
-    def advance(stage: str, done: int, total: int) -> None:
+    def advance(stage: str, done: int, total: int | None, shown: str = "") -> None:
         if stage not in bars:
             bars[stage] = progress.add_task(stage, total=total)
-        progress.update(bars[stage], completed=done, total=total)
+        progress.update(bars[stage], completed=done, total=total, description=shown or stage)
 
     return advance
 
 
 def training_bars(progress: Progress) -> Callable[[TrainingProgress], None]:
     """A callback that gives each stage of a training a bar, with the loss and the best one of the validation users."""
-    bars: dict[str, TaskID] = {}
+    advance = stage_bars(progress)
 
-    def advance(now: TrainingProgress) -> None:
-        if now.stage not in bars:
-            bars[now.stage] = progress.add_task(now.stage)
+    def trained(now: TrainingProgress) -> None:
         losses = "" if now.loss is None else f", loss {now.loss:.3f}, validation {now.best:.3f}"
-        progress.update(bars[now.stage], completed=now.done, total=now.total, description=f"{now.stage}{losses}")
+        advance(now.stage, now.done, now.total, f"{now.stage}{losses}")
 
-    return advance
+    return trained

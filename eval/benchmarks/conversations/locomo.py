@@ -83,6 +83,7 @@ class Locomo(Benchmark):
     """
 
     Options = LocomoOptions
+    source = "get data/locomo10.json of github.com/snap-research/locomo"
     name = "locomo"
     licence = "CC-BY-NC-4.0"
     commercial = False

@@ -76,6 +76,7 @@ class LongMemEval(JudgedBenchmark):
     """LongMemEval's questions; see the module."""
 
     Options = LongMemEvalOptions
+    source = "get xiaowu0162/longmemeval-cleaned of the Hugging Face hub, longmemeval_s, _m or _oracle"
     name = "longmemeval"
     licence = "MIT"
     flaws: Mapping[str, str] = MappingProxyType(

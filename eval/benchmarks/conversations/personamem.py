@@ -74,7 +74,9 @@ class PersonaMem(Benchmark):
     """
 
     Options = PersonaMemOptions
+    source = "get bowen-upenn/PersonaMem (version 1) or PersonaMem-v2 of the Hugging Face hub, the whole folder"
     name = "personamem"
+    licence = "MIT; version 2 CC-BY-4.0"
     defects: Mapping[str, str] = MappingProxyType(
         {f"{OFFICIAL}accuracy": "reads letters that name no option, such as the article a"}
     )

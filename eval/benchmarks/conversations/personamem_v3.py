@@ -123,6 +123,7 @@ class PersonaMem3(JudgedBenchmark):
     """
 
     Options = PersonaMem3Options
+    source = "get bowen-upenn/PersonaMem-v3 of the Hugging Face hub, the folders backend/USER with test.json"
     name = "personamem-v3"
     licence = "CC-BY-NC-4.0"
     commercial = False

@@ -84,6 +84,7 @@ class PrefEval(JudgedBenchmark):
     """
 
     Options = PrefEvalOptions
+    source = "get the folder benchmark_dataset of github.com/amazon-science/PrefEval"
     name = "prefeval"
     licence = "CC-BY-NC-4.0"
     commercial = False

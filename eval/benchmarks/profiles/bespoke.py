@@ -107,6 +107,7 @@ class Bespoke(JudgedBenchmark):
     """
 
     Options = BespokeOptions
+    source = "save yonsei-dli/BESPOKE of the Hugging Face hub"
     name = "bespoke"
     licence = "MIT"
     flaws: Mapping[str, str] = MappingProxyType(

@@ -88,6 +88,7 @@ class LampQa(JudgedBenchmark):
     """
 
     Options = LampQaOptions
+    source = "save alireza7/LaMP-QA of the Hugging Face hub, its folders CATEGORY"
     name = "lamp-qa"
     licence = "CC-BY-SA-4.0 (posts of Stack Exchange, by way of SE-PQA); see the data's own page"
     flaws: Mapping[str, str] = MappingProxyType({f"{OFFICIAL}rubric": "counts what the judge did not decide as 0"})

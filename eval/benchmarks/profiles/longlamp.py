@@ -105,6 +105,7 @@ class LongLamp(Benchmark):
     """
 
     Options = LongLampOptions
+    source = "save LongLaMP/LongLaMP of the Hugging Face hub, its folders TASK_SETTING; e-mails need the Avocado corpus"
     licence = "of the sources (abstracts of AMiner, reviews of Amazon, posts of Reddit); none is named for the whole"
 
     def __init__(self, task: Task, questions: Sequence[Question]) -> None:

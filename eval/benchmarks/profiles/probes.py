@@ -128,6 +128,7 @@ class Probes(Benchmark):
     """
 
     Options = ProbeOptions
+    source = "give histories in any form that persona reads"
     name = "probes"
     metrics: Sequence[Metric] = (
         ACCURACY,

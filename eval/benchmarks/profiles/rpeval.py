@@ -113,6 +113,7 @@ class RpEval(Benchmark):
     """
 
     Options = RpEvalOptions
+    source = "get benchmark_dataset of github.com/XueyangFeng/RPEval"
     licence = "CC-BY-NC-4.0"
     commercial = False
 

@@ -11,7 +11,6 @@ import typer
 
 from persona.cli.options import command
 from persona.cli.terminal import (
-    LLM_SETTINGS,
     Encoder,
     General,
     Llm,
@@ -240,14 +239,7 @@ class EvalRestraint:
     out: Path | None = None
 
 
-@command(
-    app,
-    "restraint",
-    EvalRestraint,
-    settings=_restraint_defaults,
-    known="split, ks, task, encoder, max_length, max_new_tokens, markdown, base, model, where, judge, seed, "
-    + LLM_SETTINGS,
-)
+@command(app, "restraint", EvalRestraint, settings=_restraint_defaults)
 def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
     """Ask questions that need no personal records.
 

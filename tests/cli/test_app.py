@@ -96,12 +96,10 @@ def test_the_settings_that_a_help_page_names_are_there() -> None:
         (("retrieve",), ask._retrieval),
         (("ask",), ask._personalization),
         (("summarize",), store._summaries),
-        (("eval", "restraint"), evaluate._restraint_defaults),
     ):
         (parameter,) = [each for each in COMMANDS[path].params if "--set" in each.opts]
         named = set(re.findall(r"\w+", parameter.help.partition(".")[0])) - {"One", "of", "and"}
         flags = {each.name for each in COMMANDS[path].params} | {"relevance", "retriever"}
-        flags |= {"view"} if path[0] == "eval" else set()  # the task's own
         assert named == {each.name for each in settings_of(defaults())} - flags
 
 

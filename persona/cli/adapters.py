@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.filesize import decimal
 
 from persona.cli import train
 from persona.cli.options import command
@@ -20,6 +18,7 @@ from persona.cli.terminal import (
     Llm,
     TaskName,
     check_folder,
+    facts,
     opened_store,
     progress_bars,
     report,
@@ -156,7 +155,8 @@ def train_adapters(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
                 progress=lambda users, seconds: progress.update(bar, completed=users),
             )
         lent = _lent(bank, trainer, examples, prior, settings["users"].neighbours, given)
-        _report_users(trainer.family.over(prior).key, done, lent, settings[""].min_records)
+        value = {"family": trainer.family.over(prior).key, **asdict(done), "lent": lent and asdict(lent)}
+        report(value, *facts(value))
 
 
 def _prior(
@@ -202,21 +202,6 @@ def _lent(
     return None
 
 
-def _report_users(family: str, done: AdapterReport, lent: AdapterReport | None, min_records: int) -> None:
-    lines = [
-        f"family {family}: {done.users} users trained on {done.examples} records in {done.seconds:.1f} s, "
-        f"{done.published} adapters published, {done.kept_prior} users keep the shared one"
-    ]
-    if lent is not None:
-        lines.append(f"{lent.published} of {lent.users} users with fewer records got an adapter without training")
-    if done.too_few or done.too_long:
-        lines.append(
-            f"left out: {done.too_few} users with fewer than {min_records} records, "
-            f"{done.too_long} records that are too long"
-        )
-    report({"family": family, **asdict(done), "lent": None if lent is None else asdict(lent)}, *lines)
-
-
 def _report_plan(store: ProfileStore, trainer: AdapterTrainer, examples: ExampleMaker) -> None:
     """What a training of all users in the store costs."""
     from persona.adapters.training.planning import plan
@@ -229,13 +214,8 @@ def _report_plan(store: ProfileStore, trainer: AdapterTrainer, examples: Example
     if not lessons:
         raise InvalidOptionError("there is nothing to plan: no user in the store has records to train on")
     users = store.counts().users
-    cost = plan(trainer, users, lessons[len(lessons) // 2])
-    report(
-        {"users": users, **asdict(cost)},
-        f"{users} users, {trainer.family.size} numbers an adapter",
-        f"at rest  {decimal(cost.bytes_at_rest)} for all",
-        f"time     {timedelta(seconds=round(cost.seconds))} with --set chunk_tokens={cost.chunk_tokens}",
-    )
+    value = {"users": users, **asdict(plan(trainer, users, lessons[len(lessons) // 2]))}
+    report(value, *facts(value))
 
 
 def _write_users(
@@ -253,11 +233,8 @@ def _write_users(
     assert folder is not None
     generator = load_generator(folder)
     done = OnePass(generator, trainer, examples, prior=given.row).publish(bank, user_ids=user_ids)
-    report(
-        {"family": generator.family.key, "generator": generator.fingerprint, **asdict(done)},
-        f"family {generator.family.key}: adapters of {done.users} users written from {done.examples} records in "
-        f"{done.seconds:.1f} s, {done.published} published, {done.kept_prior} users keep the shared one",
-    )
+    value = {"family": generator.family.key, "generator": generator.fingerprint, **asdict(done)}
+    report(value, *facts(value))
 
 
 def _train_shared(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
@@ -299,12 +276,9 @@ def _train_generator(options: TrainAdapters, settings: Mapping[str, Any]) -> Non
             progress=lambda steps, seconds: progress.update(bar, completed=steps),
         )
     done.generator.save(out)
-    numbers = {"loss": done.loss, "loss_before": done.loss_before, "steps": done.steps, "seconds": done.seconds}
-    report(
-        {"out": str(out), "fingerprint": done.generator.fingerprint, **numbers},
-        f"{out}: {done.steps} steps in {done.seconds:.0f} s; loss on validation users {done.loss:.4f} nats per token, "
-        f"{done.loss_before:.4f} with the task adapter alone",
-    )
+    numbers = {name: getattr(done, name) for name in ("loss", "loss_before", "steps", "seconds")}
+    value = {"out": str(out), "fingerprint": done.generator.fingerprint, **numbers}
+    report(value, *facts(value))
 
 
 def _train_task_adapter(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
@@ -323,14 +297,5 @@ def _train_task_adapter(options: TrainAdapters, settings: Mapping[str, Any]) -> 
             split, llm, settings["lora"], settings[""], settings["task"], progress=stage_bars(progress)
         )
     trained.save(options.out)
-    done = trained.report
-    lines = [f"{options.out}: task adapter from {done['examples']:.0f} examples of {done['users']:.0f} users"]
-    if "loss" in done:
-        losses = f"{done['loss']:.4f} nats per token, {done['loss_before']:.4f} without"
-        lines.append(f"loss on validation users {losses}")
-    if "loss_routed" in done:
-        losses = f"{done['loss_routed']:.4f}, {done['loss_unrouted']:.4f} with the task adapter alone"
-        lines.append(f"meta-adapters: loss on validation users {losses}")
-    if "candidates" in done:
-        lines.append(f"{done['candidates']:.0f} training users' adapters as neighbours")
-    report({"out": str(options.out), "fingerprint": trained.fingerprint, **done}, *lines)
+    value = {"out": str(options.out), "fingerprint": trained.fingerprint, **trained.report}
+    report(value, *facts(value))

@@ -12,7 +12,7 @@ import typer
 
 from persona.cli.held.users import show_users
 from persona.cli.options import command
-from persona.cli.terminal import EVERYWHERE, group, opened_store, report
+from persona.cli.terminal import EVERYWHERE, facts, group, opened_store, report
 from persona.errors import DataFormatError, InvalidOptionError, reason
 
 if TYPE_CHECKING:
@@ -214,16 +214,7 @@ def _show_trained(name: str) -> None:
         found = _user_embedder_json(name)
     training = found["training"] or {}
     lines = {key: value for key, value in found.items() if key != "training"}
-    lines |= {key: value for key, value in training.get("report", {}).items() if value is not None}
-    report(found, *(f"{key:20} {_value(value)}" for key, value in lines.items()))
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(
-            f"{name} {each:.4g}" if isinstance(each, float) else f"{name} {each}" for name, each in value.items()
-        )
-    return str(value)
+    report(found, *facts({**lines, **training.get("report", {})}))
 
 
 def _filter_json(folder: Path) -> dict[str, Any]:

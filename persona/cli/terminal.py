@@ -234,6 +234,17 @@ def report(value: object, *lines: str) -> bool:
     return False
 
 
+def facts(value: Mapping[str, Any]) -> list[str]:
+    """Names and values, a line each; None is left out."""
+    return [f"{name:24} {_fact(each)}" for name, each in value.items() if each is not None]
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_fact(each)}" for name, each in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def report_failures(what: str, failures: Iterable[tuple[str, str]]) -> None:
     """Say on stderr what was not answered and why, and end with exit code 1; nothing if all was.
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
+from warnings import warn
 
 import typer
 
@@ -23,6 +24,7 @@ from persona.cli.terminal import (
     TaskName,
     check_encoder_is_read,
     check_folder,
+    facts,
     group,
     load_encoder,
     load_llm,
@@ -32,7 +34,7 @@ from persona.cli.terminal import (
     stage_bars,
     training_bars,
 )
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, PersonaWarning
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
     from persona.retrievers.usefulness.training import UsefulnessTraining
     from persona.soft_prompts.embedder import UserEmbedder
     from persona.soft_prompts.training.options import UserEmbedderShape, UserEmbedderTraining
-    from persona.soft_prompts.training.user_embedder import UserEmbedderReport
     from persona.steering.options import SteeringOptions
     from persona.store.profile_store import ProfileStore
 
@@ -149,7 +150,7 @@ def train_user_embedder(options: TrainUserEmbedder, settings: Mapping[str, Any])
         if not sources.vectors:  # the training users' vectors are no part of the embedder
             for name in (cache.name, f"{cache.name}-wal", f"{cache.name}-shm"):
                 cache.with_name(name).unlink(missing_ok=True)
-        _report_embedder(done, options.out)
+        _report(done, options.out)
 
 
 def _check_all_is_read(shape: UserEmbedderShape, sources: EmbedderSources, training: UserEmbedderTraining) -> None:
@@ -197,20 +198,9 @@ def _retriever(
     return make_retriever(name, options, encoder=encoder, store=store)
 
 
-def _report_embedder(done: UserEmbedderReport, out: Path) -> None:
-    extra = ""
-    if done.new_user_loss is not None:
-        extra += f"as new users {done.new_user_loss:.4f}, {done.new_user_loss_before:.4f} before their tuning; "
-    if done.copy_loss is not None:
-        extra += f"copying {done.copy_loss:.4f}, {done.copy_loss_before:.4f} without; "
-    weights = ", ".join(f"{view} {weight:.2f}" for view, weight in (done.gates or {}).items())
-    report(
-        {**asdict(done), "out": str(out)},
-        f"{out}: step {done.best_step} of {done.steps} kept; loss on validation users {done.validation_loss:.4f} nats "
-        f"per token, {done.validation_loss_before:.4f} before; {extra}{done.users} users, {done.questions} questions "
-        f"and {done.questions_from_records} made from their records, in {done.seconds:.0f} s",
-        *([f"weights of the views: {weights}"] if weights else []),
-    )
+def _report(done: Any, out: Path) -> None:
+    value = {"out": str(out), **asdict(done)}
+    report(value, *facts(value))
 
 
 def load_trainable(llm: str | None, **options: Any) -> TransformersLM:
@@ -246,12 +236,8 @@ def steer_users(llm: str | None, settings: SteeringOptions, examples: ExampleMak
             user_ids=store.user_ids() if everybody else None,
             progress=lambda users: progress.update(bar, completed=users),
         )
-    report(
-        {"family": contrast.family.key, **asdict(done)},
-        f"family {contrast.family.key}: steering vectors of {done.published} of {done.users} users published in "
-        f"{done.seconds:.1f} s, the others do better without; {done.too_few} have fewer than {settings.min_records} "
-        "records",
-    )
+    value = {"family": contrast.family.key, **asdict(done)}
+    report(value, *facts(value))
 
 
 def _filter_defaults() -> dict[str, Any]:
@@ -311,19 +297,14 @@ def train_filter(options: TrainFilter, settings: Mapping[str, Any]) -> None:
             split, encoder, training, general=general, store=store, progress=stage_bars(progress)
         )
     trained.save(options.out)
-    lines = []
     if done.recall < training.recall:
-        lines.append(
+        warn(
             f"restraint={training.restraint:g} raised the threshold: fewer own questions keep their records than "
-            f"recall={training.recall:.0%}"
+            f"recall={training.recall:.0%}",
+            PersonaWarning,
+            stacklevel=1,
         )
-    kept = ", ".join(f"{share:.1%} of {name}" for name, share in done.general_kept.items())
-    lines.append(
-        f"{options.out}: threshold {done.threshold:.3f}; judged by networks not fitted to them, {done.recall:.1%} of "
-        f"own questions keep their records, and {kept}; {done.questions} questions, "
-        f"{done.records} records that stood as ones, {done.general} general ones"
-    )
-    report({**asdict(done), "out": str(options.out)}, *lines)
+    _report(done, options.out)
 
 
 def _learn_usefulness(options: TrainFilter, split: LampSplit, training: UsefulnessTraining) -> None:
@@ -337,12 +318,7 @@ def _learn_usefulness(options: TrainFilter, split: LampSplit, training: Usefulne
             split, load_encoder(options.encoder), llm, training, progress=stage_bars(progress)
         )
     spaces.save_pretrained(options.out)
-    report(
-        {**asdict(done), "out": str(options.out)},
-        f"{options.out}: on validation users the record chosen makes the answer likelier by {done.chosen:.3f} nats, "
-        f"the nearest by {done.nearest:.3f}, any by {done.random:.3f}, the best of all by {done.best:.3f}; "
-        f"{done.questions} records of {done.users} users stood as questions",
-    )
+    _report(done, options.out)
 
 
 def _general_questions(files: list[Path], at_most: int) -> Mapping[str, list[str]]:

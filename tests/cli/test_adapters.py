@@ -128,8 +128,8 @@ def test_a_refused_import_leaves_nothing(run: Run, url: str, llama_folder: Path)
 def test_without_a_prior_each_user_stands_alone(run: Run, url: str, llama_folder: Path) -> None:
     options = settings("users.prior=false", "epochs=1")
     report = run("train", "adapters", "--llm", llama_folder, *SHAPE, *options).out
-    assert "5 users trained on 20 records" in report
-    assert "left out: 1 users with fewer than 5 records" in report
+    found = dict(line.split(maxsplit=1) for line in report.splitlines())
+    assert (found["users"], found["examples"], found["too_few"]) == ("5", "20", "1")
     (kind,) = run("show", "--adapters", "--json").json
     assert kind["prior"] is None
 
@@ -173,5 +173,5 @@ def test_a_dry_run_says_bytes_and_time_and_trains_nothing(run: Run, url: str, ll
     assert plan["bytes_at_rest"] == 6 * 4 * 2 * 2 * 2 * (32 + 32)
     assert plan["seconds"] > 0
     text = run("train", "adapters", "--llm", llama_folder, *options).out
-    assert [line.split()[0] for line in text.splitlines()] == ["6", "at", "time"]
+    assert {"users", "bytes_at_rest", "seconds"} <= {line.split()[0] for line in text.splitlines()}
     assert run("show", "--adapters", "--json").json == []

@@ -231,15 +231,16 @@ def ask_people(
                 [OtherUser()],
                 options=EvaluationOptions(resamples=1, calibration="none"),
                 out=out / trade.name,
-                progress=partial(_named, progress, trade.name),
+                progress=partial(named_stage, progress, trade.name),
             )
             people.append(_person(trade, trade.person, benchmark, report, personal))
             others.append(_person(trade, trade.other, benchmark, report, personal))
     return PeopleReport(tuple(people), tuple(others), llm.fingerprint, time.perf_counter() - begun)
 
 
-def _named(progress: Progress, trade: str, stage: str, done: int, total: int) -> None:
-    progress(f"{trade} {stage}", done, total)
+def named_stage(progress: Progress, part: str, stage: str, done: int, total: int) -> None:
+    """Report a stage of one part of the demonstration."""
+    progress(f"{part} {stage}", done, total)
 
 
 def _person(

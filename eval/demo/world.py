@@ -19,6 +19,7 @@ from typing import Any
 
 from persona.eval.benchmarks.lamp import LampBenchmark
 from persona.eval.bootstrap import Bootstrap
+from persona.eval.demo.asked import named_stage
 from persona.eval.lamp import evaluate_lamp
 from persona.eval.options import NONE, USER_EMBEDDER, LampOptions
 from persona.eval.report import Report
@@ -135,7 +136,7 @@ def run_world(
             limit=users,
         )
         benchmark = LampBenchmark.read(generated_folder(name), SPLIT)
-        report = evaluate_lamp(benchmark, llm, options, out=out / name, progress=partial(_named, progress, name))
+        report = evaluate_lamp(benchmark, llm, options, out=out / name, progress=partial(named_stage, progress, name))
         tasks.append(_task(benchmark, report))
         examples.append(_example(benchmark, report))
     seconds = time.perf_counter() - begun
@@ -146,10 +147,6 @@ def run_world(
 def generated_folder(task: str) -> Path:
     """The files of one of `WORLD_TASKS`, in LaMP's form."""
     return Path(str(resources.files("persona.eval.demo"))) / "generated" / task
-
-
-def _named(progress: Progress, task: str, stage: str, done: int, total: int) -> None:
-    progress(f"{task} {stage}", done, total)
 
 
 def _task(benchmark: LampBenchmark, report: Report) -> WorldTask:

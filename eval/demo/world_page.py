@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 
 from persona.eval.demo.world import SHARE, WorldExample, WorldReport, WorldTask
@@ -48,16 +49,21 @@ def _example(example: WorldExample) -> str:
         ("own", "or with a soft prompt of the whole history", example.soft_prompted),
         ("gold", "what the user wrote", example.gold),
     )
-    shown = "".join(
-        f'<div class="{kind}"><span class="soft">{label}</span><br>{escape(text) or "&mdash;"}</div>'
-        for kind, label, text in answers
-        if text is not None
-    )
     return f"""<div class="card">
 <h4>{escape(example.task)}, user {escape(example.user_id)}</h4>
 <p>{escape(example.question)}</p>
 <p class="soft">Retrieved from the user's history:</p>
 <ol>{records}</ol>
-<div class="answers">{shown}</div>
+{answer_grid(answers)}
 </div>
 """
+
+
+def answer_grid(answers: Iterable[tuple[str, str, str | None]]) -> str:
+    """Answers side by side: of each the class of its box, its heading and its text, where there is one."""
+    boxes = (
+        f'<div class="{kind}"><span class="soft">{label}</span><br>{escape(text) or "&mdash;"}</div>'
+        for kind, label, text in answers
+        if text is not None
+    )
+    return f'<div class="answers">{"".join(boxes)}</div>'

@@ -18,10 +18,9 @@ from persona.cli.terminal import (
     Llm,
     TaskName,
     check_folder,
-    facts,
     opened_store,
     progress_bars,
-    report,
+    report_facts,
     stage_bars,
 )
 from persona.errors import InvalidOptionError, check_one_of
@@ -110,7 +109,7 @@ def train_adapters(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
     With DATA and --task-adapter: a generator, which writes users' adapters without training (users.kind=one-pass).
     """
     if options.data is not None:
-        _train_shared(options, settings)
+        _train_shared(options.data, options, settings)
         return
     if options.out is not None:
         raise InvalidOptionError("--out is for a task adapter, and needs DATA; users' adapters go into the store")
@@ -155,8 +154,7 @@ def train_adapters(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
                 progress=lambda users, seconds: progress.update(bar, completed=users),
             )
         lent = _lent(bank, trainer, examples, prior, settings["users"].neighbours, given)
-        value = {"family": trainer.family.over(prior).key, **asdict(done), "lent": lent and asdict(lent)}
-        report(value, *facts(value))
+        report_facts({"family": trainer.family.over(prior).key, **asdict(done), "lent": lent and asdict(lent)})
 
 
 def _prior(
@@ -214,8 +212,7 @@ def _report_plan(store: ProfileStore, trainer: AdapterTrainer, examples: Example
     if not lessons:
         raise InvalidOptionError("there is nothing to plan: no user in the store has records to train on")
     users = store.counts().users
-    value = {"users": users, **asdict(plan(trainer, users, lessons[len(lessons) // 2]))}
-    report(value, *facts(value))
+    report_facts({"users": users, **asdict(plan(trainer, users, lessons[len(lessons) // 2]))})
 
 
 def _write_users(
@@ -233,37 +230,37 @@ def _write_users(
     assert folder is not None
     generator = load_generator(folder)
     done = OnePass(generator, trainer, examples, prior=given.row).publish(bank, user_ids=user_ids)
-    value = {"family": generator.family.key, "generator": generator.fingerprint, **asdict(done)}
-    report(value, *facts(value))
+    report_facts({"family": generator.family.key, "generator": generator.fingerprint, **asdict(done)})
 
 
-def _train_shared(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
+def _train_shared(data: Path, options: TrainAdapters, settings: Mapping[str, Any]) -> None:
     """What is trained from DATA for all users: a task adapter, or a generator over one."""
     given = {"--all": options.everybody, "--dry-run": options.dry_run, "--store": EVERYWHERE.get().store}
     unread = [name for name, value in given.items() if value]
     if unread:
         raise InvalidOptionError(f"nothing of DATA goes into a store; {', '.join(unread)}: leave it out")
-    if (options.out is None) == (options.task_adapter is None):
+    if options.out is not None and options.task_adapter is None:
+        _train_task_adapter(data, options.out, options, settings)
+    elif options.task_adapter is not None and options.out is None:
+        _train_generator(data, options.task_adapter, options, settings)
+    else:
         raise InvalidOptionError(
             "from DATA a task adapter is trained into --out FOLDER, or a generator over --task-adapter FOLDER: name one"
         )
-    (_train_task_adapter if options.task_adapter is None else _train_generator)(options, settings)
 
 
-def _train_generator(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
+def _train_generator(data: Path, folder: Path, options: TrainAdapters, settings: Mapping[str, Any]) -> None:
     from persona.adapters.generated.training import train_generator
     from persona.adapters.task_adapter import GENERATOR, GENERATOR_WITHOUT_USER, TaskAdapter
     from persona.adapters.training.task import split_examples
     from persona.readers import read_split
 
     training = settings["generator"]
-    assert options.data is not None
-    assert options.task_adapter is not None
-    task = TaskAdapter.load(options.task_adapter)
-    out = options.task_adapter / (GENERATOR if training.with_user else GENERATOR_WITHOUT_USER)
+    task = TaskAdapter.load(folder)
+    out = folder / (GENERATOR if training.with_user else GENERATOR_WITHOUT_USER)
     check_folder(out)
     trainer = task.trainer(train.load_trainable(options.llm, overlong="truncate"))
-    split = read_split(options.data, "train", task=options.task or task.task)
+    split = read_split(data, "train", task=options.task or task.task)
     users = [trainer.tokens(own) for own in split_examples(split)[: settings["task"].users]]
     with progress_bars("steps") as progress:
         bar = progress.add_task("generator", total=training.steps)
@@ -272,30 +269,26 @@ def _train_generator(options: TrainAdapters, settings: Mapping[str, Any]) -> Non
             users,
             training,
             prior=task.row,
-            folder=options.task_adapter,
+            folder=folder,
             progress=lambda steps, seconds: progress.update(bar, completed=steps),
         )
     done.generator.save(out)
     numbers = {name: getattr(done, name) for name in ("loss", "loss_before", "steps", "seconds")}
-    value = {"out": str(out), "fingerprint": done.generator.fingerprint, **numbers}
-    report(value, *facts(value))
+    report_facts({"out": str(out), "fingerprint": done.generator.fingerprint, **numbers})
 
 
-def _train_task_adapter(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
+def _train_task_adapter(data: Path, out: Path, options: TrainAdapters, settings: Mapping[str, Any]) -> None:
     from persona.adapters.family import find_modules
     from persona.adapters.training.task import train_task_adapter
     from persona.readers import read_split
 
-    assert options.data is not None
-    assert options.out is not None
-    check_folder(options.out)
+    check_folder(out)
     llm = train.load_trainable(options.llm, overlong="truncate")
     find_modules(llm.model, settings["lora"])  # a layer that is not there is reported before the records are read
-    split = read_split(options.data, "train", task=options.task)
+    split = read_split(data, "train", task=options.task)
     with progress_bars("steps") as progress:
         trained = train_task_adapter(
             split, llm, settings["lora"], settings[""], settings["task"], progress=stage_bars(progress)
         )
-    trained.save(options.out)
-    value = {"out": str(options.out), "fingerprint": trained.fingerprint, **trained.report}
-    report(value, *facts(value))
+    trained.save(out)
+    report_facts({"out": str(out), "fingerprint": trained.fingerprint, **trained.report})

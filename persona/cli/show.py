@@ -12,7 +12,7 @@ import typer
 
 from persona.cli.held.users import show_users
 from persona.cli.options import command
-from persona.cli.terminal import EVERYWHERE, facts, group, opened_store, report
+from persona.cli.terminal import EVERYWHERE, group, opened_store, report, report_facts
 from persona.errors import DataFormatError, InvalidOptionError, reason
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _show_trained(name: str) -> None:
         found = _user_embedder_json(name)
     training = found["training"] or {}
     lines = {key: value for key, value in found.items() if key != "training"}
-    report(found, *facts({**lines, **training.get("report", {})}))
+    report_facts(found, {**lines, **training.get("report", {})})
 
 
 def _filter_json(folder: Path) -> dict[str, Any]:

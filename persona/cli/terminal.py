@@ -234,9 +234,10 @@ def report(value: object, *lines: str) -> bool:
     return False
 
 
-def facts(value: Mapping[str, Any]) -> list[str]:
-    """Names and values, a line each; None is left out."""
-    return [f"{name:24} {_fact(each)}" for name, each in value.items() if each is not None]
+def report_facts(value: Mapping[str, Any], shown: Mapping[str, Any] | None = None) -> None:
+    """The result of a command on stdout: `value` with ``--json``, else names and values of `shown`, or of itself."""
+    facts = value if shown is None else shown
+    report(value, *(f"{name:24} {_fact(each)}" for name, each in facts.items() if each is not None))
 
 
 def _fact(value: Any) -> str:

@@ -24,13 +24,12 @@ from persona.cli.terminal import (
     TaskName,
     check_encoder_is_read,
     check_folder,
-    facts,
     group,
     load_encoder,
     load_llm,
     opened_store,
     progress_bars,
-    report,
+    report_facts,
     stage_bars,
     training_bars,
 )
@@ -150,7 +149,7 @@ def train_user_embedder(options: TrainUserEmbedder, settings: Mapping[str, Any])
         if not sources.vectors:  # the training users' vectors are no part of the embedder
             for name in (cache.name, f"{cache.name}-wal", f"{cache.name}-shm"):
                 cache.with_name(name).unlink(missing_ok=True)
-        _report(done, options.out)
+        report_facts({"out": str(options.out), **asdict(done)})
 
 
 def _check_all_is_read(shape: UserEmbedderShape, sources: EmbedderSources, training: UserEmbedderTraining) -> None:
@@ -198,11 +197,6 @@ def _retriever(
     return make_retriever(name, options, encoder=encoder, store=store)
 
 
-def _report(done: Any, out: Path) -> None:
-    value = {"out": str(out), **asdict(done)}
-    report(value, *facts(value))
-
-
 def load_trainable(llm: str | None, **options: Any) -> TransformersLM:
     """The LLM to train against.
 
@@ -236,8 +230,7 @@ def steer_users(llm: str | None, settings: SteeringOptions, examples: ExampleMak
             user_ids=store.user_ids() if everybody else None,
             progress=lambda users: progress.update(bar, completed=users),
         )
-    value = {"family": contrast.family.key, **asdict(done)}
-    report(value, *facts(value))
+    report_facts({"family": contrast.family.key, **asdict(done)})
 
 
 def _filter_defaults() -> dict[str, Any]:
@@ -304,7 +297,7 @@ def train_filter(options: TrainFilter, settings: Mapping[str, Any]) -> None:
             PersonaWarning,
             stacklevel=1,
         )
-    _report(done, options.out)
+    report_facts({"out": str(options.out), **asdict(done)})
 
 
 def _learn_usefulness(options: TrainFilter, split: LampSplit, training: UsefulnessTraining) -> None:
@@ -318,7 +311,7 @@ def _learn_usefulness(options: TrainFilter, split: LampSplit, training: Usefulne
             split, load_encoder(options.encoder), llm, training, progress=stage_bars(progress)
         )
     spaces.save_pretrained(options.out)
-    _report(done, options.out)
+    report_facts({"out": str(options.out), **asdict(done)})
 
 
 def _general_questions(files: list[Path], at_most: int) -> Mapping[str, list[str]]:

@@ -124,10 +124,10 @@ class PrefEval(JudgedBenchmark):
             needed = wanted.task == TASKS[0] or listed.exists()
             options_of = read_json(listed).parts if needed else []
             for index, item in enumerate(read_json(files[topic]).parts):
-                made = _Item(f"{topic}:{index}", topic, item, wanted, filler)
-                choices[made.name] = _paired(item, options_of, index) if needed else []
-                questions.append(made.question(choices[made.name] if wanted.task == TASKS[0] else None))
-                preferences[made.name] = item["preference"].filled
+                name = f"{topic}:{index}"
+                choices[name] = _paired(item, options_of, index) if needed else []
+                questions.append(_question(name, item, wanted, filler, choices[name]))
+                preferences[name] = item["preference"].filled
         return cls(questions, preferences, choices, wanted.task)
 
     def measures(self, rates: Rates | None) -> tuple[Metric, ...]:
@@ -181,50 +181,38 @@ def outcome(violated: float | None, helpful: float | None) -> dict[str, float]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """An item of a topic, on its way to a question."""
+def _question(name: str, item: Part, wanted: PrefEvalOptions, filler: Sequence[Record], options: list[str]) -> Question:
+    """An item's question, with lettered options where they are asked for; the first of them is the fitting one."""
+    shown, asked = _conversation(item, wanted.form), item["question"].filled
+    prompt, gold, choices = asked, "followed", None
+    if wanted.task == TASKS[0]:
+        order = shuffled(options, wanted.shuffle, name)
+        prompt = _CHOOSE.format(question=asked, options=lettered([options[place] for place in order]))
+        gold, choices = LETTERS[order.index(0)], tuple(LETTERS[: len(options)])
+    return Question(
+        id=name,
+        user_id=name,
+        profile=Profile(name, (*shown, *filler)),
+        prompt=prompt,
+        query=asked,
+        gold=gold,
+        choices=choices,
+        kind=name.rpartition(":")[0],
+        evidence=tuple(record.id for record in shown),
+    )
 
-    name: str
-    topic: str
-    part: Part
-    wanted: PrefEvalOptions
-    filler: Sequence[Record]
 
-    def question(self, options: Sequence[str] | None) -> Question:
-        """The question, with lettered options where there are any; the first of them is the fitting one."""
-        shown = self._conversation()
-        asked = self.part["question"].filled
-        prompt, gold, choices = asked, "followed", None
-        if options is not None:
-            order = shuffled(options, self.wanted.shuffle, self.name)
-            prompt = _CHOOSE.format(question=asked, options=lettered([options[place] for place in order]))
-            gold, choices = LETTERS[order.index(0)], tuple(LETTERS[: len(options)])
-        return Question(
-            id=self.name,
-            user_id=self.name,
-            profile=Profile(self.name, (*shown, *self.filler)),
-            prompt=prompt,
-            query=asked,
-            gold=gold,
-            choices=choices,
-            kind=self.topic,
-            evidence=tuple(record.id for record in shown),
-        )
-
-    def _conversation(self) -> list[Record]:
-        part, name = self.part, "preference"
-        if self.wanted.form == FORMS[0]:
-            acknowledged = Part(_ACKNOWLEDGED, part.source, part.place)
-            return [said(name, 0, "user", part["preference"]), said(name, 1, "assistant", acknowledged)]
-        conversation = part["conversation"]
-        if self.wanted.form == FORMS[1]:
-            keys = ("query", "assistant_options", "user_selection", "assistant_acknowledgment")
-            turns = [(("user", "assistant")[place % 2], conversation[key]) for place, key in enumerate(keys)]
-        else:
-            numbered = sorted(conversation.items, key=lambda pair: (len(pair[0]), pair[0]))
-            turns = [(role, turn[role]) for _, turn in numbered for role in ("user", "assistant")]
-        return [said(name, number, role, text) for number, (role, text) in enumerate(turns)]
+def _conversation(item: Part, form: str) -> list[Record]:
+    """The turns in which a preference is stated, or shows."""
+    if form == FORMS[0]:
+        turns = [("user", item["preference"]), ("assistant", Part(_ACKNOWLEDGED, item.source, item.place))]
+    elif form == FORMS[1]:
+        keys = ("query", "assistant_options", "user_selection", "assistant_acknowledgment")
+        turns = [(("user", "assistant")[place % 2], item["conversation"][key]) for place, key in enumerate(keys)]
+    else:
+        numbered = sorted(item["conversation"].items, key=lambda pair: (len(pair[0]), pair[0]))
+        turns = [(role, turn[role]) for _, turn in numbered for role in ("user", "assistant")]
+    return [said("preference", number, role, text) for number, (role, text) in enumerate(turns)]
 
 
 def _paired(item: Part, options_of: Sequence[Part], index: int) -> list[str]:

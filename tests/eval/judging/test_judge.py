@@ -9,7 +9,7 @@ import pytest
 
 from persona.errors import InvalidOptionError, UnknownPartError
 from persona.eval.judging.judge import LLMJudge
-from persona.eval.judging.parsing import named_option, verdict_in
+from persona.eval.judging.parsing import verdict_in
 from persona.eval.judging.prompts import KINDS, PROMPTS, JudgedItem
 from persona.llm.load import load_llm
 
@@ -36,31 +36,6 @@ ITEM = JudgedItem("7", "correct", "Where does she live?", "in Turin", "Turin, I 
 )
 def test_a_verdict_is_a_line_of_its_own_and_nothing_else(reply: str, verdict: str | None) -> None:
     assert verdict_in(reply, ("yes", "no")) == verdict
-
-
-@pytest.mark.parametrize(
-    ("answer", "option"),
-    [
-        ("b", "b"),
-        ("B.", "b"),
-        ("(c) A walk by the sea", "c"),
-        ("a) a walk", "a"),
-        ("I choose (d).", "d"),
-        ("Final answer: [b]", "b"),
-        ("The answer is c", "c"),
-        ("Option A would suit you.", "a"),
-        ("**Answer: b**", "b"),
-        ("I would take a walk.", None),
-        ("a walk by the sea", None),
-        ("The answer is a bit unclear.", None),
-        ("An option a person has.", None),
-        ("Between (a) and (b).", None),
-        ("(e)", None),
-        ("", None),
-    ],
-)
-def test_an_article_is_no_option(answer: str, option: str | None) -> None:
-    assert named_option(answer, "abcd") == option
 
 
 def test_every_kind_is_asked_with_every_prompt_and_says_its_verdicts() -> None:

@@ -29,7 +29,7 @@ from persona.errors import InvalidOptionError
 from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, GeneralQuestion
 from persona.eval.benchmarks.lamp import LampBenchmark
 from persona.eval.benchmarks.lamp_methods import NamedMethods
-from persona.eval.benchmarks.restraint import RestraintReport, evaluate_restraint
+from persona.eval.benchmarks.restraint import evaluate_restraint
 from persona.eval.controls import Control, EmptyHistory, OtherUser, TrainedWithoutUser
 from persona.eval.options import ADAPTERS, LampOptions
 from persona.eval.report import Report, write_results
@@ -119,7 +119,7 @@ def evaluate_lamp_restraint(
     *,
     out: Path | None = None,
     progress: Progress = lambda stage, done, total: None,
-) -> RestraintReport:
+) -> Report:
     """`evaluate_restraint` of methods by name, each as it is and with each relevance filter over its retriever.
 
     Args:

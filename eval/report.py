@@ -59,6 +59,8 @@ class Row:
         corrected: p-value of `difference`, by Holm's correction for all methods; None where there is one.
         prompts: hash of the requests; empty for baselines.
         milliseconds: mean time of a question, what is made once for all included; None where it was not measured.
+        kept: the share of another row's score that this one has, for errors the other way round; None where nothing is
+            to be kept, or that score is 0.
         samples: what each metric recorded of each question.
     """
 
@@ -80,6 +82,7 @@ class Row:
     corrected: float | None = None
     prompts: str = ""
     milliseconds: float | None = None
+    kept: float | None = None
     samples: Samples = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -231,6 +234,8 @@ class Report:
         columns |= {name: list(map(difference_cell, some)) for name, some in differences.items() if any(some)}
         if any(row.corrected is not None for row in self.rows):
             columns["p (Holm)"] = ["-" if row.corrected is None else f"{row.corrected:.3f}" for row in self.rows]
+        if any(row.kept is not None for row in self.rows):
+            columns["kept"] = ["-" if row.kept is None else f"{row.kept:.1%}" for row in self.rows]
         if any(row.evidence for row in self.rows):
             columns["evidence"] = ["-" if row.evidence is None else interval_cell(row.evidence) for row in self.rows]
         if any(row.answered not in ("", GENERATED) for row in self.rows):

@@ -4,17 +4,18 @@ General questions (`persona.eval.benchmarks.general_questions`) are asked in the
 that user's history, beside the benchmark's own questions. A method *abstains* where nothing personal goes into the
 request; then the answer is that of the plain LLM. What is measured of each method:
 
-=================  =====================================================================================================
-``restraint``      share of the general questions on which it abstained
-``unchanged``      share of the general questions with the plain LLM's answer, to the letter
-``token_f1``       ROUGE-1 between the answers to general questions and the plain LLM's; ``rouge_l`` is ROUGE-L
-``over_general``   over-personalization of the answers to general questions: the share of their terms that are the
-                   profile's and stand neither in the question nor in a right answer. ``none``, which saw no profile, is
-                   the floor: some words are in every profile
-``score``          the benchmark's first metric on its own questions
-``abstained``      share of the benchmark's own questions on which it abstained
-``over_personal``  over-personalization of the answers to them
-=================  =====================================================================================================
+===========================  ===========================================================================================
+``nothing added``            share of the general questions on which it abstained; `Row.kinds` has it by domain
+``unchanged``                share of the general questions with the plain LLM's answer, to the letter
+``token F1``, ``ROUGE-L``    ROUGE-1 and ROUGE-L between the answers to general questions and the plain LLM's
+``over-personalized``        of the answers to general questions: the share of their terms that are the profile's and
+                             stand neither in the question nor in a right answer. ``none``, which saw no profile, is
+                             the floor: some words are in every profile
+``tokens``                   mean tokens added to a general question
+the benchmark's metric       its first one, on its own questions; `Row.kept` is the share of the first method's score
+``own: nothing added``       share of the benchmark's own questions on which it abstained
+``own: over-personalized``   over-personalization of the answers to them
+===========================  ===========================================================================================
 
 >>> profile = profile_terms(Profile("ana", (Record("A quiet film about lighthouses."),)))
 >>> over_personalization("Oslo, with quiet lighthouses", profile, "What is the capital of Norway?", "Oslo")
@@ -25,9 +26,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -37,17 +39,15 @@ from persona.eval.answers import Answers, GivenAnswer, outcomes
 from persona.eval.benchmark import Benchmark, Question, data_hash
 from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, GeneralQuestion
 from persona.eval.bootstrap import Bootstrap, Interval
-from persona.eval.metrics import rouge
+from persona.eval.metrics import Metric, mean_of_sums, rouge
 from persona.eval.options import NONE, EvaluationOptions
-from persona.eval.report import Failure, interval_cell, outcome_cells, table, write_results
+from persona.eval.report import Failure, Report, Row, write_results
+from persona.eval.results.scoring import by_kind
+from persona.eval.results.sums import column, unlabelled
 from persona.eval.run import Progress
 from persona.personalizer import Personalizer
 from persona.records import Profile
 from persona.records import Record as Record  # for the example above
-from persona.version import __version__
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 _TERM = re.compile(r"[^\W_]{3,}")
 _COMMON = frozenset(
@@ -59,101 +59,7 @@ _COMMON = frozenset(
 )
 """Words that are no terms."""
 
-
-@dataclass(frozen=True, slots=True)
-class RestraintRow:
-    """One method.
-
-    Attributes:
-        method: its name.
-        measures: see the module; intervals over users.
-        by_domain: ``restraint`` for each domain of general questions (`GeneralQuestion.domain`).
-        kept: the share of the first method's score that this one has, for errors the other way round: with the
-            unfiltered retriever first, what its filter leaves. None for ``none``, and where the score to be kept is 0.
-        tokens_general: mean tokens added to a general question.
-        tokens_personal: mean tokens added to one of the benchmark's own.
-        outcomes: how its answers were made, and how many failed, were cut, refused, empty or thought about
-            (`persona.eval.answers.outcomes`).
-    """
-
-    method: str
-    measures: Mapping[str, Interval]
-    by_domain: Mapping[str, float]
-    kept: float | None
-    tokens_general: float
-    tokens_personal: float
-    outcomes: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class RestraintReport:
-    """What a run found.
-
-    Attributes:
-        benchmark: the benchmark's name.
-        metric: its first metric, the one of ``score``.
-        llm: the LLM's fingerprint.
-        general: how many general questions were asked.
-        personal: how many of the benchmark's own.
-        rows: ``none``, then the methods in the order given.
-        data: hash of the benchmark's own questions, their profiles and golds.
-        config: what else decided the numbers, as the caller says it.
-        failures: the questions that were not answered, which count as empty answers; the next run asks for them alone.
-    """
-
-    benchmark: str
-    metric: str
-    llm: str
-    general: int
-    personal: int
-    rows: tuple[RestraintRow, ...]
-    data: str
-    config: Mapping[str, Any] = field(default_factory=dict)
-    failures: tuple[Failure, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON; measures stand in the row itself."""
-        content = asdict(self)
-        rows = [{**row.pop("measures"), **row} for row in content.pop("rows")]
-        return {"persona": __version__, **content, "rows": rows}
-
-    def table(self, title: str) -> Table:
-        """The report as a `rich` table."""
-        return table(
-            self.cells(),
-            title=f"{title}: {self.benchmark}, {self.general} general questions beside {self.personal} personal ones",
-            caption=f"the columns before {self.metric} are about the general questions, the others about the personal "
-            "ones; intervals: 95 %, bootstrap over users",
-        )
-
-    def cells(self) -> list[list[str]]:
-        """Header and rows as strings; general questions from elsewhere have a column of their own."""
-        built_in = {question.domain for question in GENERAL_QUESTIONS}
-        others = [domain for domain in self.rows[0].by_domain if domain not in built_in]
-        header = [
-            *("method", "nothing added", *(f"{domain}: nothing added" for domain in others), "answer unchanged"),
-            *("token F1", "ROUGE-L", "over-personalized", "tokens", self.metric, "kept", "personal: nothing added"),
-            *("over-personalized", "tokens"),
-        ]
-        rows = [
-            [
-                row.method,
-                interval_cell(row.measures["restraint"]),
-                *(f"{row.by_domain[domain]:.3f}" for domain in others),
-                interval_cell(row.measures["unchanged"]),
-                *(f"{row.measures[name].value:.3f}" for name in ("token_f1", "rouge_l", "over_general")),
-                f"{row.tokens_general:.0f}",
-                interval_cell(row.measures["score"]),
-                "-" if row.kept is None else f"{row.kept:.1%}",
-                *(f"{row.measures[name].value:.3f}" for name in ("abstained", "over_personal")),
-                f"{row.tokens_personal:.0f}",
-            ]
-            for row in self.rows
-        ]
-        if wrong := outcome_cells([row.outcomes for row in self.rows]):
-            header.append("of the answers")
-            rows = [[*row, cell] for row, cell in zip(rows, wrong, strict=True)]
-        return [header, *rows]
+_ABSTAINED = Metric("nothing added", True, unlabelled, mean_of_sums)
 
 
 def profile_terms(profile: Profile) -> frozenset[str]:
@@ -186,7 +92,7 @@ def evaluate_restraint(
     out: Path | None = None,
     config: Mapping[str, Any] | None = None,
     progress: Progress = lambda stage, done, total: None,
-) -> RestraintReport:
+) -> Report:
     """Ask general questions in the name of a benchmark's users, beside the benchmark's own.
 
     Args:
@@ -224,16 +130,15 @@ def evaluate_restraint(
         for some, given in zip((asked, questions), answered[name], strict=True):
             failures += _failures(name, some, given)
         progress("methods", number + 1, len(methods) + 1)
-    report = RestraintReport(
-        benchmark.name,
-        benchmark.metrics[0].name,
-        first.llm.fingerprint,
-        len(general),
-        len(questions),
-        _Scoring(benchmark, asked, questions, [each.domain for each in general], options).rows(answered),
-        data_hash(questions),
-        {**options.as_dict(), **(config or {})},
-        tuple(failures),
+    report = Report(
+        benchmark=benchmark.name,
+        questions=len(general) + len(questions),
+        users=len({question.user_id for question in questions}),
+        llm=first.llm.fingerprint,
+        config={**options.as_dict(), **(config or {}), "general": len(general), "personal": len(questions)},
+        rows=_Scoring(benchmark, asked, questions, options).rows(answered),
+        data=data_hash(questions),
+        failures=tuple(failures),
     )
     if out is not None:
         write_results(out, report.as_dict())
@@ -248,7 +153,15 @@ def _asked_by_users(general: Sequence[GeneralQuestion], questions: Sequence[Ques
         asker = questions[askers[number % len(askers)]]
         query = each.query or each.question
         asked.append(
-            Question(f"general-{number}", asker.user_id, asker.profile, each.question, query, gold=each.answer)
+            Question(
+                f"general-{number}",
+                asker.user_id,
+                asker.profile,
+                each.question,
+                query,
+                gold=each.answer,
+                kind=each.domain,
+            )
         )
     return asked
 
@@ -290,44 +203,48 @@ class _Scoring:
         benchmark: Benchmark,
         asked: Sequence[Question],
         questions: Sequence[Question],
-        domains: Sequence[str],
         options: EvaluationOptions,
     ) -> None:
-        self._benchmark, self._asked, self._questions, self._domains = benchmark, asked, questions, np.array(domains)
+        self._benchmark, self._asked, self._questions = benchmark, asked, questions
         self._terms = {id(each.profile): profile_terms(each.profile) for each in (*asked, *questions)}
-        self._general, self._own = (
-            Bootstrap([each.user_id for each in some], resamples=options.resamples, seed=options.seed)
-            for some in (asked, questions)
-        )
+        self._draw = partial(Bootstrap, resamples=options.resamples, seed=options.seed)
+        self._general, self._own = (self._draw([each.user_id for each in some]) for some in (asked, questions))
 
-    def rows(self, answered: Mapping[str, tuple[_Answered, _Answered]]) -> tuple[RestraintRow, ...]:
+    def rows(self, answered: Mapping[str, tuple[_Answered, _Answered]]) -> tuple[Row, ...]:
         """A row for each method; the first one is plain, and what is to be kept is the second one's score."""
-        measures = {name: self._measures(*each, answered[NONE][0]) for name, each in answered.items()}
-        reference = list(measures.values())[1]["score"]
+        metric = self._benchmark.metrics[0].name
+        scores = {name: self._scores(*each, answered[NONE][0]) for name, each in answered.items()}
+        reference = list(scores.values())[1][metric]
         rows = []
         for name, (general, own) in answered.items():
-            abstained = np.array(general.abstained)
-            domains = {
-                str(domain): float(abstained[self._domains == domain].mean()) for domain in dict.fromkeys(self._domains)
-            }
-            kept = None if name == NONE else self._kept(measures[name]["score"], reference)
-            tokens = float(np.mean(general.tokens)), float(np.mean(own.tokens))
-            wrong = outcomes([*general.answers, *own.answers])
-            rows.append(RestraintRow(name, measures[name], domains, kept, *tokens, outcomes=wrong))
+            abstained = {_ABSTAINED.name: column(general.abstained)}
+            rows.append(
+                Row(
+                    name,
+                    0,
+                    None,
+                    scores[name],
+                    tokens_added=float(np.mean(own.tokens)),
+                    outcomes=outcomes([*general.answers, *own.answers]),
+                    kinds=by_kind(_ABSTAINED, abstained, self._asked, self._draw),
+                    kept=None if name == NONE else self._kept(scores[name][metric], reference),
+                )
+            )
         return tuple(rows)
 
-    def _measures(self, general: _Answered, own: _Answered, plain: _Answered) -> dict[str, Interval]:
+    def _scores(self, general: _Answered, own: _Answered, plain: _Answered) -> dict[str, Interval]:
         pairs = list(zip(plain.texts, general.texts, strict=True))
-        samples = self._benchmark.score(self._questions, own.texts)
+        metric, samples = self._benchmark.metrics[0], self._benchmark.score(self._questions, own.texts)
         return {
-            "restraint": self._general.mean(general.abstained),
+            _ABSTAINED.name: self._general.mean(general.abstained),
             "unchanged": self._general.mean([float(before == after) for before, after in pairs]),
-            "token_f1": self._general.mean([_overlap("rouge1", *pair) for pair in pairs]),
-            "rouge_l": self._general.mean([_overlap("rougeL", *pair) for pair in pairs]),
-            "over_general": self._general.mean(self._over(general.texts, self._asked)),
-            "score": self._own.interval(self._benchmark.metrics[0], samples),
-            "abstained": self._own.mean(own.abstained),
-            "over_personal": self._own.mean(self._over(own.texts, self._questions)),
+            "token F1": self._general.mean([_overlap("rouge1", *pair) for pair in pairs]),
+            "ROUGE-L": self._general.mean([_overlap("rougeL", *pair) for pair in pairs]),
+            "over-personalized": self._general.mean(self._over(general.texts, self._asked)),
+            "tokens": self._general.mean(general.tokens),
+            metric.name: self._own.interval(metric, samples),
+            "own: nothing added": self._own.mean(own.abstained),
+            "own: over-personalized": self._own.mean(self._over(own.texts, self._questions)),
         }
 
     def _kept(self, score: Interval, reference: Interval) -> float | None:

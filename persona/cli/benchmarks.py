@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from persona.cli.evaluate import app, report_unanswered, short_name
+from persona.cli.evaluate import app, report_unanswered, short_name, show_kinds
 from persona.cli.options import command
 from persona.cli.terminal import (
     Encoder,
@@ -120,7 +120,7 @@ def eval_run(options: EvalRun, settings: Mapping[str, Any]) -> None:
         done = evaluate_benchmark(benchmark, answering, chosen, out=folder, progress=stage_bars(progress))
     if not report(done.as_dict()):
         show(done.table(options.name))
-        _show_kinds(done.by_kind())
+        show_kinds(done.by_kind())
         for note in done.notes:
             say(note)
         say(f"predictions, results and report.html: {folder}")
@@ -195,15 +195,8 @@ def _show_retrieval(benchmark: Benchmark, chosen: MethodOptions, folder: Path) -
         found = evaluate_benchmark_retrieval(benchmark, chosen, out=folder, progress=stage_bars(progress))
     if not report(found.as_dict()):
         show(found.table("retrieval"))
-        _show_kinds(found.by_kind())
+        show_kinds(found.by_kind())
         say(f"results: {folder}")
-
-
-def _show_kinds(kinds: list[list[str]]) -> None:
-    from persona.eval.report import table
-
-    if kinds:
-        show(table(kinds, title=f"{kinds[0][0]} by kind"))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,6 @@ from persona.errors import InvalidOptionError, check_one_of
 from persona.llm.endpoint.options import AskingOptions
 
 if TYPE_CHECKING:
-    from persona.eval.benchmarks.restraint import RestraintReport
     from persona.eval.options import LampOptions
     from persona.eval.report import Failure, Report
 
@@ -144,18 +143,29 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
     _show(done, f"{options.data.resolve().name} {options.split}", folder, files.markdown)
 
 
-def _show(done: Report | RestraintReport, title: str, folder: Path | None, as_markdown: bool) -> None:
+def _show(done: Report, title: str, folder: Path | None, as_markdown: bool) -> None:
     """The table of an evaluation, where all of it lies, and what was not answered."""
-    if not report(done.as_dict()):
-        if as_markdown:
-            from persona.eval.report import markdown
+    kinds = done.by_kind()
+    if report(done.as_dict()):
+        pass
+    elif as_markdown:
+        from persona.eval.report import markdown
 
-            say(markdown(done.cells()).rstrip())
-        else:
-            show(done.table(title))
-            if folder is not None:
-                say(f"answers and results: {folder}")
+        say("\n".join([done.markdown(), *([markdown(kinds)] if kinds else [])]).rstrip())
+    else:
+        show(done.table(title))
+        show_kinds(kinds)
+        if folder is not None:
+            say(f"answers and results: {folder}")
     report_unanswered(done.failures)
+
+
+def show_kinds(kinds: list[list[str]]) -> None:
+    """The first metric by the kind of questions; nothing where there is one."""
+    from persona.eval.report import table
+
+    if kinds:
+        show(table(kinds, title=f"{kinds[0][0]} by kind"))
 
 
 def report_unanswered(failures: Sequence[Failure]) -> None:

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from persona.errors import DataFormatError, EvaluationError, InvalidOptionError
-from persona.eval import EvaluationOptions, LampBenchmark, LampOptions
+from persona.eval import EvaluationOptions, LampBenchmark, LampOptions, Report
 from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, GeneralQuestion, read_general
 from persona.eval.benchmarks.restraint import (
-    RestraintReport,
     evaluate_restraint,
     over_personalization,
     profile_terms,
@@ -80,7 +79,7 @@ def run(
     questions: Sequence[GeneralQuestion] = GENERAL_QUESTIONS,
     split: LampSplit | None = None,
     out: Path | None = None,
-) -> RestraintReport:
+) -> Report:
     llm = load_llm(function)
     builder = PromptBuilder(llm.tokenizer, wording=LampWording(TASK), mask=False, max_length=256)
     with ProfileStore("sqlite:///none.db") as store:
@@ -93,45 +92,44 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> RestraintReport:
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("restraint"))
+        patch.chdir(tmp_path_factory.mktemp("nothing added"))
         return run(score_alone, {"bm25-lamp": make_retriever("bm25-lamp"), "only reviews": OnlyReviews()})
 
 
-def values(report: RestraintReport, measure: str) -> list[float]:
-    return [row.measures[measure].value for row in report.rows]
+def values(report: Report, measure: str) -> list[float]:
+    return [row.scores[measure].value for row in report.rows]
 
 
-def test_a_filter_that_knows_when_not_to_keeps_all(report: RestraintReport) -> None:
+def test_a_filter_that_knows_when_not_to_keeps_all(report: Report) -> None:
     none, always, filtered = report.rows
     assert [row.method for row in report.rows] == ["none", "bm25-lamp", "only reviews"]
-    assert values(report, "restraint") == [1, 0, 1]
+    assert values(report, "nothing added") == [1, 0, 1]
     # Three in four users give another score than 3, which stands before the question now.
-    for measure in ("unchanged", "token_f1", "rouge_l"):
+    for measure in ("unchanged", "token F1", "ROUGE-L"):
         assert values(report, measure) == pytest.approx([1, 0.25, 1])
-    assert values(report, "score") == [1, 0, 0]
+    assert values(report, "MAE") == [1, 0, 0]
     assert (none.kept, always.kept, filtered.kept) == (None, None, None)  # nothing to divide by: no error at all
-    assert values(report, "abstained") == [1, 0, 0]
-    assert always.tokens_general > 0
-    assert filtered.tokens_general == 0
-    assert filtered.tokens_personal == always.tokens_personal
+    assert values(report, "own: nothing added") == [1, 0, 0]
+    assert values(report, "tokens")[1] > 0
+    assert values(report, "tokens")[2] == 0
+    assert filtered.tokens_added == always.tokens_added
 
 
 def test_answers_that_were_none_are_counted_and_shown() -> None:
     silent = run(lambda prompt: "" if "lighthouse 0" in prompt else "3", {"bm25-lamp": OnlyReviews()})
     header, *rows = silent.cells()
-    assert header[-1] == "of the answers"
-    assert [row[-1] for row in rows] == ["1 empty", "1 empty"]
+    assert [row[header.index("of the answers")] for row in rows] == ["1 empty", "1 empty"]
 
 
 def test_what_is_kept_is_a_ratio_of_scores() -> None:
     retrievers: dict[str, Retriever] = {"bm25-lamp": make_retriever("bm25-lamp"), "never": OnlyReviews("nothing")}
     found = run(lambda prompt: "1" if " is the score for " in prompt else "4", retrievers)
     # Golds 1, 2, 3, 4: an error of 1.5 with "1" everywhere, and of 1.5 with "4".
-    assert values(found, "score")[1:] == [1.5, 1.5]
+    assert values(found, "MAE")[1:] == [1.5, 1.5]
     assert [row.kept for row in found.rows] == [None, 1, 1]
-    assert values(found, "abstained")[2] == 1
+    assert values(found, "own: nothing added")[2] == 1
 
 
 def test_the_meter_counts_what_is_the_users_and_nobody_asked_for() -> None:
@@ -144,10 +142,10 @@ def test_the_meter_counts_what_is_the_users_and_nobody_asked_for() -> None:
     assert over_personalization("lighthouses sea", terms, question, "") == 1
 
 
-def test_over_personalized_answers_show(report: RestraintReport) -> None:
+def test_over_personalized_answers_show(report: Report) -> None:
     wordy = run(first_word, {"bm25-lamp": make_retriever("bm25-lamp")})
-    assert values(wordy, "over_general") == [0, 1]  # "lighthouse" is the only term in "3 lighthouse"
-    assert values(report, "over_general")[1] == 0
+    assert values(wordy, "over-personalized") == [0, 1]  # "lighthouse" is the only term in "3 lighthouse"
+    assert values(report, "over-personalized")[1] == 0
 
 
 def test_the_questions_are_many_and_different() -> None:
@@ -176,8 +174,8 @@ def test_questions_from_elsewhere_are_read_and_have_a_column(tmp_path: Path) -> 
     # What is looked for is the query, what is asked the question.
     elsewhere = GeneralQuestion("other", "A lighthouse?", "no", query="nothing of the kind")
     found = run(score_alone, {"only reviews": OnlyReviews()}, [*GENERAL_QUESTIONS[:3], elsewhere])
-    assert found.rows[1].by_domain == {"facts": 1.0, "other": 1.0}
-    assert "other: nothing added" in found.cells()[0]
+    assert {domain: share.value for domain, share in found.rows[1].kinds.items()} == {"facts": 1.0, "other": 1.0}
+    assert found.by_kind()[0] == ["nothing added", "facts", "other"]
 
 
 def write(path: Path, text: str) -> Path:
@@ -189,14 +187,17 @@ def test_general_questions_are_not_those_that_filters_learn_from() -> None:
     assert not {one.question for one in GENERAL_QUESTIONS} & {*general.GENERAL_QUESTIONS, *general.LONG_REQUESTS}
 
 
-def test_reports_can_be_printed_and_are_the_same_for_the_same_seed(report: RestraintReport, tmp_path: Path) -> None:
+def test_reports_can_be_printed_and_are_the_same_for_the_same_seed(report: Report, tmp_path: Path) -> None:
     header, *rows = report.cells()
     assert all(len(row) == len(header) for row in rows)
     assert report.table("t").row_count == 3
     retrievers: dict[str, Retriever] = {"bm25-lamp": make_retriever("bm25-lamp"), "only reviews": OnlyReviews()}
     assert run(score_alone, retrievers, out=tmp_path) == report
     results = json.loads((tmp_path / "results.json").read_text())
-    assert (results["general"], results["rows"][1]["restraint"]["value"]) == (len(GENERAL_QUESTIONS), 0)
+    assert (results["config"]["general"], results["rows"][1]["scores"]["nothing added"]["value"]) == (
+        len(GENERAL_QUESTIONS),
+        0,
+    )
     answers = (tmp_path / "answers.jsonl").read_bytes()
     assert run(score_alone, retrievers, out=tmp_path) == report
     assert (tmp_path / "answers.jsonl").read_bytes() == answers
@@ -214,9 +215,10 @@ def test_retrievers_by_name_with_and_without_a_filter(tmp_path: Path) -> None:
         "recency",
         "recency + filter",
     ]
-    assert values(found, "restraint")[:2] == [1, 0]
-    assert values(found, "restraint")[2] > 0.5
-    assert (found.personal, found.general, list(found.config["filters"])) == (3, 9, ["untrained"])
+    assert values(found, "nothing added")[:2] == [1, 0]
+    assert values(found, "nothing added")[2] > 0.5
+    assert (found.config["personal"], found.config["general"]) == (3, 9)
+    assert list(found.config["filters"]) == ["untrained"]
 
 
 def test_what_cannot_be_run_is_refused() -> None:

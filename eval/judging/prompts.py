@@ -7,12 +7,15 @@ what it is. The words of a released prompt never change: a better one gets anoth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from persona.errors import InvalidOptionError, UnknownPartError
-from persona.eval.judging.parsing import verdict_in
+
+_VERDICT = re.compile(r"^[\s*_#>`\"']*VERDICT[\s*_`]*[:=](.*)$", re.IGNORECASE | re.MULTILINE)
+_AROUND = " \t\r\n*_`\"'.!()[]"
 
 YES_NO: Mapping[str, float] = MappingProxyType({"yes": 1.0, "no": 0.0})
 NONE_TO_FULL: Mapping[str, float] = MappingProxyType({"0": 0.0, "1": 0.5, "2": 1.0})
@@ -191,3 +194,16 @@ def kind_of(item: JudgedItem) -> Kind:
 
 def _quoted(text: str) -> str:
     return "\n".join(f"| {line}" for line in text.strip().splitlines()) or "| "
+
+
+def verdict_in(reply: str, legal: Collection[str]) -> str | None:
+    """The word of `legal` (lower case) that a reply gives as its verdict; None where it gives none, or two.
+
+    A verdict is a line ``VERDICT: word``, or a reply that is nothing but the word; what is not plainly said is not said.
+
+    >>> verdict_in("It names the city.\\nVERDICT: yes", ("yes", "no")), verdict_in("Yes, it seems so.", ("yes", "no"))
+    ('yes', None)
+    """
+    found = {match.strip(_AROUND).lower() for match in _VERDICT.findall(reply)} or {reply.strip(_AROUND).lower()}
+    word = found.pop()
+    return word if not found and word in legal else None

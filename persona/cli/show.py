@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from persona.cli.held.users import show_users
 from persona.cli.options import command
-from persona.cli.terminal import EVERYWHERE, group, opened_store, report, report_facts
+from persona.cli.terminal import EVERYWHERE, counted, group, opened_store, report, report_facts
 from persona.errors import DataFormatError, InvalidOptionError, reason
 
 if TYPE_CHECKING:
@@ -74,7 +74,26 @@ def show(options: Show) -> None:
     elif options.user_id is not None:
         _show_user(options.user_id)
     else:
-        show_users(options.after, options.limit)
+        _show_users(options.after, options.limit)
+
+
+def _show_users(after: str, limit: int) -> None:
+    """Users by id: at most `limit`, after `after`."""
+    with opened_store() as store:
+        counts = store.counts()
+        found = list(islice(store.users(after, page=limit + 1), limit + 1))
+    shown, more = found[:limit], len(found) > limit
+    last = shown[-1].user_id if more else None
+    report(
+        {
+            "users": [asdict(each) for each in shown],
+            "after": last,
+            "store": {"users": counts.users, "records": counts.records},
+        },
+        *(f"{each.user_id}  {counted(each.records, 'record')}" for each in shown),
+        f"{counted(counts.users, 'user')} and {counted(counts.records, 'record')} in the store"
+        + (f"; more: persona show --after {last!r}" if more else ""),
+    )
 
 
 def _show_user(user_id: str) -> None:

@@ -35,8 +35,7 @@ from types import MappingProxyType
 
 from persona.errors import InvalidOptionError
 from persona.eval.benchmark import Question
-from persona.eval.benchmarks.profiles.tables import table_files, table_rows
-from persona.eval.benchmarks.reading import Part
+from persona.eval.benchmarks.reading import Part, table_files, table_rows
 from persona.eval.judging.benchmark import (
     UNDECIDED,
     JudgedBenchmark,

@@ -25,8 +25,7 @@ from types import MappingProxyType
 from persona.errors import check_one_of
 from persona.eval.benchmark import Question
 from persona.eval.benchmarks.baselines import nearest_records
-from persona.eval.benchmarks.profiles.tables import table_files, table_rows
-from persona.eval.benchmarks.reading import Part
+from persona.eval.benchmarks.reading import Part, table_files, table_rows
 from persona.eval.judging.benchmark import (
     UNDECIDED,
     JudgedBenchmark,

@@ -27,8 +27,7 @@ from persona.errors import check_one_of
 from persona.eval.benchmark import Benchmark, Question
 from persona.eval.benchmarks.baselines import nearest_records
 from persona.eval.benchmarks.profiles.meteor import has_wordnet, meteor, official_meteor
-from persona.eval.benchmarks.profiles.tables import table_files, table_rows
-from persona.eval.benchmarks.reading import Part
+from persona.eval.benchmarks.reading import Part, table_files, table_rows
 from persona.eval.judging.benchmark import ratios
 from persona.eval.metrics import Metric, Samples, mean_of_sums, ratio_of_sums, rouge
 from persona.eval.report import OFFICIAL

@@ -9,8 +9,7 @@ import pytest
 
 from persona.errors import InvalidOptionError, UnknownPartError
 from persona.eval.judging.judge import LLMJudge
-from persona.eval.judging.parsing import verdict_in
-from persona.eval.judging.prompts import KINDS, PROMPTS, JudgedItem
+from persona.eval.judging.prompts import KINDS, PROMPTS, JudgedItem, verdict_in
 from persona.llm.load import load_llm
 
 ITEM = JudgedItem("7", "correct", "Where does she live?", "in Turin", "Turin, I think.")

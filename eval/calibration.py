@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 
@@ -153,16 +152,14 @@ class Calibrator:
         ]
         if not asks:
             return []
-        advance = partial(self._advance, len(asks))
-        scored = self._answers.scores(personalizer, personalizer.prepare(asks), advance)
+        scored = self._answers.scores(
+            personalizer, personalizer.prepare(asks), lambda done: self._progress("calibration", done, len(asks))
+        )
         return [
             _Scores(question, choices, np.asarray(scores) - np.logaddexp.reduce(scores))
             for (question, _), ask, scores in zip(pairs, asks, scored, strict=True)
             if (choices := ask.choices) is not None and scores is not None
         ]
-
-    def _advance(self, total: int, done: int) -> None:
-        self._progress("calibration", done, total)
 
     def _best(self, scores: Sequence[_Scores], measured: Mapping[str, Sequence[_Scores]]) -> str:
         """The kind whose answers to the training questions score best, each half answered with the other's prior."""

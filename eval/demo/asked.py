@@ -10,7 +10,7 @@ are those of the `Personalizer` that serves. Somebody else is the other person o
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -94,23 +94,6 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """The task's first metric on all of a person's requests.
-
-    Attributes:
-        plain: without a history.
-        own: with the person's.
-        other: with somebody else's.
-        copied: of the target of the nearest record, without any LLM.
-    """
-
-    plain: float
-    own: float
-    other: float
-    copied: float
-
-
-@dataclass(frozen=True, slots=True)
 class PersonReport:
     """What one person got.
 
@@ -118,16 +101,14 @@ class PersonReport:
         trade: the person's.
         person: who.
         metric: the task's first one.
-        higher_is_better: its direction.
-        scores: on all requests.
+        scores: on all requests: ``plain``, ``own``, ``other``, and ``copied``, of the target of the nearest record.
         asked: the requests.
     """
 
     trade: Trade
     person: Person
     metric: str
-    higher_is_better: bool
-    scores: Scores
+    scores: Mapping[str, float]
     asked: tuple[Asked, ...]
 
     def count(self, change: Change) -> int:
@@ -141,7 +122,7 @@ class PersonReport:
             "user_id": self.person.user_id,
             "task": self.trade.task.name,
             "metric": self.metric,
-            "scores": asdict(self.scores),
+            "scores": self.scores,
             "better": self.count("better"),
             "worse": self.count("worse"),
             "asked": [each.as_dict() for each in self.asked],
@@ -266,7 +247,7 @@ def _person(
         change = changed(before, after, metric.higher_is_better, least=LEAST_DIFFERENCE if trade.labels is None else 0)
         records = prepared[number].generation.records
         asked.append(Asked(trade.questions[number], question.gold or "", records, before, after, others, change))
-    return PersonReport(trade, person, metric.name, metric.higher_is_better, Scores(**totals), tuple(asked))
+    return PersonReport(trade, person, metric.name, totals, tuple(asked))
 
 
 def changed(before: Answer, after: Answer, higher_is_better: bool, least: float) -> Change:

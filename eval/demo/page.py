@@ -73,8 +73,8 @@ def _answers(asked: Asked) -> str:
 
 
 def _row(person: PersonReport) -> str:
-    scores = person.scores
-    numbers = (f"{scores.plain:.2f}", f"<b>{scores.own:.2f}</b>", f"{scores.other:.2f}", f"{scores.copied:.2f}")
+    plain, own, other, copied = (f"{score:.2f}" for score in person.scores.values())
+    numbers = (plain, f"<b>{own}</b>", other, copied)
     cells = (*numbers, str(person.count("better")), str(person.count("worse")))
     measure = _MEASURES.get(person.metric, person.metric)
     return (

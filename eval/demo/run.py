@@ -70,9 +70,7 @@ def demo_tables(report: DemoReport) -> Iterator[RenderableType]:
     people = report.people
     cells = [["person", "metric", "plain", "own history", "somebody else's", "record copied", "better", "worse"]]
     for each in people.people:
-        scores = (
-            f"{value:.2f}" for value in (each.scores.plain, each.scores.own, each.scores.other, each.scores.copied)
-        )
+        scores = (f"{value:.2f}" for value in each.scores.values())
         cells.append([each.trade.title, each.metric, *scores, str(each.count("better")), str(each.count("worse"))])
     counts = f"{people.count('better')} of {people.requests} better, {people.count('worse')} worse"
     yield table(cells, title=f"Five people, six requests each: {counts}", caption=people.llm)

@@ -199,7 +199,7 @@ def _quoted(text: str) -> str:
 def verdict_in(reply: str, legal: Collection[str]) -> str | None:
     """The word of `legal` (lower case) that a reply gives as its verdict; None where it gives none, or two.
 
-    A verdict is a line ``VERDICT: word``, or a reply that is nothing but the word; what is not plainly said is not said.
+    A verdict is a line ``VERDICT: word``, or a reply that is nothing but the word: what is not plainly said is none.
 
     >>> verdict_in("It names the city.\\nVERDICT: yes", ("yes", "no")), verdict_in("Yes, it seems so.", ("yes", "no"))
     ('yes', None)

@@ -49,7 +49,7 @@ def test_answers_are_those_with_no_history_the_own_and_the_other_persons(report:
 def test_a_persons_score_is_the_metric_on_its_requests_alone(report: PeopleReport) -> None:
     for person in report.people:
         values = [asked.own.value for asked in person.asked]
-        assert person.scores.own == pytest.approx(sum(values) / len(values))
+        assert person.scores["own"] == pytest.approx(sum(values) / len(values))
         if person.metric == "accuracy":
             assert values == [float(asked.own.text == asked.gold) for asked in person.asked]
         if person.metric == "MAE":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona.eval.demo.asked import PeopleReport, ask_people
 from persona.eval.demo.people import write_people
-from persona.eval.demo.world import WorldReport, available_encoder, run_world, tiny_user_embedders
+from persona.eval.demo.world import WorldReport, available_encoder, run_world
 from persona.eval.report import table
 from persona.eval.run import Progress
 from persona.llm.load import load_llm
@@ -49,16 +49,7 @@ def run_demo(llm: LanguageModel, *, users: int, out: Path, progress: Progress) -
     begun = time.perf_counter()
     write_people(out / PEOPLE)
     people = ask_people(llm, out=out / PEOPLE, progress=progress)
-    encoder = available_encoder()
-    world = run_world(
-        load_llm("tiny"),
-        users=users,
-        out=out / WORLD,
-        encoder=encoder,
-        # They were trained for this LLM and this encoder, and for no others.
-        user_embedders=tiny_user_embedders() if encoder == "minilm" else None,
-        progress=progress,
-    )
+    world = run_world(load_llm("tiny"), users=users, out=out / WORLD, encoder=available_encoder(), progress=progress)
     return DemoReport(people, world, time.perf_counter() - begun)
 
 

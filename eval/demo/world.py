@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import resources
@@ -107,26 +107,24 @@ def run_world(
     *,
     users: int,
     out: Path,
-    encoder: str = "minilm",
+    encoder: str,
     methods: Sequence[str] = METHODS,
-    user_embedders: Mapping[str, Path] | None = None,
     progress: Progress,
 ) -> WorldReport:
     """Run `methods` on generated users and score them against what can be reached at best.
 
     Args:
-        llm: the frozen LLM.
+        llm: the frozen LLM, ``tiny``.
         users: users of each task, 2 to 20; one question each.
         out: folder for answers, predictions and results; an interrupted run goes on from there.
         encoder: what `load_encoder` takes, for the methods that compare vectors.
-        methods: as in `LampOptions`; ``user-embedder`` joins them on the tasks of `user_embedders`.
-        user_embedders: folders of user embedders by task, trained for `llm` and `encoder` (`tiny_user_embedders`).
+        methods: as in `LampOptions`; ``user-embedder`` joins them with ``minilm``, which `tiny_user_embedders` read.
         progress: called with a stage's name, what is done and what there is to do.
     """
     begun = time.perf_counter()
     tasks, examples = [], []
     for name in WORLD_TASKS:
-        folders = (user_embedders[name],) if user_embedders and name in user_embedders else ()
+        folders = (tiny_user_embedders()[name],) if encoder == "minilm" else ()
         options = LampOptions(
             methods=(*methods, *([USER_EMBEDDER] if folders else [])),
             ks=KS,

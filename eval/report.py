@@ -68,7 +68,7 @@ class Row:
     k: int
     control: str | None
     scores: Mapping[str, Interval]
-    difference: PairedDifference | None
+    difference: PairedDifference | None = None
     gain: PairedDifference | None = None
     to_other_user: PairedDifference | None = None
     tokens_added: float = 0.0

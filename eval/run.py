@@ -147,11 +147,7 @@ def _ask(
             prepared = personalizer.prepare(asks)
             tokens += [each.generation.tokens_added for each in prepared]
             sent += prepared
-            runs.append(
-                answers.ask(
-                    personalizer, prepared, lambda done, before=before: progress("answers", before + done, total)
-                )
-            )
+            runs.append(answers.ask(personalizer, prepared, partial(_advance, progress, before, total)))
             kinds.append("" if calibration.kind == NO_CALIBRATION else calibration.kind)
             before += len(questions)
         answered.append(
@@ -183,6 +179,10 @@ def _cut(arm: Arm, sent: Sequence[Prepared]) -> int:
         return 0
     profiles = arm.profiles * len(arm.method.runs)
     return sum(len(each.generation.records) < len(profile) for profile, each in zip(profiles, sent, strict=True))
+
+
+def _advance(progress: Progress, before: int, total: int, done: int) -> None:
+    progress("answers", before + done, total)
 
 
 def _save(report: Report, benchmark: Benchmark, out: Path) -> None:

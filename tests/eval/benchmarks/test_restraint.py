@@ -94,7 +94,7 @@ def run(
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("nothing added"))
+        patch.chdir(tmp_path_factory.mktemp("restraint"))
         return run(score_alone, {"bm25-lamp": make_retriever("bm25-lamp"), "only reviews": OnlyReviews()})
 
 

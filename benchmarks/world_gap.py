@@ -62,7 +62,7 @@ def table(folder: Path, world: int, split: str) -> str:
             row["name"],
             f"{metric.value(samples):.3f}",
             f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})",
-            difference(row["difference_to_none"]),
+            difference(row["difference"]),
             difference(row["gain"]),
             f"{row['tokens_added']:.0f}",
         ]

@@ -108,9 +108,8 @@ class Row:
         content = asdict(replace(self, runs=(), samples={}))
         for name in ("runs", "samples", "way"):
             del content[name]
-        names = {"difference_to_none": "difference", "p_holm": "corrected"}
-        renamed = {name: content.pop(field) for name, field in names.items()}
-        return {"name": self.name, **content, **renamed, "seeds": len(self.runs)}
+        corrected = content.pop("corrected")
+        return {"name": self.name, **content, "p_holm": corrected, "seeds": len(self.runs)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,90 +11,24 @@ several. Two runs with another order or another choice of questions share those 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from persona.errors import EvaluationError
 from persona.eval.benchmarks.reading import read_json
-from persona.eval.bootstrap import Bootstrap, Interval, PairedDifference, holm
+from persona.eval.bootstrap import Bootstrap, holm
 from persona.eval.metrics import Metric, Samples
-from persona.eval.report import interval_cell, markdown
+from persona.eval.report import Report, Row
 from persona.eval.results.samples import KeptSamples, read_samples
 
 RESULTS = "results.json"
 
 
-@dataclass(frozen=True, slots=True)
-class ComparedRow:
-    """One row of both runs.
+def compare(a: Path, b: Path, *, resamples: int = 2000, seed: int = 0) -> Report:
+    """Compare two runs: of each row a's score, b's, and a's minus b's, with Holm's correction for all rows.
 
-    Attributes:
-        name: the row's.
-        a: the first run's score.
-        b: the second's.
-        difference: a minus b.
-        corrected: the p-value by Holm's correction for all rows.
-    """
-
-    name: str
-    a: Interval
-    b: Interval
-    difference: PairedDifference
-    corrected: float
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two runs of one benchmark.
-
-    Attributes:
-        benchmark: its name.
-        metric: what is compared.
-        questions: how many both have scored.
-        llms: the LLM of each.
-        same_data: whether questions, histories and golds were the same to the last character.
-        rows: those that both have.
-    """
-
-    benchmark: str
-    metric: str
-    questions: int
-    llms: tuple[str, str]
-    same_data: bool
-    rows: tuple[ComparedRow, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Itself, ready for JSON."""
-        return asdict(self)
-
-    def cells(self) -> list[list[str]]:
-        """Header and rows as strings."""
-        header = ["method", f"{self.metric}, a", f"{self.metric}, b", "a - b", "p", "p (Holm)"]
-        return [
-            header,
-            *(
-                [
-                    row.name,
-                    interval_cell(row.a),
-                    interval_cell(row.b),
-                    f"{row.difference.difference:+.3f} [{row.difference.low:+.3f}, {row.difference.high:+.3f}]",
-                    f"{row.difference.p_value:.3f}",
-                    f"{row.corrected:.3f}",
-                ]
-                for row in self.rows
-            ),
-        ]
-
-    def markdown(self) -> str:
-        """The comparison as a Markdown table."""
-        return markdown(self.cells())
-
-
-def compare(a: Path, b: Path, *, resamples: int = 2000, seed: int = 0) -> Comparison:
-    """Compare two runs.
+    `Report.config` says whether questions, histories and golds of both were the same to the last character.
 
     Args:
         a: a folder with ``results.json`` and ``samples.json``, or the former file in it.
@@ -120,16 +54,24 @@ def compare(a: Path, b: Path, *, resamples: int = 2000, seed: int = 0) -> Compar
         what = "metric" if metric is None else "question" if not shared else "row"
         raise EvaluationError(f"two runs must share a {what} to be compared, these share none: {a} and {b}")
     whose = dict(zip(ours.ids, ours.groups, strict=True))
-    compared: list[ComparedRow] = []
-    for name in rows:
-        pair = [_of(each, name, metric, shared) for each in (ours, theirs)]
-        bootstrap = Bootstrap([whose[each] for each in shared], resamples=resamples, seed=seed)
+    bootstrap = Bootstrap([whose[each] for each in shared], resamples=resamples, seed=seed)
+    pairs = [[_of(each, name, metric, shared) for each in (ours, theirs)] for name in rows]
+    differences = [bootstrap.paired(metric, *pair) for pair in pairs]
+    p_values = holm([each.p_value for each in differences])
+    compared = []
+    for name, pair, difference, p_value in zip(rows, pairs, differences, p_values, strict=True):
         first, second = (bootstrap.interval(metric, samples) for samples in pair)
-        compared.append(ComparedRow(name, first, second, bootstrap.paired(metric, *pair), 1.0))
-    corrected = holm([each.difference.p_value for each in compared])
-    made = tuple(replace(each, corrected=p_value) for each, p_value in zip(compared, corrected, strict=True))
-    llms = (about[0]["llm"], about[1]["llm"])
-    return Comparison(names[0], metric.name, len(shared), llms, about[0]["data"] == about[1]["data"], made)
+        scores = {metric.name: first, f"{metric.name} of b": second}
+        compared.append(Row(name, 0, None, scores, difference, corrected=p_value))
+    return Report(
+        benchmark=names[0],
+        questions=len(shared),
+        users=bootstrap.users,
+        llm="",
+        config={"llms": [each["llm"] for each in about], "same_data": about[0]["data"] == about[1]["data"]},
+        rows=tuple(compared),
+        data=about[0]["data"],
+    )
 
 
 def _of(kept: KeptSamples, row: str, metric: Metric, ids: Sequence[str]) -> Samples:

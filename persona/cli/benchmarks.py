@@ -224,12 +224,12 @@ def eval_compare(options: EvalCompare) -> None:
     done = compare(options.a, options.b)
     if report(done.as_dict()):
         return
-    same = "" if done.same_data else "; their data differ elsewhere"
+    both = f"{done.questions} questions of both{'' if done.config['same_data'] else '; their data differ elsewhere'}"
     show(
         table(
             done.cells(),
             title=f"{done.benchmark}: {options.a} (a) and {options.b} (b)",
-            caption=f"{done.questions} questions of both{same}; intervals: 95 %, bootstrap over users, paired",
+            caption=f"{both}; difference: a minus b, paired; intervals: 95 %, bootstrap over users",
         )
     )
 

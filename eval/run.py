@@ -19,8 +19,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
 from persona.channels import Ask
 from persona.errors import EvaluationError
 from persona.eval.answers import Answers, prompts_hash
@@ -88,7 +86,7 @@ def evaluate(
         out.mkdir(parents=True, exist_ok=True)
     answers = Answers(out and out / "answers.jsonl", at_once=options.at_once)
     calibration = Calibrator(benchmark, made, controls, options, answers, progress)
-    answered = _ask(arms, questions, answers, calibration, progress)
+    answered = ask_arms(arms, questions, answers, calibration, progress)
     failures = tuple(failure for each in answered for failure in each.failures(questions))
     left_out = {failure.question for failure in failures} if options.failures == LEFT_OUT else set()
     scoring = Scoring(benchmark, questions, options, left_out)
@@ -125,7 +123,7 @@ def _judges(benchmark: Benchmark) -> dict[str, Any]:
     return {"judges": {name: each and asdict(each) for name, each in rates.items()}} if rates else {}
 
 
-def _ask(
+def ask_arms(
     arms: Sequence[Arm],
     questions: Sequence[Question],
     answers: Answers,
@@ -137,7 +135,7 @@ def _ask(
     before = 0
     answered = []
     for arm in arms:
-        runs, tokens, kinds = [], [], []
+        runs, kinds = [], []
         sent: list[Prepared] = []
         for number, personalizer in enumerate(arm.method.personalizers):
             calibration = calibrations.of(arm.method, number)
@@ -146,7 +144,6 @@ def _ask(
                 for profile, question in zip(arm.profiles, questions, strict=True)
             ]
             prepared = personalizer.prepare(asks)
-            tokens += [each.generation.tokens_added for each in prepared]
             sent += prepared
             runs.append(answers.ask(personalizer, prepared, partial(_advance, progress, before, total)))
             kinds.append("" if calibration.kind == NO_CALIBRATION else calibration.kind)
@@ -155,7 +152,8 @@ def _ask(
             Answered(
                 arm.method,
                 tuple(runs),
-                float(np.mean(tokens)),
+                tuple(each.generation.tokens_added for each in sent),
+                tuple(each.generation.abstained for each in sent),
                 tuple(dict.fromkeys(kinds)),
                 tuple(map(_evidence_share, questions, sent)),
                 _cut(arm, sent),

@@ -26,25 +26,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from persona.channels import Ask
 from persona.errors import EvaluationError, InvalidOptionError
-from persona.eval.answers import Answers, GivenAnswer, outcomes
+from persona.eval.answers import Answers, outcomes
 from persona.eval.benchmark import Benchmark, Question, data_hash
 from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, GeneralQuestion
 from persona.eval.bootstrap import Bootstrap, Interval
+from persona.eval.calibration import NO_CALIBRATION, Calibrator
+from persona.eval.controls import as_arms
+from persona.eval.methods import Method
 from persona.eval.metrics import Metric, mean_of_sums, rouge
 from persona.eval.options import NONE, EvaluationOptions
-from persona.eval.report import Failure, Report, Row, write_results
-from persona.eval.results.scoring import by_kind
+from persona.eval.report import Report, Row, write_results
+from persona.eval.results.scoring import Answered, by_kind
 from persona.eval.results.sums import column, unlabelled
-from persona.eval.run import Progress
+from persona.eval.run import Progress, ask_arms
 from persona.personalizer import Personalizer
 from persona.records import Profile
 from persona.records import Record as Record  # for the example above
@@ -122,21 +124,20 @@ def evaluate_restraint(
         out.mkdir(parents=True, exist_ok=True)
     first = next(iter(methods.values()))
     plain = Personalizer(first.llm, first.store, (), builder=first.builder, options=first.options)
-    asked = _asked_by_users(general, questions, options.seed)
+    arms = [Method(name, (each,)) for name, each in {NONE: plain, **methods}.items()]
+    asked, own = _asked_by_users(general, questions, options.seed), [replace(each, choices=None) for each in questions]
     answers = Answers(out and out / "answers.jsonl", at_once=options.at_once)
-    answered, failures = {}, list[Failure]()
-    for number, (name, method) in enumerate({NONE: plain, **methods}.items()):
-        answered[name] = _Answered.of(method, asked, answers), _Answered.of(method, questions, answers)
-        for some, given in zip((asked, questions), answered[name], strict=True):
-            failures += _failures(name, some, given)
-        progress("methods", number + 1, len(methods) + 1)
+    uncalibrated = Calibrator(benchmark, (), (), EvaluationOptions(calibration=NO_CALIBRATION), answers, progress)
+    answered = [ask_arms(as_arms(arms, (), some), some, answers, uncalibrated, progress) for some in (asked, own)]
+    failures = [failure for each in answered[0] for failure in each.failures(asked)]
+    failures += [failure for each in answered[1] for failure in each.failures(own)]
     report = Report(
         benchmark=benchmark.name,
         questions=len(general) + len(questions),
         users=len({question.user_id for question in questions}),
         llm=first.llm.fingerprint,
         config={**options.as_dict(), **(config or {}), "general": len(general), "personal": len(questions)},
-        rows=_Scoring(benchmark, asked, questions, options).rows(answered),
+        rows=_Scoring(benchmark, asked, questions, options).rows(*answered),
         data=data_hash(questions),
         failures=tuple(failures),
     )
@@ -166,35 +167,6 @@ def _asked_by_users(general: Sequence[GeneralQuestion], questions: Sequence[Ques
     return asked
 
 
-@dataclass(frozen=True, slots=True)
-class _Answered:
-    """A method's answers to some questions, in their order; whether it abstained, and how many tokens it added."""
-
-    answers: list[GivenAnswer]
-    abstained: list[float]
-    tokens: list[int]
-
-    @classmethod
-    def of(cls, method: Personalizer, questions: Sequence[Question], answers: Answers) -> _Answered:
-        prepared = method.prepare([Ask(each.profile, each.prompt, each.query) for each in questions])
-        generations = [each.generation for each in prepared]
-        return cls(
-            answers.ask(method, prepared),
-            [float(generation.abstained) for generation in generations],
-            [generation.tokens_added for generation in generations],
-        )
-
-    @property
-    def texts(self) -> list[str]:
-        """The answers as texts; one that failed is empty."""
-        return [each.text for each in self.answers]
-
-
-def _failures(method: str, questions: Sequence[Question], answered: _Answered) -> list[Failure]:
-    pairs = zip(questions, answered.answers, strict=True)
-    return [Failure(method, question.id, each.failed) for question, each in pairs if each.failed]
-
-
 class _Scoring:
     """Scores methods by their answers to the general questions and to the benchmark's own."""
 
@@ -210,41 +182,40 @@ class _Scoring:
         self._draw = partial(Bootstrap, resamples=options.resamples, seed=options.seed)
         self._general, self._own = (self._draw([each.user_id for each in some]) for some in (asked, questions))
 
-    def rows(self, answered: Mapping[str, tuple[_Answered, _Answered]]) -> tuple[Row, ...]:
+    def rows(self, general: Sequence[Answered], own: Sequence[Answered]) -> tuple[Row, ...]:
         """A row for each method; the first one is plain, and what is to be kept is the second one's score."""
         metric = self._benchmark.metrics[0].name
-        scores = {name: self._scores(*each, answered[NONE][0]) for name, each in answered.items()}
-        reference = list(scores.values())[1][metric]
+        scores = [self._scores(*both, general[0]) for both in zip(general, own, strict=True)]
         rows = []
-        for name, (general, own) in answered.items():
-            abstained = {_ABSTAINED.name: column(general.abstained)}
+        for ours, theirs, found in zip(general, own, scores, strict=True):
+            abstained = {_ABSTAINED.name: column(ours.abstained)}
             rows.append(
                 Row(
-                    name,
+                    ours.method.name,
                     0,
                     None,
-                    scores[name],
-                    tokens_added=float(np.mean(own.tokens)),
-                    outcomes=outcomes([*general.answers, *own.answers]),
+                    found,
+                    tokens_added=theirs.tokens_added,
+                    outcomes=outcomes([*ours.runs[0], *theirs.runs[0]]),
                     kinds=by_kind(_ABSTAINED, abstained, self._asked, self._draw),
-                    kept=None if name == NONE else self._kept(scores[name][metric], reference),
+                    kept=self._kept(found[metric], scores[1][metric]) if rows else None,
                 )
             )
         return tuple(rows)
 
-    def _scores(self, general: _Answered, own: _Answered, plain: _Answered) -> dict[str, Interval]:
-        pairs = list(zip(plain.texts, general.texts, strict=True))
-        metric, samples = self._benchmark.metrics[0], self._benchmark.score(self._questions, own.texts)
+    def _scores(self, general: Answered, own: Answered, plain: Answered) -> dict[str, Interval]:
+        pairs = list(zip(plain.texts[0], general.texts[0], strict=True))
+        metric, samples = self._benchmark.metrics[0], self._benchmark.score(self._questions, own.texts[0])
         return {
             _ABSTAINED.name: self._general.mean(general.abstained),
             "unchanged": self._general.mean([float(before == after) for before, after in pairs]),
             "token F1": self._general.mean([_overlap("rouge1", *pair) for pair in pairs]),
             "ROUGE-L": self._general.mean([_overlap("rougeL", *pair) for pair in pairs]),
-            "over-personalized": self._general.mean(self._over(general.texts, self._asked)),
+            "over-personalized": self._general.mean(self._over(general.texts[0], self._asked)),
             "tokens": self._general.mean(general.tokens),
             metric.name: self._own.interval(metric, samples),
             "own: nothing added": self._own.mean(own.abstained),
-            "own: over-personalized": self._own.mean(self._over(own.texts, self._questions)),
+            "own: over-personalized": self._own.mean(self._over(own.texts[0], self._questions)),
         }
 
     def _kept(self, score: Interval, reference: Interval) -> float | None:

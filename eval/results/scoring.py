@@ -28,7 +28,8 @@ class Answered:
     Attributes:
         method: the arm's.
         runs: for each run the answers, in the order of the questions.
-        tokens_added: mean tokens that personalization added to a prompt.
+        tokens: what personalization added to each prompt, one run after the other.
+        abstained: whether nothing personal went into the request, likewise.
         calibrations: the different kinds of calibration of the runs; empty texts for none.
         evidence: by question the share of its evidence that stood in the request of the first run; None where it names
             none.
@@ -38,11 +39,17 @@ class Answered:
 
     method: Method
     runs: tuple[list[GivenAnswer], ...]
-    tokens_added: float
+    tokens: tuple[int, ...]
+    abstained: tuple[bool, ...]
     calibrations: tuple[str, ...]
     evidence: tuple[float | None, ...] = ()
     cut: int = 0
     prompts: str = ""
+
+    @property
+    def tokens_added(self) -> float:
+        """Mean tokens that personalization added to a prompt."""
+        return float(np.mean(self.tokens))
 
     @property
     def texts(self) -> list[list[str]]:

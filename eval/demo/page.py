@@ -12,7 +12,7 @@ from string import Template
 from persona.eval.demo.asked import Asked, K, PersonReport
 from persona.eval.demo.people import LEAST_DIFFERENCE
 from persona.eval.demo.run import DemoReport
-from persona.eval.demo.world_page import answer_grid, world_section
+from persona.eval.demo.world_page import world_section
 
 _CHANGES = {"better": "&#9650; better", "worse": "&#9660; worse", "same": "= neither"}
 _MEASURES = {
@@ -69,7 +69,11 @@ def _answers(asked: Asked) -> str:
         ("other", "with somebody else's", asked.other.text),
         ("gold", "the person's answer", asked.gold),
     )
-    return answer_grid(shown)
+    boxes = (
+        f'<div class="{kind}"><span class="soft">{label}</span><br>{escape(text) or "&mdash;"}</div>'
+        for kind, label, text in shown
+    )
+    return f'<div class="answers">{"".join(boxes)}</div>'
 
 
 def _row(person: PersonReport) -> str:

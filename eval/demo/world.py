@@ -25,14 +25,11 @@ from persona.eval.options import NONE, USER_EMBEDDER, LampOptions
 from persona.eval.report import Report
 from persona.eval.run import Progress
 from persona.protocols import LanguageModel
-from persona.records import ScoredRecord
-from persona.retrievers.registry import RetrieverOptions, make_retriever
 
 WORLD_TASKS = ("LaMP_2", "LaMP_3", "LaMP_4")
 SPLIT = "dev"
 METHODS = (NONE, "bm25", "recency", "dense", "hybrid")
 KS = (1, 4)
-EXAMPLE_METHOD = "bm25"
 SHARE = "share of the gap"
 """How much of the way from `WorldTask.no_user` (0) to `WorldTask.oracle` (1) a row goes."""
 
@@ -61,30 +58,6 @@ class WorldTask:
 
 
 @dataclass(frozen=True, slots=True)
-class WorldExample:
-    """One question of the first user, with the answers before and after. The first user, whoever that is.
-
-    Attributes:
-        before: without any history.
-        after: with `records`.
-        soft_prompted: with a soft prompt of the whole history, without records; None without a user embedder.
-    """
-
-    task: str
-    user_id: str
-    question: str
-    gold: str
-    records: tuple[ScoredRecord, ...]
-    before: str
-    after: str
-    soft_prompted: str | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return {**asdict(replace(self, records=())), "records": [each.as_dict() for each in self.records]}
-
-
-@dataclass(frozen=True, slots=True)
 class WorldReport:
     """What all methods reach in the world."""
 
@@ -94,12 +67,10 @@ class WorldReport:
     encoder: str
     seconds: float
     tasks: tuple[WorldTask, ...]
-    examples: tuple[WorldExample, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        parts = {name: [each.as_dict() for each in getattr(self, name)] for name in ("tasks", "examples")}
-        return {**asdict(replace(self, tasks=(), examples=())), **parts}
+        return {**asdict(replace(self, tasks=())), "tasks": [each.as_dict() for each in self.tasks]}
 
 
 def run_world(
@@ -122,13 +93,13 @@ def run_world(
         progress: called with a stage's name, what is done and what there is to do.
     """
     begun = time.perf_counter()
-    tasks, examples = [], []
+    tasks = []
     for name in WORLD_TASKS:
         folders = (tiny_user_embedders()[name],) if encoder == "minilm" else ()
         options = LampOptions(
             methods=(*methods, *([USER_EMBEDDER] if folders else [])),
             ks=KS,
-            beside=EXAMPLE_METHOD,
+            beside="bm25",
             encoder=encoder,
             user_embedders=folders,
             limit=users,
@@ -136,10 +107,9 @@ def run_world(
         benchmark = LampBenchmark.read(generated_folder(name), SPLIT)
         report = evaluate_lamp(benchmark, llm, options, out=out / name, progress=partial(named_stage, progress, name))
         tasks.append(_task(benchmark, report))
-        examples.append(_example(benchmark, report))
     seconds = time.perf_counter() - begun
     asked = users * len(WORLD_TASKS)
-    return WorldReport(users, asked, llm.fingerprint, encoder, seconds, tuple(tasks), tuple(examples))
+    return WorldReport(users, asked, llm.fingerprint, encoder, seconds, tuple(tasks))
 
 
 def generated_folder(task: str) -> Path:
@@ -158,22 +128,6 @@ def _task(benchmark: LampBenchmark, report: Report) -> WorldTask:
         share = bootstrap.gap_share(metric, row.samples, floor=no_user, ceiling=oracle)
         rows.append(replace(row, scores={**row.scores, SHARE: share}))
     return WorldTask(task.title, metric.higher_is_better, no_user, oracle, replace(report, rows=tuple(rows)))
-
-
-def _example(benchmark: LampBenchmark, report: Report) -> WorldExample:
-    question, k = benchmark.questions[0], max(KS)
-    retriever = make_retriever(EXAMPLE_METHOD, RetrieverOptions(view=benchmark.task.view))
-    answers = {row.name: row.predictions[question.id] for row in report.rows}
-    return WorldExample(
-        task=benchmark.name,
-        user_id=question.user_id,
-        question=question.prompt,
-        gold=question.gold or "",
-        records=retriever.retrieve(question.profile, question.query, k),
-        before=answers[NONE],
-        after=answers[f"{EXAMPLE_METHOD} k={k}"],
-        soft_prompted=answers.get(USER_EMBEDDER),
-    )
 
 
 def tiny_user_embedders() -> dict[str, Path]:

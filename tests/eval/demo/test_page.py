@@ -16,7 +16,7 @@ from persona.llm.load import load_llm
 from tests.eval.demo.html import Page
 from tests.eval.demo.test_asked import copycat
 
-WORLD = WorldReport(8, 24, "tiny@1", "hashing", 2.0, (), ())
+WORLD = WorldReport(8, 24, "tiny@1", "hashing", 2.0, ())
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -59,20 +58,9 @@ def test_the_page_shows_every_row(report: WorldReport) -> None:
         for row in task.report.rows:
             assert shown.text.count(row.name) >= 2
             assert f"{row.scores[SHARE].value:.3f}" in shown.text
-    for example in report.examples:
-        assert example.question in shown.text
-        assert example.gold in shown.text
     assert shown.open == []
-
-
-def test_an_example_shows_the_soft_prompt_where_there_is_one(report: WorldReport) -> None:
-    assert "soft prompt of the whole history" not in Page(world_section(report)).text
-    example = replace(report.examples[0], soft_prompted="as the soft prompt says")
-    text = Page(world_section(replace(report, examples=(example,)))).text
-    assert "soft prompt of the whole historyas the soft prompt says" in text
 
 
 def test_json_holds_every_row(report: WorldReport) -> None:
     again = json.loads(json.dumps(report.as_dict()))
     assert [len(task["rows"]) for task in again["tasks"]] == [len(task.report.rows) for task in report.tasks]
-    assert len(again["examples"]) == len(report.examples)

@@ -146,8 +146,8 @@ class LampOptions(EvaluationOptions):
         check_one_of(RETRIEVERS, beside=self.beside)
         check_one_of(SUMMARY_FORMS, summary_form=self.summary_form)
         check_one_of(PLACEMENTS, placement=self.placement)
-        if not self.ks or min(self.ks) < 1:
-            raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")
+        for k in self.ks or (0,):
+            check_least(1, ks=k)
         if not self.answers or any(each not in ANSWERS for each in self.answers):
             raise InvalidOptionError(f"`answers` must be of {', '.join(ANSWERS)}, were: {', '.join(self.answers)}")
         self._check_parts()

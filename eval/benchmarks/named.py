@@ -98,8 +98,8 @@ class MethodOptions(EvaluationOptions):
                 f"the method {USER_EMBEDDER!r} needs `user_embedders`, and no other reads them, were: "
                 f"{self.user_embedders!r:.80}"
             )
-        if not self.ks or min(self.ks) < 1:
-            raise InvalidOptionError(f"`ks` must be numbers of at least 1, was: {self.ks}")
+        for k in self.ks or (0,):
+            check_least(1, ks=k)
         check_one_of(("", *ANSWERS), answers=self.answers)
         check_least(1, record_tokens=self.record_tokens, context_tokens=self.context_tokens)
         check_least(1, max_new_tokens=self.max_new_tokens)

@@ -12,7 +12,8 @@ from string import Template
 from persona.eval.demo.asked import Asked, K, PersonReport
 from persona.eval.demo.people import LEAST_DIFFERENCE
 from persona.eval.demo.run import DemoReport
-from persona.eval.demo.world_page import world_section
+from persona.eval.demo.world import SHARE, WorldReport, WorldTask
+from persona.eval.results.page import chart, html_table
 
 _CHANGES = {"better": "&#9650; better", "worse": "&#9660; worse", "same": "= neither"}
 _MEASURES = {
@@ -99,4 +100,30 @@ def _details(person: PersonReport) -> str:
 <p class="soft">Somebody else: {escape(person.trade.other.who)} {escape(person.trade.other.habit)}</p>
 <p><b>{escape(person.trade.asked)}</b></p>
 {requests}</details>
+"""
+
+
+def world_section(report: WorldReport) -> str:
+    """The generated world: a chart and a table of each task."""
+    return f"""<p>{report.users} users of each task whom the LLM has never seen, {report.questions} questions.
+The users are inhabitants of a generated world, so the best possible scores are known exactly: with the user unknown and
+with the user known. The bars show how much of the way between the two each method goes. Another user's history is the
+control: what it wins is not personalization.</p>
+<p class="soft">Rows in grey are controls and what needs no LLM.</p>
+{"".join(map(_world_task, report.tasks))}
+<p class="soft">LLM {escape(report.llm)}; encoder {escape(report.encoder)}; {report.seconds:.0f} s. Intervals: 95 %,
+bootstrap over users.</p>
+"""
+
+
+def _world_task(task: WorldTask) -> str:
+    report, title = task.report, escape(task.title)
+    metric = escape(next(iter(report.rows[0].scores)))
+    direction = "higher" if task.higher_is_better else "lower"
+    return f"""<h3>{title.capitalize()} <span class="soft">({escape(report.benchmark)})</span></h3>
+<p>{metric}, {direction} is better: {task.no_user:.3f} is the best that can be had without knowing the user,
+{task.oracle:.3f} with.</p>
+{chart(report, SHARE)}
+<div class="scroll" tabindex="0" role="region" aria-label="{title}, all methods">
+{html_table(report.cells(), report.rows)}</div>
 """

@@ -98,7 +98,7 @@ def test_options_that_no_retriever_reads_are_refused(method: str, retrieval: dic
             {"methods": ("bm52",)},
             r"a method must be one of none, user-embedder, stats, summary, stats\+summary, steering",
         ),
-        ({"ks": (0,)}, "`ks` must be numbers of at least 1"),
+        ({"ks": (0,)}, "`ks` must be at least 1, was: 0"),
         ({"beside": "bm52"}, "`beside` must be one of"),
         ({"summary_form": "poem"}, "`summary_form` must be one of record, sentence"),
         ({"methods": ("user-embedder",)}, "'user-embedder' needs a folder to read: name it .--user-embedder."),

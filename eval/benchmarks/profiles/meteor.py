@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 from persona.retrievers.words.tokens import words
@@ -40,19 +41,13 @@ def official_meteor(gold: str, prediction: str) -> float:
     from nltk.translate.meteor_score import single_meteor_score
 
     tokenizer = NLTKWordTokenizer()
-    return float(single_meteor_score(tokenizer.tokenize(gold), tokenizer.tokenize(prediction), wordnet=_wordnet()))
+    both = tokenizer.tokenize(gold), tokenizer.tokenize(prediction)
+    return float(single_meteor_score(*both, wordnet=_wordnet() or SimpleNamespace(synsets=lambda word: [])))
 
 
 def has_wordnet() -> bool:
     """Whether NLTK has WordNet."""
-    return not isinstance(_wordnet(), _NoSynonyms)
-
-
-class _NoSynonyms:
-    """In place of WordNet: no word has a synonym."""
-
-    def synsets(self, word: str) -> list[Any]:
-        return []
+    return _wordnet() is not None
 
 
 @cache
@@ -62,7 +57,7 @@ def _wordnet() -> Any:
     try:
         wordnet.ensure_loaded()
     except LookupError:
-        return _NoSynonyms()
+        return None
     return wordnet
 
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from persona.eval.demo.page import world_section
 from persona.eval.demo.world import KS, SHARE, WORLD_TASKS, WorldReport, run_world
-from persona.eval.demo.world_page import world_section
 from persona.llm.load import load_llm
 from tests.eval.demo.html import Page
 

@@ -186,7 +186,7 @@ class _Scoring:
         """A row for each method; the first one is plain, and what is to be kept is the second one's score."""
         metric = self._benchmark.metrics[0].name
         scores = [self._scores(*both, general[0]) for both in zip(general, own, strict=True)]
-        rows = []
+        rows: list[Row] = []
         for ours, theirs, found in zip(general, own, scores, strict=True):
             abstained = {_ABSTAINED.name: column(ours.abstained)}
             rows.append(

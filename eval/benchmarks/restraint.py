@@ -44,8 +44,8 @@ from persona.eval.methods import Method
 from persona.eval.metrics import Metric, mean_of_sums, rouge
 from persona.eval.options import NONE, EvaluationOptions
 from persona.eval.report import Report, Row, write_results
+from persona.eval.results.samples import column, unlabelled
 from persona.eval.results.scoring import Answered, by_kind
-from persona.eval.results.sums import column, unlabelled
 from persona.eval.run import Progress, ask_arms
 from persona.personalizer import Personalizer
 from persona.records import Profile

@@ -31,8 +31,8 @@ from persona.eval.benchmark import Benchmark, Question, data_hash
 from persona.eval.bootstrap import Bootstrap
 from persona.eval.metrics import Metric, Samples, mean_of_sums
 from persona.eval.report import OFFICIAL, Report, Row
+from persona.eval.results.samples import column, unlabelled
 from persona.eval.results.scoring import by_kind, corrected
-from persona.eval.results.sums import column, unlabelled
 from persona.protocols import Retriever
 from persona.records import ScoredRecord
 

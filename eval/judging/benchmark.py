@@ -19,7 +19,7 @@ from persona.eval.judging.judge import Judge, LLMJudge, Verdict
 from persona.eval.judging.prompts import PROMPTS, JudgedItem
 from persona.eval.judging.rates import CORRECTED, Rates
 from persona.eval.metrics import Array, Metric, Samples, ratio_of_sums
-from persona.eval.results.sums import unlabelled
+from persona.eval.results.samples import unlabelled
 from persona.protocols import LanguageModel
 
 REPLIES = "judged.jsonl"

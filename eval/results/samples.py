@@ -1,25 +1,24 @@
-"""What each metric recorded of each question, in a file beside the results, so that two runs can be compared.
+"""What metrics record of questions, and a file with it beside the results, so that two runs can be compared.
 
     {"ids": ["q0", "q1"], "groups": ["ana", "ben"], "metrics": {"f1": "mean"},
      "rows": {"none": {"f1": [[0.5], [1.0]]}}}
 
-`metrics` names the way from sums to a value (`persona.eval.results.sums.OF_SUMS`).
+`metrics` names the way from sums to a value (`OF_SUMS`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from persona.errors import DataFormatError
+from persona.errors import DataFormatError, EvaluationError
 from persona.eval.benchmarks.reading import read_json
-from persona.eval.metrics import Array, Metric, Samples
-from persona.eval.results.sums import OF_SUMS
+from persona.eval.metrics import Answer, Array, Metric, Samples, macro_f1, mean_of_sums, ratio_of_sums, root_mean
 from persona.files import write_atomically
 
 if TYPE_CHECKING:
@@ -27,6 +26,28 @@ if TYPE_CHECKING:
 
 SAMPLES = "samples.json"
 """The file's name."""
+
+OF_SUMS: Mapping[str, Callable[[Array, Array], Array]] = {
+    "mean": mean_of_sums,
+    "ratio": ratio_of_sums,
+    "root mean": root_mean,
+    "macro F1": macro_f1,
+}
+"""The ways to a value, by the name under which files keep them."""
+
+
+def unlabelled(answers: Sequence[Answer], labels: Sequence[str]) -> Array:
+    """What stands in `Metric.measure` where an answer and its gold are not enough: `Benchmark.score` measures.
+
+    Raises:
+        EvaluationError: always.
+    """
+    raise EvaluationError("this metric needs the benchmark's questions: ask its `score`")
+
+
+def column(values: Sequence[float]) -> Array:
+    """One value for each question, as a metric's record.  # (questions, 1)"""
+    return np.array(values, dtype=np.float64)[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +86,7 @@ def read_samples(folder: Path) -> KeptSamples:
     content = read_json(path).mapping
     try:
         ids, groups = tuple(map(str, content["ids"])), tuple(map(str, content["groups"]))
-        metrics = tuple(Metric(name, True, _unmeasured, OF_SUMS[way]) for name, way in content["metrics"].items())
+        metrics = tuple(Metric(name, True, unlabelled, OF_SUMS[way]) for name, way in content["metrics"].items())
         rows = {name: {key: _array(some) for key, some in each.items()} for name, each in content["rows"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataFormatError(f"these are no samples of a run ({error!r:.80})", source=path) from None
@@ -80,7 +101,3 @@ def _array(values: Any) -> Array:
     if found.ndim != 2:
         raise ValueError("a list of lists is needed")
     return found
-
-
-def _unmeasured(answers: object, labels: object) -> Array:
-    raise NotImplementedError("a metric of a file measures no answers")

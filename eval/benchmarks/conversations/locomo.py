@@ -34,7 +34,7 @@ from persona.eval.benchmarks.baselines import nearest_records
 from persona.eval.benchmarks.reading import Part, read_json
 from persona.eval.metrics import Metric, Samples, mean_of_sums, ratio_of_sums
 from persona.eval.report import OFFICIAL
-from persona.eval.results.sums import unlabelled
+from persona.eval.results.samples import unlabelled
 from persona.records import Profile, Record
 
 CATEGORIES: Mapping[int, str] = {1: "multi-hop", 2: "temporal", 3: "open", 4: "single-hop", 5: "adversarial"}

@@ -37,7 +37,7 @@ from persona.eval.judging.prompts import JudgedItem
 from persona.eval.judging.rates import Rates, allowing_for
 from persona.eval.metrics import Array, Metric, Samples
 from persona.eval.report import OFFICIAL
-from persona.eval.results.sums import unlabelled
+from persona.eval.results.samples import unlabelled
 from persona.formats.text_files import read_elements
 from persona.records import Profile, Record
 

@@ -37,7 +37,7 @@ from persona.eval.benchmarks.letters import LETTERS, chosen_letter, lettered, op
 from persona.eval.benchmarks.reading import Part, files_in, read_json, read_json_lines, read_table
 from persona.eval.metrics import ACCURACY, Metric, Samples, mean_of_sums
 from persona.eval.report import OFFICIAL
-from persona.eval.results.sums import column, unlabelled
+from persona.eval.results.samples import column, unlabelled
 from persona.records import Profile, Record
 
 SIZES = ("32k", "128k", "1M")

@@ -56,7 +56,7 @@ from persona.eval.judging.prompts import JudgedItem
 from persona.eval.judging.rates import Rates, allowing_for
 from persona.eval.metrics import Metric, Samples, mean_of_sums
 from persona.eval.report import OFFICIAL
-from persona.eval.results.sums import column, unlabelled
+from persona.eval.results.samples import column, unlabelled
 from persona.protocols import RecordEncoder
 from persona.records import Profile
 

@@ -38,7 +38,7 @@ from persona.eval.judging.prompts import JudgedItem
 from persona.eval.judging.rates import Rates, allowing_for
 from persona.eval.metrics import ACCURACY, Metric, Samples
 from persona.eval.report import OFFICIAL
-from persona.eval.results.sums import column
+from persona.eval.results.samples import column
 from persona.records import Profile, Record
 
 FORMS = ("explicit", "choice-based", "persona-driven")

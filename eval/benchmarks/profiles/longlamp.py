@@ -31,7 +31,7 @@ from persona.eval.benchmarks.reading import Part, table_files, table_rows
 from persona.eval.judging.benchmark import ratios
 from persona.eval.metrics import Metric, Samples, mean_of_sums, ratio_of_sums, rouge
 from persona.eval.report import OFFICIAL
-from persona.eval.results.sums import column, unlabelled
+from persona.eval.results.samples import column, unlabelled
 from persona.records import Profile, Record
 
 SETTINGS = ("user", "temporal")

@@ -9,7 +9,7 @@ persona.errors.DataFormatError: locomo10.json, qa 0, question: a string must sta
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +21,7 @@ from persona.errors import DataFormatError, InvalidUserIdError
 from persona.formats.fields import described, listed, short_text
 from persona.formats.parquet import parquet_rows
 from persona.formats.text_files import open_text, parse_json, read_lines
-from persona.records import unstorable
+from persona.records import Record, unstorable
 
 ENDINGS = (".json", ".jsonl", ".parquet")
 """Of tables as benchmarks are published: the same rows as JSON, JSON lines or Parquet."""
@@ -250,3 +250,30 @@ def table_files(path: str | PathLike[str], name: str) -> list[Path]:
         names = listed(each.name for each in found)
         raise DataFormatError(f"a table must lie there in one form, {name} lies there as {names}", source=place)
     return found
+
+
+def turns_of(messages: Iterable[Part], name: str, *, time: str | None = None) -> list[Record]:
+    """Messages ``{"role": ..., "content": ...}`` as records, those without text left out.
+
+    Args:
+        messages: of one conversation, oldest first.
+        name: of the conversation; the ids of its records begin with it.
+        time: when it was.
+
+    Raises:
+        DataFormatError: if something is no message.
+    """
+    records = []
+    for number, message in enumerate(messages):
+        role, text = message["role"].filled, message["content"].text
+        if text.strip():
+            with message.located():
+                about = {"conversation": name}
+                records.append(Record(text, time=time, id=f"{name}:{number}", role=role, metadata=about))
+    return records
+
+
+def said(name: str, number: int, role: str, text: Part, *, time: str | None = None) -> Record:
+    """One turn as a record."""
+    with text.located():
+        return Record(text.filled, time=time, id=f"{name}:{number}", role=role, metadata={"conversation": name})

@@ -28,8 +28,7 @@ from types import MappingProxyType
 import numpy as np
 
 from persona.eval.benchmark import Question
-from persona.eval.benchmarks.conversations.turns import turns_of
-from persona.eval.benchmarks.reading import Part
+from persona.eval.benchmarks.reading import Part, turns_of
 from persona.eval.judging.benchmark import UNDECIDED, JudgedBenchmark, Verdicts, judged_metric, ratios, undecided
 from persona.eval.judging.check import KnownItems
 from persona.eval.judging.judge import Verdict

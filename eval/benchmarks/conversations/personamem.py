@@ -32,9 +32,8 @@ from typing import Any
 
 from persona.errors import check_one_of
 from persona.eval.benchmark import Benchmark, Question
-from persona.eval.benchmarks.conversations.turns import turns_of
 from persona.eval.benchmarks.letters import LETTERS, chosen_letter, lettered, option_baselines, shuffled
-from persona.eval.benchmarks.reading import Part, files_in, read_json, read_json_lines, read_table
+from persona.eval.benchmarks.reading import Part, files_in, read_json, read_json_lines, read_table, turns_of
 from persona.eval.metrics import ACCURACY, Metric, Samples, mean_of_sums
 from persona.eval.report import OFFICIAL
 from persona.eval.results.samples import column, unlabelled

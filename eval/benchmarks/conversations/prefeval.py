@@ -29,9 +29,8 @@ from types import MappingProxyType
 
 from persona.errors import InvalidOptionError, check_least, check_one_of
 from persona.eval.benchmark import Question
-from persona.eval.benchmarks.conversations.turns import said, turns_of
 from persona.eval.benchmarks.letters import LETTERS, chosen_letter, lettered, option_baselines, shuffled
-from persona.eval.benchmarks.reading import Part, files_in, read_json
+from persona.eval.benchmarks.reading import Part, files_in, read_json, said, turns_of
 from persona.eval.judging.benchmark import UNDECIDED, JudgedBenchmark, Verdicts, judged_metric, ratios
 from persona.eval.judging.check import KnownItems
 from persona.eval.judging.prompts import JudgedItem

@@ -47,14 +47,14 @@ def questions(count: int, seed: int = 0) -> list[Evidence]:
 
 
 def test_learned_weights_find_new_questions_evidence() -> None:
-    learned = learn_weights(retriever(Weights(1, 0, 0, 1, 1)), questions(60), strength=0.1)
+    learned = learn_weights(retriever(Weights(1, 0, 0, 1, 1)), questions(40), strength=0.1)
     assert learned.speaker > 1
     assert learned.words > 1
     right = [
         ids(retriever(learned).retrieve(each.profile, each.query, 1))[0] in each.shares
-        for each in questions(40, seed=1)
+        for each in questions(20, seed=1)
     ]
-    assert sum(right) >= 34
+    assert sum(right) >= 17
 
 
 def test_the_weights_are_where_the_objective_is_flat() -> None:

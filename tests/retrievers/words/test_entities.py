@@ -45,7 +45,7 @@ def test_names_in_texts(text: str, names: list[str]) -> None:
     assert names_in(text) == names
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.text(max_size=60))
 def test_every_name_is_in_the_text(text: str) -> None:
     for name in names_in(text):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from persona.caches import register
+from persona.caches import TextCache, register
 from persona.errors import check_least
 from persona.records import Profile
 
@@ -73,6 +73,8 @@ class LateInteractionRetriever(ProfileRetriever):
         self.view = check_view(view)
         self.model = OwnModel(model, _load, device, spare="pooler.")
         self._cache = _TokenVectors(cache_bytes)
+        # To join and widen a profile's token vectors takes longer than to compare them with a query.
+        self._joined = TextCache("joined token vectors of a profile", self._join, int(cache_bytes > 0))
 
     @property
     def fingerprint(self) -> str:
@@ -84,13 +86,13 @@ class LateInteractionRetriever(ProfileRetriever):
         different = list(dict.fromkeys(queries))
         tokens = dict(zip(different, self._encode(different, "query"), strict=True))
         return [
-            best_first(profile, self._scores(tokens[query], self._joined(view_texts(profile, self.view))), k)
+            best_first(profile, self._scores(tokens[query], self._joined(tuple(view_texts(profile, self.view)))), k)
             for profile, query in zip(profiles, queries, strict=True)
         ]
 
     def scores(self, profile: Profile, query: str) -> NDArray[np.float64]:
         """The MaxSim of every record of a profile that is not empty, in profile order.  # (records,)"""
-        return self._scores(self._encode([query], "query")[0], self._joined(view_texts(profile, self.view)))
+        return self._scores(self._encode([query], "query")[0], self._joined(tuple(view_texts(profile, self.view))))
 
     def _scores(self, query: NDArray[np.float16], records: _Joined) -> NDArray[np.float64]:
         """MaxSim of a query (tokens, dim) with each of the records.  # (records,)"""
@@ -100,14 +102,10 @@ class LateInteractionRetriever(ProfileRetriever):
             totals /= len(query)
         return np.asarray(np.round(totals, _DIGITS), dtype=np.float64)
 
-    def _joined(self, texts: Sequence[str]) -> _Joined:
-        """The token vectors of all texts. To join and widen them takes longer than to compare them with a query."""
-        joined = self._cache.last
-        if joined is None or joined.texts != texts:
-            records = self._records(texts)
-            starts = np.cumsum([0, *map(len, records[:-1])])
-            joined = self._cache.keep(_Joined(texts, np.concatenate(records).astype(np.float32), starts))
-        return joined
+    def _join(self, texts: Sequence[str]) -> _Joined:
+        """The token vectors of all texts."""
+        records = self._records(texts)
+        return _Joined(np.concatenate(records).astype(np.float32), np.cumsum([0, *map(len, records[:-1])]))
 
     def _records(self, texts: Sequence[str]) -> list[NDArray[np.float16]]:
         cached = {text: self._cache.get(text) for text in texts}
@@ -135,19 +133,16 @@ class LateInteractionRetriever(ProfileRetriever):
 class _Joined:
     """The token vectors of several texts, one after the other (tokens, dim), and where each begins (texts,)."""
 
-    texts: Sequence[str]
     tokens: NDArray[np.float32]
     starts: NDArray[np.int64]
 
 
 class _TokenVectors:
-    """The token vectors of the texts used last, by text, and of the last profile once more, joined; each bounded by its
-    bytes. Safe to use from threads."""
+    """The token vectors of the texts used last, by text, bounded by their bytes. Safe to use from threads."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.n_bytes = 0
-        self.last: _Joined | None = None
         self._matrices: OrderedDict[str, NDArray[np.float16]] = OrderedDict()
         self._lock = threading.Lock()
         register(self, "token vectors of records")
@@ -158,13 +153,7 @@ class _TokenVectors:
             dropped = len(self._matrices)
             self._matrices.clear()
             self.n_bytes = 0
-            self.last = None
         return dropped
-
-    def keep(self, joined: _Joined) -> _Joined:
-        with self._lock:
-            self.last = joined if joined.tokens.nbytes <= self.max_bytes else None
-        return joined
 
     def get(self, text: str) -> NDArray[np.float16] | None:
         with self._lock:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
 
 from persona.errors import InvalidOptionError, UnknownPartError
@@ -32,8 +32,7 @@ class Part:
 
     def load(self) -> Any:
         """The class."""
-        module, _, name = self.path.partition(":")
-        return getattr(import_module(module), name)
+        return resolve_name(self.path)
 
 
 RETRIEVERS: Mapping[str, Part] = {

@@ -16,7 +16,9 @@ from persona.summaries.writing import SummaryOptions, WrittenSummaries, each_sum
 from tests.summaries.conftest import Asked, records
 
 
-def write_summaries(llm: LanguageModel, profiles: Sequence[Profile], options: SummaryOptions) -> list[object]:
+def write_summaries(
+    llm: LanguageModel, profiles: Sequence[Profile], options: SummaryOptions | None = None
+) -> list[object]:
     written = dict(each_summary(llm, profiles, options))
     return [written[index] for index in range(len(profiles))]
 

@@ -11,17 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .bank import AdapterBank as AdapterBank
     from .channel import AdapterChannel as AdapterChannel
-    from .examples import Example as Example
     from .examples import history_examples as history_examples
-    from .family import Family as Family
     from .family import LoraSpec as LoraSpec
-    from .few_records.neighbours import Neighbours as Neighbours
-    from .few_records.routed import Router as Router
     from .from_profiles import ProfileAdapters as ProfileAdapters
     from .generated.generator import load_generator as load_generator
     from .generated.one_pass import OnePass as OnePass
-    from .generated.training import GeneratorTraining as GeneratorTraining
-    from .generated.training import train_generator as train_generator
     from .peft_format import export_adapter as export_adapter
     from .peft_format import import_adapters as import_adapters
     from .serving.pool import AdapterPool as AdapterPool
@@ -29,36 +23,26 @@ if TYPE_CHECKING:
     from .stacked import StackedLoRA as StackedLoRA
     from .task_adapter import TaskAdapter as TaskAdapter
     from .training.options import TrainingOptions as TrainingOptions
-    from .training.planning import plan as plan
-    from .training.task import train_task_adapter as train_task_adapter
     from .training.trainer import AdapterTrainer as AdapterTrainer
     from .training.users import prior_examples as prior_examples
     from .training.users import train_users as train_users
-    from .versions import AdapterDraft as AdapterDraft
-    from .versions import StoredAdapter as StoredAdapter
 
 _MODULES = {
     "bank": ("AdapterBank",),
     "channel": ("AdapterChannel",),
-    "examples": ("Example", "history_examples"),
-    "family": ("Family", "LoraSpec"),
-    "few_records.neighbours": ("Neighbours",),
-    "few_records.routed": ("Router",),
+    "examples": ("history_examples",),
+    "family": ("LoraSpec",),
     "from_profiles": ("ProfileAdapters",),
     "generated.generator": ("load_generator",),
     "generated.one_pass": ("OnePass",),
-    "generated.training": ("GeneratorTraining", "train_generator"),
     "peft_format": ("export_adapter", "import_adapters"),
     "serving.vllm": ("ServedAdapters",),
     "serving.pool": ("AdapterPool",),
     "stacked": ("StackedLoRA",),
     "task_adapter": ("TaskAdapter",),
     "training.options": ("TrainingOptions",),
-    "training.planning": ("plan",),
-    "training.task": ("train_task_adapter",),
     "training.trainer": ("AdapterTrainer",),
     "training.users": ("prior_examples", "train_users"),
-    "versions": ("AdapterDraft", "StoredAdapter"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

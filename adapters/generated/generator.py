@@ -88,6 +88,8 @@ class AdapterGenerator(nn.Module):
         seed: of the starting values.
     """
 
+    vectors: Router | VectorReader
+
     def __init__(self, config: GeneratorConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
@@ -96,7 +98,7 @@ class AdapterGenerator(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if config.kind == ROUTED:
-                self.vectors: nn.Module = Router(self.family, config.dim, n=self.chunks, width=width, seed=seed)
+                self.vectors = Router(self.family, config.dim, n=self.chunks, width=width, seed=seed)
             elif config.kind == VECTOR:
                 self.vectors = VectorReader(rank, config.dim, width=width)
                 self.writer = Writer(self.family, width=width, blocks=blocks)

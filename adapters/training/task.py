@@ -136,8 +136,9 @@ def router_training(rank: int, n: int, steps: int, seed: int = 0) -> GeneratorTr
     """
     if rank % n:
         raise InvalidOptionError(f"`routed` must divide the adapters' rank, {rank}, was: {n}")
-    size = {"chunk_rank": rank // n, "width": 60, "records": 24}
-    return GeneratorTraining(ROUTED, steps, learning_rate=3e-3, patience=steps, seed=seed, **size)
+    return GeneratorTraining(
+        ROUTED, steps, records=24, learning_rate=3e-3, patience=steps, width=60, chunk_rank=rank // n, seed=seed
+    )
 
 
 def _dealt(owners: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:

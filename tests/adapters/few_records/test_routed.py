@@ -102,6 +102,7 @@ def test_a_few_records_tell_users_apart(trainer: AdapterTrainer, tmp_path: Path)
 def test_no_more_records_are_read_than_in_training(trainer: AdapterTrainer) -> None:
     shape = GeneratorConfig(ROUTED, trainer.family.name, 2 * 32, width=4, chunk_rank=2, records=3)
     generator = AdapterGenerator(shape)
+    assert isinstance(generator.vectors, Router)
     generator.vectors.meta.data.normal_(generator=torch.Generator().manual_seed(0))
     one_pass = OnePass(generator, trainer, history_examples)
     records = [Record(one.prompt, target=one.target) for one in (*answers(0, 3), *answers(1, 4))]

@@ -177,22 +177,19 @@ def read_table(path: str | PathLike[str]) -> Iterator[Part]:
     previous = csv.field_size_limit(2**31 - 1)  # a cell may hold a conversation
     try:
         with open_text(path) as text:
-            rows = csv.reader(text, strict=True)
-            header: list[str] | None = None
-            while True:
-                place = Part(None, fspath(path), f"line {rows.line_num + 1}")
-                try:
-                    row = next(rows, None)
-                except csv.Error as error:
-                    place.refuse(f"broken CSV: {error}")
-                if row is None:
-                    break
-                if header is None:
-                    header = None if row and row[0].startswith("#") else row  # a comment before it
-                elif row:
-                    if len(row) != len(header):
+            rows, header = csv.reader(text, strict=True), list[str]()
+            try:
+                for row in rows:
+                    place = Part(None, fspath(path), f"line {rows.line_num}")
+                    if not row or (not header and row[0].startswith("#")):
+                        continue
+                    if header and len(row) != len(header):
                         place.refuse(f"a row must have {len(header)} cells as the header has, has {len(row)}")
-                    yield Part(dict(zip(header, row, strict=True)), place.source, place.place)
+                    if header:
+                        yield Part(dict(zip(header, row, strict=True)), place.source, place.place)
+                    header = header or row
+            except csv.Error as error:
+                Part(None, fspath(path), f"line {rows.line_num}").refuse(f"broken CSV: {error}")
     finally:
         csv.field_size_limit(previous)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from persona.cli.evaluate import app, report_unanswered, short_name, show_kinds
+from persona.cli.evaluate import app, short_name, show_evaluation
 from persona.cli.options import command
 from persona.cli.terminal import (
     Encoder,
@@ -118,13 +118,7 @@ def eval_run(options: EvalRun, settings: Mapping[str, Any]) -> None:
     with progress_bars("steps") as progress:
         answering = load_llm(llm, settings["llm"])
         done = evaluate_benchmark(benchmark, answering, chosen, out=folder, progress=stage_bars(progress))
-    if not report(done.as_dict()):
-        show(done.table(options.name))
-        show_kinds(done.by_kind())
-        for note in done.notes:
-            say(note)
-        say(f"predictions, results and report.html: {folder}")
-    report_unanswered(done.failures)
+    show_evaluation(done, options.name, folder)
 
 
 def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
@@ -193,10 +187,7 @@ def _show_retrieval(benchmark: Benchmark, chosen: MethodOptions, folder: Path) -
 
     with progress_bars("steps") as progress:
         found = evaluate_benchmark_retrieval(benchmark, chosen, out=folder, progress=stage_bars(progress))
-    if not report(found.as_dict()):
-        show(found.table("retrieval"))
-        show_kinds(found.by_kind())
-        say(f"results: {folder}")
+    show_evaluation(found, "retrieval", folder)
 
 
 @dataclass(frozen=True)

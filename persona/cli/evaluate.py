@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,7 +31,7 @@ from persona.llm.endpoint.options import AskingOptions
 
 if TYPE_CHECKING:
     from persona.eval.options import LampOptions
-    from persona.eval.report import Failure, Report
+    from persona.eval.report import Report
 
 app = group("eval", "Score answers as LaMP does.")
 
@@ -140,37 +140,27 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
             report(asdict(cost), f"dry run, nothing was asked: {cost}")
             return
         done = evaluate_lamp(benchmark, answering, chosen, out=folder, progress=stage_bars(progress))
-    _show(done, f"{options.data.resolve().name} {options.split}", folder, files.markdown)
+    show_evaluation(done, f"{options.data.resolve().name} {options.split}", folder, as_markdown=files.markdown)
 
 
-def _show(done: Report, title: str, folder: Path | None, as_markdown: bool) -> None:
-    """The table of an evaluation, where all of it lies, and what was not answered."""
+def show_evaluation(done: Report, title: str, folder: Path | None, *, as_markdown: bool = False) -> None:
+    """The tables of an evaluation, where all of it lies, and what was not answered."""
+    from persona.eval.report import markdown, table
+
     kinds = done.by_kind()
     if report(done.as_dict()):
         pass
     elif as_markdown:
-        from persona.eval.report import markdown
-
         say("\n".join([done.markdown(), *([markdown(kinds)] if kinds else [])]).rstrip())
     else:
         show(done.table(title))
-        show_kinds(kinds)
+        if kinds:
+            show(table(kinds, title=f"{kinds[0][0]} by kind"))
+        for note in done.notes:
+            say(note)
         if folder is not None:
             say(f"answers and results: {folder}")
-    report_unanswered(done.failures)
-
-
-def show_kinds(kinds: list[list[str]]) -> None:
-    """The first metric by the kind of questions; nothing where there is one."""
-    from persona.eval.report import table
-
-    if kinds:
-        show(table(kinds, title=f"{kinds[0][0]} by kind"))
-
-
-def report_unanswered(failures: Sequence[Failure]) -> None:
-    """Say which questions were not answered, and end with exit code 1; nothing if all were."""
-    report_failures("questions", ((f"{each.question} of {each.row!r}", each.reason) for each in failures))
+    report_failures("questions", ((f"{each.question} of {each.row!r}", each.reason) for each in done.failures))
 
 
 def short_name(llm: str) -> str:
@@ -279,7 +269,7 @@ def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
             out=options.out,
             progress=stage_bars(progress),
         )
-    _show(done, f"{options.data.resolve().name} {files.split}", options.out, files.markdown)
+    show_evaluation(done, f"{options.data.resolve().name} {files.split}", options.out, as_markdown=files.markdown)
 
 
 def _check_restraint(options: EvalRestraint, chosen: LampOptions) -> None:

@@ -11,7 +11,7 @@ from persona.cli.options import command
 from persona.cli.terminal import group, names, opened_store, refuse_unread, report
 
 if TYPE_CHECKING:
-    from persona.serve.keys import StoredKey
+    from persona.serve.keys import ApiKey
 
 app = group()
 keys = typer.Typer(name="keys", invoke_without_command=True, rich_markup_mode=None)
@@ -83,6 +83,6 @@ def revoke(options: Revoke) -> None:
     report(asdict(key), f"revoked {_line(key)}")
 
 
-def _line(key: StoredKey) -> str:
+def _line(key: ApiKey) -> str:
     whose = "any user" if key.user_id is None else repr(key.user_id)
     return f"{key.key_id}  {key.name}  {','.join(key.scopes)}  for {whose}  since {key.created[:10]}"

@@ -71,10 +71,10 @@ def _over_stdio(memory: Memory, personal: Personal, user_id: str | None) -> None
     """Serve until stdin ends. Nothing else may be written to stdout."""
     from persona.integrations.mcp import memory_server
     from persona.records import check_user_id
-    from persona.serve.keys import SCOPES, Caller
+    from persona.serve.keys import SCOPES, ApiKey
 
     known = None if user_id is None else check_user_id(user_id)
-    caller = Caller("stdio", "stdio", frozenset(SCOPES), known)
+    caller = ApiKey("stdio", "stdio", SCOPES, known)
     memory_server(memory, lambda context: caller, personal=personal, names_users=known is None).run("stdio")
 
 

@@ -59,7 +59,7 @@ _USER = "user_id"
 
 
 class Caller(Protocol):
-    """Who calls a tool, e.g. `persona.serve.keys.Caller`."""
+    """Who calls a tool, e.g. `persona.serve.keys.ApiKey`."""
 
     def check(self, scope: str) -> None:
         """Refuse what the caller may not do, ``write`` or ``erase``, with a `PersonaError`."""

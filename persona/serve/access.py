@@ -1,4 +1,4 @@
-"""Who makes a request. A route that needs to know takes ``Annotated[Caller, Depends(caller)]``.
+"""Who makes a request. A route that needs to know takes ``Annotated[ApiKey, Depends(caller)]``.
 
 As long as the store has never had a key, requests from this machine are `LOCAL`'s. A page of another site that a
 browser on this machine shows could make such requests too, or be given the server's address under a name of its own; so
@@ -15,12 +15,12 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from persona.errors import UnauthorizedError
-from persona.serve.keys import LOCAL, Caller, KeyStore
+from persona.serve.keys import LOCAL, ApiKey, KeyStore
 
 _bearer = HTTPBearer(auto_error=False, description="An API key of `persona keys make`.")
 
 
-def caller(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None) -> Caller:
+def caller(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)] = None) -> ApiKey:
     """Who makes the request; FastAPI runs this in a worker thread, since it reads the database.
 
     Raises:
@@ -29,7 +29,7 @@ def caller(request: Request, given: Annotated[HTTPAuthorizationCredentials | Non
     return caller_of(request.app.state.persona.keys, request, None if given is None else given.credentials)
 
 
-def caller_of(keys: KeyStore, request: Request, secret: str | None) -> Caller:
+def caller_of(keys: KeyStore, request: Request, secret: str | None) -> ApiKey:
     """Who makes a request with that secret, or with none; errors as in `caller`."""
     known = None if secret is None else keys.caller(secret)
     if known is not None:

@@ -50,20 +50,22 @@ _MADE = "keys_made"
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """Who makes a request.
+class ApiKey:
+    """A key as the store knows it, without its secret, and so who makes a request with it.
 
     Attributes:
-        key_id: of the key; it is no secret.
-        name: of the key.
-        scopes: some of `SCOPES`.
-        user_id: the only user that the key speaks for; None for any.
+        key_id: begins with the number of the part that it lies in, or with 32 if it speaks for any user.
+        name: what it is for.
+        scopes: some of `SCOPES`, in their order.
+        user_id: the only user that it speaks for; None for any.
+        created: ISO 8601, UTC.
     """
 
     key_id: str
     name: str
-    scopes: frozenset[str]
+    scopes: tuple[str, ...]
     user_id: str | None = None
+    created: str = ""
 
     def check(self, scope: str) -> None:
         """Refuse what the key does not allow; ``admin`` allows everything.
@@ -71,7 +73,7 @@ class Caller:
         Raises:
             ForbiddenError: if it does not.
         """
-        if not self.scopes & {scope, "admin"}:
+        if scope not in self.scopes and "admin" not in self.scopes:
             raise ForbiddenError(
                 f"this needs an API key with the scope `{scope}`, the key {self.key_id} has: "
                 f"{', '.join(sorted(self.scopes))} (`persona keys make`)"
@@ -94,27 +96,8 @@ class Caller:
         return self.user_id
 
 
-LOCAL = Caller("local", "local", frozenset(SCOPES))
+LOCAL = ApiKey("local", "local", SCOPES)
 """Who asks on this machine as long as there have never been keys."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredKey:
-    """A key as the store knows it, without its secret.
-
-    Attributes:
-        key_id: begins with the number of the part that it lies in, or with 32 if it speaks for any user.
-        name: what it is for.
-        scopes: in the order of `SCOPES`.
-        user_id: the only user that it speaks for; None for any.
-        created: ISO 8601, UTC.
-    """
-
-    key_id: str
-    name: str
-    scopes: tuple[str, ...]
-    user_id: str | None
-    created: str
 
 
 class KeyStore:
@@ -129,7 +112,7 @@ class KeyStore:
     def __init__(self, store: ProfileStore) -> None:
         self._database = store.database
 
-    def make(self, name: str, scopes: Iterable[str], user_id: str | None = None) -> tuple[str, StoredKey]:
+    def make(self, name: str, scopes: Iterable[str], user_id: str | None = None) -> tuple[str, ApiKey]:
         """A new key, and its secret, which cannot be had again.
 
         Args:
@@ -148,9 +131,7 @@ class KeyStore:
                 f"an API key needs one or more of the scopes {', '.join(SCOPES)}, was: {', '.join(sorted(given))!r:.80}"
             )
         number = PARTS if user_id is None else part_of(check_user_id(user_id)).number
-        key = StoredKey(
-            f"{number:02}{secrets.token_hex(5)}", name, tuple(s for s in SCOPES if s in given), user_id, now()
-        )
+        key = ApiKey(f"{number:02}{secrets.token_hex(5)}", name, tuple(s for s in SCOPES if s in given), user_id, now())
         secret = f"{_PREFIX}_{key.key_id}_{secrets.token_urlsafe(32)}"
         row = {
             "key_id": key.key_id,
@@ -170,7 +151,7 @@ class KeyStore:
             connection.execute(insert_if_absent(connection, meta), {"key": _MADE, "value": key.created})
         return secret, key
 
-    def revoke(self, key_id: str) -> StoredKey:
+    def revoke(self, key_id: str) -> ApiKey:
         """Delete a key; no request that begins later can use it.
 
         Raises:
@@ -184,7 +165,7 @@ class KeyStore:
                     return _stored(rows[0])
         raise UnknownKeyError(f"there is no API key {key_id!r:.80}: `persona keys` lists them")
 
-    def keys(self) -> tuple[StoredKey, ...]:
+    def keys(self) -> tuple[ApiKey, ...]:
         """All keys, oldest first."""
         return tuple(map(_stored, sorted(self._database.rows(_all_keys()), key=lambda row: (row[4], row[0]))))
 
@@ -192,14 +173,13 @@ class KeyStore:
         """Whether a key has ever been made in this store. From then on no request goes without one."""
         return bool(self._database.rows(_EVER))
 
-    def caller(self, secret: str) -> Caller | None:
+    def caller(self, secret: str) -> ApiKey | None:
         """Whose secret that is; None if it is no key's. Secrets are compared in constant time."""
         match = _SECRET.fullmatch(secret)
         rows = self._rows(match[1]) if match else []
         if not rows or not hmac.compare_digest(bytes(rows[0][5]), _hashed(secret)):
             return None
-        key = _stored(rows[0])
-        return Caller(key.key_id, key.name, frozenset(key.scopes), key.user_id)
+        return _stored(rows[0])
 
     def _rows(self, key_id: str) -> list[tuple[Any, ...]]:
         match = _KEY_ID.fullmatch(key_id)
@@ -212,9 +192,9 @@ def _hashed(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def _stored(row: tuple[Any, ...]) -> StoredKey:
+def _stored(row: tuple[Any, ...]) -> ApiKey:
     key_id, name, scopes, user_id, created, _ = row
-    return StoredKey(key_id, name, tuple(scopes.split()), user_id, created)
+    return ApiKey(key_id, name, tuple(scopes.split()), user_id, created)
 
 
 def _table(key_id: str) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from persona.serve.keys import Caller, KeyStore
+from persona.serve.keys import ApiKey, KeyStore
 from persona.store.profile_store import ProfileStore
 from tests.cli.conftest import Run
 
@@ -11,9 +11,8 @@ def test_a_key_is_made_listed_and_revoked(run: Run) -> None:
     made = run("keys", "make", "phone", "--user", "ana", "--scope", "erase,ask", "--json").json
     secret = run("keys", "make", "gateway").out.strip()
     with ProfileStore("sqlite:///persona.db") as store:
-        assert KeyStore(store).caller(made["secret"]) == Caller(
-            made["key_id"], "phone", frozenset({"ask", "erase"}), "ana"
-        )
+        phone = KeyStore(store).caller(made["secret"])
+        assert phone == ApiKey(made["key_id"], "phone", ("ask", "erase"), "ana", (phone and phone.created) or "")
         other = KeyStore(store).caller(secret)
     assert other is not None
     assert (other.user_id, set(other.scopes)) == (None, {"ask", "write"})

@@ -21,7 +21,7 @@ from persona.integrations.mcp import TOOLS, memory_server
 from persona.integrations.personal import Personal
 from persona.memory import Memory
 from persona.records import Record
-from persona.serve.keys import SCOPES, Caller
+from persona.serve.keys import SCOPES, ApiKey
 from persona.store.profile_store import ProfileStore
 
 DIALECT = ("upsert", "record", "profile store")
@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Iterator[ProfileStore]:
 
 
 def serving(store: ProfileStore, user_id: str | None = "ana", scopes: Any = SCOPES) -> MCPServer[Any]:
-    caller = Caller("k", "test", frozenset(scopes), user_id)
+    caller = ApiKey("k", "test", tuple(scopes), user_id)
     memory, personal = Memory(store), Personal(store)
     return memory_server(memory, lambda context: caller, personal=personal, names_users=user_id is None)
 

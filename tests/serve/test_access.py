@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from persona.errors import GenerationError, StoreError, UnknownUserError
 from persona.serve.access import caller
 from persona.serve.errors import add_error_handlers
-from persona.serve.keys import Caller, KeyStore
+from persona.serve.keys import ApiKey, KeyStore
 from persona.store.profile_store import ProfileStore
 
 
@@ -24,7 +24,7 @@ def app(tmp_path: Path) -> Iterator[FastAPI]:
     add_error_handlers(app)
 
     @app.get("/who")
-    def who(caller: Annotated[Caller, Depends(caller)], user: str | None = None) -> Any:
+    def who(caller: Annotated[ApiKey, Depends(caller)], user: str | None = None) -> Any:
         return {"key": caller.key_id, "user": caller.user(user)}
 
     @app.get("/fails/{name}")

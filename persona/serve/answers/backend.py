@@ -9,7 +9,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from persona.serve.answers.shapes import ChatBody, CompletionBody
-from persona.serve.keys import Caller
+from persona.serve.keys import ApiKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,7 +27,7 @@ class Call:
     """
 
     request: Request
-    caller: Caller
+    caller: ApiKey
     user_id: str | None
     body: ChatBody | CompletionBody
     raw: dict[str, Any]

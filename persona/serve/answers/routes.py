@@ -12,7 +12,7 @@ from persona.serve.access import caller
 from persona.serve.answers.backend import Call
 from persona.serve.answers.shapes import ChatBody, ChatCompletion, Completion, CompletionBody, Model, ModelList
 from persona.serve.errors import ApiError, described
-from persona.serve.keys import Caller
+from persona.serve.keys import ApiKey
 from persona.serve.state import ServerState
 
 router = APIRouter(tags=["answers"])
@@ -21,7 +21,7 @@ _KEY = described(401, 403, 503)
 _STREAM: dict[str, dict[str, object]] = {"text/event-stream": {}}  # chunks, and at the end `[DONE]`
 _ANSWERED = {**_ERRORS, 200: {"content": _STREAM, "description": "The answer; in pieces with `stream`."}}
 
-Asking = Annotated[Caller, Depends(caller)]
+Asking = Annotated[ApiKey, Depends(caller)]
 
 
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=_ANSWERED)
@@ -63,7 +63,7 @@ async def responses(asking: Asking) -> None:
     )
 
 
-async def _answered(request: Request, body: ChatBody | CompletionBody, asking: Caller) -> Response:
+async def _answered(request: Request, body: ChatBody | CompletionBody, asking: ApiKey) -> Response:
     asking.check("ask")
     state: ServerState = request.app.state.persona
     call = Call(

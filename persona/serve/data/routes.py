@@ -22,7 +22,6 @@ from persona.serve.data.shapes import (
     Deleted,
     Feedback,
     Held,
-    KeyOut,
     Learned,
     RecordChange,
     RecordIn,
@@ -33,7 +32,7 @@ from persona.serve.data.shapes import (
     feedback_record,
 )
 from persona.serve.errors import described
-from persona.serve.keys import SCOPES, Caller
+from persona.serve.keys import ApiKey
 from persona.serve.state import ServerState
 from persona.store.holdings import holdings
 from persona.store.profile_store import ProfileStore
@@ -57,14 +56,13 @@ _USER = PREFIX + "{user_id}"
 _RECORD = _USER + "/records/{record_id}"
 _UNKNOWN = described(404)
 
-Asking = Annotated[Caller, Depends(caller)]
+Asking = Annotated[ApiKey, Depends(caller)]
 
 
 @router.get("/v1/key")
-def key(asking: Asking) -> KeyOut:
+def key(asking: Asking) -> ApiKey:
     """What the key of this request allows, and whom it speaks for."""
-    scopes = [scope for scope in SCOPES if scope in asking.scopes]
-    return KeyOut(key_id=asking.key_id, name=asking.name, scopes=scopes, user_id=asking.user_id)
+    return asking
 
 
 @router.put(_USER + "/records")
@@ -150,7 +148,7 @@ def forget(request: Request, user_id: UserId, asking: Asking) -> Receipt:
     return forget_with_receipt(_store(request, asking, "erase", user_id), user_id)
 
 
-def _store(request: Request, asking: Caller, scope: str, user_id: str) -> ProfileStore:
+def _store(request: Request, asking: ApiKey, scope: str, user_id: str) -> ProfileStore:
     """The store, for a caller who may do that with that user's data."""
     asking.check(scope)
     asking.user(user_id)

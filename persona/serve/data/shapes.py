@@ -137,15 +137,6 @@ class Written(BaseModel):
     expired: int
 
 
-class KeyOut(BaseModel):
-    """An API key, as it is known to whoever has it."""
-
-    key_id: str
-    name: str
-    scopes: list[str]
-    user_id: str | None
-
-
 class Deleted(BaseModel):
     """A record that is gone, its bytes too."""
 

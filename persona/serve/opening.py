@@ -49,10 +49,6 @@ def opened_state(
     if personalization.adapters and personalization.missing_adapter == "error":
         personalization = replace(personalization, missing_adapter="prior")
     metrics = Metrics()
-    if not isinstance(llm, OpenAILM):
-        from persona.serve.answers.in_process import engine_llm
-
-        engine_llm(llm)
     with ExitStack() as stack:
         personalizer = stack.enter_context(assembled(llm, store, personalization))
         personal = Personalizing(personalizer, metrics)

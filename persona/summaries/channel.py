@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from persona.channels import Ask, Channel, Contribution
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_one_of
 from persona.records import Profile
 from persona.summaries.statistics import FREE, check_task, profile_stats
 
@@ -50,8 +50,7 @@ class SummaryChannel(Channel):
         task: str = FREE,
         as_target: bool = False,
     ) -> None:
-        if source not in SOURCES:
-            raise InvalidOptionError(f"a summary must be one of {', '.join(SOURCES)}, was: {source!r}")
+        check_one_of(SOURCES, source=source)
         if written is None and source != STATS:
             raise InvalidOptionError(
                 f"the summary {source!r} is written by an LLM: give `StoredSummaries(store, task)`, or take 'stats'"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_one_of
 from persona.lamp.prompts import lamp_prompt
 from persona.lamp.tasks import LampTask, lamp_task
 from persona.prompts import quoted
@@ -56,8 +56,7 @@ def prompt_version(form: str) -> str:
     Raises:
         InvalidOptionError: if there is no such form.
     """
-    if form not in FORMS:
-        raise InvalidOptionError(f"the form of a summary must be one of {', '.join(FORMS)}, was: {form!r}")
+    check_one_of(FORMS, form=form)
     return _VERSIONS[form]
 
 

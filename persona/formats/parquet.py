@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from persona.errors import DataFormatError, located
+from persona.errors import DataFormatError, located, reason
 from persona.formats.rows import check_fields
 from persona.formats.unpacking import check_unpacked, most_bytes
 
@@ -48,7 +48,7 @@ def parquet_rows(path: str, check: Callable[[Iterable[str]], object] = check_fie
     except DataFormatError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise DataFormatError(f"the Parquet file cannot be read: {_line(error)}", source=path) from None
+        raise DataFormatError(f"the Parquet file cannot be read: {reason(error)}", source=path) from None
 
 
 def _values(batch: Any, path: str, first: int) -> list[dict[str, object]]:
@@ -61,10 +61,6 @@ def _values(batch: Any, path: str, first: int) -> list[dict[str, object]]:
             try:
                 batch[name][row].as_py()
             except (ValueError, OverflowError) as error:
-                message = f"`{name}` holds a value that cannot be read: {_line(error)}"
+                message = f"`{name}` holds a value that cannot be read: {reason(error)}"
                 raise DataFormatError(message, source=path, place=f"row {first + row}") from None
     raise DataFormatError("a value cannot be read", source=path, place=f"row {first}")
-
-
-def _line(error: Exception) -> str:
-    return f"{' '.join(str(error).split()):.300}"

@@ -202,7 +202,7 @@ class TestInterrupted:
     """A run that stops and starts again makes the same store as one that does not."""
 
     @given(users=st.integers(1, 40), size=st.integers(1, 20), stops=st.lists(st.integers(1, 3), max_size=6))
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=6, deadline=None)
     def test_wherever_it_stops_the_same_texts_meet_again(
         self, tmp_path_factory: pytest.TempPathFactory, users: int, size: int, stops: list[int]
     ) -> None:

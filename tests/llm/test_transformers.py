@@ -60,10 +60,10 @@ class TestBatches:
     ) -> None:
         generator = torch.Generator().manual_seed(0)
         scale = real.model.get_input_embeddings().weight.std()
-        vectors = [torch.randn(n % 4, real.hidden_size, generator=generator) * scale for n in range(12)]
+        vectors = [torch.randn(n % 4, real.hidden_size, generator=generator) * scale for n in range(8)]
         requests = [
             Request(text, soft_prompt if soft and n % 3 else None)
-            for n, (text, soft_prompt) in enumerate(zip(texts(12, longest=40), vectors, strict=True))
+            for n, (text, soft_prompt) in enumerate(zip(texts(8, longest=40), vectors, strict=True))
         ]
         together = real.generate(requests, options)
         assert together == [real.generate([request], options)[0] for request in requests]
@@ -72,7 +72,7 @@ class TestBatches:
     @pytest.mark.parametrize("num_beams", [1, 4])
     def test_answers_are_those_of_transformers_itself(self, real: TransformersLM, num_beams: int) -> None:
         tokenizer: Any = real._tokenizer
-        for text in texts(4, seed=1, longest=40):
+        for text in texts(3, seed=1, longest=40):
             encoded = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
             output = real.model.generate(**encoded, max_new_tokens=24, num_beams=num_beams, do_sample=False)
             start = 1 if real.model.config.is_encoder_decoder else encoded["input_ids"].shape[1]

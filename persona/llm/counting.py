@@ -17,9 +17,10 @@ from typing import Any
 from persona.protocols import BoundedPrompt, GenerationOptions, LanguageModel, Message, Request, ScoresChoices
 
 _WORD = "..."
+_NAMES = ("channels", "fingerprint", "tokenizer")
 _SETTINGS = ("chats", "constrains", "settings", "serves", "hidden_size", "encoder_decoder", "model", "frozen")
 _TOKENS = ("special_tokens", "target_ids", "prompt_ids", "opening_ids", "refusal")
-_READ = frozenset((*_SETTINGS, *_TOKENS))
+_READ = frozenset((*_NAMES, *_SETTINGS, *_TOKENS))
 """What is read of an LLM that is not asked."""
 
 
@@ -54,6 +55,10 @@ class CountingLM:
         cost: what was asked.
     """
 
+    channels: frozenset[str]
+    fingerprint: str
+    tokenizer: Any
+
     def __init__(self, llm: LanguageModel) -> None:
         self._llm = llm
         self.cost = Cost()
@@ -62,21 +67,6 @@ class CountingLM:
         if name not in _READ:  # never a way to ask it
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self._llm, name)
-
-    @property
-    def channels(self) -> frozenset[str]:
-        """Those of the LLM."""
-        return self._llm.channels
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the LLM."""
-        return self._llm.fingerprint
-
-    @property
-    def tokenizer(self) -> Any:
-        """That of the LLM."""
-        return self._llm.tokenizer
 
     def prompt_limit(self, options: GenerationOptions, turns: Sequence[Message] = ()) -> int | None:
         """That of the LLM, where it has one."""

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Event
 from typing import Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 from persona.errors import GenerationError
@@ -94,27 +94,17 @@ def from_thread(work: Callable[[Put[T], Event], None]) -> Iterator[T]:
     Args:
         work: gets a function that hands over an item, and what is set when nobody waits for more.
     """
-    arrived: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
+    arrived: SimpleQueue[tuple[T] | None] = SimpleQueue()
     left = Event()
-
-    def run() -> None:
+    with ThreadPoolExecutor(1, "persona-stream") as thread:
+        working = thread.submit(work, lambda item: arrived.put((item,)), left)
+        working.add_done_callback(lambda done: arrived.put(None))
         try:
-            work(lambda item: arrived.put((item,)), left)
-        except BaseException as error:
-            arrived.put(error)
-        else:
-            arrived.put(None)
-
-    thread = Thread(target=run, name="persona-stream", daemon=True)
-    thread.start()
-    try:
-        while (item := arrived.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item[0]
-    finally:
-        left.set()
-        thread.join()
+            while (item := arrived.get()) is not None:
+                yield item[0]
+            working.result()
+        finally:
+            left.set()
 
 
 async def awaited(items: Iterator[T]) -> AsyncGenerator[T, None]:

@@ -212,19 +212,15 @@ def quiet_loading() -> Iterator[None]:
 @contextmanager
 def frozen(model: torch.nn.Module) -> Iterator[None]:
     """While this is open, `model` has no dropout and its weights get no gradients; every flag is back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for module in training:
-        module.training = False
-    for parameter in learning:
-        parameter.requires_grad_(False)
+    flags: list[tuple[Any, str]] = [(module, "training") for module in model.modules() if module.training]
+    flags += [(parameter, "requires_grad") for parameter in model.parameters() if parameter.requires_grad]
+    for each, flag in flags:
+        setattr(each, flag, False)
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
-        for parameter in learning:
-            parameter.requires_grad_(True)
+        for each, flag in flags:
+            setattr(each, flag, True)
 
 
 def files_sha256(*paths: Path) -> str:
@@ -241,8 +237,7 @@ def _files_sha256(paths: tuple[Path, ...], status: tuple[tuple[int, int], ...]) 
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as stream:
-            while chunk := stream.read(2**22):
-                digest.update(chunk)
+            hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()
 
 

@@ -233,7 +233,7 @@ def test_an_answer_is_an_answer(tiny: Tiny) -> None:
 @pytest.mark.parametrize(("task", "share"), [("LaMP_2", 0.4), ("LaMP_3", 0.35), ("LaMP_4", 0.65)])
 def test_its_user_embedders_know_the_user(task: str, share: float) -> None:
     """How much the soft tokens win is measured on more users, in docs/results/user-embedders.md."""
-    asked = list(World(0).questions(task, "dev", 60))
+    asked = list(World(0).questions(task, "dev", 36))
     golds = {one.question.id: one.gold for one in asked}
     split = LampSplit(lamp_task(task), tuple(one.question for one in asked), golds, lamp_task(task).labels)
     options = LampOptions(

@@ -39,7 +39,7 @@ def chart(results: dict[str, Any], plain: str) -> str:
     rows = {row["name"]: row["scores"] for row in results["rows"]}
     metric = next(iter(rows["none"]))
     stored = {idea["name"]: idea["cost"]["stored"] for idea in results["ideas"] if idea["name"] != plain}
-    points = sorted((size, rows[name][metric], name) for name, size in stored.items())
+    points = [(size, rows[name][metric], name) for name, size in sorted(stored.items(), key=lambda each: each[1])]
     scores = [score for _, score, _ in points] + [rows[plain][metric], rows["none"][metric]]
     low, high = min(score["low"] for score in scores), max(score["high"] for score in scores)
     first, last = math.floor(math.log2(points[0][0])), math.ceil(math.log2(points[-1][0]))

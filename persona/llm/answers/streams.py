@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import replace
 from queue import SimpleQueue
-from threading import Event
-from typing import Protocol, TypeAlias, TypeVar, cast, runtime_checkable
+from threading import Event, Thread
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from persona.errors import GenerationError
 from persona.llm.answers.modes import answer_mode, answers, told_turns
@@ -96,24 +96,52 @@ def from_thread(work: Callable[[Put[T], Event], None]) -> Iterator[T]:
     """
     arrived: SimpleQueue[tuple[T] | None] = SimpleQueue()
     left = Event()
-    with ThreadPoolExecutor(1, "persona-stream") as thread:
-        working = thread.submit(work, lambda item: arrived.put((item,)), left)
-        working.add_done_callback(lambda done: arrived.put(None))
-        try:
-            while (item := arrived.get()) is not None:
-                yield item[0]
-            working.result()
-        finally:
-            left.set()
+    working = _in_thread(lambda: work(lambda item: arrived.put((item,)), left))
+    working.add_done_callback(lambda done: arrived.put(None))
+    try:
+        while (item := arrived.get()) is not None:
+            yield item[0]
+        working.result()
+    finally:
+        left.set()
+        wait([working])
 
 
 async def awaited(items: Iterator[T]) -> AsyncGenerator[T, None]:
     """The items of an iterator that blocks, for an event loop that must not; all of it runs in one thread."""
-    here, thread, end = asyncio.get_running_loop(), ThreadPoolExecutor(1, "persona-stream"), object()
+    here, left = asyncio.get_running_loop(), Event()
+    arrived: asyncio.Queue[tuple[T] | None] = asyncio.Queue()
+
+    def put(item: tuple[T] | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            here.call_soon_threadsafe(arrived.put_nowait, item)
+
+    def work() -> None:
+        with closing(items) if isinstance(items, Generator) else nullcontext():
+            for item in items:
+                if left.is_set():
+                    break
+                put((item,))
+
+    working = _in_thread(work)
+    working.add_done_callback(lambda done: put(None))
     try:
-        while (item := await here.run_in_executor(thread, next, items, end)) is not end:
-            yield cast(T, item)
+        while (item := await arrived.get()) is not None:
+            yield item[0]
+        working.result()
     finally:
-        if (close := getattr(items, "close", None)) is not None:
-            thread.submit(close)
-        thread.shutdown(wait=False)
+        left.set()
+
+
+def _in_thread(work: Callable[[], None]) -> Future[None]:
+    """`work` in a thread that the end of the program does not wait for, as it would for an executor's."""
+    working: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            working.set_result(work())
+        except BaseException as error:
+            working.set_exception(error)
+
+    Thread(target=run, name="persona-stream", daemon=True).start()
+    return working

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -180,3 +182,26 @@ def test_what_a_thread_raises_arrives() -> None:
 
     with pytest.raises(KeyError, match="gone"):
         asyncio.run(ask())
+
+
+def test_a_stalled_stream_does_not_hold_the_end_of_the_program() -> None:
+    code = """if True:
+        import asyncio, time
+        from persona.llm.answers.streams import awaited
+
+        def stalled():
+            yield "a"
+            time.sleep(60)
+
+        async def ask():
+            pieces = awaited(stalled())
+            await anext(pieces)
+            await asyncio.wait_for(anext(pieces), 0.1)
+
+        try:
+            asyncio.run(ask())
+        except TimeoutError:
+            print("left")
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=20, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("left\n", "")

@@ -134,14 +134,7 @@ def learned(folder: Path, name: str, form: int, hint: str) -> Iterator[tuple[dic
         if config["format"] != form:
             raise ValueError(f"it is of format {config['format']}, this persona reads {form}")
         yield load_file(folder / f"{name}.safetensors"), config
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelLoadError(f"{folder} holds no {hint} ({reason(error)})") from error
 
 

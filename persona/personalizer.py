@@ -174,7 +174,7 @@ class Personalizer:
         """
         chosen = self._choosing(choices)
         prepared = await asyncio.to_thread(chosen.prepared, questions, choices=choices)
-        return collected(enumerate(await chosen.aanswers(prepared)))
+        return collected(enumerate(await chosen.aanswers(prepared)), len(prepared))
 
     def stream(
         self, user_id: str, prompt: Conversation, *, choices: Choices | Sequence[str] | None = None
@@ -241,7 +241,7 @@ class Personalizer:
         Raises:
             GenerationError: if the LLM does not answer.
         """
-        return collected(self.answers(prepared))
+        return collected(self.answers(prepared), len(prepared))
 
     def answers(self, prepared: Sequence[Prepared]) -> Iterator[tuple[int, Generation | GenerationError]]:
         """`answer`, each with its index when it arrives: one by one where the LLM can, else all at the end.

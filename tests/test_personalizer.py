@@ -79,6 +79,21 @@ def test_a_batch_mixes_users_and_gives_each_its_own_history(personalizer: Person
     assert answers == [personalizer.generate(answer.user_id, prompt) for answer in answers]
 
 
+def test_an_llm_that_leaves_a_request_out_answers_nobody(personalizer: Personalizer) -> None:
+    class Forgetful:
+        channels, fingerprint, tokenizer = frozenset({"text"}), "forgetful", WhitespaceTokenizer()
+
+        def generate(self, requests: Sequence[Request], options: GenerationOptions) -> list[str]:
+            raise NotImplementedError
+
+        def generate_each(self, requests: Sequence[Request], options: GenerationOptions) -> Iterator[tuple[int, str]]:
+            yield 1, "an answer to bo"
+
+    forgetful = Personalizer(Forgetful(), personalizer.store, personalizer.channels)
+    with pytest.raises(GenerationError, match="each of 2 requests must be answered, answers came to: 1"):
+        forgetful.batch([("ana", "Rate it."), ("bo", "Rate it.")])
+
+
 def test_one_of_the_given_choices_is_answered_whatever_the_llm(store: ProfileStore) -> None:
     choices = ["5", "2", "I would not know"]
     answer = Personalizer(load_llm("tiny"), store).generate("ana", "Rate this superhero film.", choices=choices)

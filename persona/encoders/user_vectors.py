@@ -245,7 +245,7 @@ def _read_parquet(path: Path) -> tuple[list[str], NDArray[np.floating], str | No
     try:
         with path.open("rb") as file:
             table = pq.read_table(file, columns=["user_id", "vector"])
-        vectors = table["vector"].combine_chunks().cast(pa.list_(pa.float32()))
+        vectors = table["vector"].combine_chunks().cast(pa.large_list(pa.float32()))
         numbers, lengths = vectors.flatten(), set(vectors.value_lengths().to_pylist())
         if len(lengths) > 1 or numbers.null_count or vectors.null_count:
             were = ", ".join(sorted(map(str, lengths))[:4])

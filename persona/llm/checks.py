@@ -45,18 +45,20 @@ def check_requests(requests: Sequence[Request], llm: LanguageModel) -> None:
                 check_way(llm, way, f"request {index}")
 
 
-def collected(each: Iterable[tuple[int, T | GenerationError]]) -> list[T]:
-    """Answers that come with their index, in order.
+def collected(each: Iterable[tuple[int, T | GenerationError]], count: int) -> list[T]:
+    """Answers to `count` requests that come with their index, in order.
 
     Raises:
-        GenerationError: the first one among them.
+        GenerationError: the first one among them, or one of our own if not every request was answered.
     """
     found: dict[int, T] = {}
     for index, answer in each:
         if isinstance(answer, GenerationError):
             raise answer
         found[index] = answer
-    return [found[index] for index in sorted(found)]
+    if len(found) < count:  # else an answer would go to whoever asked something else
+        raise GenerationError(f"each of {count} requests must be answered, answers came to: {len(found)}")
+    return [found[index] for index in range(count)]
 
 
 def check_prompt(prompt: object, where: str = "") -> None:

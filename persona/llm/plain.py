@@ -46,7 +46,7 @@ class _TextOnly(ABC):
             InvalidOptionError: if `options` asks for beams, or a prompt is no text.
             GenerationError: if there is no answer, or one that is no text.
         """
-        return collected(self.generate_each(requests, options))
+        return collected(self.generate_each(requests, options), len(requests))
 
     def generate_each(
         self, requests: Sequence[Request], options: GenerationOptions

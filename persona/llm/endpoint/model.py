@@ -132,7 +132,7 @@ class OpenAILM:
             InvalidOptionError: if `options` asks for beams, or a soft prompt has the wrong shape.
             GenerationError: if the endpoint refuses a request, cannot be reached, or answers without text.
         """
-        return [answer.text for answer in collected(self.generate_each(requests, options))]
+        return [answer.text for answer in collected(self.generate_each(requests, options), len(requests))]
 
     def generate_each(
         self, requests: Sequence[Request], options: GenerationOptions

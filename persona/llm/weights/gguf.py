@@ -129,7 +129,10 @@ def converted(file: Path, dtype: str = "auto", name: str | None = None) -> Sourc
         ModelLoadError: if the file is no GGUF file, or of an architecture that transformers cannot read from one.
         MissingDependencyError: if `gguf` is not installed.
     """
-    sha256 = files_sha256(file)
+    try:
+        sha256 = files_sha256(file)
+    except OSError as error:
+        raise ModelLoadError(f"{file} cannot be read: {error.strerror or error}") from error
     source = Source(folder := _folder(sha256, dtype), name or file.stem, sha256)
     if folder.is_dir():
         return source

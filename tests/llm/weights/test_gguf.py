@@ -232,6 +232,7 @@ def write_long_text(path: Path) -> None:
         (cut, "is no whole GGUF file"),
         (write_version_1, "version 1 which we cannot"),
         (write_long_text, "is no whole GGUF file"),
+        (lambda path: path.symlink_to("/proc/self/mem"), "cannot be read: Input/output error"),
         (lambda path: path.mkdir(), "is a folder, not a GGUF file"),
         (lambda path: None, "there is no file .*small.gguf"),
     ],

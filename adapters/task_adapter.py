@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -88,6 +89,7 @@ class TaskAdapter:
 
     def save(self, folder: Path) -> None:
         """Write the files; the weights first, so that a folder that can be loaded is whole."""
+        shutil.rmtree(folder / _ROUTER, ignore_errors=True)  # it belongs to the task adapter that lay here
         if self.router is not None:
             self.router.save(folder / _ROUTER)
         arrays = {name: tensor.numpy() for name, tensor in self._tensors().items()}

@@ -73,7 +73,9 @@ class OnePass:
             vectors = record_vectors(self._trainer, tokens, prior=self._prior) if tokens else torch.empty(0)
         if not len(vectors):
             return torch.zeros(self.generator.family.size)
-        counts = torch.tensor([float(min(max(1, len(profile)), self.generator.config.records))])
+        # One row for the user says nothing of their number; records without an example are none.
+        known = len(vectors) if self._vectors is None else max(1, len(profile))
+        counts = torch.tensor([float(min(known, self.generator.config.records))])
         return self.generator.of_vectors(vectors.float().mean(0)[None], counts)[0]
 
     def publish(self, bank: AdapterBank, *, user_ids: Iterable[str] | None = None, gate: bool = True) -> AdapterReport:

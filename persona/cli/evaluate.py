@@ -281,6 +281,10 @@ def _check_restraint(options: EvalRestraint, chosen: LampOptions) -> None:
         if name == NONE:
             raise InvalidOptionError(f"the row {NONE!r} is always there: --methods names retrievers")
         check_retriever(name)
+    usual = _restraint_defaults()[""]
+    for name in ("answers", "calibration", "calibration_questions", "controls", "failures"):
+        if getattr(chosen, name) != getattr(usual, name):
+            raise InvalidOptionError(f"`{name}` is read by no row of restraint: leave it out")
     judge = chosen.retrieval.judge
     if judge != "question" and not options.filters:
         raise InvalidOptionError(

@@ -243,7 +243,9 @@ def report_facts(value: Mapping[str, Any], shown: Mapping[str, Any] | None = Non
 def _fact(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_fact(each)}" for name, each in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4g}" if abs(value) < 9999 else f"{value:.0f}"
 
 
 def report_failures(what: str, failures: Iterable[tuple[str, str]]) -> None:

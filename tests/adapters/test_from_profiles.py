@@ -83,6 +83,8 @@ def test_a_task_adapter_is_a_folder(task: TaskAdapter, tmp_path: Path) -> None:
     assert torch.equal(loaded.row, task.row)
     assert loaded.candidates is not None
     assert loaded.router is not None
+    replace(task, router=None).save(tmp_path / "task")
+    assert TaskAdapter.load(tmp_path / "task").router is None
     changed = replace(task, row=task.row + 1e-3)
     assert changed.fingerprint != task.fingerprint != replace(task, options=TrainingOptions()).fingerprint
     with pytest.raises(ModelLoadError, match="holds no task adapter"):

@@ -126,6 +126,7 @@ def test_eval_restraint_goes_on_from_its_folder(run: Run, films: Path) -> None:
     answers = Path("kept run/answers.jsonl").read_bytes()
     assert run(*restraint).out == table
     assert Path("kept run/answers.jsonl").read_bytes() == answers
+    assert "`controls` is read by no row" in run("eval", "restraint", films, *settings("controls=false")).error
 
 
 @pytest.mark.slow

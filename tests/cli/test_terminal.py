@@ -1,4 +1,4 @@
-"""Progress where there is no terminal: a line every half minute."""
+"""Progress where there is no terminal: a line every half minute. Facts as people read them."""
 
 from __future__ import annotations
 
@@ -34,3 +34,11 @@ def test_a_quick_command_prints_no_progress(capsys: pytest.CaptureFixture[str]) 
     with terminal.progress_bars("steps") as bars:
         terminal.stage_bars(bars)("answers", 1, 2)
     assert capsys.readouterr().err == ""
+
+
+def test_facts_are_read_by_people(capsys: pytest.CaptureFixture[str]) -> None:
+    token = terminal.EVERYWHERE.set(terminal.Everywhere())
+    terminal.report_facts({"loss": 1.23456, "seconds": 12345.6, "none": None, "lent": {"users": 3, "share": 0.25}})
+    terminal.EVERYWHERE.reset(token)
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["loss", "1.235"], ["seconds", "12346"], ["lent", "users 3, share 0.25"]]

@@ -25,7 +25,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
-    NonNegativeInt,
+    Field,
     PlainSerializer,
     PlainValidator,
     ValidationError,
@@ -33,6 +33,7 @@ from pydantic import (
 )
 
 from persona.errors import DataFormatError, located
+from persona.formats.fields import plain_text
 from persona.formats.text_files import read_lines
 from persona.records import Record, check_size, check_user_id
 from persona.store.vectors import check_name
@@ -51,9 +52,18 @@ def _fields_of(record: Record) -> dict[str, Any]:
     return {name: value for name, value in record.as_dict().items() if value not in (None, {})}
 
 
+_Number = Annotated[int, Field(ge=0, lt=1 << 53)]
+_Text = Annotated[str, AfterValidator(lambda text: plain_text(text, "a text"))]
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, ser_json_bytes="base64", val_json_bytes="base64"
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
+        ser_json_inf_nan="constants",  # a loss may be none
     )
 
 
@@ -61,7 +71,7 @@ class ExportedFamily(_Model):
     """What adapters lie over, as in the table of families."""
 
     key: str
-    name: str
+    name: _Text
     prior: bytes | None = None
 
     @model_validator(mode="after")
@@ -75,7 +85,7 @@ class ExportedIndex(_Model):
     """A summary, a soft prompt or another index, made `behind` changes before the user's records are as they are."""
 
     kind: Annotated[str, AfterValidator(lambda kind: check_name(kind, "an index's kind"))]
-    behind: NonNegativeInt
+    behind: _Number
     text: str | None = None
     binary: bytes = b""
 
@@ -97,11 +107,11 @@ class ExportedAdapter(_Model):
     """A version of an adapter, as in the table of adapters; the states are those of `persona.adapters.versions`."""
 
     family: str
-    version: NonNegativeInt
+    version: _Number
     state: Literal["published", "prior", "old", "withdrawn"]
-    behind: NonNegativeInt
+    behind: _Number
     sha256: str | None = None
-    created: str
+    created: _Text
     metrics: dict[str, float]
     data: bytes | None = None
 
@@ -116,7 +126,7 @@ class ExportedUser(_Model):
     """All of one user: records in the order of the profile, indexes by kind, adapters by family and version."""
 
     user_id: Annotated[str, AfterValidator(check_user_id)]
-    changes: NonNegativeInt
+    changes: _Number
     records: tuple[Annotated[Record, PlainValidator(_record), PlainSerializer(_fields_of)], ...] = ()
     indexes: tuple[ExportedIndex, ...] = ()
     adapters: tuple[ExportedAdapter, ...] = ()
@@ -190,6 +200,8 @@ def read_export(path: Path, *, max_characters: int) -> Iterator[ExportedFamily |
             elif line.user is not None:
                 _check_user(line.user, families, max_characters)
                 counts.add(line.user)
+            elif line.end is None:
+                raise DataFormatError("a line must hold a family, a user or the end, holds none")
             elif line.end != counts:
                 raise DataFormatError(f"the file is not whole: it holds {counts}, and should hold {line.end}")
             else:

@@ -109,7 +109,7 @@ class TokenOverlap:
     ) -> Iterable[Sequence[tuple[int, float]]]:
         """See `Similarity`. A text without words is near nothing."""
         has = _incidence([frozenset(_WORD.findall(record.text.casefold())) for record in records])
-        sizes, often = has.sum(1), has.sum(0) > len(records) / _OFTEN
+        sizes, often = has.sum(1, dtype=np.float64), has.sum(0) > len(records) / _OFTEN
         common, rare = has[:, often].toarray(), has[:, ~often]
         of_rare = rare.T.tocsr()
         for start in range(first, len(records), _AT_ONCE):

@@ -109,6 +109,7 @@ def test_no_more_records_are_read_than_in_training(trainer: AdapterTrainer) -> N
     many, three, two = (one_pass.row(Profile("ana", tuple(records[-n:]))) for n in (7, 3, 2))
     assert torch.equal(many, three)
     assert not torch.equal(three, two)
+    assert torch.equal(one_pass.row(Profile("ana", (Record("without a label"), *records[-2:]))), two)
 
 
 def test_meta_adapters_share_the_rank(trainer: AdapterTrainer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def fill(store: ProfileStore) -> None:
     store.upsert([("ana", everything), ("ana", Record("undated as well", id="7"))])
     store.put_indexes([StoredIndex("ana", "soft-prompt:toy", 3, bytes(range(256)))])
     bank.publish(FAMILY, [AdapterDraft("ana", torch.full((FAMILY.size,), 2.0), 3)])
-    bank.publish(OVER_PRIOR, [AdapterDraft("ana", None, 3), AdapterDraft("ben", torch.ones(FAMILY.size), 1)])
+    nothing = {"loss": math.nan}  # a training that came to nothing
+    bank.publish(OVER_PRIOR, [AdapterDraft("ana", None, 3, nothing), AdapterDraft("ben", torch.ones(FAMILY.size), 1)])
     store.upsert([("empty", Record("gone", id="1")), ("😀 ../x", Record("c"))])
     store.delete_records("empty", ["1"])
 
@@ -194,6 +196,9 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "an id that is none": (edit_ana(lambda ana: ana.update(user_id="")), "must not be empty"),
     "no base64": (edit_ana(lambda ana: ana["indexes"][0].update(binary="%")), "indexes.0.binary"),
     "a negative number": (edit_ana(lambda ana: ana["indexes"][0].update(behind=-1)), "indexes.0.behind"),
+    "a number that no database holds": (edit_ana(lambda ana: ana.update(changes=10**30)), "user.changes"),
+    "a text that no database holds": (edit_ana(lambda ana: ana["adapters"][0].update(created="\0")), "NUL"),
+    "a line of nothing": (edit(lambda lines: lines.insert(4, {})), "line 5: a line must hold"),
     "two of one version": (edit_ana(lambda ana: ana["adapters"].append(ana["adapters"][0])), "two adapters of 'ana'"),
 }
 

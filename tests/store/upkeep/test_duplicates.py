@@ -59,6 +59,11 @@ def test_the_newer_one_stays() -> None:
     assert (stale.added, stale.removed, stale.merges) == ((), (), (Merge("ana", dated[1], dated[0], 1.0),))
 
 
+def test_a_similarity_is_the_share_itself() -> None:
+    (merge,) = merged(records("a b c d e f g h i j"), records("a b c d e f g h i"), TokenOverlap(0.9)).merges
+    assert merge.similarity == 0.9
+
+
 def test_the_newest_of_many_stays() -> None:
     user = records(*(f"{OLD} {'and then ' * (number % 2)}" for number in range(9)), OTHER)
     done = merged(user[:4], user[4:], NEAR)

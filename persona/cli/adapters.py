@@ -11,18 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from persona.cli import train
+from persona.cli import terminal, train
 from persona.cli.options import command
-from persona.cli.terminal import (
-    EVERYWHERE,
-    Llm,
-    TaskName,
-    check_folder,
-    opened_store,
-    progress_bars,
-    report_facts,
-    stage_bars,
-)
 from persona.errors import InvalidOptionError, check_one_of
 
 if TYPE_CHECKING:
@@ -91,8 +81,8 @@ class TrainAdapters:
 
     data: Annotated[Path | None, typer.Argument()] = None
     out: Path | None = None
-    llm: Llm = None
-    task: TaskName = None
+    llm: terminal.Llm = None
+    task: terminal.TaskName = None
     task_adapter: Path | None = None
     everybody: Annotated[bool, typer.Option("--all")] = False
     dry_run: bool = False
@@ -133,7 +123,7 @@ def train_adapters(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
             raise InvalidOptionError("--task-adapter and --dry-run are not for users.kind=steering: leave them out")
         train.steer_users(options.llm, settings["steering"], examples, everybody=options.everybody)
         return
-    with opened_store() as store:
+    with terminal.opened_store() as store:
         trainer = AdapterTrainer(train.load_trainable(options.llm), spec, settings[""])
         if options.dry_run:
             _report_plan(store, trainer, examples)
@@ -143,7 +133,7 @@ def train_adapters(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
             _write_users(bank, trainer, examples, given, list(store.user_ids()) if options.everybody else None)
             return
         prior = _prior(bank, trainer, examples, settings["users"], given)
-        with progress_bars("users") as progress:
+        with terminal.progress_bars("users") as progress:
             bar = progress.add_task("train users", total=None)
             done = train_users(
                 trainer,
@@ -154,7 +144,7 @@ def train_adapters(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
                 progress=lambda users, seconds: progress.update(bar, completed=users),
             )
         lent = _lent(bank, trainer, examples, prior, settings["users"].neighbours, given)
-        report_facts({"family": trainer.family.over(prior).key, **asdict(done), "lent": lent and asdict(lent)})
+        terminal.report_facts({"family": trainer.family.over(prior).key, **asdict(done), "lent": lent and asdict(lent)})
 
 
 def _prior(
@@ -212,7 +202,7 @@ def _report_plan(store: ProfileStore, trainer: AdapterTrainer, examples: Example
     if not lessons:
         raise InvalidOptionError("there is nothing to plan: no user in the store has records to train on")
     users = store.counts().users
-    report_facts({"users": users, **asdict(plan(trainer, users, lessons[len(lessons) // 2]))})
+    terminal.report_facts({"users": users, **asdict(plan(trainer, users, lessons[len(lessons) // 2]))})
 
 
 def _write_users(
@@ -230,12 +220,12 @@ def _write_users(
     assert folder is not None
     generator = load_generator(folder)
     done = OnePass(generator, trainer, examples, prior=given.row).publish(bank, user_ids=user_ids)
-    report_facts({"family": generator.family.key, "generator": generator.fingerprint, **asdict(done)})
+    terminal.report_facts({"family": generator.family.key, "generator": generator.fingerprint, **asdict(done)})
 
 
 def _train_shared(data: Path, options: TrainAdapters, settings: Mapping[str, Any]) -> None:
     """What is trained from DATA for all users: a task adapter, or a generator over one."""
-    given = {"--all": options.everybody, "--dry-run": options.dry_run, "--store": EVERYWHERE.get().store}
+    given = {"--all": options.everybody, "--dry-run": options.dry_run, "--store": terminal.EVERYWHERE.get().store}
     unread = [name for name, value in given.items() if value]
     if unread:
         raise InvalidOptionError(f"nothing of DATA goes into a store; {', '.join(unread)}: leave it out")
@@ -258,11 +248,11 @@ def _train_generator(data: Path, folder: Path, options: TrainAdapters, settings:
     training = settings["generator"]
     task = TaskAdapter.load(folder)
     out = folder / (GENERATOR if training.with_user else GENERATOR_WITHOUT_USER)
-    check_folder(out)
+    terminal.check_folder(out)
     trainer = task.trainer(train.load_trainable(options.llm, overlong="truncate"))
     split = read_split(data, "train", task=options.task or task.task)
     users = [trainer.tokens(own) for own in split_examples(split)[: settings["task"].users]]
-    with progress_bars("steps") as progress:
+    with terminal.progress_bars("steps") as progress:
         bar = progress.add_task("generator", total=training.steps)
         done = train_generator(
             trainer,
@@ -274,7 +264,7 @@ def _train_generator(data: Path, folder: Path, options: TrainAdapters, settings:
         )
     done.generator.save(out)
     numbers = {name: getattr(done, name) for name in ("loss", "loss_before", "steps", "seconds")}
-    report_facts({"out": str(out), "fingerprint": done.generator.fingerprint, **numbers})
+    terminal.report_facts({"out": str(out), "fingerprint": done.generator.fingerprint, **numbers})
 
 
 def _train_task_adapter(data: Path, out: Path, options: TrainAdapters, settings: Mapping[str, Any]) -> None:
@@ -282,13 +272,13 @@ def _train_task_adapter(data: Path, out: Path, options: TrainAdapters, settings:
     from persona.adapters.training.task import train_task_adapter
     from persona.readers import read_split
 
-    check_folder(out)
+    terminal.check_folder(out)
     llm = train.load_trainable(options.llm, overlong="truncate")
     find_modules(llm.model, settings["lora"])  # a layer that is not there is reported before the records are read
     split = read_split(data, "train", task=options.task)
-    with progress_bars("steps") as progress:
+    with terminal.progress_bars("steps") as progress:
         trained = train_task_adapter(
-            split, llm, settings["lora"], settings[""], settings["task"], progress=stage_bars(progress)
+            split, llm, settings["lora"], settings[""], settings["task"], progress=terminal.stage_bars(progress)
         )
     trained.save(out)
-    report_facts({"out": str(out), "fingerprint": trained.fingerprint, **trained.report})
+    terminal.report_facts({"out": str(out), "fingerprint": trained.fingerprint, **trained.report})

@@ -10,22 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from persona.cli import terminal
 from persona.cli.options import command
-from persona.cli.terminal import (
-    LLM_SETTINGS,
-    Encoder,
-    FilterName,
-    Llm,
-    RetrieverName,
-    UserEmbedderName,
-    group,
-    load_llm,
-    load_read_encoder,
-    names,
-    opened_store,
-    report,
-    say_pieces,
-)
 from persona.errors import InvalidOptionError, PersonaWarning, UnknownAdapterError, UnknownUserError
 from persona.llm.endpoint.options import AskingOptions
 
@@ -34,7 +20,7 @@ if TYPE_CHECKING:
     from persona.retrievers.registry import RetrieverOptions
     from persona.store.profile_store import ProfileStore
 
-app = group()
+app = terminal.group()
 
 
 def _retrieval() -> dict[str, Any]:
@@ -64,28 +50,27 @@ class Retrieve:
 
     user_id: str
     query: str
-    retriever: RetrieverName = None
-    encoder: Encoder = None
+    retriever: terminal.RetrieverName = None
+    encoder: terminal.Encoder = None
     k: Annotated[int, typer.Option(min=1)] = 4
     where: str | None = None
-    relevance: FilterName = None
+    relevance: terminal.FilterName = None
 
 
 @command(app, "retrieve", Retrieve, store=True, settings=_retrieval, known="base, model, view, judge and seed")
 def retrieve(options: Retrieve, settings: Mapping[str, RetrieverOptions]) -> None:
     """Find the records of a user that fit a query."""
     from persona.retrievers.registry import check_retriever, make_retriever, needs_encoder
-    from persona.settings import Settings
 
-    with opened_store() as store:
+    with terminal.opened_store() as store:
         store.check_known(options.user_id)
-        name = options.retriever or Settings().retriever
+        name = options.retriever or terminal.settings().retriever
         check_retriever(name)
-        encoder = load_read_encoder(options.encoder, needs_encoder(name, settings[""]), name)
+        encoder = terminal.load_read_encoder(options.encoder, needs_encoder(name, settings[""]), name)
         retriever = make_retriever(name, settings[""], encoder=encoder, store=store)
         profile = store.profile(options.user_id)
         found = retriever.retrieve(profile, options.query, options.k)
-    report([each.as_dict() for each in found], *(_lines(found) or [_nothing(profile, options.where)]))
+    terminal.report([each.as_dict() for each in found], *(_lines(found) or [_nothing(profile, options.where)]))
 
 
 def _lines(found: Sequence[ScoredRecord]) -> list[str]:
@@ -129,13 +114,13 @@ class Ask:
 
     user_id: str
     prompt: str
-    llm: Llm = None
-    retriever: RetrieverName = None
-    encoder: Encoder = None
+    llm: terminal.Llm = None
+    retriever: terminal.RetrieverName = None
+    encoder: terminal.Encoder = None
     k: Annotated[int | None, typer.Option(min=0)] = None
     where: str | None = None
-    relevance: FilterName = None
-    user_embedder: UserEmbedderName = None
+    relevance: terminal.FilterName = None
+    user_embedder: terminal.UserEmbedderName = None
     adapters: bool = False
     summary: str | None = None
     task: str | None = None
@@ -151,7 +136,7 @@ class Ask:
     store=True,
     settings=_personalization,
     known="user_vectors, steering, family, missing_adapter, max_context_tokens, placement, num_beams, answers, stop, "
-    "raw, base, model, view, judge, seed, " + LLM_SETTINGS,
+    "raw, base, model, view, judge, seed, " + terminal.LLM_SETTINGS,
 )
 def ask(options: Ask, settings: Mapping[str, Any]) -> None:
     """Answer a prompt as if the LLM knew the user."""
@@ -161,7 +146,7 @@ def ask(options: Ask, settings: Mapping[str, Any]) -> None:
     if not prompt.strip():
         raise InvalidOptionError("the prompt must not be empty")
     chosen = replace(settings[""], retrieval=settings["retrieval"], generation=settings["generation"])
-    with opened_store() as store:
+    with terminal.opened_store() as store:
         if not options.new_user and chosen.user_vectors is None:
             _check_known(store, options.user_id)
         if chosen.adapters:
@@ -169,12 +154,12 @@ def ask(options: Ask, settings: Mapping[str, Any]) -> None:
 
             if not AdapterBank(store).families():
                 raise UnknownAdapterError("the store holds no adapters: train them with `persona train adapters`")
-        given = None if options.choices is None else names(options.choices, "--choices")
+        given = None if options.choices is None else terminal.names(options.choices, "--choices")
         with (
-            assembled(load_llm(options.llm, settings["llm"]), store, chosen) as personalizer,
+            assembled(terminal.load_llm(options.llm, settings["llm"]), store, chosen) as personalizer,
             personalizer.stream(options.user_id, prompt, choices=given) as pieces,
         ):
-            shown = say_pieces(pieces)
+            shown = terminal.say_pieces(pieces)
             answer = pieces.generation
     if (why := _WHY.get(answer.finish) or ("" if answer.text.strip() else "the LLM answered nothing")) != "":
         warnings.warn(why, PersonaWarning, stacklevel=1)
@@ -183,7 +168,7 @@ def ask(options: Ask, settings: Mapping[str, Any]) -> None:
     fields = ("text", "user_id", "notes", "sources", "channels", "tokens_added", "abstained", "prompt")
     value = {name: getattr(answer, name) for name in (*fields, "answered", "finish", "thought")}
     value["turns"] = [asdict(turn) for turn in answer.turns]
-    report({**value, "records": [each.as_dict() for each in answer.records]}, answer.text)
+    terminal.report({**value, "records": [each.as_dict() for each in answer.records]}, answer.text)
 
 
 _WHY = {

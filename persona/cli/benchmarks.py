@@ -10,20 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from persona.cli import terminal
 from persona.cli.evaluate import app, short_name, show_evaluation
 from persona.cli.options import command
-from persona.cli.terminal import (
-    Encoder,
-    Llm,
-    check_encoder_is_read,
-    check_folder,
-    load_llm,
-    progress_bars,
-    report,
-    say,
-    show,
-    stage_bars,
-)
 from persona.errors import InvalidOptionError
 from persona.llm.endpoint.options import AskingOptions
 
@@ -49,9 +38,8 @@ def _defaults() -> dict[str, Any]:
     from persona.eval.benchmarks.named import MethodOptions
     from persona.eval.judging.benchmark import JudgeOptions
     from persona.retrievers.registry import RetrieverOptions
-    from persona.settings import Settings
 
-    options = {"": MethodOptions(encoder=Settings().encoder), "retrieval": RetrieverOptions()}
+    options = {"": MethodOptions(encoder=terminal.settings().encoder), "retrieval": RetrieverOptions()}
     return {**options, "judge": JudgeOptions(), **_shared_defaults()}
 
 
@@ -78,12 +66,12 @@ class EvalRun:
 
     name: str
     data: Path
-    llm: Llm = None
+    llm: terminal.Llm = None
     methods: str | None = None
     ks: Annotated[str | None, typer.Option("--k")] = None
     limit: Annotated[int | None, typer.Option(min=1)] = None
     retrieval_only: bool = False
-    encoder: Encoder = None
+    encoder: terminal.Encoder = None
     judge: str | None = None
     out: Path | None = None
 
@@ -98,26 +86,25 @@ def eval_run(options: EvalRun, settings: Mapping[str, Any]) -> None:
     from persona.eval.benchmarks.named import evaluate_benchmark
     from persona.eval.benchmarks.registry import load_benchmark
     from persona.eval.judging.benchmark import JudgeOptions
-    from persona.settings import Settings
 
     _check_settings(options.name, settings)
     chosen = replace(settings[""], retrieval=settings["retrieval"])
-    check_encoder_is_read(options.encoder, chosen.reads_vectors, ",".join(chosen.methods))
-    llm = options.llm or Settings().llm
+    terminal.check_encoder_is_read(options.encoder, chosen.reads_vectors, ",".join(chosen.methods))
+    llm = options.llm or terminal.settings().llm
     folder = options.out or Path("runs") / f"{options.name}-{short_name(llm)}"
-    check_folder(folder)
+    terminal.check_folder(folder)
     judges = ()
     if options.judge:
-        judges = settings["judge"].judges(load_llm(options.judge, settings["llm"]), folder)
+        judges = settings["judge"].judges(terminal.load_llm(options.judge, settings["llm"]), folder)
     elif settings["judge"] != JudgeOptions():
         raise InvalidOptionError("there is no judge that would read the settings of `judge`: name one (--judge LLM)")
     benchmark = load_benchmark(options.name, options.data, judges=judges, **asdict(settings[options.name]))
     if options.retrieval_only:
         _show_retrieval(benchmark, chosen, folder)
         return
-    with progress_bars("steps") as progress:
-        answering = load_llm(llm, settings["llm"])
-        done = evaluate_benchmark(benchmark, answering, chosen, out=folder, progress=stage_bars(progress))
+    with terminal.progress_bars("steps") as progress:
+        answering = terminal.load_llm(llm, settings["llm"])
+        done = evaluate_benchmark(benchmark, answering, chosen, out=folder, progress=terminal.stage_bars(progress))
     show_evaluation(done, options.name, folder)
 
 
@@ -152,7 +139,7 @@ class EvalJudgeCheck:
 
     name: str
     data: Path
-    llm: Llm = None
+    llm: terminal.Llm = None
     prompts: str | None = None
     limit: Annotated[int | None, typer.Option(min=1)] = None
     out: Path | None = None
@@ -167,26 +154,25 @@ def eval_judge_check(options: EvalJudgeCheck, settings: Mapping[str, Any]) -> No
     """
     from persona.eval.benchmarks.registry import load_benchmark
     from persona.eval.judging.check import Checkable, check_judge
-    from persona.settings import Settings
 
     _check_settings(options.name, settings)
-    llm = options.llm or Settings().llm
+    llm = options.llm or terminal.settings().llm
     folder = options.out or Path("runs") / f"judge-{short_name(llm)}"
-    check_folder(folder)
+    terminal.check_folder(folder)
     benchmark = load_benchmark(options.name, options.data, **asdict(settings[options.name]))
     if not isinstance(benchmark, Checkable):
         raise InvalidOptionError(f"{options.name} has no answers of which it is known what a judge should say")
-    done = check_judge(benchmark, load_llm(llm, settings["llm"]), settings[""], out=folder)
-    if not report(done.as_dict()):
-        show(done.table())
-        say(f"replies and rates: {folder}")
+    done = check_judge(benchmark, terminal.load_llm(llm, settings["llm"]), settings[""], out=folder)
+    if not terminal.report(done.as_dict()):
+        terminal.show(done.table())
+        terminal.say(f"replies and rates: {folder}")
 
 
 def _show_retrieval(benchmark: Benchmark, chosen: MethodOptions, folder: Path) -> None:
     from persona.eval.benchmarks.named import evaluate_benchmark_retrieval
 
-    with progress_bars("steps") as progress:
-        found = evaluate_benchmark_retrieval(benchmark, chosen, out=folder, progress=stage_bars(progress))
+    with terminal.progress_bars("steps") as progress:
+        found = evaluate_benchmark_retrieval(benchmark, chosen, out=folder, progress=terminal.stage_bars(progress))
     show_evaluation(found, "retrieval", folder)
 
 
@@ -213,10 +199,10 @@ def eval_compare(options: EvalCompare) -> None:
     from persona.eval.results.comparing import compare
 
     done = compare(options.a, options.b)
-    if report(done.as_dict()):
+    if terminal.report(done.as_dict()):
         return
     both = f"{done.questions} questions of both{'' if done.config['same_data'] else '; their data differ elsewhere'}"
-    show(
+    terminal.show(
         table(
             done.cells(),
             title=f"{done.benchmark}: {options.a} (a) and {options.b} (b)",
@@ -244,8 +230,8 @@ class EvalBench:
 
     data: Path
     ideas: Annotated[list[Path], typer.Argument()]
-    llm: Llm = None
-    encoder: Encoder = None
+    llm: terminal.Llm = None
+    encoder: terminal.Encoder = None
     out: Path | None = None
 
 
@@ -259,19 +245,18 @@ def eval_bench(options: EvalBench, settings: Mapping[str, Any]) -> None:
     from persona.cli.terminal import load_encoder
     from persona.cli.train import load_trainable
     from persona.eval.bench.run import Bench
-    from persona.settings import Settings
 
     ideas = [_idea(path, settings) for path in options.ideas]
-    llm = options.llm or Settings().llm
+    llm = options.llm or terminal.settings().llm
     folder = options.out or Path("runs") / f"bench-{options.data.resolve().name}-{short_name(llm)}"
-    check_folder(folder)
-    with progress_bars("steps") as progress:
+    terminal.check_folder(folder)
+    with terminal.progress_bars("steps") as progress:
         answering, encoder = load_trainable(llm, overlong="truncate"), load_encoder(options.encoder)
-        bench = Bench(options.data, answering, encoder, settings[""], stage_bars(progress))
+        bench = Bench(options.data, answering, encoder, settings[""], terminal.stage_bars(progress))
         done = bench.run(ideas, folder)
-    if not report(done.as_dict()):
-        show(done.table(options.data.resolve().name))
-        say(f"user embedders, answers and results: {folder}")
+    if not terminal.report(done.as_dict()):
+        terminal.show(done.table(options.data.resolve().name))
+        terminal.say(f"user embedders, answers and results: {folder}")
 
 
 def _idea(path: Path, settings: Mapping[str, Any]) -> Any:

@@ -9,23 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from persona.cli import terminal
 from persona.cli.options import command
-from persona.cli.terminal import (
-    Encoder,
-    General,
-    Llm,
-    check_encoder_is_read,
-    check_folder,
-    group,
-    load_llm,
-    names,
-    progress_bars,
-    report,
-    report_failures,
-    say,
-    show,
-    stage_bars,
-)
 from persona.errors import InvalidOptionError, check_one_of
 from persona.llm.endpoint.options import AskingOptions
 
@@ -33,7 +18,7 @@ if TYPE_CHECKING:
     from persona.eval.options import LampOptions
     from persona.eval.report import Report
 
-app = group("eval", "Score answers as LaMP does.")
+app = terminal.group("eval", "Score answers as LaMP does.")
 
 
 @dataclass(frozen=True)
@@ -88,7 +73,7 @@ class EvalLamp:
     """
 
     data: Path
-    llm: Llm = None
+    llm: terminal.Llm = None
     split: str = "dev"
     methods: str | None = None
     ks: Annotated[str | None, typer.Option("--k")] = None
@@ -97,7 +82,7 @@ class EvalLamp:
     mask: Annotated[bool | None, typer.Option("--mask")] = None
     user_embedders: Annotated[str | None, typer.Option("--user-embedder")] = None
     task_adapters: Annotated[str | None, typer.Option("--adapters")] = None
-    encoder: Encoder = None
+    encoder: terminal.Encoder = None
     out: Path | None = None
     dry_run: bool = False
 
@@ -111,7 +96,6 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
     """
     from persona.eval.benchmarks.lamp import LampBenchmark
     from persona.eval.lamp import evaluate_lamp, lamp_cost
-    from persona.settings import Settings
 
     check_one_of(("train", "dev", "test"), split=options.split)
     files: LampFiles = settings["files"]
@@ -125,21 +109,21 @@ def eval_lamp(options: EvalLamp, settings: Mapping[str, Any]) -> None:
             "`files.labels` and `files.bootstrap` are for a file of answers: name files.predictions"
         )
     chosen = replace(settings[""], retrieval=settings["retrieval"])
-    check_encoder_is_read(options.encoder, chosen.reads_vectors, ",".join(chosen.methods))
-    llm = options.llm or Settings().llm
+    terminal.check_encoder_is_read(options.encoder, chosen.reads_vectors, ",".join(chosen.methods))
+    llm = options.llm or terminal.settings().llm
     folder = options.out or Path("runs") / f"{options.data.resolve().name}-{options.split}-{short_name(llm)}"
-    check_folder(folder)
+    terminal.check_folder(folder)
     benchmark = LampBenchmark.read(
         options.data, options.split, files.golds, task=files.task, rouge_words=files.rouge_words
     )
-    with progress_bars("steps") as progress:
+    with terminal.progress_bars("steps") as progress:
         # Over-long inputs are cut as LaMP's own code cuts them, at the right end.
-        answering = load_llm(llm, settings["llm"], overlong="truncate")
+        answering = terminal.load_llm(llm, settings["llm"], overlong="truncate")
         if options.dry_run:
             cost = lamp_cost(benchmark, answering, chosen, out=folder)
-            report(asdict(cost), f"dry run, nothing was asked: {cost}")
+            terminal.report(asdict(cost), f"dry run, nothing was asked: {cost}")
             return
-        done = evaluate_lamp(benchmark, answering, chosen, out=folder, progress=stage_bars(progress))
+        done = evaluate_lamp(benchmark, answering, chosen, out=folder, progress=terminal.stage_bars(progress))
     show_evaluation(done, f"{options.data.resolve().name} {options.split}", folder, as_markdown=files.markdown)
 
 
@@ -148,19 +132,19 @@ def show_evaluation(done: Report, title: str, folder: Path | None, *, as_markdow
     from persona.eval.report import markdown, table
 
     kinds = done.by_kind()
-    if report(done.as_dict()):
+    if terminal.report(done.as_dict()):
         pass
     elif as_markdown:
-        say("\n".join([done.markdown(), *([markdown(kinds)] if kinds else [])]).rstrip())
+        terminal.say("\n".join([done.markdown(), *([markdown(kinds)] if kinds else [])]).rstrip())
     else:
-        show(done.table(title))
+        terminal.show(done.table(title))
         if kinds:
-            show(table(kinds, title=f"{kinds[0][0]} by kind"))
+            terminal.show(table(kinds, title=f"{kinds[0][0]} by kind"))
         for note in done.notes:
-            say(note)
+            terminal.say(note)
         if folder is not None:
-            say(f"answers and results: {folder}")
-    report_failures("questions", ((f"{each.question} of {each.row!r}", each.reason) for each in done.failures))
+            terminal.say(f"answers and results: {folder}")
+    terminal.report_failures("questions", ((f"{each.question} of {each.row!r}", each.reason) for each in done.failures))
 
 
 def short_name(llm: str) -> str:
@@ -178,11 +162,11 @@ def _score(data: Path, split: str, files: LampFiles) -> None:
         Path(files.golds or (data / f"{split}_outputs.json" if data.is_dir() else data)),
         Path(files.predictions or ""),
         task=files.task,
-        labels=None if files.labels is None else names(files.labels, "files.labels"),
+        labels=None if files.labels is None else terminal.names(files.labels, "files.labels"),
         bootstrap=files.bootstrap,
         rouge_words=files.rouge_words,
     )
-    report(
+    terminal.report(
         {"task": scores.task, "questions": scores.questions, **scores.values},
         f"{scores.task}, {scores.questions} questions",
         *(f"{metric:10} {value:.4f}" for metric, value in scores.values.items()),
@@ -212,9 +196,8 @@ def _restraint_defaults() -> dict[str, Any]:
 
 
 def _encoder() -> str:
-    from persona.settings import Settings
 
-    return Settings().encoder
+    return terminal.settings().encoder
 
 
 @dataclass(frozen=True)
@@ -231,10 +214,10 @@ class EvalRestraint:
     """
 
     data: Path
-    llm: Llm = None
+    llm: terminal.Llm = None
     methods: str | None = None
     filters: Annotated[list[str], typer.Option("--filter")] = field(default_factory=list)
-    general: General = field(default_factory=list)
+    general: terminal.General = field(default_factory=list)
     limit: Annotated[int | None, typer.Option(min=1)] = None
     out: Path | None = None
 
@@ -255,19 +238,19 @@ def eval_restraint(options: EvalRestraint, settings: Mapping[str, Any]) -> None:
     chosen = replace(settings[""], retrieval=settings["retrieval"])
     _check_restraint(options, chosen)
     if options.out is not None:
-        check_folder(options.out)
+        terminal.check_folder(options.out)
     benchmark = LampBenchmark.read(options.data, files.split, task=files.task)
     at_most = options.limit or len(benchmark.questions)
     more = [each for file in options.general for each in read_general(file, at_most, files.split)]
-    with progress_bars("steps") as progress:
+    with terminal.progress_bars("steps") as progress:
         done = evaluate_lamp_restraint(
             benchmark,
-            load_llm(options.llm, settings["llm"], overlong="truncate"),
+            terminal.load_llm(options.llm, settings["llm"], overlong="truncate"),
             chosen,
             options.filters,
             (*GENERAL_QUESTIONS, *more),
             out=options.out,
-            progress=stage_bars(progress),
+            progress=terminal.stage_bars(progress),
         )
     show_evaluation(done, f"{options.data.resolve().name} {files.split}", options.out, as_markdown=files.markdown)
 
@@ -291,4 +274,4 @@ def _check_restraint(options: EvalRestraint, chosen: LampOptions) -> None:
             f"`judge` says what a filter judges, and there is none: name one with --filter, was: {judge!r}"
         )
     encoder = None if chosen.encoder == _encoder() else str(chosen.encoder)
-    check_encoder_is_read(encoder, bool(options.filters) or chosen.reads_vectors, ",".join(chosen.methods))
+    terminal.check_encoder_is_read(encoder, bool(options.filters) or chosen.reads_vectors, ",".join(chosen.methods))

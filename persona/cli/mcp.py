@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import typer
 
 from persona.cli.options import command
-from persona.cli.terminal import Encoder, RetrieverName, group, load_read_encoder, opened_store, say
+from persona.cli.terminal import Encoder, RetrieverName, group, load_read_encoder, opened_store, say, settings
 from persona.errors import InvalidOptionError, needed
 
 if TYPE_CHECKING:
@@ -49,13 +49,12 @@ def mcp(options: Mcp) -> None:
     from persona.integrations.personal import Personal
     from persona.memory import Memory
     from persona.retrievers.registry import check_retriever, needs_encoder
-    from persona.settings import Settings
 
     if (options.user is not None) + options.any_user + (options.http is not None) != 1:
         raise InvalidOptionError("say whose memory it is: --user USER, --any-user, or --http with an API key for each")
     if options.host and options.http is None:
         raise InvalidOptionError("--host is for --http: leave it out")
-    name = options.retriever or Settings().retriever
+    name = options.retriever or settings().retriever
     check_retriever(name)
     encoder = load_read_encoder(options.encoder, needs_encoder(name), name)
     with opened_store(create=True) as store:

@@ -8,22 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from persona.cli import terminal
 from persona.cli.options import command
-from persona.cli.terminal import (
-    LLM_SETTINGS,
-    Encoder,
-    Llm,
-    RetrieverName,
-    UserEmbedderName,
-    group,
-    load_llm,
-    opened_store,
-    say,
-)
 from persona.errors import needed
 from persona.llm.endpoint.options import AskingOptions
 
-app = group()
+app = terminal.group()
 
 
 def _settings() -> dict[str, Any]:
@@ -49,11 +39,11 @@ class Serve:
 
     host: str = "127.0.0.1"
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8300
-    llm: Llm = None
-    retriever: RetrieverName = None
-    encoder: Encoder = None
+    llm: terminal.Llm = None
+    retriever: terminal.RetrieverName = None
+    encoder: terminal.Encoder = None
     k: Annotated[int | None, typer.Option(min=0)] = None
-    user_embedder: UserEmbedderName = None
+    user_embedder: terminal.UserEmbedderName = None
     adapters: bool = False
     summary: str | None = None
 
@@ -65,22 +55,20 @@ class Serve:
     store=True,
     settings=_settings,
     known="models, origins, body_mb, body_seconds, answer_tokens, rows, waiting, drain_seconds, placement, task, "
-    f"max_context_tokens, user_vectors, steering, family, missing_adapter, where, relevance, {LLM_SETTINGS}",
+    f"max_context_tokens, user_vectors, steering, family, missing_adapter, where, relevance, {terminal.LLM_SETTINGS}",
 )
 def serve(options: Serve, settings: Mapping[str, Any]) -> None:
     """Serve OpenAI's API, personal for each user."""
     with needed("serve"):
         from persona.serve.opening import for_upstream, opened_state
         from persona.serve.running import run
-    from persona.settings import Settings
 
     chosen = replace(settings[""], retrieval=settings["retrieval"])
-    name = options.llm or Settings().llm
-    with opened_store(create=True) as store:
+    name = options.llm or terminal.settings().llm
+    with terminal.opened_store(create=True) as store:
         told, chosen = for_upstream(name, store, chosen)
-        llm = load_llm(name, settings["llm"], **told)
+        llm = terminal.load_llm(name, settings["llm"], **told)
         connections = settings["llm"].max_concurrency
         with opened_state(llm, store, chosen, settings["server"], connections=connections) as state:
-            run(
-                state, options.host, options.port, lambda url: say(f"persona serves {state.backend.models[0]} at {url}")
-            )
+            model = state.backend.models[0]
+            run(state, options.host, options.port, lambda url: terminal.say(f"persona serves {model} at {url}"))

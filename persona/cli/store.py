@@ -11,23 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from persona.cli import terminal
 from persona.cli.options import command
 from persona.cli.show import shortened
-from persona.cli.terminal import (
-    LLM_SETTINGS,
-    Encoder,
-    Llm,
-    TaskName,
-    UserEmbedderName,
-    group,
-    load_encoder,
-    load_llm,
-    names,
-    opened_store,
-    progress_bars,
-    report,
-    report_failures,
-)
 from persona.errors import InvalidOptionError
 from persona.llm.endpoint.options import AskingOptions
 
@@ -40,7 +26,7 @@ if TYPE_CHECKING:
     from persona.store.profile_store import ProfileStore
     from persona.store.upkeep.duplicates import Merge, Similarity
 
-app = group()
+app = terminal.group()
 
 _COUNTED = ("users", "added", "changed", "unchanged", "expired")
 
@@ -62,12 +48,12 @@ class Ingest:
 
     files: list[Path]
     format: str = "auto"
-    task: TaskName = None
+    task: terminal.TaskName = None
     user: str | None = None
     roles: str | None = None
     expires_after: str | None = None
     merge_near: float | None = None
-    encoder: Encoder = None
+    encoder: terminal.Encoder = None
 
 
 @command(app, "ingest", Ingest, store=True)
@@ -77,17 +63,16 @@ def ingest(options: Ingest) -> None:
     Each file goes in whole or not at all; what is already there is left as it is.
     """
     from persona.readers import read_records
-    from persona.settings import Settings
     from persona.store.upkeep.expiry import duration
 
-    most = Settings().max_record_characters
-    roles = None if options.roles is None else names(options.roles, "--roles")
+    most = terminal.settings().max_record_characters
+    roles = None if options.roles is None else terminal.names(options.roles, "--roles")
     expires_after = None if options.expires_after is None else duration(options.expires_after)
     if options.encoder is not None and options.merge_near is None:
         raise InvalidOptionError("--encoder says how near duplicates are compared: give --merge-near, or leave it out")
     total: Counter[str] = Counter(dict.fromkeys((*_COUNTED, "skipped"), 0))
     merges: list[Merge] = []
-    with opened_store(create=True) as store, progress_bars("records") as progress:
+    with terminal.opened_store(create=True) as store, terminal.progress_bars("records") as progress:
         similarity = None if options.merge_near is None else _similarity(store, options.merge_near, options.encoder)
         for file in options.files:
             bar = progress.add_task(f"ingest {file.name}", total=None)
@@ -101,7 +86,7 @@ def ingest(options: Ingest) -> None:
     expired = f", {total['expired']} expired" if total["expired"] else ""
     merged = f", {len(merges)} merged into newer ones" if options.merge_near is not None else ""
     value = {**total, "merges": [_merge_json(merge) for merge in merges]}
-    report(
+    terminal.report(
         {**value, "store": {"users": counts.users, "records": counts.records}},
         *(_merge_line(merge) for merge in merges),
         f"{total['added']} records added, {total['changed']} changed, {total['unchanged']} unchanged{expired}{merged}, "
@@ -114,7 +99,7 @@ def _similarity(store: ProfileStore, threshold: float, encoder: str | None) -> S
 
     if encoder is None:
         return TokenOverlap(threshold)
-    return CosineSimilarity(load_encoder(encoder), threshold, store)
+    return CosineSimilarity(terminal.load_encoder(encoder), threshold, store)
 
 
 def _merge_json(merge: Merge) -> dict[str, Any]:
@@ -142,10 +127,10 @@ class EmbedUsers:
         ray: embed on the Ray cluster at this address; without an address on one that is started here.
     """
 
-    encoder: Encoder = None
+    encoder: terminal.Encoder = None
     view: str = "text"
     export: Path | None = None
-    user_embedder: UserEmbedderName = None
+    user_embedder: terminal.UserEmbedderName = None
     ray: Annotated[str | None, typer.Option(metavar="[ADDRESS]")] = None
 
 
@@ -164,9 +149,9 @@ def embed_users(options: EmbedUsers) -> None:
 
     if options.export is not None:
         check_export_path(options.export)
-    with opened_store() as store, progress_bars("users") as progress:
+    with terminal.opened_store() as store, terminal.progress_bars("users") as progress:
         embedder = None if options.user_embedder is None else _user_embedder(options.user_embedder)
-        encoder = load_encoder(options.encoder, like=embedder.config.encoder if embedder is not None else "")
+        encoder = terminal.load_encoder(options.encoder, like=embedder.config.encoder if embedder is not None else "")
         if embedder is not None:
             embedder.check_fits(encoder.fingerprint)
         (done,) = embed_views(store, encoder, [options.view], progress, options)
@@ -185,7 +170,7 @@ def embed_users(options: EmbedUsers) -> None:
         if options.export is not None:
             exported = export_user_vectors(store, vector_fingerprint(encoder, options.view), options.export)
             note_export(store.database, options.export, "user ids and vectors")
-    report(
+    terminal.report(
         {**asdict(done), "soft_prompts": prompts, "exported": exported},
         f"{done.users} users embedded: {done.embedded} records encoded, {done.duplicates} duplicates, "
         f"{done.reused} kept, in {done.seconds:.1f} s",
@@ -210,11 +195,10 @@ def embed_views(
     """Embed the records of all users in some views, with a bar each."""
     from persona.encoders.embedding import embed_users
     from persona.encoders.on_ray import embed_users_on_ray
-    from persona.settings import Settings
 
     embed: Callable[..., EmbedReport] = embed_users
     if options is not None and options.ray is not None:
-        name = options.encoder or Settings().encoder
+        name = options.encoder or terminal.settings().encoder
         embed = partial(embed_users_on_ray, name=name, address=options.ray)
     reports = []
     for view in views:
@@ -242,7 +226,7 @@ class Summarize:
         dry_run: ask nothing; say how many requests and tokens it would be.
     """
 
-    llm: Llm = None
+    llm: terminal.Llm = None
     task: str = "free"
     dry_run: bool = False
 
@@ -253,7 +237,7 @@ class Summarize:
     Summarize,
     store=True,
     settings=_summaries,
-    known="form, stale_after, context_tokens, max_new_tokens, users_at_once, " + LLM_SETTINGS,
+    known="form, stale_after, context_tokens, max_new_tokens, users_at_once, " + terminal.LLM_SETTINGS,
 )
 def summarize(options: Summarize, settings: Mapping[str, Any]) -> None:
     """Let an LLM write a summary of each user.
@@ -263,11 +247,11 @@ def summarize(options: Summarize, settings: Mapping[str, Any]) -> None:
     """
     from persona.summaries.stored import summarize_cost, summarize_users
 
-    with opened_store() as store, progress_bars("users") as progress:
-        llm = load_llm(options.llm, settings["llm"])
+    with terminal.opened_store() as store, terminal.progress_bars("users") as progress:
+        llm = terminal.load_llm(options.llm, settings["llm"])
         if options.dry_run:
             cost = summarize_cost(store, llm, settings[""])
-            report(asdict(cost), f"dry run, nothing was asked: {cost}")
+            terminal.report(asdict(cost), f"dry run, nothing was asked: {cost}")
             return
         bar = progress.add_task("summarize users", total=None)
         done = summarize_users(
@@ -278,9 +262,9 @@ def summarize(options: Summarize, settings: Mapping[str, Any]) -> None:
         )
     empty = f" ({done.empty} of them empty)" if done.empty else ""
     passed_over = f", {done.passed_over} passed over" if done.passed_over else ""
-    report(
+    terminal.report(
         {**asdict(done), "llm": llm.fingerprint},
         f"{done.written} summaries written{empty}, {done.fresh} kept{passed_over}, "
         f"of {done.users} users, in {done.seconds:.1f} s",
     )
-    report_failures("summaries", done.failures.items())
+    terminal.report_failures("summaries", done.failures.items())

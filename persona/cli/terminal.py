@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from persona.protocols import LanguageModel, RecordEncoder
+    from persona.settings import Settings
     from persona.soft_prompts.training.loop import TrainingProgress
     from persona.store.profile_store import ProfileStore
 
@@ -111,6 +112,13 @@ def group(name: str | None = None, help: str | None = None) -> typer.Typer:
     return typer.Typer(name=name, help=help, no_args_is_help=True, rich_markup_mode=None)
 
 
+def settings() -> Settings:
+    """What holds where a command is not told; read anew by each call."""
+    from persona.settings import Settings
+
+    return Settings()
+
+
 def opened_store(*, create: bool = False) -> ProfileStore:
     """The store of ``--store`` or of the setting; `create` makes a file that is not there."""
     from persona.settings import open_store
@@ -141,14 +149,13 @@ LLM_SETTINGS = ", ".join(each.name for each in fields(AskingOptions))
 """Names of the settings."""
 
 
-def load_llm(name: str | None, settings: AskingOptions | None = None, **options: Any) -> LanguageModel:
+def load_llm(name: str | None, asking: AskingOptions | None = None, **options: Any) -> LanguageModel:
     """The LLM of ``--llm`` or of the setting, placed as ``--device``, ``--dtype`` and ``--quantize`` say."""
     from persona.llm.load import load_llm as load
-    from persona.settings import Settings
 
     _say_what_takes_long()
-    given = {} if settings is None else settings.given
-    return load(name or Settings().llm, **EVERYWHERE.get().placement, **given, **options)
+    given = {} if asking is None else asking.given
+    return load(name or settings().llm, **EVERYWHERE.get().placement, **given, **options)
 
 
 def _say_what_takes_long() -> None:
@@ -169,9 +176,8 @@ class _OnStderr(logging.Handler):
 def load_encoder(name: str | None, **options: Any) -> RecordEncoder:
     """The encoder of ``--encoder`` or of the setting."""
     from persona.encoders.load import load_encoder as load
-    from persona.settings import Settings
 
-    return load(name or Settings().encoder, **options)
+    return load(name or settings().encoder, **options)
 
 
 def load_read_encoder(name: str | None, read: bool, by: str) -> RecordEncoder | None:

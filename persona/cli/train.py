@@ -15,24 +15,9 @@ from warnings import warn
 
 import typer
 
+from persona.cli import terminal
 from persona.cli.options import command
 from persona.cli.store import embed_views
-from persona.cli.terminal import (
-    Encoder,
-    General,
-    Llm,
-    TaskName,
-    check_encoder_is_read,
-    check_folder,
-    group,
-    load_encoder,
-    load_llm,
-    opened_store,
-    progress_bars,
-    report_facts,
-    stage_bars,
-    training_bars,
-)
 from persona.errors import InvalidOptionError, PersonaWarning
 
 if TYPE_CHECKING:
@@ -49,7 +34,7 @@ if TYPE_CHECKING:
     from persona.steering.options import SteeringOptions
     from persona.store.profile_store import ProfileStore
 
-app = group("train", "Train for an LLM that stays as it is.")
+app = terminal.group("train", "Train for an LLM that stays as it is.")
 
 
 @dataclass(frozen=True)
@@ -89,8 +74,8 @@ class TrainUserEmbedder:
 
     data: Path
     out: Annotated[Path, typer.Option()]
-    llm: Llm = None
-    encoder: Encoder = None
+    llm: terminal.Llm = None
+    encoder: terminal.Encoder = None
 
 
 @command(app, "user-embedder", TrainUserEmbedder, settings=_embedder_defaults)
@@ -114,21 +99,23 @@ def train_user_embedder(options: TrainUserEmbedder, settings: Mapping[str, Any])
     shape, sources, training = settings["embedder"], settings["sources"], settings["training"]
     _check_all_is_read(shape, sources, training)
     reads = needs_encoder(sources.retriever) and any(training.ks)
-    check_encoder_is_read(options.encoder, sources.user_vectors is None or reads, "a training with `user_vectors`")
-    check_folder(options.out)
+    terminal.check_encoder_is_read(
+        options.encoder, sources.user_vectors is None or reads, "a training with `user_vectors`"
+    )
+    terminal.check_folder(options.out)
     split = read_split(options.data, "train")
     # Of several processes each has its own device, before anything is loaded onto one.
     state = PartialState(cpu=not torch.cuda.is_available())
     llm = load_trainable(options.llm, overlong="truncate")
     file = None if sources.user_vectors is None else UserVectorFile(sources.user_vectors)
-    encoder = load_encoder(options.encoder) if file is None or reads else None
+    encoder = terminal.load_encoder(options.encoder) if file is None or reads else None
     source = file or encoder
     assert source is not None
     embedder = new_user_embedder(llm, split, source, shape, seed=training.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     cache = Path(sources.vectors) if sources.vectors else options.out / "vectors.db"
     with (
-        progress_bars("steps", shown=state.is_main_process) as progress,
+        terminal.progress_bars("steps", shown=state.is_main_process) as progress,
         ProfileStore(f"sqlite:///{cache}") as store,
     ):
         with state.main_process_first():  # the others find what the first one puts in
@@ -142,14 +129,14 @@ def train_user_embedder(options: TrainUserEmbedder, settings: Mapping[str, Any])
             training,
             out=options.out,
             retriever=retriever,
-            progress=training_bars(progress),
+            progress=terminal.training_bars(progress),
         )
     state.wait_for_everyone()
     if state.is_main_process:
         if not sources.vectors:  # the training users' vectors are no part of the embedder
             for name in (cache.name, f"{cache.name}-wal", f"{cache.name}-shm"):
                 cache.with_name(name).unlink(missing_ok=True)
-        report_facts({"out": str(options.out), **asdict(done)})
+        terminal.report_facts({"out": str(options.out), **asdict(done)})
 
 
 def _check_all_is_read(shape: UserEmbedderShape, sources: EmbedderSources, training: UserEmbedderTraining) -> None:
@@ -206,7 +193,7 @@ def load_trainable(llm: str | None, **options: Any) -> TransformersLM:
     from persona.errors import UnsupportedChannelError
     from persona.llm.transformers import TransformersLM
 
-    loaded = load_llm(llm, **options)
+    loaded = terminal.load_llm(llm, **options)
     if not isinstance(loaded, TransformersLM):
         raise UnsupportedChannelError(
             "training needs a transformers model: give a folder, a hub id or tiny with --llm, "
@@ -222,7 +209,7 @@ def steer_users(llm: str | None, settings: SteeringOptions, examples: ExampleMak
     from persona.steering.users import steer_users as steer
 
     contrast = Contrast(load_trainable(llm), examples, settings)
-    with opened_store() as store, progress_bars("users") as progress:
+    with terminal.opened_store() as store, terminal.progress_bars("users") as progress:
         bar = progress.add_task("steer users", total=None)
         done = steer(
             AdapterBank(store),
@@ -230,7 +217,7 @@ def steer_users(llm: str | None, settings: SteeringOptions, examples: ExampleMak
             user_ids=store.user_ids() if everybody else None,
             progress=lambda users: progress.update(bar, completed=users),
         )
-    report_facts({"family": contrast.family.key, **asdict(done)})
+    terminal.report_facts({"family": contrast.family.key, **asdict(done)})
 
 
 def _filter_defaults() -> dict[str, Any]:
@@ -251,9 +238,9 @@ class TrainFilter:
 
     data: Path
     out: Annotated[Path, typer.Option()]
-    encoder: Encoder = None
-    task: TaskName = None
-    general: General = field(default_factory=list)
+    encoder: terminal.Encoder = None
+    task: terminal.TaskName = None
+    general: terminal.General = field(default_factory=list)
 
 
 @command(app, "filter", TrainFilter, settings=_filter_defaults)
@@ -269,7 +256,7 @@ def train_filter(options: TrainFilter, settings: Mapping[str, Any]) -> None:
     from persona.store.profile_store import ProfileStore
 
     training: RelevanceTraining = settings[""]
-    check_folder(options.out)
+    terminal.check_folder(options.out)
     split = read_split(options.data, "train", task=options.task)
     if settings["usefulness"].llm is not None:
         if training != type(training)():
@@ -277,9 +264,9 @@ def train_filter(options: TrainFilter, settings: Mapping[str, Any]) -> None:
         _learn_usefulness(options, split, settings["usefulness"])
         return
     general = _general_questions(options.general, training.questions)
-    encoder = load_encoder(options.encoder)
+    encoder = terminal.load_encoder(options.encoder)
     with (
-        progress_bars("steps") as progress,
+        terminal.progress_bars("steps") as progress,
         TemporaryDirectory() as folder,
         ProfileStore(f"sqlite:///{folder}/vectors.db") as store,
     ):
@@ -287,7 +274,7 @@ def train_filter(options: TrainFilter, settings: Mapping[str, Any]) -> None:
         store.upsert((question.user_id, record) for question in asked for record in question.profile)
         embed_views(store, encoder, [training.view], progress)
         trained, done = train_relevance(
-            split, encoder, training, general=general, store=store, progress=stage_bars(progress)
+            split, encoder, training, general=general, store=store, progress=terminal.stage_bars(progress)
         )
     trained.save(options.out)
     if done.recall < training.recall:
@@ -297,7 +284,7 @@ def train_filter(options: TrainFilter, settings: Mapping[str, Any]) -> None:
             PersonaWarning,
             stacklevel=1,
         )
-    report_facts({"out": str(options.out), **asdict(done)})
+    terminal.report_facts({"out": str(options.out), **asdict(done)})
 
 
 def _learn_usefulness(options: TrainFilter, split: LampSplit, training: UsefulnessTraining) -> None:
@@ -306,12 +293,12 @@ def _learn_usefulness(options: TrainFilter, split: LampSplit, training: Usefulne
     if options.general:
         raise InvalidOptionError("usefulness is learned from the users' own records, and nothing reads --general")
     llm = load_trainable(training.llm, overlong="truncate")
-    with progress_bars("steps") as progress:
+    with terminal.progress_bars("steps") as progress:
         spaces, done = train_usefulness(
-            split, load_encoder(options.encoder), llm, training, progress=stage_bars(progress)
+            split, terminal.load_encoder(options.encoder), llm, training, progress=terminal.stage_bars(progress)
         )
     spaces.save_pretrained(options.out)
-    report_facts({"out": str(options.out), **asdict(done)})
+    terminal.report_facts({"out": str(options.out), **asdict(done)})
 
 
 def _general_questions(files: list[Path], at_most: int) -> Mapping[str, list[str]]:

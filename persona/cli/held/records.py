@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from persona.cli.options import command
 from persona.cli.show import record_line
-from persona.cli.terminal import counted, group, opened_store, report
+from persona.cli.terminal import counted, group, opened_store, report, settings
 from persona.errors import DataFormatError, InvalidOptionError, UnknownRecordError
 
 if TYPE_CHECKING:
@@ -206,12 +206,11 @@ def _read(row: Mapping[str, object]) -> tuple[str, Record]:
     """User id and record of a row, by the rules of an ingest."""
     from persona.formats.rows import record_of
     from persona.records import check_size
-    from persona.settings import Settings
 
     pair = record_of(row)
     if pair is None:
         raise DataFormatError("a record's `text` must not be empty")
-    check_size(pair[1], Settings().max_record_characters)
+    check_size(pair[1], settings().max_record_characters)
     return pair
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from persona.cli.options import command
-from persona.cli.terminal import counted, group, opened_store, report
+from persona.cli.terminal import counted, group, opened_store, report, settings
 from persona.errors import DataFormatError, InvalidOptionError
 
 if TYPE_CHECKING:
@@ -76,10 +76,9 @@ def import_file(options: Import) -> None:
     New users come as they were; of known ones the records are added, and what is there stays. Safe to stop at any
     moment, and to run again.
     """
-    from persona.settings import Settings
     from persona.store.transfer.importing import check_export, import_users
 
-    most = Settings().max_record_characters
+    most = settings().max_record_characters
     _, families = check_export(options.file, max_characters=most)
     if families:
         _check_families(options.file, families)

@@ -23,12 +23,7 @@ from torch import Tensor, nn
 from persona.adapters.family import Family
 from persona.adapters.few_records.routed import Router
 from persona.adapters.generated.network import Reader, VectorReader, Writer, layers_of
-from persona.errors import (
-    FingerprintMismatchError,
-    InvalidOptionError,
-    check_least,
-    check_one_of,
-)
+from persona.errors import FingerprintMismatchError, InvalidOptionError, check_least, check_one_of
 from persona.files import learned, save_learned
 from persona.llm.checkpoint import hash_parameters
 

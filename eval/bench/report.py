@@ -33,6 +33,10 @@ class Cost:
     milliseconds: float
     seconds: float
 
+    def cells(self) -> list[str]:
+        """The numbers as strings."""
+        return [f"{self.parameters:,}", f"{self.stored:,}", f"{self.milliseconds:.2f}", f"{self.seconds:.0f}"]
+
 
 @dataclass(frozen=True, slots=True)
 class BenchRow:
@@ -82,7 +86,10 @@ class BenchReport:
     ) -> BenchReport:
         """Compare the rows of ideas with that of the baseline."""
         metric, rows = benchmark.metrics[0], {each.name: each for each in report.rows if each.control is None}
-        own = {idea.name: rows[row_name(idea.name, 0 if idea.trained else idea.options.k, "", None)] for idea in ideas}
+        named = {idea.name: idea for idea in ideas}
+        own = {
+            name: rows[row_name(name, 0 if each.trained else each.options.k, "", None)] for name, each in named.items()
+        }
         baseline = options.baseline if options.baseline in own else ideas[0].name
         differences = {
             name: compared(metric, report.groups, row.samples, own[baseline].samples, options.evaluation)
@@ -91,22 +98,11 @@ class BenchReport:
         }
         values = holm([each.p_value for each in differences.values()])
         corrected = dict(zip(differences, values, strict=True))
-        return cls(
-            report,
-            metric.name,
-            baseline,
-            tuple(
-                BenchRow(
-                    idea.name,
-                    idea.options.source,
-                    own[idea.name],
-                    differences.get(idea.name),
-                    corrected.get(idea.name),
-                    costs.get(idea.name),
-                )
-                for idea in ideas
-            ),
+        made = (
+            BenchRow(name, each.options.source, own[name], differences.get(name), corrected.get(name), costs.get(name))
+            for name, each in named.items()
         )
+        return cls(report, metric.name, baseline, tuple(made))
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the answers, ready for JSON."""
@@ -135,27 +131,14 @@ class BenchReport:
         none = next(row for row in self.report.rows if not row.control and row.difference is None)
         cells = [["none", interval_cell(none.scores[self.metric]), *["-"] * 8]]
         for each in self.rows:
-            row, cost = each.row, each.cost
-            cells.append(
-                [
-                    each.name,
-                    interval_cell(row.scores[self.metric]),
-                    difference_cell(each.to_baseline),
-                    "-" if each.corrected is None else f"{each.corrected:.3f}",
-                    difference_cell(row.gain),
-                    difference_cell(row.to_other_user),
-                    *(
-                        ["-"] * 4
-                        if cost is None
-                        else [
-                            f"{cost.parameters:,}",
-                            f"{cost.stored:,}",
-                            f"{cost.milliseconds:.2f}",
-                            f"{cost.seconds:.0f}",
-                        ]
-                    ),
-                ]
-            )
+            row, p_value = each.row, "-" if each.corrected is None else f"{each.corrected:.3f}"
+            differences = [
+                difference_cell(each.to_baseline),
+                p_value,
+                *map(difference_cell, (row.gain, row.to_other_user)),
+            ]
+            cost = ["-"] * 4 if each.cost is None else each.cost.cells()
+            cells.append([each.name, interval_cell(row.scores[self.metric]), *differences, *cost])
         return [[*header, "parameters", "bytes a user", "ms a user", "s of training"], *cells]
 
     def markdown(self) -> str:

@@ -15,15 +15,7 @@ from pathlib import Path
 from persona.errors import EvaluationError, PersonaWarning, UnknownTaskError
 from persona.eval.benchmark import Benchmark, Question
 from persona.eval.benchmarks.baselines import lamp_baselines
-from persona.eval.metrics import (
-    METRICS,
-    OFFICIAL,
-    LampScores,
-    Samples,
-    rouge_metrics,
-    score_lamp,
-    without_rouge_words,
-)
+from persona.eval.metrics import METRICS, OFFICIAL, LampScores, Samples, rouge_metrics, score_lamp, without_rouge_words
 from persona.lamp.prompts import LampWording
 from persona.lamp.tasks import LampSplit, lamp_task
 from persona.readers import has_split, read_golds, read_split, write_predictions

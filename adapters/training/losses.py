@@ -54,7 +54,7 @@ class UserLosses:
         prompts = [_with_records(own, example, longest) for own, example in zip(known, filled, strict=True)]
         expected = self._loss.log_probabilities(prompts, targets)
         with self.stack.using(rows.to(self.stack.device, self.stack.dtype)):
-            each = self._loss.divergences([example.prompt for example in filled], targets, expected)
+            each = self._loss.divergences(expected, [example.prompt for example in filled], targets)
         return _means(each.double(), batches)
 
     def gradients(self, rows: Tensor, batches: Sequence[Sequence[TokenExample]]) -> Tensor:

@@ -14,6 +14,7 @@ before a text changes it. Encoder-decoder models read the prompt in the encoder,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -70,45 +71,32 @@ class TargetLoss:
         return each.sum(1) / (labels != _IGNORED).sum(1)
 
     @torch.no_grad()
-    def log_probabilities(
-        self,
-        prompts: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
-        soft_prompts: Tensor | None = None,
-        steering: Mapping[int, Tensor] | None = None,
-    ) -> list[Tensor]:
+    def log_probabilities(self, *pairs: Any) -> list[Tensor]:
         """Log-probabilities of every token at each place of each target, given the target so far.
 
         Args:
-            prompts: as above, as are the others.
+            pairs: the arguments of `__call__`.
 
         Returns:
             float32.  # per pair: (tokens of the target, vocabulary)
         """
-        logits, labels = self._scored(prompts, targets, soft_prompts, steering)
+        logits, labels = self._scored(*pairs)
         return [row[label != _IGNORED].float().log_softmax(-1) for row, label in zip(logits, labels, strict=True)]
 
-    def divergences(
-        self,
-        prompts: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
-        expected: Sequence[Tensor],
-        soft_prompts: Tensor | None = None,
-        steering: Mapping[int, Tensor] | None = None,
-    ) -> Tensor:
+    def divergences(self, expected: Sequence[Tensor], *pairs: Any) -> Tensor:
         """Mean KL divergence of the LLM's next tokens from others, over each target's tokens, in nats.
 
         Args:
-            prompts: as above, as are the others.
             expected: the others (`log_probabilities`).  # per pair: (tokens of the target, vocabulary)
+            pairs: the arguments of `__call__`.
 
         Returns:
             float32.  # (batch,)
         """
-        logits, labels = self._scored(prompts, targets, soft_prompts, steering)
-        pairs = ((row[label != _IGNORED], other) for row, label, other in zip(logits, labels, expected, strict=True))
+        logits, labels = self._scored(*pairs)
         each = [
-            F.kl_div(own.float().log_softmax(-1), other, log_target=True, reduction="batchmean") for own, other in pairs
+            F.kl_div(row[label != _IGNORED].float().log_softmax(-1), other, log_target=True, reduction="batchmean")
+            for row, label, other in zip(logits, labels, expected, strict=True)
         ]
         return torch.stack(each)
 
@@ -116,7 +104,7 @@ class TargetLoss:
         self,
         prompts: Sequence[Sequence[int]],
         targets: Sequence[Sequence[int]],
-        soft_prompts: Tensor | None,
+        soft_prompts: Tensor | None = None,
         steering: Mapping[int, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Logits and labels of the targets.  # (batch, longest target, vocabulary), (batch, longest target)"""

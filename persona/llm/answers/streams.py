@@ -139,9 +139,11 @@ def _in_thread(work: Callable[[], None]) -> Future[None]:
 
     def run() -> None:
         try:
-            working.set_result(work())
+            work()
         except BaseException as error:
             working.set_exception(error)
+        else:
+            working.set_result(None)
 
     Thread(target=run, name="persona-stream", daemon=True).start()
     return working

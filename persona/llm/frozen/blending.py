@@ -9,8 +9,8 @@ Each step of an answer is computed twice, with the user's soft prompt, adapter, 
 
     log p = log p_user + b (log p_plain - log p_user)        b = weight where confidence(p_plain) >= floor, else 0
 
-The confidence is the probability of the likeliest token (``top``), or one minus the entropy as a share of its most
-(``entropy``). With ``b = 0`` the scores are the personal model's, with ``b = 1`` the plain model's, to the last bit.
+The confidence is the probability of the likeliest token. With ``b = 0`` the scores are the personal model's, with
+``b = 1`` the plain model's, to the last bit.
 
 Source: the idea of "FreeCure" (training-free restoration of what a personalised image model has forgotten), carried
 over to text, which the paper does not claim. Text in the prompt is read by both. It costs a second row in the batch for
@@ -19,7 +19,6 @@ each personal request: twice the computation and the memory for keys and values;
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -27,10 +26,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from persona.errors import check_one_of, check_share
+from persona.errors import check_share
 from persona.llm.inputs import ModelInput
-
-MEASURES = ("top", "entropy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +37,6 @@ class Blend:
     Attributes:
         weight: `b` where the plain model is sure, from 0 to 1.
         floor: the confidence from which on it is, from 0 to 1.
-        measure: of the confidence, one of `MEASURES`.
         adapter: what the plain model is computed with, e.g. `persona.protocols.PRIOR_ADAPTER`; None for nothing.
 
     Raises:
@@ -49,22 +45,15 @@ class Blend:
 
     weight: float = 0.5
     floor: float = 0.5
-    measure: str = MEASURES[0]
     adapter: str | None = None
 
     def __post_init__(self) -> None:
         check_share(weight=self.weight, floor=self.floor)
-        check_one_of(MEASURES, measure=self.measure)
 
     def __call__(self, own: Tensor, plain: Tensor) -> Tensor:
         """The blended scores of the next token, from the personal and the plain model's.  # (..., vocabulary)"""
         log_own, log_plain = own.log_softmax(-1), plain.log_softmax(-1)
-        chances = log_plain.exp()
-        if self.measure == MEASURES[0]:
-            confidence = chances.amax(-1, keepdim=True)
-        else:
-            confidence = 1 - torch.special.entr(chances).sum(-1, keepdim=True) / math.log(plain.shape[-1])
-        sure = confidence >= self.floor
+        sure = log_plain.amax(-1, keepdim=True).exp() >= self.floor
         if self.weight in (0, 1):
             return torch.where(sure, plain, own) if self.weight else own
         mixed = log_own + self.weight * (log_plain - log_own)

@@ -24,9 +24,6 @@ def test_blended_scores_by_hand() -> None:
     expected = torch.tensor([[root / sum(roots) for root in roots]])
     torch.testing.assert_close(Blend(0.5, 0.8)(own + 3, plain - 2).exp(), expected)
     assert Blend(0.5, 0.81)(own, plain).equal(own), "the plain model is not sure"
-    # Entropy in nats: of plain 0.639, of the most 1.099.
-    assert Blend(1.0, 0.41, "entropy")(own, plain).equal(plain)
-    assert Blend(1.0, 0.43, "entropy")(own, plain).equal(own)
     never = torch.tensor([[0.0, -torch.inf, 0.0]])
     assert Blend(0.5, 0.0)(never, plain)[0, 1] == -torch.inf
 
@@ -100,6 +97,6 @@ def test_what_blends_says_so(llms: dict[float | None, Any]) -> None:
     assert "blend" not in llms[None].settings
     with pytest.raises(UnsupportedChannelError, match="blend"):
         Engine(llms[0.5])
-    for wrong in ({"weight": 1.5}, {"floor": -0.1}, {"measure": "guess"}):
+    for wrong in ({"weight": 1.5}, {"floor": -0.1}):
         with pytest.raises(InvalidOptionError):
             Blend(**wrong)

@@ -47,7 +47,7 @@ class AuxiliaryObjective(Objective):
         shown = replace(step.only([row for row, _ in found]), histories=[history for _, history in found])
         prompts, answers = shown.asked()
         expected = step.loss.log_probabilities(prompts, answers, *shown.neutral())
-        return step.loss.divergences(prompts, answers, expected, *shown.given()).mean()
+        return step.loss.divergences(expected, prompts, answers, *shown.given()).mean()
 
 
 def foreign(step: Step, example: Example, dim: int) -> History | None:

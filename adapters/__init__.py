@@ -5,8 +5,9 @@ The names below are loaded when they are first used: reading this package loads 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from persona.lazy import lazy
 
 if TYPE_CHECKING:
     from .bank import AdapterBank as AdapterBank
@@ -44,17 +45,6 @@ _MODULES = {
     "training.trainer": ("AdapterTrainer",),
     "training.users": ("prior_examples", "train_users"),
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    module = _HOME.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{module}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__all__ = sorted(name for names in _MODULES.values() for name in names)
+__getattr__, __dir__ = lazy(__name__, _MODULES)

@@ -8,8 +8,9 @@ The names below are loaded when they are first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from persona.lazy import lazy
 
 if TYPE_CHECKING:
     from persona.eval.benchmark import Benchmark as Benchmark
@@ -29,34 +30,18 @@ if TYPE_CHECKING:
     from persona.eval.report import Report as Report
     from persona.eval.run import evaluate as evaluate
 
-_PLACES = {
-    "Benchmark": "benchmark",
-    "Control": "controls",
-    "EmptyHistory": "controls",
-    "EvaluationOptions": "options",
-    "LampBenchmark": "benchmarks.lamp",
-    "LampOptions": "options",
-    "Method": "methods",
-    "MethodOptions": "benchmarks.named",
-    "OtherUser": "controls",
-    "Question": "benchmark",
-    "Report": "report",
-    "TrainedWithoutUser": "controls",
-    "evaluate": "run",
-    "evaluate_benchmark": "benchmarks.named",
-    "evaluate_lamp": "lamp",
-    "load_benchmark": "benchmarks.registry",
+_MODULES = {
+    "benchmark": ("Benchmark", "Question"),
+    "benchmarks.lamp": ("LampBenchmark",),
+    "benchmarks.named": ("MethodOptions", "evaluate_benchmark"),
+    "benchmarks.registry": ("load_benchmark",),
+    "controls": ("Control", "EmptyHistory", "OtherUser", "TrainedWithoutUser"),
+    "lamp": ("evaluate_lamp",),
+    "methods": ("Method",),
+    "options": ("EvaluationOptions", "LampOptions"),
+    "report": ("Report",),
+    "run": ("evaluate",),
 }
 
-__all__ = sorted(_PLACES)
-
-
-def __getattr__(name: str) -> Any:
-    module = _PLACES.get(name)
-    if module is None:
-        raise AttributeError(f"module 'persona.eval' has no attribute {name!r}")
-    return getattr(import_module(f"persona.eval.{module}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__all__ = sorted(name for names in _MODULES.values() for name in names)
+__getattr__, __dir__ = lazy(__name__, _MODULES)

@@ -18,8 +18,7 @@ Names are imported on first use, so that `import persona` takes no time.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from persona.assembly import PersonalizationOptions as PersonalizationOptions
@@ -45,42 +44,28 @@ if TYPE_CHECKING:
     from persona.soft_prompts.embedder import UserEmbedder as UserEmbedder
     from persona.store.profile_store import ProfileStore as ProfileStore
 
+from persona.lazy import lazy
 from persona.version import __version__ as __version__
 
-_PLACES = {
-    "AsyncMemory": "persona.memory",
-    "Channel": "persona.channels",
-    "Contribution": "persona.channels",
-    "Generation": "persona.generation",
-    "Memory": "persona.memory",
-    "PersonaError": "persona.errors",
-    "PersonalizationOptions": "persona.assembly",
-    "PersonalizedRunnable": "persona.integrations.langchain",
-    "Personalizer": "persona.personalizer",
-    "Profile": "persona.records",
-    "ProfileStore": "persona.store.profile_store",
-    "Record": "persona.records",
-    "RetrieverOptions": "persona.retrievers.registry",
-    "SoftPromptChannel": "persona.soft_prompts.channel",
-    "UserEmbedder": "persona.soft_prompts.embedder",
-    "embed_users": "persona.encoders.embedding",
-    "load_encoder": "persona.encoders.load",
-    "load_llm": "persona.llm.load",
-    "make_retriever": "persona.retrievers.registry",
-    "personalize": "persona.assembly",
-    "read_records": "persona.readers",
-    "wrap": "persona.integrations.openai",
+_MODULES = {
+    "assembly": ("PersonalizationOptions", "personalize"),
+    "channels": ("Channel", "Contribution"),
+    "encoders.embedding": ("embed_users",),
+    "encoders.load": ("load_encoder",),
+    "errors": ("PersonaError",),
+    "generation": ("Generation",),
+    "integrations.langchain": ("PersonalizedRunnable",),
+    "integrations.openai": ("wrap",),
+    "llm.load": ("load_llm",),
+    "memory": ("AsyncMemory", "Memory"),
+    "personalizer": ("Personalizer",),
+    "readers": ("read_records",),
+    "records": ("Profile", "Record"),
+    "retrievers.registry": ("RetrieverOptions", "make_retriever"),
+    "soft_prompts.channel": ("SoftPromptChannel",),
+    "soft_prompts.embedder": ("UserEmbedder",),
+    "store.profile_store": ("ProfileStore",),
 }
 
-__all__ = [*_PLACES]
-
-
-def __getattr__(name: str) -> Any:
-    place = _PLACES.get(name)
-    if place is None:
-        raise AttributeError(f"module 'persona' has no attribute {name!r}")
-    return getattr(import_module(place), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__all__ = sorted(name for names in _MODULES.values() for name in names)
+__getattr__, __dir__ = lazy(__name__, _MODULES)

@@ -17,10 +17,9 @@ from os import PathLike
 
 import numpy as np
 
-from persona.errors import DataFormatError, EvaluationError, located
+from persona.errors import EvaluationError
+from persona.eval.benchmarks.reading import read_json
 from persona.eval.metrics import Array, Metric
-from persona.formats.fields import check_present, described
-from persona.formats.text_files import open_text, parse_json
 
 CORRECTED = " corrected"
 """Ends the name of a metric that allows for a judge's errors."""
@@ -94,20 +93,14 @@ class Rates:
         Raises:
             DataFormatError: if the file is no such results, or the prompt was not checked.
         """
-        with open_text(path) as file, located(path):
-            content = parse_json(file.read())
-            checked = content.get("rates") if isinstance(content, Mapping) else None
-            if not isinstance(checked, Mapping):
-                raise DataFormatError("the file must be the results.json of `persona eval judge-check`")
-            check_present(checked, [prompt], "the check")
-            counts = checked[prompt]
-            names = ("passed", "wrong", "failed", "golds")
-            if not isinstance(counts, Mapping) or not all(type(counts.get(name)) is int for name in names):
-                raise DataFormatError(f"`rates` must be whole numbers {', '.join(names)}, were: {described(counts)}")
-            try:
-                return cls(*(counts[name] for name in names))
-            except EvaluationError as error:
-                raise DataFormatError(str(error)) from None
+        whole = read_json(path)
+        if not isinstance(whole.value, Mapping) or "rates" not in whole.value:
+            whole.refuse("the file must be the results.json of `persona eval judge-check`")
+        counts = whole["rates"][prompt]
+        try:
+            return cls(*(counts[name].number for name in ("passed", "wrong", "failed", "golds")))
+        except EvaluationError as error:
+            counts.refuse(str(error))
 
 
 def allowing_for(metric: Metric, rates: Rates | None) -> tuple[Metric, ...]:

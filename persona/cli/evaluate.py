@@ -48,7 +48,11 @@ def _lamp_defaults() -> dict[str, Any]:
     from persona.eval.options import LampOptions
     from persona.retrievers.registry import RetrieverOptions
 
-    options = {"": LampOptions(encoder=_encoder()), "retrieval": RetrieverOptions(), "files": LampFiles()}
+    options = {
+        "": LampOptions(encoder=terminal.settings().encoder),
+        "retrieval": RetrieverOptions(),
+        "files": LampFiles(),
+    }
     return {**options, "llm": AskingOptions()}
 
 
@@ -191,13 +195,8 @@ class RestraintFiles:
 def _restraint_defaults() -> dict[str, Any]:
     from persona.eval.options import LampOptions
 
-    options = LampOptions(methods=("bm25-lamp",), ks=(1,), max_new_tokens=64, encoder=_encoder())
+    options = LampOptions(methods=("bm25-lamp",), ks=(1,), max_new_tokens=64, encoder=terminal.settings().encoder)
     return {**_lamp_defaults(), "": options, "files": RestraintFiles()}
-
-
-def _encoder() -> str:
-
-    return terminal.settings().encoder
 
 
 @dataclass(frozen=True)
@@ -273,5 +272,5 @@ def _check_restraint(options: EvalRestraint, chosen: LampOptions) -> None:
         raise InvalidOptionError(
             f"`judge` says what a filter judges, and there is none: name one with --filter, was: {judge!r}"
         )
-    encoder = None if chosen.encoder == _encoder() else str(chosen.encoder)
+    encoder = None if chosen.encoder == terminal.settings().encoder else str(chosen.encoder)
     terminal.check_encoder_is_read(encoder, bool(options.filters) or chosen.reads_vectors, ",".join(chosen.methods))

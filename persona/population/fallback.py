@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.encoders.user_vectors import UserVectorFile
-from persona.errors import FingerprintMismatchError, InvalidOptionError
+from persona.errors import FingerprintMismatchError, check_least
 from persona.population.segments import Segments, nearest
 from persona.records import Profile
 
@@ -37,8 +37,7 @@ class SegmentVectors(UserVectorFile):
                 f"the segments are of vectors of {segments.fingerprint}, these are of {self.fingerprint}: "
                 "make them anew"
             )
-        if prior < 0:
-            raise InvalidOptionError(f"`prior` must be at least 0, was: {prior}")
+        check_least(0, prior=prior)
         self.segments, self.prior = segments, prior
 
     def of_profile(self, profile: Profile) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona.encoders.user_vectors import mean_vector, stored_vectors
-from persona.errors import DataFormatError, InvalidOptionError
+from persona.errors import DataFormatError, InvalidOptionError, check_least
 from persona.files import replacing
 from persona.population.features import LEAST, features_of, telling
 from persona.population.vectors import UserTable
@@ -53,8 +53,8 @@ class Segments:
         Raises:
             InvalidOptionError: if `k` is below 1, `least` below 2, or there are fewer users than `least`.
         """
-        if k < 1 or least < 2:
-            raise InvalidOptionError(f"`k` must be at least 1 and `least` at least 2, were: {k} and {least}")
+        check_least(1, k=k)
+        check_least(2, least=least)
         if len(table) < least:
             raise InvalidOptionError(f"a segment has at least {least} users, there are {len(table)} with vectors")
         centres, number = _clustered(table.matrix, k, least, seed)

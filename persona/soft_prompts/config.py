@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from persona.encoders.style import STYLE_DIM
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_least, check_positive
 from persona.soft_prompts.parts.registry import HEADS, made, parsed
 
 Mode = Literal["attention", "persona-plug", "vectors"]
@@ -77,13 +76,11 @@ class UserEmbedderConfig:
             raise InvalidOptionError(f"a user embedder's mode must be one of {', '.join(MODES)}, was: {self.mode!r}")
         if self.with_question and self.mode != "attention":
             raise InvalidOptionError(f"only the mode 'attention' can be `with_question`, the mode was: {self.mode!r}")
-        for name in ("encoder_dim", "llm_hidden", "n_tokens", "heads", "width"):
-            if getattr(self, name) < 1:
-                raise InvalidOptionError(f"`{name}` must be at least 1, was: {getattr(self, name)}")
+        check_least(1, encoder_dim=self.encoder_dim, llm_hidden=self.llm_hidden)
+        check_least(1, n_tokens=self.n_tokens, heads=self.heads, width=self.width)
+        check_positive(embedding_scale=self.embedding_scale)
         if self.mode == "persona-plug" and self.n_tokens != PAPER_TOKENS:
             raise InvalidOptionError(f"the mode 'persona-plug' has {PAPER_TOKENS} soft tokens, was: {self.n_tokens}")
-        if not (math.isfinite(self.embedding_scale) and self.embedding_scale > 0):
-            raise InvalidOptionError(f"`embedding_scale` must be above 0, was: {self.embedding_scale}")
         if not 0 <= self.cut <= self.n_tokens:
             raise InvalidOptionError(f"{self.n_tokens} soft tokens are cut to 1 to so many, was: {self.cut}")
         if not 0 <= self.answer_start <= self.answer_end <= self.n_tokens:

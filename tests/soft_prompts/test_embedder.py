@@ -298,7 +298,7 @@ def test_pickled_weights_are_never_loaded(tmp_path: Path) -> None:
         ({"mode": "vectors", "with_question": True}, "only the mode 'attention' can be `with_question`"),
         ({"mode": "persona-plug", "n_tokens": 3}, "has 2 soft tokens, was: 3"),
         ({"heads": 0}, "`heads` must be at least 1, was: 0"),
-        ({"embedding_scale": math.inf}, "`embedding_scale` must be above 0, was: inf"),
+        ({"embedding_scale": math.inf}, "`embedding_scale` must be a number above 0, was: inf"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:

@@ -23,7 +23,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from os import PathLike
 from types import MappingProxyType
 
@@ -31,6 +30,7 @@ import numpy as np
 
 from persona.eval.benchmark import Benchmark, Question
 from persona.eval.benchmarks.baselines import nearest_records
+from persona.eval.benchmarks.profiles.meteor import stem
 from persona.eval.benchmarks.reading import Part, read_json
 from persona.eval.metrics import Metric, Samples, mean_of_sums, ratio_of_sums
 from persona.eval.report import OFFICIAL
@@ -189,14 +189,7 @@ def _token_f1(gold: str, answer: str) -> float:
 
 def _words(text: str) -> list[str]:
     plain = text.replace(",", "").lower().translate(_PUNCTUATION)
-    return [_stemmed(word) for word in _ARTICLES.sub(" ", plain).split()]
-
-
-@cache
-def _stemmed(word: str) -> str:
-    from nltk.stem.porter import PorterStemmer  # of rouge-score; it takes a second to import
-
-    return str(PorterStemmer().stem(word))
+    return [stem(word) for word in _ARTICLES.sub(" ", plain).split()]
 
 
 def _questions(

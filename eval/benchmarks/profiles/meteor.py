@@ -80,7 +80,7 @@ def _aligned(gold: Sequence[str], prediction: Sequence[str]) -> dict[int, int]:
     """
     matched: dict[int, int] = {}
     taken: set[int] = set()
-    for form in (str, _stem):
+    for form in (str, stem):
         ours, theirs = list(map(form, prediction)), list(map(form, gold))
         free: dict[str, set[int]] = defaultdict(set)
         for position, word in enumerate(theirs):
@@ -112,7 +112,8 @@ def _longest(ours: Sequence[str], theirs: Sequence[str], position: int, candidat
 
 
 @cache
-def _stem(word: str) -> str:
+def stem(word: str) -> str:
+    """The stem of a word, by Porter."""
     from nltk.stem.porter import PorterStemmer  # of rouge-score; it takes a second to import
 
     return str(PorterStemmer().stem(word))

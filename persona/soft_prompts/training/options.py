@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from persona.errors import InvalidOptionError
+from persona.errors import InvalidOptionError, check_fraction, check_least, check_one_of, check_positive
 from persona.llm.checks import check_seed
 from persona.soft_prompts.parts.registry import HEADS, parsed
 
@@ -56,9 +55,8 @@ class UserEmbedderShape:
     copies: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in TRAINED_MODES:
-            raise InvalidOptionError(f"`mode` must be one of {', '.join(TRAINED_MODES)}, was: {self.mode!r}")
-        _check_least(self, 1, "n_tokens", "heads", "width")
+        check_one_of(TRAINED_MODES, mode=self.mode)
+        check_least(1, n_tokens=self.n_tokens, heads=self.heads, width=self.width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +101,13 @@ class UserEmbedderTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_least(self, 1, "steps", "batch", "accumulate", "evaluate_every", "patience", "max_length")
-        _check_least(self, 1, "validation_questions")
-        _check_least(self, 0, "warm_up", "leave_one_out", "new_user_steps")
-        if not 0 < self.validation_users < 1:
-            raise InvalidOptionError(f"`validation_users` must be between 0 and 1, was: {self.validation_users}")
+        check_least(1, steps=self.steps, batch=self.batch, accumulate=self.accumulate, patience=self.patience)
+        check_least(1, evaluate_every=self.evaluate_every, max_length=self.max_length)
+        check_least(1, validation_questions=self.validation_questions)
+        check_least(0, warm_up=self.warm_up, leave_one_out=self.leave_one_out, new_user_steps=self.new_user_steps)
+        check_fraction(validation_users=self.validation_users)
+        check_positive(learning_rate=self.learning_rate)
         if not self.ks or min(self.ks) < 0:
             raise InvalidOptionError(f"`ks` must be numbers of at least 0, was: {self.ks}")
-        if not 0 < self.learning_rate < math.inf:
-            raise InvalidOptionError(f"`learning_rate` must be a number above 0, was: {self.learning_rate}")
         check_seed(self.seed)
         parsed(self.objectives)
-
-
-def _check_least(options: UserEmbedderShape | UserEmbedderTraining, least: int, *names: str) -> None:
-    for name in names:
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise InvalidOptionError(f"`{name}` must be at least {least}, was: {value}")

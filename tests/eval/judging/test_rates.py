@@ -113,10 +113,10 @@ def test_a_judge_is_checked_on_golds_and_vague_answers(tmp_path: Path) -> None:
     assert len(calls) == 48
     path = tmp_path / "check" / "results.json"
     assert Rates.read(path, "reasoned/1") == reasoned.rates
-    with pytest.raises(DataFormatError, match="the check must have `reasoned/2`, has: reasoned/1, strict/1"):
+    with pytest.raises(DataFormatError, match="`reasoned/2` must stand here, there is: reasoned/1, strict/1"):
         Rates.read(path, "reasoned/2")
     path.write_text(json.dumps({"rates": {"x": {"passed": "1"}}}))
-    with pytest.raises(DataFormatError, match="`rates` must be whole numbers passed, wrong"):
+    with pytest.raises(DataFormatError, match="a whole number must stand here"):
         Rates.read(path, "x")
     path.write_text("[]")
     with pytest.raises(DataFormatError, match=r"must be the results\.json of `persona eval judge-check`"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from persona.errors import InvalidOptionError
+from persona.errors import check_share
 from persona.soft_prompts.config import UserEmbedderConfig
 from persona.soft_prompts.parts.tokens.linear import LinearTokens
 
@@ -21,8 +21,7 @@ class NestedTokens(LinearTokens):
 
     def __init__(self, config: UserEmbedderConfig, *, rate: float = 0.5) -> None:
         super().__init__(config)
-        if not 0 <= rate <= 1:
-            raise InvalidOptionError(f"`rate` must be from 0 to 1, was: {rate}")
+        check_share(rate=rate)
         self.rate = rate
 
     def shown(self, draw: np.random.Generator) -> int | None:

@@ -76,28 +76,42 @@ def evaluate(
     questions = benchmark.questions[: options.limit]
     if not questions:
         raise EvaluationError("there are no questions to run: the benchmark is empty")
-    if controls is None:
-        controls = (OtherUser(options.seed), EmptyHistory(), TrainedWithoutUser())
     made = [method.made(benchmark) for method in as_methods(methods)]
     if not made:
         raise EvaluationError("there must be at least one method to evaluate, was given none")
+    if controls is None:
+        controls = (OtherUser(options.seed), EmptyHistory(), TrainedWithoutUser())
     arms = as_arms(made, controls, questions)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     answers = Answers(out and out / "answers.jsonl", at_once=options.at_once)
     calibration = Calibrator(benchmark, made, controls, options, answers, progress)
     answered = ask_arms(arms, questions, answers, calibration, progress)
+    report = _report(benchmark, questions, answered, options, config or {})
+    if out is not None:
+        _save(report, benchmark, out)
+    return report
+
+
+def _report(
+    benchmark: Benchmark,
+    questions: Sequence[Question],
+    answered: Sequence[Answered],
+    options: EvaluationOptions,
+    config: Mapping[str, Any],
+) -> Report:
+    """The answers of all arms, scored."""
     failures = tuple(failure for each in answered for failure in each.failures(questions))
     left_out = {failure.question for failure in failures} if options.failures == LEFT_OUT else set()
     scoring = Scoring(benchmark, questions, options, left_out)
-    rows = scoring.rows(answered)
-    report = Report(
+    llms = dict.fromkeys(run.llm.fingerprint for each in answered for run in each.method.personalizers)
+    return Report(
         benchmark=benchmark.name,
         questions=len(questions),
         users=len({question.user_id for question in questions}),
-        llm=", ".join(dict.fromkeys(run.llm.fingerprint for method in made for run in method.personalizers)),
-        config=options.as_dict() | dict(config or {}) | _judges(benchmark),
-        rows=rows,
+        llm=", ".join(llms),
+        config=options.as_dict() | dict(config) | _judges(benchmark),
+        rows=scoring.rows(answered),
         data=data_hash(questions),
         failures=failures,
         left_out=len(left_out),
@@ -105,9 +119,6 @@ def evaluate(
         groups=scoring.groups,
         **{name: getattr(benchmark, name, default) for name, default in _TERMS.items()},
     )
-    if out is not None:
-        _save(report, benchmark, out)
-    return report
 
 
 def working_folder(out: Path | None, stack: ExitStack) -> Path:

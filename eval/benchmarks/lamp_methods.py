@@ -249,9 +249,6 @@ class NamedMethods:
         def profile_of(ask: Ask) -> Profile:
             return earliest.get(ask.profile.user_id, ask.profile)
 
-        def advance(done: int, total: int) -> None:
-            self._progress(f"{made} adapters", done, total)
-
         channels = [
             ProfileAdapters(
                 made,
@@ -261,7 +258,7 @@ class NamedMethods:
                 self._folder / "adapters",
                 neighbours=self._options.neighbours,
                 profile_of=profile_of,
-                progress=advance,
+                progress=partial(self._progress, f"{made} adapters"),
             )
             for each in self._task_adapters
         ]

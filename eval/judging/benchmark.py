@@ -91,7 +91,7 @@ class JudgedBenchmark(Benchmark):
 
     def judged(self, questions: Sequence[Question], answers: Sequence[str], verdicts: Verdicts) -> Samples:
         """What each of `measures` records of each answer, by one judge's verdicts on the items of each; a metric that
-        is corrected for the judge's errors records what the plain one does."""
+        is corrected for the judge's errors records what the plain one does, and `UNDECIDED` what has no verdict."""
         raise NotImplementedError
 
     def judged_by(self, judges: Sequence[Judge]) -> Self:
@@ -128,7 +128,8 @@ class JudgedBenchmark(Benchmark):
         items = [self.items(*pair) for pair in zip(questions, answers, strict=True)]
         samples: dict[str, Array] = {}
         for judge in self.judges:
-            own = self.judged(questions, answers, _verdicts(judge, items))
+            verdicts = _verdicts(judge, items)
+            own = {UNDECIDED.name: _undecided(verdicts), **self.judged(questions, answers, verdicts)}
             for metric in self.measures(getattr(judge, "rates", None)):
                 samples[self._named(metric.name, judge)] = own[metric.name.removesuffix(CORRECTED)]
         return samples
@@ -170,6 +171,6 @@ def ratios(rows: Sequence[tuple[float, float]]) -> Array:
     return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
 
-def undecided(verdicts: Verdicts) -> Array:
-    """What `UNDECIDED` records, by the verdicts on each answer.  # (answers, 2)"""
+def _undecided(verdicts: Verdicts) -> Array:
+    """How many verdicts on each answer are none, and how many there are.  # (answers, 2)"""
     return ratios([(some.count(None), len(some)) for some in values_of(verdicts)])

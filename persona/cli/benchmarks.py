@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -15,10 +15,6 @@ from persona.cli.evaluate import app, short_name, show_evaluation
 from persona.cli.options import command
 from persona.errors import InvalidOptionError
 from persona.llm.endpoint.options import AskingOptions
-
-if TYPE_CHECKING:
-    from persona.eval.benchmark import Benchmark
-    from persona.eval.benchmarks.named import MethodOptions
 
 
 class EvalGroup(TyperGroup):
@@ -83,7 +79,7 @@ def eval_run(options: EvalRun, settings: Mapping[str, Any]) -> None:
     `persona eval NAME DATA` does the same. Data are read from your own files, in the layout in which they are
     published. Resumable: answers that stand in the output folder are not asked for again.
     """
-    from persona.eval.benchmarks.named import evaluate_benchmark
+    from persona.eval.benchmarks.named import evaluate_benchmark, evaluate_benchmark_retrieval
     from persona.eval.benchmarks.registry import load_benchmark
     from persona.eval.judging.benchmark import JudgeOptions
 
@@ -100,7 +96,9 @@ def eval_run(options: EvalRun, settings: Mapping[str, Any]) -> None:
         raise InvalidOptionError("there is no judge that would read the settings of `judge`: name one (--judge LLM)")
     benchmark = load_benchmark(options.name, options.data, judges=judges, **asdict(settings[options.name]))
     if options.retrieval_only:
-        _show_retrieval(benchmark, chosen, folder)
+        with terminal.progress_bars("steps") as progress:
+            found = evaluate_benchmark_retrieval(benchmark, chosen, out=folder, progress=terminal.stage_bars(progress))
+        show_evaluation(found, "retrieval", folder)
         return
     with terminal.progress_bars("steps") as progress:
         answering = terminal.load_llm(llm, settings["llm"])
@@ -166,14 +164,6 @@ def eval_judge_check(options: EvalJudgeCheck, settings: Mapping[str, Any]) -> No
     if not terminal.report(done.as_dict()):
         terminal.show(done.table())
         terminal.say(f"replies and rates: {folder}")
-
-
-def _show_retrieval(benchmark: Benchmark, chosen: MethodOptions, folder: Path) -> None:
-    from persona.eval.benchmarks.named import evaluate_benchmark_retrieval
-
-    with terminal.progress_bars("steps") as progress:
-        found = evaluate_benchmark_retrieval(benchmark, chosen, out=folder, progress=terminal.stage_bars(progress))
-    show_evaluation(found, "retrieval", folder)
 
 
 @dataclass(frozen=True)

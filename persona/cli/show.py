@@ -220,32 +220,25 @@ def version_json(family: Family, adapter: StoredAdapter) -> dict[str, Any]:
 
 
 def _show_trained(name: str) -> None:
+    from persona.retrievers.relevance.filters import TrainedFilter
     from persona.retrievers.usefulness.spaces import DualSpaces
 
-    if (Path(name) / "relevance.json").is_file():
-        found = _filter_json(Path(name))
-    elif (Path(name) / "usefulness.json").is_file():
+    folder = Path(name)
+    found: dict[str, Any]
+    if (folder / "relevance.json").is_file():
+        trained = TrainedFilter.load(folder)
+        found = {"encoder": trained.fingerprint, "view": trained.view, "threshold": trained.threshold}
+        found["training"] = trained.notes
+    elif (folder / "usefulness.json").is_file():
         spaces = DualSpaces.from_pretrained(name)
         found = {"encoder": spaces.fingerprint, "view": spaces.view, "training": spaces.notes}
-    elif (Path(name) / "task_adapter.json").is_file():
-        found = _task_adapter_json(Path(name))
+    elif (folder / "task_adapter.json").is_file():
+        found = _task_adapter_json(folder)
     else:
         found = _user_embedder_json(name)
     training = found["training"] or {}
     lines = {key: value for key, value in found.items() if key != "training"}
     report_facts(found, {**lines, **training.get("report", {})})
-
-
-def _filter_json(folder: Path) -> dict[str, Any]:
-    from persona.retrievers.relevance.filters import TrainedFilter
-
-    loaded = TrainedFilter.load(folder)
-    return {
-        "encoder": loaded.fingerprint,
-        "view": loaded.view,
-        "threshold": loaded.threshold,
-        "training": loaded.notes,
-    }
 
 
 def _task_adapter_json(folder: Path) -> dict[str, Any]:

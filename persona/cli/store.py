@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from persona.encoders.embedding import EmbedReport
     from persona.protocols import RecordEncoder
-    from persona.soft_prompts.embedder import UserEmbedder
     from persona.store.profile_store import ProfileStore
     from persona.store.upkeep.duplicates import Merge, Similarity
 
@@ -150,8 +149,12 @@ def embed_users(options: EmbedUsers) -> None:
     if options.export is not None:
         check_export_path(options.export)
     with terminal.opened_store() as store, terminal.progress_bars("users") as progress:
-        embedder = None if options.user_embedder is None else _user_embedder(options.user_embedder)
-        encoder = terminal.load_encoder(options.encoder, like=embedder.config.encoder if embedder is not None else "")
+        embedder = None
+        if options.user_embedder is not None:
+            from persona.soft_prompts.embedder import load_user_embedder
+
+            embedder = load_user_embedder(options.user_embedder)
+        encoder = terminal.load_encoder(options.encoder, like="" if embedder is None else embedder.config.encoder)
         if embedder is not None:
             embedder.check_fits(encoder.fingerprint)
         (done,) = embed_views(store, encoder, [options.view], progress, options)
@@ -177,12 +180,6 @@ def embed_users(options: EmbedUsers) -> None:
         *([] if prompts is None else [f"{prompts} soft prompts made"]),
         *([] if exported is None else [f"{exported} user vectors written to {options.export}"]),
     )
-
-
-def _user_embedder(name: str) -> UserEmbedder:
-    from persona.soft_prompts.embedder import load_user_embedder
-
-    return load_user_embedder(name)
 
 
 def embed_views(

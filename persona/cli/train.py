@@ -18,7 +18,7 @@ import typer
 from persona.cli import terminal
 from persona.cli.options import command
 from persona.cli.store import embed_views
-from persona.errors import InvalidOptionError, PersonaWarning
+from persona.errors import InvalidOptionError, PersonaWarning, UnsupportedChannelError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from persona.adapters.examples import ExampleMaker
     from persona.lamp.tasks import LampSplit
     from persona.llm.transformers import TransformersLM
-    from persona.protocols import RecordEncoder, Retriever
+    from persona.protocols import RecordEncoder
     from persona.retrievers.relevance.training import RelevanceTraining
     from persona.retrievers.usefulness.training import UsefulnessTraining
     from persona.soft_prompts.embedder import UserEmbedder
@@ -79,7 +79,7 @@ class TrainUserEmbedder:
 
 
 @command(app, "user-embedder", TrainUserEmbedder, settings=_embedder_defaults)
-def train_user_embedder(options: TrainUserEmbedder, settings: Mapping[str, Any]) -> None:
+def user_embedder(options: TrainUserEmbedder, settings: Mapping[str, Any]) -> None:
     """Train a user embedder on a LaMP task.
 
     Stopped at any moment, the same command goes on from the last evaluation on the validation users.
@@ -90,10 +90,9 @@ def train_user_embedder(options: TrainUserEmbedder, settings: Mapping[str, Any])
 
     from persona.encoders.user_vectors import UserVectorFile
     from persona.readers import read_split
-    from persona.retrievers.registry import needs_encoder
+    from persona.retrievers.registry import RetrieverOptions, make_retriever, needs_encoder
     from persona.soft_prompts.histories import history_reader
-    from persona.soft_prompts.training.user_embedder import new_user_embedder
-    from persona.soft_prompts.training.user_embedder import train_user_embedder as train
+    from persona.soft_prompts.training.user_embedder import new_user_embedder, train_user_embedder
     from persona.store.profile_store import ProfileStore
 
     shape, sources, training = settings["embedder"], settings["sources"], settings["training"]
@@ -120,8 +119,11 @@ def train_user_embedder(options: TrainUserEmbedder, settings: Mapping[str, Any])
     ):
         with state.main_process_first():  # the others find what the first one puts in
             _embed_split(split, embedder, encoder, store, progress)
-        retriever = _retriever(sources.retriever, split, training, encoder, store)
-        done = train(
+        retriever = None
+        if any(training.ks):
+            chosen = RetrieverOptions(view=split.task.view, seed=training.seed)
+            retriever = make_retriever(sources.retriever, chosen, encoder=encoder, store=store)
+        done = train_user_embedder(
             embedder,
             split,
             llm,
@@ -169,28 +171,12 @@ def _embed_split(
         embed_views(store, encoder, history_views(embedder.config), progress)
 
 
-def _retriever(
-    name: str,
-    split: LampSplit,
-    training: UserEmbedderTraining,
-    encoder: RecordEncoder | None,
-    store: ProfileStore,
-) -> Retriever | None:
-    from persona.retrievers.registry import RetrieverOptions, make_retriever
-
-    if not any(training.ks):
-        return None
-    options = RetrieverOptions(view=split.task.view, seed=training.seed)
-    return make_retriever(name, options, encoder=encoder, store=store)
-
-
 def load_trainable(llm: str | None, **options: Any) -> TransformersLM:
     """The LLM to train against.
 
     Raises:
         UnsupportedChannelError: if it is no transformers model.
     """
-    from persona.errors import UnsupportedChannelError
     from persona.llm.transformers import TransformersLM
 
     loaded = terminal.load_llm(llm, **options)

@@ -29,7 +29,7 @@ import numpy as np
 
 from persona.eval.benchmark import Question
 from persona.eval.benchmarks.reading import Part, turns_of
-from persona.eval.judging.benchmark import UNDECIDED, JudgedBenchmark, Verdicts, judged_metric, ratios, undecided
+from persona.eval.judging.benchmark import UNDECIDED, JudgedBenchmark, Verdicts, judged_metric, ratios
 from persona.eval.judging.check import KnownItems
 from persona.eval.judging.judge import Verdict
 from persona.eval.judging.prompts import JudgedItem
@@ -138,7 +138,6 @@ class LongMemEval(JudgedBenchmark):
             "correct": passed,
             f"{OFFICIAL}correct": ratios([official_verdict(*pair) for pair in zip(answers, verdicts, strict=True)]),
             "by type": by_type,
-            "undecided": undecided(verdicts),
         }
 
 

@@ -42,15 +42,7 @@ from persona.errors import DataFormatError, check_one_of
 from persona.eval.benchmark import Question
 from persona.eval.benchmarks.conversations.app_events import History, moment_of, shown, tags_of
 from persona.eval.benchmarks.reading import Part, read_json, read_table
-from persona.eval.judging.benchmark import (
-    UNDECIDED,
-    JudgedBenchmark,
-    Verdicts,
-    judged_metric,
-    ratios,
-    undecided,
-    values_of,
-)
+from persona.eval.judging.benchmark import UNDECIDED, JudgedBenchmark, Verdicts, judged_metric, ratios, values_of
 from persona.eval.judging.check import KnownItems
 from persona.eval.judging.prompts import JudgedItem
 from persona.eval.judging.rates import Rates, allowing_for
@@ -179,7 +171,6 @@ class PersonaMem3(JudgedBenchmark):
         return {
             "leaked": ratios([(1, 1) if 1.0 in avoided else (0, None not in avoided) for avoided, _ in parts]),
             "served": ratios([(sum(some), len(some)) for some in decided]),
-            "undecided": undecided(verdicts),
             f"{OFFICIAL}leaked": ratios([(leaked, 1) for leaked in map(official_leak, avoid, answers)]),
         }
 

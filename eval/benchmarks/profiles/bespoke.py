@@ -36,15 +36,7 @@ from types import MappingProxyType
 from persona.errors import InvalidOptionError
 from persona.eval.benchmark import Question
 from persona.eval.benchmarks.reading import Part, table_files, table_rows
-from persona.eval.judging.benchmark import (
-    UNDECIDED,
-    JudgedBenchmark,
-    Verdicts,
-    judged_metric,
-    ratios,
-    undecided,
-    values_of,
-)
+from persona.eval.judging.benchmark import UNDECIDED, JudgedBenchmark, Verdicts, judged_metric, ratios, values_of
 from persona.eval.judging.check import KnownItems
 from persona.eval.judging.prompts import JudgedItem
 from persona.eval.judging.rates import Rates, allowing_for
@@ -192,7 +184,6 @@ class Bespoke(JudgedBenchmark):
         samples = {
             "rubric": ratios([(mean or 0, mean is not None) for mean in rubric]),
             "recall": ratios([(sum(some) / len(some), 1) if some else (0, 0) for some in claims]),
-            "undecided": undecided(verdicts),
             # 1 to 5 by 5, of a value that is 0 for 1 and 1 for 5.
             f"{OFFICIAL}rubric": ratios([((1 + 4 * mean) / 5, 1) if mean is not None else (0, 0) for mean in rubric]),
             f"{OFFICIAL}recall": ratios([(sum(some) / len(some) if some else 0, 1) for some in claims]),

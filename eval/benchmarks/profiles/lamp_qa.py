@@ -26,15 +26,7 @@ from persona.errors import check_one_of
 from persona.eval.benchmark import Question
 from persona.eval.benchmarks.baselines import nearest_records
 from persona.eval.benchmarks.reading import Part, table_files, table_rows
-from persona.eval.judging.benchmark import (
-    UNDECIDED,
-    JudgedBenchmark,
-    Verdicts,
-    judged_metric,
-    ratios,
-    undecided,
-    values_of,
-)
+from persona.eval.judging.benchmark import UNDECIDED, JudgedBenchmark, Verdicts, judged_metric, ratios, values_of
 from persona.eval.judging.check import KnownItems
 from persona.eval.judging.prompts import JudgedItem
 from persona.eval.judging.rates import Rates, allowing_for
@@ -157,7 +149,6 @@ class LampQa(JudgedBenchmark):
         return {
             "rubric": ratios([(sum(some) / len(some), 1) if some else (0, 0) for some in decided]),
             "full": ratios([(some.count(_FULL), len(some)) for some in judged]),
-            "undecided": undecided(verdicts),
             f"{OFFICIAL}rubric": ratios(
                 [(sum(some) / len(all_), 1) for some, all_ in zip(decided, judged, strict=True)]
             ),

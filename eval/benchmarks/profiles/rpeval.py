@@ -39,7 +39,7 @@ import numpy as np
 from persona.errors import check_one_of
 from persona.eval.benchmark import Benchmark, Question
 from persona.eval.benchmarks.reading import Part, read_json
-from persona.eval.judging.benchmark import UNDECIDED, JudgedBenchmark, Verdicts, judged_metric, ratios, undecided
+from persona.eval.judging.benchmark import UNDECIDED, JudgedBenchmark, Verdicts, judged_metric, ratios
 from persona.eval.judging.prompts import KINDS, JudgedItem
 from persona.eval.judging.rates import Rates
 from persona.eval.metrics import ACCURACY, F1, Answer, Array, Metric, Samples, mean_of_sums, ratio_of_sums
@@ -205,7 +205,6 @@ class Generation(JudgedBenchmark, RpEval):
             "rational": ratios([(each, 1) for each in right]),
             "over-personalized": ratios([(known and value > wanted, 1) for value, wanted, known in decided]),
             "under-personalized": ratios([(known and value < wanted, 1) for value, wanted, known in decided]),
-            "undecided": undecided(verdicts),
             f"{OFFICIAL}rational": ratios([(each, row[0] is not None) for each, row in zip(right, rows, strict=True)]),
         }
 

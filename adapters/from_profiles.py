@@ -80,7 +80,7 @@ class ProfileAdapters(Channel):
         *,
         neighbours: int = 4,
         profile_of: Callable[[Ask], Profile] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[int, int], object] | None = None,
     ) -> None:
         check_one_of(METHODS, method=method)
         for needing, given, option in (

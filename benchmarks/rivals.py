@@ -36,14 +36,7 @@ from persona.eval.run import evaluate
 from persona.llm.load import load_llm
 from persona.personalizer import Personalizer
 from persona.prompts import PromptBuilder
-from persona.protocols import (
-    BoundedPrompt,
-    GenerationOptions,
-    LanguageModel,
-    Message,
-    Request,
-    Retriever,
-)
+from persona.protocols import BoundedPrompt, GenerationOptions, LanguageModel, Message, Request, Retriever
 from persona.records import Profile
 from persona.retrievers import BM25Retriever, ConversationRetriever, DenseRetriever, ProfileRetriever
 from persona.retrievers.base import Ranking

@@ -135,11 +135,7 @@ def _judges(benchmark: Benchmark) -> dict[str, Any]:
 
 
 def ask_arms(
-    arms: Sequence[Arm],
-    questions: Sequence[Question],
-    answers: Answers,
-    calibrations: Calibrator,
-    progress: Progress,
+    arms: Sequence[Arm], questions: Sequence[Question], answers: Answers, calibrations: Calibrator, progress: Progress
 ) -> list[Answered]:
     """The answers of all arms. The requests of one arm are prepared together, and gone when they are answered."""
     total = len(questions) * sum(len(arm.method.runs) for arm in arms)

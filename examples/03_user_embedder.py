@@ -33,12 +33,7 @@ def main() -> None:
         train, dev = read_split(folder, "train"), read_split(folder, "dev")
         embedder = new_user_embedder(llm, train, encoder, UserEmbedderShape(copies=False))
         report = train_user_embedder(
-            embedder,
-            train,
-            llm,
-            HistoryReader(embedder.config, encoder),
-            training,
-            out=Path(folder) / "embedder",
+            embedder, train, llm, HistoryReader(embedder.config, encoder), training, out=Path(folder) / "embedder"
         )
         print(f"trained {report.steps} steps on {report.users} users in {report.seconds:.0f} s")
 

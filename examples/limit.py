@@ -143,10 +143,7 @@ def _checked_carriers(documents: int, queries: int, relevant: int) -> int:
 
 
 def run_limit(
-    corpus: LimitCorpus,
-    retrievers: Mapping[str, Retriever],
-    *,
-    progress: Progress = lambda stage, done, total: None,
+    corpus: LimitCorpus, retrievers: Mapping[str, Retriever], *, progress: Progress = lambda stage, done, total: None
 ) -> tuple[LimitRow, ...]:
     """Search `corpus` with some retrievers, as if it were the history of one user.
 

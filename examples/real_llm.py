@@ -156,9 +156,7 @@ def steps(out: Path) -> Iterator[Step]:
             yield evaluation(out, name, placement, "none,bm25", "4", placement=placement, mask="true")
     folder = out / "news" / "filter"
     yield Step(
-        "news/filter",
-        ("train", "filter", str(out / "data" / "news"), "--out", str(folder)),
-        folder / "config.json",
+        "news/filter", ("train", "filter", str(out / "data" / "news"), "--out", str(folder)), folder / "config.json"
     )
     yield evaluation(out, "news", "filtered", "none,bm25-lamp", "4", **{"retrieval.relevance": str(folder)})
     for name in ("news", "films"):

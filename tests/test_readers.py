@@ -301,10 +301,7 @@ def test_parquet_has_typed_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), path, row_group_size=2)
     reader = read_records(path)
     assert list(reader) == [
-        (
-            "1",
-            Record("a", target="5", time="2011-02-03T04:05:00+00:00", id="0", metadata={"film": "Bullitt"}),
-        ),
+        ("1", Record("a", target="5", time="2011-02-03T04:05:00+00:00", id="0", metadata={"film": "Bullitt"})),
         ("2", Record("b", id="1")),
     ]
     assert reader.skipped == 1

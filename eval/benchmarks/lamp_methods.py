@@ -67,11 +67,7 @@ class NamedMethods:
         self._folder, self._progress = folder, progress
         self._wording = LampWording(benchmark.task, options.summary_form)
         self._builder = PromptBuilder.of(
-            llm,
-            wording=self._wording,
-            mask=options.mask,
-            max_length=options.max_length,
-            placement=options.placement,
+            llm, wording=self._wording, mask=options.mask, max_length=options.max_length, placement=options.placement
         )
         self._generation = _generation(benchmark.task, options)
         self._embedders, self._embedders_without = (

@@ -171,11 +171,7 @@ class _Scoring:
     """Scores methods by their answers to the general questions and to the benchmark's own."""
 
     def __init__(
-        self,
-        benchmark: Benchmark,
-        asked: Sequence[Question],
-        questions: Sequence[Question],
-        options: EvaluationOptions,
+        self, benchmark: Benchmark, asked: Sequence[Question], questions: Sequence[Question], options: EvaluationOptions
     ) -> None:
         self._benchmark, self._asked, self._questions = benchmark, asked, questions
         self._terms = {id(each.profile): profile_terms(each.profile) for each in (*asked, *questions)}

@@ -74,13 +74,7 @@ class WorldReport:
 
 
 def run_world(
-    llm: LanguageModel,
-    *,
-    users: int,
-    out: Path,
-    encoder: str,
-    methods: Sequence[str] = METHODS,
-    progress: Progress,
+    llm: LanguageModel, *, users: int, out: Path, encoder: str, methods: Sequence[str] = METHODS, progress: Progress
 ) -> WorldReport:
     """Run `methods` on generated users and score them against what can be reached at best.
 

@@ -151,12 +151,7 @@ def tag_prior(content: TagContent) -> Iterator[tuple[TagHabit, float]]:
 
 # --------------------------------------------------------------------------------------------------------- headlines
 
-TEMPLATES = (
-    "{favourite}: {core}",
-    "{core} - {favourite}",
-    "how {core}, {favourite}",
-    "the day {core}, {favourite}",
-)
+TEMPLATES = ("{favourite}: {core}", "{core} - {favourite}", "how {core}, {favourite}", "the day {core}, {favourite}")
 BARE_TEMPLATES = ("{core}", "{core}", "how {core}", "the day {core}")
 """`TEMPLATES` for the user who has no favourite words."""
 

@@ -76,10 +76,7 @@ def _loaded(odds: Sequence[int]) -> tuple[int, ...]:
 
 _ORDER_DIE = _loaded(ORDER_ODDS)
 _STYLE_DICE = tuple(
-    map(
-        _loaded,
-        (TEMPLATE_ODDS, FAVOURITE_ODDS, REGISTER_ODDS, LENGTH_ODDS, CASING_ODDS, PUNCTUATION_ODDS),
-    )
+    map(_loaded, (TEMPLATE_ODDS, FAVOURITE_ODDS, REGISTER_ODDS, LENGTH_ODDS, CASING_ODDS, PUNCTUATION_ODDS))
 )
 _TRAIT_DICE = (
     *(len(BIASES), *[2] * len(ASPECTS)),
@@ -167,12 +164,7 @@ class World:
         name = task[-1]
         days = _FIRST_DAY + user.index % 365
         return tuple(
-            Record(
-                text,
-                target,
-                _iso_date(days + _DAYS_BETWEEN_RECORDS * place),
-                f"{name}-{place}",
-            )
+            Record(text, target, _iso_date(days + _DAYS_BETWEEN_RECORDS * place), f"{name}-{place}")
             for place, (_, text, target) in enumerate(self._written(user, task, _HISTORY, n))
         )
 

@@ -148,11 +148,7 @@ def train_adapters(options: TrainAdapters, settings: Mapping[str, Any]) -> None:
 
 
 def _prior(
-    bank: AdapterBank,
-    trainer: AdapterTrainer,
-    examples: ExampleMaker,
-    users: UserSettings,
-    given: TaskAdapter | None,
+    bank: AdapterBank, trainer: AdapterTrainer, examples: ExampleMaker, users: UserSettings, given: TaskAdapter | None
 ) -> Tensor | None:
     """The shared adapter: that of a task adapter, the one in the store, or a new one."""
     from persona.adapters.training.users import prior_examples
@@ -206,11 +202,7 @@ def _report_plan(store: ProfileStore, trainer: AdapterTrainer, examples: Example
 
 
 def _write_users(
-    bank: AdapterBank,
-    trainer: AdapterTrainer,
-    examples: ExampleMaker,
-    given: TaskAdapter,
-    user_ids: list[str] | None,
+    bank: AdapterBank, trainer: AdapterTrainer, examples: ExampleMaker, given: TaskAdapter, user_ids: list[str] | None
 ) -> None:
     """Publish what the task adapter's generator writes for users."""
     from persona.adapters.generated.generator import load_generator

@@ -252,10 +252,7 @@ def summarize(options: Summarize, settings: Mapping[str, Any]) -> None:
             return
         bar = progress.add_task("summarize users", total=None)
         done = summarize_users(
-            store,
-            llm,
-            settings[""],
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            store, llm, settings[""], progress=lambda done, total: progress.update(bar, completed=done, total=total)
         )
     empty = f" ({done.empty} of them empty)" if done.empty else ""
     passed_over = f", {done.passed_over} passed over" if done.passed_over else ""

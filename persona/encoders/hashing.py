@@ -106,10 +106,7 @@ def hash_features(text: str) -> NDArray[np.uint64]:
     edges = np.flatnonzero(space)
     begins, ends = edges[:-1] + 1, edges[1:]
     spaces_before = np.concatenate([[0], np.cumsum(space)])
-    features = [
-        _mix(hashes(begins, ends) ^ _WORD_KIND),
-        _mix(hashes(begins[:-1], ends[1:]) ^ _WORD_KIND),
-    ]
+    features = [_mix(hashes(begins, ends) ^ _WORD_KIND), _mix(hashes(begins[:-1], ends[1:]) ^ _WORD_KIND)]
     for n in NGRAMS:
         begins = np.arange(max(0, len(codes) - n + 1))
         begins = begins[spaces_before[begins + 1] == spaces_before[begins + n - 1]]

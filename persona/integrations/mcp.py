@@ -116,12 +116,7 @@ class Tools:
         return {**found}
 
     def update_memory(
-        self,
-        user_id: str,
-        memory_id: MemoryId,
-        text: Words = None,
-        metadata: Metadata = None,
-        expires: Expires = None,
+        self, user_id: str, memory_id: MemoryId, text: Words = None, metadata: Metadata = None, expires: Expires = None
     ) -> dict[str, Any]:
         """Correct one memory of the user; what is not given stays as it is. The old bytes are erased."""
         return {**self._memory.update(memory_id, text, user_id=user_id, metadata=metadata, expires=expires)}

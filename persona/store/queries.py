@@ -65,11 +65,7 @@ def queries(part: Part) -> Queries:
         users=select(users.c.uid, users.c.user_id).where(page).order_by(users.c.uid).limit(PAGE),
         stale=select(users.c.uid, users.c.user_id)
         .select_from(users.outerjoin(vectors, and_(vectors.c.uid == users.c.uid, vectors.c.encoder == encoder)))
-        .where(
-            page,
-            users.c.records > 0,
-            or_(vectors.c.revision.is_(None), vectors.c.revision < users.c.revision),
-        )
+        .where(page, users.c.records > 0, or_(vectors.c.revision.is_(None), vectors.c.revision < users.c.revision))
         .order_by(users.c.uid)
         .limit(PAGE),
     )

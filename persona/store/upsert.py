@@ -134,11 +134,7 @@ class Upsert:
     """
 
     def __init__(
-        self,
-        connection: Connection,
-        *,
-        expires_after: timedelta | None = None,
-        similarity: Similarity | None = None,
+        self, connection: Connection, *, expires_after: timedelta | None = None, similarity: Similarity | None = None
     ) -> None:
         self._connection = connection
         self._similarity = similarity

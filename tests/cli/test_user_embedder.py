@@ -102,18 +102,12 @@ def test_train_ask_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "reads a file of user vectors" in str(result.exception) + result.output
     monkeypatch.setenv("PERSONA_ENCODER", "hashing")
     for arguments, message in (
-        (
-            ("ask", "ana", "x", "--llm", "tiny", *given),
-            "user vectors are read by a user embedder: name it too",
-        ),
+        (("ask", "ana", "x", "--llm", "tiny", *given), "user vectors are read by a user embedder: name it too"),
         (
             ("eval", "lamp", "data", "--llm", "tiny", "--methods", "user-embedder", "--user-embedder", "embedder"),
             "user vectors",
         ),
-        (
-            ("eval", "lamp", "data", "--llm", "tiny", *given),
-            "go with user embedders: name some",
-        ),
+        (("eval", "lamp", "data", "--llm", "tiny", *given), "go with user embedders: name some"),
         ((*trained, *given, *paper), "leave `mode` out"),
         ((*trained, *given, "--encoder", "hashing"), "--encoder is for what compares"),
         ((*trained, *given, "--set", "heads=2"), "with `user_vectors` nothing reads `heads`"),

@@ -29,10 +29,7 @@ def test_the_folders_name_and_its_paperwork_do_not_matter(made: Callable[[str], 
         ("config.json", {"layer_norm_eps": 0.5}),
         ("1_Pooling/config.json", {"pooling_mode": "mean"}),
         ("tokenizer_config.json", {"model_max_length": 8}),
-        (
-            "config_sentence_transformers.json",
-            {"prompts": {"record": "of a user: "}, "default_prompt_name": "record"},
-        ),
+        ("config_sentence_transformers.json", {"prompts": {"record": "of a user: "}, "default_prompt_name": "record"}),
     ],
 )
 def test_a_setting_makes_another_one(

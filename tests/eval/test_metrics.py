@@ -162,10 +162,7 @@ def test_every_task_has_known_metrics_in_the_right_direction(task: str) -> None:
 
 
 @settings(deadline=None)
-@given(
-    st.lists(st.tuples(st.sampled_from("abcdx"), st.sampled_from("abcdy")), min_size=1, max_size=60),
-    st.data(),
-)
+@given(st.lists(st.tuples(st.sampled_from("abcdx"), st.sampled_from("abcdy")), min_size=1, max_size=60), st.data())
 def test_macro_f1_and_accuracy_equal_scikit_learn_in_any_resample(
     pairs: list[tuple[str, str]], data: st.DataObject
 ) -> None:

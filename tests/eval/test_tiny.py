@@ -211,17 +211,12 @@ def test_the_users_own_history_helps_and_another_users_does_not(tiny: Tiny, task
 
 def test_an_answer_is_an_answer(tiny: Tiny) -> None:
     """With and without history the model answers in the task's form and stops."""
-    forms = {
-        "LaMP_2": "|".join(lamp_task("LaMP_2").labels or ()),
-        "LaMP_3": "[1-5]",
-        "LaMP_4": r"\S+( \S+){3,15}",
-    }
+    forms = {"LaMP_2": "|".join(lamp_task("LaMP_2").labels or ()), "LaMP_3": "[1-5]", "LaMP_4": r"\S+( \S+){3,15}"}
     for task, form in forms.items():
         asked = list(World(2).questions(task, "test", 20))
         bare = _answers(tiny, [one.question.input for one in asked])
         helped = _answers(
-            tiny,
-            [_prompt(task, one, _searched(task, one, one.question.profile, 2), tiny.tokenizer) for one in asked],
+            tiny, [_prompt(task, one, _searched(task, one, one.question.profile, 2), tiny.tokenizer) for one in asked]
         )
         assert np.mean([re.fullmatch(form, answer) is not None for answer in bare + helped]) > 0.9
 

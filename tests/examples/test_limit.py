@@ -8,16 +8,7 @@ from collections import Counter
 
 import pytest
 
-from examples.limit import (
-    FIRST_NAMES,
-    LAST_NAMES,
-    LIKES,
-    THINGS,
-    LimitCorpus,
-    fewest_documents,
-    make_limit,
-    run_limit,
-)
+from examples.limit import FIRST_NAMES, LAST_NAMES, LIKES, THINGS, LimitCorpus, fewest_documents, make_limit, run_limit
 from persona.errors import InvalidOptionError
 from persona.retrievers.registry import make_retrievers
 

@@ -50,10 +50,7 @@ def test_outputs_may_be_a_bare_list_of_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (
-            [{"id": "1", "output": "x"}, {"id": "1", "output": "x"}],
-            r"output 1: the ids .* '1' repeats",
-        ),
+        ([{"id": "1", "output": "x"}, {"id": "1", "output": "x"}], r"output 1: the ids .* '1' repeats"),
         ([{"id": "1"}], r"output 0: an output must have `output`, has: id"),
         (["x"], "an output must be an object, was: 'x'"),
         ([{"id": "1", "output": None}], "`output` must be a string or a number, was: null"),

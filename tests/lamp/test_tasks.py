@@ -15,13 +15,7 @@ from persona.records import Record
 ENTRIES: dict[str, dict[str, object]] = {
     "LaMP_1": {"id": "00", "title": "A T", "abstract": "an a", "date": "2010"},
     "LaMP_2": {"id": "00", "description": "a film", "tag": "comedy", "date": "2010"},
-    "LaMP_2N": {
-        "id": "00",
-        "text": "an article",
-        "title": "A T",
-        "category": "politics",
-        "date": "2010-01-02",
-    },
+    "LaMP_2N": {"id": "00", "text": "an article", "title": "A T", "category": "politics", "date": "2010-01-02"},
     "LaMP_3": {"id": "00", "text": "a review", "score": "4", "date": "2010-01-02"},
     "LaMP_4": {"id": "00", "text": "an article", "title": "A T", "date": "2010-01-02"},
     "LaMP_5": {"id": "00", "title": "A T", "abstract": "an a", "date": "2010"},
@@ -128,11 +122,7 @@ def test_a_record_without_the_tasks_fields_cannot_be_written() -> None:
         ("LaMP_1", 'by the title "T", which? [1]: "Ref one" [2]: "Ref two"', "Ref one Ref two"),
         # A quote inside the paper's own title shifts the pieces, in LaMP as here.
         ("LaMP_1", 'by the title "A "hard" problem", which? [1]: "R1" [2]: "R2"', "problem R1"),
-        (
-            "LaMP_1",
-            'by the title "T", which? [1]: "R1" [2]: "R2',
-            'by the title "T", which? [1]: "R1" [2]: "R2',
-        ),
+        ("LaMP_1", 'by the title "T", which? [1]: "R1" [2]: "R2', 'by the title "T", which? [1]: "R1" [2]: "R2'),
         ("LaMP_2", "tags: [a: b] description: A film. description: two ", "A film. description: two"),
         ("LaMP_2N", "categories: [a, b] article:  Some: news", "Some: news"),
         ("LaMP_3", "of the following review on a scale. review: Good: yes", "Good: yes"),
@@ -193,14 +183,7 @@ def test_labels_are_those_that_the_input_lists() -> None:
 
 def test_errors_are_better_when_lower() -> None:
     better = {metric: task.higher_is_better(metric) for task in TASKS.values() for metric in task.metrics}
-    assert better == {
-        "accuracy": True,
-        "f1": True,
-        "MAE": False,
-        "RMSE": False,
-        "rouge-1": True,
-        "rouge-L": True,
-    }
+    assert better == {"accuracy": True, "f1": True, "MAE": False, "RMSE": False, "rouge-1": True, "rouge-L": True}
     with pytest.raises(InvalidOptionError, match="one of MAE, RMSE, was: 'f1'"):
         TASKS["LaMP_3"].higher_is_better("f1")
 

@@ -107,12 +107,7 @@ def test_without_anything_personal_the_prompt_is_unchanged(prompt: str) -> None:
     least=st.integers(1, 40),
 )
 def test_what_always_holds(
-    tokenizer: TextTokenizer,
-    prompt: str,
-    records: list[Record],
-    summary: str | None,
-    max_tokens: int,
-    least: int,
+    tokenizer: TextTokenizer, prompt: str, records: list[Record], summary: str | None, max_tokens: int, least: int
 ) -> None:
     built = PromptBuilder(tokenizer, max_tokens, least).build(prompt, records, [] if summary is None else [summary])
     assert built.text.endswith(prompt)

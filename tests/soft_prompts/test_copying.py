@@ -50,28 +50,12 @@ def test_features_by_hand(llama: TransformersLM) -> None:
 
     # Three answers: a in all of them and twice at the beginning, b in two, c in two, d in one.
     assert nonzero("", "a") == {"user": log1p(1), "user_pair": log1p(2 / 4)}
-    assert nonzero("", "b") == {
-        "user": log1p(2 / 3),
-        "question": log1p(1),
-        "both": log1p(2 / 3),
-    }
+    assert nonzero("", "b") == {"user": log1p(2 / 3), "question": log1p(1), "both": log1p(2 / 3)}
     # Behind a stands b twice, both times at the beginning; "ca" ends with a, which has nothing behind it.
-    assert nonzero("a", "b") == {
-        **nonzero("", "b"),
-        "user_pair": log1p(2 / 3),
-        "user_triple": log1p(2 / 3),
-    }
-    assert nonzero("ab", "c") == {
-        "user": log1p(2 / 3),
-        "user_pair": log1p(1 / 3),
-        "user_triple": log1p(1 / 3),
-    }
+    assert nonzero("a", "b") == {**nonzero("", "b"), "user_pair": log1p(2 / 3), "user_triple": log1p(2 / 3)}
+    assert nonzero("ab", "c") == {"user": log1p(2 / 3), "user_pair": log1p(1 / 3), "user_triple": log1p(1 / 3)}
     # Written already, and last; the question has b behind d.
-    assert nonzero("bd", "b") == {
-        "written": 1,
-        "question_pair": log1p(1 / 2),
-        "question_triple": log1p(1 / 2),
-    }
+    assert nonzero("bd", "b") == {"written": 1, "question_pair": log1p(1 / 2), "question_triple": log1p(1 / 2)}
     assert nonzero("bd", "d") == {"written": 1, "again": 1}
     last = source.features([letters["a"]])[source.tokens.tolist().index(end)]
     assert dict(zip(FEATURES, last.tolist(), strict=True)) == {name: float(name == "end") for name in FEATURES}

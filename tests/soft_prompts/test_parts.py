@@ -77,8 +77,7 @@ def test_a_text_names_parts_and_their_options() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"pooling": ""}, {"state": "pruned + pruned"}, {"mode": "persona-plug", "n_tokens": 2, "views": "time"}],
+    "wrong", [{"pooling": ""}, {"state": "pruned + pruned"}, {"mode": "persona-plug", "n_tokens": 2, "views": "time"}]
 )
 def test_shapes_that_are_none(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidOptionError, match=r"must be a pooling|made of parts|answer must"):

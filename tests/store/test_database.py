@@ -14,10 +14,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy.dialects import sqlite
 
-from persona.errors import (
-    MissingDependencyError,
-    StoreError,
-)
+from persona.errors import MissingDependencyError, StoreError
 from persona.records import Record
 from persona.store.database import Database
 from persona.store.profile_store import IngestReport, ProfileStore

@@ -7,10 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from persona.errors import (
-    FingerprintMismatchError,
-    InvalidOptionError,
-)
+from persona.errors import FingerprintMismatchError, InvalidOptionError
 from persona.records import Profile, Record
 from persona.store.derived import StoredIndex
 from persona.store.profile_store import ProfileStore, StoredEncoder

@@ -13,11 +13,7 @@ from hypothesis import strategies as st
 
 import persona.store.queries
 import persona.store.upsert
-from persona.errors import (
-    DataFormatError,
-    InvalidOptionError,
-    InvalidUserIdError,
-)
+from persona.errors import DataFormatError, InvalidOptionError, InvalidUserIdError
 from persona.records import Profile, Record
 from persona.store.derived import StoredIndex
 from persona.store.profile_store import ForgetReport, IngestReport, ProfileStore, StoreCounts

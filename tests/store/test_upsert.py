@@ -8,9 +8,7 @@ import pytest
 
 import persona.store.queries
 import persona.store.upsert
-from persona.errors import (
-    DataFormatError,
-)
+from persona.errors import DataFormatError
 from persona.records import Record
 from persona.store.profile_store import IngestReport, ProfileStore
 from persona.store.queries import queries

@@ -45,9 +45,7 @@ def test_equal_rows_tie_wherever_they_are(n_records: int, dim: int) -> None:
 
 @given(
     matrix=arrays.arrays(
-        np.float16,
-        st.tuples(st.integers(0, 40), st.integers(1, 9)),
-        elements=st.floats(-100, 100, width=16),
+        np.float16, st.tuples(st.integers(0, 40), st.integers(1, 9)), elements=st.floats(-100, 100, width=16)
     ),
     seed=st.integers(0, 99),
 )

@@ -102,10 +102,7 @@ class Bespoke(JudgedBenchmark):
     name = "bespoke"
     licence = "MIT"
     flaws: Mapping[str, str] = MappingProxyType(
-        {
-            f"{OFFICIAL}rubric": "gives the worst answer .2",
-            f"{OFFICIAL}recall": "counts questions without claims as 0",
-        }
+        {f"{OFFICIAL}rubric": "gives the worst answer .2", f"{OFFICIAL}recall": "counts questions without claims as 0"}
     )
 
     def __init__(self, questions: Sequence[Question], needs: Mapping[str, Need]) -> None:

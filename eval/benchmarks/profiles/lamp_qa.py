@@ -85,10 +85,7 @@ class LampQa(JudgedBenchmark):
     flaws: Mapping[str, str] = MappingProxyType({f"{OFFICIAL}rubric": "counts what the judge did not decide as 0"})
 
     def __init__(
-        self,
-        questions: Sequence[Question],
-        aspects: Mapping[str, Sequence[Aspect]],
-        narratives: Mapping[str, str],
+        self, questions: Sequence[Question], aspects: Mapping[str, Sequence[Aspect]], narratives: Mapping[str, str]
     ) -> None:
         self.questions, self._aspects, self._narratives = tuple(questions), aspects, narratives
 
@@ -210,8 +207,7 @@ def _aspects(row: Part) -> tuple[Aspect, ...]:
     listed = next(iter(_either(row, "rubric_aspects", "aspects")), None) or row["rubric_aspects"]
     found = tuple(
         Aspect(
-            part["aspect"].filled,
-            *(given.text if (given := part.get(name)) else "" for name in ("reason", "evidence")),
+            part["aspect"].filled, *(given.text if (given := part.get(name)) else "" for name in ("reason", "evidence"))
         )
         for part in listed.parts
     )

@@ -167,10 +167,7 @@ class ChatTemplate:
 
     def _as_messages(self, turns: Sequence[Message]) -> list[dict[str, Any]]:
         return [
-            {
-                "role": turn.role,
-                "content": [{"type": "text", "text": turn.content}] if self._in_parts else turn.content,
-            }
+            {"role": turn.role, "content": [{"type": "text", "text": turn.content}] if self._in_parts else turn.content}
             for turn in turns
         ]
 

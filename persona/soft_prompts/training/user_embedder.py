@@ -294,12 +294,7 @@ def _save(embedder: UserEmbedder, options: UserEmbedderTraining, report: UserEmb
     out.mkdir(parents=True, exist_ok=True)
     embedder.save_pretrained(out)
     make_ordinary(out / "model.safetensors")
-    notes = {
-        "persona": __version__,
-        "task": embedder.config.task,
-        "options": asdict(options),
-        "report": asdict(report),
-    }
+    notes = {"persona": __version__, "task": embedder.config.task, "options": asdict(options), "report": asdict(report)}
     write_atomically(out / NOTES, json.dumps(notes, indent=2) + "\n")
     for name in (NEW_USER_CHECKPOINT, CHECKPOINT):
         (out / name).unlink(missing_ok=True)

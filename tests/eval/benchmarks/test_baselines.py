@@ -84,11 +84,7 @@ def test_baselines_of_ratings() -> None:
     questions = [_question("LaMP_3", "0", "a dull evening", dull), _question("LaMP_3", "1", "a film", [])]
     found = lamp_baselines(lamp_task("LaMP_3"), questions)
     # The user without records gets the median of all profiles.
-    assert found == {
-        "mean score": ["3", "4"],
-        "median score": ["4", "4"],
-        "nearest record": ["1", "4"],
-    }
+    assert found == {"mean score": ["3", "4"], "median score": ["4", "4"], "nearest record": ["1", "4"]}
     declared = lamp_baselines(lamp_task("LaMP_3"), questions, default="2")
     assert {name: answers[1] for name, answers in declared.items()} == dict.fromkeys(found, "2")
     nobody = lamp_baselines(lamp_task("LaMP_3"), questions[1:])

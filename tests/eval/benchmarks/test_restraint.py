@@ -12,11 +12,7 @@ import pytest
 from persona.errors import DataFormatError, EvaluationError, InvalidOptionError
 from persona.eval import EvaluationOptions, LampBenchmark, LampOptions, Report
 from persona.eval.benchmarks.general_questions import GENERAL_QUESTIONS, GeneralQuestion, read_general
-from persona.eval.benchmarks.restraint import (
-    evaluate_restraint,
-    over_personalization,
-    profile_terms,
-)
+from persona.eval.benchmarks.restraint import evaluate_restraint, over_personalization, profile_terms
 from persona.eval.lamp import evaluate_lamp_restraint
 from persona.lamp.prompts import LampWording
 from persona.lamp.tasks import LampSplit, Question, lamp_task

@@ -20,13 +20,7 @@ from persona.adapters.family import Family, LoraSpec
 from persona.adapters.serving.pool import AdapterPool
 from persona.adapters.stacked import StackedLoRA
 from persona.adapters.versions import AdapterDraft
-from persona.errors import (
-    BusyError,
-    GenerationError,
-    InvalidOptionError,
-    UnknownAdapterError,
-    UnsupportedChannelError,
-)
+from persona.errors import BusyError, GenerationError, InvalidOptionError, UnknownAdapterError, UnsupportedChannelError
 from persona.llm.checkpoint import hash_parameters
 from persona.llm.continuous.engine import Engine, EngineOptions
 from persona.llm.continuous.sampling import Piece, SamplingOptions

@@ -21,13 +21,7 @@ from persona.retrievers.channel import RecordsChannel
 from persona.retrievers.relevance.filters import TrainedFilter, load_filter
 from persona.retrievers.relevance.general import GENERAL, GENERAL_QUESTIONS, LONG_REQUESTS
 from persona.retrievers.relevance.pairs import records_as_questions
-from persona.retrievers.relevance.training import (
-    RelevanceTraining,
-    _for_recall,
-    _for_restraint,
-    _mean,
-    train_relevance,
-)
+from persona.retrievers.relevance.training import RelevanceTraining, _for_recall, _for_restraint, _mean, train_relevance
 from persona.retrievers.vectors.record_vectors import EmbeddedProfile
 from persona.store.profile_store import ProfileStore
 from tests.retrievers.relevance.cases import ENCODER, SHAPES, read_query, review, split_of

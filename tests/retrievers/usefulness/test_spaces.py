@@ -16,10 +16,7 @@ from persona.retrievers.registry import RetrieverOptions, make_retriever
 from tests.retrievers.cases import ids
 from tests.retrievers.vectors.written import Written, at
 
-WEIGHTS = {
-    "in.weight": np.array([[1, 0], [2, 1]], np.float32),
-    "out.weight": np.array([[1, 0], [0, 3]], np.float32),
-}
+WEIGHTS = {"in.weight": np.array([[1, 0], [2, 1]], np.float32), "out.weight": np.array([[1, 0], [0, 3]], np.float32)}
 SPACES = DualSpaces(WEIGHTS, "written|view=text", notes={"report": {"chosen": 1.5}})
 PROFILE = Profile("ana", (at(0), at(60), at(90), at(180)))
 

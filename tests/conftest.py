@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.pop("PYTHONUNBUFFERED", None)  # what a command writes into a pipe waits for its buffer, as with users
 # A command that names no LLM takes the small one here: SmolLM2 is for the tests that are marked `real`.
 os.environ["PERSONA_LLM"] = "tiny"
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):

@@ -85,7 +85,8 @@ def _over_http(memory: Memory, personal: Personal, address: str, hosts: list[str
     host, port = _host_and_port(address)
     with listening(host, port, KeyStore(memory.store)) as (opened, url):
         served = mcp_app(memory, personal, hosts=[f"[{host}]" if ":" in host else host, *hosts])
-        server_of(served, lambda: say(f"persona serves a memory at {url}/mcp"), _DRAIN_SECONDS).run(sockets=[opened])
+        line = f"persona serves a memory at {url}/mcp"
+        server_of(served, lambda: say(line, flush=True), _DRAIN_SECONDS).run(sockets=[opened])
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

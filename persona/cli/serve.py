@@ -71,4 +71,10 @@ def serve(options: Serve, settings: Mapping[str, Any]) -> None:
         connections = settings["llm"].max_concurrency
         with opened_state(llm, store, chosen, settings["server"], connections=connections) as state:
             model = state.backend.models[0]
-            run(state, options.host, options.port, lambda url: terminal.say(f"persona serves {model} at {url}"))
+            # A process that started this one may wait for the line.
+            run(
+                state,
+                options.host,
+                options.port,
+                lambda url: terminal.say(f"persona serves {model} at {url}", flush=True),
+            )

@@ -277,9 +277,9 @@ def report_failures(what: str, failures: Iterable[tuple[str, str]]) -> None:
     raise typer.Exit(1)
 
 
-def say(text: str) -> None:
-    """A line on stdout; what would steer a terminal, which a user's text may hold, is shown as its code."""
-    _print(text.translate(_STEERING))
+def say(text: str, *, flush: bool = False) -> None:
+    """A line on stdout, at once if `flush`; what would steer a terminal, as a user's text may, is shown as its code."""
+    _print(text.translate(_STEERING), flush=flush)
 
 
 def say_pieces(pieces: Iterable[str]) -> bool:
@@ -291,9 +291,9 @@ def say_pieces(pieces: Iterable[str]) -> bool:
     return shows
 
 
-def _print(text: str, end: str = "\n") -> None:
+def _print(text: str, end: str = "\n", *, flush: bool = False) -> None:
     with naming(STDOUT):
-        print(text, end=end, flush=not end)  # noqa: T201
+        print(text, end=end, flush=flush or not end)  # noqa: T201
 
 
 def show(part: RenderableType) -> None:

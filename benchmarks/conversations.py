@@ -1,6 +1,6 @@
 """What share of the turns that answer a question stands among the first k that a retriever finds. No LLM is asked.
 
-    python benchmarks/conversations.py locomo10.json [--benchmark locomo] [--rows bm25,conversation] [--k 5,10,20]
+    python -m benchmarks.conversations locomo10.json [--benchmark locomo] [--rows bm25,conversation] [--k 5,10,20]
 
 Any benchmark whose questions name their evidence will do. `learned` is `conversation` with weights from all other
 users' questions, never the user's own; `four fused` are late interaction, `bm25`, and `bm25` and `dense` on each turn

@@ -1,6 +1,6 @@
 """How much of a user's interests the k retrieved records cover, by retriever.
 
-    python benchmarks/coverage.py $PERSONA_SHARED/data/lampstyle/LaMP_2_news --labels
+    python -m benchmarks.coverage $PERSONA_SHARED/data/lampstyle/LaMP_2_news --labels
 
 *Clusters* are those of the user's own records, found with another seed than the retriever's; a cluster counts by its
 share of the records, and is covered if one of the k records lies in it. *Labels* are covered likewise; no retriever but

@@ -44,7 +44,7 @@ from persona.adapters.family import LoraSpec
 from persona.adapters.generated.generator import ACTIVATIONS, VECTOR, load_generator
 from persona.adapters.generated.one_pass import OnePass
 from persona.adapters.generated.training import GeneratorTraining, train_generator
-from persona.adapters.task_adapter import CONFIG, TaskAdapter
+from persona.adapters.task_adapter import NAME, TaskAdapter
 from persona.adapters.training.lessons import TokenExample
 from persona.adapters.training.options import TrainingOptions
 from persona.adapters.training.trainer import AdapterTrainer
@@ -86,7 +86,7 @@ def cell(llm: TransformersLM, task: str, seed: int, folder: Path, options: argpa
     examples = partial(history_examples, task=lamp_task(task))
     trainer = AdapterTrainer(llm, LoraSpec(), TrainingOptions(seed=seed))
     users = [examples(profile("train", index, task, TRAINING_RECORDS)) for index in range(options.training_users)]
-    if not (folder / CONFIG).is_file():
+    if not (folder / f"{NAME}.json").is_file():
         once = AdapterTrainer(llm, trainer.spec, replace(trainer.options, epochs=1))
         row = once.train_prior([one for own in users for one in own], max_examples=TASK_EXAMPLES).row
         TaskAdapter(trainer.family, row, trainer.options, task).save(folder)

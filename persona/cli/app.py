@@ -127,13 +127,19 @@ def main() -> None:
         _fail(str(error))
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads our output any more
+        _drop_stdout()
         sys.exit(1)
     except OSError as error:
         if debug:
             raise
-        if error.filename == STDOUT:  # Python would try to write the rest once more at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.filename == STDOUT:
+            _drop_stdout()
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _drop_stdout() -> None:
+    """Let nothing more be written: at its end Python would try the rest once more, and end with exit code 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(

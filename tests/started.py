@@ -6,9 +6,11 @@ that do what those of the environment do, in a new process each, with the caller
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -46,7 +48,7 @@ class Starter:
             command.chmod(0o755)
         environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
         command_line = [sys.executable, "-m", "tests.started", address]
-        self._process = subprocess.Popen(command_line, env=environment, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(command_line, env=environment, stdout=subprocess.PIPE, start_new_session=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"
 
@@ -59,9 +61,11 @@ class Starter:
         return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=given)
 
     def close(self) -> None:
-        """End the process."""
-        self._process.terminate()
-        self._process.communicate()
+        """End the process, and what it started that still runs."""
+        assert self._process.stdout is not None
+        os.killpg(self._process.pid, signal.SIGTERM)
+        self._process.wait()
+        self._process.stdout.close()
 
 
 def serve(address: str) -> None:
@@ -88,12 +92,15 @@ def serve(address: str) -> None:
 
 
 def work(caller: socket.socket) -> None:
-    """Run what a caller asks for, and tell it the exit status."""
+    """Run what a caller asks for, and tell it the exit status; a caller that is ended ends the work."""
     _, streams, _, _ = socket.recv_fds(caller, 1, 3)
     given, folder, environment = json.loads(b"".join(iter(lambda: caller.recv(1 << 16), b"")))
     if child := _fork():
+        if _goes_first(caller, child):
+            os.kill(child, signal.SIGTERM)
         _, status = os.waitpid(child, 0)
-        caller.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+        with contextlib.suppress(OSError):
+            caller.sendall(str(os.waitstatus_to_exitcode(status)).encode())
         os._exit(0)
     caller.close()
     for number, stream in enumerate(streams):
@@ -103,6 +110,14 @@ def work(caller: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(environment)
     run(given)
+
+
+def _goes_first(caller: socket.socket, child: int) -> bool:
+    """Wait for one of both to go: whether it is the caller. It has shut its side down, so there is nothing to read."""
+    waited = select.poll()
+    waited.register(os.pidfd_open(child), select.POLLIN)
+    waited.register(caller, 0)  # that it is closed is reported unasked
+    return caller.fileno() in [number for number, _ in waited.poll()]
 
 
 def run(given: Sequence[str]) -> None:

@@ -29,7 +29,9 @@ demo: setup
 	$(BIN)/persona demo
 
 # One process for each core, four at most: each holds torch and its models. (For a file or two: pytest tests/store)
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+# Their stores are in memory where there is room for them: a disk lets each of some thousand writes wait.
+ROOM := $(shell df --output=avail /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 8000000 { print "TMPDIR=/dev/shm" }')
+PYTEST := $(ROOM) $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test: setup postgres browser
 	$(PYTEST) --durations=15
@@ -49,8 +51,8 @@ postgres:
 	    { apt-get update -qq && apt-get install -qq -y --no-install-recommends postgresql >/dev/null; }; }; } || \
 	echo "PostgreSQL is not installed and could not be: its tests will be skipped (apt-get install postgresql)"
 
-# The page is tested in Chromium, likewise.
-browser:
+# The page is tested in Chromium, likewise; after the other, since apt-get runs once at a time.
+browser: postgres
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	  { apt-get install -qq -y --no-install-recommends chromium >/dev/null 2>&1 || \

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 
 _INTERRUPTED = 130  # as shells call a process that Ctrl-C ended
@@ -9,21 +11,32 @@ _INTERRUPTED = 130  # as shells call a process that Ctrl-C ended
 
 def main() -> None:
     """Run the command line."""
+    status: object = 1
+    atexit.register(lambda: _leave(status))  # the first to be registered runs last
     try:
         from persona.cli.app import main as run
 
         run()
+        status = 0
     except KeyboardInterrupt:
-        _say()
+        status = _interrupted()
     except SystemExit as stop:
-        if stop.code != _INTERRUPTED:  # typer ends a command like this, and says nothing
-            raise
-        _say()
+        # Typer ends a command that is interrupted like this, and says nothing.
+        status = _interrupted() if stop.code == _INTERRUPTED else stop.code
+    sys.exit(status)
 
 
-def _say() -> None:
+def _interrupted() -> int:
     print("persona: interrupted", file=sys.stderr)  # noqa: T201
-    sys.exit(_INTERRUPTED)
+    return _INTERRUPTED
+
+
+def _leave(status: object) -> None:
+    """End the process when all else is done: taking torch's modules apart would take one or two seconds more."""
+    if "torch" in sys.modules and isinstance(status, int):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 
 import pytest
@@ -18,6 +19,10 @@ def test_nothing_outlives_its_caller_or_the_starter(tmp_path_factory: pytest.Tem
     starter = Starter(tmp_path_factory.mktemp("s"))
     ended = "import sys; sys.exit(3)"
     assert starter.run(["python", "-c", ended]).returncode == 3
+    with starter.begin("-c", WAITS) as begun:
+        assert int(begun.stdout.readline()) == begun.pid
+        begun.kill()
+    assert begun.returncode == -signal.SIGKILL
     for end in (subprocess.Popen.terminate, subprocess.Popen.kill, lambda caller: starter.close()):
         with subprocess.Popen([starter.folder / "python", "-c", WAITS], stdout=subprocess.PIPE, text=True) as caller:
             assert caller.stdout is not None

@@ -358,6 +358,43 @@ def test_control_c_leaves_a_usable_store(run: Run, tmp_path: Path) -> None:
     assert run("ingest", SAMPLE, "--json").json["store"] == {"users": 4, "records": 29}
 
 
+_ASKED = """
+import atexit, sys, threading, time
+import torch
+import persona.cli.app as app
+from persona.__main__ import main
+
+
+def command():
+    atexit.register(print, "all else is done")
+    threading.Thread(target=lambda: (time.sleep(0.2), print("threads end"))).start()
+    run()
+
+
+run, app.main = app.main, command
+sys.argv = ["persona", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(("ingest", str(SAMPLE)), 0), (("show", "nobody"), 1), (("show", "-x"), 2)]
+)
+def test_a_process_that_ends_without_taking_torch_apart_has_done_all_else(
+    tmp_path: Path, arguments: tuple[str, ...], code: int
+) -> None:
+    out = tmp_path / "out"
+    with out.open("w") as file:  # no terminal: written at the end
+        done = subprocess.run(
+            [sys.executable, "-c", _ASKED, *arguments], stdout=file, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == code, done.stderr
+    said = out.read_text().splitlines()
+    assert "threads end" in said
+    assert said[-1] == "all else is done"
+    assert bool(done.stderr) == bool(code)
+
+
 _INTERRUPTED = """
 import sys
 from importlib.abc import MetaPathFinder

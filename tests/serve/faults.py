@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,11 +26,13 @@ from persona.records import Record
 from persona.serve.keys import KeyStore
 from persona.store.profile_store import ProfileStore
 from tests.serve.conftest import Upstream, answer, chunks, drops, replies, streams
+from tests.started import Starter
 
 CANARY = re.compile(r"canary\d{4}")
-_KEYED = {**os.environ, "OPENAI_API_KEY": "of the operator"}
 PATIENCE = 60.0
 """Seconds after which a request counts as hanging."""
+PAUSE = 0.25
+"""Seconds between a client's requests, in the mean."""
 
 
 def canary(user: int) -> str:
@@ -104,15 +103,14 @@ class Worker:
         exits: exit codes so far.
     """
 
-    def __init__(self, store: str, folder: Path, *options: str) -> None:
-        self._command = [sys.executable, "-m", "persona", "--store", store, "serve", "--port", "0", *options]
+    def __init__(self, starter: Starter, store: str, folder: Path, *options: str) -> None:
+        self._starter, self._arguments = starter, ("-m", "persona", "--store", store, "serve", "--port", "0", *options)
         self._folder, self.exits, self.url = folder, list[int](), ""
         self._start()
 
     def _start(self) -> None:
         with open(self._folder / f"worker-{id(self)}.log", "ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=log, text=True, env=_KEYED)
-        assert self._process.stdout is not None
+            self._process = self._starter.begin(*self._arguments, stderr=log, OPENAI_API_KEY="of the operator")
         line = self._process.stdout.readline()
         assert line.startswith("persona serves "), self.log[-2000:]
         self.url = line.split()[-1]
@@ -125,8 +123,7 @@ class Worker:
         """Send a signal and wait; the exit code."""
         self._process.send_signal(number)
         self.exits.append(self._process.wait(90))
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._process.close()
         return self.exits[-1]
 
     def restart(self, number: int) -> None:
@@ -153,6 +150,7 @@ class Client:
         async with httpx.AsyncClient(headers=self._headers, timeout=PATIENCE, limits=limits) as http:
             while not until():
                 worker = self._draw.choice(self._workers)
+                await asyncio.sleep(self._draw.uniform(0, 2 * PAUSE))
                 act = self._draw.choices(
                     (self._ask, self._stream, self._vanish, self._slow, self._write, self._read), (6, 4, 1, 1, 1, 1)
                 )[0]

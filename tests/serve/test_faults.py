@@ -17,6 +17,7 @@ import pytest
 from tests.conftest import postgres_server
 from tests.serve.conftest import Upstream
 from tests.serve.faults import Client, Faulty, Worker, clients, drained, faults, population
+from tests.started import Starter
 
 SECONDS = float(os.environ.get("PERSONA_FAULT_SECONDS", "12"))
 CLIENTS = 64
@@ -25,14 +26,14 @@ CLIENTS = 64
 @pytest.mark.slow
 @pytest.mark.postgres
 def test_clients_workers_upstream_and_database_fail(
-    upstream: Upstream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    starter: Starter, upstream: Upstream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with postgres_server() as (database, restart_database):
         keys = population(database, CLIENTS)
         faulty = Faulty(upstream, seed=0, slow=3.0)
         before = ["--llm", f"openai:gpt@{upstream.url}", "--set", "timeout=2", "--set", "drain_seconds=10"]
         engine = ["--llm", "tiny", "--set", "rows=8", "--set", "waiting=32", "--set", "drain_seconds=10"]
-        workers = [Worker(database, tmp_path, *options) for options in (before, before, engine)]
+        workers = [Worker(starter, database, tmp_path, *options) for options in (before, before, engine)]
         seen, wrong, done = Counter[str](), list[str](), list[str]()
         made = [Client(user, key, workers, seen, wrong) for user, key in enumerate(keys)]
         end = time.monotonic() + SECONDS

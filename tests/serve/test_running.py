@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,31 +18,32 @@ from persona.serve.keys import KeyStore
 from persona.store.profile_store import ProfileStore
 from tests.cli.conftest import Run, run
 from tests.serve.conftest import ASKED, Upstream, chunks, serving, streams
+from tests.started import Begun, Starter
 
 __all__ = ["run"]
 
+LOG = Path("log")
 BODY = {"messages": [{"role": "user", "content": ASKED}], "user": "ana", "max_tokens": 400, "temperature": 2, "seed": 1}
 
 
 @contextmanager
-def served(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process of a server and its URL."""
-    command = [sys.executable, "-m", "persona", "serve", "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def served(starter: Starter, *options: str) -> Iterator[tuple[Begun, str]]:
+    """The process of a server, which logs to the file `LOG`, and its URL."""
+    with LOG.open("w") as log:
+        process = starter.begin("-m", "persona", "serve", "--port", "0", *options, stderr=log)
     try:
-        assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("persona serves "), line + (process.stderr.read() if process.stderr else "")
+        assert line.startswith("persona serves "), line + LOG.read_text()
         yield process, line.split()[-1]
     finally:
-        if process.poll() is None:
+        if process.returncode is None:
             process.kill()
-        process.communicate()
+        process.close()
 
 
 @pytest.mark.slow
-def test_a_server_that_is_stopped_finishes_its_answers(tmp_path: Path) -> None:
-    with serving(tmp_path), served("--llm", "tiny") as (process, url):
+def test_a_server_that_is_stopped_finishes_its_answers(starter: Starter, tmp_path: Path) -> None:
+    with serving(tmp_path), served(starter, "--llm", "tiny") as (process, url):
         with httpx.stream("POST", f"{url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=60) as reply:
             pieces = reply.iter_lines()
             next(pieces)
@@ -51,8 +51,8 @@ def test_a_server_that_is_stopped_finishes_its_answers(tmp_path: Path) -> None:
             events = [line.removeprefix("data: ") for line in pieces if line]
         assert events[-1] == "[DONE]"
         assert json.loads(events[-2])["persona"]["records"] == ["ana-1"]
-        _, log = process.communicate(timeout=60)
-        assert process.returncode == 0, log
+        assert process.wait(60) == 0
+        log = LOG.read_text()
         (line,) = [json.loads(each) for each in log.splitlines() if each.startswith("{")]
         assert (line["route"], line["status"]) == ("/v1/chat/completions", 200)
         assert "Traceback" not in log
@@ -60,10 +60,10 @@ def test_a_server_that_is_stopped_finishes_its_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stop_before_an_upstream_finishes_its_streams_too(tmp_path: Path, upstream: Upstream) -> None:
+def test_a_stop_before_an_upstream_finishes_streams_too(starter: Starter, tmp_path: Path, upstream: Upstream) -> None:
     with (
         serving(tmp_path),
-        served("--llm", f"openai:gpt@{upstream.url}", "--set", "drain_seconds=20") as (process, url),
+        served(starter, "--llm", f"openai:gpt@{upstream.url}", "--set", "drain_seconds=20") as (process, url),
     ):
         first, *rest = chunks("a", "b")
         upstream.behaviour = streams(first, lambda: process.send_signal(signal.SIGTERM), *rest)
@@ -74,8 +74,8 @@ def test_a_stop_before_an_upstream_finishes_its_streams_too(tmp_path: Path, upst
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_curl_asks_as_the_documentation_says(tmp_path: Path) -> None:
-    with serving(tmp_path), served("--llm", "tiny") as (_, url):
+def test_curl_asks_as_the_documentation_says(starter: Starter, tmp_path: Path) -> None:
+    with serving(tmp_path), served(starter, "--llm", "tiny") as (_, url):
 
         def curl(*arguments: str) -> str:
             return subprocess.run(["curl", "-sS", *arguments], capture_output=True, text=True, check=True).stdout

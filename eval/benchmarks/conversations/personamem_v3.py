@@ -28,6 +28,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -220,12 +221,10 @@ def ranked(wanted: Wanted, answer: str) -> dict[str, float]:
 def _published(wanted: Wanted, answer: str) -> list[object]:
     """The order that the published code takes: a list in JSON, or of older slates the slate's own."""
     order: object = []
-    if found := re.search(r"\{.*\}", answer, re.DOTALL):
-        try:
+    with suppress(ValueError, RecursionError):
+        if found := re.search(r"\{.*\}", answer, re.DOTALL):
             parsed = json.loads(found[0])
             order = parsed.get("ranked_indices") or parsed.get("ranked_indexes")
-        except (ValueError, RecursionError):
-            order = []
     whole = isinstance(order, list) and sorted(map(str, order)) == sorted(map(str, range(wanted.size)))
     if wanted.filled and not whole:
         return list(range(wanted.size))

@@ -154,8 +154,7 @@ class _Reply:
 
     def _persona(self, written: Written) -> dict[str, Any]:
         """What of the user went into the answer, and what checks have found in it."""
-        findings = self._prepared.findings(written.text)
-        return {"persona": {**self._used.model_dump(), **({"findings": findings} if findings else {})}}
+        return self._used.field(self._prepared.findings(written.text))
 
     def _chunk(self, choices: list[dict[str, Any]], kind: str = "") -> dict[str, Any]:
         return {**self._head, "object": kind or self._form.chunk_object, "choices": choices}

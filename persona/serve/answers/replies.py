@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
-from typing import Any
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, TypeAlias
 
 import httpx
 
+from persona.errors import PersonaError
 from persona.serve.answers.pieces import DONE, Noting, event
 from persona.serve.answers.shapes import Used
 from persona.serve.errors import ApiError
+
+Check: TypeAlias = Callable[[str], Sequence[str]]
 
 _OWN_KEY = (401, 402, 403)
 _KEPT = (503, 504)
 _LONGEST = 16 << 20
 """Bytes of the longest event or answer that is taken."""
-_TELLING = re.compile(rb'"finish_reason"\s*:\s*"|"usage"\s*:\s*\{|"error"\s*:\s*[{"]')
-"""In an event that is read here; all others are passed on unread."""
 _END = re.compile(rb"\r?\n\r?\n")
 
 
@@ -80,12 +82,14 @@ class SentEvents:
 
     Args:
         used: goes into that one.
+        check: finds what is to be said of the whole text there; None where nothing is checked.
         names: what the upstream calls the model, and what the client does.
         noting: notes the first event and the usage.
     """
 
-    def __init__(self, used: Used, names: tuple[str, str], noting: Noting) -> None:
-        self._persona, self._noting = {"persona": used.model_dump()}, noting
+    def __init__(self, used: Used, check: Check | None, names: tuple[str, str], noting: Noting) -> None:
+        self._used, self._check, self._noting = used, check, noting
+        self._texts = defaultdict[str, str](str)
         self._theirs, self._own = (json.dumps(name).encode() for name in names)
         self._told = self._ended = False
 
@@ -108,8 +112,8 @@ class SentEvents:
                 yield DONE
         except httpx.HTTPError as error:
             yield event(failure(error).body)
-        except ApiError as error:
-            yield event(error.body)
+        except PersonaError as error:
+            yield event(ApiError.of(error).body)
 
     def _passed(self, sent: bytes) -> bytes:
         if self._theirs != self._own:
@@ -117,22 +121,33 @@ class SentEvents:
         if sent.startswith(b"data:") and sent[5:].strip() == b"[DONE]":
             self._ended = True
             # No chunk ended the answer, so one of ours says what was used.
-            return DONE if self._told else event({"object": "chunk", "choices": [], **self._persona}) + DONE
-        if _TELLING.search(sent):
-            chunk = _json(sent.removeprefix(b"data:"))
-            if isinstance(chunk, dict):
-                return self._read(chunk, sent)
-        return sent + b"\n\n"
+            return DONE if self._told else event({"object": "chunk", "choices": [], **self._used.field()}) + DONE
+        chunk = _json(sent.removeprefix(b"data:"))
+        return self._read(chunk, sent) if isinstance(chunk, dict) else sent + b"\n\n"
 
     def _read(self, chunk: dict[str, Any], sent: bytes) -> bytes:
         self._noting.usage(chunk.get("usage"))
         self._told = self._told or "error" in chunk
         choices = chunk.get("choices")
+        ended, findings = False, list[str]()
         for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, dict) and choice.get("finish_reason"):
-                self._told = True
-                return event(chunk | self._persona)
-        return sent + b"\n\n"
+            if isinstance(choice, dict):
+                self._texts[number := str(choice.get("index"))] += written(choice)
+                if choice.get("finish_reason"):
+                    ended = True
+                    findings += self._check(self._texts[number]) if self._check else ()
+        if not ended:
+            return sent + b"\n\n"
+        self._told = True
+        return event(chunk | self._used.field(findings))
+
+
+def written(choice: Any) -> str:
+    """The text of a choice, or of its next piece; empty where it has none."""
+    said = choice if isinstance(choice, dict) else {}
+    said = said.get("message") or said.get("delta") or said
+    text = said.get("content", said.get("text")) if isinstance(said, dict) else None
+    return text if isinstance(text, str) else ""
 
 
 def _no_answer() -> ApiError:

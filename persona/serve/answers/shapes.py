@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from openai import types
@@ -79,6 +80,10 @@ class Used(BaseModel):
     records: list[str] = []
     tokens_added: int = 0
     abstained: bool = True
+
+    def field(self, findings: Sequence[str] = ()) -> dict[str, Any]:
+        """The field ``persona`` of an answer, with what checks have found in it."""
+        return {"persona": {**self.model_dump(), **({"findings": list(findings)} if findings else {})}}
 
 
 class ChatCompletion(chat.ChatCompletion):

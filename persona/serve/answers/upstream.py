@@ -5,6 +5,7 @@ what comes back                             what the client gets
 ==========================================  ===========================================================================
 an answer                                   the same, with the field ``persona``
 chunks                                      the same bytes as they come, ``persona`` in the chunk that ends the answer
+what a check holds back (`AnswerCheck`)     502, or in a stream an event with the error in place of the last chunk
 400, 404, 413, 422, 429 and their like      the same status and words, ``Retry-After`` too
 401, 402, 403: of the server's own key      502; the client has nothing to do with that key
 5xx, no answer, or none in OpenAI's form    502; 503 and 504 stay what they are
@@ -34,7 +35,7 @@ from persona.serve.answers.backend import Call
 from persona.serve.answers.personal import Personalizing
 from persona.serve.answers.pieces import Events, Noting, unless_gone
 from persona.serve.answers.placing import asked_of, placed, placed_completion
-from persona.serve.answers.replies import SentEvents, check_streams, failure, refusal, whole
+from persona.serve.answers.replies import Check, SentEvents, check_streams, failure, refusal, whole, written
 from persona.serve.answers.shapes import ChatBody, Used
 from persona.serve.errors import ApiError
 from persona.serve.metrics import Metrics
@@ -51,12 +52,14 @@ class _Outgoing:
         path: behind the upstream's URL.
         content: its body.
         used: what of the user is in it.
+        check: finds what is to be said of an answer's text; None where nothing is checked.
         names: what the upstream calls the model, and what the client does.
     """
 
     path: str
     content: bytes
     used: Used
+    check: Check | None
     names: tuple[str, str]
 
 
@@ -116,7 +119,8 @@ class Upstream:
         answer = await unless_gone(call.request, self._whole(outgoing))
         noting.first()
         noting.usage(answer.get("usage"))
-        answer["persona"] = outgoing.used.model_dump()
+        check = outgoing.check or (lambda text: ())
+        answer |= outgoing.used.field([each for choice in answer["choices"] for each in check(written(choice))])
         if outgoing.names[0] != outgoing.names[1]:
             answer["model"] = call.model
         return Response(json.dumps(answer), media_type="application/json")
@@ -127,9 +131,10 @@ class Upstream:
             path, (fields, prepared) = "/chat/completions", await self._chat(call, call.body.messages)
         else:
             path, (fields, prepared) = "/completions", await self._completion(call, call.body.prompt)
-        used, model = Used(), call.model
+        used, check, model = Used(), None, call.model
         if prepared is not None:
             used = self._personal.used(prepared)
+            check = prepared.findings if prepared.checks else None
             if prepared.request.adapter is not None:
                 model = self._llm.model_of(prepared.request)
         rest = {name: value for name, value in call.raw.items() if name not in ("persona", "user")}
@@ -137,7 +142,7 @@ class Upstream:
             content = json.dumps({**rest, **fields, "model": model}, allow_nan=False).encode()
         except ValueError:
             raise ApiError(400, "JSON has no NaN and no Infinity: send finite numbers", code="invalid_value") from None
-        return _Outgoing(path, content, used, (model, call.model))
+        return _Outgoing(path, content, used, check, (model, call.model))
 
     async def _chat(self, call: Call, messages: list[dict[str, Any]]) -> tuple[dict[str, Any], Prepared | None]:
         """The conversation; it stays as it is where no turn of the user's has text."""
@@ -196,7 +201,7 @@ class Upstream:
 
     async def _events(self, reply: httpx.Response, outgoing: _Outgoing, noting: Noting) -> AsyncGenerator[bytes, None]:
         try:
-            async for events in SentEvents(outgoing.used, outgoing.names, noting).of(reply):
+            async for events in SentEvents(outgoing.used, outgoing.check, outgoing.names, noting).of(reply):
                 yield events
         finally:
             await reply.aclose()

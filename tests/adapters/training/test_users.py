@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -28,6 +25,7 @@ from persona.lamp.tasks import lamp_task
 from persona.llm.transformers import TransformersLM
 from persona.records import Profile, Record
 from persona.store.profile_store import ProfileStore
+from tests.started import Starter
 
 SPEC = LoraSpec(r=2, alpha=4, targets=("q_proj", "v_proj", "down_proj"))
 OPTIONS = TrainingOptions(learning_rate=1e-2, epochs=4, min_steps=0, window=4, chunk_tokens=64)
@@ -150,26 +148,25 @@ train_users(trainer, AdapterBank(ProfileStore(sys.argv[1])), history_examples, p
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, llama_folder: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_weights(starter: Starter, tmp_path: Path, llama_folder: Path) -> None:
     found = {}
     for name in ("whole", "killed"):
         url = f"sqlite:///{tmp_path / name}.db"
         with ProfileStore(url) as store:
             fill(store)
-        command = [sys.executable, "-c", TRAIN, url, str(llama_folder)]
+        command = ("-c", TRAIN, url, llama_folder)
         if name == "killed":
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
-            assert process.stdout is not None
-            with process.stdout as lines:
-                while int(lines.readline()) <= 5:  # in the middle of a window
+            with starter.begin(*command) as process:
+                while int(process.stdout.readline()) <= 5:  # in the middle of a window
                     pass
                 process.kill()
-            process.wait()
             with ProfileStore(url) as store:
                 bank = AdapterBank(store)
                 done = len(list(bank.current_adapters(bank.families()[0])))
                 assert 0 < done < 11
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        with starter.begin(*command) as process:
+            assert process.stdout.read()
+        assert process.returncode == 0
         with ProfileStore(url) as store:
             bank = AdapterBank(store)
             (family,) = bank.families()

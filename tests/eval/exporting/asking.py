@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import persona
 from persona.eval import MethodOptions, Report, evaluate_benchmark, load_benchmark
 from persona.llm.load import load_llm
 from tests.eval.benchmarks.conversations.dialogues import LOCOMO, PREFEVAL
+from tests.started import Starter
 
 _TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}<answer>"
 
@@ -45,11 +45,11 @@ def own_report(name: str, paths: Mapping[str, Path], **options: Any) -> Report:
     return evaluate_benchmark(load_benchmark(name, paths[name], **settings), load_llm(paths["llm"]), chosen)
 
 
-def run(tool: str, *arguments: object, cwd: Path, path: Path | None = None) -> str:
+def run(starter: Starter, tool: str, *arguments: object, cwd: Path, path: Path | None = None) -> str:
     """What a tool of this environment prints, run with its own command and without the network."""
     places = [Path(persona.__file__).parents[1], *([path] if path else [])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places)), "HF_HUB_OFFLINE": "1"}
-    command = [str(Path(sys.executable).parent / tool), *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    own = {"PYTHONPATH": os.pathsep.join(map(str, places)), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "default"}
+    command = ["python", str(Path(sys.executable).parent / tool), *map(str, arguments)]
+    done = starter.run(command, cwd, os.environ | own)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr

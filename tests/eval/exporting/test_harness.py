@@ -13,17 +13,20 @@ from persona.eval.benchmarks.registry import BENCHMARKS
 from persona.eval.exporting import TASKS
 from persona.eval.exporting.harness import PersonalTask
 from tests.eval.exporting.asking import own_report, run, written
+from tests.started import Starter
 
 BY_CHOICE = {"task": "classification", "filler": 0}
 
 
-def harness(name: str, paths: dict[str, Path], out: Path, options: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+def harness(
+    starter: Starter, name: str, paths: dict[str, Path], out: Path, options: dict[str, Any]
+) -> tuple[dict[str, Any], list[Any]]:
     """The results and samples of `lm_eval run`."""
     metadata = {"data": str(paths[name]), "method": "bm25", "k": 2, "options": options}
     model = ["--model", "hf", "--model_args", f"pretrained={paths['llm']},dtype=float32", "--device", "cpu"]
     task = ["--include_path", TASKS, "--tasks", f"persona_{name}", "--metadata", json.dumps(metadata)]
     kept = ["--output_path", out, "--log_samples"]
-    run("lm_eval", "run", *model, "--apply_chat_template", *task, *kept, cwd=out)
+    run(starter, "lm_eval", "run", *model, "--apply_chat_template", *task, *kept, cwd=out)
     (results,) = out.rglob("results_*.json")
     (samples,) = out.rglob("samples_*.jsonl")
     return json.loads(results.read_text()), [json.loads(line) for line in samples.read_text().splitlines()]
@@ -31,13 +34,13 @@ def harness(name: str, paths: dict[str, Path], out: Path, options: dict[str, Any
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["prefeval", "locomo"])
-def test_its_own_command_gives_the_scores_of_persona_eval(name: str, tmp_path: Path) -> None:
+def test_its_own_command_gives_the_scores_of_persona_eval(starter: Starter, name: str, tmp_path: Path) -> None:
     paths = written(tmp_path)
     by_choice = name == "prefeval"
     options = BY_CHOICE if by_choice else {"max_new_tokens": 12}
     own = own_report(name, paths, **({} if by_choice else options))
     row = own["bm25 k=2"]
-    results, samples = harness(name, paths, tmp_path, options)
+    results, samples = harness(starter, name, paths, tmp_path, options)
 
     found = results["results"][f"persona_{name}"]
     assert {

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.eval.exporting.asking import own_report, run, written
+from tests.started import Starter
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -24,7 +25,7 @@ def entry_points(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_its_own_command_gives_the_scores_of_persona_eval(tmp_path: Path) -> None:
+def test_its_own_command_gives_the_scores_of_persona_eval(starter: Starter, tmp_path: Path) -> None:
     paths = written(tmp_path)
     own = own_report("locomo", paths, max_new_tokens=12)
     row = own["bm25 k=2"]
@@ -33,7 +34,17 @@ def test_its_own_command_gives_the_scores_of_persona_eval(tmp_path: Path) -> Non
     given = {"data": paths["locomo"], "method": "bm25", "k": 2, "tokenizer": paths["llm"], "max_new_tokens": 12}
     arguments = [part for key, value in given.items() for part in ("-T", f"{key}={value}")]
     log = ["--log-dir", tmp_path / "logs", "--log-format", "json", "--display", "plain"]
-    run("inspect", "eval", "persona/locomo", *model, *arguments, *log, cwd=tmp_path, path=entry_points(tmp_path))
+    run(
+        starter,
+        "inspect",
+        "eval",
+        "persona/locomo",
+        *model,
+        *arguments,
+        *log,
+        cwd=tmp_path,
+        path=entry_points(tmp_path),
+    )
 
     (path,) = (tmp_path / "logs").glob("*.json")
     kept = json.loads(path.read_text())

@@ -20,7 +20,9 @@ from openai import AsyncOpenAI, OpenAI
 
 from persona.adapters.bank import AdapterBank
 from persona.adapters.serving.vllm import ServedAdapters
+from persona.channels import Ask
 from persona.encoders.load import load_encoder
+from persona.errors import GenerationError
 from persona.llm.load import load_llm
 from persona.serve.state import ServerOptions
 from persona.soft_prompts.embedder import UserEmbedder
@@ -121,6 +123,34 @@ def test_a_users_turns_and_system_text_stand_where_the_placement_says(serve: Ser
         {"role": "assistant", "content": "ana's headline"},
         {"role": "user", "content": ASKED},
     ]
+
+
+def test_what_checks_find_stands_beside_an_upstreams_answer(serve: Serve, upstream: Upstream) -> None:
+    """Whole and streamed, of every choice; what a check holds back is not given out."""
+
+    def check(ask: Ask, text: str) -> list[str]:
+        if "secret" in text:
+            raise GenerationError("held back")
+        return [f"{ask.profile.user_id} got {text}"]
+
+    url = serve(f"openai:gpt@{upstream.url}", endpoint={"api_key": "sk"}, checks=(check,))
+    asked = {"messages": [{"role": "user", "content": ASKED}], "user": "ana"}
+    two = [{"index": n, "message": {"content": text}, "finish_reason": "stop"} for n, text in enumerate(("a", "b"))]
+    with httpx.Client(base_url=f"{url}/v1") as http:
+        upstream.behaviour = replies({**answer(""), "choices": two})
+        assert http.post("/chat/completions", json=asked).json()["persona"]["findings"] == ["ana got a", "ana got b"]
+        plain = http.post("/chat/completions", json={**asked, "user": None}).json()["persona"]
+        assert "findings" not in plain
+        upstream.behaviour = streams(*chunks("hel", "lo"))
+        *_, last, _ = http.post("/chat/completions", json={**asked, "stream": True}).text.strip().split("\n\n")
+        assert json.loads(last.removeprefix("data:"))["persona"]["findings"] == ["ana got hello"]
+        upstream.behaviour = streams(*chunks("se", "cret"))
+        *_, last = http.post("/chat/completions", json={**asked, "stream": True}).text.strip().split("\n\n")
+        assert "held back" in json.loads(last.removeprefix("data:"))["error"]["message"]
+        upstream.behaviour = replies(answer("a secret"))
+        held = http.post("/chat/completions", json=asked)
+        assert "held back" in held.json()["error"]["message"]
+        assert (held.status_code, "secret" in held.text) == (502, False)
 
 
 def test_a_completion_is_personal_too(client: OpenAI, upstream: Upstream) -> None:

@@ -13,8 +13,7 @@ import json
 import time
 from typing import Any
 
-from persona.lamp.labels import NEWS_CATEGORIES
-from persona.lamp.tasks import lamp_task
+from persona.lamp.tasks import NEWS_CATEGORIES, lamp_task
 from persona.llm.load import load_llm
 from persona.llm.transformers import TransformersLM
 from persona.protocols import Choices, Request

@@ -21,8 +21,7 @@ from rich.table import Table
 from examples.world.bounds import no_user_score, oracle_score
 from examples.world.traits import TagContent, tag_prior
 from examples.world.world import World, WorldQuestion
-from persona.lamp.labels import MOVIE_TAGS
-from persona.lamp.tasks import lamp_task
+from persona.lamp.tasks import MOVIE_TAGS, lamp_task
 from persona.protocols import Retriever
 from persona.retrievers.registry import make_retriever
 

@@ -23,9 +23,8 @@ from examples.world.bounds import no_user_answer
 from examples.world.traits import TagContent
 from examples.world.words import FAMILIES
 from examples.world.world import World, WorldQuestion
-from persona.lamp.labels import MOVIE_TAGS
 from persona.lamp.prompts import lamp_prompt
-from persona.lamp.tasks import lamp_task
+from persona.lamp.tasks import MOVIE_TAGS, lamp_task
 from persona.llm.tokenizers import WhitespaceTokenizer
 from persona.records import Record
 from persona.retrievers import LampBM25Retriever

@@ -39,7 +39,7 @@ from examples.world.traits import (
 )
 from examples.world.words import EVENTS, FAVOURITES
 from persona.errors import InvalidOptionError
-from persona.lamp.labels import MOVIE_TAGS
+from persona.lamp.tasks import MOVIE_TAGS
 
 BOUND_METRICS: Mapping[str, tuple[str, ...]] = {
     "LaMP_2": ("accuracy",),

@@ -36,7 +36,7 @@ FAMILIES = (
     (3, 12, 13),  # action, social commentary, violence
     (1, 7, 14),  # based on a book, classic, true story
 )
-"""The tags that compete with one another for the same film, as indices into `persona.lamp.labels.MOVIE_TAGS`."""
+"""The tags that compete with one another for the same film, as indices into `persona.lamp.tasks.MOVIE_TAGS`."""
 
 CUES = _rows("cues")
 """Per tag, the plural nouns that make a description fit it."""

@@ -49,8 +49,7 @@ from examples.world.traits import (
 from examples.world.words import ASPECTS, FAMILIES, FAVOURITES
 from persona.errors import InvalidOptionError
 from persona.files import write_atomically
-from persona.lamp.labels import MOVIE_TAGS
-from persona.lamp.tasks import Question, lamp_task
+from persona.lamp.tasks import MOVIE_TAGS, Question, lamp_task
 from persona.records import Profile, Record
 
 SPLITS = ("train", "dev", "test", "pretrain")

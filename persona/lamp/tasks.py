@@ -19,14 +19,16 @@ they hold into a `persona.records.Record` and back:
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from types import MappingProxyType
+from typing import Any
 
 from persona.errors import DataFormatError, InvalidOptionError, UnknownTaskError, check_one_of
 from persona.formats.fields import check_present, plain_text, short_text
 from persona.formats.times import normalise_time
-from persona.lamp.labels import MOVIE_TAGS, NEWS_CATEGORIES
 from persona.records import Profile, Record
 
 LOWER_IS_BETTER = frozenset({"MAE", "RMSE"})
@@ -56,7 +58,7 @@ class RecordForm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LampTask:
-    """One task of LaMP: all that is known of it, in the table at the end of this file.
+    """One task of LaMP: all that is known of it, in the file tasks.toml.
 
     Attributes:
         name: ``"LaMP_1"`` ... ``"LaMP_7"``; ``"LaMP_2N"`` is the news task that was called LaMP_2 until 2024.
@@ -80,9 +82,9 @@ class LampTask:
     title: str
     template: str
     opening: str
-    query_marker: str | None
+    query_marker: str | None = None
     text_field: str = "text"
-    target_field: str | None = "title"
+    target_field: str | None = None
     extra_fields: tuple[str, ...] = ()
     view: str = "text"
     labels: tuple[str, ...] | None = None
@@ -224,131 +226,17 @@ class LampSplit:
     skipped: int = 0
 
 
-_CHOICE = ("accuracy", "f1")
-_ERROR = ("MAE", "RMSE")
-_ROUGE = ("rouge-1", "rouge-L")
-_TITLE = RecordForm('"{target}" is the title for "{text}" ')
+def _task(name: str, form: Mapping[str, Any], **fields: Any) -> LampTask:
+    listed: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    return LampTask(name=name, form=RecordForm(**form), **listed)
 
-_TASKS = (
-    LampTask(
-        name="LaMP_1",
-        title="citation identification",
-        template='For an author who has written the paper with the title "{text}", which reference is related? '
-        'Just answer with [1] or [2] without explanation. [1]: "{reference_1}" [2]: "{reference_2}"',
-        opening="For an author who has written the paper",
-        query_marker=None,
-        text_field="abstract",
-        view="target+text",
-        labels=("[1]", "[2]"),
-        metrics=_CHOICE,
-        form=RecordForm('"{text}"', end="", end_tokens=0),
-        habit="which subjects the author's papers treat, and which other work they would cite",
-    ),
-    LampTask(
-        name="LaMP_2",
-        title="movie tags",
-        template="Which tag does this movie relate to among the following tags? Just answer with the tag name without "
-        "further explanation. tags: [{labels}] description: {text}",
-        opening="Which tag does this movie relate to",
-        query_marker="description:",
-        text_field="description",
-        target_field="tag",
-        labels=MOVIE_TAGS,
-        metrics=_CHOICE,
-        form=RecordForm('the tag for the movie: "{text}" is "{target}" '),
-        habit="which tag the user prefers where several fit a film",
-        typical_record="a typical movie of this user",
-    ),
-    LampTask(
-        name="LaMP_2N",
-        title="news categories",
-        template="Which category does this article relate to among the following categories? Just answer with the "
-        "category name without further explanation. categories: [{labels}] article: {text}",
-        opening="Which category does this article relate to",
-        query_marker="article:",
-        target_field="category",
-        extra_fields=("title",),
-        view="title+text",
-        labels=NEWS_CATEGORIES,
-        metrics=_CHOICE,
-        form=RecordForm('the category for the article: "{text}" is "{target}" '),
-        habit="which categories the author's articles belong to, and what about them decides it",
-        typical_record="a typical article of this user",
-    ),
-    LampTask(
-        name="LaMP_3",
-        title="product ratings",
-        template="What is the score of the following review on a scale of 1 to 5? just answer with 1, 2, 3, 4, or 5 "
-        "without further explanation. review: {text}",
-        opening="What is the score of the following review",
-        query_marker="review:",
-        target_field="score",
-        labels=("1", "2", "3", "4", "5"),
-        metrics=_ERROR,
-        form=RecordForm('{target} is the score for "{text}" '),
-        habit="how strictly the user scores from 1 to 5, and what raises or lowers a score",
-        typical_record="a typical review of this user",
-    ),
-    LampTask(
-        name="LaMP_4",
-        title="news headlines",
-        template="Generate a headline for the following article: {text}",
-        opening="Generate a headline for the following article",
-        query_marker="article:",
-        view="target+text",
-        metrics=_ROUGE,
-        form=_TITLE,
-        habit="how the author words headlines: subjects, length, tone and words that come again",
-        typical_record="a typical article of this user",
-    ),
-    LampTask(
-        name="LaMP_5",
-        title="scholarly titles",
-        template="Generate a title for the following abstract of a paper: {text}",
-        opening="Generate a title for the following abstract",
-        query_marker="paper:",
-        text_field="abstract",
-        view="target+text",
-        metrics=_ROUGE,
-        form=RecordForm(
-            '"{target}" is a title for "{text}" ',
-            counted_piece='"{target}" is title for " " ',
-            end=". Following the given patterns ",
-            counted_end="Following the given patterns",
-        ),
-        habit="how the author words titles of papers: subjects, length, form and words that come again",
-        typical_record="a typical paper of this user",
-    ),
-    LampTask(
-        name="LaMP_6",
-        title="e-mail subjects",
-        template="Generate a subject for the following email: {text}",
-        opening="Generate a subject for the following email",
-        query_marker=":",
-        metrics=_ROUGE,
-        form=_TITLE,
-        habit="how the user words subjects of e-mails: length, tone and words that come again",
-        typical_record="a typical email of this user",
-    ),
-    LampTask(
-        name="LaMP_7",
-        title="tweet paraphrasing",
-        template="Paraphrase the following tweet without any explanation before or after it: {text}",
-        opening="Paraphrase the following tweet",
-        query_marker=":",
-        target_field=None,
-        metrics=_ROUGE,
-        form=RecordForm(
-            '"{text}" ',
-            end=" are written by a person. Following the given patterns ",
-            counted_end="are written by user. Following the given patterns",
-        ),
-        habit="how the user writes: tone, length, spelling and words that come again",
-    ),
-)
 
-TASKS: Mapping[str, LampTask] = MappingProxyType({task.name: task for task in _TASKS})
+_FACTS = tomllib.loads(resources.files("persona.lamp").joinpath("tasks.toml").read_text("utf-8"))
+TASKS: Mapping[str, LampTask] = MappingProxyType({name: _task(name, **facts) for name, facts in _FACTS.items()})
 """The tasks by name, in LaMP's order."""
+
+MOVIE_TAGS, NEWS_CATEGORIES = TASKS["LaMP_2"].labels or (), TASKS["LaMP_2N"].labels or ()
+"""The labels of LaMP_2 and LaMP_2N, in the order of the official input; other sets have others."""
 
 
 def lamp_task(name: str) -> LampTask:

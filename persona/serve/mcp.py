@@ -8,7 +8,7 @@ site cannot reach it through a browser.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from operator import attrgetter
 
 from fastapi.security.utils import get_authorization_scheme_param
 from starlette.concurrency import run_in_threadpool
@@ -37,24 +37,17 @@ def mcp_app(memory: Memory, personal: Personal, *, hosts: Sequence[str] = ()) ->
         personal: what requests are answered with, for the tool `why`.
         hosts: names that the server is asked by, besides those of this machine.
     """
-    server = memory_server(memory, lambda context: _caller(context), personal=personal, names_users=True)
+    caller = attrgetter("request_context.request.state.caller")
+    server = memory_server(memory, caller, personal=personal, names_users=True)
     named = [*_LOOPBACK, *hosts]
     security = TransportSecuritySettings(
         allowed_hosts=[*named, *(f"{name}:*" for name in named)],
         allowed_origins=[
-            origin for name in named for scheme in ("http", "https") for origin in _with_ports(f"{scheme}://{name}")
+            f"{scheme}://{name}{port}" for name in named for scheme in ("http", "https") for port in ("", ":*")
         ],
     )
     app = server.streamable_http_app(stateless_http=True, json_response=True, transport_security=security)
     return _Known(app, KeyStore(memory.store))
-
-
-def _with_ports(origin: str) -> tuple[str, str]:
-    return origin, f"{origin}:*"
-
-
-def _caller(context: Any) -> Any:
-    return context.request_context.request.state.caller
 
 
 class _Known:

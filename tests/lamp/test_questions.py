@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from persona.errors import DataFormatError, UnknownTaskError
-from persona.lamp.labels import NEWS_CATEGORIES
 from persona.lamp.questions import read_lamp, read_split
-from persona.lamp.tasks import TASKS
+from persona.lamp.tasks import NEWS_CATEGORIES, TASKS
 from persona.readers import read_records
 from persona.records import Record
 

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from persona.errors import DataFormatError, InvalidOptionError, UnknownTaskError
-from persona.lamp.labels import MOVIE_TAGS, NEWS_CATEGORIES
-from persona.lamp.tasks import TASKS, LampTask, lamp_task
+from persona.lamp.tasks import MOVIE_TAGS, NEWS_CATEGORIES, TASKS, LampTask, lamp_task
 from persona.records import Record
 
 ENTRIES: dict[str, dict[str, object]] = {

@@ -161,7 +161,8 @@ class PersonaMem3(JudgedBenchmark):
     def measures(self, rates: Rates | None) -> tuple[Metric, ...]:
         """The metrics by one judge."""
         leaked = judged_metric("leaked", higher_is_better=False)
-        return (leaked, *allowing_for(judged_metric("served"), rates), UNDECIDED, _official(leaked))
+        official = replace(leaked, name=f"{OFFICIAL}leaked")
+        return (leaked, *allowing_for(judged_metric("served"), rates), UNDECIDED, official)
 
     def judged(self, questions: Sequence[Question], answers: Sequence[str], verdicts: Verdicts) -> Samples:
         """What one judge's verdicts come to. A question with an interest that is undecided has leaked only if another
@@ -253,10 +254,6 @@ def _minilm() -> RecordEncoder:
     from persona.encoders.load import load_encoder
 
     return load_encoder("minilm")
-
-
-def _official(metric: Metric) -> Metric:
-    return replace(metric, name=f"{OFFICIAL}{metric.name}")
 
 
 def _items(file: Path) -> Iterator[tuple[Part, Part]]:

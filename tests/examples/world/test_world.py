@@ -32,8 +32,7 @@ from examples.world.world import SPLITS, WORLD_TASKS, World
 from persona.errors import InvalidOptionError
 from persona.eval.demo.world import generated_folder
 from persona.eval.metrics import rouge
-from persona.lamp.labels import MOVIE_TAGS
-from persona.lamp.tasks import lamp_task
+from persona.lamp.tasks import MOVIE_TAGS, lamp_task
 
 SCORES: dict[str, Callable[[str, str], float]] = {
     "accuracy": lambda gold, prediction: float(gold == prediction),

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from persona.errors import InvalidOptionError
-from persona.lamp.labels import MOVIE_TAGS
-from persona.lamp.tasks import LampSplit, Question, lamp_task
+from persona.lamp.tasks import MOVIE_TAGS, LampSplit, Question, lamp_task
 from persona.records import Profile, Record
 from persona.soft_prompts.parts.registry import fitted, made, parsed
 from persona.soft_prompts.parts.views.concepts import ConceptsView

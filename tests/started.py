@@ -176,7 +176,7 @@ def work(caller: socket.socket) -> None:
     os.environ.update(environment)
     # What Python reads of them when it begins, which was before.
     sys.path[:0] = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place not in sys.path]
-    if environment.get("PYTHONWARNINGS") == "error":
+    if os.environ.pop("PYTHONWARNINGS", "") == "error":  # not for processes that this one begins
         warnings.simplefilter("error")
     os._exit(_ended(given))
 

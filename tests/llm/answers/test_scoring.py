@@ -138,7 +138,7 @@ def test_a_request_without_choices_is_refused() -> None:
     ("name", "questions"),
     [
         pytest.param("stories260K", 200, marks=[pytest.mark.shared, pytest.mark.slow]),
-        pytest.param("smollm2", 30, marks=pytest.mark.real),
+        pytest.param("smollm2", 12, marks=pytest.mark.real),
     ],
 )
 def test_scores_are_those_of_lm_evaluation_harness(

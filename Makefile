@@ -31,12 +31,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/persona demo
 
-# A process more than there are cores, since some tests wait; four at most: each holds torch and its models. (For a file
-# or two: pytest tests/store)
-WORKERS := $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
+# One process for each core, four at most: each holds torch and its models. A file is for one of them, those with slow
+# tests first (tests/conftest.py). (For a file or two: pytest tests/store)
 # Their stores are in memory where there is room for them: a disk lets each of some thousand writes wait.
 ROOM := $(shell df --output=avail /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 8000000 { print "TMPDIR=/dev/shm" }')
-PYTEST := $(ROOM) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+PYTEST := $(ROOM) $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: setup postgres browser
 	$(PYTEST) --durations=15

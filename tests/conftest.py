@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +33,12 @@ os.environ["PERSONA_LLM"] = "tiny"
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
     # Test processes share the cores: each torch would take all of them. The variable is read when torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with many slow tests come first, so that no process has one left when the others are done."""
+    slow = Counter(each.path for each in items if each.get_closest_marker("slow") or each.get_closest_marker("real"))
+    items.sort(key=lambda each: -slow[each.path])  # stable: the tests of a file keep their order
 
 
 def shared_folder() -> Path | None:

@@ -59,6 +59,7 @@ def task(llm: TransformersLM) -> TaskAdapter:
     return train_task_adapter(make_split(100, 12), llm, SPEC, OWN, TRAINING)
 
 
+@pytest.mark.slow
 def test_it_learns_from_training_users_and_stops_by_others(llm: TransformersLM, task: TaskAdapter) -> None:
     assert task.report["users"] == 11
     # Seven records and two questions each, of which one in twelve users is held out.

@@ -142,6 +142,7 @@ def adapted(*tasks: TaskAdapter, methods: tuple[str, ...], **options: Any) -> La
     return LampOptions(methods=methods, ks=(1,), resamples=100, max_new_tokens=2, task_adapters=tasks, **options)
 
 
+@pytest.mark.slow
 def test_adapters_stand_beside_their_controls(llm: Any, task: TaskAdapter, tmp_path: Path) -> None:
     other = replace(task, options=replace(task.options, seed=1))
     stages: list[tuple[str, int, int]] = []

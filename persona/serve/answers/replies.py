@@ -119,27 +119,34 @@ class SentEvents:
         if self._theirs != self._own:
             sent = sent.replace(self._theirs, self._own)
         if sent.startswith(b"data:") and sent[5:].strip() == b"[DONE]":
-            self._ended = True
+            told, self._told, self._ended = self._told, True, True
+            if told:
+                return DONE
             # No chunk ended the answer, so one of ours says what was used.
-            return DONE if self._told else event({"object": "chunk", "choices": [], **self._used.field()}) + DONE
+            return event({"object": "chunk", "choices": [], **self._persona(list(self._texts))}) + DONE
         chunk = _json(sent.removeprefix(b"data:"))
         return self._read(chunk, sent) if isinstance(chunk, dict) else sent + b"\n\n"
 
     def _read(self, chunk: dict[str, Any], sent: bytes) -> bytes:
         self._noting.usage(chunk.get("usage"))
         self._told = self._told or "error" in chunk
-        choices = chunk.get("choices")
-        ended, findings = False, list[str]()
+        choices, ended = chunk.get("choices"), list[str]()
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict):
-                self._texts[number := str(choice.get("index"))] += written(choice)
+                number = str(choice.get("index"))
+                if self._check:
+                    self._texts[number] += written(choice)
                 if choice.get("finish_reason"):
-                    ended = True
-                    findings += self._check(self._texts[number]) if self._check else ()
+                    ended.append(number)
         if not ended:
             return sent + b"\n\n"
         self._told = True
-        return event(chunk | self._used.field(findings))
+        return event(chunk | self._persona(ended))
+
+    def _persona(self, choices: Sequence[str]) -> dict[str, Any]:
+        """What was used, and what is found in choices that are whole."""
+        found = [each for number in choices for each in self._check(self._texts[number])] if self._check else []
+        return self._used.field(found)
 
 
 def written(choice: Any) -> str:

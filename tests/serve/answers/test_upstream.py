@@ -144,6 +144,9 @@ def test_what_checks_find_stands_beside_an_upstreams_answer(serve: Serve, upstre
         upstream.behaviour = streams(*chunks("hel", "lo"))
         *_, last, _ = http.post("/chat/completions", json={**asked, "stream": True}).text.strip().split("\n\n")
         assert json.loads(last.removeprefix("data:"))["persona"]["findings"] == ["ana got hello"]
+        upstream.behaviour = streams(*chunks("hel", "lo")[:-1])  # no chunk ends it
+        *_, last, _ = http.post("/chat/completions", json={**asked, "stream": True}).text.strip().split("\n\n")
+        assert json.loads(last.removeprefix("data:"))["persona"]["findings"] == ["ana got hello"]
         upstream.behaviour = streams(*chunks("se", "cret"))
         *_, last = http.post("/chat/completions", json={**asked, "stream": True}).text.strip().split("\n\n")
         assert "held back" in json.loads(last.removeprefix("data:"))["error"]["message"]

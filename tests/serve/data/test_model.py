@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
 from persona.serve.keys import KeyStore
@@ -93,6 +94,7 @@ class Model:
         own.clear()
 
 
+@pytest.mark.slow
 def test_the_api_against_a_plain_model(tmp_path: Path) -> None:
     with ProfileStore(f"sqlite:///{tmp_path}/persona.db") as store:
         secret, _ = KeyStore(store).make("all", ["write", "erase"])

@@ -32,10 +32,14 @@ demo: setup
 	$(BIN)/persona demo
 
 # One process for each core, four at most: each holds torch and its models. A file is for one of them, those with slow
-# tests first (tests/conftest.py). (For a file or two: pytest tests/store)
+# tests first (tests/conftest.py). A test that hangs ends its process, with a traceback, and the others go on. (For a file
+# or two: pytest tests/store)
+PYTEST = $(ROOM) $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+  -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 # Their stores are in memory where there is room for them: a disk lets each of some thousand writes wait.
-ROOM := $(shell df --output=avail /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 8000000 { print "TMPDIR=/dev/shm" }')
-PYTEST := $(ROOM) $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+ROOM = $(shell grep -qs ' /dev/shm [^ ]* [^ ]*noexec' /proc/mounts || \
+  (df --output=avail /dev/shm; grep MemAvailable /proc/meminfo) 2>/dev/null | \
+  awk '{ kB = (NF > 1 ? $$2 : $$1) + 0 } kB > 8000000 { ample++ } END { if (ample == 2) print "TMPDIR=/dev/shm" }')
 
 test: setup postgres browser
 	$(PYTEST) --durations=15

@@ -5,12 +5,13 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from contextlib import suppress
 
 _INTERRUPTED = 130  # as shells call a process that Ctrl-C ended
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line and end the process; a program that goes on afterwards calls `persona.cli.app.main`."""
     status: object = 1
     atexit.register(lambda: _leave(status))  # the first to be registered runs last
     try:
@@ -34,9 +35,12 @@ def _interrupted() -> int:
 def _leave(status: object) -> None:
     """End the process when all else is done: taking torch's modules apart would take one or two seconds more."""
     if "torch" in sys.modules and isinstance(status, int):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        with suppress(
+            OSError, ValueError, AttributeError
+        ):  # of a stream that is closed Python itself says what it does
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ class AnswerCheck(Protocol):
 
         Raises:
             GenerationError: to hold the answer back. Pieces of a stream are out by then.
+
+        In a server it runs on the event loop, between pieces of other answers: it must be quick.
         """
         ...
 

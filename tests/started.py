@@ -2,6 +2,7 @@
 
 A command of the docs spends most of its time on imports. `Starter.folder` holds commands ``python`` and ``persona``
 that do what those of the environment do, in a new process each, with the caller's folder, environment and streams.
+On Linux.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ with socket.socket(socket.AF_UNIX) as server:
     server.sendall(json.dumps([{given}, os.getcwd(), dict(os.environ)]).encode())
     server.shutdown(socket.SHUT_WR)
     with server.makefile() as said:
-        sys.exit(int(said.read().split()[-1]))
+        _, status = said.read().split()
+        sys.exit(int(status))
 """
 
 
@@ -53,7 +55,9 @@ class Starter:
             command.chmod(0o755)
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         command_line = [sys.executable, "-m", "tests.started", address]
-        self._process = subprocess.Popen(command_line, env=environment, stdout=subprocess.PIPE, start_new_session=True)
+        self._process = subprocess.Popen(
+            command_line, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"
 
@@ -72,8 +76,10 @@ class Starter:
     def close(self) -> None:
         """End the process, and what it started that still runs."""
         assert self._process.stdout is not None
+        assert self._process.stdin is not None
         os.killpg(self._process.pid, signal.SIGTERM)
         self._process.wait()
+        self._process.stdin.close()
         self._process.stdout.close()
 
 
@@ -112,7 +118,8 @@ class Begun:
     def wait(self, timeout: float | None = None) -> int:
         """Its exit status, negative for a signal; TimeoutError if it takes longer."""
         if self.returncode is None:
-            self._server.settimeout(timeout)
+            if not select.select([self._server], [], [], timeout)[0]:
+                raise TimeoutError(f"the process {self.pid} has not ended in {timeout} seconds")
             self.returncode = int(self._said.readline())
         return self.returncode
 
@@ -131,7 +138,7 @@ class Begun:
 
 
 def serve(address: str) -> None:
-    """Fork for each caller until terminated; returns in the fork, where the work is to be done."""
+    """Fork for each caller until terminated, or until who started it is gone; returns in the fork, to do the work."""
     import sentence_transformers  # noqa: F401
     import transformers  # noqa: F401
 
@@ -143,10 +150,13 @@ def serve(address: str) -> None:
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
+        waited: list[Any] = [listener, 0]  # and a pipe that nothing is written to
         listener.bind(address)
         listener.listen()
         os.write(1, b"ready\n")
         while True:
+            if 0 in select.select(waited, [], [])[0]:
+                os.killpg(0, signal.SIGTERM)
             caller, _ = listener.accept()
             if _fork() == 0:
                 break
@@ -156,7 +166,7 @@ def serve(address: str) -> None:
 
 
 def work(caller: socket.socket) -> None:
-    """Run what a caller asks for, and tell it the exit status; a caller that is ended ends the work."""
+    """Run what a caller asks for, and tell it the exit status; where a caller is ended, the work is told to end."""
     _, streams, _, _ = socket.recv_fds(caller, 1, 3)
     given, folder, environment = json.loads(b"".join(iter(lambda: caller.recv(1 << 16), b"")))
     if child := _fork():

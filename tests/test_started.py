@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -23,6 +24,12 @@ def test_nothing_outlives_its_caller_or_the_starter(tmp_path_factory: pytest.Tem
         assert int(begun.stdout.readline()) == begun.pid
         begun.kill()
     assert begun.returncode == -signal.SIGKILL
+    owner = (
+        "import os, pathlib, sys; from tests.started import Starter; Starter(pathlib.Path(sys.argv[1])); os._exit(1)"
+    )
+    folder = str(tmp_path_factory.mktemp("s"))
+    died = subprocess.run([sys.executable, "-c", owner, folder], stdout=subprocess.PIPE, timeout=120)  # read to its end
+    assert died.returncode == 1
     for end in (subprocess.Popen.terminate, subprocess.Popen.kill, lambda caller: starter.close()):
         with subprocess.Popen([starter.folder / "python", "-c", WAITS], stdout=subprocess.PIPE, text=True) as caller:
             assert caller.stdout is not None

@@ -89,7 +89,7 @@ class SentEvents:
 
     def __init__(self, used: Used, check: Check | None, names: tuple[str, str], noting: Noting) -> None:
         self._used, self._check, self._noting = used, check, noting
-        self._texts = defaultdict[str, str](str)
+        self._texts, self._unchecked = defaultdict[str, str](str), set[str]()
         self._theirs, self._own = (json.dumps(name).encode() for name in names)
         self._told = self._ended = False
 
@@ -109,7 +109,7 @@ class SentEvents:
             if not self._told:
                 raise ApiError(502, "the upstream broke off its answer", code="upstream_failed")
             if not self._ended:
-                yield DONE
+                yield self._done()
         except httpx.HTTPError as error:
             yield event(failure(error).body)
         except PersonaError as error:
@@ -118,24 +118,30 @@ class SentEvents:
     def _passed(self, sent: bytes) -> bytes:
         if self._theirs != self._own:
             sent = sent.replace(self._theirs, self._own)
-        if sent.startswith(b"data:") and sent[5:].strip() == b"[DONE]":
-            told, self._told, self._ended = self._told, True, True
-            if told:
-                return DONE
-            # No chunk ended the answer, so one of ours says what was used.
-            return event({"object": "chunk", "choices": [], **self._persona(list(self._texts))}) + DONE
-        chunk = _json(sent.removeprefix(b"data:"))
+        data = b"\n".join(line[5:].strip() for line in sent.splitlines() if line.startswith(b"data:"))
+        if data == b"[DONE]":
+            return self._done()
+        chunk = _json(data)
         return self._read(chunk, sent) if isinstance(chunk, dict) else sent + b"\n\n"
+
+    def _done(self) -> bytes:
+        """The end; where no chunk ended the answer or a choice of it, one of ours says what was used and found."""
+        self._ended = True
+        if self._told and not self._unchecked:
+            return DONE
+        self._told = True
+        return event({"object": "chunk", "choices": [], **self._persona(sorted(self._unchecked))}) + DONE
 
     def _read(self, chunk: dict[str, Any], sent: bytes) -> bytes:
         self._noting.usage(chunk.get("usage"))
-        self._told = self._told or "error" in chunk
+        self._told = self._told or bool(chunk.get("error"))
         choices, ended = chunk.get("choices"), list[str]()
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict):
                 number = str(choice.get("index"))
-                if self._check:
-                    self._texts[number] += written(choice)
+                if self._check and (text := written(choice)):
+                    self._texts[number] += text
+                    self._unchecked.add(number)
                 if choice.get("finish_reason"):
                     ended.append(number)
         if not ended:
@@ -145,16 +151,17 @@ class SentEvents:
 
     def _persona(self, choices: Sequence[str]) -> dict[str, Any]:
         """What was used, and what is found in choices that are whole."""
+        self._unchecked -= set(choices)
         found = [each for number in choices for each in self._check(self._texts[number])] if self._check else []
         return self._used.field(found)
 
 
 def written(choice: Any) -> str:
-    """The text of a choice, or of its next piece; empty where it has none."""
+    """The text of a choice, of a part of it, or of its next piece; empty where it has none."""
     said = choice if isinstance(choice, dict) else {}
     said = said.get("message") or said.get("delta") or said
-    text = said.get("content", said.get("text")) if isinstance(said, dict) else None
-    return text if isinstance(text, str) else ""
+    text = next((found for name in ("content", "text", "refusal") if (found := said.get(name))), "")
+    return "".join(map(written, text)) if isinstance(text, list) else text if isinstance(text, str) else ""
 
 
 def _no_answer() -> ApiError:

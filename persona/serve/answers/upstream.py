@@ -5,7 +5,7 @@ what comes back                             what the client gets
 ==========================================  ===========================================================================
 an answer                                   the same, with the field ``persona``
 chunks                                      the same bytes as they come, ``persona`` in the chunk that ends the answer
-what a check holds back (`AnswerCheck`)     502, or in a stream an event with the error in place of the last chunk
+what a check holds back (`AnswerCheck`)     502, or in a stream an event with the error in place of what is not sent yet
 400, 404, 413, 422, 429 and their like      the same status and words, ``Retry-After`` too
 401, 402, 403: of the server's own key      502; the client has nothing to do with that key
 5xx, no answer, or none in OpenAI's form    502; 503 and 504 stay what they are

@@ -147,9 +147,17 @@ def test_what_checks_find_stands_beside_an_upstreams_answer(serve: Serve, upstre
         upstream.behaviour = streams(*chunks("hel", "lo")[:-1])  # no chunk ends it
         *_, last, _ = http.post("/chat/completions", json={**asked, "stream": True}).text.strip().split("\n\n")
         assert json.loads(last.removeprefix("data:"))["persona"]["findings"] == ["ana got hello"]
+        open_, ended = chunks("hi")
+        other = open_.replace(b'"index" : 0', b'"index" : 1').replace(b"}]", b'}],"error" : null')
+        upstream.behaviour = streams(b": alive\nevent: message\n" + open_, other, ended)  # the other choice never ends
+        *_, last, _ = http.post("/chat/completions", json={**asked, "stream": True}).text.strip().split("\n\n")
+        assert json.loads(last.removeprefix("data:"))["persona"]["findings"] == ["ana got hi"]
         upstream.behaviour = streams(*chunks("se", "cret"))
         *_, last = http.post("/chat/completions", json={**asked, "stream": True}).text.strip().split("\n\n")
         assert "held back" in json.loads(last.removeprefix("data:"))["error"]["message"]
+        parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "secret"}]
+        upstream.behaviour = replies({**answer(""), "choices": [{"index": 0, "message": {"content": parts}}]})
+        assert http.post("/chat/completions", json=asked).status_code == 502
         upstream.behaviour = replies(answer("a secret"))
         held = http.post("/chat/completions", json=asked)
         assert "held back" in held.json()["error"]["message"]

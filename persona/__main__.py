@@ -12,6 +12,9 @@ _INTERRUPTED = 130  # as shells call a process that Ctrl-C ended
 
 def main() -> None:
     """Run the command line and end the process; a program that goes on afterwards calls `persona.cli.app.main`."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before the command began
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     status: object = 1
     atexit.register(lambda: _leave(status))  # the first to be registered runs last
     try:
@@ -35,9 +38,7 @@ def _interrupted() -> int:
 def _leave(status: object) -> None:
     """End the process when all else is done: taking torch's modules apart would take one or two seconds more."""
     if "torch" in sys.modules and isinstance(status, int):
-        with suppress(
-            OSError, ValueError, AttributeError
-        ):  # of a stream that is closed Python itself says what it does
+        with suppress(OSError, ValueError):  # of a stream that is closed by now Python itself says what it does
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)

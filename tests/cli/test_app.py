@@ -339,6 +339,14 @@ def test_a_full_disk_behind_stdout_is_one_line(stocked: Run) -> None:
         assert (done.returncode, done.stderr) == (1, "persona: error: standard output: No space left on device\n")
 
 
+def test_closed_streams_are_no_error(stocked: Run) -> None:
+    assert stocked("show", "mara").code == 0
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        shown = f"{shlex.quote(sys.executable)} -m persona show mara {closed}"
+        done = subprocess.run(["bash", "-c", shown], capture_output=True, text=True)
+        assert (done.returncode, done.stderr, bool(done.stdout)) == (0, "", closed == "2>&-")
+
+
 @pytest.mark.slow
 def test_control_c_leaves_a_usable_store(run: Run, tmp_path: Path) -> None:
     with (tmp_path / "many.jsonl").open("w") as file:

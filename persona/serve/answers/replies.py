@@ -160,6 +160,8 @@ def written(choice: Any) -> str:
     """The text of a choice, of a part of it, or of its next piece; empty where it has none."""
     said = choice if isinstance(choice, dict) else {}
     said = said.get("message") or said.get("delta") or said
+    if not isinstance(said, dict):  # no form of OpenAI's, and yet a text
+        return str(said)
     text = next((found for name in ("content", "text", "refusal") if (found := said.get(name))), "")
     return "".join(map(written, text)) if isinstance(text, list) else text if isinstance(text, str) else ""
 

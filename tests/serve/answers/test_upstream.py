@@ -158,6 +158,8 @@ def test_what_checks_find_stands_beside_an_upstreams_answer(serve: Serve, upstre
         parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "secret"}]
         upstream.behaviour = replies({**answer(""), "choices": [{"index": 0, "message": {"content": parts}}]})
         assert http.post("/chat/completions", json=asked).status_code == 502
+        upstream.behaviour = replies({**answer(""), "choices": [{"index": 0, "message": "a secret"}]})
+        assert http.post("/chat/completions", json=asked).status_code == 502
         upstream.behaviour = replies(answer("a secret"))
         held = http.post("/chat/completions", json=asked)
         assert "held back" in held.json()["error"]["message"]
